@@ -80,7 +80,8 @@ def run_mpi(
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(env or {})},
+        # unbuffered, print writes a line in pieces, and hydra mixes those of several ranks
+        env={**os.environ, "PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(env or {})},
         start_new_session=True,
     )
     try:
