@@ -1,0 +1,25 @@
+"""Data-parallel training of Theano-style graphs over MPI, with the large-minibatch recipe compiled in.
+
+>>> import theanompi
+>>> theanompi.BSP.__name__
+'BSP'
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from theanompi.model import Model
+    from theanompi.rules import BSP
+
+__version__ = "0.1.0"
+__all__ = ["BSP", "Model", "__version__"]
+
+_HOMES = {"BSP": "theanompi.rules", "Model": "theanompi.model"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because the launcher imports this package and must start without torch and MPI.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'theanompi' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

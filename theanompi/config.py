@@ -1,0 +1,505 @@
+"""The settings of one run: what a user may choose, its defaults, its limits and its flags, all in one table.
+
+Everything that starts a run (a script's flags, ``tmlauncher``'s cfg file, ``rule.init``) ends in one frozen
+`RunConfig`, which is what the workers receive and what is saved with the run. This module imports nothing but
+the standard library and opens no file.
+
+Examples
+--------
+>>> config = RunConfig(data="digits", epochs=2)
+>>> config.batch_size is None
+True
+>>> resolve(config).batch_size
+16
+>>> RunConfig(epochs=0)
+Traceback (most recent call last):
+    ...
+theanompi.config.ConfigError: epochs: expected a whole number of at least 1, got 0
+"""
+
+import argparse
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+SYNC_TYPES = ("cdd", "avg")
+EXCHANGES = ("ar", "naive")
+RULES = ("BSP",)
+PRECISIONS = ("float32", "tf32", "bf16")
+SCALINGS = ("linear", "sqrt", "none")
+WARMUPS = ("gradual", "constant", "none")
+MOMENTUM_FORMS = ("v", "u")
+
+DEVICE_NAMES = "device names such as cpu, cpu0, cuda0, cuda:0, auto or host:cuda0"
+_DEVICE = re.compile(r"(?:(?P<host>[^:,\s]+):)?(?P<kind>auto|cpu|cuda)(?::?(?P<index>\d+))?")
+
+
+class ConfigError(ValueError):
+    """Something that a user typed is wrong; the message is one line: what, where, expected, got."""
+
+
+class Host(NamedTuple):
+    """The devices of one machine, one per rank, in the order of the ranks.
+
+    `name` is None for the machine at hand; `devices` are spelled as torch does (``"cpu"``, ``"cuda:1"``), or
+    are ``"auto"`` or ``"cuda"``.
+    """
+
+    name: str | None
+    devices: tuple[str, ...]
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name most like `name`, or nothing when none is like it.
+
+    >>> closest("epoch", ["epochs", "seed"])
+    "; did you mean 'epochs'?"
+    >>> closest("zzz", ["epochs", "seed"])
+    ''
+    """
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def parse_devices(devices: str | Iterable[str]) -> tuple[str, ...]:
+    """Return one canonical name per rank from the ways a user may write devices.
+
+    Parameters
+    ----------
+    devices
+        Names such as ``"cpu"``, ``"cpu0"``, ``"cuda"``, ``"cuda0"``, ``"cuda:0"``, ``"auto"``, separated by
+        commas or as a sequence. A name may follow a host and a colon (``"node0:cuda0,cuda1"``); the host
+        holds up to the next one.
+
+    Returns
+    -------
+    tuple of str
+        Names as torch spells them, each with its host when hosts were given. A CPU has no number: ``"cpu1"``
+        is ``"cpu"``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name, an empty list, or names with and without a host mixed.
+
+    Examples
+    --------
+    >>> parse_devices("cuda0,cuda1")
+    ('cuda:0', 'cuda:1')
+    >>> parse_devices(["node0:cuda0", "node1:cuda0,cuda1"])
+    ('node0:cuda:0', 'node1:cuda:0', 'node1:cuda:1')
+    """
+    names: list[str] = []
+    places: list[str | None] = []
+    for entry in [devices] if isinstance(devices, str) else devices:
+        host = None
+        for item in str(entry).split(","):
+            match = _DEVICE.fullmatch(item.strip())
+            if match is None or (match["kind"] == "auto" and match["index"] is not None):
+                raise ConfigError(f"devices: expected {DEVICE_NAMES}, got {item.strip()!r}")
+            host = match["host"] or host
+            numbered = match["kind"] == "cuda" and match["index"]
+            name = f"cuda:{int(match['index'])}" if numbered else match["kind"]
+            names.append(f"{host}:{name}" if host else name)
+            places.append(host)
+    if not names:
+        raise ConfigError("devices: expected at least one device, got none")
+    if None in places and any(places):
+        raise ConfigError(f"devices: expected a host for every device or for none, got {', '.join(names)}")
+    return tuple(names)
+
+
+def hosts(devices: str | Iterable[str]) -> tuple[Host, ...]:
+    """Return the devices grouped by machine, hosts in the order in which they first appear.
+
+    >>> hosts(["node0:cuda0", "node1:cuda0,cuda1"])
+    (Host(name='node0', devices=('cuda:0',)), Host(name='node1', devices=('cuda:0', 'cuda:1')))
+    >>> hosts("cpu0,cpu1")
+    (Host(name=None, devices=('cpu', 'cpu')),)
+    """
+    grouped: dict[str | None, list[str]] = {}
+    for name in parse_devices(devices):
+        match = _DEVICE.fullmatch(name)
+        assert match is not None
+        grouped.setdefault(match["host"], []).append(name.removeprefix(f"{match['host']}:"))
+    return tuple(Host(name, tuple(local)) for name, local in grouped.items())
+
+
+def local_device(devices: Sequence[str], local_rank: int, n_cuda: int) -> str:
+    """Return the device of one rank, chosen by its rank among those of its machine.
+
+    Parameters
+    ----------
+    devices
+        The machine's devices in `parse_devices`' spelling, one per local rank; a single one serves all.
+    local_rank
+        This process's rank among those on its machine.
+    n_cuda
+        How many CUDA devices this process sees.
+
+    Returns
+    -------
+    str
+        ``"cpu"`` or ``"cuda:N"``. ``"auto"`` and ``"cuda"`` go round the GPUs by local rank; ``"auto"``
+        without any is ``"cpu"``.
+
+    Raises
+    ------
+    ConfigError
+        When there are more ranks than devices, or the GPU asked for is not there.
+
+    Examples
+    --------
+    >>> local_device(("auto",), 1, n_cuda=4), local_device(("auto",), 1, n_cuda=0)
+    ('cuda:1', 'cpu')
+    >>> local_device(("cuda:2", "cuda:3"), 1, n_cuda=4)
+    'cuda:3'
+    """
+    local = hosts(devices)
+    if local[0].name is not None:
+        raise ConfigError(
+            "devices: expected names without a host, because your own mpirun chooses the hosts, "
+            f"got {', '.join(devices)}"
+        )
+    names = local[0].devices
+    if len(names) > 1 and local_rank >= len(names):
+        raise ConfigError(
+            f"devices: expected one for each rank of this machine, got {len(names)} for rank {local_rank}"
+        )
+    name = names[0] if len(names) == 1 else names[local_rank]
+    if name == "cpu" or (name == "auto" and n_cuda == 0):
+        return "cpu"
+    index = int(name.removeprefix("cuda:")) if ":" in name else local_rank % max(n_cuda, 1)
+    if index >= n_cuda:
+        raise ConfigError(f"devices: expected one of the {n_cuda} GPUs that torch sees here, got {name!r}")
+    return f"cuda:{index}"
+
+
+class Kind(NamedTuple):
+    """What a field may hold: `expected` says it to a person, `read` makes it from text or a value."""
+
+    expected: str
+    read: Callable[[Any], Any]
+
+
+def _whole(minimum: int) -> Kind:
+    def read(value: Any) -> int:
+        if isinstance(value, bool | float) or int(value) < minimum:
+            raise ValueError
+        return int(value)
+
+    return Kind(f"a whole number of at least {minimum}", read)
+
+
+def _number(expected: str, allowed: Callable[[float], bool]) -> Kind:
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not math.isfinite(float(value)) or not allowed(float(value)):
+            raise ValueError
+        return float(value)
+
+    return Kind(expected, read)
+
+
+def _choice(names: Sequence[str]) -> Kind:
+    def read(value: Any) -> str:
+        if value not in names:
+            raise ValueError(closest(value, names) if isinstance(value, str) else "")
+        return str(value)
+
+    return Kind("one of " + ", ".join(names), read)
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError
+    return value
+
+
+def _read_switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
+
+
+def _read_epochs(value: Any) -> tuple[float, ...]:
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    epochs = tuple(_number("", lambda x: x > 0).read(item) for item in items)
+    if list(epochs) != sorted(set(epochs)):
+        raise ValueError
+    return epochs
+
+
+TEXT = Kind("a text that is not empty", _read_text)
+SWITCH = Kind("true or false", _read_switch)
+POSITIVE = _number("a number above 0", lambda x: x > 0)
+NOT_NEGATIVE = _number("a number of at least 0", lambda x: x >= 0)
+DEVICES = Kind(DEVICE_NAMES, parse_devices)
+EPOCHS = Kind("increasing epochs above 0, such as 30,60,80", _read_epochs)
+
+
+def _option(default: Any, kind: Kind, group: str = "", help: str = "", flag: str = "") -> Any:
+    """Make a field of `RunConfig`; one with a `group` has a command-line flag, by default its own name."""
+    return field(default=default, metadata={"kind": kind, "group": group, "help": help, "flag": flag})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run, checked when made; None stands for a default that `resolve` fills in.
+
+    The fields, their defaults and meanings are those of the flags: see
+    ``python examples/train_resnet50.py --help``.
+
+    Raises
+    ------
+    ConfigError
+        From the constructor, when a field has a value that it may not have.
+
+    Examples
+    --------
+    >>> RunConfig(momentum=0.95).momentum
+    0.95
+    >>> RunConfig.from_dict(RunConfig().to_dict()) == RunConfig()
+    True
+    """
+
+    rule: str = _option("BSP", _choice(RULES))
+    modelfile: str = _option("models.resnet50", TEXT)
+    modelclass: str = _option("ResNet50", TEXT)
+
+    data: str = _option("digits", TEXT, "data", "'digits' (packaged) or the path of an HDF5 data set")
+    image_size: int | None = _option(
+        None, _whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
+    )
+    batch_size: int | None = _option(
+        None, _whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
+    )
+    accumulation: int = _option(1, _whole(1), "data", "A, steps whose gradients add up to one update")
+
+    epochs: int | None = _option(
+        None, _whole(1), "run", "passes over the training images (default: 14 for digits, else 90)"
+    )
+    max_iterations: int | None = _option(
+        None, _whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
+    )
+    seed: int = _option(0, _whole(0), "run", "of the weights, the order, the augmentation and dropout")
+    devices: tuple[str, ...] = _option(
+        ("auto",),
+        DEVICES,
+        "run",
+        "cpu, cuda:N, cuda (by local rank) or auto (cuda if any, else cpu)",
+        "--device",
+    )
+    precision: str = _option(
+        "float32", _choice(PRECISIONS), "run", "arithmetic of the computation; the weights stay float32"
+    )
+    sync_type: str = _option(
+        "cdd", _choice(SYNC_TYPES), "run", "cdd sums gradients ('their way'), avg averages weights ('my way')"
+    )
+    exchange: str = _option(
+        "ar", _choice(EXCHANGES), "run", "ar: all in one flat buffer; naive: tensor by tensor, the reference"
+    )
+
+    base_lr: float = _option(0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images")
+    base_batch: int = _option(256, _whole(1), "recipe", "the minibatch that base-lr is meant for")
+    scaling: str | None = _option(
+        None,
+        _choice(SCALINGS),
+        "recipe",
+        "of base-lr with the minibatch (default: linear for cdd, none for avg)",
+    )
+    warmup: str = _option(
+        "gradual", _choice(WARMUPS), "recipe", "from base-lr to the scaled rate, when that is larger"
+    )
+    warmup_epochs: float | None = _option(
+        None, NOT_NEGATIVE, "recipe", "length of the warmup (default: epochs * 5/90)"
+    )
+    decay_epochs: tuple[float, ...] | None = _option(
+        None, EPOCHS, "recipe", "where the rate decays (default: epochs * 30/90, 60/90, 80/90)"
+    )
+    decay_factor: float = _option(
+        0.1,
+        _number("a number above 0 and at most 1", lambda x: 0 < x <= 1),
+        "recipe",
+        "of the rate, each time",
+    )
+    momentum: float = _option(
+        0.9,
+        _number("a number of at least 0 and below 1", lambda x: 0 <= x < 1),
+        "recipe",
+        "m of the velocity",
+    )
+    momentum_form: str = _option(
+        "v",
+        _choice(MOMENTUM_FORMS),
+        "recipe",
+        "v: velocity holds the rate, corrected when it changes; u: without",
+    )
+    nesterov: bool = _option(True, SWITCH, "recipe", "Nesterov's momentum, or plain")
+    weight_decay: float = _option(
+        1e-4, NOT_NEGATIVE, "recipe", "L2 penalty on the weights of convolutions and dense layers"
+    )
+
+    out: str | None = _option(None, TEXT, "folder and log", "the run's folder (default: runs/<model>-<data>)")
+    resume: bool = _option(False, SWITCH, "folder and log", "go on from the folder's last checkpoint")
+    overwrite: bool = _option(False, SWITCH, "folder and log", "replace the run that is in the folder")
+    log_interval: int = _option(10, _whole(1), "folder and log", "updates between two lines of the log")
+    checkpoint_interval: int | None = _option(
+        None, _whole(1), "folder and log", "updates between checkpoints (default: at the end of each epoch)"
+    )
+    verbose: bool = _option(True, SWITCH)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None or item.default is not None:
+                object.__setattr__(self, item.name, read_field(item.name, value))
+        if self.resume and self.overwrite:
+            raise ConfigError("resume, overwrite: expected at most one of them, got both")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types (tuples as lists).
+
+        >>> RunConfig(decay_epochs=(30, 60)).to_dict()["decay_epochs"]
+        [30.0, 60.0]
+        """
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Undo `to_dict`; fields that are left out have their defaults.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown key, naming it and the closest known one, or a value that the field may not have.
+
+        Examples
+        --------
+        >>> RunConfig.from_dict({"epoch": 3})
+        Traceback (most recent call last):
+            ...
+        theanompi.config.ConfigError: unknown setting 'epoch'; did you mean 'epochs'?
+        """
+        for name in values:
+            if name not in FIELDS:
+                raise ConfigError(f"unknown setting {name!r}{closest(name, FIELDS)}")
+        return cls(**values)
+
+
+FIELDS = {item.name: item for item in fields(RunConfig)}
+
+
+def read_field(name: str, value: Any) -> Any:
+    """Return the value of a field from text (a flag, a cfg file) or a plain value, checked.
+
+    Raises
+    ------
+    ConfigError
+        When the field may not have that value.
+
+    Examples
+    --------
+    >>> read_field("decay_epochs", "30,60,80")
+    (30.0, 60.0, 80.0)
+    """
+    kind = FIELDS[name].metadata["kind"]
+    try:
+        return kind.read(value)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        hint = str(error) if str(error).startswith("; did") else ""
+        raise ConfigError(f"{name}: expected {kind.expected}, got {value!r}{hint}") from None
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Fill in every default; only `max_iterations` and `checkpoint_interval` may stay None, as "no such limit".
+
+    The packaged digits get n = 16, 14 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
+    1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run:
+    5, 30, 60 and 80 of 90 epochs.
+
+    Examples
+    --------
+    >>> resolve(RunConfig(data="imagenet.h5")).decay_epochs
+    (30.0, 60.0, 80.0)
+    >>> resolve(RunConfig(sync_type="avg")).scaling
+    'none'
+    """
+    batch_size, epochs, image_size = (16, 14, 32) if config.data == "digits" else (32, 90, 224)
+    epochs = config.epochs or epochs
+    model = config.modelfile.removesuffix(".py").replace("/", ".").rsplit(".", 1)[-1]
+    defaults: dict[str, Any] = {
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "image_size": image_size,
+        "scaling": "linear" if config.sync_type == "cdd" else "none",
+        "warmup_epochs": epochs * 5 / 90,
+        "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
+        "out": f"runs/{model}-{Path(config.data).stem}",
+    }
+    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    return replace(config, **missing)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` a flag for each field that has one, in groups, and ``--plan``.
+
+    The values stay text until `from_args` reads them, so that a flag and a line of a cfg file fail with the
+    same words.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> from_args(parser.parse_args(["--epochs", "2", "--no-nesterov"])).nesterov
+    False
+    """
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, item in FIELDS.items():
+        kind, title = item.metadata["kind"], item.metadata["group"]
+        if not title:
+            continue
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        flag = item.metadata["flag"] or "--" + name.replace("_", "-")
+        text, default = item.metadata["help"], item.default
+        if default is not None and default is not False:
+            shown = "yes" if default is True else default[0] if isinstance(default, tuple) else default
+            text += f" (default: {shown})"
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        if kind is SWITCH:
+            options["action"] = argparse.BooleanOptionalAction if default else "store_true"
+        else:
+            options["metavar"] = _metavar(kind)
+        groups[title].add_argument(flag, **options)
+    groups["run"].add_argument("--plan", action="store_true", help="print the schedule as a table and exit")
+
+
+def _metavar(kind: Kind) -> str:
+    if kind.expected.startswith("one of "):
+        return "{" + kind.expected.removeprefix("one of ").replace(", ", ",") + "}"
+    if kind.expected.startswith("a whole number"):
+        return "N"
+    return {EPOCHS: "E,E,...", DEVICES: "DEVICE", TEXT: "TEXT"}.get(kind, "X")
+
+
+def from_args(args: argparse.Namespace, **base: Any) -> RunConfig:
+    """Make a `RunConfig` from what a parser with `add_arguments` read; flags that were given override `base`.
+
+    Raises
+    ------
+    ConfigError
+        When a flag has a value that its field may not have.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> from_args(parser.parse_args(["--epochs", "2"]), epochs=9, seed=5).to_dict()["epochs"]
+    2
+    """
+    return RunConfig.from_dict(base | {name: value for name, value in vars(args).items() if name in FIELDS})
