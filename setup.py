@@ -1,0 +1,49 @@
+"""The metadata of theanompi; the settings of its tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+setup(
+    name="theanompi",
+    version=re.findall(r'^__version__ = "(.+)"$', (ROOT / "theanompi/__init__.py").read_text("utf-8"), re.M)[
+        0
+    ],
+    description="Large-minibatch data-parallel training of PyTensor networks over MPI",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    author="The theanompi developers",
+    license="MIT",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["theanompi", "theanompi.*", "models", "models.*"]),
+    package_data={"theanompi.data": ["*.h5"]},
+    entry_points={"console_scripts": ["tmlauncher = theanompi.cli:main"]},
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "pytensor>=3.0,<4",
+        "torch>=2.11",
+        "mpi4py>=4.1",
+        "numpy>=2",
+        "h5py>=3",
+        "tqdm",
+        "matplotlib",
+    ],
+    extras_require={
+        # One MPI at a time: each brings its own mpirun into the environment.
+        "mpich": ["mpich"],
+        "openmpi": ["openmpi"],
+        # impi-rt 2021.19 needs a libfabric package that the package index lacks.
+        "impi": ["impi-rt<2021.19"],
+        "test": ["pytest", "pytest-timeout", "scikit-learn"],
+        "lint": ["ruff", "mypy"],
+    },
+)
