@@ -1,0 +1,104 @@
+"""What a new user installs and types: metadata, pinned versions, the two commands, the MPI that comes along."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import theanompi
+from tests.mpi import run_mpi
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+
+
+def test_the_installed_metadata() -> None:
+    assert metadata.version("theanompi") == theanompi.__version__
+    about = metadata.metadata("theanompi")
+    assert about["License-Expression"] == "MIT"
+    assert set(about["Requires-Python"].split(",")) == {">=3.11", "<3.13"}
+    (launcher,) = metadata.entry_points(group="console_scripts", name="tmlauncher")
+    assert launcher.value == "theanompi.cli:main"
+    assert callable(launcher.load())
+
+
+def test_every_requirement_is_pinned_to_a_version_that_it_allows() -> None:
+    pins = constraints()
+    requirements = [Requirement(line) for line in metadata.requires("theanompi") or []]
+    assert {r.name for r in requirements} >= {"pytensor", "torch", "mpi4py", "mpich", "openmpi", "impi-rt"}
+    for requirement in requirements:
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"constraints.txt: no version for {requirement.name}"
+        assert requirement.specifier.contains(pin), f"constraints.txt: {requirement} does not allow {pin}"
+
+
+def test_a_build_holds_the_package_its_data_and_the_models(tmp_path: Path) -> None:
+    # In a copy: a build writes beside setup.py, and takes along what an earlier one left there.
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("theanompi", "models", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "setup.py", "--quiet", "build", "--build-lib", "built"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    built = {str(file.relative_to(tmp_path / "built")) for file in (tmp_path / "built").rglob("*.*")}
+    expected = {
+        str(file.relative_to(ROOT))
+        for package in ("theanompi", "models")
+        for file in (ROOT / package).rglob("*")
+        if file.suffix in (".py", ".h5")
+    }
+    assert {"theanompi/data/digits.h5", "models/resnet50.py"} <= expected
+    assert built == expected
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_sets_up_once(tmp_path: Path) -> None:
+    inputs = ("setup.py", "pyproject.toml", "constraints.txt")
+    for name in ("Makefile", *inputs):
+        shutil.copy(ROOT / name, tmp_path)
+        os.utime(tmp_path / name, (1, 1))
+
+    def plan(target: str) -> str:
+        command = ["make", "--dry-run", "--no-print-directory", target]
+        env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "ARGS")}
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+
+    assert plan("test").index("pip install -c constraints.txt -e") < plan("test").index("-m pytest")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+    assert plan("train").split() == ".venv/bin/mpirun -np 2 python examples/train_resnet50.py".split()
+    assert plan("test").split() == ".venv/bin/python -m pytest".split()
+    for name in inputs:
+        os.utime(tmp_path / name)
+        os.utime(tmp_path / ".venv" / "installed", (2, 2))
+        assert "pip install" in plan("train"), f"{name} changed, and nothing was installed anew"
+        os.utime(tmp_path / name, (1, 1))
+
+
+def test_continuous_integration_runs_the_documented_commands() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    text = script.read_text("utf-8")
+    assert "make lint" in text
+    assert "make test" in text
+
+
+def test_eight_ranks_start_whatever_the_cores_and_the_user() -> None:
+    code = "from mpi4py import MPI; print(MPI.COMM_WORLD.allreduce(1))"
+    result = run_mpi(8, ["-c", code], timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["8"] * 8
