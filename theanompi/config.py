@@ -418,7 +418,7 @@ def read_field(name: str, value: Any) -> Any:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Fill in every default; only `max_iterations` and `checkpoint_interval` may stay None, as "no such limit".
+    """Fill in every default; only `max_iterations` and `checkpoint_interval` may stay None (no limit).
 
     The packaged digits get n = 16, 14 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
     1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run:
