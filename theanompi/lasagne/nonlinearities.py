@@ -1,0 +1,201 @@
+"""Functions that layers apply to their activations, element by element (softmax: row by row)."""
+
+from typing import Any
+
+import pytensor.tensor as pt
+from pytensor.tensor.special import softmax as _softmax
+
+from theanompi.device.ops import relu as _relu
+
+__all__ = [
+    "LeakyRectify",
+    "elu",
+    "identity",
+    "leaky_rectify",
+    "linear",
+    "rectify",
+    "sigmoid",
+    "softmax",
+    "softplus",
+    "tanh",
+    "very_leaky_rectify",
+]
+
+
+def sigmoid(x: Any) -> Any:
+    """Logistic function, 1 / (1 + exp(−x)).
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+        In [0, 1], of the shape and dtype of `x`.
+
+    Examples
+    --------
+    >>> sigmoid(pt.fmatrix("x")).type
+    TensorType(float32, shape=(None, None))
+    """
+    return pt.sigmoid(x)
+
+
+def softmax(x: Any) -> Any:
+    """Normalised exponentials over the last axis, exp(x_j) / Σ_k exp(x_k).
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+        Of the shape and dtype of `x`; rows sum to 1.
+
+    Examples
+    --------
+    >>> softmax(pt.fmatrix("x")).type
+    TensorType(float32, shape=(None, None))
+    """
+    return _softmax(x, axis=-1)
+
+
+def tanh(x: Any) -> Any:
+    """Hyperbolic tangent.
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+        In [−1, 1], of the shape and dtype of `x`.
+
+    Examples
+    --------
+    >>> tanh(pt.fmatrix("x")).type
+    TensorType(float32, shape=(None, None))
+    """
+    return pt.tanh(x)
+
+
+def rectify(x: Any) -> Any:
+    """Rectifier, max(0, x), by the device's own op.
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+        Of the shape and dtype of `x`.
+
+    Examples
+    --------
+    >>> rectify(pt.fmatrix("x")).type
+    TensorType(float32, shape=(None, None))
+    """
+    return _relu(x)
+
+
+class LeakyRectify:
+    """Leaky rectifier, max(x, leakiness · x) [1]_.
+
+    Parameters
+    ----------
+    leakiness : float
+        Slope for negative inputs, usually in [0, 1]; 0 is :func:`rectify`, 1 is :func:`linear`.
+
+    References
+    ----------
+    .. [1] A. Maas et al. (2013): Rectifier nonlinearities improve neural network acoustic models.
+
+    Examples
+    --------
+    >>> LeakyRectify(0.1)(pt.fmatrix("x")).type
+    TensorType(float32, shape=(None, None))
+    """
+
+    def __init__(self, leakiness: float = 0.01):
+        self.leakiness = leakiness
+
+    def __call__(self, x: Any) -> Any:
+        """Apply it to a pytensor variable."""
+        return pt.switch(x > 0, x, x * pt.cast(self.leakiness, x.dtype))
+
+
+leaky_rectify = LeakyRectify(0.01)
+very_leaky_rectify = LeakyRectify(1 / 3)
+
+
+def elu(x: Any) -> Any:
+    """Exponential linear unit, x where x > 0, else exp(x) − 1 [1]_.
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+        Of the shape and dtype of `x`.
+
+    References
+    ----------
+    .. [1] D.-A. Clevert et al. (2015): Fast and accurate deep network learning by exponential linear
+       units. arXiv:1511.07289.
+
+    Examples
+    --------
+    >>> elu(pt.fmatrix("x")).type
+    TensorType(float32, shape=(None, None))
+    """
+    # The minimum keeps the unused branch finite: its gradient would be inf · 0 for a large x.
+    return pt.switch(x > 0, x, pt.expm1(pt.minimum(x, 0)))
+
+
+def softplus(x: Any) -> Any:
+    """Smooth rectifier, log(1 + exp(x)).
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+        Of the shape and dtype of `x`.
+
+    Examples
+    --------
+    >>> softplus(pt.fmatrix("x")).type
+    TensorType(float32, shape=(None, None))
+    """
+    return pt.softplus(x)
+
+
+def linear(x: Any) -> Any:
+    """Return `x` itself.
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+
+    Examples
+    --------
+    >>> x = pt.fmatrix("x")
+    >>> linear(x) is x
+    True
+    """
+    return x
+
+
+identity = linear
