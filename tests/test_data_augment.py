@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from theanompi.data import augment
 from theanompi.data.augment import POLICIES, evaluation_boxes, train_boxes
 
 IDS = np.arange(20_000)
@@ -59,6 +60,9 @@ def test_imagenet_law_in_a_square() -> None:
         assert start.min() >= 0 and (start + extent).max() <= 256 + 1e-3
         room = 256 - extent
         assert stats.kstest(start[room > 1] / room[room > 1], "uniform").pvalue > 1e-3
+    room = np.minimum(256 - h, 256 - w) > 1
+    where = [(y / (256 - h + 1e-9))[room], (x / (256 - w + 1e-9))[room], flip[room]]
+    assert np.abs(np.corrcoef(where) - np.eye(3)).max() < 4 / np.sqrt(room.sum())
     assert set(flip) == {0, 1}
     assert abs(flip.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(IDS))
 
@@ -93,6 +97,16 @@ def test_imagenet_in_an_image_that_no_attempt_fits(height: int, width: int, box:
     y, x, h, w, _ = train_boxes("imagenet", height, width, 0, 0, IDS[:50]).astype(np.float64).T
     np.testing.assert_allclose(np.stack([h, w], 1), np.tile(box, (50, 1)), rtol=1e-6)
     assert (y + h).max() <= height + 1e-4 and (x + w).max() <= width + 1e-4
+
+
+def test_imagenet_falls_back_whatever_rounding_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    height, width = 200, 243
+    assert min(height, width / (width / height)) * (width / height) > width
+    # With one attempt, a seventh of the images need the fallback, which is then the whole image.
+    monkeypatch.setattr(augment, "_ATTEMPTS", 1)
+    _, _, h, w, _ = train_boxes("imagenet", height, width, 0, 0, IDS[:500]).astype(np.float64).T
+    assert (h <= height).all() and (w <= width).all()
+    assert 30 < ((h == height) & (w == width)).sum() < 120
 
 
 @pytest.mark.parametrize("policy", ["shift", "imagenet"])
