@@ -202,7 +202,8 @@ def aggregate(loss: Any, weights: Any = None, mode: str = "mean") -> Any:
 
 def _of_target(predictions: Any, targets: Any) -> Any:
     """Pick from each row the prediction of its target class."""
-    return predictions[pt.arange(predictions.shape[0]), targets]
+    # As int64, because torch takes an index of bytes for a mask.
+    return predictions[pt.arange(predictions.shape[0]), targets.astype("int64")]
 
 
 def _align(predictions: Any, targets: Any) -> Any:

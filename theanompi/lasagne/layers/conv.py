@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
+import torch
+from pytensor.graph.basic import Apply, Variable
 
 from theanompi.device import ops
+from theanompi.device.ops.base import Context, TorchOp
 from theanompi.lasagne import init, nonlinearities
 from theanompi.lasagne.layers.base import Incoming, Layer
 from theanompi.lasagne.layers.dense import add_bias_axes
@@ -128,15 +130,29 @@ class Conv2DLayer(Layer):
 
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Convolve, add and apply the nonlinearity."""
-        filters = _flip(self.W, self.filter_size) if self.flip_filters else self.W
+        filters = Flip()(self.W) if self.flip_filters and self.filter_size != (1, 1) else self.W
         activation = ops.conv2d(input, filters, self.stride, self.pad, self.dilation, self.num_groups)
         return self.nonlinearity(activation if self.b is None else activation + add_bias_axes(self.b, 4))
 
 
-def _flip(filters: Any, size: tuple[int, int]) -> Any:
-    """Mirror filters in rows and columns, by an index, since torch has no slices with a negative step."""
-    rows, columns = size
-    if size == (1, 1):
-        return filters
-    taps = filters.reshape((*filters.shape[:2], rows * columns))
-    return taps[:, :, np.arange(rows * columns)[::-1]].reshape(filters.shape)
+class Flip(TorchOp):
+    """Filters mirrored in rows and columns, as ``filters[:, :, ::-1, ::-1]``.
+
+    An op, because torch has no slices with a negative step, and PyTensor makes one of any index that is one.
+    """
+
+    __props__ = ()
+
+    def make_node(self, filters: Any) -> Apply:
+        """Make the node of 4-D `filters`."""
+        return Apply(self, [filters], [filters.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        """Get the torch function."""
+        return lambda filters: torch.flip(filters, (2, 3))
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        """Mirror the gradient back."""
+        return [self(cotangents[0])]

@@ -1,0 +1,318 @@
+"""Whole networks: walking, naming, feeding, dropout, and a recipe ported by its import lines."""
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+
+from theanompi import device
+from theanompi.lasagne.layers import (
+    BatchNormLayer,
+    Conv2DLayer,
+    DenseLayer,
+    DropoutLayer,
+    ElemwiseSumLayer,
+    InputLayer,
+    Layer,
+    NonlinearityLayer,
+    count_params,
+    dropout,
+    get_all_layers,
+    get_all_param_values,
+    get_all_params,
+    get_output,
+    get_output_shape,
+    set_all_param_values,
+)
+
+
+def run(inputs, outputs, *values):
+    return pytensor.function(inputs, outputs, mode=device.mode())(*values)
+
+
+def diamond():
+    source = InputLayer((None, 3), name="in")
+    left, right = DenseLayer(source, 4, name="left"), DenseLayer(source, 4, name="right")
+    return source, left, right, ElemwiseSumLayer([left, right], name="sum")
+
+
+def test_layers_come_after_their_inputs_and_once():
+    source, left, right, top = diamond()
+    assert get_all_layers(top) == [source, left, right, top]
+    assert get_all_layers([right, left]) == [source, right, left]
+    assert get_all_layers(top, treat_as_input=[left]) == [left, source, right, top]
+    assert get_all_layers(top, treat_as_input=[left, right]) == [left, right, top]
+
+
+def test_networks_deeper_than_pythons_stack():
+    top = InputLayer((None, 1))
+    for _ in range(2000):
+        top = NonlinearityLayer(top)
+    assert len(get_all_layers(top)) == 2001
+
+
+def test_get_output_at_several_layers_and_from_a_mapping():
+    source, left, right, top = diamond()
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
+    a, b, c = run([source.input_var], get_output([left, right, top]), x)
+    np.testing.assert_allclose(a + b, c, rtol=1e-6)
+    given = np.ones((2, 4), "float32")
+    np.testing.assert_allclose(run([], get_output(top, {left: given, source: x})), given + b, rtol=1e-6)
+    np.testing.assert_allclose(run([], get_output(top, x)), c, rtol=1e-6)
+
+
+def test_get_output_shape_propagates():
+    source, left, _, top = diamond()
+    assert get_output_shape([left, top]) == [(None, 4), (None, 4)]
+    assert get_output_shape(top, (7, 3)) == get_output_shape(top, {source: (7, 3)}) == (7, 4)
+
+
+def test_free_floating_layers():
+    layer = DenseLayer((5, 3), 2, name="fc")
+    assert get_output_shape(layer) == (5, 2)
+    with pytest.raises(ValueError, match="layer 'fc': no layer feeds into it: expected an input .* got none"):
+        get_output(layer)
+    with pytest.raises(
+        ValueError, match=r"get_output: a single input expects .* one input layer, got 0 \(none\)"
+    ):
+        get_output(layer, np.ones((5, 3), "float32"))
+
+
+def test_one_input_for_two_input_layers():
+    top = ElemwiseSumLayer([InputLayer((2, 3), name="a"), InputLayer((2, 3), name="b")])
+    with pytest.raises(ValueError, match=r"one input layer, got 2 \(layer 'a', layer 'b'\): give a mapping"):
+        get_output(top, pt.fmatrix())
+    with pytest.raises(ValueError, match=r"get_output_shape: .* got 2 \(layer 'a', layer 'b'\)"):
+        get_output_shape(top, (2, 3))
+
+
+def test_an_input_that_does_not_fit_is_named():
+    source, *_, top = diamond()
+    with pytest.raises(ValueError, match=r"layer 'in': expected an input of shape \(None, 3\), got Matrix"):
+        get_output(top, np.ones((2, 5), "float32"))
+
+
+def test_an_ops_error_names_the_layer():
+    below = NonlinearityLayer(InputLayer((None, 3, 8, 8)))
+    conv = Conv2DLayer(below, 4, 3, name="res2a_branch1")
+    with pytest.raises(ValueError, match="layer 'res2a_branch1': conv2d: input channels: expected 3 .*got 2"):
+        get_output(conv, {below: np.ones((1, 2, 8, 8), "float32")})
+
+
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [
+        ("determinstic", "did you mean 'deterministic'?"),
+        ("bias_factor", "did you mean 'bias_factors'?"),
+        ("zzz", "known are batch_norm_statistics, .*, bias_factors, deterministic, sample_keys"),
+        ("kwargs", "known are"),
+    ],
+)
+def test_unknown_keyword(keyword, hint):
+    class OddLayer(Layer):
+        def get_output_for(self, input, bias_factors=1, **kwargs):
+            return input * bias_factors
+
+    network = OddLayer(InputLayer((None, 3)))
+    with pytest.raises(TypeError, match=f"get_output: no layer knows the keyword '{keyword}'; {hint}"):
+        get_output(network, **{keyword: True})
+    get_output(
+        network, bias_factors=2, deterministic=True, sample_keys=pt.lvector(), batch_norm_statistics={}
+    )
+
+
+def test_params_by_tag_in_order_and_once():
+    source = InputLayer((None, 3))
+    hidden = BatchNormLayer(DenseLayer(source, 3, name="fc"), name="bn")
+    tied = DenseLayer(hidden, 3, W=hidden.input_layer.W, name="tied")
+    names = [p.name for p in get_all_params(tied)]
+    assert names == ["fc.W", "fc.b", "bn.beta", "bn.gamma", "bn.mean", "bn.inv_std", "tied.b"]
+    assert [p.name for p in get_all_params(tied, regularizable=True)] == ["fc.W"]
+    assert [p.name for p in get_all_params(tied, trainable=False)] == ["bn.mean", "bn.inv_std"]
+    assert [p.name for p in get_all_params(tied, trainable=True, regularizable=False)] == [
+        *("fc.b", "bn.beta", "bn.gamma", "tied.b")
+    ]
+    assert count_params(tied) == 9 + 3 + 4 * 3 + 3
+    assert count_params(tied, batch_norm_stat=True) == 6
+
+
+def test_params_that_are_expressions():
+    w1 = device.shared(np.ones((3, 2), "float32"), name="w1")
+    w2 = device.shared(np.float32(1), name="w2")
+    layer = DenseLayer((None, 3), 2, W=pt.exp(w1) - w2, b=None)
+    assert layer.get_params() == [w1, w2]
+    assert layer.get_params(unwrap_shared=False) == [layer.W]
+    assert layer.get_params(regularizable=False) == []
+
+
+def test_own_tags():
+    layer = Layer((None, 3), name="mine")
+    param = layer.add_param(0.0, (3,), "p", trainable=False, special=True)
+    assert (param.name, layer.params[param]) == ("mine.p", {"regularizable", "special"})
+
+
+def test_values_are_copied_out_and_in():
+    *_, top = diamond()
+    values = get_all_param_values(top)
+    set_all_param_values(top, [value + 1 for value in values])
+    for value, param in zip(values, get_all_params(top), strict=True):
+        np.testing.assert_array_equal(param.get_value(), value + 1)
+    weights = get_all_param_values(top, regularizable=True)
+    set_all_param_values(top, [0 * value for value in weights], regularizable=True)
+    assert [float(abs(p.get_value()).sum()) for p in get_all_params(top)] == [0, 4, 0, 4]
+
+
+def test_values_that_do_not_fit_change_nothing():
+    *_, top = diamond()
+    values = get_all_param_values(top)
+    with pytest.raises(ValueError, match="set_all_param_values: expected 4 values, got 3"):
+        set_all_param_values(top, values[:3])
+    bad = [value + 1 for value in values]
+    bad[2] = bad[2].T
+    with pytest.raises(ValueError, match=r"'right.W': expected a value of shape \(3, 4\), got \(4, 3\)"):
+        set_all_param_values(top, bad)
+    for value, param in zip(values, get_all_params(top), strict=True):
+        np.testing.assert_array_equal(param.get_value(), value)
+
+
+def drop(layer, x, keys=None, **kwargs):
+    if keys is not None:
+        kwargs["sample_keys"] = np.asarray(keys, dtype="int64")
+    return run([], get_output(layer, x, **kwargs))
+
+
+def test_dropout_zeroes_a_share_and_keeps_the_mean():
+    layer = DropoutLayer(InputLayer((None, 1000)), p=0.3, name="drop")
+    x = np.full((20, 1000), 2, "float32")
+    y = drop(layer, x, range(20))
+    assert set(np.unique(y).round(5)) == {0, np.float32(2 / 0.7).round(5)}
+    assert abs((y == 0).mean() - 0.3) < 0.02
+    unscaled = DropoutLayer(InputLayer((None, 1000)), p=0.3, rescale=False, name="drop")
+    np.testing.assert_allclose(drop(unscaled, x, range(20)), y * 0.7, rtol=1e-6)
+
+
+def test_dropout_depends_on_the_samples_key_not_its_place():
+    layer = dropout(InputLayer((None, 50)), name="drop")
+    x = np.ones((4, 50), "float32")
+    y = drop(layer, x, [5, 6, 7, 5])
+    np.testing.assert_array_equal(drop(layer, x[:2], [7, 5]), y[[2, 0]])
+    np.testing.assert_array_equal(y[0], y[3])
+    assert (y[0] != y[1]).any()
+
+
+def test_dropout_layers_draw_by_name():
+    source = InputLayer((None, 50))
+    x = np.ones((2, 50), "float32")
+    one, same, other = (drop(DropoutLayer(source, name=name), x, [1, 2]) for name in ("a", "a", "b"))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    # The published check value of CRC-32: the salt is the same in every process, unlike Python's hash.
+    assert DropoutLayer(source, name="123456789").salt == 0xCBF43926
+
+
+def test_unnamed_dropout_layers_of_a_chain_differ():
+    first = DropoutLayer(InputLayer((None, 50)))
+    second = DropoutLayer(first)
+    one, two = run(
+        [], get_output([first, second], np.ones((2, 50), "float32"), sample_keys=pt.constant([1, 2]))
+    )
+    assert (np.isclose(one, 2) & (two == 0)).any()
+
+
+def test_dropout_layers_of_the_same_masks_are_refused():
+    source = InputLayer((None, 5))
+    twins = ElemwiseSumLayer([DropoutLayer(source), DropoutLayer(source)])
+    with pytest.raises(ValueError, match="dropout: expected names that differ, got unnamed DropoutLayer and"):
+        get_output(twins, sample_keys=pt.lvector())
+    get_output(twins, deterministic=True, sample_keys=pt.lvector())
+
+
+def test_dropout_of_whole_channels():
+    layer = DropoutLayer(InputLayer((None, 40, 3, 3)), shared_axes=(2, -1), name="drop")
+    y = drop(layer, np.ones((2, 40, 3, 3), "float32"), [1, 2])
+    assert (y == y[:, :, :1, :1]).all() and 0.2 < (y == 0).mean() < 0.8
+
+
+def test_dropout_without_keys():
+    network = DropoutLayer(InputLayer((None, 5)), name="drop6")
+    with pytest.raises(
+        ValueError, match="layer 'drop6': dropout expects deterministic=True or sample_keys=<int64"
+    ):
+        get_output(network)
+    x = np.ones((2, 5), "float32")
+    np.testing.assert_array_equal(drop(network, x, deterministic=True), x)
+    np.testing.assert_array_equal(drop(DropoutLayer(network.input_layer, p=0), x), x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"p": 1}, "layer 'd': expected p in [0, 1), got 1"),
+        ({"shared_axes": (0,)}, "layer 'd': expected shared_axes in [1, 3), got (0,)"),
+        ({"shared_axes": (3,)}, "layer 'd': expected shared_axes in [1, 3), got (3,)"),
+        (
+            {"incoming": (None, None, 3)},
+            "layer 'd': expected known sizes after the first axis, got (None, None, 3)",
+        ),
+    ],
+)
+def test_dropout_errors(arguments, message):
+    with pytest.raises(ValueError) as error:
+        DropoutLayer(**({"incoming": (None, 4, 3), "name": "d"} | arguments))
+    assert str(error.value) == message
+
+
+def test_dropouts_gradient_passes_where_it_kept():
+    source = InputLayer((None, 30))
+    y = get_output(DropoutLayer(source, p=0.4, name="drop"), sample_keys=np.arange(2))
+    value, gradient = run(
+        [source.input_var], [y, pytensor.grad(y.sum(), source.input_var)], np.ones((2, 30), "f4")
+    )
+    np.testing.assert_array_equal(value, gradient)
+    assert 0 < (gradient == 0).mean() < 1
+
+
+def test_a_lasagne_recipe_ports_by_its_import_lines():
+    """The shape of Lasagne's examples/mnist.py: only the first lines, the mode and the keys differ."""
+    from theanompi import lasagne
+
+    input_var, target_var, keys = pt.ftensor4("inputs"), pt.ivector("targets"), pt.lvector("keys")
+    network = lasagne.layers.InputLayer(shape=(None, 1, 8, 8), input_var=input_var)
+    network = lasagne.layers.Conv2DLayer(
+        network,
+        num_filters=8,
+        filter_size=(3, 3),
+        nonlinearity=lasagne.nonlinearities.rectify,
+        W=lasagne.init.GlorotUniform(),
+    )
+    network = lasagne.layers.MaxPool2DLayer(network, pool_size=(2, 2))
+    network = lasagne.layers.DenseLayer(
+        lasagne.layers.dropout(network, p=0.2), num_units=32, nonlinearity=lasagne.nonlinearities.rectify
+    )
+    network = lasagne.layers.DenseLayer(
+        lasagne.layers.dropout(network, p=0.2), num_units=4, nonlinearity=lasagne.nonlinearities.softmax
+    )
+
+    prediction = lasagne.layers.get_output(network, sample_keys=keys)
+    loss = lasagne.objectives.categorical_crossentropy(prediction, target_var)
+    penalty = lasagne.regularization.regularize_network_params(network, lasagne.regularization.l2)
+    loss = loss.mean() + 1e-4 * penalty
+    params = lasagne.layers.get_all_params(network, trainable=True)
+    updates = lasagne.updates.nesterov_momentum(loss, params, learning_rate=0.02, momentum=0.9)
+    test_prediction = lasagne.layers.get_output(network, deterministic=True)
+    test_acc = pt.mean(pt.eq(pt.argmax(test_prediction, axis=1), target_var), dtype="float32")
+
+    mode = device.mode()
+    train_fn = pytensor.function([input_var, target_var, keys], loss, updates=updates, mode=mode)
+    val_fn = pytensor.function([input_var, target_var], test_acc, mode=mode)
+
+    # Four classes: which quadrant of a noisy image is bright.
+    rng = np.random.default_rng(0)
+    targets = np.arange(64, dtype="int32") % 4
+    images = rng.normal(scale=0.5, size=(64, 1, 8, 8)).astype("float32")
+    for image, target in zip(images, targets, strict=True):
+        image[0, 4 * (target // 2) :, 4 * (target % 2) :][:4, :4] += 1.5
+    before = float(val_fn(images, targets))
+    losses = [float(train_fn(images, targets, rng.integers(2**62, size=64))) for _ in range(30)]
+    assert losses[-1] < 0.3 * losses[0]
+    assert float(val_fn(images, targets)) > max(0.95, before)
