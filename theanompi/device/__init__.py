@@ -1,0 +1,17 @@
+"""PyTensor on a device: a mode that compiles graphs to torch, shared variables on the device, and ops.
+
+>>> import numpy as np, pytensor, pytensor.tensor as pt
+>>> from theanompi import device
+>>> w = device.shared(np.ones(3, "float32"), name="w")
+>>> step = pytensor.function([], (w**2).sum(), updates=[(w, 0.5 * w)], mode=device.mode("cpu"))
+>>> float(step()), float(step())
+(3.0, 0.75)
+"""
+
+from theanompi.device import ops
+from theanompi.device.buffers import FlatBuffer
+from theanompi.device.linker import mode
+from theanompi.device.placement import current, use
+from theanompi.device.shared import DeviceSharedVariable, shared
+
+__all__ = ["DeviceSharedVariable", "FlatBuffer", "current", "mode", "ops", "shared", "use"]

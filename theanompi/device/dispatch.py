@@ -1,0 +1,169 @@
+"""How each PyTensor op runs on torch: ours first, PyTensor's own PyTorch dispatch for the rest."""
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+from pytensor.compile.ops import DeepCopyOp
+from pytensor.graph.basic import Apply, Constant
+from pytensor.graph.op import Op
+from pytensor.link.pytorch.dispatch import pytorch_funcify
+from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, MakeVector
+from pytensor.tensor.blas import BatchedDot, Dot22, Gemm
+from pytensor.tensor.elemwise import DimShuffle, Elemwise
+from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
+from pytensor.tensor.shape import Reshape
+from pytensor.tensor.special import LogSoftmax, Softmax
+
+from theanompi.device.elemwise import elemwise_function, torch_dtype
+from theanompi.device.ops.base import Context, TorchOp
+
+FRESH = (TorchOp, Elemwise, Sum, Max, Min, Argmax, Dot, Dot22, Softmax, LogSoftmax, DeepCopyOp, Alloc, AllocEmpty)
+"""Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
+
+
+@singledispatch
+def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+    """The torch function that computes `node`.
+
+    Parameters
+    ----------
+    op : Op
+        ``node.op``; what is dispatched on.
+    node : Apply
+    context : Context
+
+    Returns
+    -------
+    callable
+        From the input tensors to the output tensor, or to a tuple of them.
+
+    Raises
+    ------
+    NotImplementedError
+        If neither we nor PyTensor's PyTorch backend know the op.
+    """
+    return pytorch_funcify(op, node=node)
+
+
+@torch_function.register(TorchOp)
+def _(op: TorchOp, node: Apply, context: Context) -> Callable[..., Any]:
+    return op.function(node, context)
+
+
+@torch_function.register(Elemwise)
+def _(op: Elemwise, node: Apply, context: Context) -> Callable[..., Any]:
+    return elemwise_function(node, context)
+
+
+@torch_function.register(Dot)
+@torch_function.register(Dot22)
+@torch_function.register(BatchedDot)
+def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+    return lambda x, y: torch.matmul(*context.compute(x, y))
+
+
+@torch_function.register(Gemm)
+def _(op: Gemm, node: Apply, context: Context) -> Callable[..., Any]:
+    def gemm(z: torch.Tensor, a: torch.Tensor, x: torch.Tensor, y: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return b * z + a * torch.matmul(*context.compute(x, y))
+
+    return gemm
+
+
+@torch_function.register(DimShuffle)
+def _(op: DimShuffle, node: Apply, context: Context) -> Callable[..., Any]:
+    order, added, dropped = op.shuffle, op.augment, op.drop
+    kept = sorted(order)
+    permutation = [kept.index(axis) for axis in order]
+    identity = permutation == list(range(len(permutation)))
+
+    def dimshuffle(x: torch.Tensor) -> torch.Tensor:
+        if dropped:
+            x = x.squeeze(tuple(dropped))
+        if not identity:
+            x = x.permute(permutation)
+        for axis in added:
+            x = x.unsqueeze(axis)
+        return x
+
+    return dimshuffle
+
+
+@torch_function.register(Reshape)
+def _(op: Reshape, node: Apply, context: Context) -> Callable[..., Any]:
+    shape = node.inputs[1]
+    if isinstance(shape, Constant):
+        lengths = tuple(int(length) for length in shape.data)
+        return lambda x, _: x.reshape(lengths)
+    return lambda x, lengths: x.reshape(lengths.tolist())
+
+
+@torch_function.register(Sum)
+def _(op: Sum, node: Apply, context: Context) -> Callable[..., Any]:
+    axes = tuple(range(node.inputs[0].ndim)) if op.axis is None else tuple(op.axis)
+    # Floats keep the dtype that they have: bf16 activations sum to bf16, accumulated in float32 by torch.
+    dtype = None if node.inputs[0].type.dtype == node.outputs[0].type.dtype else torch_dtype(node.outputs[0].dtype)
+    return lambda x: torch.sum(x, axes, dtype=dtype)
+
+
+@torch_function.register(Max)
+@torch_function.register(Min)
+def _(op: Max | Min, node: Apply, context: Context) -> Callable[..., Any]:
+    axes = tuple(range(node.inputs[0].ndim)) if op.axis is None else tuple(op.axis)
+    function = torch.amax if isinstance(op, Max) else torch.amin
+    return lambda x: function(x, axes)
+
+
+@torch_function.register(Argmax)
+def _(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
+    ndim = node.inputs[0].ndim
+    axes = tuple(range(ndim)) if op.axis is None else tuple(op.axis)
+    rest = tuple(axis for axis in range(ndim) if axis not in axes)
+
+    def argmax(x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(rest + axes)
+        return x.reshape(*x.shape[: len(rest)], -1).argmax(-1)
+
+    return argmax
+
+
+@torch_function.register(Alloc)
+def _(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
+    def alloc(value: torch.Tensor, *shape: torch.Tensor) -> torch.Tensor:
+        # A clone in the contiguous layout: callers may write into it.
+        return value.broadcast_to([int(length) for length in shape]).clone(memory_format=torch.contiguous_format)
+
+    return alloc
+
+
+@torch_function.register(AllocEmpty)
+def _(op: AllocEmpty, node: Apply, context: Context) -> Callable[..., Any]:
+    dtype = torch_dtype(op.dtype)
+    return lambda *shape: torch.empty([int(length) for length in shape], dtype=dtype, device=context.device)
+
+
+@torch_function.register(ARange)
+def _(op: ARange, node: Apply, context: Context) -> Callable[..., Any]:
+    dtype = torch_dtype(op.dtype)
+    return lambda *bounds: torch.arange(*(b.item() for b in bounds), dtype=dtype, device=context.device)
+
+
+@torch_function.register(MakeVector)
+def _(op: MakeVector, node: Apply, context: Context) -> Callable[..., Any]:
+    dtype = torch_dtype(op.dtype)
+    return lambda *elements: torch.stack([torch.as_tensor(e, device=context.device).to(dtype) for e in elements])
+
+
+def constant_tensor(data: Any, device: torch.device) -> Any:
+    """A constant's value for the generated code.
+
+    Arrays become tensors on the device; numbers zero-dimensional tensors on the CPU, which torch combines
+    with tensors anywhere; slices and other values stay as they are.
+    """
+    if not isinstance(data, np.ndarray | np.number | bool | int | float):
+        return data
+    tensor = torch.from_numpy(np.array(data))
+    return tensor if tensor.ndim == 0 else tensor.to(device)

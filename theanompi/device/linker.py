@@ -1,0 +1,296 @@
+"""From a PyTensor graph to one straight Python function of torch calls.
+
+PyTensor's own PyTorch linker moves every result through the host and frees nothing before the end. This one
+keeps shared variables on the device and updates them in place, deletes every value after its last use, and
+lets an op write into an operand that nobody reads again.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pytensor.compile.mode import Mode
+from pytensor.graph.basic import Apply, Constant, Variable
+from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.rewriting.db import RewriteDatabaseQuery
+from pytensor.link.basic import JITLinker
+from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.type import TensorType
+
+from theanompi.device.dispatch import FRESH, constant_tensor, torch_function
+from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
+from theanompi.device.placement import current
+
+
+class TorchLinker(JITLinker):
+    """Links a graph to torch on one device.
+
+    Parameters
+    ----------
+    device : torch.device
+    precision : {"float32", "tf32", "bf16"}
+    return_internal_type : bool
+        Give outputs as device tensors, not as NumPy arrays.
+    """
+
+    incompatible_rewrites = (
+        "cxx_only",
+        "BlasOpt",
+        "inplace",
+        "scan_reduce_trace_prealloc",
+        "reuse_lu_decomposition_multiple_solves",
+        "scan_split_non_sequence_lu_decomposition_solve",
+    )
+
+    def __init__(self, device: torch.device, precision: str, return_internal_type: bool) -> None:
+        super().__init__(allow_gc=True)
+        self.device, self.precision, self.return_internal_type = device, precision, return_internal_type
+
+    def accept(self, fgraph: FunctionGraph, no_recycling: Any = None, profile: Any = None) -> "TorchLinker":
+        """Take a graph: a new linker of the same kind for each."""
+        linker = copy.copy(self)
+        linker.fgraph, linker.no_recycling = fgraph, no_recycling or []
+        return linker
+
+    def fgraph_convert(
+        self,
+        fgraph: FunctionGraph,
+        order: Sequence[Apply],
+        input_storage: list[list[Any]],
+        output_storage: list[list[Any]],
+        storage_map: dict[Variable, list[Any]],
+        **kwargs: Any,
+    ) -> Callable[..., Any]:
+        """Write the function. It takes the inputs' storage values and returns outputs and updates."""
+        on_device = [isinstance(s[0], torch.Tensor) for s in input_storage]
+        return _Program(self, fgraph, list(order), on_device).compile()
+
+    def create_thunk_inputs(self, storage_map: dict[Variable, list[Any]]) -> list[Any]:
+        """The storage cells that the function reads at every call."""
+        assert self.fgraph is not None
+        return [storage_map[v] for v in self.fgraph.inputs]
+
+    def jit_compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Bind the precision: tf32 is a switch of torch's that must be right while this function runs."""
+        if self.device.type != "cuda":
+            return fn
+        tf32 = self.precision == "tf32"
+
+        def run(*values: Any) -> Any:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+            return fn(*values)
+
+        return run
+
+
+class _Program:
+    """The lines of one function, written node by node."""
+
+    def __init__(
+        self, linker: TorchLinker, fgraph: FunctionGraph, order: list[Apply], on_device: Sequence[bool]
+    ) -> None:
+        self.linker, self.fgraph, self.order = linker, fgraph, order
+        self.device_inputs = {v for v, there in zip(fgraph.inputs, on_device, strict=True) if there}
+        mapping: dict[int, int] = fgraph.update_mapping or {}
+        n_results = len(fgraph.outputs) - len(mapping)
+        self.results = fgraph.outputs[:n_results]
+        self.updates = [(fgraph.inputs[mapping[i]], fgraph.outputs[i]) for i in range(n_results, len(fgraph.outputs))]
+        self.names: dict[Variable, str] = {v: f"i{k}" for k, v in enumerate(fgraph.inputs)}
+        self.scope: dict[str, Any] = {}
+        self._find_lifetimes()
+
+    def _find_lifetimes(self) -> None:
+        """Which storage each variable may live in, and the last node that reads each storage."""
+        end = len(self.order)
+        self.roots: dict[Variable, frozenset[Variable]] = {v: frozenset([v]) for v in self.fgraph.inputs}
+        self.last_read: dict[Variable, int] = {}
+        self.last_named: dict[Variable, int] = {}
+        for position, node in enumerate(self.order):
+            for v in node.inputs:
+                if not isinstance(v, Constant):
+                    self.last_named[v] = position
+                    for root in self.roots[v]:
+                        self.last_read[root] = position
+            inherited = frozenset[Variable]().union(
+                *(self.roots[v] for v in node.inputs if not isinstance(v, Constant))
+            )
+            for v in node.outputs:
+                self.roots[v] = frozenset([v]) if isinstance(node.op, FRESH) else inherited | {v}
+        for v in self.results:
+            for root in self.roots.get(v, ()):
+                self.last_read[root] = end
+            self.last_named[v] = end
+        for target, value in self.updates:
+            self.last_named[value] = end
+            # A value that may lie in another input's storage is copied at the end, before which nothing overwrites it.
+            for root in self.roots.get(value, frozenset()) - {value, target}:
+                self.last_read[root] = end
+
+    def _overwrite(self, position: int, node: Apply) -> dict[int, int]:
+        """For each output of `node` an input whose storage it may take."""
+        if isinstance(node.op, Elemwise):
+            candidates = {o: tuple(range(len(node.inputs))) for o in range(len(node.outputs))}
+        elif isinstance(node.op, TorchOp):
+            candidates = node.op.overwrites
+        else:
+            return {}
+        chosen: dict[int, int] = {}
+        for output, inputs in candidates.items():
+            result = node.outputs[output]
+            targets = [t for t, value in self.updates if value is result]
+            # The shared variable that this output updates comes first: then the update costs no copy.
+            for i in sorted(inputs, key=lambda i: node.inputs[i] not in targets):
+                v = node.inputs[i]
+                own = v in targets if v.owner is None else self.roots.get(v) == frozenset([v])
+                if (
+                    own
+                    and (v.owner is not None or (v in self.device_inputs and len(targets) == 1))
+                    and v.type == result.type
+                    and i not in chosen.values()
+                    and self.last_read[v] == position
+                    and not (v.owner is not None and any(value is v for _, value in self.updates))
+                    and not (v.owner is None and result in self.results)
+                ):
+                    chosen[output] = i
+                    break
+        return chosen
+
+    def _name(self, variable: Variable) -> str:
+        if variable not in self.names:
+            if isinstance(variable, Constant):
+                name = f"c{len(self.names)}"
+                self.scope[name] = constant_tensor(variable.data, self.linker.device)
+            else:
+                name = f"v{len(self.names)}"
+            self.names[variable] = name
+        return self.names[variable]
+
+    def compile(self) -> Callable[..., Any]:
+        lines: list[str] = []
+        device = self.linker.device
+        self.scope.update(as_tensor=_to_device(device), as_array=_to_array, clone=torch.clone)
+        for v in self.fgraph.inputs:
+            if v not in self.device_inputs and isinstance(v.type, TensorType):
+                lines.append(f"{self.names[v]} = as_tensor({self.names[v]})")
+        pending = {value: target for target, value in self.updates if target in self.device_inputs}
+        written: set[Variable] = set()
+
+        for position, node in enumerate(self.order):
+            overwrite = self._overwrite(position, node)
+            used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
+            context = Context(device, self.linker.precision, used, overwrite)
+            function = f"f{position}"
+            self.scope[function] = torch_function(node.op, node=node, context=context)
+            outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
+            arguments = ", ".join(self._name(v) for v in node.inputs)
+            lines.append(f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " "))
+            for o, i in overwrite.items():
+                if node.inputs[i].owner is None:
+                    written.add(node.outputs[o])
+            # An update is written as soon as its value is there, if nobody still needs the old one.
+            for value in [v for v in node.outputs if v in pending and v not in written]:
+                target = pending[value]
+                settled = self.last_read.get(target, -1) <= position and self.roots[value] == {value}
+                if settled and self._count(value) == 1:
+                    lines.append(f"{self.names[target]}.copy_({self.names[value]})")
+                    written.add(value)
+                    self.last_named[value] = max(
+                        [p for p, n in enumerate(self.order) if value in n.inputs], default=position
+                    )
+                    if value in self.results:
+                        self.last_named[value] = len(self.order)
+            dead = [
+                self.names[v]
+                for v in dict.fromkeys([*node.inputs, *node.outputs])
+                if v.owner is not None and v in self.names and self.last_named.get(v, position) == position
+            ]
+            if dead:
+                lines.append(f"del {', '.join(dead)}")
+
+        returned = [self._result(v) for v in self.results]
+        # Values that are views of other inputs are taken out before any input is overwritten.
+        final: list[str] = []
+        for k, (target, value) in enumerate(self.updates):
+            name = self.names[target]
+            if target not in self.device_inputs:
+                returned.append(f"as_array({self._name(value)})")
+            else:
+                returned.append(name)
+                if value in written:
+                    continue
+                lines.append(f"w{k} = clone({self._name(value)})")
+                final.append(f"{name}.copy_(w{k})")
+        lines += [f"out = ({''.join(f'{r}, ' for r in returned)})", *final, "return out"]
+        parameters = ", ".join(self.names[v] for v in self.fgraph.inputs)
+        source = f"def program({parameters}):\n" + "".join(f"    {line}\n" for line in lines)
+        exec(compile(source, "<theanompi program>", "exec"), self.scope)
+        program = self.scope["program"]
+        program.source = source
+        return program
+
+    def _count(self, value: Variable) -> int:
+        return sum(1 for _, v in self.updates if v is value)
+
+    def _result(self, variable: Variable) -> str:
+        name = self._name(variable)
+        dtype = getattr(torch, variable.type.dtype) if isinstance(variable.type, TensorType) else None
+        if dtype is None:
+            return name
+        self.scope[f"dtype_{variable.type.dtype}"] = dtype
+        # Under bf16 a value may be narrower than its type says.
+        typed = f"{name}.to(dtype_{variable.type.dtype})"
+        return typed if self.linker.return_internal_type else f"as_array({typed})"
+
+
+def _to_device(device: torch.device) -> Callable[[Any], torch.Tensor]:
+    def as_tensor(value: Any) -> torch.Tensor:
+        if isinstance(value, torch.Tensor):
+            return value.to(device)
+        array = np.asarray(value)
+        # Torch shares a writable array's memory on the CPU; it cannot share a read-only one.
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+    return as_tensor
+
+
+def _to_array(tensor: torch.Tensor) -> np.ndarray:
+    return np.asarray(tensor.cpu().numpy())
+
+
+def mode(name: str | None = None, precision: str = "float32", return_internal_type: bool = False) -> Mode:
+    """The PyTensor mode that compiles any graph to torch.
+
+    Parameters
+    ----------
+    name : {None, "cpu", "cuda:N"}
+        The device; by default the one chosen with :func:`theanompi.device.use`.
+    precision : {"float32", "tf32", "bf16"}
+        What convolutions and matrix products compute in. Parameters, statistics and the loss stay in
+        float32. tf32 changes something on CUDA devices only.
+    return_internal_type : bool
+        Give outputs as device tensors instead of NumPy arrays, which spares waiting for the device.
+
+    Returns
+    -------
+    pytensor.compile.mode.Mode
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision.
+
+    Examples
+    --------
+    >>> import numpy as np, pytensor, pytensor.tensor as pt
+    >>> x = pt.vector("x", dtype="float32")
+    >>> double = pytensor.function([x], 2 * x, mode=mode("cpu"))
+    >>> double(np.array([1, 2], "float32"))
+    array([2., 4.], dtype=float32)
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    device = current() if name is None else torch.device(name)
+    linker = TorchLinker(device, precision, return_internal_type)
+    return Mode(linker, RewriteDatabaseQuery(include=["fast_run"]))

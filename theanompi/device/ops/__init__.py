@@ -1,0 +1,11 @@
+"""Ops that PyTensor lacks or that must be fast on the device. All of them take and give NCHW tensors."""
+
+from theanompi.device.ops.activation import relu
+from theanompi.device.ops.conv import conv2d
+from theanompi.device.ops.image import crop_resize
+from theanompi.device.ops.loss import softmax_cross_entropy
+from theanompi.device.ops.norm import batch_norm
+from theanompi.device.ops.pool import pool2d
+from theanompi.device.ops.random import dropout_mask
+
+__all__ = ["batch_norm", "conv2d", "crop_resize", "dropout_mask", "pool2d", "relu", "softmax_cross_entropy"]

@@ -1,0 +1,87 @@
+"""What every op of ours shares: it is computed by one torch function, here and in any other PyTensor mode."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.op import Op
+from pytensor.tensor.type import TensorType
+
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a node may know about the place that it is compiled for.
+
+    Attributes
+    ----------
+    device : torch.device
+    precision : str
+        One of `PRECISIONS`: what convolutions and matrix products compute in.
+    used : tuple of bool
+        For each output of the node whether anything reads it.
+    overwrite : dict of int to int
+        Output → input whose storage the output may take, because nothing reads that input later.
+    """
+
+    device: torch.device = torch.device("cpu")
+    precision: str = "float32"
+    used: tuple[bool, ...] = ()
+    overwrite: dict[int, int] = field(default_factory=dict)
+
+    def compute(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The operands of a convolution or matrix product in the dtype that it computes in."""
+        if self.precision != "bf16":
+            return tensors
+        return tuple(t.to(torch.bfloat16) if t.dtype == torch.float32 else t for t in tensors)
+
+
+class TorchOp(Op):
+    """A PyTensor op whose meaning is a torch function.
+
+    A subclass says what its outputs look like (`make_node`), gives the torch function
+    (`function`) and its gradient (`pullback`).
+    """
+
+    overwrites: dict[int, tuple[int, ...]] = {}
+    """Output → inputs whose storage it can take: the function then writes into that input."""
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        """The function from input tensors to the output tensor, or to a tuple of them."""
+        raise NotImplementedError(f"{type(self).__name__} has no torch function")
+
+    def perform(self, node: Apply, inputs: Sequence[Any], output_storage: list[list[Any]]) -> None:
+        function = self.function(node, Context(used=(True,) * len(node.outputs)))
+        results = function(*(torch.from_numpy(np.array(x)) for x in inputs))
+        if len(node.outputs) == 1:
+            results = (results,)
+        for storage, result in zip(output_storage, results, strict=True):
+            storage[0] = result.numpy()
+
+
+def tensor_type(like: Variable, shape: Sequence[int | None]) -> TensorType:
+    """The type of a tensor with the dtype of `like` and the given static shape."""
+    return TensorType(like.type.dtype, shape=tuple(shape))
+
+
+def expect(condition: bool, op: str, what: str, expected: object, got: object) -> None:
+    """Raise the one-line ValueError of a graph that does not fit, unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{op}: {what}: expected {expected}, got {got}")
+
+
+def pair(value: int | Sequence[int], op: str, what: str) -> tuple[int, int]:
+    """`value` for height and width, from one integer or two.
+
+    Examples
+    --------
+    >>> pair(3, "pool2d", "stride")
+    (3, 3)
+    """
+    values = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    expect(len(values) == 2, op, what, "one integer or two", value)
+    return values[0], values[1]

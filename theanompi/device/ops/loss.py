@@ -1,0 +1,89 @@
+"""Log-softmax cross-entropy against integer labels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytensor.tensor as pt
+import torch
+from pytensor.gradient import disconnected_type
+from pytensor.graph.basic import Apply, Variable
+
+from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
+
+
+class SoftmaxCrossEntropy(TorchOp):
+    """−log softmax(logits)[label] of every row, computed in at least float32."""
+
+    __props__ = ()
+
+    def make_node(self, logits: Any, labels: Any) -> Apply:
+        logits, labels = pt.as_tensor_variable(logits), pt.as_tensor_variable(labels)
+        expect(logits.ndim == 2, "softmax_cross_entropy", "logits", "2 dimensions (n, classes)", logits.type)
+        expect(
+            labels.ndim == 1 and labels.dtype == "int64",
+            "softmax_cross_entropy",
+            "labels",
+            "an int64 vector (n,)",
+            labels.type,
+        )
+        return Apply(self, [logits, labels], [tensor_type(logits, (logits.type.shape[0],))()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        def softmax_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+            return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+        return softmax_cross_entropy
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[True], [False]]
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        return [SoftmaxCrossEntropyGrad()(*inputs, cotangents[0]), disconnected_type()]
+
+
+class SoftmaxCrossEntropyGrad(TorchOp):
+    """(softmax(logits) − one-hot(label)) · cotangent, row by row."""
+
+    __props__ = ()
+
+    def make_node(self, logits: Variable, labels: Variable, g: Variable) -> Apply:
+        return Apply(self, [logits, labels, g], [logits.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        def softmax_cross_entropy_grad(
+            logits: torch.Tensor, labels: torch.Tensor, g: torch.Tensor
+        ) -> torch.Tensor:
+            logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+            gradient = torch.softmax(logits, 1)
+            gradient.scatter_add_(1, labels[:, None], torch.full_like(labels[:, None], -1, dtype=gradient.dtype))
+            return gradient.mul_(g[:, None])
+
+        return softmax_cross_entropy_grad
+
+
+def softmax_cross_entropy(logits: Variable, labels: Variable) -> Variable:
+    """The cross-entropy of a softmax classifier, numerically stable, one value for each sample.
+
+    Parameters
+    ----------
+    logits : float tensor, shape (n, classes)
+        What goes into the softmax.
+    labels : int64 vector, shape (n,)
+        The true class of each sample, in [0, classes).
+
+    Returns
+    -------
+    float vector, shape (n,)
+        In nats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss = softmax_cross_entropy(np.zeros((1, 4), "float32"), np.array([2]))
+    >>> round(float(loss.eval()[0]), 4)  # log 4
+    1.3863
+    """
+    return SoftmaxCrossEntropy()(logits, labels)

@@ -1,0 +1,268 @@
+"""From a network to the three compiled functions of a worker: gradients, update, validation.
+
+The functions take no arguments: they read their batch from shared variables and leave gradients, statistics
+and metrics in a flat buffer, which the exchange sums over the ranks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import torch
+from pytensor.graph.basic import Variable
+from pytensor.tensor.special import Softmax
+
+from theanompi import device
+from theanompi.device import DeviceSharedVariable, FlatBuffer
+from theanompi.device.ops import crop_resize, softmax_cross_entropy
+from theanompi.lasagne.layers import BatchNormLayer, Layer, get_all_layers, get_all_params, get_output
+from theanompi.recipe import Group, Schedule, update_graph
+
+METRICS = "metrics"
+"""The view of the gradient buffer that holds the sums of loss, top-1 and top-5 errors, and each rank's loss."""
+
+
+class Inputs:
+    """The shared variables that a batch is copied into.
+
+    Parameters
+    ----------
+    n : int
+        Images in a batch.
+    shape : (int, int, int)
+        Height, width and channels of the images as they are stored.
+
+    Attributes
+    ----------
+    images : uint8 (n, channels, height, width)
+    labels : int64 (n,)
+    boxes : float32 (n, 5)
+        What part of each image is used, as in :func:`theanompi.device.ops.crop_resize`.
+    keys : int64 (n,)
+        For dropout.
+    weights : float32 (n,)
+        1, or 0 for the padding of a validation batch.
+    """
+
+    def __init__(self, n: int, shape: tuple[int, int, int]) -> None:
+        # NHWC in memory, as in the file and as convolutions like it; NCHW by name.
+        self.images = device.shared(torch.zeros((n, *shape), dtype=torch.uint8).permute(0, 3, 1, 2), "images")
+        self.labels = device.shared(np.zeros(n, "int64"), "labels")
+        self.boxes = device.shared(np.zeros((n, 5), "float32"), "boxes")
+        self.keys = device.shared(np.zeros(n, "int64"), "keys")
+        self.weights = device.shared(np.ones(n, "float32"), "weights")
+
+    def load(self, batch: Any) -> None:
+        """Copy a :class:`theanompi.data.Batch` to the device."""
+        self.images.tensor.copy_(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
+        for name in ("labels", "boxes", "keys", "weights"):
+            getattr(self, name).tensor.copy_(torch.from_numpy(getattr(batch, name)))
+
+
+class State:
+    """What a replica of a network consists of, in flat buffers.
+
+    The buffers hold first the parameters that decay, in the order in which backward reaches them (so that
+    their gradients become ready from the front to the back), then those that do not, then the running
+    statistics of batch normalisation. Decaying are the parameters that are `regularizable` and have at least
+    two dimensions: not biases, γ or β.
+
+    Parameters
+    ----------
+    network : Layer
+        The output layer. Its parameters become views of the buffers.
+    size : int
+        Number of ranks.
+
+    Attributes
+    ----------
+    weights, velocity, gradients : FlatBuffer
+        `gradients` also has the metrics.
+    decayed, undecayed : list of DeviceSharedVariable
+        The trainable parameters.
+    statistics : list of DeviceSharedVariable
+        The running averages.
+    iteration : DeviceSharedVariable, int64 scalar
+        t, the number of finished updates.
+    """
+
+    def __init__(self, network: Layer, size: int) -> None:
+        trainable = get_all_params(network, trainable=True)
+        self.statistics: list[DeviceSharedVariable] = get_all_params(network, batch_norm_stat=True)
+        decays = set(get_all_params(network, trainable=True, regularizable=True))
+        self.decayed = [p for p in reversed(trainable) if p in decays and p.ndim >= 2]
+        self.undecayed = [p for p in reversed(trainable) if p not in self.decayed]
+        names = [p.name for p in [*trainable, *self.statistics]]
+        repeated = sorted({str(name) for name in names if names.count(name) > 1 or not name})
+        if repeated:
+            raise ValueError(
+                f"network: expected a name of its own for every parameter (give each layer a name=…), "
+                f"got {', '.join(repeated)} more than once"
+            )
+        parameters = {p.name: p.type.shape for p in [*self.decayed, *self.undecayed]}
+        statistics = {p.name: p.type.shape for p in self.statistics}
+        self.weights = FlatBuffer(parameters | statistics)
+        self.velocity = FlatBuffer(parameters)
+        self.gradients = FlatBuffer(parameters | statistics | {METRICS: (3 + size,)})
+        for p in [*trainable, *self.statistics]:
+            p.rebind(self.weights.views[p.name])
+        self.iteration = device.shared(np.int64(0), "iteration")
+
+    @property
+    def parameters(self) -> list[DeviceSharedVariable]:
+        """The trainable parameters in the order of the buffers."""
+        return [*self.decayed, *self.undecayed]
+
+    def slice(self, buffer: FlatBuffer, variables: Sequence[DeviceSharedVariable], name: str) -> DeviceSharedVariable:
+        """A shared vector over the adjacent views of `variables` in `buffer`."""
+        start, end = buffer.offsets[variables[0].name][0], buffer.offsets[variables[-1].name][1]
+        return device.shared(buffer.flat[start:end], name)
+
+
+def normalised(inputs: Inputs, size: int, mean: Sequence[float], std: Sequence[float]) -> Variable:
+    """The network's input: the boxes of the images, resized, each channel with mean 0 and deviation 1."""
+    images = crop_resize(inputs.images, inputs.boxes, size)
+    scale = 1 / (255 * np.asarray(std))
+    shift = -np.asarray(mean) / np.asarray(std)
+    return images * scale.astype("float32")[None, :, None, None] + shift.astype("float32")[None, :, None, None]
+
+
+def classification(output: Variable, labels: Variable) -> tuple[Variable, Variable, Variable]:
+    """Loss and errors of each sample.
+
+    Parameters
+    ----------
+    output : float32 tensor, shape (n, classes)
+        Class scores, or the softmax of them.
+    labels : int64 vector, shape (n,)
+
+    Returns
+    -------
+    loss, error, error_top5 : float32 vectors, shape (n,)
+        Cross-entropy in nats, and 0 or 1: whether the true class is not strictly best, or not among the
+        first five. A tie counts as an error, and so does NaN.
+    """
+    softmax = output.owner is not None and isinstance(output.owner.op, Softmax)
+    scores = output.owner.inputs[0] if softmax else output
+    true = scores[pt.arange(labels.shape[0]), labels]
+    rank = pt.sum(pt.ge(scores, true[:, None]), axis=1)
+
+    def outside(k: int) -> Variable:
+        return pt.cast(pt.or_(pt.lt(rank, 1), pt.gt(rank, k)), "float32")
+
+    return softmax_cross_entropy(scores, labels), outside(1), outside(5)
+
+
+def gradient_function(
+    network: Layer,
+    state: State,
+    inputs: Inputs,
+    inverse_units: DeviceSharedVariable,
+    image: Callable[[Inputs], Variable],
+    rank: int,
+    accumulate: bool,
+    mode: Any,
+) -> Callable[[], None]:
+    """Compile forward and backward of one batch.
+
+    The function leaves in ``state.gradients`` the gradient of the summed loss times `inverse_units` / n, the
+    batch statistics times `inverse_units`, and the sums of the metrics; or adds them to what is there.
+
+    Parameters
+    ----------
+    network : Layer
+    state : State
+    inputs : Inputs
+    inverse_units : float32 scalar
+        1 / (A·k), so that the sum over steps and ranks is the gradient of the mean over A·k·n images.
+    image : callable
+        From `inputs` to the network's input.
+    rank : int
+        Which of the per-rank losses is this one's.
+    accumulate : bool
+        Add instead of write.
+    mode : pytensor mode
+    """
+    batch_statistics: dict[Variable, Variable] = {}
+    output = get_output(network, image(inputs), sample_keys=inputs.keys, batch_norm_statistics=batch_statistics)
+    loss, error, error_top5 = classification(output, inputs.labels)
+    n = inputs.labels.type.shape[0]
+    cost = pt.sum(loss) * (inverse_units / np.float32(n))
+    values = dict(zip(state.parameters, pytensor.grad(cost, state.parameters), strict=True))
+    values |= {s: batch_statistics[s] * inverse_units for s in state.statistics}
+    total = pt.sum(loss)
+    metrics = pt.stack([total, pt.sum(error), pt.sum(error_top5)])
+    n_ranks = state.gradients.views[METRICS].numel() - 3
+    per_rank = pt.concatenate([np.zeros(rank, "float32"), total[None], np.zeros(n_ranks - 1 - rank, "float32")])
+
+    updates = []
+    for target, value in [*values.items(), (None, pt.concatenate([metrics, per_rank]))]:
+        name = METRICS if target is None else target.name
+        store = device.shared(state.gradients.views[name], f"gradient of {name}")
+        updates.append((store, store + value if accumulate else value))
+    function = pytensor.function([], [], updates=updates, mode=mode)
+    function.trust_input = True
+    return function
+
+
+def update_function(
+    network: Layer,
+    state: State,
+    schedule: Schedule,
+    momentum: float,
+    weight_decay: float,
+    form: str,
+    nesterov: bool,
+    mode: Any,
+) -> Callable[[], Any]:
+    """Compile the whole update: it reads ``state.gradients`` and gives η (Goyal et al. 2017, equations 9 and 10).
+
+    Running statistics move towards the mean over the minibatch's batches of n by each layer's `alpha`.
+    """
+    groups = [
+        Group(
+            state.slice(state.weights, variables, "weights"),
+            state.slice(state.velocity, variables, "velocity"),
+            state.slice(state.gradients, variables, "gradients"),
+            decayed,
+        )
+        for variables, decayed in ((state.decayed, True), (state.undecayed, False))
+        if variables
+    ]
+    eta, updates = update_graph(
+        groups, state.iteration, schedule, momentum=momentum, weight_decay=weight_decay, form=form, nesterov=nesterov
+    )
+    if state.statistics:
+        alphas = {
+            s: layer.alpha
+            for layer in get_all_layers(network)
+            if isinstance(layer, BatchNormLayer)
+            for s in (layer.mean, layer.inv_std)
+        }
+        alpha = np.concatenate([np.full(s.type.shape, alphas[s], "float32").ravel() for s in state.statistics])
+        running = state.slice(state.weights, state.statistics, "statistics")
+        batch = state.slice(state.gradients, state.statistics, "batch statistics")
+        updates.append((running, running + alpha * (batch - running)))
+    function = pytensor.function([], eta, updates=updates, mode=mode)
+    function.trust_input = True
+    return function
+
+
+def validation_function(
+    network: Layer, inputs: Inputs, sums: DeviceSharedVariable, image: Callable[[Inputs], Variable], mode: Any
+) -> Callable[[], None]:
+    """Compile the validation of one batch: adds to `sums` (float64, 4) images, loss, and top-1 and top-5 errors."""
+    output = get_output(network, image(inputs), deterministic=True)
+    measured = [pt.ones_like(inputs.weights), *classification(output, inputs.labels)]
+    new = [pt.sum(pt.cast(inputs.weights * m, "float64")) for m in measured]
+    function = pytensor.function([], [], updates=[(sums, sums + pt.stack(new))], mode=mode)
+    function.trust_input = True
+    return function
+
+
+def load_views(buffer: FlatBuffer, values: Mapping[str, np.ndarray]) -> None:
+    """Write arrays into a buffer's views by name."""
+    for name, value in values.items():
+        buffer.views[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))

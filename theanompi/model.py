@@ -1,0 +1,310 @@
+"""What the trainer needs of a model, and a base class that makes most of it.
+
+A model of your own is a class with one method::
+
+    from theanompi import Model
+    from theanompi.lasagne.layers import DenseLayer, InputLayer
+
+    class Linear(Model):
+        def build_model(self, input_shape, num_classes):
+            return DenseLayer(InputLayer(input_shape), num_classes, nonlinearity=None, name="scores")
+
+Theano-MPI's contract holds as well: any class that takes one `config` dict and has `params`, `data`,
+`compile_iter_fns`, `train_iter`, `val_iter`, `adjust_hyperp`, `cleanup`, `n_epochs` and `epoch` can be trained
+with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.contract`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pytensor.graph.basic import Variable
+
+from theanompi import device
+from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.data import Batch, Loader, Sampler, open_dataset
+from theanompi.device import FlatBuffer
+from theanompi.functions import (
+    METRICS,
+    Inputs,
+    State,
+    gradient_function,
+    load_views,
+    normalised,
+    update_function,
+    validation_function,
+)
+from theanompi.lasagne.layers import Layer
+from theanompi.lasagne.random import set_rng
+from theanompi.recipe import Schedule, plan
+
+
+class Totals(NamedTuple):
+    """Sums over images: how many, their loss (nats), and top-1 and top-5 errors."""
+
+    images: int
+    loss: float
+    errors: int
+    errors_top5: int
+
+
+class Data:
+    """A data set as one rank reads it.
+
+    Attributes
+    ----------
+    n_batch_train : int
+        Weight updates in an epoch, the same on every rank.
+    n_batch_val : int
+        Validation batches of this rank.
+    """
+
+    def __init__(self, config: RunConfig, rank: int, size: int) -> None:
+        assert config.batch_size is not None
+        self.dataset = open_dataset(config.data)
+        self.rank, self.size, self.batch_size = rank, size, config.batch_size
+        self.sampler = Sampler(
+            self.dataset.n_train, config.batch_size, size, rank, config.accumulation, config.seed
+        )
+        self.n_batch_train = self.sampler.iterations_per_epoch
+        validation = range(rank * self.batch_size, self.dataset.n_val, size * self.batch_size)
+        self.n_batch_val = len(validation)
+        self._loader: Loader | None = None
+
+    def train(self, epoch: int, start: int) -> Iterator[Iterator[Batch]]:
+        """This rank's batches of an epoch, grouped by update, from update `start` on."""
+        self.close()
+        self._loader = Loader.train(self.dataset, self.sampler, epoch, start)
+        return self._loader.iterations()
+
+    def validation(self) -> Iterator[Batch]:
+        """This rank's share of the validation images."""
+        self.close()
+        self._loader = Loader.validation(self.dataset, self.batch_size, self.size, self.rank)
+        return self._loader
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+
+class Model:
+    """A network with its data, its compiled functions and its place among the ranks.
+
+    Parameters
+    ----------
+    config : mapping
+        The fields of :class:`theanompi.config.RunConfig` and ``rank``, ``size`` and ``verbose``; what is
+        missing has its default.
+
+    Attributes
+    ----------
+    network : Layer
+        What `build_model` gave.
+    params : list of DeviceSharedVariable
+        The trainable parameters.
+    state : State
+        Weights, velocities, gradients and statistics in flat buffers.
+    data : Data
+    schedule : Schedule
+        The learning rate at each update.
+    n_epochs, epoch : int
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = resolve(RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS}))
+        self.rank, self.size = int(config.get("rank", 0)), int(config.get("size", 1))
+        self.verbose = bool(config.get("verbose", self.rank == 0))
+        run = self.config
+        assert run.batch_size and run.epochs and run.image_size and run.scaling
+        assert run.warmup_epochs is not None and run.decay_epochs is not None
+        self.n_epochs, self.epoch = run.epochs, 0
+        self.data = Data(run, self.rank, self.size)
+        dataset = self.data.dataset
+
+        set_rng(np.random.default_rng(run.seed))
+        shape = (run.batch_size, dataset.shape[2], run.image_size, run.image_size)
+        self.network = self.build_model(shape, dataset.n_classes)
+        if not isinstance(self.network, Layer):
+            raise ConfigError(
+                f"{type(self).__name__}.build_model: expected an output layer, got {type(self.network).__name__}"
+            )
+        if self.network.output_shape != (run.batch_size, dataset.n_classes):
+            raise ConfigError(
+                f"{type(self).__name__}.build_model: expected class scores of shape "
+                f"{(run.batch_size, dataset.n_classes)}, got {self.network.output_shape}"
+            )
+        self.state = State(self.network, self.size)
+        self.params = self.state.parameters
+        # Gradients are normalised over all ranks when they are summed, over this one's images otherwise.
+        self.sums_gradients = run.sync_type == "cdd"
+        self.schedule = Schedule(
+            minibatch=run.accumulation * run.batch_size * self.size,
+            iterations_per_epoch=self.data.n_batch_train,
+            epochs=run.epochs,
+            base_lr=run.base_lr,
+            base_batch=run.base_batch,
+            scaling=run.scaling,
+            warmup=run.warmup,
+            warmup_epochs=run.warmup_epochs,
+            decay_epochs=run.decay_epochs,
+            decay_factor=run.decay_factor,
+        )
+        self.inputs = Inputs(run.batch_size, dataset.shape)
+        self._inverse_units = device.shared(np.float32(1), "inverse_units")
+        self._validation_sums = device.shared(np.zeros(4), "validation_sums")
+        self._batches: Iterator[Iterator[Batch]] = iter(())
+        self._validation: Iterator[Batch] = iter(())
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        """Build the network; every model has its own.
+
+        Parameters
+        ----------
+        input_shape : (n, channels, height, width)
+        num_classes : int
+
+        Returns
+        -------
+        Layer
+            The output layer, of shape (n, num_classes): class scores, or their softmax.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no build_model")
+
+    def compile_iter_fns(self, sync_type: str = "cdd") -> None:
+        """Compile the gradient, update and validation functions for the sync type ``cdd`` or ``avg``."""
+        run, dataset = self.config, self.data.dataset
+        self.sums_gradients = sync_type == "cdd"
+        mode = device.mode(precision=run.precision, return_internal_type=True)
+
+        def image(inputs: Inputs) -> Variable:
+            assert run.image_size
+            return normalised(inputs, run.image_size, dataset.mean, dataset.std)
+
+        self._gradients: Callable[[], None] = gradient_function(
+            self.network,
+            self.state,
+            self.inputs,
+            self._inverse_units,
+            image,
+            self.rank,
+            run.accumulation > 1,
+            mode,
+        )
+        self._update = update_function(
+            self.network,
+            self.state,
+            self.schedule,
+            run.momentum,
+            run.weight_decay,
+            run.momentum_form,
+            run.nesterov,
+            mode,
+        )
+        self._validate = validation_function(self.network, self.inputs, self._validation_sums, image, mode)
+
+    def begin_epoch(self, epoch: int, start: int) -> None:
+        """Start reading an epoch's batches, from update `start` on."""
+        self.epoch = epoch
+        self._batches = self.data.train(epoch, start)
+
+    def train_iter(self, count: int, recorder: Any) -> None:
+        """Compute this rank's gradients of one minibatch; `count` is its position in the epoch."""
+        sampler = self.data.sampler
+        units = sampler.units(count) if self.sums_gradients else max(sampler.own_units(count), 1)
+        self._inverse_units.tensor.fill_(1 / units)
+        if self.config.accumulation > 1 or not sampler.own_units(count):
+            self.state.gradients.flat.zero_()
+        batches = next(self._batches)
+        while True:
+            recorder.start()
+            batch = next(batches, None)
+            if batch is not None:
+                self.inputs.load(batch)
+            recorder.end("wait")
+            if batch is None:
+                return
+            recorder.start()
+            self._gradients()
+            recorder.end("calc")
+
+    def totals(self, count: int) -> tuple[Totals, list[float]]:
+        """The metrics of the minibatch at position `count`, and the loss of each rank (nats, summed).
+
+        They are those of all ranks once the gradients have been summed. Waits for the device.
+        """
+        loss, errors, errors_top5, *losses = self.state.gradients.views[METRICS].tolist()
+        images = self.data.sampler.units(count) * self.data.batch_size
+        whole = np.nan_to_num([errors, errors_top5]).astype(int)
+        return Totals(images, loss, int(whole[0]), int(whole[1])), losses
+
+    def update(self) -> torch.Tensor:
+        """Apply the compiled update to the gradients in the buffer; gives η."""
+        return self._update()
+
+    def begin_validation(self) -> None:
+        """Start reading this rank's share of the validation images."""
+        self._validation_sums.tensor.zero_()
+        self._validation = self.data.validation()
+
+    def val_iter(self, count: int, recorder: Any) -> None:
+        """Validate this rank's batch number `count`."""
+        self.inputs.load(next(self._validation))
+        self._validate()
+
+    def validation_sums(self) -> np.ndarray:
+        """Images, loss, top-1 and top-5 errors of the batches validated so far, float64 (4,)."""
+        return self._validation_sums.get_value()
+
+    def adjust_hyperp(self, epoch: int) -> None:
+        """Nothing: the learning rate is part of the compiled update."""
+
+    def cleanup(self) -> None:
+        """Stop reading ahead."""
+        self.data.close()
+
+    def plan(self) -> str:
+        """The schedule of this run, as a table."""
+        run = self.config
+        assert run.batch_size
+        decayed = set(self.state.decayed)
+        layers_first = list(reversed(self.params))
+        return plan(
+            self.schedule,
+            workers=self.size,
+            batch_size=run.batch_size,
+            accumulation=run.accumulation,
+            n_train=self.data.dataset.n_train,
+            parameters=[(str(p.name), p.type.shape, p in decayed) for p in layers_first],
+            momentum=run.momentum,
+            weight_decay=run.weight_decay,
+            form=run.momentum_form,
+            nesterov=run.nesterov,
+        )
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """Weights and running statistics as ``weights/NAME`` and velocities as ``velocity/NAME``."""
+        groups = {"weights": self.state.weights, "velocity": self.state.velocity}
+        return {
+            f"{group}/{name}": view.cpu().numpy().copy(order="C")
+            for group, buffer in groups.items()
+            for name, view in buffer.views.items()
+        }
+
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray], iteration: int) -> None:
+        """Take over what `state_arrays` gave, after `iteration` updates."""
+        for group, buffer in {"weights": self.state.weights, "velocity": self.state.velocity}.items():
+            load_views(
+                buffer, {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
+            )
+        self.state.iteration.set_value(iteration)
+
+    def weights_to_average(self) -> FlatBuffer:
+        """The buffer that the sync type ``avg`` averages, in place: weights and running statistics."""
+        return self.state.weights
+
+    def weights_averaged(self) -> None:
+        """Nothing: the parameters are views of the buffer."""

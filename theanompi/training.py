@@ -1,0 +1,128 @@
+"""The training loop: what happens in which order, on every rank."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from theanompi.exchange import Exchanger
+from theanompi.model import Totals
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+def sum_gradients(model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int) -> tuple[Totals, Any]:
+    """The sync type ``cdd``: sum the gradients of all ranks, then update ('their way').
+
+    Returns
+    -------
+    Totals
+        Over all ranks.
+    float
+        η of the update.
+    """
+    recorder.start()
+    exchanger.sum()
+    recorder.end("comm")
+    recorder.start()
+    totals, losses = model.totals(count)  # waits for the device
+    _check_finite(model, losses)
+    eta = model.update()
+    recorder.end("calc")
+    return totals, eta
+
+
+def average_weights(model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int) -> tuple[Totals, Any]:
+    """The sync type ``avg``: every rank updates its own weights with its own velocity, then the weights are averaged."""
+    recorder.start()
+    own, losses = model.totals(count)  # waits for the device
+    eta = model.update()
+    recorder.end("calc")
+    recorder.start()
+    weights = model.weights_to_average()
+    exchanger.sum()
+    weights.flat.div_(comm.Get_size())
+    model.weights_averaged()
+    sums, per_rank = np.array(own, dtype=float), np.zeros(comm.Get_size())
+    per_rank[comm.Get_rank()] = own.loss
+    for values in (sums, per_rank):
+        comm.Allreduce(MPI.IN_PLACE, values)
+    recorder.end("comm")
+    _check_finite(model, per_rank.tolist())
+    return Totals(*sums.tolist()), eta
+
+
+def _check_finite(model: Any, losses: list[float]) -> None:
+    bad = [f"{rank} ({loss:g})" for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+    if bad:
+        raise Diverged(f"the loss is not finite on rank{'s' if len(bad) > 1 else ''} {', '.join(bad)}")
+
+
+def train_epoch(
+    model: Any,
+    step: Callable[[Any, Exchanger, MPI.Comm, Any, int], tuple[Totals, Any]],
+    exchanger: Exchanger,
+    comm: MPI.Comm,
+    recorder: Any,
+    epoch: int,
+    start: int,
+    stop: int,
+    after: Callable[[int], None],
+) -> None:
+    """Train from position `start` of an epoch to position `stop`.
+
+    Parameters
+    ----------
+    model : Model or ContractModel
+    step : callable
+        `sum_gradients` or `average_weights`.
+    exchanger : Exchanger
+    comm : MPI.Comm
+    recorder : Recorder
+    epoch, start, stop : int
+    after : callable
+        Called with the next position after each iteration; saves checkpoints.
+
+    Raises
+    ------
+    Diverged
+        On every rank, if the loss of any of them is not finite; the line says which, when, and at what η.
+    """
+    model.begin_epoch(epoch, start)
+    eta: Any = math.nan
+    for count in range(start, stop):
+        iteration = epoch * model.data.n_batch_train + count + 1
+        model.train_iter(count, recorder)
+        try:
+            totals, eta = step(model, exchanger, comm, recorder, count)
+        except Diverged as error:
+            schedule = getattr(model, "schedule", None)
+            rate = f", η = {schedule(iteration - 1):g}" if schedule else ""
+            raise Diverged(f"iteration {iteration}: {error}{rate}") from None
+        recorder.train(epoch, iteration, *totals, lr=float(eta))
+        after(count + 1)
+    recorder.flush()
+
+
+def validate(model: Any, comm: MPI.Comm, recorder: Any, epoch: int, iteration: int) -> None:
+    """Validate on every rank's share of the images and record the sums.
+
+    Raises
+    ------
+    RuntimeError
+        If not every image of the data set was counted exactly once.
+    """
+    model.begin_validation()
+    for count in range(model.data.n_batch_val):
+        model.val_iter(count, recorder)
+    sums = np.array(model.validation_sums(), dtype=float)
+    comm.Allreduce(MPI.IN_PLACE, sums)
+    images, loss, errors, errors_top5 = sums.tolist()
+    dataset = getattr(model.data, "dataset", None)
+    if dataset is not None and images != dataset.n_val:
+        raise RuntimeError(f"validation: expected each of the {dataset.n_val} images once, counted {images:g}")
+    recorder.validation(epoch, iteration, int(images), loss, errors, errors_top5)

@@ -1,0 +1,271 @@
+"""One rank, top to bottom: what `mpirun` runs on every device, as ``python -m theanompi.worker`` or from a script."""
+
+import importlib
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import mpi4py
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from theanompi import __version__, checkpoint, device
+from theanompi.config import ConfigError, RunConfig, from_environment, local_device, resolve
+from theanompi.contract import ContractModel
+from theanompi.exchange import get_exchanger
+from theanompi.model import Model
+from theanompi.recorder import Recorder, prepare_run_folder, write_config
+from theanompi.training import Diverged, average_weights, sum_gradients, train_epoch, validate
+
+CHECKPOINT = "checkpoint.h5"
+
+
+def abort_on_error(comm: MPI.Comm) -> None:
+    """From now on an uncaught exception in any thread ends all ranks, after its traceback.
+
+    Without this the other ranks would wait for the lost one in their next exchange, for ever.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        print(f"theanompi: rank {comm.Get_rank()} failed:", file=sys.stderr)
+        traceback.print_exception(kind, error, trace)
+        sys.stderr.flush()
+        comm.Abort(1)
+
+    sys.excepthook = hook
+
+
+def agree(comm: MPI.Comm, error: Exception | None) -> None:
+    """Go on if no rank has an error; else say the first one's, once, and end all ranks.
+
+    A collective call. Every rank leaves through `SystemExit`, so that nothing is killed in the middle.
+    """
+    errors = comm.allgather(None if error is None else str(error))
+    found = {rank: text for rank, text in enumerate(errors) if text is not None}
+    if not found:
+        return
+    first, text = next(iter(found.items()))
+    if comm.Get_rank() == first:
+        where = "" if len(found) == comm.Get_size() else f"rank {first} on {platform.node()}: "
+        print(f"theanompi: {where}{text}", file=sys.stderr, flush=True)
+    comm.Barrier()
+    raise SystemExit(1)
+
+
+def together(comm: MPI.Comm, action: Callable[[], Any]) -> Any:
+    """Do something that may fail on some ranks because of what the user typed, and `agree` afterwards."""
+    error: Exception | None = None
+    result = None
+    try:
+        result = action()
+    except (ValueError, OSError) as caught:
+        error = caught
+    agree(comm, error)
+    return result
+
+
+def choose_device(config: RunConfig, comm: MPI.Comm, devices: tuple[str, ...]) -> str:
+    """Take this rank's device by its rank on this machine, and its share of the cores."""
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    local_rank, local_size = local.Get_rank(), local.Get_size()
+    local.Free()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+    name = local_device(devices, local_rank, torch.cuda.device_count())
+    device.use(name)
+    return name
+
+
+def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
+    """Import the model's class and make an instance for this rank."""
+    rank = comm.Get_rank()
+    module = importlib.import_module(config.modelfile)
+    model_class = getattr(module, config.modelclass, None)
+    if model_class is None:
+        raise ConfigError(f"modelclass: expected a class of {module.__file__}, got {config.modelclass!r}")
+    settings = {**config.to_dict(), "rank": rank, "size": comm.Get_size(), "verbose": config.verbose and rank == 0}
+    model = model_class(settings)
+    return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
+
+
+def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None:
+    """Be one worker of a run, from the first collective call to the last checkpoint.
+
+    Parameters
+    ----------
+    config : RunConfig
+    devices : tuple of str
+        The devices of this machine, one per local rank, or one name for all.
+    plan : bool
+        Print the schedule and return.
+
+    Raises
+    ------
+    SystemExit
+        With status 1, after one line on one rank, for anything that the user can put right.
+    """
+    comm = MPI.COMM_WORLD
+    abort_on_error(comm)
+    config = resolve(config)
+    rank, size = comm.Get_rank(), comm.Get_size()
+    name = together(comm, lambda: choose_device(config, comm, devices))
+    model = together(comm, lambda: make_model(config, comm))
+    if plan:
+        if rank == 0:
+            print(model.plan(), flush=True)
+        model.cleanup()
+        return
+
+    out = Path(config.out or "")
+    together(comm, lambda: prepare_run_folder(out, config.resume, config.overwrite) if rank == 0 else None)
+    model.compile_iter_fns(config.sync_type)
+    gradients = config.sync_type == "cdd"
+    buffer = model.state.gradients if gradients else model.weights_to_average()
+    exchanger = together(comm, lambda: get_exchanger(config.exchange, comm, buffer))
+    iteration = together(comm, lambda: load_checkpoint(model, out, comm, config)) if config.resume else 0
+    if rank == 0:
+        write_config(out, {**config.to_dict(), "size": size, "versions": versions()})
+    say = print if rank == 0 and config.verbose else lambda *_: None
+    per_epoch = model.data.n_batch_train
+    total = model.n_epochs * per_epoch
+    last = min(total, config.max_iterations or total)
+    say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
+    say(f"exchange: {config.sync_type}, {config.exchange}, {exchanger.description}")
+
+    recorder = Recorder(
+        out, rank, size, last, config.log_interval, config.verbose, iteration if config.resume else None
+    )
+    saved = iteration
+
+    def save(done: int) -> None:
+        nonlocal saved
+        if done > saved:
+            save_checkpoint(model, out, comm, config, done)
+            saved = done
+
+    try:
+        while iteration < last:
+            epoch, start = divmod(iteration, per_epoch)
+            stop = min(per_epoch, last - epoch * per_epoch)
+
+            def after(position: int, epoch: int = epoch) -> None:
+                done = epoch * per_epoch + position
+                if config.checkpoint_interval and done % config.checkpoint_interval == 0:
+                    save(done)
+
+            train_epoch(
+                model,
+                sum_gradients if gradients else average_weights,
+                exchanger,
+                comm,
+                recorder,
+                epoch,
+                start,
+                stop,
+                after,
+            )
+            iteration = epoch * per_epoch + stop
+            if stop == per_epoch:
+                validate(model, comm, recorder, epoch, iteration)
+                model.adjust_hyperp(epoch)
+            save(iteration)
+    except Diverged as error:
+        agree(comm, error)
+    finally:
+        model.cleanup()
+    recorder.close()
+    if last < total:
+        say(f"stopped after iteration {last} of {total} (max_iterations)")
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a run's numbers depend on."""
+    import pytensor
+
+    library = MPI.Get_library_version().split("\n")[0].strip("\x00 ")
+    return {
+        "theanompi": __version__,
+        "python": platform.python_version(),
+        "pytensor": pytensor.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "mpi4py": mpi4py.__version__,
+        "mpi": library,
+    }
+
+
+def _identity(model: Any, config: RunConfig) -> dict[str, Any]:
+    """What must not change between a checkpoint and its resumption, or the minibatches would be others."""
+    assert config.batch_size
+    return {
+        "model": f"{config.modelfile}.{config.modelclass}",
+        "data": Path(config.data).name,
+        "sync_type": config.sync_type,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "minibatch": model.schedule.minibatch if isinstance(model, Model) else 0,
+        "epochs": model.n_epochs,
+        "momentum_form": config.momentum_form,
+    }
+
+
+def save_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig, iteration: int) -> None:
+    """Write the state after `iteration` updates; a collective call, as each rank has a velocity under ``avg``."""
+    arrays = dict(model.state_arrays())
+    if config.sync_type == "avg":
+        own = {k: v for k, v in arrays.items() if k.startswith("velocity/")}
+        everyone = comm.gather(own, root=0) or []
+        arrays = {k: v for k, v in arrays.items() if k not in own}
+        for rank, velocities in enumerate(everyone):
+            arrays |= {f"velocity/{rank}/{k.removeprefix('velocity/')}": v for k, v in velocities.items()}
+    if comm.Get_rank() == 0:
+        epoch, position = divmod(iteration, model.data.n_batch_train)
+        attributes = {"iteration": iteration, "epoch": epoch, "position": position, **_identity(model, config)}
+        checkpoint.save(out / CHECKPOINT, arrays, attributes)
+    comm.Barrier()
+
+
+def load_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig) -> int:
+    """Take over the state of the folder's checkpoint; gives the number of updates it has had.
+
+    Every rank reads the file.
+
+    Raises
+    ------
+    ConfigError
+        If the checkpoint belongs to another run: other minibatches, another network or another recipe.
+    """
+    path = out / CHECKPOINT
+    arrays, attributes = checkpoint.load(path)
+    for key, value in _identity(model, config).items():
+        if attributes.get(key) != value:
+            raise ConfigError(f"{path}: {key}: expected {value!r} as this run has, got {attributes.get(key)!r}")
+    expected = {k: v.shape for k, v in model.state_arrays().items()}
+    if config.sync_type == "avg":
+        prefix = f"velocity/{comm.Get_rank()}/"
+        arrays = {
+            f"velocity/{k.removeprefix(prefix)}" if k.startswith(prefix) else k: v
+            for k, v in arrays.items()
+            if k.startswith((prefix, "weights/"))
+        }
+    checkpoint.check(arrays, expected, path)
+    iteration = int(attributes["iteration"])
+    model.load_state_arrays(arrays, iteration)
+    return iteration
+
+
+def main() -> NoReturn:
+    """Run with what the launcher put into the environment."""
+    config, devices, plan = from_environment(os.environ)
+    run(config, devices, plan)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
