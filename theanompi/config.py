@@ -19,7 +19,9 @@ theanompi.config.ConfigError: epochs: expected a whole number of at least 1, got
 
 import argparse
 import difflib
+import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -219,6 +221,13 @@ def _read_text(value: Any) -> str:
     return value
 
 
+def _read_module(value: Any) -> str:
+    name = _read_text(value).removesuffix(".py").removeprefix("./").replace("/", ".")
+    if name == "__main__" or not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError
+    return name
+
+
 def _read_switch(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -234,6 +243,7 @@ def _read_epochs(value: Any) -> tuple[float, ...]:
 
 
 TEXT = Kind("a text that is not empty", _read_text)
+MODULE = Kind("a module such as models.resnet50, or its file under the current folder", _read_module)
 SWITCH = Kind("true or false", _read_switch)
 POSITIVE = _number("a number above 0", lambda x: x > 0)
 NOT_NEGATIVE = _number("a number of at least 0", lambda x: x >= 0)
@@ -241,9 +251,9 @@ DEVICES = Kind(DEVICE_NAMES, parse_devices)
 EPOCHS = Kind("increasing epochs above 0, such as 30,60,80", _read_epochs)
 
 
-def _option(default: Any, kind: Kind, group: str = "", help: str = "", flag: str = "") -> Any:
+def _option(default: Any, kind: Kind, group: str = "", help: str = "", flags: tuple[str, ...] = ()) -> Any:
     """Make a field of `RunConfig`; one with a `group` has a command-line flag, by default its own name."""
-    return field(default=default, metadata={"kind": kind, "group": group, "help": help, "flag": flag})
+    return field(default=default, metadata={"kind": kind, "group": group, "help": help, "flags": flags})
 
 
 @dataclass(frozen=True)
@@ -267,7 +277,7 @@ class RunConfig:
     """
 
     rule: str = _option("BSP", _choice(RULES))
-    modelfile: str = _option("models.resnet50", TEXT)
+    modelfile: str = _option("models.resnet50", MODULE)
     modelclass: str = _option("ResNet50", TEXT)
 
     data: str = _option("digits", TEXT, "data", "'digits' (packaged) or the path of an HDF5 data set")
@@ -291,7 +301,7 @@ class RunConfig:
         DEVICES,
         "run",
         "cpu, cuda:N, cuda (by local rank) or auto (cuda if any, else cpu)",
-        "--device",
+        ("--device", "--devices"),
     )
     precision: str = _option(
         "float32", _choice(PRECISIONS), "run", "arithmetic of the computation; the weights stay float32"
@@ -417,6 +427,54 @@ def read_field(name: str, value: Any) -> Any:
         raise ConfigError(f"{name}: expected {kind.expected}, got {value!r}{hint}") from None
 
 
+def to_environment(config: RunConfig, devices: Sequence[str], plan: bool = False) -> dict[str, str]:
+    """Make the environment variables that tell a spawned worker what to run.
+
+    Parameters
+    ----------
+    config
+        The run.
+    devices
+        The devices of the worker's machine, one per local rank.
+    plan
+        Whether the worker shall only print the plan.
+
+    Examples
+    --------
+    >>> from_environment(to_environment(RunConfig(), ["cpu", "cpu"])) == (RunConfig(), ("cpu", "cpu"), False)
+    True
+    """
+    return {
+        "THEANOMPI_CONFIG": json.dumps(config.to_dict()),
+        "THEANOMPI_DEVICES": json.dumps(list(devices)),
+        "THEANOMPI_PLAN": json.dumps(plan),
+    }
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig, tuple[str, ...], bool]:
+    """Read what `to_environment` wrote: the arguments of `theanompi.worker.run`.
+
+    Raises
+    ------
+    ConfigError
+        When the process was not started by `theanompi.launch`.
+
+    Examples
+    --------
+    >>> from_environment({})
+    Traceback (most recent call last):
+        ...
+    theanompi.config.ConfigError: THEANOMPI_CONFIG: expected a worker of rule.init or tmlauncher, got none
+    """
+    if "THEANOMPI_CONFIG" not in environ:
+        raise ConfigError("THEANOMPI_CONFIG: expected a worker of rule.init or tmlauncher, got none")
+    return (
+        RunConfig.from_dict(json.loads(environ["THEANOMPI_CONFIG"])),
+        tuple(json.loads(environ["THEANOMPI_DEVICES"])),
+        json.loads(environ["THEANOMPI_PLAN"]),
+    )
+
+
 def resolve(config: RunConfig) -> RunConfig:
     """Fill in every default; only `max_iterations` and `checkpoint_interval` may stay None (no limit).
 
@@ -433,7 +491,7 @@ def resolve(config: RunConfig) -> RunConfig:
     """
     batch_size, epochs, image_size = (16, 14, 32) if config.data == "digits" else (32, 90, 224)
     epochs = config.epochs or epochs
-    model = config.modelfile.removesuffix(".py").replace("/", ".").rsplit(".", 1)[-1]
+    model = config.modelfile.rsplit(".", 1)[-1]
     defaults: dict[str, Any] = {
         "batch_size": batch_size,
         "epochs": epochs,
@@ -465,7 +523,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        flag = item.metadata["flag"] or "--" + name.replace("_", "-")
+        flags = item.metadata["flags"] or ("--" + name.replace("_", "-"),)
         text, default = item.metadata["help"], item.default
         if default is not None and default is not False:
             shown = "yes" if default is True else default[0] if isinstance(default, tuple) else default
@@ -475,7 +533,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options["action"] = argparse.BooleanOptionalAction if default else "store_true"
         else:
             options["metavar"] = _metavar(kind)
-        groups[title].add_argument(flag, **options)
+        groups[title].add_argument(*flags, **options)
     groups["run"].add_argument("--plan", action="store_true", help="print the schedule as a table and exit")
 
 

@@ -1,0 +1,220 @@
+"""The settings: limits, defaults, flags, and one clear line for each thing that can be wrong."""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from theanompi.config import (
+    FIELDS,
+    ConfigError,
+    RunConfig,
+    add_arguments,
+    from_args,
+    from_environment,
+    hosts,
+    local_device,
+    parse_devices,
+    read_field,
+    resolve,
+    to_environment,
+)
+
+FLAGS = """
+--data --image-size --batch-size --accumulation --epochs --max-iterations --seed --device --precision
+--sync-type --exchange --plan --base-lr --base-batch --scaling --warmup --warmup-epochs --decay-epochs
+--decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
+--out --resume --overwrite --log-interval --checkpoint-interval
+""".split()
+
+
+def flags(*argv: str) -> RunConfig:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return from_args(parser.parse_args(argv))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rule", "BPS", "rule: expected one of BSP, got 'BPS'; did you mean 'BSP'?"),
+        ("modelfile", "/tmp/my model.py", "modelfile: expected a module such as models.resnet50"),
+        ("modelfile", "__main__", "modelfile: expected a module such as models.resnet50"),
+        ("modelclass", "", "modelclass: expected a text that is not empty, got ''"),
+        ("devices", "gpu0", "devices: expected device names such as cpu, cpu0, cuda0, .* got 'gpu0'"),
+        ("devices", (), "devices: expected at least one device, got none"),
+        ("devices", ("node0:cuda0", "cuda1"), "devices: expected a host for every device or for none"),
+        ("devices", "auto0", "devices: .* got 'auto0'"),
+        ("sync_type", "sum", "sync_type: expected one of cdd, avg, got 'sum'"),
+        ("exchange", "nccl32", "exchange: expected one of ar, naive, got 'nccl32'"),
+        ("data", " ", "data: expected a text"),
+        ("image_size", 0, "image_size: expected a whole number of at least 1, got 0"),
+        ("batch_size", 1.5, "batch_size: expected a whole number of at least 1, got 1.5"),
+        ("accumulation", None, "accumulation: expected a whole number of at least 1, got None"),
+        ("epochs", True, "epochs: expected a whole number of at least 1, got True"),
+        ("max_iterations", -3, "max_iterations: expected a whole number of at least 1, got -3"),
+        ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
+        ("precision", "fp16", "precision: expected one of float32, tf32, bf16, got 'fp16'"),
+        ("base_lr", 0, "base_lr: expected a number above 0, got 0"),
+        ("base_lr", float("nan"), "base_lr: expected a number above 0, got nan"),
+        ("base_batch", "many", "base_batch: expected a whole number of at least 1, got 'many'"),
+        ("scaling", "quadratic", "scaling: expected one of linear, sqrt, none"),
+        ("warmup", "slow", "warmup: expected one of gradual, constant, none"),
+        ("warmup_epochs", -1, "warmup_epochs: expected a number of at least 0, got -1"),
+        ("decay_epochs", (60, 30), r"decay_epochs: expected increasing epochs above 0, .* got \(60, 30\)"),
+        ("decay_epochs", 30, "decay_epochs: expected increasing epochs above 0, .* got 30"),
+        ("decay_factor", 1.5, "decay_factor: expected a number above 0 and at most 1, got 1.5"),
+        ("momentum", 1, "momentum: expected a number of at least 0 and below 1, got 1"),
+        ("momentum_form", "w", "momentum_form: expected one of v, u, got 'w'"),
+        ("nesterov", "perhaps", "nesterov: expected true or false, got 'perhaps'"),
+        ("weight_decay", -1e-4, "weight_decay: expected a number of at least 0, got -0.0001"),
+        ("out", "", "out: expected a text"),
+        ("resume", 2, "resume: expected true or false, got 2"),
+        ("overwrite", None, "overwrite: expected true or false, got None"),
+        ("log_interval", 0, "log_interval: expected a whole number of at least 1, got 0"),
+        ("checkpoint_interval", 0, "checkpoint_interval: expected a whole number of at least 1, got 0"),
+        ("verbose", "", "verbose: expected true or false, got ''"),
+    ],
+)
+def test_every_field_is_checked_and_the_line_names_it(field, value, message):
+    with pytest.raises(ConfigError, match="^" + message) as caught:
+        RunConfig(**{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_no_field_goes_without_a_check():
+    tested = {case[0] for case in test_every_field_is_checked_and_the_line_names_it.pytestmark[0].args[1]}
+    assert tested == set(FIELDS)
+
+
+def test_resume_and_overwrite_exclude_each_other():
+    with pytest.raises(ConfigError, match="resume, overwrite: expected at most one of them, got both"):
+        RunConfig(resume=True, overwrite=True)
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().epochs = 3  # type: ignore[misc]
+
+
+def test_dict_survives_json_with_every_field_changed():
+    config = RunConfig(
+        modelfile="mine.py", modelclass="Net", devices="node0:cuda0,cuda1,node1:cuda0", data="a.h5",
+        sync_type="avg", exchange="naive", image_size=8, batch_size=2, accumulation=3, epochs=4,
+        max_iterations=5, seed=6, precision="bf16", base_lr=0.2, base_batch=64, scaling="sqrt",
+        warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0, momentum_form="u",
+        nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1, checkpoint_interval=7, verbose=False,
+    )  # fmt: skip
+    assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.modelfile == "mine"
+    assert config.decay_epochs == (2.0, 3.5)
+
+
+def test_unknown_setting_names_the_closest():
+    with pytest.raises(ConfigError, match="^unknown setting 'batchsize'; did you mean 'batch_size'\\?$"):
+        RunConfig.from_dict({"batchsize": 3})
+
+
+def test_resolve_fills_what_is_missing_and_nothing_else():
+    digits, paper = resolve(RunConfig()), resolve(RunConfig(data="sets/imagenet.h5"))
+    assert (digits.batch_size, digits.epochs, digits.image_size) == (16, 14, 32)
+    assert (paper.batch_size, paper.epochs, paper.image_size) == (32, 90, 224)
+    assert (paper.warmup_epochs, paper.decay_epochs) == (5.0, (30.0, 60.0, 80.0))
+    assert digits.decay_epochs == pytest.approx((14 / 3, 28 / 3, 112 / 9))
+    assert (digits.out, paper.out) == ("runs/resnet50-digits", "runs/resnet50-imagenet")
+    assert (digits.scaling, resolve(RunConfig(sync_type="avg")).scaling) == ("linear", "none")
+    assert resolve(RunConfig(epochs=9)).warmup_epochs == 0.5
+    given = RunConfig(
+        batch_size=2, epochs=3, image_size=8, scaling="sqrt", warmup_epochs=0, decay_epochs=(1,), out="o"
+    )
+    assert resolve(given) == given
+    assert {name for name, value in digits.to_dict().items() if value is None} == {
+        "max_iterations",
+        "checkpoint_interval",
+    }
+
+
+def test_every_flag_of_the_interface_is_there():
+    parser = argparse.ArgumentParser(prog="x")
+    add_arguments(parser)
+    assert set(FLAGS) <= set(parser._option_string_actions)
+    assert "%" not in parser.format_help().replace("%(prog)", "")
+
+
+def test_flags_set_their_fields_and_leave_the_others():
+    given = "--epochs 2 --device cuda:1 --decay-epochs 1,1.5 --no-nesterov --resume --base-lr 1e-2"
+    config = flags(*given.split(), "--sync-type", "avg")
+    changed = {"epochs": 2, "devices": ["cuda:1"], "decay_epochs": [1.0, 1.5], "nesterov": False}
+    changed |= {"resume": True, "base_lr": 0.01, "sync_type": "avg"}
+    assert config.to_dict() == RunConfig().to_dict() | changed
+    assert flags() == RunConfig()
+
+
+def test_a_bad_flag_says_what_the_field_expects():
+    with pytest.raises(ConfigError, match="^epochs: expected a whole number of at least 1, got '2.5'$"):
+        flags("--epochs", "2.5")
+
+
+def test_device_spellings():
+    assert parse_devices("cpu0, cpu1,cpu") == ("cpu", "cpu", "cpu")
+    assert parse_devices(["cuda0", "cuda:1", "cuda", "auto"]) == ("cuda:0", "cuda:1", "cuda", "auto")
+    several = parse_devices(["node0:cuda:0", "10.0.0.2:cuda0,cuda3", "node0:cpu"])
+    assert several == ("node0:cuda:0", "10.0.0.2:cuda:0", "10.0.0.2:cuda:3", "node0:cpu")
+    assert parse_devices(several) == several
+    assert [tuple(host) for host in hosts(several)] == [
+        ("node0", ("cuda:0", "cpu")),
+        ("10.0.0.2", ("cuda:0", "cuda:3")),
+    ]
+
+
+def test_local_device():
+    assert [local_device(("auto",), rank, 2) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert local_device(("auto",), 5, 0) == "cpu"
+    assert [local_device(("cpu", "cuda:1"), rank, 2) for rank in range(2)] == ["cpu", "cuda:1"]
+    assert [local_device(("cpu",), rank, 2) for rank in range(2)] == ["cpu", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (("cuda",), "devices: expected one of the 0 GPUs that torch sees here, got 'cuda'"),
+        (("cuda:0",), "devices: expected one of the 0 GPUs that torch sees here, got 'cuda:0'"),
+        (("cpu", "cpu"), "devices: expected one for each rank of this machine, got 2 for rank 2"),
+        (("node0:cpu",), "devices: expected names without a host, because your own mpirun chooses the hosts"),
+    ],
+)
+def test_local_device_that_is_not_there(devices, message):
+    with pytest.raises(ConfigError, match=message):
+        local_device(devices, 2, 0)
+
+
+def test_environment_round_trip():
+    config = RunConfig(epochs=3, devices="node0:cpu,node1:cuda0")
+    assert from_environment(to_environment(config, ("cuda:0",), True)) == (config, ("cuda:0",), True)
+
+
+def test_read_field_takes_words_for_switches():
+    assert [read_field("nesterov", word) for word in ("true", "No", "1", "0")] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("module", ["config", "launch", "rules", "cfgfile", "cli"])
+def test_the_launching_side_imports_neither_torch_nor_mpi(module):
+    heavy = {"torch", "mpi4py", "pytensor", "numpy"}
+    program = f"import sys, theanompi.{module}; print({heavy} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_package_offers_its_names_lazily():
+    program = (
+        "import sys, theanompi as t; assert 'theanompi.rules' not in sys.modules; print(t.BSP, t.__version__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "<class 'theanompi.rules.bsp.BSP'> 0.1.0\n"
+    import theanompi
+
+    with pytest.raises(AttributeError, match="module 'theanompi' has no attribute 'GOSGD'"):
+        _ = theanompi.GOSGD
