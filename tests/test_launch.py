@@ -1,0 +1,300 @@
+"""The mpirun command lines, and real jobs: how they start, how they fail, and that nothing is left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mpi import ROOT
+from theanompi import launch
+from theanompi.config import ConfigError, RunConfig
+from theanompi.launch import Job, command, find_mpirun, flavour, mpi_rank
+
+WORKER = """
+import json, os, signal, sys, time
+from pathlib import Path
+from mpi4py import MPI
+from theanompi.config import from_environment
+
+def run(config, devices, plan=False):
+    comm = MPI.COMM_WORLD
+    rank = comm.rank
+    facts = {
+        "size": comm.size, "total": comm.allreduce(rank), "pid": os.getpid(),
+        "devices": devices, "plan": plan, "seed": config.seed,
+        "threads": os.environ["OMP_NUM_THREADS"], "cores": len(os.sched_getaffinity(0)),
+    }
+    Path(f"rank{rank}.json").write_text(json.dumps(facts))
+    comm.Barrier()
+    if config.out == "exit" and rank == comm.size - 1:
+        os._exit(3)
+    if config.out == "kill" and rank == comm.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.out in ("exit", "kill", "sleep"):
+        time.sleep(100)
+    if config.out == "deaf":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        Path(f"deaf{rank}").touch()
+        time.sleep(100)
+
+if __name__ == "__main__":
+    run(*from_environment())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A current folder that holds the worker's module and is not the repository."""
+    (tmp_path / "small_worker.py").write_text(WORKER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def facts(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+
+
+def await_files(process: subprocess.Popen, folder: Path, pattern: str, n: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob(pattern))) < n:
+        assert process.poll() is None and time.monotonic() < deadline, f"{n} ranks did not start"
+        time.sleep(0.05)
+    time.sleep(0.3)
+
+
+def assert_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+                os.kill(pid, 0)
+                assert time.monotonic() < deadline, f"process {pid} is still there"
+                time.sleep(0.05)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_one_rank_per_device(folder, monkeypatch, n):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    devices = ["cpu0", "cuda1", "cpu2", "cuda3"][:n]
+    assert Job(RunConfig(devices=devices, seed=7), module="small_worker", plan=True).wait() == 0
+    got = facts(folder)
+    assert [item["total"] for item in got] == [n * (n - 1) // 2] * n
+    for item in got:
+        assert (item["size"], item["plan"], item["seed"]) == (n, True, 7)
+        assert item["devices"] == ["cpu", "cuda:1", "cpu", "cuda:3"][:n]
+        assert int(item["threads"]) == max(1, len(os.sched_getaffinity(0)) // n)
+        assert item["cores"] == len(os.sched_getaffinity(0))
+
+
+def test_the_users_threads_are_kept(folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert Job(RunConfig(devices="cpu"), module="small_worker").wait() == 0
+    assert facts(folder)[0]["threads"] == "5"
+
+
+def test_bound_ranks_have_cores_of_their_own(folder):
+    n = min(2, launch.cores())
+    assert Job(RunConfig(devices=["cpu"] * n), module="small_worker", bind=True).wait() == 0
+    assert [item["cores"] for item in facts(folder)] == [launch.cores() // n] * n
+
+
+def test_several_hosts_get_the_devices_of_their_own(folder):
+    # Two names of one machine: what differs between hosts really goes to each of them.
+    assert Job(RunConfig(devices="localhost:cpu0,127.0.0.1:cuda0,cuda1"), module="small_worker").wait() == 0
+    got = facts(folder)
+    assert [item["devices"] for item in got] == [["cpu"], ["cuda:0", "cuda:1"], ["cuda:0", "cuda:1"]]
+    assert [item["size"] for item in got] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("way", "status"), [("exit", 3), ("kill", None)])
+def test_a_rank_that_dies_ends_all(folder, way, status):
+    begin = time.monotonic()
+    got = Job(RunConfig(devices=["cpu"] * 3, out=way), module="small_worker").wait()
+    assert got == status if status else got != 0
+    assert time.monotonic() - begin < 30
+    assert len(facts(folder)) == 3
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
+SCRIPT = """
+import sys
+from theanompi import launch
+from theanompi.config import RunConfig
+launch.GRACE = 2
+sys.exit(launch.Job(RunConfig(devices=["cpu"] * 2, out=sys.argv[1]), module="small_worker").wait())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_launcher_ends_all_ranks(folder, number):
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, "sleep"])
+    await_files(process, folder, "rank*.json", 2)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
+def test_ranks_that_ignore_signals_are_killed(folder):
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, "deaf"])
+    await_files(process, folder, "deaf*", 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 128 + signal.SIGINT
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
+END_EARLY = """
+import time
+from pathlib import Path
+from theanompi.config import RunConfig
+from theanompi.launch import Job
+job = Job(RunConfig(devices=["cpu"] * 2, out="sleep"), module="small_worker")
+while len(list(Path().glob("rank*.json"))) < 2:
+    time.sleep(0.05)
+raise SystemExit(5)
+"""
+
+
+def test_the_end_of_the_launcher_ends_all_ranks(folder):
+    process = subprocess.Popen([sys.executable, "-c", END_EARLY])
+    assert process.wait(timeout=60) == 5
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
+def test_signal_handlers_are_put_back(folder):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    job = Job(RunConfig(devices="cpu"), module="small_worker")
+    assert signal.getsignal(signal.SIGINT) not in before
+    assert job.wait() == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_without_mpirun_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match="mpirun: expected one in .* on PATH, got none; remedy: pip install mpich"
+    ):
+        find_mpirun()
+
+
+def test_mpirun_beside_this_python_comes_first(tmp_path, monkeypatch):
+    for name in ("beside", "path"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mpirun").write_text("#!/bin/sh\n")
+        (tmp_path / name / "mpirun").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "beside" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert find_mpirun() == str(tmp_path / "beside" / "mpirun")
+    (tmp_path / "beside" / "mpirun").unlink()
+    assert find_mpirun() == str(tmp_path / "path" / "mpirun")
+
+
+def test_flavours():
+    intel = "Intel(R) MPI Library for Linux* OS, Version 2021.18.1 Build 20260626 (id: b44796a)"
+    assert flavour("mpirun (Open MPI) 5.0.11\n\nReport bugs to …") == "openmpi"
+    assert flavour(intel) == "intel"
+    assert flavour("HYDRA build details:\n    Version: 5.0.2") == "mpich"
+    with pytest.raises(
+        ConfigError, match="mpirun --version: expected MPICH, Open MPI or Intel MPI, got 'LAM 7.0'"
+    ):
+        flavour("LAM 7.0\n")
+
+
+@pytest.mark.parametrize(
+    ("environ", "rank"),
+    [
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 1),
+        ({"OMPI_COMM_WORLD_RANK": "2", "PMIX_RANK": "2"}, 2),
+        ({"PMIX_RANK": "0"}, 0),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "9"}, None),
+        ({}, None),
+    ],
+)
+def test_under_an_mpirun_or_not(environ, rank):
+    assert mpi_rank(environ) == rank
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def set_to(cores: int, uid: int) -> None:
+        monkeypatch.setattr(launch, "cores", lambda: cores)
+        monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+    for name in list(os.environ):
+        if name.startswith(launch._EXPORTED):
+            monkeypatch.delenv(name)
+    set_to(4, 1000)
+    return set_to
+
+
+WORDS = [sys.executable, "-m", "theanompi.worker"]
+ONE = '["cuda:0"]'
+TWO = '["cuda:0", "cuda:1"]'
+
+
+def test_open_mpi_on_one_host(machine):
+    config = RunConfig(devices="cuda0,cuda1")
+    end = ["-n", "2", "-x", f"THEANOMPI_DEVICES={TWO}", "-x", "OMP_NUM_THREADS=2", *WORDS]
+    assert command(config, "mpirun", "openmpi") == ["mpirun", "--bind-to", "none", *end]
+    bound = ["mpirun", "--map-by", "slot:PE=2", "--bind-to", "core", *end]
+    assert command(config, "mpirun", "openmpi", bind=True) == bound
+    machine(1, 0)
+    root = command(config, "mpirun", "openmpi", threads=False)
+    assert root == [
+        *["mpirun", "--bind-to", "none", "--allow-run-as-root", "--oversubscribe"],
+        *["-n", "2", "-x", f"THEANOMPI_DEVICES={TWO}", *WORDS],
+    ]
+
+
+def test_open_mpi_on_several_hosts(machine, monkeypatch):
+    monkeypatch.setenv("UCX_TLS", "rc")
+    exported = ["UCX_TLS", "PATH", "PYTHONPATH", "THEANOMPI_CONFIG", "THEANOMPI_PLAN"]
+    assert command(RunConfig(devices="a:cuda0,b:cuda0,cuda1"), "mpirun", "openmpi") == [
+        *["mpirun", "--bind-to", "none", *(word for name in exported for word in ("-x", name))],
+        *[
+            "--host",
+            "a:1",
+            "-n",
+            "1",
+            "-x",
+            f"THEANOMPI_DEVICES={ONE}",
+            "-x",
+            "OMP_NUM_THREADS=4",
+            *WORDS,
+            ":",
+        ],
+        *["--host", "b:2", "-n", "2", "-x", f"THEANOMPI_DEVICES={TWO}", "-x", "OMP_NUM_THREADS=2", *WORDS],
+    ]
+
+
+def test_mpich(machine):
+    one = ["-n", "1", "-env", "THEANOMPI_DEVICES", ONE, "-env", "OMP_NUM_THREADS", "4", *WORDS]
+    two = ["-n", "2", "-env", "THEANOMPI_DEVICES", TWO, "-env", "OMP_NUM_THREADS", "2", *WORDS]
+    assert command(RunConfig(devices="cuda0,cuda1"), "mpirun", "mpich") == ["mpirun", *two]
+    several = RunConfig(devices="a:cuda0,b:cuda0,cuda1")
+    assert command(several, "mpirun", "mpich") == ["mpirun", "-hosts", "a:1,b:2", *one, ":", *two]
+    bound = command(RunConfig(devices="cuda0,cuda1"), "mpirun", "mpich", bind=True)
+    assert bound == ["mpirun", "-bind-to", "core:2", *two]
+
+
+def test_intel_mpi(machine):
+    one = ["-n", "1", "-env", "THEANOMPI_DEVICES", ONE, "-env", "OMP_NUM_THREADS", "4", *WORDS]
+    two = ["-n", "2", "-env", "THEANOMPI_DEVICES", TWO, "-env", "OMP_NUM_THREADS", "2", *WORDS]
+    head = ["mpirun", "-genv", "I_MPI_PIN"]
+    assert command(RunConfig(devices="cuda0,cuda1"), "mpirun", "intel", bind=True) == [*head, "1", *two]
+    several = RunConfig(devices="a:cuda0,b:cuda0,cuda1")
+    assert command(several, "mpirun", "intel") == [*head, "0", "-host", "a", *one, ":", "-host", "b", *two]
+
+
+def test_more_bound_ranks_than_cores(machine):
+    with pytest.raises(ConfigError, match="bind: expected at most 4 ranks on 4 cores, got 5"):
+        command(RunConfig(devices=["cpu"] * 5), "mpirun", "mpich", bind=True)

@@ -1,0 +1,279 @@
+"""From a `RunConfig` to running processes: the mpirun command line, the environment, signals and the end.
+
+The launcher needs neither torch nor MPI: it names the worker by its module and speaks to it through the
+environment (`theanompi.config.to_environment`). It knows three families of mpirun: MPICH's hydra, Open MPI's
+prte and Intel MPI's hydra.
+"""
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
+
+WORKER = "theanompi.worker"
+GRACE = 10.0
+"""Seconds that mpirun gets to end its processes after a signal, before it is killed."""
+
+# Each of these is set by every launcher of its kind for each process, and by nothing else. Slurm's own
+# variables are not among them: they are also set in a batch script that runs on one node without srun.
+_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What Open MPI must be told to take to other machines; the hydras take the whole environment.
+_EXPORTED = ("CUDA_", "LD_LIBRARY_PATH", "MKL_", "OMP_", "PYTENSOR_", "TORCH", "UCX_")
+
+
+def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return this process's rank when an mpirun (or srun with PMI) started it, else None; MPI is not loaded.
+
+    >>> mpi_rank({"PMI_RANK": "3", "PMI_SIZE": "4"})
+    3
+    >>> mpi_rank({"SLURM_PROCID": "0"}) is None
+    True
+    """
+    ranks = [environ[name] for name in _RANK_VARIABLES if name in environ]
+    return int(ranks[0]) if ranks else None
+
+
+def find_mpirun() -> str:
+    """Return the path of the mpirun beside this Python, or else of the first one on PATH.
+
+    Raises
+    ------
+    ConfigError
+        When there is none; the message says how to get one.
+
+    Examples
+    --------
+    >>> Path(find_mpirun()).name
+    'mpirun'
+    """
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which("mpirun", path=beside) or shutil.which("mpirun")
+    if found is None:
+        raise ConfigError(f"mpirun: expected one in {beside} or on PATH, got none; remedy: pip install mpich")
+    return found
+
+
+def flavour(version: str) -> str:
+    """Tell which family an mpirun belongs to from what ``mpirun --version`` prints.
+
+    Returns
+    -------
+    str
+        ``"mpich"``, ``"openmpi"`` or ``"intel"``.
+
+    Raises
+    ------
+    ConfigError
+        When it is none of them.
+
+    Examples
+    --------
+    >>> flavour("mpirun (Open MPI) 5.0.11")
+    'openmpi'
+    """
+    for words, name in (("Open MPI", "openmpi"), ("Intel(R) MPI", "intel"), ("HYDRA", "mpich")):
+        if words in version:
+            return name
+    got = version.strip().splitlines()[0] if version.strip() else "nothing"
+    raise ConfigError(f"mpirun --version: expected MPICH, Open MPI or Intel MPI, got {got!r}")
+
+
+def cores() -> int:
+    """Count the cores that this process may use.
+
+    >>> cores() >= 1
+    True
+    """
+    return len(os.sched_getaffinity(0))
+
+
+def command(
+    config: RunConfig,
+    mpirun: str,
+    kind: str,
+    *,
+    threads: bool = True,
+    module: str = WORKER,
+    bind: bool = False,
+) -> list[str]:
+    """Build the command line that starts one worker per device.
+
+    Each machine has a context of its own (``mpirun … : …``) with the variables that differ between machines:
+    its devices and its number of threads per rank. Other machines are taken to have as many cores as this
+    one, and this Python and the current folder at the same paths.
+
+    Parameters
+    ----------
+    config
+        The run; its devices say how many ranks start where.
+    mpirun, kind
+        The path of mpirun, and its `flavour`.
+    threads
+        Whether to set ``OMP_NUM_THREADS`` to a machine's cores divided by its ranks, but at least 1.
+    module
+        The worker's module.
+    bind
+        Whether to bind each rank to cores of its own; otherwise ranks are not bound.
+
+    Raises
+    ------
+    ConfigError
+        When ranks shall be bound and there are more of them than cores.
+
+    Examples
+    --------
+    >>> config = RunConfig(devices="node0:cuda0,node1:cuda0,cuda1")
+    >>> words = command(config, "mpirun", "mpich")
+    >>> words[:5]
+    ['mpirun', '-hosts', 'node0:1,node1:2', '-n', '1']
+    >>> words[words.index(":") + 1 :][:5]
+    ['-n', '2', '-env', 'THEANOMPI_DEVICES', '["cuda:0", "cuda:1"]']
+    """
+    machines = hosts(config.devices)
+    most = max(len(machine.devices) for machine in machines)
+    if bind and most > cores():
+        raise ConfigError(f"bind: expected at most {cores()} ranks on {cores()} cores, got {most}")
+    words = [mpirun]
+    if kind == "openmpi":
+        # Its default binds a rank to one core, where all of its threads would share that core.
+        words += (
+            ["--map-by", f"slot:PE={cores() // most}", "--bind-to", "core"] if bind else ["--bind-to", "none"]
+        )
+        if os.geteuid() == 0:
+            words.append("--allow-run-as-root")
+        if most > cores():
+            words.append("--oversubscribe")
+        if machines[0].name:
+            names = [name for name in sorted(os.environ) if name.startswith(_EXPORTED)]
+            for name in [*names, "PATH", "PYTHONPATH", "THEANOMPI_CONFIG", "THEANOMPI_PLAN"]:
+                words += ["-x", name]
+    elif kind == "intel":
+        words += ["-genv", "I_MPI_PIN", "1" if bind else "0"]
+    elif bind:
+        words += ["-bind-to", f"core:{cores() // most}"]
+    if kind == "mpich" and machines[0].name:
+        words += ["-hosts", ",".join(f"{machine.name}:{len(machine.devices)}" for machine in machines)]
+    for number, machine in enumerate(machines):
+        words += [":"] * (number > 0) + _context(config, machine, kind, threads)
+        words += [sys.executable, "-m", module]
+    return words
+
+
+def _context(config: RunConfig, machine: Host, kind: str, threads: bool) -> list[str]:
+    ranks = len(machine.devices)
+    job = to_environment(config, machine.devices)
+    own = {"THEANOMPI_DEVICES": job["THEANOMPI_DEVICES"]}
+    if threads:
+        own["OMP_NUM_THREADS"] = str(max(1, cores() // ranks))
+    words: list[str] = []
+    if machine.name and kind == "openmpi":
+        words = ["--host", f"{machine.name}:{ranks}"]
+    elif machine.name and kind == "intel":
+        words = ["-host", machine.name]
+    words += ["-n", str(ranks)]
+    for name, value in own.items():
+        words += ["-x", f"{name}={value}"] if kind == "openmpi" else ["-env", name, value]
+    return words
+
+
+class Job:
+    """A running mpirun: started by the constructor, ended by itself, a signal or the end of this process.
+
+    While it runs, SIGINT, SIGTERM and SIGHUP to this process end all ranks (when the job was made in the main
+    thread, the only one that may handle signals). A second signal does what it would have done before.
+
+    Parameters
+    ----------
+    config
+        The run.
+    module, bind
+        As in `command`.
+    plan
+        Whether the workers shall only print the plan.
+
+    Raises
+    ------
+    ConfigError
+        When there is no mpirun, or one of an unknown kind.
+    """
+
+    def __init__(self, config: RunConfig, *, module: str = WORKER, bind: bool = False, plan: bool = False):
+        mpirun = find_mpirun()
+        environ = {**os.environ, **to_environment(config, config.devices, plan)}
+        # Workers find modules where this process finds them. Intel's mpirun looks for its parts on PATH.
+        environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environ["PATH"] = os.pathsep.join([str(Path(mpirun).parent), environ.get("PATH", os.defpath)])
+        version = subprocess.run(
+            [mpirun, "--version"], env=environ, capture_output=True, text=True, check=False
+        )
+        words = command(
+            config,
+            mpirun,
+            flavour(version.stdout),
+            threads="OMP_NUM_THREADS" not in environ,
+            module=module,
+            bind=bind,
+        )
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        # A session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
+        self._mpirun = subprocess.Popen(words, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
+        atexit.register(self.stop)
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        self._restore()
+        self._end(signal.SIGTERM)
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _end(self, number: int) -> None:
+        # The group, because Intel's mpirun is a shell script that keeps signals to itself.
+        if self._mpirun.poll() is None:
+            os.killpg(self._mpirun.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end.
+
+        Returns
+        -------
+        int
+            0 when all ranks ended well; mpirun's exit status when not; 128 + the number of a signal that this
+            process was sent.
+        """
+        while self._signal is None and self._mpirun.poll() is None:
+            # Short waits, so that a signal is acted upon even if mpirun ignores it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._mpirun.wait(timeout=0.5)
+        self.stop()
+        if self._signal is not None:
+            return 128 + self._signal
+        status = self._mpirun.returncode
+        return 128 - status if status < 0 else status
+
+    def stop(self) -> None:
+        """End all ranks if they still run: ask mpirun, and kill it after `GRACE` seconds."""
+        self._restore()
+        self._end(signal.SIGTERM)
+        try:
+            self._mpirun.wait(timeout=GRACE)
+        except subprocess.TimeoutExpired:
+            self._end(signal.SIGKILL)
+            self._mpirun.wait()
+        atexit.unregister(self.stop)
