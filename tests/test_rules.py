@@ -1,0 +1,167 @@
+"""`init` and `wait`: what is checked before anything starts, how a run ends, and who is the worker."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.mpi import ROOT, run_mpi
+from tests.test_launch import WORKER
+from theanompi import BSP
+from theanompi.config import RULES, ConfigError, RunConfig
+from theanompi.rules import Rule, RunFailed, base, get_rule
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "small_worker.py").write_text(WORKER)
+    (tmp_path / "mymodel.py").write_text(
+        "raise ImportError('imported by the launcher')\nclass Net:\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@pytest.fixture
+def nothing_spawned(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a job was started")
+
+    monkeypatch.setattr(base, "Job", refuse)
+
+
+NET = {"modelfile": "mymodel", "modelclass": "Net"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sync_type": "sum"}, "sync_type: expected one of cdd, avg, got 'sum'"),
+        ({"exchange": "nccl32"}, "exchange: expected one of ar, naive, got 'nccl32'"),
+        ({"devices": ["gpu0"]}, "devices: .* got 'gpu0'"),
+        ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
+        (
+            {"modelfile": "mymodle"},
+            "modelfile: expected a module on sys.path, got 'mymodle'; did you mean 'mymodel'",
+        ),
+        ({"modelfile": "models.resnt50"}, "got 'models.resnt50'; did you mean 'resnet50'"),
+        (
+            {"modelfile": "nowhere.resnet50"},
+            "modelfile: expected a module on sys.path, got 'nowhere.resnet50'$",
+        ),
+        ({"modelfile": "mymodel.net"}, "modelfile: expected a module on sys.path, got 'mymodel.net'$"),
+        ({"modelfile": "sys"}, r"modelfile: expected a Python file, got 'sys' \(built-in\)"),
+        (
+            {"modelclass": "Ned"},
+            "modelclass: expected a class of .*mymodel.py, got 'Ned'; did you mean 'Net'",
+        ),
+        ({"modelfile": "broken"}, "modelfile: expected Python in .*broken.py, got .* in line 2"),
+        (
+            {"data": "no.h5"},
+            "data: expected 'digits' or the path of an HDF5 file, got 'no.h5', which is none",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(folder, nothing_spawned, settings, message):
+    (folder / "broken.py").write_text("import os\nclass Net\n")
+    with pytest.raises(ConfigError, match=message) as caught:
+        BSP().init(**{"devices": ["cpu"], **NET, **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_model_may_be_an_imported_or_assigned_name(folder):
+    for number, text in enumerate(
+        ["from x import Net", "from x import M as Net", "Net = 1", "from x import *"]
+    ):
+        (folder / f"m{number}.py").write_text(text)
+        base.check(RunConfig(modelfile=f"m{number}", modelclass="Net"))
+
+
+def test_a_class_inside_a_function_is_none_of_the_module(folder):
+    (folder / "inner.py").write_text("def f():\n    class Net: pass\n")
+    with pytest.raises(ConfigError, match="modelclass: expected a class of"):
+        base.check(RunConfig(modelfile="inner", modelclass="Net"))
+
+
+def start(out: str | None = None, n: int = 2) -> Rule:
+    rule = BSP()
+    rule.start(RunConfig(devices=["cpu"] * n, out=out, **NET), module="small_worker")
+    return rule
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_init_spawns_and_wait_reports(folder, capfd, n):
+    assert start(n=n).wait() == 0
+    out = capfd.readouterr().out
+    assert out.startswith(f"BSP: {n} rank(s) ended well after ")
+    assert len(list(folder.glob("rank*.json"))) == n
+
+
+@pytest.mark.parametrize(("way", "status"), [("exit", "3"), ("kill", "\\d+")])
+def test_wait_raises_one_line_when_a_rank_dies(folder, way, status):
+    with pytest.raises(
+        RunFailed, match=rf"^BSP: 2 rank\(s\) failed with exit status {status} after \d+ s$"
+    ) as caught:
+        start(out=way).wait()
+    assert caught.value.status != 0
+
+
+def test_wait_before_init():
+    with pytest.raises(RuntimeError, match="BSP.wait: expected a call of init before it, got none"):
+        BSP().wait()
+
+
+SCRIPT = """
+from theanompi import BSP
+rule = BSP()
+rule.init(devices=["cpu"], modelfile="mymodel", modelclass="Net", seed=7)
+print("between", flush=True)
+rule.wait()
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_under_the_users_mpirun_the_script_is_the_worker(folder, n):
+    # The worker by its real name, as a user's script has no other.
+    program = "import sys, small_worker; sys.modules['theanompi.worker'] = small_worker" + SCRIPT
+    (folder / "train.py").write_text("import os; os.chdir(os.path.dirname(__file__))\n" + program)
+    done = run_mpi(n, [str(folder / "train.py")], timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("between") == n
+    assert len(list(folder.glob("rank*.json"))) == n
+
+
+def test_run_is_one_worker_in_this_process(folder, monkeypatch):
+    calls = []
+    monkeypatch.setitem(
+        sys.modules, "stand_in", type("Worker", (), {"run": lambda *args: calls.append(args)})
+    )
+    config = RunConfig(devices="cuda0")
+    BSP().run(config, plan=True, module="stand_in")
+    assert calls == [(config, ("cuda:0",), True)]
+
+
+def test_every_rule_can_be_made_by_its_name():
+    assert [get_rule(name).name for name in RULES] == list(RULES)
+    with pytest.raises(ConfigError, match="rule: expected one of BSP, got 'EASGD'"):
+        get_rule("EASGD")
+
+
+LAUNCHING = """
+import sys
+from theanompi.config import RunConfig
+from theanompi.rules import BSP
+rule = BSP()
+rule.start(RunConfig(devices="cpu", modelfile="mymodel", modelclass="Net"), module="small_worker")
+rule.wait()
+sys.exit(bool({"mpi4py", "torch", "mymodel"} & {*sys.modules}))
+"""
+
+
+def test_the_launching_script_loads_neither_mpi_nor_the_model(folder):
+    assert (
+        subprocess.run([sys.executable, "-c", LAUNCHING], stdout=subprocess.DEVNULL, timeout=60).returncode
+        == 0
+    )

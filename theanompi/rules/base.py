@@ -1,0 +1,220 @@
+"""What every rule offers its user: `Rule.init`, `Rule.wait`, and checks before anything is spawned."""
+
+import ast
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+import time
+from abc import ABC
+from collections.abc import Iterable
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, ClassVar
+
+from theanompi.config import ConfigError, RunConfig, closest, hosts
+from theanompi.launch import WORKER, Job, mpi_rank
+
+
+class RunFailed(RuntimeError):
+    """A spawned run ended badly; `status` is its exit status, not 0."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+class Rule(ABC):
+    """A way of training together: `init` starts one process per device, `wait` waits for their end.
+
+    Under an mpirun of the user's own the script is the worker: `init` then checks and keeps the settings and
+    spawns nothing, and `wait` trains in this very process.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._config: RunConfig | None = None
+        self._job: Job | None = None
+        self._started = 0.0
+
+    def init(
+        self,
+        devices: str | Iterable[str],
+        modelfile: str,
+        modelclass: str,
+        *,
+        bind: bool = False,
+        **config: Any,
+    ) -> None:
+        """Start one worker per device, or under the user's own mpirun get ready to be one.
+
+        Parameters
+        ----------
+        devices
+            One per worker, such as ``["cuda0", "cuda1"]`` or ``["node0:cuda0", "node1:cuda0,cuda1"]``; under
+            an mpirun of the user's own the devices of this machine, by local rank, or one name for all.
+        modelfile, modelclass
+            The module of the model, found from the current folder and ``sys.path``, and the class in it.
+        bind
+            Whether each rank is bound to cores of its own.
+        **config
+            Any other field of `theanompi.config.RunConfig`.
+
+        Raises
+        ------
+        theanompi.config.ConfigError
+            When a setting, the model's file or class, or the data set's file is wrong; nothing is started.
+        """
+        self.start(
+            RunConfig.from_dict(
+                {
+                    **config,
+                    "rule": self.name,
+                    "devices": devices,
+                    "modelfile": modelfile,
+                    "modelclass": modelclass,
+                }
+            ),
+            bind=bind,
+        )
+
+    def start(
+        self, config: RunConfig, *, bind: bool = False, plan: bool = False, module: str = WORKER
+    ) -> None:
+        """Do what `init` does, with the settings in one object.
+
+        Parameters
+        ----------
+        config
+            The run.
+        bind
+            Whether each rank is bound to cores of its own.
+        plan
+            Whether the workers shall only print the plan.
+        module
+            The worker's module.
+
+        Raises
+        ------
+        theanompi.config.ConfigError
+            As in `init`.
+        """
+        check(config)
+        self._config, self._plan, self._module = config, plan, module
+        self._started = time.monotonic()
+        if mpi_rank() is None:
+            self._job = Job(config, module=module, bind=bind, plan=plan)
+
+    def wait(self) -> int:
+        """Wait for the workers and print how they ended; under the user's own mpirun, be the worker.
+
+        Returns
+        -------
+        int
+            0, the exit status of a run that ended well.
+
+        Raises
+        ------
+        RunFailed
+            When a worker failed or a signal ended the run: one line with the exit status. The worker's own
+            message is on the standard error above it.
+        RuntimeError
+            Without `init` before it.
+        """
+        if self._config is None:
+            raise RuntimeError(f"{self.name}.wait: expected a call of init before it, got none")
+        if self._job is None:
+            self.run(self._config, plan=self._plan, module=self._module)
+            return 0
+        status = self._job.wait()
+        ranks, seconds = len(self._config.devices), time.monotonic() - self._started
+        if status:
+            raise RunFailed(
+                f"{self.name}: {ranks} rank(s) failed with exit status {status} after {seconds:.0f} s", status
+            )
+        print(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s", flush=True)
+        return 0
+
+    def run(self, config: RunConfig, *, plan: bool = False, module: str = WORKER) -> None:
+        """Be a worker in this process: a rank of the user's own mpirun, or else the only one.
+
+        Parameters
+        ----------
+        config
+            The run; its devices are those of this machine, one per local rank, or one for all.
+        plan
+            Whether to print the plan only.
+        module
+            The worker's module, imported here because it brings torch and MPI along.
+        """
+        importlib.import_module(module).run(config, config.devices, plan)
+
+
+def check(config: RunConfig) -> None:
+    """Check that the files and names of a run exist, without importing the model or opening the data set.
+
+    The current folder is put on ``sys.path``, where Theano-MPI looked for models too.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+        When the model's module, its class or the data set's file is not there, or the module does not parse.
+
+    Examples
+    --------
+    >>> check(RunConfig(modelfile="mymodels.resnet50"))
+    Traceback (most recent call last):
+        ...
+    theanompi.config.ConfigError: modelfile: expected a module on sys.path, got 'mymodels.resnet50'
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    _check_model(config.modelfile, config.modelclass)
+    elsewhere = hosts(config.devices)[0].name is not None
+    if config.data != "digits" and not elsewhere and not Path(config.data).is_file():
+        raise ConfigError(
+            f"data: expected 'digits' or the path of an HDF5 file, got {config.data!r}, which is none"
+        )
+
+
+def _check_model(modelfile: str, modelclass: str) -> None:
+    importlib.invalidate_caches()
+    top, *parts = modelfile.split(".")
+    spec, folder, name = importlib.util.find_spec(top), None, top
+    for part in parts:
+        # importlib.util.find_spec would run the packages above the module.
+        folder = list(spec.submodule_search_locations or ()) if spec else []
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, folder)
+    if spec is None:
+        hint = closest(modelfile.rpartition(".")[2], [module.name for module in pkgutil.iter_modules(folder)])
+        raise ConfigError(f"modelfile: expected a module on sys.path, got {modelfile!r}{hint}")
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise ConfigError(
+            f"modelfile: expected a Python file, got {modelfile!r} ({spec.origin or 'a folder'})"
+        )
+    try:
+        tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
+    except SyntaxError as error:
+        raise ConfigError(
+            f"modelfile: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
+        ) from None
+    names = _names(tree)
+    if modelclass not in names and "*" not in names:
+        hint = closest(modelclass, names)
+        raise ConfigError(f"modelclass: expected a class of {spec.origin}, got {modelclass!r}{hint}")
+
+
+def _names(tree: ast.Module) -> list[str]:
+    """List what a module binds at its top level: classes, and names imported or assigned that may be some."""
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return names
