@@ -1,0 +1,201 @@
+"""``tmlauncher`` and the flags of a training script, as a user meets them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mpi import ROOT, run_mpi
+from tests.test_launch import WORKER, assert_gone, await_files, facts
+from theanompi import cli
+from theanompi.config import RunConfig
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "small_worker.py").write_text(WORKER)
+    (tmp_path / "mymodel.py").write_text("class Net:\n    pass\n")
+    (tmp_path / "bsp.cfg").write_text("MODELFILE=mymodel\nMODELCLASS=Net\nDEVICES=cpu0,cpu1\nSEED=7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would be started, instead of a job."""
+    calls: list[tuple[RunConfig, dict]] = []
+
+    class Recorded:
+        def __init__(self, config, **how):
+            calls.append((config, how))
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr("theanompi.rules.base.Job", Recorded)
+    return calls
+
+
+def tmlauncher(*argv: str) -> list[str]:
+    program = "import sys; from theanompi.cli import main; sys.exit(main(sys.argv[1:], 'small_worker'))"
+    return [sys.executable, "-c", program, *argv]
+
+
+@pytest.mark.parametrize(
+    "way", [["-cfg", "bsp.cfg"], ["-cfg=bsp.cfg"], ["--config", "bsp.cfg"], ["--cfg=bsp.cfg"]]
+)
+def test_every_spelling_of_the_cfg_flag(folder, started, way):
+    assert cli.main(way) == 0
+    expected = RunConfig(modelfile="mymodel", modelclass="Net", devices="cpu,cpu", seed=7)
+    assert started == [(expected, {"module": "theanompi.worker", "bind": False, "plan": False})]
+
+
+def test_theano_mpis_flags(folder, started):
+    argv = "-file mymodel.py -class Net -r BSP -s 3 -bsp_sync_type avg -bsp_exch_strategy naive -b --plan"
+    assert cli.main(argv.split()) == 0
+    expected = RunConfig(
+        modelfile="mymodel", modelclass="Net", devices="cpu,cpu,cpu", sync_type="avg", exchange="naive"
+    )
+    assert started == [(expected, {"module": "theanompi.worker", "bind": True, "plan": True})]
+
+
+def test_flags_override_the_file(folder, started):
+    cli.main("-cfg bsp.cfg --seed 8 --device cpu --epochs 2 --rule BSP -bind --size 1".split())
+    config, how = started[0]
+    assert (config.seed, config.devices, config.epochs, config.modelclass) == (8, ("cpu",), 2, "Net")
+    assert how["bind"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("-cfg no.cfg", r"cfg file: expected a readable text file, got 'no.cfg' (No such file or directory)"),
+        ("-cfg bad.cfg", "bad.cfg, line 1: unknown key 'EPOCS'; did you mean 'EPOCHS'?"),
+        ("-cfg bsp.cfg --epochs x", "epochs: expected a whole number of at least 1, got 'x'"),
+        ("-cfg bsp.cfg -s 3", "size: expected 2, the number of devices given, got 3"),
+        ("-file mymodel -class Net -s none", "size: expected a whole number of at least 1, got 'none'"),
+        ("-cfg bsp.cfg -class Ned", "modelclass: expected a class of "),
+        ("-cfg bsp.cfg -bsp_exch_strategy asa32", "exchange: expected one of ar, naive, got 'asa32'"),
+        ("-cfg bsp.cfg --epoch 3", "unrecognized arguments: --epoch 3"),
+        ("-cfg", "argument -cfg/--cfg/--config: expected one argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(folder, started, capsys, argv, message):
+    (folder / "bad.cfg").write_text("EPOCS=3")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv.split())
+    err = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert err.startswith(f"tmlauncher: error: {message}")
+    assert err.count("\n") == 1
+    assert started == []
+
+
+def test_no_arguments_print_the_help(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: tmlauncher [flags]")
+    for word in (
+        "-cfg",
+        "-file",
+        "-class",
+        "-r ",
+        "-s ",
+        "-bsp_sync_type",
+        "-bsp_exch_strategy",
+        "-b,",
+        "--epochs",
+    ):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_real_run(folder, n):
+    done = subprocess.run(
+        tmlauncher("-file", "mymodel", "-class", "Net", "-s", str(n)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(rf"BSP: {n} rank\(s\) ended well after \d+ s\n", done.stdout)
+    assert [item["size"] for item in facts(folder)] == [n] * n
+
+
+def test_the_exit_status_is_the_runs(folder):
+    done = subprocess.run(
+        tmlauncher("-cfg", "bsp.cfg", "--out", "exit"), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 3
+    assert re.search(
+        r"^tmlauncher: BSP: 2 rank\(s\) failed with exit status 3 after \d+ s$", done.stderr, re.MULTILINE
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_all_ranks(folder):
+    process = subprocess.Popen(
+        tmlauncher("-cfg", "bsp.cfg", "--out", "sleep"), stderr=subprocess.PIPE, text=True
+    )
+    await_files(process, folder, "rank*.json", 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "tmlauncher: BSP: 2 rank(s) failed with exit status 130" in err
+    assert "Traceback" not in err
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
+EXAMPLE = ROOT / "examples" / "train_resnet50.py"
+
+
+def run_example(*argv: str, n: int | None = None, worker: Path) -> subprocess.CompletedProcess[str]:
+    """Run the example with another worker under the real one's name."""
+    program = (
+        "import runpy, sys, small_worker; sys.modules['theanompi.worker'] = small_worker\n"
+        f"sys.argv = [{str(EXAMPLE)!r}, *sys.argv[1:]]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    path = os.pathsep.join([str(ROOT), str(worker)])
+    if n:
+        return run_mpi(n, ["-c", program, *argv], timeout=60, env={"PYTHONPATH": path})
+    return subprocess.run(
+        [sys.executable, "-c", program, *argv],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def test_the_example_alone_is_one_worker(folder):
+    done = run_example("--seed", "3", worker=folder)
+    assert done.returncode == 0, done.stderr
+    assert [(item["size"], item["seed"], item["devices"]) for item in facts(folder)] == [(1, 3, ["auto"])]
+
+
+def test_the_example_under_mpirun_is_the_worker(folder):
+    worker = folder / "small_worker.py"
+    worker.write_text(WORKER.replace('Path(f"rank', f'Path({str(folder)!r}, f"rank'))
+    done = run_example("--plan", "--device", "cpu", n=2, worker=folder)
+    assert done.returncode == 0, done.stderr
+    assert [(item["size"], item["plan"], item["devices"]) for item in facts(folder)] == [
+        (2, True, ["cpu"])
+    ] * 2
+
+
+def test_a_mistake_under_mpirun_is_said_once(folder):
+    done = run_example("--epochs", "0", n=2, worker=folder)
+    assert done.returncode != 0
+    assert (done.stdout + done.stderr).count(
+        "error: epochs: expected a whole number of at least 1, got '0'"
+    ) == 1
+
+
+def test_the_examples_help(folder):
+    out = run_example("--help", worker=folder).stdout
+    assert out.startswith("usage: train_resnet50.py [flags]")
+    assert "--batch-size N" in out

@@ -1,0 +1,166 @@
+"""The command line: `main` is ``tmlauncher``, and `from_flags` reads the flags of a training script."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from theanompi.cfgfile import read_cfg
+from theanompi.config import ConfigError, RunConfig, add_arguments, from_args
+from theanompi.launch import WORKER, mpi_rank
+from theanompi.rules import RunFailed, get_rule
+from theanompi.rules.base import check
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help fits a screen and whose errors are one line, printed by rank 0 alone.
+
+    >>> parser = Parser("train.py", "Train a network.")
+    >>> print(parser.format_help().splitlines()[0])
+    usage: train.py [flags]
+    """
+
+    def __init__(self, prog: str | None, description: str | None):
+        def layout(prog: str) -> argparse.HelpFormatter:
+            return argparse.HelpFormatter(prog, max_help_position=30, width=110)
+
+        super().__init__(
+            prog,
+            usage="%(prog)s [flags]",
+            description=description,
+            formatter_class=layout,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with status 2."""
+        self.exit(2, None if mpi_rank() else f"{self.prog}: error: {message}\n")
+
+    @contextlib.contextmanager
+    def one_line(self) -> Iterator[None]:
+        """Turn a `ConfigError` into `error`."""
+        try:
+            yield
+        except ConfigError as error:
+            self.error(str(error))
+
+
+def from_flags(
+    description: str | None = None, argv: list[str] | None = None, **base: Any
+) -> tuple[RunConfig, bool]:
+    """Read and check the flags of a training script; a bad one is one line and exit status 2.
+
+    Parameters
+    ----------
+    description
+        What ``--help`` says above the flags.
+    argv
+        The flags, by default those of this process.
+    **base
+        Fields of the `RunConfig` that differ from its defaults where no flag is given.
+
+    Returns
+    -------
+    config, plan
+        The settings, and whether ``--plan`` was given.
+
+    Examples
+    --------
+    >>> config, plan = from_flags(argv=["--epochs", "2", "--plan"], seed=1)
+    >>> config.epochs, config.seed, plan
+    (2, 1, True)
+    """
+    parser = Parser(None, description)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    with parser.one_line():
+        config = from_args(args, **base)
+        check(config)
+    return config, args.plan
+
+
+def _launcher() -> Parser:
+    parser = Parser(
+        "tmlauncher", "Start a training run, one process per device, from a cfg file, flags, or both."
+    )
+    group = parser.add_argument_group("launcher")
+    suppress: dict[str, Any] = {"default": argparse.SUPPRESS}
+    group.add_argument(
+        "-cfg", "--cfg", "--config", metavar="FILE", help="KEY=value lines; flags override them"
+    )
+    group.add_argument(
+        "-r", "--rule", dest="rule", metavar="RULE", help="how workers exchange: BSP", **suppress
+    )
+    group.add_argument(
+        "-file", dest="modelfile", metavar="MODULE", help="such as models.resnet50", **suppress
+    )
+    group.add_argument(
+        "-class", dest="modelclass", metavar="CLASS", help="the model's class in it", **suppress
+    )
+    group.add_argument("-s", "--size", metavar="N", help="workers on the CPU, where no devices are given")
+    group.add_argument(
+        "-b", "-bind", "--bind", action="store_true", help="bind each rank to cores of its own"
+    )
+    group.add_argument(
+        "-bsp_sync_type", dest="sync_type", metavar="TYPE", help="same as --sync-type", **suppress
+    )
+    group.add_argument(
+        "-bsp_exch_strategy", dest="exchange", metavar="NAME", help="same as --exchange", **suppress
+    )
+    add_arguments(parser)
+    return parser
+
+
+def _devices(size: str | None, given: tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
+    if size is None:
+        return {}
+    if not size.isdecimal() or int(size) < 1:
+        raise ConfigError(f"size: expected a whole number of at least 1, got {size!r}")
+    if given is None:
+        return {"devices": ("cpu",) * int(size)}
+    if len(given) != int(size):
+        raise ConfigError(f"size: expected {len(given)}, the number of devices given, got {size}")
+    return {}
+
+
+def main(argv: list[str] | None = None, module: str = WORKER) -> int:
+    """Run ``tmlauncher``: start the workers, wait for them, and return their exit status.
+
+    Parameters
+    ----------
+    argv
+        The flags, by default those of this process; none at all prints the help.
+    module
+        The worker's module.
+
+    Returns
+    -------
+    int
+        0 when the run ended well; 2 (by `SystemExit`) when a setting is wrong; else the run's own status.
+
+    Examples
+    --------
+    >>> main(["--epochs", "0"])
+    Traceback (most recent call last):
+        ...
+    SystemExit: 2
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _launcher()
+    if not argv:
+        parser.print_help()
+        return 0
+    args = parser.parse_args(argv)
+    with parser.one_line():
+        settings = read_cfg(args.cfg) if args.cfg else {}
+        config = from_args(args, **settings)
+        given = config.devices if "devices" in settings or "devices" in args else None
+        config = RunConfig.from_dict({**config.to_dict(), **_devices(args.size, given)})
+        rule = get_rule(config.rule)
+        rule.start(config, bind=args.bind, plan=args.plan, module=module)
+    try:
+        return rule.wait()
+    except RunFailed as failure:
+        print(f"tmlauncher: {failure}", file=sys.stderr)
+        return failure.status
