@@ -1,0 +1,550 @@
+"""What a run writes down: its folder, its log, the progress that one watches, and the closing summary.
+
+``log.jsonl`` has one strict JSON object a line (what is not finite is null), of three kinds:
+
+``train``
+    The interval since the previous such line: ``epoch`` (0-based index), ``iteration`` (finished updates),
+    ``loss`` (mean over the interval's images), ``error`` and ``error_top5`` (fractions), ``lr`` (at
+    ``iteration``), ``images`` (over all ranks), ``wall_s``, ``images_per_s`` (``images`` ÷ ``wall_s``), and
+    how rank 0 spent the interval: ``calc_s``, ``comm_s``, ``wait_s`` (for data), in seconds summed over it.
+    Validation and checkpoints are in none of the times.
+``val``
+    One validation: ``epoch``, ``iteration``, ``images``, ``loss``, ``error``, ``error_top5``.
+``summary``
+    The whole run, when it ended in good order: sums and means of the above, and of the validations
+    ``best_error`` and ``median_error`` (of the last five).
+"""
+
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from tqdm import tqdm
+
+from theanompi.config import ConfigError
+
+CONFIG_FILE = "config.json"
+LOG_FILE = "log.jsonl"
+CURVES_FILE = "curves.png"
+CHECKPOINT_FILE = "checkpoint.h5"
+
+KINDS = ("calc", "comm", "wait")
+LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun"}
+# Where no terminal shows the bar, a line at most this often says that the run is alive.
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def prepare_run_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a run, and see to it that no other run is lost.
+
+    Parameters
+    ----------
+    out : Path
+        The folder; made with its parents where missing.
+    resume : bool
+        Go on with the run in it, which must have a checkpoint.
+    overwrite : bool
+        Remove the files of the run in it, and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        If there is a run in `out` and neither was asked for, if there is no checkpoint to resume from, if
+        both were asked for, or if `out` is not a folder in which one can write.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     prepare_run_folder(Path(folder, "runs", "first"), resume=False, overwrite=False)
+    ...     os.listdir(Path(folder, "runs"))
+    ['first']
+    """
+    if resume and overwrite:
+        raise ConfigError(f"run folder {out}: expected one of --resume and --overwrite, got both")
+    if resume and not (out / CHECKPOINT_FILE).is_file():
+        raise ConfigError(f"run folder {out}: expected {CHECKPOINT_FILE} to resume from, got none there")
+    has_run = any((out / name).exists() for name in (CONFIG_FILE, LOG_FILE, CHECKPOINT_FILE))
+    if has_run and not (resume or overwrite):
+        raise ConfigError(
+            f"run folder {out}: expected none or one without a run, got one with a run in it; "
+            "continue it with --resume, replace it with --overwrite, or choose another with --out"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = "a file of this name" if isinstance(error, FileExistsError) else error.strerror
+        raise ConfigError(f"run folder {out}: expected a folder to write in, got: {reason}") from error
+    if overwrite:
+        for name in (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE):
+            (out / name).unlink(missing_ok=True)
+            (out / f"{name}.tmp").unlink(missing_ok=True)
+
+
+def write_config(out: Path, config: Mapping[str, Any]) -> None:
+    """Write ``config.json``, replacing a previous one as a whole.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the run.
+    config : mapping
+        What `theanompi.config.RunConfig` was resolved to, as JSON values.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_config(Path(folder), {"seed": 0})
+    ...     print(Path(folder, "config.json").read_text())
+    {
+      "seed": 0
+    }
+    <BLANKLINE>
+    """
+    _replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    r"""Read a log of one JSON object a line.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``log.jsonl`` of a run. A last line that is not whole, as a killed process leaves it, is left out.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or if a line is not a JSON object.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "log.jsonl").write_text('{"kind": "train", "loss": 2.5}\n{"kind": "tr')
+    ...     read_log(folder + "/log.jsonl")
+    [{'kind': 'train', 'loss': 2.5}]
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"log {path}: expected a file, got none there")
+    *lines, last = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate([*lines, last], 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        elif number <= len(lines):
+            raise ValueError(f"log {path}, line {number}: expected a JSON object, got {line[:60]!r}")
+    return records
+
+
+@dataclass
+class _Interval:
+    """What was trained since the last line of the log."""
+
+    epoch: int = 0
+    iteration: int = 0
+    lr: float = 0.0
+    images: int = 0
+    loss_sum: float = 0.0
+    errors: int = 0
+    errors_top5: int = 0
+
+
+class Recorder:
+    """Times the phases of a step, and on rank 0 shows the progress and writes the log.
+
+    The clock of an interval runs from the first `start` on. `flush` stops it: call that before a validation
+    and before a checkpoint, so that neither counts as training and the log is complete up to the checkpoint.
+
+    Parameters
+    ----------
+    out : Path or None
+        The folder of the run, made by `prepare_run_folder`; None writes no files.
+    rank, size : int
+        This process and how many there are. Every rank calls the same methods; only rank 0 writes.
+    iterations : int
+        Length of the whole run, in updates.
+    log_interval : int
+        Iterations between two ``train`` lines of the log.
+    verbose : bool
+        Whether rank 0 shows its progress: on stderr a bar where a terminal shows it (through ``mpirun`` too),
+        else plain lines; on stdout the closing summary.
+    resume_from : int or None
+        Go on with the log in `out` after this iteration, dropping what it has beyond; None begins a new log.
+    draw : callable, optional
+        Called by `close` with the paths of the log and of ``curves.png``: `theanompi.plots.plot_curves`.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a log in `out` and `resume_from` is None.
+    ValueError
+        If the log to go on with is damaged.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     recorder = Recorder(Path(folder), 0, 1, 1, log_interval=10, verbose=False, resume_from=None)
+    ...     recorder.start()
+    ...     recorder.end("calc")
+    ...     recorder.train(0, 1, images=32, loss_sum=64.0, errors=8, errors_top5=4, lr=0.1)
+    ...     recorder.flush()
+    ...     line = read_log(folder + "/log.jsonl")[0]
+    >>> line["loss"], line["error"], line["error_top5"]
+    (2.0, 0.25, 0.125)
+    """
+
+    def __init__(
+        self,
+        out: Path | None,
+        rank: int,
+        size: int,
+        iterations: int,
+        log_interval: int,
+        verbose: bool,
+        resume_from: int | None,
+        draw: Callable[[Path, Path], None] | None = None,
+    ) -> None:
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self._interval = _Interval()
+        self._clock: float | None = None
+        self._phase: float | None = None
+        self._said = monotonic()
+        self._writes = rank == 0
+        self._verbose = verbose and rank == 0
+        self._out, self._size, self._iterations = out, size, iterations
+        self._log_interval, self._draw = log_interval, draw
+        self._records: list[dict[str, Any]] = []
+        self._log: Path | None = None
+        if self._writes and out is not None:
+            self._log = out / LOG_FILE
+            if resume_from is None:
+                self._log.touch(exist_ok=False)
+            else:
+                self._records = _records_until(self._log, resume_from)
+                _replace_text(self._log, "".join(_json_line(record) for record in self._records))
+        self._bar: Any = None
+        columns = _terminal_columns() if self._verbose else None
+        if columns is not None:
+            self._bar = tqdm(
+                total=iterations,
+                initial=resume_from or 0,
+                file=sys.stderr,
+                ncols=columns - 1,
+                leave=False,
+                bar_format="{desc}{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
+            )
+
+    def start(self) -> None:
+        """Begin a phase, which `end` names; the first one after a `flush` starts the interval's clock."""
+        self._phase = monotonic()
+        if self._clock is None:
+            self._clock = self._phase
+
+    def end(self, kind: str) -> None:
+        """Add the seconds since `start` to a kind of work.
+
+        Parameters
+        ----------
+        kind : {"calc", "comm", "wait"}
+            Computing, exchanging, waiting for data.
+
+        Raises
+        ------
+        ValueError
+            If `kind` is another one, or if no phase was begun.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"recorder: expected a phase of {', '.join(KINDS)}, got {kind!r}")
+        if self._phase is None:
+            raise ValueError(f"recorder: expected start() before end({kind!r}), got none")
+        self.seconds[kind] += monotonic() - self._phase
+        self._phase = None
+
+    def train(
+        self,
+        epoch: int,
+        iteration: int,
+        images: int,
+        loss_sum: float,
+        errors: int,
+        errors_top5: int,
+        lr: float,
+    ) -> None:
+        """Take in one finished update. Sums are over all ranks.
+
+        Parameters
+        ----------
+        epoch : int
+            0-based index.
+        iteration : int
+            How many updates are finished, with this one.
+        images : int
+            Images of the minibatch.
+        loss_sum : float
+            Sum of their losses (nats).
+        errors, errors_top5 : int
+            How many were not recognised, at the first and within the first five guesses.
+        lr : float
+            η of this update.
+        """
+        if not self._writes:
+            return
+        now = self._interval
+        now.epoch, now.iteration, now.lr = epoch, iteration, float(lr)
+        now.images += int(images)
+        now.loss_sum += float(loss_sum)
+        now.errors += int(errors)
+        now.errors_top5 += int(errors_top5)
+        if self._bar is not None:
+            record = self._train_record(monotonic())
+            self._bar.set_description_str(f"epoch {epoch + 1} ", refresh=False)
+            self._bar.set_postfix_str(_progress(record), refresh=False)
+            self._bar.update(iteration - self._bar.n)
+        if iteration % self._log_interval == 0:
+            record = self._close_interval(restart=True)
+            if self._bar is None and monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+                self._say(f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: {_progress(record)}")
+
+    def flush(self) -> None:
+        """Write down the interval so far, and stop its clock until the next `start`."""
+        if self._interval.images:
+            self._close_interval(restart=False)
+        # What was timed while nothing was trained, as in a validation, is not part of the next interval.
+        self._begin_interval(None)
+
+    def validation(
+        self, epoch: int, iteration: int, count: int, loss_sum: float, errors: int, errors_top5: int
+    ) -> None:
+        """Take in one validation. Sums are over all ranks.
+
+        Parameters
+        ----------
+        epoch, iteration : int
+            As for `train`: the last one before the validation.
+        count : int
+            Images of the validation set.
+        loss_sum : float
+            Sum of their losses (nats).
+        errors, errors_top5 : int
+            How many were not recognised, at the first and within the first five guesses.
+        """
+        self.flush()
+        if not self._writes:
+            return
+        record: dict[str, Any] = {
+            "kind": "val",
+            "epoch": int(epoch),
+            "iteration": int(iteration),
+            "loss": _ratio(loss_sum, count),
+            "error": _ratio(errors, count),
+            "error_top5": _ratio(errors_top5, count),
+            "images": int(count),
+        }
+        self._write(record)
+        trained = _totals([r for r in self._of_kind("train") if r["epoch"] == epoch])
+        self._say(
+            f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: "
+            f"{_number(trained['images_per_s'])} images/s; "
+            f"training loss {_number(trained['loss'])}, error {_percent(trained['error'])}; "
+            f"validation loss {_number(record['loss'])}, error {_percent(record['error'])}, "
+            f"top-5 {_percent(record['error_top5'])}"
+        )
+
+    def close(self) -> None:
+        """End the run: write the last interval and the summary, draw the curves, and print how it went."""
+        self.flush()
+        if not self._writes:
+            return
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        train, val = self._of_kind("train"), self._of_kind("val")
+        totals = _totals(train)
+        known = [record for record in val if record["error"] is not None]
+        best = min(known, key=lambda record: record["error"], default=None)
+        last = [record["error"] for record in known[-5:]]
+        iteration = max((record["iteration"] for record in train + val), default=0)
+        self._write(
+            {"kind": "summary", "iteration": iteration}
+            | totals
+            | {
+                "best_error": best and best["error"],
+                "median_error": statistics.median(last) if last else None,
+            }
+        )
+        if self._out is not None and self._draw is not None and (train or val):
+            self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
+        if self._verbose:
+            # An empty line first: mpirun may let out what it holds of the bar only after this.
+            print("\n" + "\n".join(self._summary(iteration, totals, best, last)), flush=True)
+
+    def _summary(
+        self, iteration: int, totals: dict[str, Any], best: dict[str, Any] | None, last: list[float]
+    ) -> list[str]:
+        ranks = "1 rank" if self._size == 1 else f"{self._size} ranks"
+        wall = totals["wall_s"]
+        speed = f"{totals['images']} images in {wall:.1f} s of training, {_number(totals['images_per_s'])} images/s"
+        lines = [f"{iteration} of {self._iterations} iterations on {ranks}: {speed}"]
+        if wall:
+            shares = {kind: totals[f"{kind}_s"] / wall for kind in KINDS}
+            shares["other"] = max(0.0, 1 - sum(shares.values()))
+            lines.append(
+                "time: " + ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in shares.items())
+            )
+        if best is not None:
+            lines.append(
+                f"validation error: best {_percent(best['error'])} (epoch {best['epoch'] + 1}), "
+                f"median of the last {len(last)} {_percent(statistics.median(last))}"
+            )
+        if self._out is not None:
+            names = (LOG_FILE, CURVES_FILE, CONFIG_FILE, CHECKPOINT_FILE)
+            lines.append(
+                f"in {self._out}: " + ", ".join(name for name in names if (self._out / name).exists())
+            )
+        return lines
+
+    def _begin_interval(self, clock: float | None) -> None:
+        self._interval = _Interval()
+        self._clock = clock
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+
+    def _close_interval(self, restart: bool) -> dict[str, Any]:
+        now = monotonic()
+        record = self._train_record(now)
+        self._write(record)
+        # The time that writing takes belongs to the next interval: nothing falls between two of them.
+        self._begin_interval(now if restart and self._clock is not None else None)
+        return record
+
+    def _train_record(self, now: float) -> dict[str, Any]:
+        interval = self._interval
+        wall = 0.0 if self._clock is None else now - self._clock
+        return {
+            "kind": "train",
+            "epoch": int(interval.epoch),
+            "iteration": int(interval.iteration),
+            "loss": _ratio(interval.loss_sum, interval.images),
+            "error": _ratio(interval.errors, interval.images),
+            "error_top5": _ratio(interval.errors_top5, interval.images),
+            "lr": interval.lr if math.isfinite(interval.lr) else None,
+            "images_per_s": _ratio(interval.images, wall),
+            **{f"{kind}_s": seconds for kind, seconds in self.seconds.items()},
+            "images": interval.images,
+            "wall_s": wall,
+        }
+
+    def _of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [record for record in self._records if record["kind"] == kind]
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._records.append(record)
+        if self._log is not None:
+            with open(self._log, "a") as log:
+                log.write(_json_line(record))
+
+    def _say(self, text: str) -> None:
+        self._said = monotonic()
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif self._verbose:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
+    """What a log has up to an iteration; its summary, now out of date, is left out."""
+    records = read_log(path) if path.exists() else []
+    return [r for r in records if r["kind"] != "summary" and r["iteration"] <= iteration]
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient, or None where it is not a finite number."""
+    quotient = float(numerator) / float(denominator) if denominator else math.nan
+    return quotient if math.isfinite(quotient) else None
+
+
+def _totals(train: list[dict[str, Any]]) -> dict[str, Any]:
+    """The means and sums of several intervals; None where an interval has none."""
+    images = sum(record["images"] for record in train)
+    totals: dict[str, Any] = {
+        name: sum(record[name] for record in train) for name in ("wall_s", *(f"{kind}_s" for kind in KINDS))
+    }
+    totals |= {"images": images, "images_per_s": _ratio(images, totals["wall_s"])}
+    for name in ("loss", "error"):
+        known = all(record[name] is not None for record in train)
+        totals[name] = _ratio(sum(r[name] * r["images"] for r in train), images) if known else None
+    return totals
+
+
+def _progress(record: dict[str, Any]) -> str:
+    return (
+        f"{_number(record['images_per_s'])} images/s, loss {_number(record['loss'])}, "
+        f"error {_percent(record['error'])}, η {_number(record['lr'])}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "n/a" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _terminal_columns() -> int | None:
+    """Width of the terminal that shows this process's stderr; None when no terminal does.
+
+    Under mpirun, stderr is a pipe to mpirun, which copies it to its own: then that one counts.
+    """
+    try:
+        if sys.stderr.isatty():
+            return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        pid, name = os.getpid(), ""
+        while pid and name not in LAUNCHERS:
+            launcher = pid
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            name = stat[stat.index("(") + 1 : stat.rindex(")")]
+            pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+        if name not in LAUNCHERS:
+            return None
+        # Not blocking: a pipe whose reader is slow must not hold the run up.
+        stderr = os.open(f"/proc/{launcher}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        return os.get_terminal_size(stderr).columns or 80
+    except OSError:
+        return None
+    finally:
+        os.close(stderr)
