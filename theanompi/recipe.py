@@ -28,8 +28,7 @@ import pytensor.tensor as pt
 from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.variable import TensorVariable
 
-SCALINGS = ("linear", "sqrt", "none")
-WARMUPS = ("gradual", "constant", "none")
+from theanompi.config import MOMENTUM_FORMS, SCALINGS, WARMUPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +218,10 @@ def momentum_update(
     >>> new_w.eval({w: [5.0], v: [1.0], g: [2.0]}).tolist()
     [3.0]
     """
-    if form not in ("v", "u"):
-        raise ValueError(f"momentum_update: expected form to be 'v' or 'u', got {form!r}")
+    if form not in MOMENTUM_FORMS:
+        raise ValueError(
+            f"momentum_update: expected form to be one of {', '.join(MOMENTUM_FORMS)}, got {form!r}"
+        )
 
     # Scalars are combined in double precision before they meet the arrays: the update is bound by memory, and
     # each multiplication of an array may be one more pass over it.
