@@ -1,0 +1,256 @@
+"""The whole check on a GPU in one call: `python benchmarks/gpu_check.py`.
+
+correctness  loss and gradients of ResNet-50 on CUDA in float32, tf32 and bf16, against plain torch in float64
+             on the CPU. The worst relative error of a parameter may be at most FLOAT32_LIMIT, and in tf32 and
+             bf16 also up to TORCH_FACTOR times that of plain torch at the same precision on the same GPU.
+eager        images/s in bf16 at 224 pixels, n = 32 and 256, in turn with eager torch (AMP, channels_last)
+compiled     the same with DDP under torch.compile(mode="max-autotune")
+exchange     the sum of a gradient-sized buffer over 1, 2 and 4 ranks that share the GPU, given an mpirun
+
+The result is a JSON file under benchmarks/results/, written after each part. Exit status: 0 if all is well,
+1 if a part failed or missed its limit, 2 without a GPU.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import torch
+from reference_resnet import ReferenceResNet50
+
+FLOAT32_LIMIT = 1e-4
+TORCH_FACTOR = 2.0
+NEGLIGIBLE = 1e-3
+GRADIENT_SIZE = 25_557_032
+BATCHES = (32, 256)
+
+Gradients = dict[str, np.ndarray]
+
+
+def problem() -> tuple[Gradients, np.ndarray, np.ndarray]:
+    """Parameters, images and labels, such that rounding is all that can go wrong.
+
+    With γ = 0 the gradients inside the blocks would all vanish. With β = 0 many activations lie so near 0
+    that rounding switches some ReLU: in float32 that alone moves the gradients by 3 %, in plain torch too.
+    """
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    values = ReferenceResNet50().named_values()
+    for name, value in values.items():
+        if name.endswith(".gamma"):
+            values[name] = random.uniform(0.5, 1.5, value.shape).astype(np.float32)
+        elif name.endswith(".beta"):
+            values[name] = random.normal(3, 0.1, value.shape).astype(np.float32)
+    images = random.normal(size=(16, 3, 64, 64)).astype(np.float32)
+    return values, images, random.integers(0, 1000, 16)
+
+
+def torch_gradients(
+    place: str, precision: str, values: Gradients, images: np.ndarray, labels: np.ndarray
+) -> tuple[float, Gradients]:
+    """Mean loss and gradients by plain torch; precision "float64" is the truth for the others."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    network = ReferenceResNet50()
+    network.load_named(values)
+    network = network.to(place, dtype)
+    with torch.autocast(torch.device(place).type, torch.bfloat16, enabled=precision == "bf16"):
+        scores = network(torch.from_numpy(images).to(place, dtype))
+        loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels).to(place))
+    loss.backward()
+    return loss.item(), network.named_gradients()
+
+
+def our_gradients(
+    place: str, precision: str, values: Gradients, images: np.ndarray, labels: np.ndarray
+) -> tuple[float, Gradients]:
+    """Mean loss and gradients by the package."""
+    import pytensor  # after the check for a GPU, which shall answer at once
+
+    from models.resnet50 import build_model
+    from theanompi import device
+    from theanompi.device.ops import softmax_cross_entropy
+    from theanompi.lasagne.layers import get_all_params, get_output
+
+    device.use(place)
+    scores = build_model(images.shape)["fc1000"]
+    parameters = get_all_params(scores, trainable=True)
+    for parameter in parameters:
+        parameter.set_value(values[parameter.name])
+    x, y = device.shared(images), device.shared(labels)
+    loss = softmax_cross_entropy(get_output(scores, x), y).mean()
+    compute = pytensor.function(
+        [], [loss, *pytensor.grad(loss, parameters)], mode=device.mode(precision=precision)
+    )
+    loss_value, *gradients = compute()
+    names = [parameter.name for parameter in parameters]
+    return float(loss_value), dict(zip(names, gradients, strict=True))
+
+
+def relative_error(got: Gradients, expected: Gradients) -> float:
+    """The worst parameter's ‖got − expected‖₂ / ‖expected‖₂, in float64.
+
+    Where a parameter has (nearly) no gradient, because a batch normalisation cancels it, rounding is measured
+    against NEGLIGIBLE times the norm of all gradients together.
+    """
+    if got.keys() != expected.keys():
+        raise ValueError(f"gradients: expected those of {sorted(expected)}, got {sorted(got)}")
+    norms = {name: float(np.linalg.norm(value)) for name, value in expected.items()}
+    floor = NEGLIGIBLE * float(np.linalg.norm(list(norms.values())))
+    return max(
+        float(np.linalg.norm(got[name] - value)) / max(norms[name], floor) for name, value in expected.items()
+    )
+
+
+def correctness(place: str) -> dict[str, Any]:
+    """Errors of ours and of torch's on the device, at each precision, and whether ours keep the limits."""
+    values, images, labels = problem()
+    true_loss, truth = torch_gradients("cpu", "float64", values, images, labels)
+    report: dict[str, Any] = {}
+    for precision in ("float32", "tf32", "bf16"):
+        row: dict[str, Any] = {}
+        for name, compute in (("ours", our_gradients), ("torch", torch_gradients)):
+            loss, gradients = compute(place, precision, values, images, labels)
+            row[name] = {
+                "loss_error": abs(loss - true_loss) / true_loss,
+                "gradient_error": relative_error(gradients, truth),
+            }
+        theirs = row["torch"]["gradient_error"]
+        row["limit"] = FLOAT32_LIMIT if precision == "float32" else max(FLOAT32_LIMIT, TORCH_FACTOR * theirs)
+        row["passed"] = max(row["ours"].values()) <= row["limit"]
+        print(
+            f"correctness, {precision}: gradient error {row['ours']['gradient_error']:.2e} "
+            f"(torch {theirs:.2e}, limit {row['limit']:.2e}), loss error {row['ours']['loss_error']:.2e}: "
+            f"{'passed' if row['passed'] else 'FAILED'}",
+            flush=True,
+        )
+        report[precision] = row
+    report["passed"] = all(row["passed"] for row in report.values())
+    return report
+
+
+def throughput(place: str, opponent: str, flags: list[str]) -> dict[str, Any]:
+    """Images per second, first step and peak memory of ours and of one opponent, in turn, for each n."""
+    report: dict[str, Any] = {}
+    for batch in BATCHES:
+        shape = ["--image-size", "224", "--batch-size", str(batch), "--device", place, "--precision", "bf16"]
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder, "noise.h5")
+            common.write_synthetic(data, 224, 8 * batch)
+            started: list[common.Contender] = []
+            try:
+                ours = ["--data", str(data), *shape]
+                started.append(common.Contender("ours", "ours.py", ours, ranks=1, threads=8))
+                started.append(
+                    common.Contender(opponent, "opponents.py", [*flags, *shape], ranks=1, threads=8)
+                )
+                report[f"n{batch}"] = common.compare(started, rounds=8, burst_s=2, images_per_step=batch)
+            finally:
+                for contender in started:
+                    contender.close()
+        common.print_comparison(f"throughput, bf16, 224 pixels, n = {batch}", report[f"n{batch}"])
+    report["passed"] = True
+    return report
+
+
+def exchange(place: str) -> dict[str, Any]:
+    """The sum over 1, 2 and 4 ranks on one device: is it right, by which path, how fast."""
+    if shutil.which("mpirun") is None:
+        return {"skipped": "no mpirun on PATH", "passed": True}
+    report: dict[str, Any] = {}
+    for ranks in (1, 2, 4):
+        command = [*common.mpirun(ranks), sys.executable, __file__, "--exchange-rank", "--device", place]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        said = [line.partition(common.MARK)[2] for line in result.stdout.splitlines() if common.MARK in line]
+        if result.returncode or not said:
+            raise RuntimeError(
+                f"exchange over {ranks} ranks: exit {result.returncode}\n{result.stderr[-2000:]}"
+            )
+        report[f"ranks{ranks}"] = row = json.loads(said[0])
+        print(
+            f"exchange, {ranks} ranks: {row['description']}, {row['seconds']['median'] * 1e3:.1f} ms: "
+            f"{'passed' if row['passed'] else 'FAILED'}",
+            flush=True,
+        )
+    report["passed"] = all(row["passed"] for row in report.values())
+    return report
+
+
+def exchange_rank(place: str) -> None:
+    """One rank of `exchange`."""
+    from mpi4py import MPI  # only the ranks may initialise it
+
+    from theanompi import device
+    from theanompi.exchange import get_exchanger
+
+    world = MPI.COMM_WORLD
+    device.use(place)
+    buffer = device.FlatBuffer({"gradients": (GRADIENT_SIZE,)})
+    exchanger = get_exchanger("ar", world, buffer)
+    right, seconds = True, []
+    for _ in range(8):
+        buffer.flat.fill_(world.rank + 1)
+        world.Barrier()
+        start = time.perf_counter()
+        exchanger.sum()
+        if buffer.flat.is_cuda:
+            torch.cuda.synchronize(place)
+        seconds.append(time.perf_counter() - start)
+        right = right and bool((buffer.flat == world.size * (world.size + 1) / 2).all())
+    right = world.allreduce(right, MPI.LAND)
+    # The first sum also sets up what the later ones use.
+    common.say(description=exchanger.description, passed=right, seconds=common.spread(seconds[1:]))
+
+
+def main() -> int:
+    """Run the parts, write the result.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = {
+        "correctness": correctness,
+        "eager": lambda place: throughput(place, "eager", ["--kind", "plain"]),
+        "compiled": lambda place: throughput(
+            place, "compiled", ["--kind", "ddp", "--port", str(common.free_port()), "--compile"]
+        ),
+        "exchange": exchange,
+    }
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="(default: all)")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--out", type=Path, default=common.RESULTS / "gpu_check.json")
+    parser.add_argument("--exchange-rank", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.exchange_rank:
+        exchange_rank(args.device)
+        return 0
+    if not torch.cuda.is_available():
+        print(f"gpu_check: expected a CUDA GPU, torch {torch.__version__} sees none", file=sys.stderr)
+        return 2
+    result: dict[str, Any] = {"benchmark": "gpu_check", "environment": common.environment()}
+    for name in args.parts:
+        # Time on a GPU is scarce: what one part runs into must not cost the results of the others.
+        try:
+            result[name] = parts[name](args.device)
+        except (RuntimeError, ValueError, OSError, subprocess.TimeoutExpired) as error:
+            result[name] = {"failed": f"{type(error).__name__}: {error}", "passed": False}
+            print(f"{name}: {result[name]['failed']}", file=sys.stderr, flush=True)
+        common.write_json(args.out, result)
+    return 0 if all(result[name]["passed"] for name in args.parts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The opponents: the same ResNet-50 in plain torch and under DistributedDataParallel, each at its best.
+
+channels_last, Nesterov SGD over all tensors at once (``foreach``), gradients as views of DDP's buckets, no
+broadcast of BN buffers, and images that already lie on the device as floats: no loading, no augmentation.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import common
+import torch
+from reference_resnet import ReferenceResNet50
+from torch import distributed, nn
+
+
+def build_step(args: argparse.Namespace, device: torch.device) -> Callable[[], object]:
+    """One training step of the opponent on synthetic images.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        As parsed by `main`.
+    device : torch.device
+        Where to train.
+
+    Returns
+    -------
+    callable
+        Forward, backward and update; no arguments.
+    """
+    torch.manual_seed(common.rank_and_size()[0])
+    images = torch.randn(args.batch_size, args.channels, args.image_size, args.image_size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(args.classes, (args.batch_size,), device=device)
+    network: nn.Module = ReferenceResNet50(args.channels, args.classes).to(device)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    if args.kind == "ddp":
+        network = nn.parallel.DistributedDataParallel(
+            network, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+    if args.compile:
+        network = torch.compile(network, mode="max-autotune")  # type: ignore[assignment]
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True, foreach=True
+    )
+    loss_function = nn.CrossEntropyLoss()
+
+    def step() -> None:
+        optimiser.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16) if args.precision == "bf16" else nullcontext():
+            loss = loss_function(network(images), labels)
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def main() -> None:
+    """Take part in a benchmark; started by its driver."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=["plain", "ddp"], required=True)
+    parser.add_argument("--image-size", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True, help="images per rank")
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, mode max-autotune")
+    parser.add_argument("--port", type=int, help="of DDP's rendezvous on this host")
+    args = parser.parse_args()
+
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.precision != "float32"
+    if args.kind == "ddp":
+        rank, size = common.rank_and_size()
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(args.port), GLOO_SOCKET_IFNAME="lo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, rank=rank, world_size=size)
+
+    def synchronise() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def barrier() -> None:
+        if args.kind == "ddp":
+            distributed.barrier()
+
+    def facts() -> dict[str, float]:
+        return {"peak_memory_mib": common.peak_memory_mib(args.device)}
+
+    common.serve(build_step(args, device), synchronise, barrier, facts)
+    if args.kind == "ddp":
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Our contender: ResNet-50 as a run trains it, with loading, augmentation, exchange and update."""
+
+import argparse
+from collections.abc import Callable
+
+import common
+import torch
+from mpi4py import MPI
+
+from models.resnet50 import ResNet50
+from theanompi import device
+from theanompi.exchange import get_exchanger
+
+
+class Unrecorded:
+    """A recorder that keeps nothing."""
+
+    def start(self) -> None:
+        """Begin a phase."""
+
+    def end(self, phase: str) -> None:
+        """End it."""
+
+
+def build_step(args: argparse.Namespace) -> Callable[[], object]:
+    """One training step of the package.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        As parsed by `main`.
+
+    Returns
+    -------
+    callable
+        Load, forward, backward, exchange and update; no arguments.
+    """
+    world = MPI.COMM_WORLD
+    device.use(args.device)
+    model = ResNet50(
+        {
+            "data": args.data,
+            "image_size": args.image_size,
+            "batch_size": args.batch_size,
+            "precision": args.precision,
+            "rank": world.rank,
+            "size": world.size,
+            "verbose": False,
+        }
+    )
+    model.compile_iter_fns()
+    exchanger = get_exchanger("ar", world, model.state.gradients)
+    recorder = Unrecorded()
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        epoch, count = divmod(done, model.data.n_batch_train)
+        if count == 0:
+            model.begin_epoch(epoch, 0)
+        model.train_iter(count, recorder)
+        exchanger.sum()
+        model.update()
+        done += 1
+
+    return step
+
+
+def main() -> None:
+    """Take part in a benchmark; started by its driver."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="a data set of the package's own format")
+    parser.add_argument("--image-size", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True, help="images per rank")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
+    args = parser.parse_args()
+
+    def synchronise() -> None:
+        if args.device.startswith("cuda"):
+            torch.cuda.synchronize(args.device)
+
+    def facts() -> dict[str, float]:
+        return {"peak_memory_mib": common.peak_memory_mib(args.device)}
+
+    common.serve(build_step(args), synchronise, MPI.COMM_WORLD.Barrier, facts)
+
+
+if __name__ == "__main__":
+    main()
