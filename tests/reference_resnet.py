@@ -45,7 +45,7 @@ class ReferenceResNet50(nn.Module):
                 self._conv(f"{res}2a", f"{bn}2a", incoming, width, size=1)
                 self._conv(f"{res}2b", f"{bn}2b", width, width, size=3, stride=stride)
                 self._conv(f"{res}2c", f"{bn}2c", width, 4 * width, size=1)
-                nn.init.zeros_(self.layers[f"{bn}2c"].weight)
+                nn.init.zeros_(self.layers[f"{bn}2c"].get_parameter("weight"))
                 incoming = 4 * width
         dense = nn.Linear(incoming, num_classes)
         nn.init.normal_(dense.weight, std=0.01)
@@ -53,8 +53,9 @@ class ReferenceResNet50(nn.Module):
         self.layers["fc1000"] = dense
 
     def _conv(self, conv: str, bn: str, incoming: int, outgoing: int, size: int, stride: int = 1) -> None:
-        self.layers[conv] = nn.Conv2d(incoming, outgoing, size, stride, padding=size // 2, bias=False)
-        nn.init.kaiming_normal_(self.layers[conv].weight, nonlinearity="relu")
+        convolution = nn.Conv2d(incoming, outgoing, size, stride, padding=size // 2, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        self.layers[conv] = convolution
         self.layers[bn] = nn.BatchNorm2d(outgoing, eps=1e-5, momentum=0.1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -87,12 +88,11 @@ class ReferenceResNet50(nn.Module):
     def _parameters_by_zoo_name(self) -> dict[str, nn.Parameter]:
         named = {}
         for name, layer in self.layers.items():
-            if isinstance(layer, nn.BatchNorm2d):
-                named[f"{name}.gamma"], named[f"{name}.beta"] = layer.weight, layer.bias
-            else:
-                named[f"{name}.W"] = layer.weight
-                if layer.bias is not None:
-                    named[f"{name}.b"] = layer.bias
+            zoo = (
+                {"weight": "gamma", "bias": "beta"} if name.startswith("bn") else {"weight": "W", "bias": "b"}
+            )
+            for suffix, parameter in layer.named_parameters():
+                named[f"{name}.{zoo[suffix]}"] = parameter
         return named
 
     def load_named(self, values: dict[str, np.ndarray]) -> None:

@@ -17,20 +17,22 @@ BELOW: dict[str, set[str]] = {
     "lasagne": {"device"},
     "recipe": {"lasagne"},
     "functions": {"recipe"},
-    "exchange": {"device"},
+    "exchange": {"config"},
     "data": {"config"},
     "recorder": {"config"},
     "plots": {"recorder"},
     "checkpoint": {"config"},
     "model": {"functions", "exchange", "data"},
     "training": {"model", "checkpoint", "plots"},
-    "worker": {"training"},
+    "contract": {"model"},
+    "worker": {"training", "contract"},
     "launch": {"config"},
+    "cfgfile": {"config"},
     "rules": {"launch"},
-    "cli": {"rules"},
+    "cli": {"rules", "cfgfile"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
-LIGHT = ("config", "launch", "rules", "cli")
+LIGHT = ("config", "cfgfile", "launch", "rules", "cli")
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}
 # What uses the package is never used by it.
 OUTSIDE = {"models", "examples", "benchmarks", "tests"}
