@@ -195,12 +195,16 @@ def test_global_pool():
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5, 3)])
-def test_batch_norm_training(shape):
+@pytest.mark.parametrize("epsilon", [1e-4, 0.5])
+def test_batch_norm_training(shape, epsilon):
     source, x = feed(*shape)
-    layer = BatchNormLayer(source)
-    check(
-        layer, [x], lambda x, gamma, beta: F.batch_norm(x, None, None, gamma, beta, training=True, eps=1e-4)
-    )
+    layer = BatchNormLayer(source) if epsilon == 1e-4 else BatchNormLayer(source, epsilon=epsilon)
+    x *= np.sqrt(epsilon)  # a variance about as large as epsilon, so that epsilon matters
+
+    def reference(x, gamma, beta):
+        return F.batch_norm(x, None, None, gamma, beta, training=True, eps=epsilon)
+
+    check(layer, [x], reference)
 
 
 def test_batch_norm_without_gamma_and_beta():
@@ -233,11 +237,15 @@ def test_batch_norm_deterministic_uses_the_averages():
     check(layer, [x], reference, batch_norm_use_averages=True)
 
 
-@pytest.mark.parametrize("keywords", [{}, {"batch_norm_use_averages": True}])
-@pytest.mark.parametrize(("shape", "axes"), [((4, 5, 3), "auto"), ((4, 5), "auto")])
-def test_batch_norm_hands_out_statistics(shape, axes, keywords):
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"batch_norm_use_averages": True}, {"deterministic": True, "batch_norm_update_averages": True}],
+)
+@pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5)])
+def test_batch_norm_hands_out_statistics(shape, keywords):
     source, x = feed(*shape)
-    layer = BatchNormLayer(source, axes=axes)
+    x *= 0.01  # a variance about as large as epsilon
+    layer = BatchNormLayer(source)
     statistics = {}
     get_output(layer, batch_norm_statistics=statistics, **keywords)
     assert list(statistics) == [layer.mean, layer.inv_std]
@@ -281,7 +289,7 @@ def test_batch_norm_helper_moves_the_nonlinearity_and_drops_the_bias():
     assert [p.name for p in get_all_params(network)] == [
         *("fc.W", "fc_bn.beta", "fc_bn.gamma", "fc_bn.mean", "fc_bn.inv_std")
     ]
-    assert network.name == "fc_bn_nonlin"
+    assert (network.name, dense.b) == ("fc_bn_nonlin", None)
     got = pytensor.function([source.input_var], get_output(network), mode=device.mode())(x)
     close(got, F.relu(F.batch_norm(torch.tensor(x @ weights), None, None, training=True, eps=1e-4)))
     assert isinstance(batch_norm(MaxPool2DLayer(InputLayer((None, 2, 4, 4)), 2)), BatchNormLayer)
@@ -290,7 +298,7 @@ def test_batch_norm_helper_moves_the_nonlinearity_and_drops_the_bias():
 def test_bias_and_scale():
     source, x = feed(4, 5, 2)
     check(BiasLayer(source), [x], lambda x, b: x + b[:, None, None])
-    check(BiasLayer(source, shared_axes=(0, -2)), [x], lambda x, b: x + b[:, None, :])
+    check(BiasLayer(source, shared_axes=(0, -1)), [x], lambda x, b: x + b[:, :, None])
     check(ScaleLayer(source), [x], lambda x, scales: x * scales[:, None, None])
     check(ScaleLayer(source, shared_axes=0), [x], lambda x, scales: x * scales)
     assert ScaleLayer(source).get_params(regularizable=True) == []
@@ -319,6 +327,13 @@ def test_nonlinearity(ours, theirs):
     check(NonlinearityLayer(source, ours), [x], theirs)
 
 
+def test_elus_gradient_is_finite_without_any_rewrite():
+    x = pt.fvector()
+    gradient = pytensor.grad(nonlinearities.elu(x).sum(), x)
+    unoptimised = pytensor.compile.Mode(linker="py", optimizer=None)
+    close(pytensor.function([x], gradient, mode=unoptimised)(np.float32([200, -1])), [1, np.exp(-1)])
+
+
 def test_elementwise_merge_and_sum():
     (one, x), (two, _) = feed(4), feed(4)
     y = draw(3, 4)[:, ::-1].copy()
@@ -344,6 +359,8 @@ def test_cropping(mode, rows):
     check(ElemwiseSumLayer([one, two], cropping=cropping), [x, y], lambda x, y: x[:, :, rows] + y)
     layer = ConcatLayer([one, two], cropping=cropping)
     check(layer, [x, y], lambda x, y: torch.cat([x[:, :, rows], y], 1))
+    joined_axis_stays_whole = ConcatLayer([one, two], axis=2, cropping=cropping)
+    check(joined_axis_stays_whole, [x, y], lambda x, y: torch.cat([x, y], 2))
 
 
 def test_flatten():
@@ -369,6 +386,15 @@ def test_reshape(shape, built, result):
     got = pytensor.function([source.input_var], get_output(layer), mode=device.mode())(x)
     close(got, x.reshape(result))
     assert get_output_shape(layer, x.shape) == result
+
+
+def test_reshape_refers_to_unknown_sizes():
+    source = InputLayer((None, None, 4))
+    layer = ReshapeLayer(source, ([1], [0], 2, 2))
+    assert layer.output_shape == (None, None, 2, 2)
+    x = draw(3, 5, 4)
+    got = pytensor.function([source.input_var], get_output(layer), mode=device.mode())(x)
+    close(got, x.reshape(5, 3, 2, 2))
 
 
 def test_dimshuffle():

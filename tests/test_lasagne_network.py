@@ -51,6 +51,14 @@ def test_networks_deeper_than_pythons_stack():
     assert len(get_all_layers(top)) == 2001
 
 
+@pytest.mark.timeout(30)
+def test_walking_takes_time_in_the_layers_not_in_the_paths():
+    top = InputLayer((None, 1))
+    for _ in range(40):  # 2⁴⁰ paths
+        top = ElemwiseSumLayer([top, top])
+    assert len(get_all_layers(top)) == 41
+
+
 def test_get_output_at_several_layers_and_from_a_mapping():
     source, left, right, top = diamond()
     x = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")

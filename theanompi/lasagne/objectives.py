@@ -13,9 +13,7 @@ TensorType(float32, shape=())
 from typing import Any
 
 import pytensor.tensor as pt
-from pytensor.scalar.math import Sigmoid
-from pytensor.tensor.elemwise import Elemwise
-from pytensor.tensor.special import Softmax, log_softmax
+from pytensor.tensor.special import Softmax
 
 from theanompi.device import ops
 
@@ -31,8 +29,8 @@ __all__ = [
 def categorical_crossentropy(predictions: Any, targets: Any) -> Any:
     """Cross-entropy between predicted and target classes, L_i = −Σ_j t_ij log p_ij.
 
-    Of the output of a softmax, the loss is built from the softmax's input, which is stable however small
-    a probability is.
+    Of the output of a softmax, the loss is computed from the softmax's input, which is stable however small
+    a probability is: for integer targets by the device's own op, for others by PyTensor's rewrites.
 
     Parameters
     ----------
@@ -58,19 +56,17 @@ def categorical_crossentropy(predictions: Any, targets: Any) -> Any:
     TensorType(float32, shape=(None,))
     """
     _require_ranks("categorical_crossentropy", predictions, targets)
-    softmax = predictions.owner is not None and isinstance(predictions.owner.op, Softmax)
-    if targets.ndim == 1:
-        if softmax:
-            return ops.softmax_cross_entropy(predictions.owner.inputs[0], targets.astype("int64"))
-        return -pt.log(_of_target(predictions, targets))
-    logs = log_softmax(predictions.owner.inputs[0], axis=-1) if softmax else pt.log(predictions)
-    return -pt.sum(targets * logs, axis=1)
+    if targets.ndim == 2:
+        return -pt.sum(targets * pt.log(predictions), axis=1)
+    if predictions.owner is not None and isinstance(predictions.owner.op, Softmax):
+        return ops.softmax_cross_entropy(predictions.owner.inputs[0], targets.astype("int64"))
+    return -pt.log(_of_target(predictions, targets))
 
 
 def binary_crossentropy(predictions: Any, targets: Any) -> Any:
     """Cross-entropy between predicted and target bits, L = −t log p − (1 − t) log(1 − p).
 
-    Of the output of a sigmoid, the loss is built from the sigmoid's input, which is stable.
+    Of the output of a sigmoid, PyTensor's rewrites compute the loss from its input, which is stable.
 
     Parameters
     ----------
@@ -90,10 +86,6 @@ def binary_crossentropy(predictions: Any, targets: Any) -> Any:
     TensorType(float32, shape=(None, None))
     """
     targets = _align(predictions, targets)
-    op = predictions.owner.op if predictions.owner is not None else None
-    if isinstance(op, Elemwise) and isinstance(op.scalar_op, Sigmoid):
-        logits = predictions.owner.inputs[0]
-        return pt.softplus(logits) - targets * logits
     return -(targets * pt.log(predictions) + (1 - targets) * pt.log1p(-predictions))
 
 
