@@ -249,6 +249,8 @@ class Recorder:
                 initial=resume_from or 0,
                 file=sys.stderr,
                 ncols=columns - 1,
+                # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
+                nrows=20,
                 leave=False,
                 bar_format="{desc}{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
             )
@@ -402,8 +404,11 @@ class Recorder:
     ) -> list[str]:
         ranks = "1 rank" if self._size == 1 else f"{self._size} ranks"
         wall = totals["wall_s"]
-        speed = f"{totals['images']} images in {wall:.1f} s of training, {_number(totals['images_per_s'])} images/s"
-        lines = [f"{iteration} of {self._iterations} iterations on {ranks}: {speed}"]
+        images, speed = totals["images"], _number(totals["images_per_s"])
+        lines = [
+            f"{iteration} of {self._iterations} iterations on {ranks}: "
+            f"{images} images in {wall:.1f} s of training, {speed} images/s"
+        ]
         if wall:
             shares = {kind: totals[f"{kind}_s"] / wall for kind in KINDS}
             shares["other"] = max(0.0, 1 - sum(shares.values()))

@@ -1,0 +1,162 @@
+"""The curves: every kind of log can be drawn without a warning, and what is drawn is what was logged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from theanompi.plots import plot_curves
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def lines(epochs: int, iterations: int = 6) -> list[dict[str, Any]]:
+    """A log with a line every second iteration."""
+    log: list[dict[str, Any]] = []
+    for epoch in range(epochs):
+        for iteration in range(epoch * iterations + 2, (epoch + 1) * iterations + 1, 2):
+            log.append(
+                {
+                    "kind": "train", "epoch": epoch, "iteration": iteration, "loss": 2 / iteration,
+                    "error": 0.8 / iteration, "error_top5": 0.1, "lr": 0.1 / (1 + epoch),
+                    "images_per_s": 20.0 + epoch, "calc_s": 5.0, "comm_s": 2.0, "wait_s": 1.0, "images": 200,
+                    "wall_s": 10.0,
+                }
+            )  # fmt: skip
+        error = 0.5 / (epoch + 1)
+        at = (epoch + 1) * iterations
+        log.append(
+            {
+                "kind": "val",
+                "epoch": epoch,
+                "iteration": at,
+                "loss": 1.0,
+                "error": error,
+                "error_top5": 0,
+                "images": 9,
+            }
+        )
+    return log
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    saved: list[Figure] = []
+    savefig = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **settings: Any) -> None:
+        saved.append(figure)
+        savefig(figure, *args, **settings)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    return saved
+
+
+def draw(folder: Path, log: list[dict[str, Any]], torn: str = "") -> None:
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + torn)
+    plot_curves(folder / "log.jsonl", folder / "curves.png")
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def curve(axes: Any, label: str) -> list[list[float]]:
+    (line,) = (line for line in axes.lines if line.get_label() == label)
+    return [np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()]
+
+
+def test_the_curves_are_the_logged_values_against_epochs(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, [*lines(2), {"kind": "summary", "iteration": 12}])
+    error, loss, rate, time, speed = figures[0].axes
+    thirds = pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert curve(error, "training") == [thirds, pytest.approx([40, 20, 80 / 6, 10, 8, 80 / 12])]
+    assert curve(error, "validation") == [[1, 2], [50, 25]]
+    assert error.get_title() == "Error, best validation 25.00 %"
+    assert curve(loss, "training") == [thirds, pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6])]
+    assert curve(loss, "validation") == [[1, 2], [1, 1]]
+    assert rate.get_yscale() == "log"
+    assert np.asarray(rate.lines[0].get_ydata()).tolist() == [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]
+    assert rate.get_xlabel() == time.get_xlabel() == "epoch (of 6 iterations)"
+    assert curve(speed, "images/s") == [thirds, [20, 20, 20, 21, 21, 21]]
+
+
+def test_the_shares_of_the_time_fill_the_panel(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, lines(2))
+    time = figures[0].axes[3]
+    assert [band.get_label() for band in time.collections] == ["calc", "comm", "wait", "other"]
+    extents = [band.get_paths()[0].get_extents() for band in time.collections]
+    assert [(box.ymin, box.ymax) for box in extents] == [(0, 50), (50, 70), (70, 80), (80, 100)]
+    assert all((box.xmin, box.xmax) == (0, 2) for box in extents)
+
+
+def test_the_first_epoch_is_drawn_against_iterations(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, lines(1))
+    assert figures[0].axes[3].get_xlabel() == "iteration"
+    assert curve(figures[0].axes[0], "validation") == [[6], [50]]
+
+
+def test_a_log_cut_short_in_an_epoch_keeps_its_scale(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, lines(3)[:-2], torn='{"kind": "trai')
+    assert figures[0].axes[3].get_xlabel() == "epoch (of 6 iterations)"
+    assert curve(figures[0].axes[0], "training")[0][-1] == pytest.approx(16 / 6)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        lines(1)[:1],
+        lines(1)[-1:],
+        [line | {"loss": None, "error": None, "lr": None, "images_per_s": None} for line in lines(1)[:3]],
+        [
+            line | {"wall_s": 0.0, "images_per_s": None, "lr": 0.0, "loss": 0.0, "error": 0.0}
+            for line in lines(2)[:3]
+        ],
+        lines(2)[:1] + [lines(2)[1] | {"loss": None, "wall_s": 0.0}] + lines(2)[2:],
+        lines(3, iterations=1000),
+    ],
+    ids=["one line", "only validated", "nothing finite", "all zero", "a gap", "many lines"],
+)
+def test_odd_logs_are_drawn_too(tmp_path: Path, log: list[dict[str, Any]]) -> None:
+    draw(tmp_path, log)
+
+
+def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"kind": "summary"}\n')
+    with pytest.raises(
+        ValueError, match=r"log\.jsonl: expected lines of kind 'train' or 'val', got none to draw$"
+    ):
+        plot_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "theanompi.plots", *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_draws_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(2)))
+    result = run(tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{tmp_path / 'curves.png'}\n", "")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_the_command_fails_in_one_line(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    assert result.returncode == 1
+    assert (
+        result.stderr == f"theanompi.plots: log {tmp_path / 'log.jsonl'}: expected a file, got none there\n"
+    )
+
+
+def test_matplotlib_is_loaded_only_to_draw() -> None:
+    code = "import sys, theanompi.plots; print('matplotlib' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "False\n"

@@ -1,0 +1,462 @@
+"""The recorder: what its log says, to whom the time is charged, what it shows, and whose files it touches."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.mpi import mpirun, run_mpi
+from theanompi import recorder as module
+from theanompi.config import ConfigError
+from theanompi.recorder import Recorder, prepare_run_folder, read_log, write_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Clock:
+    """A clock that goes on only when told to."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return clock
+
+
+def make(out: Path | None, **changes: Any) -> Recorder:
+    arguments: dict[str, Any] = {
+        "out": out, "rank": 0, "size": 1, "iterations": 100, "log_interval": 2, "verbose": False,
+        "resume_from": None,
+    }  # fmt: skip
+    return Recorder(**(arguments | changes))
+
+
+def step(
+    recorder: Recorder, clock: Clock, epoch: int, iteration: int, images: int = 10, **changes: Any
+) -> None:
+    """One iteration of 8 s: 1 waiting, 4 computing, 2 exchanging, 1 on nothing that is timed."""
+    for kind, seconds in (("wait", 1), ("calc", 4), ("comm", 2)):
+        recorder.start()
+        clock.pass_(seconds)
+        recorder.end(kind)
+    clock.pass_(1)
+    sums: dict[str, Any] = {
+        "loss_sum": 2.0 * images,
+        "errors": 5,
+        "errors_top5": 1,
+        "lr": 0.1 * iteration,
+    } | changes
+    recorder.train(epoch, iteration, images, **sums)
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    """The log, read by nothing but the standard library, which here refuses NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_train_line_holds_weighted_means_and_sums_of_time(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path)
+    step(recorder, clock, 0, 1, images=10, loss_sum=20.0, errors=5, errors_top5=1)
+    assert log(tmp_path) == []
+    step(recorder, clock, 0, 2, images=30, loss_sum=20.0, errors=5, errors_top5=2)
+    assert log(tmp_path) == [
+        {
+            "kind": "train", "epoch": 0, "iteration": 2, "loss": 1.0, "error": 0.25, "error_top5": 0.075,
+            "lr": 0.2,
+            "images_per_s": 2.5, "calc_s": 8.0, "comm_s": 4.0, "wait_s": 2.0, "images": 40, "wall_s": 16.0,
+        }
+    ]  # fmt: skip
+
+
+def test_nothing_falls_between_two_intervals(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path)
+    for iteration in range(1, 7):
+        clock.pass_(3 if iteration > 1 else 0)
+        step(recorder, clock, 0, iteration)
+    assert [line["iteration"] for line in log(tmp_path)] == [2, 4, 6]
+    assert sum(line["wall_s"] for line in log(tmp_path)) == 6 * 8 + 5 * 3
+
+
+def test_validation_and_checkpoints_cost_no_training_time(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path)
+    clock.pass_(100)
+    step(recorder, clock, 0, 1)
+    recorder.flush()
+    # A validation that is timed like training.
+    for kind in ("wait", "calc"):
+        recorder.start()
+        clock.pass_(50)
+        recorder.end(kind)
+    recorder.validation(0, 1, 20, 10.0, 4, 2)
+    clock.pass_(500)
+    step(recorder, clock, 1, 2)
+    recorder.flush()
+    clock.pass_(500)
+    step(recorder, clock, 1, 3)
+    recorder.flush()
+    recorder.flush()
+    lines = log(tmp_path)
+    assert [(line["kind"], line["iteration"]) for line in lines] == [
+        ("train", 1),
+        ("val", 1),
+        ("train", 2),
+        ("train", 3),
+    ]
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [(line["wall_s"], line["calc_s"], line["wait_s"], line["images_per_s"]) for line in train] == [
+        (8, 4, 1, 1.25)
+    ] * 3
+    assert lines[1] == {
+        "kind": "val", "epoch": 0, "iteration": 1, "loss": 0.5, "error": 0.2, "error_top5": 0.1, "images": 20
+    }  # fmt: skip
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path)
+    step(recorder, clock, 0, 1, loss_sum=np.float32("nan"), lr=np.float64("inf"))
+    recorder.validation(0, 1, 0, 0.0, 0, 0)
+    recorder.close()
+    train, val, summary = log(tmp_path)
+    assert (train["loss"], train["lr"], train["error"]) == (None, None, 0.5)
+    assert (val["loss"], val["error"], val["error_top5"]) == (None, None, None)
+    assert (summary["loss"], summary["best_error"], summary["median_error"]) == (None, None, None)
+
+
+def test_numbers_of_numpy_are_taken(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, log_interval=1)
+    sums = {
+        "loss_sum": np.float32(4),
+        "errors": np.int64(2),
+        "errors_top5": np.float32(1),
+        "lr": np.array(0.5),
+    }
+    step(recorder, clock, np.int64(0), np.int64(1), images=np.int32(8), **sums)
+    val_sums: tuple[Any, ...] = (np.int64(4), np.float32(2), np.int64(1), np.int64(1))
+    recorder.validation(np.int64(0), np.int64(1), *val_sums)
+    train, val = log(tmp_path)
+    assert (train["loss"], train["error"], train["error_top5"], train["lr"]) == (0.5, 0.25, 0.125, 0.5)
+    assert (val["loss"], val["error"]) == (0.5, 0.25)
+
+
+def test_without_a_clock_there_is_no_rate(tmp_path: Path) -> None:
+    recorder = make(tmp_path)
+    recorder.train(0, 1, 10, 1.0, 1, 1, 0.1)
+    recorder.flush()
+    assert (log(tmp_path)[0]["images_per_s"], log(tmp_path)[0]["wall_s"]) == (None, 0.0)
+
+
+def test_phases_are_checked() -> None:
+    recorder = make(None)
+    with pytest.raises(ValueError, match=r"^recorder: expected start\(\) before end\('calc'\), got none$"):
+        recorder.end("calc")
+    recorder.start()
+    with pytest.raises(ValueError, match=r"^recorder: expected a phase of calc, comm, wait, got 'load'$"):
+        recorder.end("load")
+    recorder.end("calc")
+    with pytest.raises(ValueError, match="before end"):
+        recorder.end("calc")
+
+
+def train_epochs(recorder: Recorder, clock: Clock, first: int, last: int) -> None:
+    """Epochs of 3 iterations, whose validation errors are 8, 7, 6, … of 10."""
+    for epoch in range(first, last):
+        for iteration in range(3 * epoch + 1, 3 * epoch + 4):
+            step(recorder, clock, epoch, iteration)
+        recorder.flush()
+        recorder.validation(epoch, 3 * epoch + 3, 10, 30.0, 8 - epoch, 0)
+
+
+def test_the_summary_is_of_the_whole_run(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[tuple[Path, Path]] = []
+
+    def draw(log_path: Path, png_path: Path) -> None:
+        drawn.append((log_path, png_path))
+        png_path.touch()
+
+    recorder = make(tmp_path, verbose=True, size=2, iterations=21, draw=draw)
+    train_epochs(recorder, clock, 0, 7)
+    recorder.close()
+    assert log(tmp_path)[-1] == {
+        "kind": "summary", "iteration": 21, "wall_s": 168.0, "calc_s": 84.0, "comm_s": 42.0, "wait_s": 21.0,
+        "images": 210, "images_per_s": 1.25, "loss": 2.0, "error": 0.5, "best_error": 0.2,
+        "median_error": 0.4,
+    }  # fmt: skip
+    assert drawn == [(tmp_path / "log.jsonl", tmp_path / "curves.png")]
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "21 of 21 iterations on 2 ranks: 210 images in 168.0 s of training, 1.25 images/s",
+        "time: 50.0 % calc, 25.0 % comm, 12.5 % wait, 12.5 % other",
+        "validation error: best 20.00 % (epoch 7), median of the last 5 40.00 %",
+        f"in {tmp_path}: log.jsonl, curves.png",
+    ]
+
+
+def test_a_resumed_log_is_that_of_an_uninterrupted_run(tmp_path: Path, clock: Clock) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    straight.mkdir()
+    resumed.mkdir()
+    recorder = make(straight)
+    train_epochs(recorder, clock, 0, 4)
+    recorder.close()
+
+    train_epochs(make(resumed), clock, 0, 3)
+    with open(resumed / "log.jsonl", "a") as file:
+        file.write('{"kind": "summary", "iteration": 6}\n{"kind": "train", "epo')
+    recorder = make(resumed, resume_from=6)
+    assert [line["iteration"] for line in log(resumed)] == [2, 3, 3, 4, 6, 6]
+    assert os.listdir(resumed) == ["log.jsonl"]
+    train_epochs(recorder, clock, 2, 4)
+    recorder.close()
+    assert log(resumed) == log(straight)
+
+
+def test_resuming_without_a_log_begins_one(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, resume_from=3)
+    step(recorder, clock, 1, 4)
+    assert [line["iteration"] for line in log(tmp_path)] == [4]
+
+
+def test_a_log_is_not_begun_over_another_one(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError):
+        make(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == "mine"
+
+
+def test_a_damaged_log_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with pytest.raises(ValueError, match=r"log\.jsonl: expected a file, got none there$"):
+        read_log(path)
+    for damage in ("tra", "[1]", "\xff"):
+        path.write_bytes(f'{{"kind": "val"}}\n{damage}\n{{"kind": "val"}}\n'.encode("latin-1"))
+        with pytest.raises(ValueError, match=r"log\.jsonl, line 2: expected a JSON object, got b'"):
+            read_log(path)
+
+
+@pytest.mark.parametrize("tail", ["", "\n", "\n{", '\n{"kind": "val"', "\n\0\0\0", "\n12"])
+def test_a_torn_last_line_is_left_out(tmp_path: Path, tail: str) -> None:
+    (tmp_path / "log.jsonl").write_text('{"kind": "train"}' + tail)
+    assert read_log(tmp_path / "log.jsonl") == [{"kind": "train"}]
+
+
+def test_every_line_is_in_the_file_when_it_is_due(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from theanompi.recorder import Recorder
+recorder = Recorder(Path(sys.argv[1]), 0, 1, 9, 2, False, None)
+for i in range(1, 6):
+    recorder.start()
+    recorder.train(0, i, 8, 1.0, 1, 1, 0.1)
+os._exit(9)
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, timeout=60, check=False).returncode
+        == 9
+    )
+    assert [line["iteration"] for line in log(tmp_path)] == [2, 4]
+
+
+def test_other_ranks_write_and_say_nothing(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = make(tmp_path, rank=1, size=2, verbose=True, draw=lambda *_: pytest.fail("rank 1 drew"))
+    train_epochs(recorder, clock, 0, 2)
+    recorder.start()
+    clock.pass_(5)
+    recorder.end("comm")
+    assert recorder.seconds == {"calc": 0, "comm": 5, "wait": 0}
+    recorder.close()
+    assert os.listdir(tmp_path) == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_folder_no_file_is_written(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorder = make(None, draw=lambda *_: pytest.fail("nothing to draw"), verbose=True)
+    train_epochs(recorder, clock, 0, 1)
+    recorder.close()
+    assert os.listdir(tmp_path) == []
+    assert "3 of 100 iterations on 1 rank: 30 images in 24.0 s" in capsys.readouterr().out
+
+
+def test_without_a_terminal_there_are_plain_lines_now_and_then(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = make(None, verbose=True, log_interval=1, iterations=20)
+    for iteration in range(1, 11):
+        step(recorder, clock, 0, iteration, lr=0.1)
+    recorder.flush()
+    recorder.validation(0, 10, 100, 50.0, 25, 5)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "epoch 1, iteration 8/20: 1.25 images/s, loss 2, error 50.00 %, η 0.1",
+        "epoch 1, iteration 10/20: 1.25 images/s; training loss 2, error 50.00 %; "
+        "validation loss 0.5, error 25.00 %, top-5 5.00 %",
+    ]
+
+
+def test_an_unfinished_or_empty_run_can_be_closed(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, draw=lambda *_: pytest.fail("nothing to draw"), verbose=True)
+    recorder.close()
+    assert log(tmp_path)[0]["images"] == 0
+    (tmp_path / "log.jsonl").unlink()
+    recorder = make(tmp_path)
+    step(recorder, clock, 0, 1)
+    recorder.close()
+    assert [(line["kind"], line["iteration"]) for line in log(tmp_path)] == [("train", 1), ("summary", 1)]
+
+
+SHOW = """
+import time
+from mpi4py import MPI
+from theanompi.recorder import Recorder
+rank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+recorder = Recorder(None, rank, size, 4, 2, True, None)
+for i in range(1, 5):
+    recorder.start()
+    time.sleep(0.12)
+    recorder.end("calc")
+    recorder.train(0, i, 8 * size, 16.0 * size, size, 0, 0.1)
+recorder.flush()
+recorder.validation(0, 4, 10, 5.0, 1, 0)
+recorder.close()
+"""
+
+
+def through_a_terminal(command: list[str]) -> str:
+    """What a command shows on a terminal: its stderr, not its stdout."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:
+        # Linux's way of saying that the last process has closed the other end.
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(timeout=60) == 0, shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("launcher", [lambda: [], lambda: [*mpirun(), "-np", "2"]], ids=["alone", "mpirun"])
+def test_a_terminal_gets_a_bar_through_mpirun_too(launcher: Callable[[], list[str]]) -> None:
+    shown = through_a_terminal([*launcher(), sys.executable, "-c", SHOW])
+    assert "\repoch 1 " in shown
+    assert "4/4 [" in shown
+    assert "loss 2, error 12.50 %, η 0.1" in shown
+    assert shown.count("validation loss 0.5, error 10.00 %") == 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_pipe_gets_no_control_characters(ranks: int) -> None:
+    result = run_mpi(ranks, ["-c", SHOW], timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "\r" not in result.stderr and "\x1b" not in result.stderr
+    assert "epoch 1, iteration 4/4: " in result.stderr
+    assert result.stdout.count(f"4 of 4 iterations on {ranks} rank") == 1
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    prepare_run_folder(tmp_path / "runs" / "a", resume=False, overwrite=False)
+    prepare_run_folder(tmp_path / "runs" / "a", resume=False, overwrite=True)
+    assert list((tmp_path / "runs" / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "checkpoint.h5"])
+def test_a_run_is_not_overwritten_without_being_asked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        prepare_run_folder(tmp_path, resume=False, overwrite=False)
+    assert str(caught.value) == (
+        f"run folder {tmp_path}: expected none or one without a run, got one with a run in it; "
+        "continue it with --resume, replace it with --overwrite, or choose another with --out"
+    )
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_with_other_things_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    prepare_run_folder(tmp_path, resume=False, overwrite=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_removes_our_files_only(tmp_path: Path) -> None:
+    ours = ["config.json", "log.jsonl", "curves.png", "checkpoint.h5", "checkpoint.h5.tmp"]
+    theirs = ["notes.txt", "best.h5", "log.jsonl.bak"]
+    for name in ours + theirs:
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "config.json").touch()
+    prepare_run_folder(tmp_path, resume=False, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == sorted([*theirs, "sub"])
+    assert os.listdir(tmp_path / "sub") == ["config.json"]
+
+
+def test_resuming_needs_a_checkpoint_and_keeps_everything(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"folder .*: expected checkpoint\.h5 to resume from, got none there$"
+    ):
+        prepare_run_folder(tmp_path / "typo", resume=True, overwrite=False)
+    assert os.listdir(tmp_path) == []
+    for name in ("config.json", "log.jsonl", "checkpoint.h5"):
+        (tmp_path / name).write_text(name)
+    prepare_run_folder(tmp_path, resume=True, overwrite=False)
+    assert len(os.listdir(tmp_path)) == 3
+    with pytest.raises(ConfigError, match="expected one of --resume and --overwrite, got both"):
+        prepare_run_folder(tmp_path, resume=True, overwrite=True)
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_what_is_no_folder_to_write_in_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out, reason in (
+        (tmp_path / "file", "a file of this name"),
+        (tmp_path / "file" / "run", "Not a directory"),
+        (Path("/proc/run"), "No such file or directory"),
+        (Path("/proc"), ""),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            prepare_run_folder(out, resume=False, overwrite=True)
+        assert str(caught.value).startswith(f"run folder {out}: expected a folder to write in, got: {reason}")
+
+
+def test_the_config_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write_config(tmp_path, {"seed": 0, "devices": ("cpu",), "out": None})
+    with pytest.raises(TypeError):
+        write_config(tmp_path, {"seed": object()})
+    with pytest.raises(ValueError):
+        write_config(tmp_path, {"seed": float("nan")})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0, "devices": ["cpu"], "out": None}
+    assert os.listdir(tmp_path) == ["config.json"]
