@@ -105,8 +105,9 @@ def test_dict_survives_json_with_every_field_changed():
         modelfile="mine.py", modelclass="Net", devices="node0:cuda0,cuda1,node1:cuda0", data="a.h5",
         sync_type="avg", exchange="naive", image_size=8, batch_size=2, accumulation=3, epochs=4,
         max_iterations=5, seed=6, precision="bf16", base_lr=0.2, base_batch=64, scaling="sqrt",
-        warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0, momentum_form="u",
-        nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1, checkpoint_interval=7, verbose=False,
+        warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
+        momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
+        checkpoint_interval=7, verbose=False,
     )  # fmt: skip
     assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

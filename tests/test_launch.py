@@ -115,11 +115,12 @@ def test_several_hosts_get_the_devices_of_their_own(folder):
     assert [item["size"] for item in got] == [3, 3, 3]
 
 
-@pytest.mark.parametrize(("way", "status"), [("exit", 3), ("kill", None)])
-def test_a_rank_that_dies_ends_all(folder, way, status):
+@pytest.mark.parametrize("way", ["exit", "kill"])
+def test_a_rank_that_dies_ends_all(folder, way):
     begin = time.monotonic()
     got = Job(RunConfig(devices=["cpu"] * 3, out=way), module="small_worker").wait()
-    assert got == status if status else got != 0
+    # Which number is mpirun's affair: the rank's own, all ranks' joined by "or" (MPICH), or 255 (Intel).
+    assert got > 0
     assert time.monotonic() - begin < 30
     assert len(facts(folder)) == 3
     assert_gone([item["pid"] for item in facts(folder)])

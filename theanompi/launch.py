@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -236,17 +237,24 @@ class Job:
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
         self._restore()
-        self._end(signal.SIGTERM)
+        self._send(signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
-    def _end(self, number: int) -> None:
-        # The group, because Intel's mpirun is a shell script that keeps signals to itself.
-        if self._mpirun.poll() is None:
+    def _send(self, number: int) -> bool:
+        """Send a signal (or 0 for none) to mpirun's group; tell whether anything was there to get it.
+
+        The group, because Intel's mpirun is a shell script that may end before the hydra that it started.
+        """
+        self._mpirun.poll()
+        try:
             os.killpg(self._mpirun.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     def wait(self) -> int:
         """Wait for the end.
@@ -270,10 +278,10 @@ class Job:
     def stop(self) -> None:
         """End all ranks if they still run: ask mpirun, and kill it after `GRACE` seconds."""
         self._restore()
-        self._end(signal.SIGTERM)
-        try:
-            self._mpirun.wait(timeout=GRACE)
-        except subprocess.TimeoutExpired:
-            self._end(signal.SIGKILL)
-            self._mpirun.wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not self._send(number):
+                break
+            deadline = time.monotonic() + GRACE
+            while self._send(0) and time.monotonic() < deadline:
+                time.sleep(0.05)
         atexit.unregister(self.stop)
