@@ -109,24 +109,29 @@ class _Program:
         self.last_named: dict[Variable, int] = {}
         for position, node in enumerate(self.order):
             for v in node.inputs:
-                if not isinstance(v, Constant):
-                    self.last_named[v] = position
-                    for root in self.roots[v]:
-                        self.last_read[root] = position
-            inherited = frozenset[Variable]().union(
-                *(self.roots[v] for v in node.inputs if not isinstance(v, Constant))
-            )
+                self.last_named[v] = position
+                for root in self._roots(v):
+                    self.last_read[root] = position
+            inherited = frozenset[Variable]().union(*(self._roots(v) for v in node.inputs))
             for v in node.outputs:
                 self.roots[v] = frozenset([v]) if isinstance(node.op, FRESH) else inherited | {v}
         for v in self.results:
-            for root in self.roots.get(v, ()):
+            for root in self._roots(v):
                 self.last_read[root] = end
             self.last_named[v] = end
         for target, value in self.updates:
             self.last_named[value] = end
             # A value that may lie in another input's storage is copied at the end, before which nothing overwrites it.
-            for root in self.roots.get(value, frozenset()) - {value, target}:
+            for root in self._roots(value) - {target}:
                 self.last_read[root] = end
+
+    def _roots(self, variable: Variable) -> frozenset[Variable]:
+        """The variables whose storage `variable` may live in; a constant lives in its own."""
+        return self.roots.get(variable, frozenset([variable]))
+
+    def _owned(self, variable: Variable) -> bool:
+        """Whether a node made the storage of `variable`, and nothing else lives in it."""
+        return variable.owner is not None and self._roots(variable) == {variable}
 
     def _overwrite(self, position: int, node: Apply) -> dict[int, int]:
         """For each output of `node` an input whose storage it may take."""
@@ -143,15 +148,14 @@ class _Program:
             # The shared variable that this output updates comes first: then the update costs no copy.
             for i in sorted(inputs, key=lambda i: node.inputs[i] not in targets):
                 v = node.inputs[i]
-                own = v in targets if v.owner is None else self.roots.get(v) == frozenset([v])
+                own_target = targets == [v] and v in self.device_inputs and result not in self.results
                 if (
-                    own
-                    and (v.owner is not None or (v in self.device_inputs and len(targets) == 1))
+                    (own_target or self._owned(v))
                     and v.type == result.type
                     and i not in chosen.values()
                     and self.last_read[v] == position
-                    and not (v.owner is not None and any(value is v for _, value in self.updates))
-                    and not (v.owner is None and result in self.results)
+                    # A view of the storage among the operands would be read while it is overwritten.
+                    and all(other is v or v not in self._roots(other) for other in node.inputs)
                 ):
                     chosen[output] = i
                     break
@@ -192,7 +196,7 @@ class _Program:
             # An update is written as soon as its value is there, if nobody still needs the old one.
             for value in [v for v in node.outputs if v in pending and v not in written]:
                 target = pending[value]
-                settled = self.last_read.get(target, -1) <= position and self.roots[value] == {value}
+                settled = self.last_read.get(target, -1) <= position and self._owned(value)
                 if settled and self._count(value) == 1:
                     lines.append(f"{self.names[target]}.copy_({self.names[value]})")
                     written.add(value)
@@ -206,6 +210,8 @@ class _Program:
                 for v in dict.fromkeys([*node.inputs, *node.outputs])
                 if v.owner is not None and v in self.names and self.last_named.get(v, position) == position
             ]
+            if not all(used):
+                dead.append("_")
             if dead:
                 lines.append(f"del {', '.join(dead)}")
 
@@ -215,7 +221,7 @@ class _Program:
         for k, (target, value) in enumerate(self.updates):
             name = self.names[target]
             if target not in self.device_inputs:
-                returned.append(f"as_array({self._name(value)})")
+                returned.append(f"as_array({self._kept(value)})")
             else:
                 returned.append(name)
                 if value in written:
@@ -233,14 +239,17 @@ class _Program:
     def _count(self, value: Variable) -> int:
         return sum(1 for _, v in self.updates if v is value)
 
-    def _result(self, variable: Variable) -> str:
+    def _kept(self, variable: Variable) -> str:
+        """A tensor that stays as it is when updates are written, and at later calls."""
         name = self._name(variable)
-        dtype = getattr(torch, variable.type.dtype) if isinstance(variable.type, TensorType) else None
-        if dtype is None:
-            return name
-        self.scope[f"dtype_{variable.type.dtype}"] = dtype
+        return name if self._owned(variable) else f"clone({name})"
+
+    def _result(self, variable: Variable) -> str:
+        if not isinstance(variable.type, TensorType):
+            return self._name(variable)
+        self.scope[f"dtype_{variable.type.dtype}"] = getattr(torch, variable.type.dtype)
         # Under bf16 a value may be narrower than its type says.
-        typed = f"{name}.to(dtype_{variable.type.dtype})"
+        typed = f"{self._kept(variable)}.to(dtype_{variable.type.dtype})"
         return typed if self.linker.return_internal_type else f"as_array({typed})"
 
 
@@ -249,8 +258,9 @@ def _to_device(device: torch.device) -> Callable[[Any], torch.Tensor]:
         if isinstance(value, torch.Tensor):
             return value.to(device)
         array = np.asarray(value)
-        # Torch shares a writable array's memory on the CPU; it cannot share a read-only one.
-        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+        # Torch shares an array's memory on the CPU, but not one that is read-only or runs backwards.
+        shareable = array.flags.writeable and min(array.strides, default=0) >= 0
+        return torch.from_numpy(array if shareable else array.copy()).to(device)
 
     return as_tensor
 
