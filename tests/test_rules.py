@@ -102,7 +102,7 @@ def test_init_spawns_and_wait_reports(folder, capfd, n):
 @pytest.mark.parametrize("way", ["exit", "kill"])
 def test_wait_raises_one_line_when_a_rank_dies(folder, way):
     with pytest.raises(
-        RunFailed, match=rf"^BSP: 2 rank\(s\) failed with exit status \d+ after \d+ s$"
+        RunFailed, match=r"^BSP: 2 rank\(s\) failed with exit status \d+ after \d+ s$"
     ) as caught:
         start(out=way).wait()
     assert caught.value.status != 0
