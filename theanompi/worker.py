@@ -20,10 +20,9 @@ from theanompi.config import ConfigError, RunConfig, from_environment, local_dev
 from theanompi.contract import ContractModel
 from theanompi.exchange import get_exchanger
 from theanompi.model import Model
-from theanompi.recorder import Recorder, prepare_run_folder, write_config
+from theanompi.plots import plot_curves
+from theanompi.recorder import CHECKPOINT_FILE, Recorder, prepare_run_folder, write_config
 from theanompi.training import Diverged, average_weights, sum_gradients, train_epoch, validate
-
-CHECKPOINT = "checkpoint.h5"
 
 
 def abort_on_error(comm: MPI.Comm) -> None:
@@ -139,13 +138,21 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     say(f"exchange: {config.sync_type}, {config.exchange}, {exchanger.description}")
 
     recorder = Recorder(
-        out, rank, size, last, config.log_interval, config.verbose, iteration if config.resume else None
+        out,
+        rank,
+        size,
+        last,
+        config.log_interval,
+        config.verbose,
+        resume_from=iteration if config.resume else None,
+        draw=plot_curves,
     )
     saved = iteration
 
     def save(done: int) -> None:
         nonlocal saved
         if done > saved:
+            recorder.flush()
             save_checkpoint(model, out, comm, config, done)
             saved = done
 
@@ -227,7 +234,7 @@ def save_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig, it
     if comm.Get_rank() == 0:
         epoch, position = divmod(iteration, model.data.n_batch_train)
         attributes = {"iteration": iteration, "epoch": epoch, "position": position, **_identity(model, config)}
-        checkpoint.save(out / CHECKPOINT, arrays, attributes)
+        checkpoint.save(out / CHECKPOINT_FILE, arrays, attributes)
     comm.Barrier()
 
 
@@ -241,7 +248,7 @@ def load_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig) ->
     ConfigError
         If the checkpoint belongs to another run: other minibatches, another network or another recipe.
     """
-    path = out / CHECKPOINT
+    path = out / CHECKPOINT_FILE
     arrays, attributes = checkpoint.load(path)
     for key, value in _identity(model, config).items():
         if attributes.get(key) != value:

@@ -1,0 +1,67 @@
+"""Small networks for the tests of training: the whole machine in a fraction of a second an iteration."""
+
+from theanompi import Model
+from theanompi.lasagne.init import HeNormal
+from theanompi.lasagne.layers import (
+    BatchNormLayer,
+    Conv2DLayer,
+    DenseLayer,
+    DropoutLayer,
+    GlobalPoolLayer,
+    InputLayer,
+    Layer,
+    MaxPool2DLayer,
+    NonlinearityLayer,
+)
+from theanompi.lasagne.nonlinearities import rectify, softmax
+
+
+class Plain(Model):
+    """Without batch normalisation: what a sample contributes does not depend on its batch."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        net = InputLayer(input_shape)
+        net = Conv2DLayer(net, 8, 3, stride=2, W=HeNormal("relu"), flip_filters=False, name="conv")
+        net = MaxPool2DLayer(net, 2)
+        return DenseLayer(net, num_classes, nonlinearity=softmax, name="dense")
+
+
+class Normalised(Model):
+    """With batch normalisation and dropout."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        net = InputLayer(input_shape)
+        for i, width in enumerate((8, 16)):
+            net = Conv2DLayer(
+                net,
+                width,
+                3,
+                stride=2,
+                pad=1,
+                W=HeNormal("relu"),
+                b=None,
+                nonlinearity=None,
+                flip_filters=False,
+                name=f"conv{i}",
+            )
+            net = NonlinearityLayer(BatchNormLayer(net, name=f"bn{i}"), rectify)
+        net = DropoutLayer(GlobalPoolLayer(net), p=0.2, name="drop")
+        return DenseLayer(net, num_classes, nonlinearity=None, name="dense")
+
+
+class NotFinite(Plain):
+    """Whose loss is not a number on rank 1."""
+
+    def train_iter(self, count: int, recorder: object) -> None:
+        super().train_iter(count, recorder)
+        if self.rank == 1 and count == 2:
+            self.state.gradients.views["metrics"].fill_(float("nan"))
+
+
+class Broken(Plain):
+    """Which raises in the middle of training, on the last rank only."""
+
+    def train_iter(self, count: int, recorder: object) -> None:
+        if self.rank == self.size - 1 and count == 1:
+            raise ArithmeticError("the user's own mistake")
+        super().train_iter(count, recorder)

@@ -1,0 +1,178 @@
+"""Training under a real mpirun: the same weights for every split, exact resumption, and loud failures."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi import ROOT, run_mpi
+
+from theanompi import checkpoint
+from theanompi.recorder import read_log
+
+SETTINGS: dict[str, Any] = {
+    "modelfile": "small_models",
+    "modelclass": "Plain",
+    "batch_size": 4,
+    "accumulation": 1,
+    "max_iterations": 5,
+    "base_batch": 8,  # so that 16 images are a large minibatch, with a warmup
+    "warmup_epochs": 0.03,
+    "seed": 3,
+    "verbose": False,
+    "devices": ["cpu"],
+}
+
+
+def train(n: int, out: Path, *spoil: str, timeout: float = 120, **settings: Any) -> subprocess.CompletedProcess[str]:
+    config = json.dumps({**SETTINGS, "out": str(out), **settings})
+    return run_mpi(n, ["tests/train.py", config, *spoil], timeout, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+
+
+def trained(n: int, out: Path, *spoil: str, **settings: Any) -> dict[str, np.ndarray]:
+    done = train(n, out, *spoil, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return checkpoint.load(out / "checkpoint.h5")[0]
+
+
+def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    """The largest relative difference of two arrays of the same name."""
+    assert a.keys() == b.keys()
+    return max(float(np.linalg.norm(a[k] - b[k]) / np.linalg.norm(b[k])) for k in b if b[k].any())
+
+
+@pytest.mark.parametrize("model", ["Plain", "Normalised"])
+def test_ranks_and_accumulation_split_a_minibatch_without_changing_it(model: str, tmp_path: Path) -> None:
+    one = trained(1, tmp_path / "1", modelclass=model, accumulation=4)
+    assert any(name.startswith("velocity/") for name in one)
+    for n, accumulation in ((2, 2), (4, 1)):
+        split = trained(n, tmp_path / str(n), modelclass=model, accumulation=accumulation)
+        assert difference(split, one) < 1e-5, f"{n} ranks, A = {accumulation}"
+
+
+def test_without_batch_norm_the_images_per_worker_do_not_matter(tmp_path: Path) -> None:
+    one = trained(1, tmp_path / "1", batch_size=16)
+    for n in (2, 4):
+        assert difference(trained(n, tmp_path / str(n), batch_size=16 // n), one) < 1e-5, f"{n} ranks"
+
+
+def test_the_naive_strategy_gives_the_same_weights(tmp_path: Path) -> None:
+    flat = trained(2, tmp_path / "ar", modelclass="Normalised")
+    naive = trained(2, tmp_path / "naive", modelclass="Normalised", exchange="naive")
+    assert difference(naive, flat) < 1e-6
+
+
+def test_without_exchange_parity_fails(tmp_path: Path) -> None:
+    one = trained(1, tmp_path / "1", accumulation=2)
+    apart = trained(2, tmp_path / "2", "no-exchange")
+    assert difference(apart, one) > 1e-2
+
+
+def test_averaging_weights_each_step_is_averaging_gradients_at_the_unscaled_rate(tmp_path: Path) -> None:
+    """With equal weights at the start, a velocity per worker and a linear update."""
+    fixed = {"scaling": "none", "warmup": "none"}
+    average = trained(2, tmp_path / "avg", sync_type="avg", **fixed)
+    gradients = trained(2, tmp_path / "cdd", sync_type="cdd", **fixed)
+    weights = [k for k in gradients if k.startswith("weights/")]
+    assert difference({k: average[k] for k in weights}, {k: gradients[k] for k in weights}) < 1e-5
+    velocities = [np.mean([average[f"velocity/{r}/conv.W"] for r in (0, 1)], axis=0), gradients["velocity/conv.W"]]
+    np.testing.assert_allclose(*velocities, rtol=1e-3, atol=1e-7)
+    assert np.abs(average["velocity/0/conv.W"] - average["velocity/1/conv.W"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("trailing", [(1, 4), (2, 2), (4, 1)])
+def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tmp_path: Path) -> None:
+    """1,437 images are 14 batches of 100: three minibatches of 4 and one of 2; 37 images are left out."""
+    n, accumulation = trailing
+    out = tmp_path / "run"
+    weights = trained(n, out, batch_size=100, accumulation=accumulation, epochs=1, max_iterations=None, log_interval=1)
+    log = [line for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
+    assert [line["images"] for line in log] == [400, 400, 400, 200]
+    reference = trained(1, tmp_path / "1", batch_size=100, accumulation=4, epochs=1, max_iterations=None)
+    assert difference(weights, reference) < 1e-5
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_validation_counts_every_image_once(n: int, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trained(n, out, batch_size=64, epochs=1, max_iterations=None)
+    (val,) = [line for line in read_log(out / "log.jsonl") if line["kind"] == "val"]
+    assert val["images"] == 360
+    assert 0 < val["error"] < 1 and val["error"] * 360 == pytest.approx(round(val["error"] * 360))
+
+
+@pytest.mark.parametrize(("n", "sync_type"), [(1, "cdd"), (2, "cdd"), (2, "avg")])
+def test_a_resumed_run_is_bit_identical(n: int, sync_type: str, tmp_path: Path) -> None:
+    """Across the end of an epoch (its validation included), with a second stop in the middle of the next one."""
+    common: dict[str, Any] = {"modelclass": "Normalised", "batch_size": 64, "sync_type": sync_type, "epochs": 3}
+    per_epoch = 22 // n
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    trained(n, straight, max_iterations=2 * per_epoch, **common)
+    trained(n, resumed, max_iterations=5, **common)
+    trained(n, resumed, max_iterations=per_epoch + 3, resume=True, **common)
+    trained(n, resumed, max_iterations=2 * per_epoch, resume=True, **common)
+    assert (straight / "checkpoint.h5").read_bytes() == (resumed / "checkpoint.h5").read_bytes()
+    logs = [
+        [(x["iteration"], x["error"]) for x in read_log(out / "log.jsonl") if x["kind"] == "val"]
+        for out in (straight, resumed)
+    ]
+    assert logs[0] == logs[1] and len(logs[0]) == 2
+
+
+def test_a_killed_run_resumes_bit_identically(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"modelclass": "Normalised", "max_iterations": 9, "checkpoint_interval": 3, "log_interval": 1}
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    trained(2, straight, **common)
+    done = train(2, killed, "kill-5", **common)
+    assert done.returncode != 0
+    assert checkpoint.load(killed / "checkpoint.h5")[1]["iteration"] == 3
+    trained(2, killed, resume=True, **common)
+    assert (straight / "checkpoint.h5").read_bytes() == (killed / "checkpoint.h5").read_bytes()
+    iterations = [line["iteration"] for line in read_log(killed / "log.jsonl") if line["kind"] == "train"]
+    assert iterations == list(range(1, 10))
+
+
+def test_resuming_with_other_minibatches_is_refused(tmp_path: Path) -> None:
+    trained(1, tmp_path / "run")
+    done = train(1, tmp_path / "run", batch_size=8, resume=True)
+    assert done.returncode == 1
+    assert "checkpoint.h5: batch_size: expected 8 as this run has, got 4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_line(n: int, tmp_path: Path) -> None:
+    done = train(n, tmp_path / "run", modelclass="NotFinite")
+    assert done.returncode == 1
+    lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
+    assert len(lines) == 1, done.stderr
+    assert re.fullmatch(r"theanompi: iteration 3: the loss is not finite on rank.* 1 \(nan\).*, η = 0\.\d+", lines[0])
+    assert "Traceback" not in done.stderr
+
+
+def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:
+    done = train(4, tmp_path / "run", modelclass="Broken", timeout=60)
+    assert done.returncode != 0
+    assert done.stderr.count("ArithmeticError: the user's own mistake") == 1
+    assert "theanompi: rank 3 failed:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": "nowhere.h5"}, "nowhere.h5"),
+        ({"modelclass": "Plane"}, "modelclass: expected a class of .*small_models.py, got 'Plane'"),
+        ({"devices": ["cuda:5"]}, r"devices: expected one of the \d GPUs that torch sees here, got 'cuda:5'"),
+        ({"batch_size": 2000}, "expected at least batch_size = 2000 training images, got 1437"),
+        ({"resume": True}, "checkpoint.h5"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line_on_one_rank(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    done = train(2, tmp_path / "run", **settings)
+    assert done.returncode == 1, done.stderr
+    lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
+    assert len(lines) == 1 and re.search(message, lines[0]), done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,36 @@
+"""What the tests of training run under mpirun: one worker, with settings from the command line.
+
+``python tests/train.py '{"epochs": 1, …}'``; a second argument spoils the run in a way that a test must notice:
+``no-exchange`` leaves the exchange out, ``kill-N`` ends the last rank by SIGKILL after iteration N.
+"""
+
+import json
+import os
+import signal
+import sys
+
+from theanompi.config import RunConfig
+from theanompi.exchange import Exchanger
+from theanompi.recorder import Recorder
+from theanompi.worker import run
+
+
+def spoil(how: str) -> None:
+    if how == "no-exchange":
+        Exchanger.sum = lambda self: None  # type: ignore[method-assign]
+    else:
+        last, train = int(how.removeprefix("kill-")), Recorder.train
+
+        def train_and_die(self: Recorder, epoch: int, iteration: int, *args: float, **kwargs: float) -> None:
+            train(self, epoch, iteration, *args, **kwargs)  # type: ignore[arg-type]
+            if iteration == last and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Recorder.train = train_and_die  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    for how in sys.argv[2:]:
+        spoil(how)
+    config = RunConfig.from_dict(json.loads(sys.argv[1]))
+    run(config, config.devices)
