@@ -68,8 +68,6 @@ _BITWISE: dict[type[ScalarOp], Callable[..., Any]] = {
     ps.Invert: torch.bitwise_not,
 }
 
-_VARIADIC = (ps.Add, ps.Mul, ps.ScalarMaximum, ps.ScalarMinimum, ps.AND, ps.OR, ps.XOR)
-
 
 def torch_dtype(name: str) -> torch.dtype:
     """Torch's dtype of a NumPy dtype's name."""
@@ -123,9 +121,9 @@ class _Body:
             return self.fold(function, [self.operand(v, common) for v in node.inputs], "")
         if kind is ps.Cast:
             (x,) = node.inputs
-            return f"{self.operand(x)}.to({self.bind(torch_dtype(dtype), 'dtype')})"
+            return f"{self.operand(x)}.to({self.bind(torch_dtype(dtype), 'dtype')}, copy=True)"
         if kind is ps.Identity:
-            return self.operand(node.inputs[0])
+            return f"{self.operand(node.inputs[0])}.clone()"
         if kind is ps.Switch:
             condition = self.operand(node.inputs[0], "bool")
             chosen = [self.operand(v, dtype) for v in node.inputs[1:]]
@@ -150,10 +148,9 @@ def _graph(node: Apply) -> tuple[list[Variable], list[Variable], list[Apply]]:
     op = node.op.scalar_op
     if isinstance(op, Composite):
         return list(op.fgraph.inputs), list(op.fgraph.outputs), list(op.fgraph.toposort())
-    scalars = [v if isinstance(v, Constant) else ps.ScalarType(v.type.dtype)() for v in node.inputs]
-    dummies = [ps.ScalarType(v.type.dtype)() for v in node.inputs]
-    inner = op.make_node(*dummies)
-    return dummies, list(inner.outputs), [inner] if scalars else []
+    scalars = [ps.ScalarType(v.type.dtype)() for v in node.inputs]
+    inner = op.make_node(*scalars)
+    return scalars, list(inner.outputs), [inner]
 
 
 def is_uniform(variable: Variable) -> bool:
@@ -243,7 +240,9 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
         if result in outputs and type(inner.op) in _ARITHMETIC:
             index = outputs.index(result)
             taken = context.overwrite.get(index)
-            if taken is None or last_use.get(inputs[taken], -1) <= position:
+            # The same variable may be several inputs of the node.
+            taken_as = [i for i, v in zip(inputs, node.inputs, strict=True) if taken is not None and v is node.inputs[taken]]
+            if all(last_use.get(i, -1) <= position for i in taken_as):
                 into = destinations[index]
         elif same_shape and type(inner.op) in _ARITHMETIC and len(inner.inputs) <= 2:
             dying = [
@@ -265,7 +264,7 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
             right = body.instruction(inner, into)
         body.lines.append(f"{name} = {right}")
         body.names[result] = name
-        if result not in outputs and type(inner.op) is not ps.Identity:
+        if result not in outputs:
             temporaries.add(result)
     for index, (destination, variable) in enumerate(zip(destinations, outputs, strict=True)):
         name = body.operand(variable)
@@ -296,6 +295,7 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     def in_chunks(*tensors: torch.Tensor) -> Any:
         if not all(tensors[i].is_contiguous() for i in streams):
             return whole(*tensors)
+        tensors = tuple(t if i in streams else t.view(()) for i, t in enumerate(tensors))
         shared = prelude(*tensors)
         full = [
             tensors[overwrite[o]] if o in overwrite else torch.empty(shape, dtype=dtypes[o]) for o in range(n_outputs)
@@ -310,7 +310,7 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
                     target.copy_(result)
         return full[0] if n_outputs == 1 else tuple(full)
 
-    checks_shapes = None in shape and len(inputs) > 1
+    checks_shapes = len(inputs) > 1 and any(None in v.type.shape for v in node.inputs)
 
     def checked(*tensors: torch.Tensor) -> Any:
         Elemwise._check_runtime_broadcast(node, tensors)
