@@ -11,7 +11,7 @@ from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.op import Op
 from pytensor.link.pytorch.dispatch import pytorch_funcify
 from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, MakeVector
-from pytensor.tensor.blas import BatchedDot, Dot22, Gemm
+from pytensor.tensor.blas import BatchedDot
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
 from pytensor.tensor.shape import Reshape
@@ -20,7 +20,7 @@ from pytensor.tensor.special import LogSoftmax, Softmax
 from theanompi.device.elemwise import elemwise_function, torch_dtype
 from theanompi.device.ops.base import Context, TorchOp
 
-FRESH = (TorchOp, Elemwise, Sum, Max, Min, Argmax, Dot, Dot22, Softmax, LogSoftmax, DeepCopyOp, Alloc, AllocEmpty)
+FRESH = (TorchOp, Elemwise, Sum, Max, Min, Argmax, Dot, BatchedDot, Softmax, LogSoftmax, DeepCopyOp, Alloc, AllocEmpty)
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
 
 
@@ -59,18 +59,18 @@ def _(op: Elemwise, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Dot)
-@torch_function.register(Dot22)
 @torch_function.register(BatchedDot)
 def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
-    return lambda x, y: torch.matmul(*context.compute(x, y))
+    dtype = torch_dtype(node.outputs[0].type.dtype)
+    if any(v.type.dtype != node.outputs[0].type.dtype for v in node.inputs):
+        return lambda x, y: torch.matmul(*context.compute(x.to(dtype), y.to(dtype)))
+    if context.precision != "bf16":
+        return torch.matmul
 
+    def matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(*context.compute(x, y))
 
-@torch_function.register(Gemm)
-def _(op: Gemm, node: Apply, context: Context) -> Callable[..., Any]:
-    def gemm(z: torch.Tensor, a: torch.Tensor, x: torch.Tensor, y: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return b * z + a * torch.matmul(*context.compute(x, y))
-
-    return gemm
+    return matmul
 
 
 @torch_function.register(DimShuffle)
@@ -82,6 +82,8 @@ def _(op: DimShuffle, node: Apply, context: Context) -> Callable[..., Any]:
 
     def dimshuffle(x: torch.Tensor) -> torch.Tensor:
         if dropped:
+            if any(x.shape[axis] != 1 for axis in dropped):
+                raise ValueError(f"{op}: dropped axes {dropped}: expected length 1, got an input of shape {tuple(x.shape)}")
             x = x.squeeze(tuple(dropped))
         if not identity:
             x = x.permute(permutation)
@@ -125,6 +127,8 @@ def _(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
 
     def argmax(x: torch.Tensor) -> torch.Tensor:
         x = x.permute(rest + axes)
+        if x.dtype == torch.bool:
+            x = x.to(torch.uint8)
         return x.reshape(*x.shape[: len(rest)], -1).argmax(-1)
 
     return argmax
