@@ -46,7 +46,7 @@ class FlatBuffer:
                 out, channels, height, width = shape
                 view = piece.view(out, height, width, channels).permute(0, 3, 1, 2)
             else:
-                view = piece.view(*shape)
+                view = piece.view(torch.Size(shape))
             self.views[name] = view
             self.offsets[name] = (start, end)
             start = end

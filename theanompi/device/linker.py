@@ -21,7 +21,7 @@ from pytensor.tensor.type import TensorType
 
 from theanompi.device.dispatch import FRESH, constant_tensor, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
-from theanompi.device.placement import current
+from theanompi.device.placement import current, parse
 
 
 class TorchLinker(JITLinker):
@@ -289,7 +289,7 @@ def mode(name: str | None = None, precision: str = "float32", return_internal_ty
     Raises
     ------
     ValueError
-        For an unknown precision.
+        For an unknown precision or a device that this machine does not have.
 
     Examples
     --------
@@ -301,6 +301,6 @@ def mode(name: str | None = None, precision: str = "float32", return_internal_ty
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    device = current() if name is None else torch.device(name)
+    device = current() if name is None else parse(name)
     linker = TorchLinker(device, precision, return_internal_type)
     return Mode(linker, RewriteDatabaseQuery(include=["fast_run"]))

@@ -5,8 +5,8 @@ import torch
 _current = torch.device("cpu")
 
 
-def use(name: str) -> torch.device:
-    """Make `name` the device on which shared variables are created and functions run from now on.
+def parse(name: str) -> torch.device:
+    """The device called `name`, if this machine has it.
 
     Parameters
     ----------
@@ -24,21 +24,46 @@ def use(name: str) -> torch.device:
 
     Examples
     --------
+    >>> parse("cpu")
+    device(type='cpu')
+    """
+    kind, _, index = name.partition(":")
+    if name == "cpu":
+        return torch.device(name)
+    if kind == "cuda" and index.isdigit():
+        count = torch.cuda.device_count()
+        if int(index) >= count:
+            raise ValueError(f"device {name!r}: expected one of the {count} CUDA devices that torch sees here")
+        return torch.device(name)
+    raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
+
+
+def use(name: str) -> torch.device:
+    """Make `name` the device on which shared variables are created and functions run from now on.
+
+    Parameters
+    ----------
+    name : str
+        ``"cpu"`` or ``"cuda:N"``.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        As :func:`parse`.
+
+    Examples
+    --------
     >>> use("cpu")
     device(type='cpu')
     """
     global _current
-    kind, _, index = name.partition(":")
-    if kind == "cpu" and not index:
-        _current = torch.device("cpu")
-    elif kind == "cuda" and index.isdigit():
-        count = torch.cuda.device_count()
-        if int(index) >= count:
-            raise ValueError(f"device {name!r}: expected one of the {count} CUDA devices that torch sees here")
-        _current = torch.device(name)
+    _current = parse(name)
+    if _current.type == "cuda":
         torch.cuda.set_device(_current)
-    else:
-        raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
     return _current
 
 

@@ -24,6 +24,10 @@ class _DeviceContainer(Container):
             raise ValueError(
                 f"shared variable {self.name!r}: expected shape {tuple(tensor.shape)}, got {tuple(value.shape)}"
             )
+        if not torch.can_cast(value.dtype, tensor.dtype):
+            raise ValueError(
+                f"shared variable {self.name!r}: expected values that {tensor.dtype} can hold, got {value.dtype}"
+            )
         tensor.copy_(value)
 
     data = property(__get__, __set__)
@@ -78,8 +82,26 @@ class DeviceSharedVariable(TensorSharedVariable):
         return value if borrow else np.array(value, order="C")
 
     def set_value(self, new_value: Any, borrow: bool = False) -> None:
-        """Copy `new_value` (array of the same shape) into the storage; `borrow` has no effect."""
+        """Copy `new_value` into the storage.
+
+        Parameters
+        ----------
+        new_value : array_like or torch.Tensor
+            Of the same shape, and of the same or a lesser kind of dtype: integers go into floats, but
+            not floats into integers.
+        borrow : bool
+            Without effect: the storage stays the same.
+
+        Raises
+        ------
+        ValueError
+            For any other shape or dtype.
+        """
         self.container.value = new_value
+
+    def zero(self, borrow: bool = False) -> None:
+        """Fill the storage with zeros; `borrow` has no effect."""
+        self.tensor.zero_()
 
 
 def shared(value: Any, name: str | None = None) -> DeviceSharedVariable:
