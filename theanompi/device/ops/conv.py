@@ -33,6 +33,8 @@ class Conv2d(TorchOp):
         expect(x.dtype == w.dtype, "conv2d", "filters", f"the dtype of the images, {x.dtype}", w.dtype)
         n, channels, *image = x.type.shape
         out, in_per_group, *kernel = w.type.shape
+        if out is not None:
+            expect(out % self.groups == 0, "conv2d", "output channels", f"a multiple of {self.groups} groups", out)
         if channels is not None and in_per_group is not None:
             expect(
                 channels == in_per_group * self.groups,
@@ -130,7 +132,7 @@ def conv2d(
     Raises
     ------
     ValueError
-        If channels, dimensions or dtypes do not fit.
+        If channels, dimensions, dtypes or a number do not fit.
 
     Examples
     --------
@@ -145,4 +147,11 @@ def conv2d(
         pair(dilation, "conv2d", "dilation"),
         int(groups),
     )
+    for what, values, least in (
+        ("stride", op.stride, 1),
+        ("padding", op.padding, 0),
+        ("dilation", op.dilation, 1),
+        ("groups", (op.groups,), 1),
+    ):
+        expect(min(values) >= least, "conv2d", what, f"at least {least}", values)
     return op(x, w)

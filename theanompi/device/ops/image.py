@@ -29,6 +29,7 @@ class CropResize(TorchOp):
             "a float32 matrix (n, 5)",
             boxes.type,
         )
+        expect(self.size >= 1, "crop_resize", "size", "at least 1", self.size)
         n, channels = images.type.shape[:2]
         return Apply(self, [images, boxes], [TensorType("float32", shape=(n, channels, self.size, self.size))()])
 

@@ -26,6 +26,7 @@ class BatchNorm(TorchOp):
         for name, v in (("gamma", gamma), ("beta", beta)):
             fits = v.ndim == 1 and (None in (channels, v.type.shape[0]) or v.type.shape[0] == channels)
             expect(fits, "batch_norm", name, f"a vector of {channels} channels", v.type)
+            expect(v.dtype == x.dtype, "batch_norm", name, f"the dtype of the input, {x.dtype}", v.dtype)
         statistic = tensor_type(gamma, (channels,))
         return Apply(self, [x, gamma, beta], [x.type(), statistic(), statistic()])
 

@@ -187,8 +187,9 @@ def pool2d(
     window = pair(size, "pool2d", "size")
     steps = window if stride is None else pair(stride, "pool2d", "stride")
     pad = pair(padding, "pool2d", "padding")
+    expect(min(*window, *steps) >= 1, "pool2d", "size and stride", "at least 1", (window, steps))
     expect(
-        all(2 * p <= k for p, k in zip(pad, window, strict=True)),
+        all(0 <= 2 * p <= k for p, k in zip(pad, window, strict=True)),
         "pool2d",
         "padding",
         f"at most half the window {window}",

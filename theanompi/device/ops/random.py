@@ -55,7 +55,7 @@ class DropoutMask(TorchOp):
         def dropout_mask(keys: torch.Tensor) -> torch.Tensor:
             counter = torch.arange(1, size + 1, device=keys.device) * _GOLDEN
             bits = _splitmix64(_splitmix64(keys ^ salt)[:, None] + counter)
-            return (((bits >> 40) & 0xFFFFFF) >= threshold).to(torch.float32).mul_(kept).view(-1, *shape)
+            return (((bits >> 40) & 0xFFFFFF) >= threshold).to(torch.float32).mul_(kept).view(len(keys), *shape)
 
         return dropout_mask
 
