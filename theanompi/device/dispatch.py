@@ -20,7 +20,21 @@ from pytensor.tensor.special import LogSoftmax, Softmax
 from theanompi.device.elemwise import elemwise_function, torch_dtype
 from theanompi.device.ops.base import Context, TorchOp
 
-FRESH = (TorchOp, Elemwise, Sum, Max, Min, Argmax, Dot, BatchedDot, Softmax, LogSoftmax, DeepCopyOp, Alloc, AllocEmpty)
+FRESH = (
+    TorchOp,
+    Elemwise,
+    Sum,
+    Max,
+    Min,
+    Argmax,
+    Dot,
+    BatchedDot,
+    Softmax,
+    LogSoftmax,
+    DeepCopyOp,
+    Alloc,
+    AllocEmpty,
+)
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
 
 
@@ -83,7 +97,9 @@ def _(op: DimShuffle, node: Apply, context: Context) -> Callable[..., Any]:
     def dimshuffle(x: torch.Tensor) -> torch.Tensor:
         if dropped:
             if any(x.shape[axis] != 1 for axis in dropped):
-                raise ValueError(f"{op}: dropped axes {dropped}: expected length 1, got an input of shape {tuple(x.shape)}")
+                raise ValueError(
+                    f"{op}: dropped axes {dropped}: expected length 1, got an input of shape {tuple(x.shape)}"
+                )
             x = x.squeeze(tuple(dropped))
         if not identity:
             x = x.permute(permutation)
@@ -107,7 +123,11 @@ def _(op: Reshape, node: Apply, context: Context) -> Callable[..., Any]:
 def _(op: Sum, node: Apply, context: Context) -> Callable[..., Any]:
     axes = tuple(range(node.inputs[0].ndim)) if op.axis is None else tuple(op.axis)
     # Floats keep the dtype that they have: bf16 activations sum to bf16, accumulated in float32 by torch.
-    dtype = None if node.inputs[0].type.dtype == node.outputs[0].type.dtype else torch_dtype(node.outputs[0].dtype)
+    dtype = (
+        None
+        if node.inputs[0].type.dtype == node.outputs[0].type.dtype
+        else torch_dtype(node.outputs[0].dtype)
+    )
     return lambda x: torch.sum(x, axes, dtype=dtype)
 
 
@@ -138,7 +158,9 @@ def _(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
 def _(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
     def alloc(value: torch.Tensor, *shape: torch.Tensor) -> torch.Tensor:
         # A clone in the contiguous layout: callers may write into it.
-        return value.broadcast_to([int(length) for length in shape]).clone(memory_format=torch.contiguous_format)
+        return value.broadcast_to([int(length) for length in shape]).clone(
+            memory_format=torch.contiguous_format
+        )
 
     return alloc
 
@@ -158,7 +180,9 @@ def _(op: ARange, node: Apply, context: Context) -> Callable[..., Any]:
 @torch_function.register(MakeVector)
 def _(op: MakeVector, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(op.dtype)
-    return lambda *elements: torch.stack([torch.as_tensor(e, device=context.device).to(dtype) for e in elements])
+    return lambda *elements: torch.stack(
+        [torch.as_tensor(e, device=context.device).to(dtype) for e in elements]
+    )
 
 
 def constant_tensor(data: Any, device: torch.device) -> Any:

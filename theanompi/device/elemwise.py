@@ -1,4 +1,4 @@
-"""PyTensor's element-wise nodes as torch code: one instruction, or a fused expression in one pass over memory.
+"""PyTensor's element-wise nodes as torch code: one instruction, or a fused expression in one pass.
 
 On the CPU a fused expression over large contiguous tensors runs in chunks that stay in the cache, so that
 it costs one pass over memory whatever the number of its instructions.
@@ -133,7 +133,9 @@ class _Body:
             return f"{self.bind(torch.clamp, 'f')}({x}, {low}, {high}{into})"
         if kind is ps.Second:
             like, value = node.inputs
-            return f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {self.operand(value)}, 0)"
+            return (
+                f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {self.operand(value)}, 0)"
+            )
         function = self.bind(pytorch_funcify(op, node=node), "f")
         return f"{function}({', '.join(self.operand(v) for v in node.inputs)})"
 
@@ -213,7 +215,11 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
                 factors = [v for v in inner.inputs if isinstance(v, Constant) or v in uniform]
                 rest = [v for v in inner.inputs if v not in factors]
                 dtype = inner.outputs[0].type.dtype
-                if len(factors) == 1 and inner.outputs[0] not in outputs and rest[0].type.dtype == dtype == "float32":
+                if (
+                    len(factors) == 1
+                    and inner.outputs[0] not in outputs
+                    and rest[0].type.dtype == dtype == "float32"
+                ):
                     name = f"a{len(floats)}"
                     floats.append(f"{name} = {once.operand(factors[0])}.item()")
                     scaled[inner.outputs[0]] = (rest[0], name)
@@ -241,7 +247,11 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
             index = outputs.index(result)
             taken = context.overwrite.get(index)
             # The same variable may be several inputs of the node.
-            taken_as = [i for i, v in zip(inputs, node.inputs, strict=True) if taken is not None and v is node.inputs[taken]]
+            taken_as = [
+                i
+                for i, v in zip(inputs, node.inputs, strict=True)
+                if taken is not None and v is node.inputs[taken]
+            ]
             if all(last_use.get(i, -1) <= position for i in taken_as):
                 into = destinations[index]
         elif same_shape and type(inner.op) in _ARITHMETIC and len(inner.inputs) <= 2:
@@ -277,14 +287,28 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     names = [f"i{i}" for i in range(len(inputs))]
     numbers = [line.split(" ", 1)[0] for line in floats]
     run = _compile(
-        "body", [*names, *hoisted, *numbers, *destinations], [*body.lines, f"return ({results},)"], body.globals
+        "body",
+        [*names, *hoisted, *numbers, *destinations],
+        [*body.lines, f"return ({results},)"],
+        body.globals,
     )
-    prelude = _compile("prelude", names, [*once.lines, *floats, f"return ({''.join(f'{n}, ' for n in [*hoisted, *numbers])})"], once.globals)
+    prelude = _compile(
+        "prelude",
+        names,
+        [*once.lines, *floats, f"return ({''.join(f'{n}, ' for n in [*hoisted, *numbers])})"],
+        once.globals,
+    )
 
     n_outputs, overwrite = len(outputs), context.overwrite
     streams = [i for i, v in enumerate(inputs) if v not in uniform]
     size = int(np.prod([length or 0 for length in shape]))
-    chunked = context.device.type == "cpu" and same_shape and None not in shape and size >= 2 * CHUNK and len(streamed) > 1
+    chunked = (
+        context.device.type == "cpu"
+        and same_shape
+        and None not in shape
+        and size >= 2 * CHUNK
+        and len(streamed) > 1
+    )
     dtypes = [torch_dtype(v.type.dtype) for v in outputs]
 
     def whole(*tensors: torch.Tensor) -> Any:
@@ -298,7 +322,8 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
         tensors = tuple(t if i in streams else t.view(()) for i, t in enumerate(tensors))
         shared = prelude(*tensors)
         full = [
-            tensors[overwrite[o]] if o in overwrite else torch.empty(shape, dtype=dtypes[o]) for o in range(n_outputs)
+            tensors[overwrite[o]] if o in overwrite else torch.empty(shape, dtype=dtypes[o])
+            for o in range(n_outputs)
         ]
         count = -(-size // CHUNK)
         pieces = [t.view(-1).split(CHUNK) if i in streams else (t,) * count for i, t in enumerate(tensors)]
@@ -319,7 +344,9 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     return checked if checks_shapes else in_chunks if chunked else whole
 
 
-def _compile(name: str, parameters: Sequence[str], lines: Sequence[str], names: dict[str, Any]) -> Callable[..., Any]:
+def _compile(
+    name: str, parameters: Sequence[str], lines: Sequence[str], names: dict[str, Any]
+) -> Callable[..., Any]:
     source = f"def {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
     scope = dict(names)
     exec(compile(source, f"<theanompi {name}>", "exec"), scope)

@@ -96,7 +96,9 @@ class _Program:
         mapping: dict[int, int] = fgraph.update_mapping or {}
         n_results = len(fgraph.outputs) - len(mapping)
         self.results = fgraph.outputs[:n_results]
-        self.updates = [(fgraph.inputs[mapping[i]], fgraph.outputs[i]) for i in range(n_results, len(fgraph.outputs))]
+        self.updates = [
+            (fgraph.inputs[mapping[i]], fgraph.outputs[i]) for i in range(n_results, len(fgraph.outputs))
+        ]
         self.names: dict[Variable, str] = {v: f"i{k}" for k, v in enumerate(fgraph.inputs)}
         self.scope: dict[str, Any] = {}
         self._find_lifetimes()
@@ -121,7 +123,7 @@ class _Program:
             self.last_named[v] = end
         for target, value in self.updates:
             self.last_named[value] = end
-            # A value that may lie in another input's storage is copied at the end, before which nothing overwrites it.
+            # A value that may lie in another storage is copied at the end, before which nothing overwrites that.
             for root in self._roots(value) - {target}:
                 self.last_read[root] = end
 

@@ -33,7 +33,9 @@ def parse(name: str) -> torch.device:
     if kind == "cuda" and index.isdigit():
         count = torch.cuda.device_count()
         if int(index) >= count:
-            raise ValueError(f"device {name!r}: expected one of the {count} CUDA devices that torch sees here")
+            raise ValueError(
+                f"device {name!r}: expected one of the {count} CUDA devices that torch sees here"
+            )
         return torch.device(name)
     raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
 

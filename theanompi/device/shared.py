@@ -41,7 +41,9 @@ class DeviceSharedVariable(TensorSharedVariable):
     `tensor` is the storage itself. Compiled functions read it and write updates into it in place.
     """
 
-    def __init__(self, type: TensorType, value: Any, strict: Any, container: Container, name: str | None = None):
+    def __init__(
+        self, type: TensorType, value: Any, strict: Any, container: Container, name: str | None = None
+    ):
         super().__init__(type=type, value=value, strict=strict, container=container, name=name)
 
     @property

@@ -34,7 +34,13 @@ class Conv2d(TorchOp):
         n, channels, *image = x.type.shape
         out, in_per_group, *kernel = w.type.shape
         if out is not None:
-            expect(out % self.groups == 0, "conv2d", "output channels", f"a multiple of {self.groups} groups", out)
+            expect(
+                out % self.groups == 0,
+                "conv2d",
+                "output channels",
+                f"a multiple of {self.groups} groups",
+                out,
+            )
         if channels is not None and in_per_group is not None:
             expect(
                 channels == in_per_group * self.groups,
@@ -87,7 +93,12 @@ class Conv2dGrad(TorchOp):
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         backward = torch.ops.aten.convolution_backward.default
-        stride, padding, dilation, groups = list(self.stride), list(self.padding), list(self.dilation), self.groups
+        stride, padding, dilation, groups = (
+            list(self.stride),
+            list(self.padding),
+            list(self.dilation),
+            self.groups,
+        )
         mask = [*context.used, False]
 
         def conv2d_grad(x: torch.Tensor, w: torch.Tensor, gy: torch.Tensor) -> tuple[Any, Any]:
@@ -137,7 +148,8 @@ def conv2d(
     Examples
     --------
     >>> import pytensor.tensor as pt
-    >>> x, w = pt.tensor("x", dtype="float32", shape=(2, 3, 8, 8)), pt.tensor("w", dtype="float32", shape=(4, 3, 3, 3))
+    >>> x = pt.tensor("x", dtype="float32", shape=(2, 3, 8, 8))
+    >>> w = pt.tensor("w", dtype="float32", shape=(4, 3, 3, 3))
     >>> conv2d(x, w, stride=2, padding=1).type.shape
     (2, 4, 4, 4)
     """

@@ -21,7 +21,13 @@ class CropResize(TorchOp):
 
     def make_node(self, images: Any, boxes: Any) -> Apply:
         images, boxes = pt.as_tensor_variable(images), pt.as_tensor_variable(boxes)
-        expect(images.ndim == 4, "crop_resize", "images", "4 dimensions (n, channels, height, width)", images.type)
+        expect(
+            images.ndim == 4,
+            "crop_resize",
+            "images",
+            "4 dimensions (n, channels, height, width)",
+            images.type,
+        )
         expect(
             boxes.ndim == 2 and boxes.dtype == "float32" and boxes.type.shape[1] in (None, 5),
             "crop_resize",
@@ -31,7 +37,9 @@ class CropResize(TorchOp):
         )
         expect(self.size >= 1, "crop_resize", "size", "at least 1", self.size)
         n, channels = images.type.shape[:2]
-        return Apply(self, [images, boxes], [TensorType("float32", shape=(n, channels, self.size, self.size))()])
+        return Apply(
+            self, [images, boxes], [TensorType("float32", shape=(n, channels, self.size, self.size))()]
+        )
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         size = self.size

@@ -58,7 +58,9 @@ class SoftmaxCrossEntropyGrad(TorchOp):
         ) -> torch.Tensor:
             logits = logits.float() if logits.dtype == torch.bfloat16 else logits
             gradient = torch.softmax(logits, 1)
-            gradient.scatter_add_(1, labels[:, None], torch.full_like(labels[:, None], -1, dtype=gradient.dtype))
+            gradient.scatter_add_(
+                1, labels[:, None], torch.full_like(labels[:, None], -1, dtype=gradient.dtype)
+            )
             return gradient.mul_(g[:, None])
 
         return softmax_cross_entropy_grad

@@ -66,7 +66,9 @@ class BatchNormGrad(TorchOp):
     def __init__(self, epsilon: float) -> None:
         self.epsilon = epsilon
 
-    def make_node(self, gy: Variable, x: Variable, gamma: Variable, mean: Variable, inv_std: Variable) -> Apply:
+    def make_node(
+        self, gy: Variable, x: Variable, gamma: Variable, mean: Variable, inv_std: Variable
+    ) -> Apply:
         return Apply(self, [gy, x, gamma, mean, inv_std], [x.type(), gamma.type(), gamma.type()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:

@@ -41,7 +41,13 @@ class DropoutMask(TorchOp):
 
     def make_node(self, keys: Any) -> Apply:
         keys = pt.as_tensor_variable(keys)
-        expect(keys.ndim == 1 and keys.dtype == "int64", "dropout_mask", "keys", "an int64 vector (n,)", keys.type)
+        expect(
+            keys.ndim == 1 and keys.dtype == "int64",
+            "dropout_mask",
+            "keys",
+            "an int64 vector (n,)",
+            keys.type,
+        )
         return Apply(self, [keys], [TensorType("float32", shape=(keys.type.shape[0], *self.shape))()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
@@ -55,7 +61,9 @@ class DropoutMask(TorchOp):
         def dropout_mask(keys: torch.Tensor) -> torch.Tensor:
             counter = torch.arange(1, size + 1, device=keys.device) * _GOLDEN
             bits = _splitmix64(_splitmix64(keys ^ salt)[:, None] + counter)
-            return (((bits >> 40) & 0xFFFFFF) >= threshold).to(torch.float32).mul_(kept).view(len(keys), *shape)
+            return (
+                (((bits >> 40) & 0xFFFFFF) >= threshold).to(torch.float32).mul_(kept).view(len(keys), *shape)
+            )
 
         return dropout_mask
 
