@@ -121,11 +121,10 @@ class State:
         return device.shared(buffer.flat[start:end], name)
 
 
-def normalised(inputs: Inputs, size: int, mean: Sequence[float], std: Sequence[float]) -> Variable:
+def normalised(inputs: Inputs, size: int, mean: np.ndarray, std: np.ndarray) -> Variable:
     """The network's input: the boxes of the images, resized, each channel with mean 0 and deviation 1."""
     images = crop_resize(inputs.images, inputs.boxes, size)
-    scale = 1 / (255 * np.asarray(std))
-    shift = -np.asarray(mean) / np.asarray(std)
+    scale, shift = 1 / (255 * std), -mean / std
     return images * scale.astype("float32")[None, :, None, None] + shift.astype("float32")[None, :, None, None]
 
 

@@ -23,7 +23,7 @@ from pytensor.graph.basic import Variable
 
 from theanompi import device
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
-from theanompi.data import Batch, Loader, Sampler, open_dataset
+from theanompi.data import Batch, Loader, Sampler, open_dataset, validation_batches
 from theanompi.device import FlatBuffer
 from theanompi.functions import (
     METRICS,
@@ -43,10 +43,10 @@ from theanompi.recipe import Schedule, plan
 class Totals(NamedTuple):
     """Sums over images: how many, their loss (nats), and top-1 and top-5 errors."""
 
-    images: int
+    images: float
     loss: float
-    errors: int
-    errors_top5: int
+    errors: float
+    errors_top5: float
 
 
 class Data:
@@ -68,8 +68,7 @@ class Data:
             self.dataset.n_train, config.batch_size, size, rank, config.accumulation, config.seed
         )
         self.n_batch_train = self.sampler.iterations_per_epoch
-        validation = range(rank * self.batch_size, self.dataset.n_val, size * self.batch_size)
-        self.n_batch_val = len(validation)
+        self.n_batch_val = len(validation_batches(self.dataset.n_val, self.batch_size, size, rank))
         self._loader: Loader | None = None
 
     def train(self, epoch: int, start: int) -> Iterator[Iterator[Batch]]:
@@ -238,8 +237,7 @@ class Model:
         """
         loss, errors, errors_top5, *losses = self.state.gradients.views[METRICS].tolist()
         images = self.data.sampler.units(count) * self.data.batch_size
-        whole = np.nan_to_num([errors, errors_top5]).astype(int)
-        return Totals(images, loss, int(whole[0]), int(whole[1])), losses
+        return Totals(images, loss, errors, errors_top5), losses
 
     def update(self) -> torch.Tensor:
         """Apply the compiled update to the gradients in the buffer; gives η."""
