@@ -38,6 +38,7 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     arrays, attributes = checkpoint.load(str(tmp_path / "c.h5"))
     assert list(arrays) == sorted(ARRAYS)
     for name, array in ARRAYS.items():
+        assert isinstance(arrays[name], np.ndarray), name
         assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape), name
         assert arrays[name].tobytes() == array.tobytes(), name
     assert attributes == ATTRIBUTES

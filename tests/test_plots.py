@@ -94,6 +94,14 @@ def test_the_shares_of_the_time_fill_the_panel(tmp_path: Path, figures: list[Fig
     assert all((box.xmin, box.xmax) == (0, 2) for box in extents)
 
 
+def test_the_shares_of_an_interval_lie_to_its_left(tmp_path: Path, figures: list[Figure]) -> None:
+    log = lines(1)
+    log[1] |= {"calc_s": 7.0, "comm_s": 0.0}
+    draw(tmp_path, log)
+    vertices = np.asarray(figures[0].axes[3].collections[0].get_paths()[0].vertices)
+    assert sorted(set(vertices[vertices[:, 1] == 70, 0].tolist())) == [2, 4]
+
+
 def test_the_first_epoch_is_drawn_against_iterations(tmp_path: Path, figures: list[Figure]) -> None:
     draw(tmp_path, lines(1))
     assert figures[0].axes[3].get_xlabel() == "iteration"
@@ -106,12 +114,17 @@ def test_a_log_cut_short_in_an_epoch_keeps_its_scale(tmp_path: Path, figures: li
     assert curve(figures[0].axes[0], "training")[0][-1] == pytest.approx(16 / 6)
 
 
+def test_a_log_without_its_first_epoch_keeps_its_scale(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, lines(4)[4:])
+    assert curve(figures[0].axes[0], "validation")[0] == [2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "log",
     [
         lines(1)[:1],
         lines(1)[-1:],
-        [line | {"loss": None, "error": None, "lr": None, "images_per_s": None} for line in lines(1)[:3]],
+        [line | {"loss": None, "error": None, "lr": None, "images_per_s": None} for line in lines(1)],
         [
             line | {"wall_s": 0.0, "images_per_s": None, "lr": 0.0, "loss": 0.0, "error": 0.0}
             for line in lines(2)[:3]

@@ -72,7 +72,7 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     ([[1.0, 0.0], [0.0, 1.0]], {'iteration': 7})
     """
     path = Path(path)
-    arrays = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
+    arrays = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
     _check_writable(arrays, attributes, path)
     content = _file_content(arrays, attributes)
     try:

@@ -84,7 +84,7 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     for (kind, colour), low, high in zip(_SHARES.items(), [0 * wall, *tops], tops, strict=False):
         # An interval ends at its iteration, so its bar lies to the left of it; the first one begins at 0.
         bars = (np.concatenate([y[:1], y]) for y in (np.nan_to_num(low), high))
-        x = np.concatenate([[0.0] * bool(train), at])
+        x = np.concatenate([[0.0], at])
         time.fill_between(x, *bars, step="pre", color=colour, alpha=0.55, lw=0, label=kind)
     time.set_ylim(0, 100)
     time.set_ylabel("share of the time (%)")

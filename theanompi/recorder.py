@@ -228,14 +228,15 @@ class Recorder:
         self._clock: float | None = None
         self._phase: float | None = None
         self._said = monotonic()
-        self._writes = rank == 0
+        # The other ranks do the same sums, and nothing comes of them.
+        self._out = out if rank == 0 else None
         self._verbose = verbose and rank == 0
-        self._out, self._size, self._iterations = out, size, iterations
+        self._size, self._iterations = size, iterations
         self._log_interval, self._draw = log_interval, draw
         self._records: list[dict[str, Any]] = []
         self._log: Path | None = None
-        if self._writes and out is not None:
-            self._log = out / LOG_FILE
+        if self._out is not None:
+            self._log = self._out / LOG_FILE
             if resume_from is None:
                 self._log.touch(exist_ok=False)
             else:
@@ -308,8 +309,6 @@ class Recorder:
         lr : float
             η of this update.
         """
-        if not self._writes:
-            return
         now = self._interval
         now.epoch, now.iteration, now.lr = epoch, iteration, float(lr)
         now.images += int(images)
@@ -322,14 +321,14 @@ class Recorder:
             self._bar.set_postfix_str(_progress(record), refresh=False)
             self._bar.update(iteration - self._bar.n)
         if iteration % self._log_interval == 0:
-            record = self._close_interval(restart=True)
+            record = self._close_interval()
             if self._bar is None and monotonic() - self._said >= SECONDS_BETWEEN_LINES:
                 self._say(f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: {_progress(record)}")
 
     def flush(self) -> None:
         """Write down the interval so far, and stop its clock until the next `start`."""
         if self._interval.images:
-            self._close_interval(restart=False)
+            self._close_interval()
         # What was timed while nothing was trained, as in a validation, is not part of the next interval.
         self._begin_interval(None)
 
@@ -350,8 +349,6 @@ class Recorder:
             How many were not recognised, at the first and within the first five guesses.
         """
         self.flush()
-        if not self._writes:
-            return
         record: dict[str, Any] = {
             "kind": "val",
             "epoch": int(epoch),
@@ -374,8 +371,6 @@ class Recorder:
     def close(self) -> None:
         """End the run: write the last interval and the summary, draw the curves, and print how it went."""
         self.flush()
-        if not self._writes:
-            return
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -432,12 +427,12 @@ class Recorder:
         self._clock = clock
         self.seconds = dict.fromkeys(KINDS, 0.0)
 
-    def _close_interval(self, restart: bool) -> dict[str, Any]:
+    def _close_interval(self) -> dict[str, Any]:
         now = monotonic()
         record = self._train_record(now)
         self._write(record)
         # The time that writing takes belongs to the next interval: nothing falls between two of them.
-        self._begin_interval(now if restart and self._clock is not None else None)
+        self._begin_interval(None if self._clock is None else now)
         return record
 
     def _train_record(self, now: float) -> dict[str, Any]:
