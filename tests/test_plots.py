@@ -124,7 +124,7 @@ def test_a_log_without_its_first_epoch_keeps_its_scale(tmp_path: Path, figures: 
     [
         lines(1)[:1],
         lines(1)[-1:],
-        [line | {"loss": None, "error": None, "lr": None, "images_per_s": None} for line in lines(1)],
+        [line | {"loss": None, "error": None, "lr": None, "images_per_s": None} for line in lines(2)],
         [
             line | {"wall_s": 0.0, "images_per_s": None, "lr": 0.0, "loss": 0.0, "error": 0.0}
             for line in lines(2)[:3]
