@@ -204,13 +204,18 @@ def test_batch_norm_training(shape, epsilon):
     def reference(x, gamma, beta):
         return F.batch_norm(x, None, None, gamma, beta, training=True, eps=epsilon)
 
-    check(layer, [x], reference)
+    check(layer, [x], reference, batch_norm_update_averages=False)
 
 
 def test_batch_norm_without_gamma_and_beta():
     source, x = feed(4, 5, 3)
     layer = BatchNormLayer(source, gamma=None, beta=None)
-    check(layer, [x], lambda x: F.batch_norm(x, None, None, training=True, eps=1e-4))
+    check(
+        layer,
+        [x],
+        lambda x: F.batch_norm(x, None, None, training=True, eps=1e-4),
+        batch_norm_update_averages=False,
+    )
 
 
 def test_batch_norm_over_other_axes():
@@ -222,7 +227,7 @@ def test_batch_norm_over_other_axes():
         flat = F.batch_norm(x.reshape(3, 20), None, None, gamma.reshape(20), beta.reshape(20), True, eps=0.01)
         return flat.reshape(3, 4, 5)
 
-    check(layer, [x], reference)
+    check(layer, [x], reference, batch_norm_update_averages=False)
 
 
 def test_batch_norm_deterministic_uses_the_averages():
@@ -265,10 +270,9 @@ def test_batch_norm_hands_out_no_statistics(keywords):
 
 def test_batch_norm_update_needs_somewhere_to_put_the_statistics():
     layer = BatchNormLayer(InputLayer((None, 4)), name="bn1")
-    with pytest.raises(
-        ValueError, match="layer 'bn1': batch_norm_update_averages=True expects batch_norm_stat"
-    ):
-        get_output(layer, batch_norm_update_averages=True)
+    for keywords in ({}, {"batch_norm_update_averages": True}):
+        with pytest.raises(ValueError, match="layer 'bn1': training expects batch_norm_statistics={}"):
+            get_output(layer, **keywords)
 
 
 def test_batch_norm_tags():
@@ -290,7 +294,7 @@ def test_batch_norm_helper_moves_the_nonlinearity_and_drops_the_bias():
         *("fc.W", "fc_bn.beta", "fc_bn.gamma", "fc_bn.mean", "fc_bn.inv_std")
     ]
     assert (network.name, dense.b) == ("fc_bn_nonlin", None)
-    got = pytensor.function([source.input_var], get_output(network), mode=device.mode())(x)
+    got = pytensor.function([source.input_var], get_output(network, batch_norm_statistics={}), mode=device.mode())(x)
     close(got, F.relu(F.batch_norm(torch.tensor(x @ weights), None, None, training=True, eps=1e-4)))
     assert isinstance(batch_norm(MaxPool2DLayer(InputLayer((None, 2, 4, 4)), 2)), BatchNormLayer)
 

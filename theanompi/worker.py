@@ -163,7 +163,8 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
 
             def after(position: int, epoch: int = epoch) -> None:
                 done = epoch * per_epoch + position
-                if config.checkpoint_interval and done % config.checkpoint_interval == 0:
+                # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
+                if config.checkpoint_interval and position < per_epoch and done % config.checkpoint_interval == 0:
                     save(done)
 
             train_epoch(

@@ -111,14 +111,14 @@ class BatchNormLayer(Layer):
         Raises
         ------
         ValueError
-            If ``batch_norm_update_averages=True`` has no dictionary to write to.
+            If the statistics have no dictionary to go to, so that the running averages would stay as they are.
         """
         use_averages = deterministic if batch_norm_use_averages is None else batch_norm_use_averages
         update = not deterministic if batch_norm_update_averages is None else batch_norm_update_averages
-        if batch_norm_update_averages and batch_norm_statistics is None:
+        if batch_norm_statistics is None and (batch_norm_update_averages or (update and not use_averages)):
             raise ValueError(
-                "batch_norm_update_averages=True expects batch_norm_statistics, a dictionary for the caller "
-                "to average, got None"
+                "training expects batch_norm_statistics={}, a dictionary that takes the statistics for the running "
+                "averages, got None; or deterministic=True, or batch_norm_update_averages=False to leave them"
             )
         if not use_averages and input.ndim in (2, 4) and self.axes == (0, *range(2, input.ndim)):
             channels = self.mean.type.shape
