@@ -128,6 +128,9 @@ def _(op: Sum, node: Apply, context: Context) -> Callable[..., Any]:
         if node.inputs[0].type.dtype == node.outputs[0].type.dtype
         else torch_dtype(node.outputs[0].dtype)
     )
+    if dtype == torch.uint64:
+        # Torch does not add in uint64; int64 has the same bits.
+        return lambda x: torch.sum(x, axes, dtype=torch.int64).to(dtype)
     return lambda x: torch.sum(x, axes, dtype=dtype)
 
 

@@ -137,7 +137,9 @@ class _Body:
                 f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {self.operand(value)}, 0)"
             )
         function = self.bind(pytorch_funcify(op, node=node), "f")
-        return f"{function}({', '.join(self.operand(v) for v in node.inputs)})"
+        # Of integers torch makes float32, PyTensor float64.
+        common = dtype if dtype.startswith("float") else None
+        return f"{function}({', '.join(self.operand(v, common) for v in node.inputs)})"
 
     def fold(self, function: str, operands: Sequence[str], into: str) -> str:
         if len(operands) <= 2:
