@@ -1,0 +1,209 @@
+"""Fused expressions, in chunks or at once, against NumPy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+import torch
+from pytensor.scalar.basic import Composite
+from pytensor.tensor.elemwise import Elemwise
+from tolerance import assert_close
+
+from theanompi import device
+from theanompi.device import elemwise
+from theanompi.device.elemwise import CHUNK
+
+MODE = device.mode("cpu")
+SIZES = [CHUNK, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 12345]
+
+
+def vectors(size: int, n: int, dtype: str = "float32") -> list[np.ndarray]:
+    rng = np.random.default_rng(size)
+    return [rng.normal(size=size).astype(dtype) for _ in range(n)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_chunks_cover_every_element_once(size: int) -> None:
+    av, bv = vectors(size, 2)
+    a, b = device.shared(av, "a"), device.shared(bv, "b")
+    f = pytensor.function(
+        [], [pt.tanh(a) * b + pt.exp(-abs(b)), a.sum()], updates=[(a, 0.5 * a * b - b)], mode=MODE
+    )
+    address = a.tensor.data_ptr()
+    got, _ = f()
+    assert_close(got, np.tanh(av) * bv + np.exp(-np.abs(bv)))
+    assert_close(a.get_value(), np.float32(0.5) * av * bv - bv)
+    assert_close(b.get_value(), bv)
+    assert a.tensor.data_ptr() == address
+
+
+def test_large_expressions_do_run_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def tanh(x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        seen.append(x.numel())
+        return torch.tanh(x, out=out)
+
+    monkeypatch.setitem(elemwise._ARITHMETIC, pytensor.scalar.Tanh, tanh)
+    x = device.shared(vectors(2 * CHUNK + 1, 1)[0])
+    pytensor.function([], pt.tanh(x) + pt.exp(x), mode=MODE)()
+    assert seen == [CHUNK, CHUNK, 1]
+
+
+@pytest.mark.parametrize("size", [100, 2 * CHUNK + 1])
+def test_several_outputs_that_overwrite_their_inputs(size: int) -> None:
+    """Momentum as one fused node: v and w are read by both expressions, and both are written in place."""
+    wv, vv, gv = vectors(size, 3)
+    w, v, g = (device.shared(value, name) for value, name in ((wv, "w"), (vv, "v"), (gv, "g")))
+    m, eta = np.float32(0.9), device.shared(np.float32(0.1), "eta")
+    new_v = m * v + eta * (g + np.float32(1e-2) * w)
+    f = pytensor.function([], [], updates=[(v, new_v), (w, w - new_v)], mode=MODE)
+    addresses = [x.tensor.data_ptr() for x in (w, v)]
+    for _ in range(3):
+        f()
+        vv = m * vv + np.float32(0.1) * (gv + np.float32(1e-2) * wv)
+        wv = wv - vv
+    assert_close(v.get_value(), vv)
+    assert_close(w.get_value(), wv)
+    assert [x.tensor.data_ptr() for x in (w, v)] == addresses
+    composites = [
+        n.op.scalar_op
+        for n in f.maker.fgraph.apply_nodes
+        if isinstance(n.op, Elemwise) and n.inputs[0].ndim == 1
+    ]
+    assert len(composites) == 1 and isinstance(composites[0], Composite) and composites[0].nout == 2
+
+
+def test_input_that_another_output_reads_later_is_not_overwritten_too_early() -> None:
+    av, bv = vectors(2 * CHUNK, 2)
+    a, b = device.shared(av, "a"), device.shared(bv, "b")
+    pytensor.function([], [], updates=[(a, pt.exp(-abs(b)) + a), (b, pt.tanh(a) * b)], mode=MODE)()
+    assert_close(a.get_value(), np.exp(-np.abs(bv)) + av)
+    assert_close(b.get_value(), np.tanh(av) * bv)
+
+
+# Torch adds or subtracts a multiple s*b in one instruction: forms that use it, and forms that must not.
+ALPHA: dict[str, Callable[..., Any]] = {
+    "a+s*b": lambda a, b, c, s: a + s * b,
+    "s*b+a": lambda a, b, c, s: s * b + a,
+    "a-s*b": lambda a, b, c, s: a - s * b,
+    "s*b-a": lambda a, b, c, s: s * b - a,
+    "s*b+s*c": lambda a, b, c, s: s * b + s * c,
+    "s*b-s*c": lambda a, b, c, s: s * b - 2 * s * c,
+    "a+s*(b-s*c)": lambda a, b, c, s: a + s * (b - s * c),
+    "twice": lambda a, b, c, s: (a + s * b) * (c - s * b),
+    "itself": lambda a, b, c, s: a - s * a,
+    "three": lambda a, b, c, s: a + s * b + s * c,
+    "of a function": lambda a, b, c, s: abs(a) - s * abs(b - c),
+    "constant": lambda a, b, c, s: a + np.float32(0.25) * b - np.float32(3) * c,
+}
+
+
+@pytest.mark.parametrize("size", [7, 2 * CHUNK + 1])
+@pytest.mark.parametrize("form", ALPHA)
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_multiples_in_sums(form: str, target: int, size: int) -> None:
+    values = vectors(size, 3)
+    variables = [device.shared(v) for v in values]
+    s = device.shared(np.float32(0.7))
+    expected = ALPHA[form](*values, np.float32(0.7))
+    f = pytensor.function([], [], updates=[(variables[target], ALPHA[form](*variables, s))], mode=MODE)
+    f()
+    for i, (variable, value) in enumerate(zip(variables, values, strict=True)):
+        assert_close(variable.get_value(), expected if i == target else value, f"{form}, variable {i}")
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 1, 1)])
+@pytest.mark.parametrize("length", [6, 2 * CHUNK // 4 + 1])
+def test_one_sized_operands(shape: tuple[int, ...], length: int) -> None:
+    full = (4 * length,) if len(shape) == 1 else (1,) * (len(shape) - 2) + (4, length)
+    xv = vectors(4 * length, 1)[0].reshape(full)
+    x, s = device.shared(xv, "x"), device.shared(np.full(shape, 0.3, "float32"), "s")
+    got = pytensor.function([], pt.exp(s * x) + s - x * s**2, updates=[(x, x - s * pt.tanh(x))], mode=MODE)()
+    sv = np.full(shape, 0.3, "float32")
+    assert_close(got, np.exp(sv * xv) + sv - xv * sv**2)
+    assert_close(x.get_value(), xv - sv * np.tanh(xv))
+
+
+@pytest.mark.parametrize("size", [5, 2 * CHUNK + 3])
+def test_casts_within_an_expression(size: int) -> None:
+    xv = vectors(size, 1)[0]
+    iv = np.arange(size) % 7
+    x, i = device.shared(xv), device.shared(iv)
+    f = pytensor.function(
+        [],
+        [
+            pt.cast(x * 10, "int64") + i,
+            pt.cast(i / 2, "float32") * x,
+            pt.switch(x > 0, i, x),
+            pt.clip(i * x, -1, 2),
+            (x > 0) & (i < 3),
+            i // 2 - i % 3,
+        ],
+        mode=MODE,
+    )
+    ten = (xv * np.float32(10)).astype("int64") + iv
+    expected = [
+        ten,
+        (iv / 2).astype("float32") * xv,
+        np.where(xv > 0, iv, xv),
+        np.clip(iv * xv, -1, 2),
+        (xv > 0) & (iv < 3),
+        iv // 2 - iv % 3,
+    ]
+    for got, value in zip(f(), expected, strict=True):
+        assert_close(got, value)
+
+
+def test_large_strided_tensors_as_small_ones() -> None:
+    rng = np.random.default_rng(0)
+    xv = rng.normal(size=(2, 64, 40, 40)).astype("float32")
+    x = device.shared(xv, "x")
+    assert not x.tensor.is_contiguous() and x.tensor.numel() > 2 * CHUNK
+    pytensor.function([], [], updates=[(x, pt.tanh(x) - 0.5 * x)], mode=MODE)()
+    assert_close(x.get_value(), np.tanh(xv) - np.float32(0.5) * xv)
+
+
+FUNCTIONS = (
+    "neg abs sign sqr sqrt reciprocal exp expm1 log log1p log2 sin cos tan arctan tanh floor ceil "
+    "sigmoid erf softplus"
+).split()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name in FUNCTIONS for dtype in ("float32", "float64", "int64")]
+    + [("round", "float32"), ("round", "float64")],
+)
+def test_functions_of_one_operand(name: str, dtype: str) -> None:
+    """Against PyTensor's interpreter, which calls NumPy and SciPy."""
+    xv = np.linspace(0.5, 5.2, 11).astype(dtype) * (
+        1 if name in ("sqrt", "log", "log1p", "log2", "reciprocal") else -1
+    )
+    x = pt.vector("x", dtype=dtype)
+    y = getattr(pt, name)(x)
+    expected = pytensor.function([x], y, mode="FAST_COMPILE")(xv)
+    assert_close(pytensor.function([x], y, mode=MODE)(xv), expected, name)
+
+
+def test_logic_and_identities() -> None:
+    x = device.shared(np.array([1.0, np.nan, -2.0], "float32"))
+    b = device.shared(np.array([True, False, True]))
+    outputs = [pt.isnan(x), ~b, b | pt.isnan(x), pt.xor(b, ~b), x.copy(), pt.second(x, 3.0), pt.maximum(x, 0)]
+    xv, bv = x.get_value(), b.get_value()
+    expected = [
+        np.isnan(xv),
+        ~bv,
+        bv | np.isnan(xv),
+        bv ^ ~bv,
+        xv,
+        np.full(3, 3.0),
+        np.maximum(xv, np.float32(0)),
+    ]
+    got = pytensor.function([], outputs, updates=[(x, x * 0)], mode=MODE)()
+    for one, value in zip(got[:5] + got[6:], expected[:5] + expected[6:], strict=True):
+        assert_close(one, value)
+    np.testing.assert_array_equal(got[5], expected[5])

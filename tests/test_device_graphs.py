@@ -1,0 +1,156 @@
+"""The mode is for any graph: common constructions of PyTensor, against its own interpreter."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+from pytensor.compile.mode import Mode
+from pytensor.raise_op import Assert
+from pytensor.tensor.special import log_softmax, softmax
+from tolerance import assert_close
+
+from theanompi import device
+
+REFERENCE = Mode("py", "fast_compile")
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(4, 5)), RNG.normal(size=(5, 3))
+I = np.array([3, 0, 3, 1])  # noqa: E741
+
+GRAPHS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "softmax": lambda x, y, i: [softmax(x, axis=1), softmax(x, axis=0), log_softmax(x, axis=1)],
+    "reductions": lambda x, y, i: [
+        x.mean(),
+        x.std(axis=0),
+        x.prod(axis=1),
+        x.min(axis=(0, 1)),
+        pt.logsumexp(x),
+    ],
+    "all and any": lambda x, y, i: [pt.all(x > -9), pt.any(x > 1, axis=0), (x > 0).sum(axis=1)],
+    "argmax": lambda x, y, i: [x.argmax(), x.argmax(axis=0), x.argmin(axis=1), (x > 0).argmax(axis=1)],
+    "norms": lambda x, y, i: [x.norm(2), x.norm(1, axis=1), pt.sqrt((x**2).sum(axis=0, keepdims=True))],
+    "products": lambda x, y, i: [
+        x @ y,
+        pt.dot(x, y[:, 0]),
+        pt.outer(x[0], y[0]),
+        pt.tensordot(x, y, [[1], [0]]),
+    ],
+    "batched product": lambda x, y, i: pt.stack([x, 2 * x]) @ pt.stack([y, -y]),
+    "advanced indexing": lambda x, y, i: [x[i], x[i, i], x[pt.arange(4), i], x[:, i], pt.take(x, i, axis=1)],
+    "boolean indexing": lambda x, y, i: x[x > 0],
+    "gradient of indexing": lambda x, y, i: pytensor.grad(
+        (x[i] ** 2).sum() + (x[pt.arange(4), i] ** 3).sum(), x
+    ),
+    "setting": lambda x, y, i: [
+        pt.set_subtensor(x[1:3, ::2], 0.0),
+        pt.inc_subtensor(x[:, 0], x[:, 1]),
+        pt.inc_subtensor(x[i], 1.0),
+        pt.set_subtensor(x[pt.arange(4), i], -1.0),
+    ],
+    "alloc": lambda x, y, i: [
+        pt.zeros_like(x),
+        pt.ones((x.shape[0], 2)) + i[:, None],
+        pt.full((2, 3), x[0, 0]),
+    ],
+    "ranges": lambda x, y, i: [pt.arange(x.shape[1]), pt.arange(1, 9, 2), pt.eye(3), pt.tri(3)],
+    "conditions": lambda x, y, i: [
+        pt.switch(x > 0, x, -x),
+        pt.clip(x, -0.5, 0.5),
+        pt.where(i[:, None] > 0, x, 0),
+    ],
+    "casts": lambda x, y, i: [
+        x.astype("int32"),
+        i.astype("float32") / 3,
+        (x > 0).astype("int8") + i[:, None],
+    ],
+    "cumulation": lambda x, y, i: [pt.cumsum(x, axis=1), pt.cumsum(x), pt.cumprod(x, axis=0)],
+    "joining": lambda x, y, i: [
+        pt.concatenate([x, x], axis=1),
+        pt.stack([x, -x], axis=1),
+        pt.horizontal_stack(x, x),
+    ],
+    "shapes": lambda x, y, i: [
+        x.reshape((2, -1)),
+        x.flatten(),
+        x.T,
+        x.dimshuffle(1, "x", 0),
+        x.shape,
+        x.size,
+    ],
+    "shape arithmetic": lambda x, y, i: x.reshape((x.shape[1], x.shape[0])) / x.shape[0],
+    "tiling": lambda x, y, i: [pt.repeat(x, 2, axis=0), pt.tile(x, (2, 1))],
+    "sorting": lambda x, y, i: [pt.sort(x, axis=1), pt.argsort(x, axis=1)],
+    "assertion": lambda x, y, i: Assert("x is empty")(x, pt.gt(x.size, 0)) * 2,
+    "integer arithmetic": lambda x, y, i: [i // 2, i % 2, -i // 2, i**2, i / 2, i & 1, i | 4],
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("static", [True, False])
+def test_graph_as_pytensor(name: str, static: bool) -> None:
+    x = pt.tensor("x", dtype="float64", shape=X.shape if static else (None, None))
+    y = pt.tensor("y", dtype="float64", shape=Y.shape if static else (None, None))
+    i = pt.tensor("i", dtype="int64", shape=I.shape if static else (None,))
+    outputs = GRAPHS[name](x, y, i)
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    ours, theirs = (
+        pytensor.function([x, y, i], outputs, mode=mode, on_unused_input="ignore")
+        for mode in (device.mode("cpu"), REFERENCE)
+    )
+    for k, (got, expected) in enumerate(zip(ours(X, Y, I), theirs(X, Y, I), strict=True)):
+        assert_close(got, expected, f"output {k}")
+
+
+def test_failed_assertion() -> None:
+    x = pt.vector("x")
+    f = pytensor.function([x], Assert("x must not be empty")(x, pt.gt(x.size, 0)), mode=device.mode("cpu"))
+    with pytest.raises(AssertionError, match="x must not be empty"):
+        f(np.zeros(0))
+
+
+def test_op_that_neither_backend_knows() -> None:
+    x = pt.matrix("x")
+    with pytest.raises(NotImplementedError, match="No PyTorch conversion for the given `Op`: ExtractDiag"):
+        pytensor.function([x], pt.diagonal(x), mode=device.mode("cpu"))
+
+
+def softmax_regression(shared: Callable[[Any], Any], mode: Any) -> list[np.ndarray]:
+    """Ten steps of gradient descent on labelled points, as in the deep-learning tutorials."""
+    rng = np.random.default_rng(1)
+    w, b = shared(np.zeros((2, 3))), shared(np.zeros(3))
+    x, labels = pt.matrix("x"), pt.lvector("labels")
+    p = softmax(pt.dot(x, w) + b, axis=1)
+    cost = -pt.log(p)[pt.arange(labels.shape[0]), labels].mean() + 0.01 * (w**2).sum()
+    updates = [(v, v - 0.5 * g) for v, g in zip((w, b), pytensor.grad(cost, [w, b]), strict=True)]
+    step = pytensor.function(
+        [x, labels], [cost, pt.eq(p.argmax(axis=1), labels).mean()], updates=updates, mode=mode
+    )
+    points, classes = rng.normal(size=(30, 2)), rng.integers(0, 3, 30)
+    trace = [np.array(step(points, classes)) for _ in range(10)]
+    return [np.stack(trace), w.get_value(), b.get_value()]
+
+
+def recurrent_step(shared: Callable[[Any], Any], mode: Any) -> list[np.ndarray]:
+    """An Elman network unrolled over four steps; its state is carried over from call to call."""
+    rng = np.random.default_rng(2)
+    w, u, h = shared(rng.normal(size=(3, 3)) / 2), shared(rng.normal(size=(2, 3))), shared(np.zeros((5, 3)))
+    x = pt.tensor3("x")
+    state, states = h, []
+    for t in range(4):
+        state = pt.tanh(pt.dot(x[t], u) + pt.dot(state, w))
+        states.append(state)
+    cost = (pt.stack(states) ** 2).mean()
+    gradients = pytensor.grad(cost, [w, u])
+    updates = [(w, w - gradients[0]), (u, u - gradients[1]), (h, state)]
+    step = pytensor.function([x], [cost, *states], updates=updates, mode=mode)
+    results = [v for _ in range(3) for v in step(rng.normal(size=(4, 5, 2)))]
+    return [*results, w.get_value(), u.get_value(), h.get_value()]
+
+
+@pytest.mark.parametrize("program", [softmax_regression, recurrent_step])
+def test_program_as_pytensor(program: Callable[..., list[np.ndarray]]) -> None:
+    ours, theirs = program(device.shared, device.mode("cpu")), program(pytensor.shared, REFERENCE)
+    for k, (got, expected) in enumerate(zip(ours, theirs, strict=True)):
+        assert_close(got, expected, f"{program.__name__}: value {k}")

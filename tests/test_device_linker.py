@@ -1,0 +1,366 @@
+"""The linker: state in place, aliases, lifetimes, dtypes."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+import torch
+from pytensor.compile.mode import Mode
+from pytensor.graph.basic import Apply, Variable
+from tolerance import assert_close
+
+from theanompi import device
+from theanompi.device.ops.base import Context, TorchOp
+
+MODE = device.mode("cpu")
+
+
+def matrix(name: str = "w") -> device.DeviceSharedVariable:
+    return device.shared(np.arange(1, 10, dtype="float32").reshape(3, 3), name)
+
+
+def call(outputs: Any, *updates: tuple[Any, Any]) -> Any:
+    return pytensor.function([], outputs, updates=list(updates), mode=MODE)()
+
+
+OLD = np.arange(1, 10, dtype="float32").reshape(3, 3)
+
+
+# Updates
+
+
+def test_update_stays_in_the_same_storage() -> None:
+    w, v = matrix("w"), matrix("v")
+    before = w.tensor.data_ptr(), v.tensor.data_ptr()
+    f = pytensor.function([], [], updates=[(v, 0.5 * v - w), (w, w + 0.5 * v - w)], mode=MODE)
+    for _ in range(3):
+        f()
+    assert (w.tensor.data_ptr(), v.tensor.data_ptr()) == before
+    np.testing.assert_array_equal(w.get_value(), w.tensor.numpy())
+
+
+def test_swap() -> None:
+    a, b = matrix("a"), device.shared(-OLD, "b")
+    call([], (a, b), (b, a))
+    assert_close(a.get_value(), -OLD)
+    assert_close(b.get_value(), OLD)
+
+
+def test_rotation_of_three() -> None:
+    a, b, c = (device.shared(np.full(2, k, "float32")) for k in (1, 2, 3))
+    call([], (a, b), (b, c), (c, a))
+    assert [v.get_value()[0] for v in (a, b, c)] == [2, 3, 1]
+
+
+def test_update_is_a_variable_that_is_itself_overwritten() -> None:
+    a, b = matrix("a"), matrix("b")
+    call([], (a, b), (b, 2 * b))
+    assert_close(a.get_value(), OLD)
+    assert_close(b.get_value(), 2 * OLD)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda w: w.T,
+        lambda w: w.reshape((9,))[:9].reshape((3, 3)).T,
+        lambda w: w - w[0:1],
+        lambda w: w + w.T,
+        lambda w: w / w[:, 0:1],
+        lambda w: w[[2, 0, 1]],
+        lambda w: pt.set_subtensor(w[1:], w[:-1]),
+        lambda w: pt.inc_subtensor(w[0], w[:, 0]),
+        lambda w: pt.concatenate([w[1:], w[:1]]),
+        lambda w: w * 0 + w[1, 1],
+    ],
+)
+def test_update_from_views_of_itself(view: Callable[[Any], Any]) -> None:
+    ours, theirs = matrix(), pytensor.shared(OLD, shape=(3, 3))
+    f = pytensor.function([], [], updates=[(ours, view(ours))], mode=MODE)
+    g = pytensor.function([], [], updates=[(theirs, view(theirs))], mode=Mode("py", "fast_compile"))
+    for _ in range(2):
+        f(), g()
+        assert_close(ours.get_value(), theirs.get_value())
+
+
+def test_intermediate_is_not_overwritten_while_a_view_of_it_is_an_operand() -> None:
+    h = pt.exp(matrix() / 9)
+    expected = np.exp(OLD / 9)
+    assert_close(call(h - h[:, :1]), expected - expected[:, :1])
+    assert_close(call(h * h.T), expected * expected.T)
+
+
+def test_update_that_is_a_view_of_another() -> None:
+    a, b = matrix("a"), device.shared(np.zeros(3, "float32"), "b")
+    call([], (b, a[:, 1]), (a, a + 1))
+    assert_close(b.get_value(), OLD[:, 1])
+    assert_close(a.get_value(), OLD + 1)
+
+
+def test_negative_step_is_refused() -> None:
+    w = matrix()
+    with pytest.raises(NotImplementedError, match="Negative step sizes are not supported"):
+        call([], (w, w[::-1]))
+    assert_close(w.get_value(), OLD)
+
+
+@pytest.mark.parametrize("view", [lambda w: w, lambda w: w.T, lambda w: w[1:], lambda w: w.reshape((9,))])
+def test_output_that_aliases_an_updated_variable_shows_the_old_value(view: Callable[[Any], Any]) -> None:
+    w = matrix()
+    f = pytensor.function([], view(w), updates=[(w, w * 2)], mode=MODE)
+    first = f()
+    assert_close(first, view(OLD))
+    assert_close(f(), view(2 * OLD))
+    assert_close(first, view(OLD), "after the second call")
+
+
+def test_split_of_an_updated_variable() -> None:
+    w = matrix()
+    parts = call(pt.split(w, [1, 2], n_splits=2), (w, w * 2))
+    assert_close(parts[0], OLD[:1])
+    assert_close(parts[1], OLD[1:])
+
+
+def test_output_that_is_also_the_update() -> None:
+    w = matrix()
+    y = w * 2
+    f = pytensor.function([], [y, y.T, y + 1], updates=[(w, y)], mode=MODE)
+    first = f()
+    f()
+    for got, expected in zip(first, [2 * OLD, 2 * OLD.T, 2 * OLD + 1], strict=True):
+        assert_close(got, expected)
+    assert_close(w.get_value(), 4 * OLD)
+
+
+def test_output_reads_a_variable_after_its_update_is_known() -> None:
+    w = matrix()
+    y = w * 2
+    z = pt.exp(-y) + w  # reads the old w after y, the new one, is there
+    got = call([y, z], (w, y))
+    assert_close(got[0], 2 * OLD)
+    assert_close(got[1], np.exp(-2 * OLD) + OLD)
+
+
+def test_two_updates_with_one_value() -> None:
+    a, b = matrix("a"), matrix("b")
+    y = a * 2
+    call([], (a, y), (b, y))
+    a.set_value(OLD)
+    assert_close(b.get_value(), 2 * OLD)
+
+
+def test_constant_update_does_not_take_the_constants_storage() -> None:
+    w = matrix()
+    f = pytensor.function([], [], updates=[(w, pt.zeros((3, 3), "float32"))], mode=MODE)
+    f()
+    w.set_value(OLD)
+    f()
+    assert_close(w.get_value(), 0 * OLD)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool", "float64"])
+def test_updates_of_every_dtype(dtype: str) -> None:
+    start = np.array([0, 1, 1]).astype(dtype)
+    w = device.shared(start, "w")
+    value = pt.invert(w) if dtype == "bool" else w + np.ones((), dtype)
+    got = call([value, value.sum()], (w, value))
+    expected = ~start if dtype == "bool" else start + np.ones((), dtype)
+    assert_close(got[0], expected)
+    assert got[1] == expected.sum()
+    assert_close(w.get_value(), expected)
+
+
+def test_scalar_state() -> None:
+    t = device.shared(np.int64(0), "t")
+    f = pytensor.function([], 0.5 * t, updates=[(t, t + 1)], mode=MODE)
+    assert [float(f()) for _ in range(3)] == [0.0, 0.5, 1.0]
+    assert t.get_value().shape == () and t.get_value() == 3
+
+
+# NumPy variables
+
+
+def test_numpy_shared_variables_as_inputs_and_updates() -> None:
+    host, w = pytensor.shared(OLD, "host"), matrix()
+    f = pytensor.function([], host + w, updates=[(host, host + 1), (w, w - host)], mode=MODE)
+    assert_close(f(), 2 * OLD)
+    assert isinstance(host.get_value(borrow=True), np.ndarray)
+    assert_close(host.get_value(), OLD + 1)
+    assert_close(w.get_value(), 0 * OLD)
+    assert_close(f(), OLD + 1)
+
+
+def test_numpy_variable_updated_to_a_device_variable_is_a_copy() -> None:
+    host, other, w = pytensor.shared(OLD, "host"), pytensor.shared(OLD, "other"), matrix()
+    f = pytensor.function([], [], updates=[(host, w), (other, w.T), (w, w + 1)], mode=MODE)
+    f()
+    assert_close(host.get_value(), OLD)
+    assert_close(other.get_value(), OLD.T)
+    w.set_value(0 * OLD)
+    assert_close(host.get_value(), OLD, "after set_value")
+
+
+def test_numpy_variable_is_apart_from_the_output_of_the_same_value() -> None:
+    host = pytensor.shared(OLD, "host")
+    y = host * 2
+    call(y, (host, y))[:] = 0
+    assert_close(host.get_value(), 2 * OLD)
+
+
+def test_arguments_are_never_written() -> None:
+    x = pt.matrix("x", dtype="float32")
+    value = OLD.copy()
+    f = pytensor.function([x], [pt.exp(x) - 1, x.T], mode=MODE)
+    exponential, transposed = f(value)
+    transposed[:] = 0
+    assert_close(value, OLD)
+    assert_close(exponential, np.exp(OLD) - 1)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda a: a[::-1], lambda a: a.T, lambda a: np.broadcast_to(a[0], (3, 3))]
+)
+def test_arguments_of_any_layout(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    x = pt.matrix("x", dtype="float32")
+    assert_close(pytensor.function([x], x * 2, mode=MODE)(change(OLD)), 2 * change(OLD))
+
+
+def test_outputs_as_tensors_on_the_device() -> None:
+    w = matrix()
+    f = pytensor.function(
+        [], [w, w + 1], updates=[(w, w * 2)], mode=device.mode("cpu", return_internal_type=True)
+    )
+    old, new = f()
+    assert isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)
+    assert_close(old, OLD)
+    assert_close(new, OLD + 1)
+
+
+# Shapes and dtypes
+
+
+def test_mixed_dtypes_as_in_numpy() -> None:
+    i, f, b = pt.vector("i", dtype="int64"), pt.vector("f", dtype="float32"), pt.vector("b", dtype="bool")
+    run = pytensor.function([i, f, b], [i + f, i / i, b + f, b * i, i // 2, f.sum(), i > f], mode=MODE)
+    iv, fv, bv = np.array([1, 2, 3]), np.array([0.5, 1.5, 3.5], "float32"), np.array([True, False, True])
+    expected = [iv + fv, iv / iv, bv + fv, bv * iv, iv // 2, fv.sum(), iv > fv]
+    for got, value in zip(run(iv, fv, bv), expected, strict=True):
+        assert_close(got, value)
+
+
+def test_product_of_mixed_dtypes() -> None:
+    x, y = pt.matrix("x", dtype="int64"), pt.matrix("y", dtype="float32")
+    xv = np.arange(6).reshape(2, 3)
+    assert_close(pytensor.function([x, y], pt.dot(x, y), mode=MODE)(xv, OLD), xv @ OLD)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "y_shape"), [((1, 3), (2, 3)), ((2, 1), (1, 3)), ((1, 1), (2, 3)), ((), (2, 3))]
+)
+def test_broadcasting(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    xv, yv = rng.normal(size=x_shape).astype("float32"), rng.normal(size=y_shape).astype("float32")
+    x, y = device.shared(xv), device.shared(yv)
+    assert_close(call(x * y - x), xv * yv - xv)
+
+
+@pytest.mark.parametrize("other", [None, 5])
+def test_broadcast_that_is_known_only_at_run_time_is_refused(other: int | None) -> None:
+    x, y = pt.tensor("x", dtype="float32", shape=(None,)), pt.tensor("y", dtype="float32", shape=(other,))
+    f = pytensor.function([x, y], x + y, mode=MODE)
+    five = np.ones(5, "float32")
+    assert_close(f(five, five), 2 * five)
+    with pytest.raises(ValueError, match="Runtime broadcasting not allowed"):
+        f(five[:1], five)
+
+
+def test_dropped_axis_must_have_length_one() -> None:
+    x = pt.matrix("x", dtype="float32")
+    f = pytensor.function([x], x.dimshuffle(1), mode=MODE)
+    assert_close(f(OLD[:1]), OLD[0])
+    with pytest.raises(ValueError, match=r"dropped axes .*expected length 1, got an input of shape \(3, 3\)"):
+        f(OLD)
+
+
+# Lifetimes
+
+
+class Probe(TorchOp):
+    """A copy that notes how many of the copies made so far are alive."""
+
+    __props__ = ("tag",)
+    alive: list[weakref.ref] = []
+    counts: list[int] = []
+
+    def __init__(self, tag: int) -> None:
+        self.tag = tag
+
+    def make_node(self, x: Variable) -> Apply:
+        return Apply(self, [x], [x.type(), x.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        def probe(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            Probe.counts.append(sum(r() is not None for r in Probe.alive))
+            y, unused = x.clone(), x.clone()
+            Probe.alive += [weakref.ref(y), weakref.ref(unused)]
+            return y, unused
+
+        return probe
+
+
+def probed(last: Callable[[Any], Any], *updates: Any) -> list[int]:
+    Probe.alive, Probe.counts = [], []
+    w = matrix()
+    x = w
+    for tag in range(10):
+        x = Probe(tag)(x)[0]
+    f = pytensor.function([], last(x), updates=[(w, x * 2)] if updates else [], mode=MODE)
+    gc.disable()
+    f()
+    gc.enable()
+    return Probe.counts
+
+
+@pytest.mark.parametrize("updates", [(), ("w",)])
+def test_values_are_freed_after_their_last_use(updates: tuple[str, ...]) -> None:
+    counts = probed(lambda x: x.sum(), *updates)
+    # At each link only its operand is alive: not earlier links, nor the second outputs that nobody reads.
+    assert counts == [0] + [1] * 9
+
+
+def test_nothing_outlives_the_call() -> None:
+    probed(lambda x: x.sum(), "w")
+    assert [r() for r in Probe.alive if r() is not None] == []
+
+
+def test_values_that_are_read_later_are_kept() -> None:
+    Probe.alive, Probe.counts = [], []
+    first = Probe(0)(matrix())[0]
+    x = first
+    for tag in range(1, 5):
+        x = Probe(tag)(x)[0]
+    assert_close(call(x + first), 2 * OLD)
+    assert Probe.counts == [0, 1, 2, 2, 2]
+
+
+def test_a_chain_takes_the_same_storage() -> None:
+    read: list[int] = []
+
+    class Address(Probe):
+        def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+            def address(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                read.append(x.data_ptr())
+                return x, x
+
+            return address
+
+    x = Probe(0)(matrix())[0]
+    for tag in range(3):
+        x = device.ops.relu(pt.tanh(Address(tag)(x)[0]))
+    call(x.sum())
+    assert read == read[:1] * 3

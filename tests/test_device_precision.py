@@ -1,0 +1,133 @@
+"""The precision policy: what is computed in bf16 or tf32, and what stays in float32."""
+
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+import torch
+from tolerance import RELATIVE, assert_close
+
+from theanompi import device
+from theanompi.device import ops
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda:0", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    ),
+]
+
+
+def residual_network(place: str, precision: str) -> dict[str, np.ndarray]:
+    """Loss, gradients and state of a small residual network after one step."""
+    rng = np.random.default_rng(0)
+
+    def variable(name: str, *shape: int, at: float = 0.0, width: float = 1.0) -> Any:
+        return device.shared((at + width * rng.normal(size=shape)).astype("float32"), name)
+
+    device.use(place)
+    try:
+        x = variable("x", 8, 3, 12, 12)
+        labels = device.shared(rng.integers(0, 5, 8), "labels")
+        w1, w2, w3 = (
+            variable(f"w{i}", 16, c, 3, 3, width=(2 / 9 / c) ** 0.5) for i, c in ((1, 3), (2, 16), (3, 16))
+        )
+        gamma, beta, v = (
+            variable("gamma", 16, at=1, width=0.1),
+            variable("beta", 16),
+            variable("v", 16, 5, width=0.25),
+        )
+        running = variable("running", 16)
+    finally:
+        device.use("cpu")
+    h = ops.pool2d(ops.relu(ops.conv2d(x, w1, padding=1)), 3, 2, 1)
+    y, mean, _ = ops.batch_norm(ops.conv2d(h, w2, padding=1), gamma, beta)
+    h = ops.relu(y + h)
+    h = ops.relu(ops.conv2d(h, w3, padding=1) + h)
+    logits = pt.dot(h.mean((2, 3)), v)
+    cost = ops.softmax_cross_entropy(logits, labels).mean()
+    parameters = [w1, w2, w3, gamma, beta, v]
+    gradients = pytensor.grad(cost, parameters)
+    updates = [(p, p - np.float32(0.1) * g) for p, g in zip(parameters, gradients, strict=True)]
+    updates.append((running, running + np.float32(0.1) * (mean - running)))
+    f = pytensor.function([], [cost, logits, *gradients], updates=updates, mode=device.mode(place, precision))
+    names = ["cost", "logits", *(f"gradient of {p.name}" for p in parameters)]
+    results = dict(zip(names, f(), strict=True))
+    for p in [*parameters, running]:
+        assert p.tensor.dtype == torch.float32 and p.tensor.device == torch.device(place)
+        results[p.name] = p.get_value()
+    return results
+
+
+@pytest.mark.parametrize("place", DEVICES)
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_results_stay_float32_and_within_tolerance(place: str, precision: str) -> None:
+    exact, rounded = residual_network("cpu", "float32"), residual_network(place, precision)
+    for name, value in exact.items():
+        assert rounded[name].dtype == np.float32, name
+        error = np.linalg.norm(rounded[name] - value) / np.linalg.norm(value)
+        assert error < RELATIVE[precision, place.partition(":")[0]], f"{name}: relative error {error}"
+    if precision == "bf16":
+        assert any((rounded[name] != value).any() for name, value in exact.items())
+
+
+def test_bf16_rounds_operands_of_convolutions_and_products_only() -> None:
+    fine = np.float32(1 + 2**-10)  # bf16 has 7 bits after the point
+    x, w = device.shared(np.full((1, 1, 2, 2), fine)), device.shared(np.ones((1, 1, 1, 1), "float32"))
+    m, o = device.shared(np.eye(2, dtype="float32") * fine), device.shared(np.ones((2, 2), "float32"))
+    outputs = [ops.conv2d(x, w), pt.dot(m, o), x * w, x.sum(), m[0] + m[1]]
+    got = pytensor.function([], outputs, mode=device.mode("cpu", "bf16"))()
+    assert [v.dtype for v in got] == [np.float32] * 5
+    assert [float(v.max()) for v in got] == [1, 1, fine, 4 * fine, fine]
+
+
+def test_bf16_statistics_are_summed_in_float32() -> None:
+    """Thousands of ones: a sum in bf16 would stop at 256."""
+    x = device.shared(np.ones((4, 1, 64, 64), "float32"))
+    y = ops.conv2d(x, device.shared(np.ones((1, 1, 1, 1), "float32")))
+    _, mean, inv_std = ops.batch_norm(y, pt.ones(1, "float32"), pt.zeros(1, "float32"), 1.0)
+    got = pytensor.function([], [mean, inv_std, y.sum()], mode=device.mode("cpu", "bf16"))()
+    assert_close(got[0], np.ones(1, "float32"))
+    assert_close(got[1], np.ones(1, "float32"))
+    assert float(got[2]) == 4 * 64 * 64
+
+
+def test_bf16_update_accumulates_in_float32() -> None:
+    """Steps below bf16's resolution must not be lost in the weights."""
+    w, x = device.shared(np.ones((2, 2), "float32")), device.shared(np.eye(2, dtype="float32") * 2.0**-12)
+    step = pt.dot(x, device.shared(np.ones((2, 2), "float32")))
+    f = pytensor.function([], [], updates=[(w, w - step)], mode=device.mode("cpu", "bf16"))
+    for _ in range(16):
+        f()
+    assert_close(w.get_value(), np.full((2, 2), 1 - 16 * 2.0**-12, "float32"))
+
+
+def test_bf16_leaves_float64_and_integers_alone() -> None:
+    x, i = pt.matrix("x", dtype="float64"), pt.matrix("i", dtype="int64")
+    f = pytensor.function([x, i], [pt.dot(x, x), pt.dot(i, i)], mode=device.mode("cpu", "bf16"))
+    xv, iv = np.array([[1 + 2.0**-30]]), np.array([[257]])
+    assert_close(f(xv, iv)[0], xv @ xv)
+    assert f(xv, iv)[1].item() == 257**2
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(ValueError, match="precision: expected one of float32, tf32, bf16, got 'fp16'"):
+        device.mode("cpu", "fp16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_tf32_is_on_only_while_its_functions_run() -> None:
+    device.use("cuda:0")
+    try:
+        x = device.shared(np.full((64, 64), 1 + 2**-12, "float32"))
+    finally:
+        device.use("cpu")
+    exact, rounded = (
+        pytensor.function([], pt.dot(x, x), mode=device.mode("cuda:0", precision))
+        for precision in ("float32", "tf32")
+    )
+    first = exact()
+    assert (rounded() != first).any()
+    np.testing.assert_array_equal(exact(), first)
