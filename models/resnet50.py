@@ -52,7 +52,9 @@ def build_model(
     """
     net: dict[str, Layer] = {"input": InputLayer(input_shape, name="input")}
 
-    def convolution(incoming: Layer, suffix: str, stem: str, filters: int, size: int, stride: int = 1) -> Layer:
+    def convolution(
+        incoming: Layer, suffix: str, stem: str, filters: int, size: int, stride: int = 1
+    ) -> Layer:
         """Convolution and batch normalisation; γ is zero where the name says that the block ends here."""
         conv = f"{stem}{suffix}"
         norm = f"bn_{conv}" if stem == "conv" else f"bn{suffix}"
@@ -84,7 +86,9 @@ def build_model(
             name, first = f"{stage}{block}", block == "a"
             stride = 2 if first and stage > 2 else 1
             shortcut = convolution(top, f"{name}_branch1", "res", 4 * width, 1, stride) if first else top
-            inner = rectified(convolution(top, f"{name}_branch2a", "res", width, 1), f"res{name}_branch2a_relu")
+            inner = rectified(
+                convolution(top, f"{name}_branch2a", "res", width, 1), f"res{name}_branch2a_relu"
+            )
             inner = convolution(inner, f"{name}_branch2b", "res", width, 3, stride)
             inner = rectified(inner, f"res{name}_branch2b_relu")
             inner = convolution(inner, f"{name}_branch2c", "res", 4 * width, 1)

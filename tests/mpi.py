@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @cache
 def mpirun() -> list[str]:
-    """The launcher that belongs to this interpreter's MPI, with the flags it needs to start more ranks than cores, as root.
+    """The launcher of this interpreter's MPI, with what it needs to start more ranks than cores, as root.
 
     Returns
     -------
@@ -50,8 +50,8 @@ def run_mpi(
     n : int
         Number of ranks.
     args : sequence of str
-        What follows ``python``: a script and its arguments, or ``-c`` and a program, or ``-m mpi4py`` before either to end
-        all ranks when one raises.
+        What follows ``python``: a script and its arguments, or ``-c`` and a program, or ``-m mpi4py`` before either
+        to end all ranks when one raises.
     timeout : float
         Seconds after which every process of the job is killed.
     env : mapping, optional

@@ -83,7 +83,17 @@ def test_all_gradients(both: dict[str, Any]) -> None:
 
 def test_names_and_sizes_are_the_zoos() -> None:
     net = build_model()
-    for name in ("conv1", "bn_conv1", "pool1", "res2a_branch1", "bn2a_branch2c", "res3d_relu", "res5c", "fc1000", "prob"):
+    for name in (
+        "conv1",
+        "bn_conv1",
+        "pool1",
+        "res2a_branch1",
+        "bn2a_branch2c",
+        "res3d_relu",
+        "res5c",
+        "fc1000",
+        "prob",
+    ):
         assert net[name].name == name
     assert net["res3a_branch2a"].stride == (1, 1) and net["res3a_branch2b"].stride == (2, 2)
     assert net["res5c"].output_shape == (None, 2048, 7, 7)

@@ -27,9 +27,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def train(n: int, out: Path, *spoil: str, timeout: float = 120, **settings: Any) -> subprocess.CompletedProcess[str]:
+def train(
+    n: int, out: Path, *spoil: str, timeout: float = 120, **settings: Any
+) -> subprocess.CompletedProcess[str]:
     config = json.dumps({**SETTINGS, "out": str(out), **settings})
-    return run_mpi(n, ["tests/train.py", config, *spoil], timeout, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+    return run_mpi(
+        n, ["tests/train.py", config, *spoil], timeout, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    )
 
 
 def trained(n: int, out: Path, *spoil: str, **settings: Any) -> dict[str, np.ndarray]:
@@ -78,7 +82,10 @@ def test_averaging_weights_each_step_is_averaging_gradients_at_the_unscaled_rate
     gradients = trained(2, tmp_path / "cdd", sync_type="cdd", **fixed)
     weights = [k for k in gradients if k.startswith("weights/")]
     assert difference({k: average[k] for k in weights}, {k: gradients[k] for k in weights}) < 1e-5
-    velocities = [np.mean([average[f"velocity/{r}/conv.W"] for r in (0, 1)], axis=0), gradients["velocity/conv.W"]]
+    velocities = [
+        np.mean([average[f"velocity/{r}/conv.W"] for r in (0, 1)], axis=0),
+        gradients["velocity/conv.W"],
+    ]
     np.testing.assert_allclose(*velocities, rtol=1e-3, atol=1e-7)
     assert np.abs(average["velocity/0/conv.W"] - average["velocity/1/conv.W"]).max() > 1e-4
 
@@ -88,7 +95,9 @@ def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tm
     """1,437 images are 14 batches of 100: three minibatches of 4 and one of 2; 37 images are left out."""
     n, accumulation = trailing
     out = tmp_path / "run"
-    weights = trained(n, out, batch_size=100, accumulation=accumulation, epochs=1, max_iterations=None, log_interval=1)
+    weights = trained(
+        n, out, batch_size=100, accumulation=accumulation, epochs=1, max_iterations=None, log_interval=1
+    )
     log = [line for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
     assert [line["images"] for line in log] == [400, 400, 400, 200]
     reference = trained(1, tmp_path / "1", batch_size=100, accumulation=4, epochs=1, max_iterations=None)
@@ -107,7 +116,12 @@ def test_validation_counts_every_image_once(n: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n", "sync_type"), [(1, "cdd"), (2, "cdd"), (2, "avg")])
 def test_a_resumed_run_is_bit_identical(n: int, sync_type: str, tmp_path: Path) -> None:
     """Across the end of an epoch (its validation included), with a second stop in the middle of the next one."""
-    common: dict[str, Any] = {"modelclass": "Normalised", "batch_size": 64, "sync_type": sync_type, "epochs": 3}
+    common: dict[str, Any] = {
+        "modelclass": "Normalised",
+        "batch_size": 64,
+        "sync_type": sync_type,
+        "epochs": 3,
+    }
     per_epoch = 22 // n
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     trained(n, straight, max_iterations=2 * per_epoch, **common)
@@ -123,7 +137,12 @@ def test_a_resumed_run_is_bit_identical(n: int, sync_type: str, tmp_path: Path) 
 
 
 def test_a_killed_run_resumes_bit_identically(tmp_path: Path) -> None:
-    common: dict[str, Any] = {"modelclass": "Normalised", "max_iterations": 9, "checkpoint_interval": 3, "log_interval": 1}
+    common: dict[str, Any] = {
+        "modelclass": "Normalised",
+        "max_iterations": 9,
+        "checkpoint_interval": 3,
+        "log_interval": 1,
+    }
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     trained(2, straight, **common)
     done = train(2, killed, "kill-5", **common)
@@ -149,7 +168,9 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_line(n: int, tmp_path
     assert done.returncode == 1
     lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
     assert len(lines) == 1, done.stderr
-    assert re.fullmatch(r"theanompi: iteration 3: the loss is not finite on rank.* 1 \(nan\).*, η = 0\.\d+", lines[0])
+    assert re.fullmatch(
+        r"theanompi: iteration 3: the loss is not finite on rank.* 1 \(nan\).*, η = 0\.\d+", lines[0]
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -170,7 +191,9 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) ->
         ({"resume": True}, "checkpoint.h5"),
     ],
 )
-def test_what_the_user_got_wrong_is_one_line_on_one_rank(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_the_user_got_wrong_is_one_line_on_one_rank(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     done = train(2, tmp_path / "run", **settings)
     assert done.returncode == 1, done.stderr
     lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)

@@ -29,7 +29,10 @@ class Network(torch.nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.values = torch.nn.ParameterDict(
-            {p.name.replace(".", "_"): torch.nn.Parameter(torch.from_numpy(p.get_value())) for p in model.params}
+            {
+                p.name.replace(".", "_"): torch.nn.Parameter(torch.from_numpy(p.get_value()))
+                for p in model.params
+            }
         )
         self.running = {s.name: torch.from_numpy(s.get_value()) for s in model.state.statistics}
 
@@ -45,7 +48,9 @@ class Network(torch.nn.Module):
             for name, value in (("mean", mean), ("inv_std", inv_std)):
                 self.running[f"bn{i}.{name}"] = 0.9 * self.running[f"bn{i}.{name}"] + 0.1 * value.detach()
             shape = (1, -1, 1, 1)
-            x = (x - mean.view(shape)) * (v[f"bn{i}_gamma"] * inv_std).view(shape) + v[f"bn{i}_beta"].view(shape)
+            x = (x - mean.view(shape)) * (v[f"bn{i}_gamma"] * inv_std).view(shape) + v[f"bn{i}_beta"].view(
+                shape
+            )
             x = torch.relu(x)
         return (x.mean((2, 3)) * mask) @ v["dense_W"] + v["dense_b"]
 

@@ -86,7 +86,9 @@ class ContractModel:
                 f"got {config.sync_type!r}"
             )
         if config.resume:
-            raise ConfigError(f"model class {name}: expected no resume, as only a theanompi.Model saves all its state")
+            raise ConfigError(
+                f"model class {name}: expected no resume, as only a theanompi.Model saves all its state"
+            )
         self.model, self.data, self.n_epochs, self.size = model, model.data, int(model.n_epochs), size
         self.params = list(model.params)
         self.images_per_batch = int(getattr(model, "batch_size", 1))

@@ -115,7 +115,9 @@ class State:
         """The trainable parameters in the order of the buffers."""
         return [*self.decayed, *self.undecayed]
 
-    def slice(self, buffer: FlatBuffer, variables: Sequence[DeviceSharedVariable], name: str) -> DeviceSharedVariable:
+    def slice(
+        self, buffer: FlatBuffer, variables: Sequence[DeviceSharedVariable], name: str
+    ) -> DeviceSharedVariable:
         """A shared vector over the adjacent views of `variables` in `buffer`."""
         start, end = buffer.offsets[variables[0].name][0], buffer.offsets[variables[-1].name][1]
         return device.shared(buffer.flat[start:end], name)
@@ -125,7 +127,9 @@ def normalised(inputs: Inputs, size: int, mean: np.ndarray, std: np.ndarray) -> 
     """The network's input: the boxes of the images, resized, each channel with mean 0 and deviation 1."""
     images = crop_resize(inputs.images, inputs.boxes, size)
     scale, shift = 1 / (255 * std), -mean / std
-    return images * scale.astype("float32")[None, :, None, None] + shift.astype("float32")[None, :, None, None]
+    return (
+        images * scale.astype("float32")[None, :, None, None] + shift.astype("float32")[None, :, None, None]
+    )
 
 
 def classification(output: Variable, labels: Variable) -> tuple[Variable, Variable, Variable]:
@@ -185,7 +189,9 @@ def gradient_function(
     mode : pytensor mode
     """
     batch_statistics: dict[Variable, Variable] = {}
-    output = get_output(network, image(inputs), sample_keys=inputs.keys, batch_norm_statistics=batch_statistics)
+    output = get_output(
+        network, image(inputs), sample_keys=inputs.keys, batch_norm_statistics=batch_statistics
+    )
     loss, error, error_top5 = classification(output, inputs.labels)
     n = inputs.labels.type.shape[0]
     cost = pt.sum(loss) * (inverse_units / np.float32(n))
@@ -194,7 +200,9 @@ def gradient_function(
     total = pt.sum(loss)
     metrics = pt.stack([total, pt.sum(error), pt.sum(error_top5)])
     n_ranks = state.gradients.views[METRICS].numel() - 3
-    per_rank = pt.concatenate([np.zeros(rank, "float32"), total[None], np.zeros(n_ranks - 1 - rank, "float32")])
+    per_rank = pt.concatenate(
+        [np.zeros(rank, "float32"), total[None], np.zeros(n_ranks - 1 - rank, "float32")]
+    )
 
     updates = []
     for target, value in [*values.items(), (None, pt.concatenate([metrics, per_rank]))]:
@@ -231,7 +239,13 @@ def update_function(
         if variables
     ]
     eta, updates = update_graph(
-        groups, state.iteration, schedule, momentum=momentum, weight_decay=weight_decay, form=form, nesterov=nesterov
+        groups,
+        state.iteration,
+        schedule,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        form=form,
+        nesterov=nesterov,
     )
     if state.statistics:
         alphas = {
@@ -240,7 +254,9 @@ def update_function(
             if isinstance(layer, BatchNormLayer)
             for s in (layer.mean, layer.inv_std)
         }
-        alpha = np.concatenate([np.full(s.type.shape, alphas[s], "float32").ravel() for s in state.statistics])
+        alpha = np.concatenate(
+            [np.full(s.type.shape, alphas[s], "float32").ravel() for s in state.statistics]
+        )
         running = state.slice(state.weights, state.statistics, "statistics")
         batch = state.slice(state.gradients, state.statistics, "batch statistics")
         updates.append((running, running + alpha * (batch - running)))

@@ -296,7 +296,8 @@ class Model:
         """Take over what `state_arrays` gave, after `iteration` updates."""
         for group, buffer in {"weights": self.state.weights, "velocity": self.state.velocity}.items():
             load_views(
-                buffer, {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
+                buffer,
+                {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")},
             )
         self.state.iteration.set_value(iteration)
 

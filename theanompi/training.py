@@ -15,7 +15,9 @@ class Diverged(RuntimeError):
     """The loss is no longer a finite number."""
 
 
-def sum_gradients(model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int) -> tuple[Totals, Any]:
+def sum_gradients(
+    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int
+) -> tuple[Totals, Any]:
     """The sync type ``cdd``: sum the gradients of all ranks, then update ('their way').
 
     Returns
@@ -36,8 +38,10 @@ def sum_gradients(model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: An
     return totals, eta
 
 
-def average_weights(model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int) -> tuple[Totals, Any]:
-    """The sync type ``avg``: every rank updates its own weights with its own velocity, then the weights are averaged."""
+def average_weights(
+    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int
+) -> tuple[Totals, Any]:
+    """The sync type ``avg``: every rank updates its weights with its own velocity, then weights are averaged ('my way')."""
     recorder.start()
     own, losses = model.totals(count)  # waits for the device
     eta = model.update()
@@ -124,5 +128,7 @@ def validate(model: Any, comm: MPI.Comm, recorder: Any, epoch: int, iteration: i
     images, loss, errors, errors_top5 = sums.tolist()
     dataset = getattr(model.data, "dataset", None)
     if dataset is not None and images != dataset.n_val:
-        raise RuntimeError(f"validation: expected each of the {dataset.n_val} images once, counted {images:g}")
+        raise RuntimeError(
+            f"validation: expected each of the {dataset.n_val} images once, counted {images:g}"
+        )
     recorder.validation(epoch, iteration, int(images), loss, errors, errors_top5)

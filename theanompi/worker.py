@@ -88,7 +88,12 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
     model_class = getattr(module, config.modelclass, None)
     if model_class is None:
         raise ConfigError(f"modelclass: expected a class of {module.__file__}, got {config.modelclass!r}")
-    settings = {**config.to_dict(), "rank": rank, "size": comm.Get_size(), "verbose": config.verbose and rank == 0}
+    settings = {
+        **config.to_dict(),
+        "rank": rank,
+        "size": comm.Get_size(),
+        "verbose": config.verbose and rank == 0,
+    }
     model = model_class(settings)
     return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
 
@@ -164,7 +169,11 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
             def after(position: int, epoch: int = epoch) -> None:
                 done = epoch * per_epoch + position
                 # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
-                if config.checkpoint_interval and position < per_epoch and done % config.checkpoint_interval == 0:
+                if (
+                    config.checkpoint_interval
+                    and position < per_epoch
+                    and done % config.checkpoint_interval == 0
+                ):
                     save(done)
 
             train_epoch(
@@ -234,7 +243,12 @@ def save_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig, it
             arrays |= {f"velocity/{rank}/{k.removeprefix('velocity/')}": v for k, v in velocities.items()}
     if comm.Get_rank() == 0:
         epoch, position = divmod(iteration, model.data.n_batch_train)
-        attributes = {"iteration": iteration, "epoch": epoch, "position": position, **_identity(model, config)}
+        attributes = {
+            "iteration": iteration,
+            "epoch": epoch,
+            "position": position,
+            **_identity(model, config),
+        }
         checkpoint.save(out / CHECKPOINT_FILE, arrays, attributes)
     comm.Barrier()
 
@@ -253,7 +267,9 @@ def load_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig) ->
     arrays, attributes = checkpoint.load(path)
     for key, value in _identity(model, config).items():
         if attributes.get(key) != value:
-            raise ConfigError(f"{path}: {key}: expected {value!r} as this run has, got {attributes.get(key)!r}")
+            raise ConfigError(
+                f"{path}: {key}: expected {value!r} as this run has, got {attributes.get(key)!r}"
+            )
     expected = {k: v.shape for k, v in model.state_arrays().items()}
     if config.sync_type == "avg":
         prefix = f"velocity/{comm.Get_rank()}/"
