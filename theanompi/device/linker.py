@@ -154,7 +154,7 @@ class _Program:
                 if (
                     (own_target or self._owned(v))
                     and v.type == result.type
-                    and i not in chosen.values()
+                    and all(v is not node.inputs[taken] for taken in chosen.values())
                     and self.last_read[v] == position
                     # A view of the storage among the operands would be read while it is overwritten.
                     and all(other is v or v not in self._roots(other) for other in node.inputs)
@@ -199,7 +199,7 @@ class _Program:
             for value in [v for v in node.outputs if v in pending and v not in written]:
                 target = pending[value]
                 settled = self.last_read.get(target, -1) <= position and self._owned(value)
-                if settled and self._count(value) == 1:
+                if settled:
                     lines.append(f"{self.names[target]}.copy_({self.names[value]})")
                     written.add(value)
                     self.last_named[value] = max(
@@ -237,9 +237,6 @@ class _Program:
         program = self.scope["program"]
         program.source = source
         return program
-
-    def _count(self, value: Variable) -> int:
-        return sum(1 for _, v in self.updates if v is value)
 
     def _kept(self, variable: Variable) -> str:
         """A tensor that stays as it is when updates are written, and at later calls."""
