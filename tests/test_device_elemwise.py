@@ -87,18 +87,22 @@ def test_input_that_another_output_reads_later_is_not_overwritten_too_early() ->
 
 # Torch adds or subtracts a multiple s*b in one instruction: forms that use it, and forms that must not.
 ALPHA: dict[str, Callable[..., Any]] = {
-    "a+s*b": lambda a, b, c, s: a + s * b,
-    "s*b+a": lambda a, b, c, s: s * b + a,
-    "a-s*b": lambda a, b, c, s: a - s * b,
-    "s*b-a": lambda a, b, c, s: s * b - a,
-    "s*b+s*c": lambda a, b, c, s: s * b + s * c,
-    "s*b-s*c": lambda a, b, c, s: s * b - 2 * s * c,
-    "a+s*(b-s*c)": lambda a, b, c, s: a + s * (b - s * c),
-    "twice": lambda a, b, c, s: (a + s * b) * (c - s * b),
-    "itself": lambda a, b, c, s: a - s * a,
-    "three": lambda a, b, c, s: a + s * b + s * c,
-    "of a function": lambda a, b, c, s: abs(a) - s * abs(b - c),
-    "constant": lambda a, b, c, s: a + np.float32(0.25) * b - np.float32(3) * c,
+    "a+s*b": lambda m, a, b, c, s: a + s * b,
+    "s*b+a": lambda m, a, b, c, s: s * b + a,
+    "a-s*b": lambda m, a, b, c, s: a - s * b,
+    "s*b-a": lambda m, a, b, c, s: s * b - a,
+    "s*b+s*c": lambda m, a, b, c, s: s * b + s * c,
+    "s*b-s*c": lambda m, a, b, c, s: s * b - 2 * s * c,
+    "a+s*(b-s*c)": lambda m, a, b, c, s: a + s * (b - s * c),
+    "twice": lambda m, a, b, c, s: (a + s * b) * (c - s * b),
+    "itself": lambda m, a, b, c, s: a - s * a,
+    "three": lambda m, a, b, c, s: a + s * b + s * c,
+    "two reads of a temporary": lambda m, a, b, c, s: s * m.tanh(a) + m.tanh(a) * c,
+    "a read before": lambda m, a, b, c, s: c * (m.tanh(a) + 1) - s * m.tanh(a),
+    "a read after": lambda m, a, b, c, s: (b - s * m.tanh(a)) * m.exp(m.tanh(a)),
+    "a chain": lambda m, a, b, c, s: m.exp(m.tanh(b) * c) - s * m.tanh(b),
+    "of a function": lambda m, a, b, c, s: abs(a) - s * abs(b - c),
+    "constant": lambda m, a, b, c, s: a + np.float32(0.25) * b - np.float32(3) * c,
 }
 
 
@@ -109,11 +113,39 @@ def test_multiples_in_sums(form: str, target: int, size: int) -> None:
     values = vectors(size, 3)
     variables = [device.shared(v) for v in values]
     s = device.shared(np.float32(0.7))
-    expected = ALPHA[form](*values, np.float32(0.7))
-    f = pytensor.function([], [], updates=[(variables[target], ALPHA[form](*variables, s))], mode=MODE)
+    expected = ALPHA[form](np, *values, np.float32(0.7))
+    f = pytensor.function([], [], updates=[(variables[target], ALPHA[form](pt, *variables, s))], mode=MODE)
     f()
     for i, (variable, value) in enumerate(zip(variables, values, strict=True)):
         assert_close(variable.get_value(), expected if i == target else value, f"{form}, variable {i}")
+
+
+def test_one_variable_as_two_operands_of_an_expression() -> None:
+    """Fusion makes no such node, but merging may: one operand is read after the other is overwritten."""
+    p, q = pytensor.scalar.float32("p"), pytensor.scalar.float32("q")
+    exponential = pytensor.scalar.exp(p)
+    twice = Elemwise(Composite([p, q], [exponential, exponential * q]))
+    xv = vectors(5, 1)[0]
+    h = device.ops.relu(device.shared(xv) + 1)
+    got = pytensor.function([], list(twice(h, h)), mode=MODE)()
+    hv = np.maximum(xv + np.float32(1), 0)
+    assert_close(got[0], np.exp(hv))
+    assert_close(got[1], np.exp(hv) * hv)
+
+
+@pytest.mark.parametrize("op", [pytensor.scalar.identity, pytensor.scalar.Cast(pytensor.scalar.float32)])
+def test_copies_that_no_rewrite_removed(op: Any) -> None:
+    w = device.shared(vectors(5, 1)[0], "w")
+    same = Elemwise(op)(w)
+    mode = MODE.excluding("canonicalize", "useless", "specialize")
+    first = pytensor.function([], same, updates=[(w, w * 2)], mode=mode)()
+    assert_close(first, vectors(5, 1)[0])
+
+
+def test_comparison_in_the_common_dtype() -> None:
+    """Torch compares int64 and float32 in float32, which does not tell these apart."""
+    i, x = device.shared(np.array([2**24 + 1])), device.shared(np.array([2**24], "float32"))
+    assert pytensor.function([], [i > x, pt.lt(x, i), pt.eq(i, x)], mode=MODE)() == [True, True, False]
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 1, 1)])

@@ -163,6 +163,24 @@ def test_constant_update_does_not_take_the_constants_storage() -> None:
     assert_close(w.get_value(), 0 * OLD)
 
 
+def test_constant_is_not_overwritten_through_a_view() -> None:
+    value = np.arange(9.0).reshape(3, 3)
+    h = pt.tanh(pt.as_tensor(value).T)
+    f = pytensor.function([], h, mode=Mode(MODE.linker, "merge"))  # without constant folding
+    for _ in range(2):
+        assert_close(f(), np.tanh(value.T))
+
+
+def test_result_that_may_be_borrowed_is_still_no_shared_variable() -> None:
+    w = matrix()
+    y = w * 2
+    f = pytensor.function([], pytensor.Out(y, borrow=True), updates=[(w, y)], mode=MODE)
+    first = f()
+    f()
+    assert_close(first, 2 * OLD)
+    assert_close(w.get_value(), 4 * OLD)
+
+
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool", "float64"])
 def test_updates_of_every_dtype(dtype: str) -> None:
     start = np.array([0, 1, 1]).astype(dtype)
