@@ -58,6 +58,13 @@ def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     ------
     NotImplementedError
         If neither we nor PyTensor's PyTorch backend know the op.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> node = pt.matrix("x", dtype="float32").T.owner
+    >>> torch_function(node.op, node=node, context=Context())(torch.zeros(2, 3)).shape
+    torch.Size([3, 2])
     """
     return pytorch_funcify(op, node=node)
 
@@ -193,6 +200,11 @@ def constant_tensor(data: Any, device: torch.device) -> Any:
 
     Arrays become tensors on the device; numbers zero-dimensional tensors on the CPU, which torch combines
     with tensors anywhere; slices and other values stay as they are.
+
+    Examples
+    --------
+    >>> constant_tensor(np.float32(2), torch.device("cpu")), constant_tensor(slice(3), torch.device("cpu"))
+    (tensor(2.), slice(None, 3, None))
     """
     if not isinstance(data, np.ndarray | np.number | bool | int | float):
         return data

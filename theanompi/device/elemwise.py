@@ -70,7 +70,13 @@ _BITWISE: dict[type[ScalarOp], Callable[..., Any]] = {
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """Torch's dtype of a NumPy dtype's name."""
+    """Torch's dtype of a NumPy dtype's name.
+
+    Examples
+    --------
+    >>> torch_dtype("float32")
+    torch.float32
+    """
     return getattr(torch, name)
 
 
@@ -138,8 +144,8 @@ class _Body:
             )
         function = self.bind(pytorch_funcify(op, node=node), "f")
         # Of integers torch makes float32, PyTensor float64.
-        common = dtype if dtype.startswith("float") else None
-        return f"{function}({', '.join(self.operand(v, common) for v in node.inputs)})"
+        wanted = dtype if dtype.startswith("float") else None
+        return f"{function}({', '.join(self.operand(v, wanted) for v in node.inputs)})"
 
     def fold(self, function: str, operands: Sequence[str], into: str) -> str:
         if len(operands) <= 2:
@@ -158,7 +164,14 @@ def _graph(node: Apply) -> tuple[list[Variable], list[Variable], list[Apply]]:
 
 
 def is_uniform(variable: Variable) -> bool:
-    """Whether a variable holds one element, whatever its number of dimensions."""
+    """Whether a variable holds one element, whatever its number of dimensions.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> is_uniform(pt.scalar()), is_uniform(pt.tensor(shape=(1, 1))), is_uniform(pt.tensor(shape=(1, None)))
+    (True, True, False)
+    """
     return all(length == 1 for length in variable.type.shape)
 
 
@@ -176,6 +189,13 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     -------
     callable
         From the input tensors to the output tensor, or a tuple of them.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> y = pt.exp(pt.vector("x", dtype="float32"))
+    >>> elemwise_function(y.owner, Context())(torch.zeros(2))
+    tensor([1., 1.])
     """
     inputs, outputs, nodes = _graph(node)
     shape = node.outputs[0].type.shape

@@ -39,6 +39,17 @@ class DeviceSharedVariable(TensorSharedVariable):
 
     ``get_value`` and ``set_value`` give and take NumPy arrays, as for any PyTensor shared variable;
     `tensor` is the storage itself. Compiled functions read it and write updates into it in place.
+    Variables may be views of one flat buffer, but one function must not update a variable that overlaps
+    another one it uses: the compiler takes them for different memory.
+
+    Examples
+    --------
+    >>> w = shared(np.array([1, 2], "float32"), name="w")
+    >>> home = torch.zeros(3)
+    >>> w.rebind(home[1:])
+    >>> w.set_value(w.get_value() + 1)
+    >>> home
+    tensor([0., 2., 3.])
     """
 
     def __init__(
@@ -59,6 +70,11 @@ class DeviceSharedVariable(TensorSharedVariable):
         tensor : torch.Tensor
             Of the same shape and dtype, any strides: a view of a flat buffer, say. Functions
             compiled before follow.
+
+        Raises
+        ------
+        ValueError
+            For another shape or dtype.
         """
         if tensor.shape != self.tensor.shape or tensor.dtype != self.tensor.dtype:
             raise ValueError(

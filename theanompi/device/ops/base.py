@@ -34,7 +34,14 @@ class Context:
     overwrite: dict[int, int] = field(default_factory=dict)
 
     def compute(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The operands of a convolution or matrix product in the dtype that it computes in."""
+        """The operands of a convolution or matrix product in the dtype that it computes in.
+
+        Examples
+        --------
+        >>> x, i = Context(precision="bf16").compute(torch.zeros(2), torch.arange(2))
+        >>> x.dtype, i.dtype
+        (torch.bfloat16, torch.int64)
+        """
         if self.precision != "bf16":
             return tensors
         return tuple(t.to(torch.bfloat16) if t.dtype == torch.float32 else t for t in tensors)
@@ -64,12 +71,27 @@ class TorchOp(Op):
 
 
 def tensor_type(like: Variable, shape: Sequence[int | None]) -> TensorType:
-    """The type of a tensor with the dtype of `like` and the given static shape."""
+    """The type of a tensor with the dtype of `like` and the given static shape.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> tensor_type(pt.vector("x", dtype="float32"), (2, None))
+    TensorType(float32, shape=(2, None))
+    """
     return TensorType(like.type.dtype, shape=tuple(shape))
 
 
 def expect(condition: bool, op: str, what: str, expected: object, got: object) -> None:
-    """Raise the one-line ValueError of a graph that does not fit, unless `condition` holds."""
+    """Raise the one-line ValueError of a graph that does not fit, unless `condition` holds.
+
+    Examples
+    --------
+    >>> expect(False, "conv2d", "stride", "at least 1", 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: conv2d: stride: expected at least 1, got 0
+    """
     if not condition:
         raise ValueError(f"{op}: {what}: expected {expected}, got {got}")
 

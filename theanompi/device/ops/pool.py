@@ -26,7 +26,7 @@ def _pooled(size: int | None, window: int, stride: int, padding: int, ceil_mode:
 
 
 class _Pool2d(TorchOp):
-    __props__ = ("size", "stride", "padding", "ceil_mode")
+    __props__: tuple[str, ...] = ("size", "stride", "padding", "ceil_mode")
 
     def __init__(
         self, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], ceil_mode: bool
@@ -94,9 +94,7 @@ class MaxPool2dGrad(_Pool2d):
         return max_pool2d_grad
 
 
-class AveragePool2d(_Pool2d):
-    """Mean over windows, counting the padding in the mean or not."""
-
+class _AveragePool2d(_Pool2d):
     __props__ = ("size", "stride", "padding", "ceil_mode", "include_padding")
 
     def __init__(
@@ -109,6 +107,10 @@ class AveragePool2d(_Pool2d):
     ) -> None:
         super().__init__(size, stride, padding, ceil_mode)
         self.include_padding = include_padding
+
+
+class AveragePool2d(_AveragePool2d):
+    """Mean over windows, counting the padding in the mean or not."""
 
     def make_node(self, x: Variable) -> Apply:
         return Apply(self, [x], [tensor_type(x, self.output_shape(x))()])
@@ -124,7 +126,7 @@ class AveragePool2d(_Pool2d):
         return [grad(inputs[0], cotangents[0])]
 
 
-class AveragePool2dGrad(AveragePool2d):
+class AveragePool2dGrad(_AveragePool2d):
     """Spreads each cotangent evenly over its window."""
 
     def make_node(self, x: Variable, gy: Variable) -> Apply:
