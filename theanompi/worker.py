@@ -51,7 +51,7 @@ def agree(comm: MPI.Comm, error: Exception | None) -> None:
         return
     first, text = next(iter(found.items()))
     if comm.Get_rank() == first:
-        where = "" if len(found) == comm.Get_size() else f"rank {first} on {platform.node()}: "
+        where = "" if first == 0 else f"rank {first} on {platform.node()}: "
         print(f"theanompi: {where}{text}", file=sys.stderr, flush=True)
     comm.Barrier()
     raise SystemExit(1)

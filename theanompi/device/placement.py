@@ -1,8 +1,27 @@
 """Which device this process computes on: one process, one device."""
 
+import ctypes
+import sys
+
 import torch
 
 _current = torch.device("cpu")
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what is freed, for the next step: the system would have to map it in again.
+
+    Every step allocates and frees the same tensors. By default large ones go back to the system at once, and
+    the page faults of the next allocation cost more than many an operation that fills it.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h; glibc's, musl ignores them
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 64 << 20)
 
 
 def parse(name: str) -> torch.device:
@@ -66,6 +85,8 @@ def use(name: str) -> torch.device:
     _current = parse(name)
     if _current.type == "cuda":
         torch.cuda.set_device(_current)
+    else:
+        _keep_freed_memory()
     return _current
 
 

@@ -8,6 +8,7 @@ import torch
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
+from theanompi.device.ops import columns
 from theanompi.device.ops.base import Context, TorchOp, expect, pair, tensor_type
 
 
@@ -67,6 +68,12 @@ class Conv2d(TorchOp):
 
         def conv2d(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
             x, w = context.compute(x, w)
+            height, width = (
+                (x.shape[i + 2] + 2 * padding[i] - dilation[i] * (w.shape[i + 2] - 1) - 1) // stride[i] + 1
+                for i in (0, 1)
+            )
+            if columns.pays(x, w, height, width, groups):
+                return columns.forward(x, w, (height, width), stride, padding, dilation)
             return torch.conv2d(x, w, None, stride, padding, dilation, groups)
 
         return conv2d
@@ -93,17 +100,14 @@ class Conv2dGrad(TorchOp):
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         backward = torch.ops.aten.convolution_backward.default
-        stride, padding, dilation, groups = (
-            list(self.stride),
-            list(self.padding),
-            list(self.dilation),
-            self.groups,
-        )
-        mask = [*context.used, False]
+        geometry, groups, used = (self.stride, self.padding, self.dilation), self.groups, context.used
 
         def conv2d_grad(x: torch.Tensor, w: torch.Tensor, gy: torch.Tensor) -> tuple[Any, Any]:
             x, w, gy = context.compute(x, w, gy)
-            gx, gw, _ = backward(gy, x, w, None, stride, padding, dilation, False, [0, 0], groups, mask)
+            if columns.pays(x, w, gy.shape[2], gy.shape[3], groups):
+                gx = columns.backward_images(x, w, gy, *geometry) if used[0] else None
+                return gx, columns.backward_filters(x, w, gy, *geometry) if used[1] else None
+            gx, gw, _ = backward(gy, x, w, None, *geometry, False, (0, 0), groups, (*used, False))
             return gx, gw
 
         return conv2d_grad
