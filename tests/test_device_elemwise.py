@@ -40,6 +40,18 @@ def test_chunks_cover_every_element_once(size: int) -> None:
     assert a.tensor.data_ptr() == address
 
 
+def test_what_one_sized_operands_give_is_no_memory_for_a_chunk() -> None:
+    import pytensor.scalar as ps
+
+    a, b = ps.float32("a"), ps.float32("b")
+    op = Elemwise(Composite([a, b], [ps.add(ps.mul(ps.exp(a), b), b)]))
+    one = pt.tensor("one", dtype="float32", shape=(1,))
+    many = pt.tensor("many", dtype="float32", shape=(3 * CHUNK,))
+    (values,) = vectors(3 * CHUNK, 1)
+    got = pytensor.function([one, many], op(one, many), mode=MODE)(np.float32([0.5]), values)
+    assert_close(got, np.exp(np.float32(0.5)) * values + values)
+
+
 def test_large_expressions_do_run_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 

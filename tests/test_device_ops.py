@@ -80,6 +80,25 @@ CONVOLUTIONS = [
     ((1, 4, 6, 6), (4, 1, 3, 3), 1, 1, 1, 4),
     ((1, 2, 9, 11), (3, 2, 3, 3), (1, 3), (2, 1), (2, 3), 1),
 ]
+# Fewer output pixels than channels: computed as products of matrices on the CPU.
+SMALL_IMAGES = [
+    ((1, 8, 3, 3), (9, 8, 3, 3), 2, 1, 1, 1),
+    ((1, 16, 4, 5), (17, 16, 2, 3), (1, 2), (0, 1), (2, 1), 1),
+    ((2, 8, 1, 1), (8, 8, 3, 3), 1, 1, 1, 1),
+    ((2, 8, 3, 4), (16, 8, 1, 1), 2, 0, 1, 1),
+]
+CONVOLUTIONS += SMALL_IMAGES
+
+
+def test_small_images_take_the_way_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(*_: Any) -> None:
+        raise AssertionError("torch's convolution was called")
+
+    monkeypatch.setattr(torch, "conv2d", unexpected)
+    for x, w, *geometry in SMALL_IMAGES:
+        run("cpu", lambda a, b, geometry=geometry: ops.conv2d(a, b, *geometry), data(*x), data(*w))
+    with pytest.raises(AssertionError, match="torch's convolution was called"):
+        run("cpu", ops.conv2d, data(1, 8, 9, 9), data(9, 8, 3, 3))
 
 
 def loop_conv2d(

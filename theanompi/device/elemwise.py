@@ -85,19 +85,99 @@ def _constant(value: Any, dtype: str) -> torch.Tensor:
     return torch.tensor(np.asarray(value).reshape(()).item(), dtype=torch_dtype(dtype))
 
 
-class _Body:
-    """Writes the torch instructions of a scalar graph, one line each, into a function.
+def _graph(node: Apply) -> tuple[list[Variable], list[Variable], list[Apply]]:
+    """Inputs, outputs and instructions of the scalar graph of an Elemwise node."""
+    op = node.op.scalar_op
+    if isinstance(op, Composite):
+        return list(op.fgraph.inputs), list(op.fgraph.outputs), list(op.fgraph.toposort())
+    scalars = [ps.ScalarType(v.type.dtype)() for v in node.inputs]
+    inner = op.make_node(*scalars)
+    return scalars, list(inner.outputs), [inner]
 
-    The function takes the inputs, then the values computed once for all chunks, then a destination
-    (a tensor or None) for each output, and returns the outputs.
+
+def is_uniform(variable: Variable) -> bool:
+    """Whether a variable holds one element, whatever its number of dimensions.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> is_uniform(pt.scalar()), is_uniform(pt.tensor(shape=(1, 1))), is_uniform(pt.tensor(shape=(1, None)))
+    (True, True, False)
+    """
+    return all(length == 1 for length in variable.type.shape)
+
+
+class _Expression:
+    """The torch instructions of a fused expression, one line each, as a function of its operands.
+
+    The function takes the inputs, then the numbers in `numbers`, then for each output a destination (a tensor
+    to write into, or None), and returns the outputs. It may be called chunk by chunk.
+
+    Attributes
+    ----------
+    inputs, outputs : list of Variable
+        Of the scalar graph, in the order of the node's.
+    nodes : list of Apply
+        Its instructions.
+    uniform : set of Variable
+        What holds one element while the outputs hold more: inputs, and results of nothing but those.
+    same_shape : bool
+        Whether all other inputs have the shape of the outputs.
+    numbers : dict of str to int
+        Parameter → position of the uniform input whose value it is, as a Python number.
     """
 
-    def __init__(self, context: Context, uniform: set[Variable], reuse: bool) -> None:
-        self.names: dict[Variable, str] = {}
+    def __init__(self, node: Apply, context: Context) -> None:
+        self.node, self.context = node, context
+        self.inputs, self.outputs, self.nodes = _graph(node)
+        shape = node.outputs[0].type.shape
+        pairs = list(zip(self.inputs, node.inputs, strict=True))
+        self.uniform = set() if is_uniform(node.outputs[0]) else {i for i, v in pairs if is_uniform(v)}
+        self.same_shape = all(i in self.uniform or v.type.shape == shape for i, v in pairs)
+        self.names: dict[Variable, str] = {v: f"i{k}" for k, v in enumerate(self.inputs)}
         self.globals: dict[str, Any] = {}
-        self.lines: list[str] = []
-        self.uniform, self.reuse = uniform, reuse
-        self.alpha = context.device.type == "cpu"
+        self.numbers: dict[str, int] = {}
+        self.last_use: dict[Variable, int] = {}
+        for position, inner in enumerate(self.nodes):
+            self.last_use |= dict.fromkeys(inner.inputs, position)
+            if self.uniform and all(isinstance(v, Constant) or v in self.uniform for v in inner.inputs):
+                self.uniform.add(inner.outputs[0])
+        self.last_use |= dict.fromkeys(self.outputs, len(self.nodes))
+        self.scaled = self._find_scaled()
+
+    def _find_scaled(self) -> dict[Variable, tuple[Variable, str]]:
+        """Products s·b that one addition or subtraction takes over as its alpha, without a temporary: b and s."""
+        scaled: dict[Variable, tuple[Variable, str]] = {}
+        # On other devices reading s would wait for them.
+        if self.context.device.type != "cpu" or is_uniform(self.node.outputs[0]):
+            return scaled
+        products = {n.outputs[0]: n for n in self.nodes if type(n.op) is ps.Mul and len(n.inputs) == 2}
+        for position, inner in enumerate(self.nodes):
+            if type(inner.op) not in (ps.Add, ps.Sub) or len(inner.inputs) != 2:
+                continue
+            left, right = inner.inputs
+            for v in (right, left) if type(inner.op) is ps.Add else (right,):
+                readers = sum(n.inputs.count(v) for n in self.nodes) + self.outputs.count(v)
+                if v not in products or readers != 1:
+                    continue
+                numbers = self.uniform & set(self.inputs)
+                factors = [f for f in products[v].inputs if isinstance(f, Constant) or f in numbers]
+                rest = [f for f in products[v].inputs if f not in factors]
+                if len(factors) == 1 and {v.type.dtype, rest[0].type.dtype, inner.outputs[0].type.dtype} == {
+                    "float32"
+                }:
+                    scaled[v] = (rest[0], self._number(factors[0]))
+                    self.last_use[rest[0]] = max(self.last_use[rest[0]], position)
+                    break
+        return scaled
+
+    def _number(self, factor: Variable) -> str:
+        """The name of a Python number: a constant's, or an input's that is read at each call."""
+        if isinstance(factor, Constant):
+            return self.bind(np.asarray(factor.data).item(), "s")
+        position = self.inputs.index(factor)
+        self.numbers[f"n{position}"] = position
+        return f"n{position}"
 
     def bind(self, value: Any, stem: str) -> str:
         name = f"{stem}{len(self.globals)}"
@@ -152,27 +232,64 @@ class _Body:
             return f"{function}({', '.join(operands)}{into})"
         return f"{function}({self.fold(function, operands[:-1], '')}, {operands[-1]}{into})"
 
+    def _destination(self, inner: Apply, position: int) -> str | None:
+        """What the result of an instruction is written into, if not into new memory."""
+        if type(inner.op) not in _ARITHMETIC:
+            return None
+        result = inner.outputs[0]
+        if result in self.outputs:
+            index = self.outputs.index(result)
+            taken = self.context.overwrite.get(index)
+            # The same variable may be several inputs of the node; all of them must have been read.
+            read_later = taken is not None and any(
+                self.last_use.get(i, -1) > position
+                for i, v in zip(self.inputs, self.node.inputs, strict=True)
+                if v is self.node.inputs[taken]
+            )
+            return None if read_later else f"d{index}"
+        if not self.same_shape or len(inner.inputs) > 2:
+            return None
+        for v in (self.scaled[v][0] if v in self.scaled else v for v in inner.inputs):
+            full = v in self.names and v not in self.inputs and v not in self.uniform
+            if (
+                full
+                and v not in self.outputs
+                and self.last_use[v] == position
+                and v.type.dtype == result.type.dtype
+            ):
+                return self.names[v]
+        return None
 
-def _graph(node: Apply) -> tuple[list[Variable], list[Variable], list[Apply]]:
-    """Inputs, outputs and instructions of the scalar graph of an Elemwise node."""
-    op = node.op.scalar_op
-    if isinstance(op, Composite):
-        return list(op.fgraph.inputs), list(op.fgraph.outputs), list(op.fgraph.toposort())
-    scalars = [ps.ScalarType(v.type.dtype)() for v in node.inputs]
-    inner = op.make_node(*scalars)
-    return scalars, list(inner.outputs), [inner]
+    def _addition(self, inner: Apply, product: Variable, into: str | None) -> str:
+        """The right-hand side of a ± s·b."""
+        rest, factor = self.scaled[product]
+        other = next(v for v in inner.inputs if v is not product)
+        function = self.bind(torch.add if type(inner.op) is ps.Add else torch.sub, "f")
+        out = f", out={into}" if into else ""
+        return f"{function}({self.operand(other)}, {self.names[rest]}, alpha={factor}{out})"
 
-
-def is_uniform(variable: Variable) -> bool:
-    """Whether a variable holds one element, whatever its number of dimensions.
-
-    Examples
-    --------
-    >>> import pytensor.tensor as pt
-    >>> is_uniform(pt.scalar()), is_uniform(pt.tensor(shape=(1, 1))), is_uniform(pt.tensor(shape=(1, None)))
-    (True, True, False)
-    """
-    return all(length == 1 for length in variable.type.shape)
+    def compile(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """Write the function."""
+        lines = []
+        for position, inner in enumerate(self.nodes):
+            result = inner.outputs[0]
+            if result in self.scaled:
+                continue
+            into = self._destination(inner, position)
+            product = next((v for v in inner.inputs if v in self.scaled), None)
+            right = self.instruction(inner, into) if product is None else self._addition(inner, product, into)
+            self.names[result] = f"t{position}"
+            lines.append(f"t{position} = {right}")
+        results = [f"r{k}" for k in range(len(self.outputs))]
+        lines += [f"{r} = {self.operand(v)}" for r, v in zip(results, self.outputs, strict=True)]
+        for k in self.context.overwrite:
+            lines.append(f"if d{k} is not r{k}: r{k} = d{k}.copy_(r{k})")
+        lines.append(f"return ({', '.join(results)},)")
+        inputs = [f"i{k}" for k in range(len(self.inputs))]
+        parameters = [*inputs, *self.numbers, *(f"d{k}" for k in range(len(self.outputs)))]
+        source = f"def expression({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
+        exec(compile(source, "<theanompi expression>", "exec"), self.globals)
+        return self.globals["expression"]
 
 
 def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
@@ -197,179 +314,52 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     >>> elemwise_function(y.owner, Context())(torch.zeros(2))
     tensor([1., 1.])
     """
-    inputs, outputs, nodes = _graph(node)
+    expression = _Expression(node, context)
+    run, numbers = expression.compile(), list(expression.numbers.values())
+    overwrite, n_outputs = context.overwrite, len(node.outputs)
     shape = node.outputs[0].type.shape
-    scalar_node = is_uniform(node.outputs[0])
-    uniform = set() if scalar_node else {i for i, v in zip(inputs, node.inputs, strict=True) if is_uniform(v)}
-    same_shape = all(i in uniform or v.type.shape == shape for i, v in zip(inputs, node.inputs, strict=True))
-
-    once, body = _Body(context, uniform, same_shape), _Body(context, uniform, same_shape)
-    for i, variable in enumerate(inputs):
-        once.names[variable] = body.names[variable] = f"i{i}"
-    hoisted: list[str] = []
-    floats: list[str] = []
-    streamed: list[Apply] = []
-    for inner in nodes:
-        constant_or_uniform = [isinstance(v, Constant) or v in uniform for v in inner.inputs]
-        if not scalar_node and all(constant_or_uniform):
-            name = f"u{len(hoisted)}"
-            once.lines.append(f"{name} = {once.instruction(inner, None)}")
-            once.names[inner.outputs[0]] = body.names[inner.outputs[0]] = name
-            uniform.add(inner.outputs[0])
-            hoisted.append(name)
-        else:
-            streamed.append(inner)
-
-    clients: dict[Variable, int] = {}
-    last_use: dict[Variable, int] = {}
-    for position, inner in enumerate(streamed):
-        for v in inner.inputs:
-            clients[v] = clients.get(v, 0) + 1
-            last_use[v] = position
-    for v in outputs:
-        last_use[v] = len(streamed)
-
-    # s·b that only one addition or subtraction reads becomes its alpha: one instruction, no temporary.
-    scaled: dict[Variable, tuple[Variable, str]] = {}
-    if body.alpha and not scalar_node:
-        for inner in streamed:
-            if type(inner.op) is ps.Mul and len(inner.inputs) == 2 and clients.get(inner.outputs[0]) == 1:
-                factors = [v for v in inner.inputs if isinstance(v, Constant) or v in uniform]
-                rest = [v for v in inner.inputs if v not in factors]
-                dtype = inner.outputs[0].type.dtype
-                if (
-                    len(factors) == 1
-                    and inner.outputs[0] not in outputs
-                    and rest[0].type.dtype == dtype == "float32"
-                ):
-                    name = f"a{len(floats)}"
-                    floats.append(f"{name} = {once.operand(factors[0])}.item()")
-                    scaled[inner.outputs[0]] = (rest[0], name)
-        for inner in streamed:
-            absorbs = type(inner.op) in (ps.Add, ps.Sub) and len(inner.inputs) == 2
-            for v in inner.inputs:
-                if v in scaled and not (absorbs and (v is inner.inputs[1] or type(inner.op) is ps.Add)):
-                    del scaled[v]
-            both = [v for v in inner.inputs if v in scaled]
-            if len(both) == 2:
-                del scaled[both[0]]
-        for product, (rest, _) in scaled.items():
-            last_use[rest] = max(last_use[rest], last_use[product])
-
-    destinations = [f"d{i}" for i in range(len(outputs))]
-    late_copies: list[str] = []
-    temporaries: set[Variable] = set()
-    for position, inner in enumerate(streamed):
-        result = inner.outputs[0]
-        if result in scaled:
-            continue
-        read = [scaled[v][0] if v in scaled else v for v in inner.inputs]
-        into: str | None = None
-        if result in outputs and type(inner.op) in _ARITHMETIC:
-            index = outputs.index(result)
-            taken = context.overwrite.get(index)
-            # The same variable may be several inputs of the node.
-            taken_as = [
-                i
-                for i, v in zip(inputs, node.inputs, strict=True)
-                if taken is not None and v is node.inputs[taken]
-            ]
-            if all(last_use.get(i, -1) <= position for i in taken_as):
-                into = destinations[index]
-        elif same_shape and type(inner.op) in _ARITHMETIC and len(inner.inputs) <= 2:
-            dying = [
-                v
-                for v in read
-                if v in temporaries and last_use[v] == position and v.type.dtype == result.type.dtype
-            ]
-            into = body.names[dying[0]] if dying else None
-        name = f"t{position}"
-        product = next((v for v in inner.inputs if v in scaled), None)
-        if product is not None:
-            rest, factor = scaled[product]
-            other = next(v for v in inner.inputs if v is not product)
-            function = body.bind(torch.add if type(inner.op) is ps.Add else torch.sub, "f")
-            out = f", out={into}" if into else ""
-            operands = f"{body.operand(other, result.type.dtype)}, {body.names[rest]}"
-            right = f"{function}({operands}, alpha={factor}{out})"
-        else:
-            right = body.instruction(inner, into)
-        body.lines.append(f"{name} = {right}")
-        body.names[result] = name
-        if result not in outputs:
-            temporaries.add(result)
-    for index, (destination, variable) in enumerate(zip(destinations, outputs, strict=True)):
-        name = body.operand(variable)
-        body.lines.append(f"r{index} = {name}")
-        if index in context.overwrite:
-            late_copies.append(f"if {destination} is not r{index}: r{index} = {destination}.copy_(r{index})")
-    body.lines += late_copies
-
-    results = ", ".join(f"r{i}" for i in range(len(outputs)))
-    names = [f"i{i}" for i in range(len(inputs))]
-    numbers = [line.split(" ", 1)[0] for line in floats]
-    run = _compile(
-        "body",
-        [*names, *hoisted, *numbers, *destinations],
-        [*body.lines, f"return ({results},)"],
-        body.globals,
-    )
-    prelude = _compile(
-        "prelude",
-        names,
-        [*once.lines, *floats, f"return ({''.join(f'{n}, ' for n in [*hoisted, *numbers])})"],
-        once.globals,
-    )
-
-    n_outputs, overwrite = len(outputs), context.overwrite
-    streams = [i for i, v in enumerate(inputs) if v not in uniform]
-    size = int(np.prod([length or 0 for length in shape]))
-    chunked = (
-        context.device.type == "cpu"
-        and same_shape
-        and None not in shape
-        and size >= 2 * CHUNK
-        and len(streamed) > 1
-    )
-    dtypes = [torch_dtype(v.type.dtype) for v in outputs]
 
     def whole(*tensors: torch.Tensor) -> Any:
         into = [tensors[overwrite[o]] if o in overwrite else None for o in range(n_outputs)]
-        result = run(*tensors, *prelude(*tensors), *into)
-        return result[0] if n_outputs == 1 else result
-
-    def in_chunks(*tensors: torch.Tensor) -> Any:
-        if not all(tensors[i].is_contiguous() for i in streams):
-            return whole(*tensors)
-        tensors = tuple(t if i in streams else t.view(()) for i, t in enumerate(tensors))
-        shared = prelude(*tensors)
-        full = [
-            tensors[overwrite[o]] if o in overwrite else torch.empty(shape, dtype=dtypes[o])
-            for o in range(n_outputs)
-        ]
-        count = -(-size // CHUNK)
-        pieces = [t.view(-1).split(CHUNK) if i in streams else (t,) * count for i, t in enumerate(tensors)]
-        targets = [t.view(-1).split(CHUNK) for t in full]
-        for operands in zip(zip(*pieces, strict=True), zip(*targets, strict=True), strict=True):
-            written = run(*operands[0], *shared, *operands[1])
-            for target, result in zip(operands[1], written, strict=True):
-                if result is not target:
-                    target.copy_(result)
-        return full[0] if n_outputs == 1 else tuple(full)
-
-    checks_shapes = len(inputs) > 1 and any(None in v.type.shape for v in node.inputs)
+        results = run(*tensors, *(tensors[i].item() for i in numbers), *into)
+        return results[0] if n_outputs == 1 else results
 
     def checked(*tensors: torch.Tensor) -> Any:
         Elemwise._check_runtime_broadcast(node, tensors)
         return whole(*tensors)
 
-    return checked if checks_shapes else in_chunks if chunked else whole
+    if len(node.inputs) > 1 and any(None in v.type.shape for v in node.inputs):
+        return checked
+    size = int(np.prod([length or 0 for length in shape]))
+    if (
+        context.device.type != "cpu"
+        or not expression.same_shape
+        or size < 2 * CHUNK
+        or len(expression.nodes) < 2
+    ):
+        return whole
 
+    dtypes = [torch_dtype(v.type.dtype) for v in node.outputs]
+    streams = [i not in expression.uniform for i in expression.inputs]
+    n_chunks = -(-size // CHUNK)
 
-def _compile(
-    name: str, parameters: Sequence[str], lines: Sequence[str], names: dict[str, Any]
-) -> Callable[..., Any]:
-    source = f"def {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
-    scope = dict(names)
-    exec(compile(source, f"<theanompi {name}>", "exec"), scope)
-    return scope[name]
+    def in_chunks(*tensors: torch.Tensor) -> Any:
+        if not all(t.is_contiguous() for t, streamed in zip(tensors, streams, strict=True) if streamed):
+            return whole(*tensors)
+        values = [tensors[i].item() for i in numbers]
+        full = [
+            tensors[overwrite[o]] if o in overwrite else torch.empty(shape, dtype=dtypes[o])
+            for o in range(n_outputs)
+        ]
+        pieces = [
+            t.view(-1).split(CHUNK) if streamed else (t.view(()),) * n_chunks
+            for t, streamed in zip(tensors, streams, strict=True)
+        ]
+        targets = [t.view(-1).split(CHUNK) for t in full]
+        for operands, into in zip(zip(*pieces, strict=True), zip(*targets, strict=True), strict=True):
+            for target, result in zip(into, run(*operands, *values, *into), strict=True):
+                if result is not target:
+                    target.copy_(result)
+        return full[0] if n_outputs == 1 else tuple(full)
+
+    return in_chunks
