@@ -294,7 +294,9 @@ def test_batch_norm_helper_moves_the_nonlinearity_and_drops_the_bias():
         *("fc.W", "fc_bn.beta", "fc_bn.gamma", "fc_bn.mean", "fc_bn.inv_std")
     ]
     assert (network.name, dense.b) == ("fc_bn_nonlin", None)
-    got = pytensor.function([source.input_var], get_output(network, batch_norm_statistics={}), mode=device.mode())(x)
+    got = pytensor.function(
+        [source.input_var], get_output(network, batch_norm_statistics={}), mode=device.mode()
+    )(x)
     close(got, F.relu(F.batch_norm(torch.tensor(x @ weights), None, None, training=True, eps=1e-4)))
     assert isinstance(batch_norm(MaxPool2DLayer(InputLayer((None, 2, 4, 4)), 2)), BatchNormLayer)
 

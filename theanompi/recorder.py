@@ -164,8 +164,8 @@ class _Interval:
     lr: float = 0.0
     images: int = 0
     loss_sum: float = 0.0
-    errors: int = 0
-    errors_top5: int = 0
+    errors: float = 0.0
+    errors_top5: float = 0.0
 
 
 class Recorder:
@@ -288,8 +288,8 @@ class Recorder:
         iteration: int,
         images: int,
         loss_sum: float,
-        errors: int,
-        errors_top5: int,
+        errors: float,
+        errors_top5: float,
         lr: float,
     ) -> None:
         """Take in one finished update. Sums are over all ranks.
@@ -304,7 +304,7 @@ class Recorder:
             Images of the minibatch.
         loss_sum : float
             Sum of their losses (nats).
-        errors, errors_top5 : int
+        errors, errors_top5 : float
             How many were not recognised, at the first and within the first five guesses.
         lr : float
             η of this update.
@@ -313,8 +313,8 @@ class Recorder:
         now.epoch, now.iteration, now.lr = epoch, iteration, float(lr)
         now.images += int(images)
         now.loss_sum += float(loss_sum)
-        now.errors += int(errors)
-        now.errors_top5 += int(errors_top5)
+        now.errors += float(errors)
+        now.errors_top5 += float(errors_top5)
         if self._bar is not None:
             record = self._train_record(monotonic())
             self._bar.set_description_str(f"epoch {epoch + 1} ", refresh=False)
@@ -333,7 +333,7 @@ class Recorder:
         self._begin_interval(None)
 
     def validation(
-        self, epoch: int, iteration: int, count: int, loss_sum: float, errors: int, errors_top5: int
+        self, epoch: int, iteration: int, count: int, loss_sum: float, errors: float, errors_top5: float
     ) -> None:
         """Take in one validation. Sums are over all ranks.
 
@@ -345,7 +345,7 @@ class Recorder:
             Images of the validation set.
         loss_sum : float
             Sum of their losses (nats).
-        errors, errors_top5 : int
+        errors, errors_top5 : float
             How many were not recognised, at the first and within the first five guesses.
         """
         self.flush()

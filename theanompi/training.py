@@ -41,7 +41,7 @@ def sum_gradients(
 def average_weights(
     model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int
 ) -> tuple[Totals, Any]:
-    """The sync type ``avg``: every rank updates its weights with its own velocity, then weights are averaged ('my way')."""
+    """The sync type ``avg``: each rank updates with its own velocity, then weights are averaged ('my way')."""
     recorder.start()
     own, losses = model.totals(count)  # waits for the device
     eta = model.update()

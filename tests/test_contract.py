@@ -1,0 +1,101 @@
+"""Models of Theano-MPI's contract that are built with something else: here NumPy alone."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi import ROOT, run_mpi
+
+from theanompi import checkpoint
+from theanompi.config import ConfigError, RunConfig
+from theanompi.contract import CONTRACT, ContractModel
+from theanompi.recorder import read_log
+
+
+class Parameter:
+    """The least that a shared variable is."""
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.value = value
+
+    def get_value(self) -> np.ndarray:
+        return self.value.copy()
+
+    def set_value(self, value: np.ndarray) -> None:
+        self.value = value
+
+
+class Regression:
+    """Least squares by gradient descent; every rank has a target of its own, so that the average is known."""
+
+    batch_size = 3
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.rank = config["rank"]
+        self.w = Parameter(np.zeros((2, 2)))
+        self.params = [self.w]
+        self.data = SimpleNamespace(n_batch_train=4, n_batch_val=2)
+        self.n_epochs, self.epoch, self.rate = 2, 0, 0.5
+
+    def compile_iter_fns(self, sync_type: str) -> None:
+        assert sync_type == "avg"
+
+    def train_iter(self, count: int, recorder: Any) -> None:
+        recorder.start()
+        error = self.w.value - (1 + self.rank)
+        self.w.set_value(self.w.value - self.rate * error)
+        recorder.end("calc")
+        recorder.train_error(count, float((error**2).mean()), 0.25)
+
+    def val_iter(self, count: int, recorder: Any) -> None:
+        recorder.val_error(count, 1.0 + self.rank, 0.5, 0.1)
+
+    def adjust_hyperp(self, epoch: int) -> None:
+        self.rate /= 2
+
+    def cleanup(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path) -> None:
+    settings = {
+        "modelfile": "test_contract",
+        "modelclass": "Regression",
+        "sync_type": "avg",
+        "out": str(tmp_path / "run"),
+        "log_interval": 1,
+        "devices": ["cpu"],
+    }
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = run_mpi(n, ["tests/train.py", json.dumps(settings)], env=env)
+    assert done.returncode == 0, done.stderr
+    mean_target = np.mean([1 + rank for rank in range(n)])
+    distance = (
+        mean_target * 0.5**4 * 0.75**4
+    )  # each step goes a part of the way, after an epoch half as large
+    arrays = checkpoint.load(tmp_path / "run" / "checkpoint.h5")[0]
+    np.testing.assert_allclose(arrays["weights/0"], mean_target - distance, rtol=1e-6)
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    train, val = ([line for line in log if line["kind"] == kind] for kind in ("train", "val"))
+    assert [line["images"] for line in train] == [3 * n] * 8
+    assert train[0]["error"] == pytest.approx(0.25)
+    assert [line["loss"] for line in val] == pytest.approx([mean_target] * 2)
+    assert val[0]["images"] == 2 * 3 * n
+
+
+def test_what_is_missing_is_named() -> None:
+    config = RunConfig(sync_type="avg")
+    with pytest.raises(
+        ConfigError, match="model class SimpleNamespace: .* got one without params, data, .*data.n_batch_val"
+    ):
+        ContractModel(SimpleNamespace(), config, 1)
+    model = Regression({"rank": 0})
+    assert all(hasattr(model, name) for name in CONTRACT)
+    with pytest.raises(ConfigError, match="model class Regression: expected sync type 'avg', .* got 'cdd'"):
+        ContractModel(model, RunConfig(), 1)
+    with pytest.raises(ConfigError, match="model class Regression: expected no resume"):
+        ContractModel(model, RunConfig(sync_type="avg", resume=True), 1)

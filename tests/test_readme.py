@@ -1,0 +1,47 @@
+"""What the README shows is run as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mpi import ROOT, run_mpi
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def block(start: str) -> str:
+    """The fenced block that contains `start`."""
+    (found,) = [text for text in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL) if start in text]
+    return str(found)
+
+
+def test_the_plan_is_what_is_printed() -> None:
+    _, *expected = block("--plan").splitlines()
+    done = run_mpi(2, ["examples/train_resnet50.py", "--plan"])
+    assert done.stdout.splitlines() == expected
+
+
+def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:
+    (tmp_path / "mymodel.py").write_text(block("class SmallNet(Model)"))
+    flags = block("-file mymodel").split()[1:]
+    command = [sys.executable, "-c", "import sys; from theanompi.cli import main; sys.exit(main())", *flags]
+    done = subprocess.run(
+        [*command, "--max-iterations", "3"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "mymodel-digits" / "checkpoint.h5").is_file()
+
+
+def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
+    script = block("rule.wait()").replace('modelclass="ResNet50"', 'modelclass="ResNet50", max_iterations=1')
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "BSP: 2 rank(s) ended well" in done.stdout
