@@ -247,5 +247,5 @@ def test_scalars_meet_the_arrays_once(form: str, nesterov: bool) -> None:
 
 def test_unknown_form() -> None:
     w = pt.fvector("w")
-    with pytest.raises(ValueError, match="^momentum_update: expected form as one of v, u, got 'x'$"):
+    with pytest.raises(ValueError, match="^momentum_update: expected form to be one of v, u, got 'x'$"):
         momentum_update(w, w, w, 0.1, 0.1, M, DECAY, "x", True)
