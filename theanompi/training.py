@@ -28,6 +28,9 @@ def sum_gradients(
         η of the update.
     """
     recorder.start()
+    exchanger.synchronise()
+    recorder.end("calc")
+    recorder.start()
     exchanger.sum()
     recorder.end("comm")
     recorder.start()
@@ -43,11 +46,12 @@ def average_weights(
 ) -> tuple[Totals, Any]:
     """The sync type ``avg``: each rank updates with its own velocity, then weights are averaged ('my way')."""
     recorder.start()
-    own, losses = model.totals(count)  # waits for the device
+    own, _ = model.totals(count)  # waits for the device
     eta = model.update()
+    weights = model.weights_to_average()
+    exchanger.synchronise()
     recorder.end("calc")
     recorder.start()
-    weights = model.weights_to_average()
     exchanger.sum()
     weights.flat.div_(comm.Get_size())
     model.weights_averaged()

@@ -101,6 +101,8 @@ class _Program:
         ]
         self.names: dict[Variable, str] = {v: f"i{k}" for k, v in enumerate(fgraph.inputs)}
         self.scope: dict[str, Any] = {}
+        self.pending = {value: target for target, value in self.updates if target in self.device_inputs}
+        self.written: set[Variable] = set()
         self._find_lifetimes()
 
     def _find_lifetimes(self) -> None:
@@ -174,69 +176,69 @@ class _Program:
         return self.names[variable]
 
     def compile(self) -> Callable[..., Any]:
-        lines: list[str] = []
-        device = self.linker.device
-        self.scope.update(as_tensor=_to_device(device), as_array=_to_array, clone=torch.clone)
-        for v in self.fgraph.inputs:
-            if v not in self.device_inputs and isinstance(v.type, TensorType):
-                lines.append(f"{self.names[v]} = as_tensor({self.names[v]})")
-        pending = {value: target for target, value in self.updates if target in self.device_inputs}
-        written: set[Variable] = set()
-
+        """Write the function."""
+        self.scope.update(as_tensor=_to_device(self.linker.device), as_array=_to_array, clone=torch.clone)
+        lines = [
+            f"{self.names[v]} = as_tensor({self.names[v]})"
+            for v in self.fgraph.inputs
+            if v not in self.device_inputs and isinstance(v.type, TensorType)
+        ]
         for position, node in enumerate(self.order):
-            overwrite = self._overwrite(position, node)
-            used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
-            context = Context(device, self.linker.precision, used, overwrite)
-            function = f"f{position}"
-            self.scope[function] = torch_function(node.op, node=node, context=context)
-            outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
-            arguments = ", ".join(self._name(v) for v in node.inputs)
-            lines.append(f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " "))
-            for o, i in overwrite.items():
-                if node.inputs[i].owner is None:
-                    written.add(node.outputs[o])
-            # An update is written as soon as its value is there, if nobody still needs the old one.
-            for value in [v for v in node.outputs if v in pending and v not in written]:
-                target = pending[value]
-                settled = self.last_read.get(target, -1) <= position and self._owned(value)
-                if settled:
-                    lines.append(f"{self.names[target]}.copy_({self.names[value]})")
-                    written.add(value)
-                    self.last_named[value] = max(
-                        [p for p, n in enumerate(self.order) if value in n.inputs], default=position
-                    )
-                    if value in self.results:
-                        self.last_named[value] = len(self.order)
-            dead = [
-                self.names[v]
-                for v in dict.fromkeys([*node.inputs, *node.outputs])
-                if v.owner is not None and v in self.names and self.last_named.get(v, position) == position
-            ]
-            if not all(used):
-                dead.append("_")
-            if dead:
-                lines.append(f"del {', '.join(dead)}")
-
-        returned = [self._result(v) for v in self.results]
-        # Values that are views of other inputs are taken out before any input is overwritten.
-        final: list[str] = []
-        for k, (target, value) in enumerate(self.updates):
-            name = self.names[target]
-            if target not in self.device_inputs:
-                returned.append(f"as_array({self._kept(value)})")
-            else:
-                returned.append(name)
-                if value in written:
-                    continue
-                lines.append(f"w{k} = clone({self._name(value)})")
-                final.append(f"{name}.copy_(w{k})")
-        lines += [f"out = ({''.join(f'{r}, ' for r in returned)})", *final, "return out"]
+            lines += self._computation(position, node)
+        lines += self._conclusion()
         parameters = ", ".join(self.names[v] for v in self.fgraph.inputs)
         source = f"def program({parameters}):\n" + "".join(f"    {line}\n" for line in lines)
         exec(compile(source, "<theanompi program>", "exec"), self.scope)
         program = self.scope["program"]
         program.source = source
         return program
+
+    def _computation(self, position: int, node: Apply) -> list[str]:
+        """Compute a node, write the updates that are now settled, and forget what nobody reads again."""
+        overwrite = self._overwrite(position, node)
+        used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
+        context = Context(self.linker.device, self.linker.precision, used, overwrite)
+        function = f"f{position}"
+        self.scope[function] = torch_function(node.op, node=node, context=context)
+        outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
+        arguments = ", ".join(self._name(v) for v in node.inputs)
+        lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
+        self.written |= {node.outputs[o] for o, i in overwrite.items() if node.inputs[i].owner is None}
+        for value in node.outputs:
+            target = self.pending.get(value)
+            if target is None or value in self.written:
+                continue
+            # Written at once if nobody still needs the old value.
+            if self.last_read.get(target, -1) <= position and self._owned(value):
+                lines.append(f"{self.names[target]}.copy_({self.names[value]})")
+                self.written.add(value)
+                readers = [p for p, n in enumerate(self.order) if value in n.inputs]
+                self.last_named[value] = (
+                    len(self.order) if value in self.results else max(readers, default=position)
+                )
+        dead = [
+            self.names[v]
+            for v in dict.fromkeys([*node.inputs, *node.outputs])
+            if v.owner is not None and v in self.names and self.last_named.get(v, position) == position
+        ]
+        if not all(used):
+            dead.append("_")
+        return [*lines, f"del {', '.join(dead)}"] if dead else lines
+
+    def _conclusion(self) -> list[str]:
+        """Take out results and values that may be views of inputs, then write the remaining updates."""
+        returned = [self._result(v) for v in self.results]
+        taken, written = [], []
+        for k, (target, value) in enumerate(self.updates):
+            name = self.names[target]
+            if target not in self.device_inputs:
+                returned.append(f"as_array({self._kept(value)})")
+                continue
+            returned.append(name)
+            if value not in self.written:
+                taken.append(f"w{k} = clone({self._name(value)})")
+                written.append(f"{name}.copy_(w{k})")
+        return [*taken, f"out = ({''.join(f'{r}, ' for r in returned)})", *written, "return out"]
 
     def _kept(self, variable: Variable) -> str:
         """A tensor that stays as it is when updates are written, and at later calls."""

@@ -54,16 +54,19 @@ class Exchanger(ABC):
             )
         self.comm, self.buffer = comm, buffer
 
-    def sum(self) -> None:
-        """Replace ``buffer.flat`` by its sum over all ranks, on every rank; collective.
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was given: MPI reads memory without regard to CUDA streams.
 
-        This is the one place that waits for the device: MPI reads memory without regard to CUDA streams.
+        `sum` does so too; a caller who tells computing from communicating calls it between the two.
         """
-        if self.comm.size == 1:
-            return
         if self.buffer.flat.is_cuda:
             torch.cuda.synchronize(self.buffer.flat.device)
-        self._sum()
+
+    def sum(self) -> None:
+        """Replace ``buffer.flat`` by its sum over all ranks, on every rank; collective."""
+        if self.comm.size > 1:
+            self.synchronise()
+            self._sum()
 
     @abstractmethod
     def _sum(self) -> None:
