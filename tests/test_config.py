@@ -122,10 +122,10 @@ def test_unknown_setting_names_the_closest():
 
 def test_resolve_fills_what_is_missing_and_nothing_else():
     digits, paper = resolve(RunConfig()), resolve(RunConfig(data="sets/imagenet.h5"))
-    assert (digits.batch_size, digits.epochs, digits.image_size) == (16, 8, 32)
+    assert (digits.batch_size, digits.epochs, digits.image_size) == (16, 12, 32)
     assert (paper.batch_size, paper.epochs, paper.image_size) == (32, 90, 224)
     assert (paper.warmup_epochs, paper.decay_epochs) == (5.0, (30.0, 60.0, 80.0))
-    assert digits.decay_epochs == pytest.approx((8 / 3, 16 / 3, 64 / 9))
+    assert digits.decay_epochs == pytest.approx((4, 8, 32 / 3))
     assert (digits.out, paper.out) == ("runs/resnet50-digits", "runs/resnet50-imagenet")
     assert (digits.scaling, resolve(RunConfig(sync_type="avg")).scaling) == ("linear", "none")
     assert resolve(RunConfig(epochs=9)).warmup_epochs == 0.5

@@ -290,7 +290,7 @@ class RunConfig:
     accumulation: int = _option(1, _whole(1), "data", "A, steps whose gradients add up to one update")
 
     epochs: int | None = _option(
-        None, _whole(1), "run", "passes over the training images (default: 8 for digits, else 90)"
+        None, _whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
     )
     max_iterations: int | None = _option(
         None, _whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
@@ -478,7 +478,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig
 def resolve(config: RunConfig) -> RunConfig:
     """Fill in every default; only `max_iterations` and `checkpoint_interval` may stay None (no limit).
 
-    The packaged digits get n = 16, 8 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
+    The packaged digits get n = 16, 12 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
     1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run:
     5, 30, 60 and 80 of 90 epochs.
 
@@ -489,7 +489,7 @@ def resolve(config: RunConfig) -> RunConfig:
     >>> resolve(RunConfig(sync_type="avg")).scaling
     'none'
     """
-    batch_size, epochs, image_size = (16, 8, 32) if config.data == "digits" else (32, 90, 224)
+    batch_size, epochs, image_size = (16, 12, 32) if config.data == "digits" else (32, 90, 224)
     epochs = config.epochs or epochs
     model = config.modelfile.rsplit(".", 1)[-1]
     defaults: dict[str, Any] = {

@@ -6,6 +6,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -135,7 +136,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     iteration = together(comm, lambda: load_checkpoint(model, out, comm, config)) if config.resume else 0
     if rank == 0:
         write_config(out, {**config.to_dict(), "size": size, "versions": versions()})
-    say = print if rank == 0 and config.verbose else lambda *_: None
+    say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch
     last = min(total, config.max_iterations or total)
