@@ -8,6 +8,8 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 from pytensor.compile.mode import Mode
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
 from pytensor.raise_op import Assert
 from pytensor.tensor.special import log_softmax, softmax
 from tolerance import assert_close
@@ -71,6 +73,15 @@ GRAPHS: dict[str, Callable[[Any, Any, Any], Any]] = {
         pt.stack([x, -x], axis=1),
         pt.horizontal_stack(x, x),
     ],
+    "reversing": lambda x, y, i: [
+        x[::-1],
+        x[2:0:-1, ::-2],
+        x[1, ::-1],
+        x[i[0] :: -1, 1],
+        x[pt.arange(4)[::-1]],
+        pytensor.grad((pt.cumsum(x, axis=1) ** 2).sum(), x),
+    ],
+    "diagonals": lambda x, y, i: [pt.diagonal(x), pt.diagonal(x, 1), pt.diag(x[0])],
     "shapes": lambda x, y, i: [
         x.reshape((2, -1)),
         x.flatten(),
@@ -114,9 +125,18 @@ def test_failed_assertion() -> None:
 
 
 def test_op_that_neither_backend_knows() -> None:
+    class Unheard(Op):
+        __props__ = ()
+
+        def make_node(self, x: Any) -> Apply:
+            return Apply(self, [x], [x.type()])
+
+        def perform(self, node: Apply, inputs: Any, output_storage: Any) -> None:
+            output_storage[0][0] = inputs[0]
+
     x = pt.matrix("x")
-    with pytest.raises(NotImplementedError, match="No PyTorch conversion for the given `Op`: ExtractDiag"):
-        pytensor.function([x], pt.diagonal(x), mode=device.mode("cpu"))
+    with pytest.raises(NotImplementedError, match="No PyTorch conversion for the given `Op`: Unheard"):
+        pytensor.function([x], Unheard()(x), mode=device.mode("cpu"))
 
 
 def softmax_regression(shared: Callable[[Any], Any], mode: Any) -> list[np.ndarray]:

@@ -10,12 +10,13 @@ from pytensor.compile.ops import DeepCopyOp
 from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.op import Op
 from pytensor.link.pytorch.dispatch import pytorch_funcify
-from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, MakeVector
+from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, ExtractDiag, MakeVector
 from pytensor.tensor.blas import BatchedDot
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
 from pytensor.tensor.shape import Reshape
 from pytensor.tensor.special import LogSoftmax, Softmax
+from pytensor.tensor.subtensor import Subtensor, indices_from_subtensor
 
 from theanompi.device.elemwise import elemwise_function, torch_dtype
 from theanompi.device.ops.base import Context, TorchOp
@@ -124,6 +125,30 @@ def _(op: Reshape, node: Apply, context: Context) -> Callable[..., Any]:
         lengths = tuple(int(length) for length in shape.data)
         return lambda x, _: x.reshape(lengths)
     return lambda x, lengths: x.reshape(lengths.tolist())
+
+
+@torch_function.register(Subtensor)
+def _(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
+    def subtensor(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
+        entries = list(indices_from_subtensor([int(n) for n in numbers], op.idx_list))
+        for axis, entry in enumerate(entries):
+            if isinstance(entry, slice) and entry.step is not None and entry.step < 0:
+                # Torch has no negative strides.
+                positions = list(range(*entry.indices(x.shape[axis])))
+                x = x.index_select(axis, torch.tensor(positions, dtype=torch.int64, device=x.device))
+                entries[axis] = slice(None)
+        return x[tuple(entries)]
+
+    numbers = node.inputs[1:]
+    if all(isinstance(n, Constant) for n in numbers):
+        fixed = [n.data for n in numbers]
+        return lambda x, *_: subtensor(x, *fixed)
+    return subtensor
+
+
+@torch_function.register(ExtractDiag)
+def _(op: ExtractDiag, node: Apply, context: Context) -> Callable[..., Any]:
+    return lambda x: torch.diagonal(x, op.offset, op.axis1, op.axis2)
 
 
 @torch_function.register(Sum)
