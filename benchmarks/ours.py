@@ -55,9 +55,7 @@ def build_step(args: argparse.Namespace) -> Callable[[], object]:
 
     def step() -> None:
         nonlocal done
-        epoch, count = divmod(done, model.data.n_batch_train)
-        if count == 0:
-            model.begin_epoch(epoch, 0)
+        model.epoch, count = divmod(done, model.data.n_batch_train)
         model.train_iter(count, recorder)
         exchanger.sum()
         model.update()

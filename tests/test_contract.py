@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi import ROOT, run_mpi
+from small_models import Normalised
 
 from theanompi import checkpoint
 from theanompi.config import ConfigError, RunConfig
 from theanompi.contract import CONTRACT, ContractModel
-from theanompi.recorder import read_log
+from theanompi.recorder import Recorder, read_log
 
 
 class Parameter:
@@ -85,6 +86,26 @@ def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path)
     assert train[0]["error"] == pytest.approx(0.25)
     assert [line["loss"] for line in val] == pytest.approx([mean_target] * 2)
     assert val[0]["images"] == 2 * 3 * n
+
+
+def test_our_models_fulfil_the_contract_too() -> None:
+    """An old-style loop over the contract's methods alone works: any order of epochs, validation at any time."""
+    model = Normalised({"batch_size": 100, "devices": ["cpu"]})
+    assert all(hasattr(model, name) for name in CONTRACT)
+    model.compile_iter_fns("cdd")
+    recorder = Recorder(None, 0, 1, 10, 10, False, None)
+    losses = {}
+    for model.epoch, count in ((0, 0), (0, 1), (2, 5), (0, 1), (0, 2)):
+        model.train_iter(count, recorder)
+        losses.setdefault((model.epoch, count), []).append(model.totals(count)[0].loss)
+        for batch in range(model.data.n_batch_val):
+            model.val_iter(batch, recorder)
+        assert model.validation_sums()[0] == 360
+    model.adjust_hyperp(0)
+    model.cleanup()
+    # Without an update the same minibatch has the same loss, and others have others.
+    assert len(set(losses[0, 1])) == 1 and len(losses[0, 1]) == 2
+    assert len({values[0] for values in losses.values()}) == 4
 
 
 def test_what_is_missing_is_named() -> None:

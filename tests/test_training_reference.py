@@ -116,7 +116,6 @@ def test_the_weights_after_ten_updates_across_warmup_and_decay(
     model.compile_iter_fns("cdd")
     recorder = Recorder(None, 0, 1, 10, 10, False, None)
     dataset, start = model.data.dataset, model.data.n_batch_train - 10
-    model.begin_epoch(0, start)
     etas, sizes = [], []
     with Loader.train(dataset, model.data.sampler, epoch=0, start=start) as loader:
         for t, batches in enumerate(map(list, loader.iterations())):

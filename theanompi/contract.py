@@ -99,8 +99,13 @@ class ContractModel:
         """Let the model compile."""
         self.model.compile_iter_fns(sync_type)
 
-    def begin_epoch(self, epoch: int, start: int) -> None:
-        """Tell the model which epoch it is; it reads its data by itself."""
+    @property
+    def epoch(self) -> int:
+        """Which epoch it is; the model reads its data by itself."""
+        return int(self.model.epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
         self.model.epoch = epoch
 
     def train_iter(self, count: int, recorder: Any) -> None:
@@ -118,12 +123,10 @@ class ContractModel:
         """Nothing is left to update; the model keeps its learning rate to itself."""
         return float("nan")
 
-    def begin_validation(self) -> None:
-        """Forget the last validation."""
-        self._listener.validation[:] = 0
-
     def val_iter(self, count: int, recorder: Any) -> None:
-        """Let the model validate its next batch."""
+        """Let the model validate its next batch; the first one begins a new validation."""
+        if count == 0:
+            self._listener.validation[:] = 0
         self._listener.recorder = recorder
         self.model.val_iter(count, self._listener)
 

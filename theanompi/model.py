@@ -69,25 +69,29 @@ class Data:
         )
         self.n_batch_train = self.sampler.iterations_per_epoch
         self.n_batch_val = len(validation_batches(self.dataset.n_val, self.batch_size, size, rank))
-        self._loader: Loader | None = None
+        self._loaders: dict[str, Loader] = {}
 
     def train(self, epoch: int, start: int) -> Iterator[Iterator[Batch]]:
         """This rank's batches of an epoch, grouped by update, from update `start` on."""
-        self.close()
-        self._loader = Loader.train(self.dataset, self.sampler, epoch, start)
-        return self._loader.iterations()
+        loader = Loader.train(self.dataset, self.sampler, epoch, start)
+        self._keep("train", loader)
+        return loader.iterations()
 
     def validation(self) -> Iterator[Batch]:
         """This rank's share of the validation images."""
-        self.close()
-        self._loader = Loader.validation(self.dataset, self.batch_size, self.size, self.rank)
-        return self._loader
+        loader = Loader.validation(self.dataset, self.batch_size, self.size, self.rank)
+        self._keep("val", loader)
+        return loader
+
+    def _keep(self, split: str, loader: Loader) -> None:
+        if split in self._loaders:
+            self._loaders[split].close()
+        self._loaders[split] = loader
 
     def close(self) -> None:
         """Stop reading ahead."""
-        if self._loader is not None:
-            self._loader.close()
-            self._loader = None
+        while self._loaders:
+            self._loaders.popitem()[1].close()
 
 
 class Model:
@@ -156,6 +160,7 @@ class Model:
         self._inverse_units = device.shared(np.float32(1), "inverse_units")
         self._validation_sums = device.shared(np.zeros(4), "validation_sums")
         self._batches: Iterator[Iterator[Batch]] = iter(())
+        self._next: tuple[int, int] | None = None
         self._validation: Iterator[Batch] = iter(())
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
@@ -205,13 +210,20 @@ class Model:
         )
         self._validate = validation_function(self.network, self.inputs, self._validation_sums, image, mode)
 
-    def begin_epoch(self, epoch: int, start: int) -> None:
-        """Start reading an epoch's batches, from update `start` on."""
-        self.epoch = epoch
-        self._batches = self.data.train(epoch, start)
-
     def train_iter(self, count: int, recorder: Any) -> None:
-        """Compute this rank's gradients of one minibatch; `count` is its position in the epoch."""
+        """Compute this rank's gradients of one minibatch.
+
+        Parameters
+        ----------
+        count : int
+            Its position in the epoch that `epoch` names. Any position will do; going on to the next one finds
+            its batches read ahead.
+        recorder : Recorder
+            Told how long was waited for data and computed.
+        """
+        if (self.epoch, count) != self._next:
+            self._batches = self.data.train(self.epoch, count)
+        self._next = (self.epoch, count + 1)
         sampler = self.data.sampler
         units = sampler.units(count) if self.sums_gradients else max(sampler.own_units(count), 1)
         self._inverse_units.tensor.fill_(1 / units)
@@ -243,18 +255,16 @@ class Model:
         """Apply the compiled update to the gradients in the buffer; gives η."""
         return self._update()
 
-    def begin_validation(self) -> None:
-        """Start reading this rank's share of the validation images."""
-        self._validation_sums.tensor.zero_()
-        self._validation = self.data.validation()
-
     def val_iter(self, count: int, recorder: Any) -> None:
-        """Validate this rank's batch number `count`."""
+        """Validate this rank's batch number `count`; the first one begins a new validation, the others follow."""
+        if count == 0:
+            self._validation_sums.tensor.zero_()
+            self._validation = self.data.validation()
         self.inputs.load(next(self._validation))
         self._validate()
 
     def validation_sums(self) -> np.ndarray:
-        """Images, loss, top-1 and top-5 errors of the batches validated so far, float64 (4,)."""
+        """Images, loss, top-1 and top-5 errors of this rank's validation, float64 (4,)."""
         return self._validation_sums.get_value()
 
     def adjust_hyperp(self, epoch: int) -> None:

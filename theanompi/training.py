@@ -100,8 +100,7 @@ def train_epoch(
     Diverged
         On every rank, if the loss of any of them is not finite; the line says which, when, and at what η.
     """
-    model.begin_epoch(epoch, start)
-    eta: Any = math.nan
+    model.epoch = epoch
     for count in range(start, stop):
         iteration = epoch * model.data.n_batch_train + count + 1
         model.train_iter(count, recorder)
@@ -124,7 +123,6 @@ def validate(model: Any, comm: MPI.Comm, recorder: Any, epoch: int, iteration: i
     RuntimeError
         If not every image of the data set was counted exactly once.
     """
-    model.begin_validation()
     for count in range(model.data.n_batch_val):
         model.val_iter(count, recorder)
     sums = np.array(model.validation_sums(), dtype=float)
