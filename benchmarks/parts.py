@@ -1,0 +1,119 @@
+"""The parts of a CPU step that were made faster, each against what it replaced: `python benchmarks/parts.py`.
+
+Filter gradients as torch computes them and as products of matrices, before and after freed memory is kept, and
+the update in one pass against torch's SGD. Variants take turns. The result is a JSON file under benchmarks/results/, the figures in NOTES.md are from it.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import pytensor
+import torch
+
+from theanompi import device
+from theanompi.device.ops import columns
+from theanompi.recipe import Group, Schedule, update_graph
+
+# images, channels in, channels out, kernel, stride, height and width of the image
+CONVOLUTIONS = [
+    (16, 512, 512, 3, 1, 1),
+    (16, 512, 512, 3, 2, 4),
+    (16, 1024, 2048, 1, 2, 2),
+    (16, 256, 256, 3, 1, 4),
+    (16, 64, 64, 3, 1, 8),
+    (8, 512, 512, 3, 1, 7),
+    (8, 256, 128, 1, 1, 56),
+]
+PARAMETERS = 25_557_032
+
+
+def turns(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
+    """Milliseconds of each variant, called in turn after two calls of warm-up."""
+    samples: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds + 2):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run()
+            if number >= 2:
+                samples[name].append(1e3 * (time.perf_counter() - start))
+    return {name: common.spread(values) for name, values in samples.items()}
+
+
+def filter_gradients(rounds: int) -> list[dict[str, Any]]:
+    """Each convolution's gradient with respect to its filters, by torch and as a product of matrices."""
+    rows = []
+    for n, channels, out, kernel, stride, size in CONVOLUTIONS:
+        padding = kernel // 2
+        x = torch.randn(n, channels, size, size).contiguous(memory_format=torch.channels_last)
+        w = torch.randn(out, kernel, kernel, channels).permute(0, 3, 1, 2)
+        gy = torch.randn_like(torch.conv2d(x, w, None, stride, padding))
+        geometry = ((stride, stride), (padding, padding), (1, 1))
+
+        def by_torch(x: Any = x, w: Any = w, gy: Any = gy, geometry: Any = geometry) -> object:
+            mask = (False, True, False)
+            return torch.ops.aten.convolution_backward(gy, x, w, None, *geometry, False, (0, 0), 1, mask)
+
+        def by_matrices(x: Any = x, w: Any = w, gy: Any = gy, geometry: Any = geometry) -> object:
+            return columns.backward_filters(x, w, gy, *geometry)
+
+        chosen = "matrices" if columns.pays(x, w, gy.shape[2], gy.shape[3], 1) else "torch"
+        shape = {"images": n, "in": channels, "out": out, "kernel": kernel, "stride": stride, "size": size}
+        rows.append(
+            {**shape, "chosen": chosen, **turns({"torch": by_torch, "matrices": by_matrices}, rounds)}
+        )
+    return rows
+
+
+def update(rounds: int) -> dict[str, Any]:
+    """The compiled update of ResNet-50's parameters in one buffer, against torch's SGD on one tensor of that size."""
+    values = [np.random.default_rng(0).normal(size=PARAMETERS).astype("float32") for _ in range(3)]
+    w, v, g = (device.shared(value) for value in values)
+    t = device.shared(np.int64(0))
+    schedule = Schedule(minibatch=256, iterations_per_epoch=5000)
+    eta, updates = update_graph([Group(w, v, g, decayed=True)], t, schedule)
+    ours = pytensor.function([], eta, updates=updates, mode=device.mode())
+    parameter = torch.nn.Parameter(torch.from_numpy(values[0]))
+    parameter.grad = torch.from_numpy(values[2])
+    sgd = torch.optim.SGD([parameter], 0.1, 0.9, weight_decay=1e-4, nesterov=True, foreach=True)
+    return turns({"ours": ours, "torch": sgd.step}, rounds)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="calls of each variant (default: 15)")
+    parser.add_argument("--out", type=Path, default=common.RESULTS / "parts.json")
+    args = parser.parse_args()
+    result: dict[str, Any] = {
+        "benchmark": "parts",
+        "environment": common.environment(),
+        "threads": torch.get_num_threads(),
+        "rounds": args.rounds,
+        "filter_gradients_ms": {"memory_returned": filter_gradients(args.rounds)},
+    }
+    device.use("cpu")  # from here on freed memory is kept
+    result["filter_gradients_ms"]["memory_kept"] = filter_gradients(args.rounds)
+    result["update_ms"] = update(args.rounds)
+    before, after = result["filter_gradients_ms"].values()
+    print(
+        "filter gradients, ms     memory returned: torch, matrices    memory kept: torch, matrices    chosen"
+    )
+    for old, new in zip(before, after, strict=True):
+        shape = f"{old['images']} x {old['in']} x {old['size']}², {old['out']} of {old['kernel']}², /{old['stride']}"
+        times = [f"{row[name]['median']:8.2f}" for row in (old, new) for name in ("torch", "matrices")]
+        print(f"{shape:36}{' '.join(times)}   {new['chosen']}")
+    print(
+        "update, ms: " + ", ".join(f"{name} {row['median']:.1f}" for name, row in result["update_ms"].items())
+    )
+    common.write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()
