@@ -1,7 +1,8 @@
 """The parts of a CPU step that were made faster, each against what it replaced: `python benchmarks/parts.py`.
 
 Filter gradients as torch computes them and as products of matrices, before and after freed memory is kept, and
-the update in one pass against torch's SGD. Variants take turns. The result is a JSON file under benchmarks/results/, the figures in NOTES.md are from it.
+the update in one pass against torch's SGD. Variants take turns. The result is a JSON file under
+benchmarks/results/; the figures in NOTES.md are from it.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 oneDNN brings the filters of a convolution, and their gradient, into a layout of its own at each call. With
 fewer output pixels than channels that takes longer than the arithmetic: the last stage of ResNet-50 at 32
-pixels ran 4 to 10 times faster as products of matrices (``benchmarks/NOTES.md``). Rows are output pixels;
+pixels runs 2 to 4 times faster as products of matrices (``benchmarks/NOTES.md``). Rows are output pixels;
 filters and images are read in their channels-last layout, so nothing but the columns is copied.
 """
 
