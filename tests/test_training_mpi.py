@@ -1,8 +1,10 @@
 """Training under a real mpirun: the same weights for every split, exact resumption, and loud failures."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,21 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_line(n: int, tmp_path
         r"theanompi: iteration 3: the loss is not finite on rank.* 1 \(nan\).*, η = 0\.\d+", lines[0]
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_an_mpirun_of_another_mpi_is_noticed(rank: str, tmp_path: Path) -> None:
+    """Its processes each see a world of one: both would train alone, into one folder."""
+    command = [sys.executable, "tests/train.py", json.dumps({**SETTINGS, "out": str(tmp_path / "run")})]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    env |= {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": rank}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert not (tmp_path / "run").exists()
+    lines = re.findall(
+        r"^theanompi: mpirun: expected the one that belongs to .+ got one whose 2 ", done.stderr, re.M
+    )
+    assert len(lines) == (1 if rank == "0" else 0), done.stderr
 
 
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:

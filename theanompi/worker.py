@@ -41,6 +41,21 @@ def abort_on_error(comm: MPI.Comm) -> None:
     sys.excepthook = hook
 
 
+def check_launcher(comm: MPI.Comm) -> None:
+    """End here if an mpirun of another MPI started this process: every process would take itself for the only one."""
+    for kind in ("PMI", "OMPI_COMM_WORLD"):
+        started = os.environ.get(f"{kind}_SIZE")
+        if started is None or int(started) == comm.Get_size():
+            continue
+        if os.environ.get(f"{kind}_RANK") == "0":
+            print(
+                f"theanompi: mpirun: expected the one that belongs to {library()}, the MPI of this Python, "
+                f"got one whose {started} processes that MPI does not see",
+                file=sys.stderr,
+            )
+        raise SystemExit(1)
+
+
 def agree(comm: MPI.Comm, error: Exception | None) -> None:
     """Go on if no rank has an error; else say the first one's, once, and end all ranks.
 
@@ -116,6 +131,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         With status 1, after one line on one rank, for anything that the user can put right.
     """
     comm = MPI.COMM_WORLD
+    check_launcher(comm)
     abort_on_error(comm)
     config = resolve(config)
     rank, size = comm.Get_rank(), comm.Get_size()
@@ -202,11 +218,15 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         say(f"stopped after iteration {last} of {total} (max_iterations)")
 
 
+def library() -> str:
+    """The name and version of the MPI library."""
+    return " ".join(MPI.Get_library_version().split("\n")[0].strip("\x00 ").split())
+
+
 def versions() -> dict[str, str]:
     """The versions of what a run's numbers depend on."""
     import pytensor
 
-    library = MPI.Get_library_version().split("\n")[0].strip("\x00 ")
     return {
         "theanompi": __version__,
         "python": platform.python_version(),
@@ -214,7 +234,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "mpi4py": mpi4py.__version__,
-        "mpi": library,
+        "mpi": library(),
     }
 
 
