@@ -245,11 +245,13 @@ class Model:
     def totals(self, count: int) -> tuple[Totals, list[float]]:
         """The metrics of the minibatch at position `count`, and the loss of each rank (nats, summed).
 
-        They are those of all ranks once the gradients have been summed. Waits for the device.
+        They are those of all ranks under ``cdd``, once the gradients have been summed, and this rank's own
+        under ``avg``. Waits for the device.
         """
         loss, errors, errors_top5, *losses = self.state.gradients.views[METRICS].tolist()
-        images = self.data.sampler.units(count) * self.data.batch_size
-        return Totals(images, loss, errors, errors_top5), losses
+        sampler = self.data.sampler
+        units = sampler.units(count) if self.sums_gradients else sampler.own_units(count)
+        return Totals(units * self.data.batch_size, loss, errors, errors_top5), losses
 
     def update(self) -> torch.Tensor:
         """Apply the compiled update to the gradients in the buffer; gives η."""
