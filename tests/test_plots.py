@@ -155,7 +155,9 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_draws_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(2)))
     result = run(tmp_path)
-    assert (result.returncode, result.stdout, result.stderr) == (0, f"{tmp_path / 'curves.png'}\n", "")
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'curves.png'}\n"), result.stderr
+    # Matplotlib may complain of fonts that its cache names and the machine has no more.
+    assert "Traceback" not in result.stderr
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
