@@ -108,6 +108,22 @@ def test_our_models_fulfil_the_contract_too() -> None:
     assert len({values[0] for values in losses.values()}) == 4
 
 
+def test_a_rank_without_a_batch_keeps_its_running_statistics() -> None:
+    """1,437 images are 11 batches of 128: in the last minibatch of two ranks the second has none to average."""
+    model = Normalised({"batch_size": 128, "sync_type": "avg", "rank": 1, "size": 2, "devices": ["cpu"]})
+    model.compile_iter_fns("avg")
+    recorder = Recorder(None, 1, 2, 10, 10, False, None)
+    before = []
+    for count in (4, 5):
+        model.train_iter(count, recorder)
+        model.update()
+        before.append([s.get_value() for s in model.state.statistics])
+    model.cleanup()
+    assert model.data.sampler.own_units(5) == 0
+    np.testing.assert_equal(before[1], before[0])
+    assert model.totals(5)[0].images == 0
+
+
 def test_what_is_missing_is_named() -> None:
     config = RunConfig(sync_type="avg")
     with pytest.raises(

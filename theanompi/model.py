@@ -229,6 +229,10 @@ class Model:
         self._inverse_units.tensor.fill_(1 / units)
         if self.config.accumulation > 1 or not sampler.own_units(count):
             self.state.gradients.flat.zero_()
+        if not self.sums_gradients and not sampler.own_units(count):
+            # No batch to move the running statistics towards: the update leaves them where they are.
+            for s in self.state.statistics:
+                self.state.gradients.views[s.name].copy_(s.tensor)
         batches = next(self._batches)
         while True:
             recorder.start()

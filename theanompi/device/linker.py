@@ -189,9 +189,7 @@ class _Program:
         parameters = ", ".join(self.names[v] for v in self.fgraph.inputs)
         source = f"def program({parameters}):\n" + "".join(f"    {line}\n" for line in lines)
         exec(compile(source, "<theanompi program>", "exec"), self.scope)
-        program = self.scope["program"]
-        program.source = source
-        return program
+        return self.scope["program"]
 
     def _computation(self, position: int, node: Apply) -> list[str]:
         """Compute a node, write the updates that are now settled, and forget what nobody reads again."""
