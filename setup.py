@@ -26,7 +26,9 @@ setup(
     ],
     packages=find_packages(include=["theanompi", "theanompi.*", "models", "models.*"]),
     package_data={"theanompi.data": ["*.h5"]},
-    entry_points={"console_scripts": ["tmlauncher = theanompi.cli:main"]},
+    entry_points={
+        "console_scripts": ["tmlauncher = theanompi.cli:main", "tmpack = theanompi.data.pack:main"]
+    },
     python_requires=">=3.11,<3.13",
     install_requires=[
         "pytensor>=3.0,<4",
@@ -34,6 +36,9 @@ setup(
         "mpi4py>=4.1",
         "numpy>=2",
         "h5py>=3",
+        "pillow>=10",
+        "simplejpeg>=1.7",
+        "scipy",
         "tqdm",
         "matplotlib",
     ],
