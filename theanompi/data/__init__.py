@@ -6,6 +6,7 @@ steps see the same minibatches for every split of the same A·k.
 
 from theanompi.data.loader import Batch, Loader
 from theanompi.data.sampler import Sampler, validation_batches
-from theanompi.data.schema import Dataset, open_dataset, write_dataset
+from theanompi.data.schema import Dataset, open_dataset
+from theanompi.data.writer import write_dataset
 
 __all__ = ["Batch", "Dataset", "Loader", "Sampler", "open_dataset", "validation_batches", "write_dataset"]

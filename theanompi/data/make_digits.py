@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.data.random import Purpose, uniforms
-from theanompi.data.schema import write_dataset
+from theanompi.data.writer import write_dataset
 
 VALIDATION_IMAGES = 360
 # Grey levels are multiples of this. The source has 17 levels, so nothing is lost to the eye, and the file
@@ -133,7 +133,6 @@ def main(arguments: list[str] | None = None) -> None:
         description=DESCRIPTION,
         source=SOURCE,
         licence=LICENCE,
-        compress=True,
     )
     print(f"{out}: {len(train)} training and {len(val)} validation images")
 

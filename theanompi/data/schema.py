@@ -1,30 +1,47 @@
-"""The HDF5 data set format, version 1: written, checked and opened here and nowhere else.
+"""The HDF5 data set format, version 2: checked and opened here, written by `theanompi.data.writer`.
 
-=================================  =======================================================================
-``train/images``, ``val/images``   uint8 (n, h, w, c); h, w and c are the same in both
-``train/labels``, ``val/labels``   integer (n,), 0 … number of classes - 1
-=================================  =======================================================================
+Both groups, ``train`` and ``val``, have, for n images:
+
+=============  ===========================================================================================
+``data``       uint8, contiguous: the images one after another, as `store` says; may be padded at the end
+``offsets``    int64 (n + 1,): where each image begins in ``data``, and where the last one ends
+``sizes``      int32 (n, 2): height and width in pixels
+``labels``     int64 (n,): 0 … number of classes - 1
+``names``      bytes (n,): UTF-8, what each image was called where it comes from
+``crc32``      uint32 (n,): CRC-32 (zlib's) of each image as it is stored
+=============  ===========================================================================================
 
 Attributes of the root group:
 
 =================================  =======================================================================
-``format``, ``version``            ``"theanompi-dataset"``, 1
+``format``, ``version``            ``"theanompi-dataset"``, 2
 ``name``, ``description``          a short name and a sentence or two
 ``source``, ``licence``            where the images come from and on what terms they may be used
 ``class_names``                    strings, one per class, in the order of the labels
-``train_count``, ``val_count``     number of images
-``mean``, ``std``                  float64 (c,), over all pixels of the training images, scaled to 0 … 1
+``store``                          ``"jpeg"``: JPEG files that decode to upright RGB pictures; ``"raw"``:
+                                   pixels (height, width, channels), uint8
+``channels``                       of a decoded image
 ``augmentation``                   a policy of `theanompi.data.augment`
-``train_sha256``, ``val_sha256``   SHA-256 of the images' bytes, then the labels as little-endian int64
+``train_count``, ``val_count``     number of images
+``mean``, ``std``                  float64 (channels,), over all pixels of the training images as they are
+                                   stored, scaled to 0 … 1
+``left_out``                       strings ``"name: reason"``: what could not be packed
+``sha256``                         SHA-256 over all attributes but this one and all arrays but ``data``,
+                                   which ``crc32`` stands for: see `index_sha256`
 =================================  =======================================================================
+
+``data`` is contiguous so that an image is one `os.pread` from the file, without HDF5: from any process, without
+a lock and without a copy.
 """
 
 import hashlib
-import importlib.resources
+import json
 import os
+import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import h5py
 import numpy as np
@@ -32,180 +49,164 @@ from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
 from theanompi.data.augment import POLICIES
+from theanompi.data.decode import BadImage, decode_jpeg
 
 FORMAT = "theanompi-dataset"
-VERSION = 1
+VERSION = 2
 PACKAGED = {"digits": "digits.h5"}
-# Data sets of at most this many bytes of images are read once, checked against their checksums and kept in
-# memory.
-IN_MEMORY_BYTES = 64 * 2**20
+# The images of a data set of at most so many bytes are checked when it is opened; of larger ones on demand.
+CHECKED_BYTES = 64 * 2**20
 
 Split = Literal["train", "val"]
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
+Store = Literal["jpeg", "raw"]
 
-_SPLITS: tuple[Split, ...] = ("train", "val")
-_TEXTS = ("name", "description", "source", "licence", "augmentation", "train_sha256", "val_sha256")
-_ATTRIBUTES = ("format", "version", *_TEXTS, "class_names", "train_count", "val_count", "mean", "std")
+SPLITS: tuple[Split, ...] = ("train", "val")
+STORES: tuple[Store, ...] = ("jpeg", "raw")
+_TEXTS = ("name", "description", "source", "licence", "store", "augmentation", "sha256")
+_LISTS = ("class_names", "left_out")
+_ATTRIBUTES = (*_TEXTS, *_LISTS, "channels", "train_count", "val_count", "mean", "std")
+_COLUMNS = {"offsets": "i", "sizes": "i", "labels": "i", "names": "S", "crc32": "u"}
 
 
-def _sha256(images: Images, labels: Labels) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(images).data)
-    digest.update(labels.astype("<i8").data)
+def is_store(text: str) -> TypeGuard[Store]:
+    """Whether `text` names a way to store images.
+
+    Examples
+    --------
+    >>> is_store("raw"), is_store("png")
+    (True, False)
+    """
+    return text in STORES
+
+
+def _plain(value: Any) -> Any:
+    # One spelling for what HDF5 may give back as bytes, text, NumPy scalars or arrays.
+    if isinstance(value, h5py.Empty):
+        return []
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def index_sha256(file: h5py.File) -> str:
+    """Digest the attributes (but ``sha256``) as sorted JSON, then each split's arrays (but ``data``), little-endian.
+
+    Parameters
+    ----------
+    file : h5py.File
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> with h5py.File(Path(__file__).with_name("digits.h5")) as file:
+    ...     index_sha256(file) == file.attrs["sha256"]
+    True
+    """
+    attributes = {name: _plain(value) for name, value in file.attrs.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
+    for split in SPLITS:
+        for name in _COLUMNS:
+            values = file[f"{split}/{name}"][:]
+            digest.update(
+                np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data
+            )
     return digest.hexdigest()
 
 
-def _channel_statistics(images: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # From histograms of whole numbers: exact, and no float copy of the images.
-    counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)])
-    weights, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
-    mean = weights @ values
-    return mean, np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
+def check(file: h5py.File) -> None:
+    """Check that a file satisfies the schema, the bytes of its images excepted.
 
+    Raises
+    ------
+    ValueError
+        One line that says what is wrong, and where in the file.
 
-def _check(file: h5py.File) -> None:
+    Examples
+    --------
+    >>> with h5py.File(Path(__file__).with_name("digits.h5")) as file:
+    ...     check(file)
+    """
     attributes = file.attrs
     for name, expected in (("format", FORMAT), ("version", VERSION)):
         got = attributes.get(name)
         if got is None or got != expected:
-            raise ValueError(f"expected {name} {expected!r}, got {got!r}")
+            raise ValueError(f"expected {name} {expected!r}, got {_plain(got)!r}")
     for name in _ATTRIBUTES:
         if name not in attributes:
             raise ValueError(f"expected an attribute {name!r}, found none")
     for name in _TEXTS:
         if not isinstance(attributes[name], str):
             raise ValueError(f"attribute {name!r}: expected text, got {attributes[name]!r}")
-    names = attributes["class_names"]
-    if np.ndim(names) != 1 or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"attribute 'class_names': expected a list of texts, got {names!r}")
-    if attributes["augmentation"] not in POLICIES:
-        raise ValueError(
-            f"attribute 'augmentation': expected one of {', '.join(POLICIES)}; "
-            f"got {attributes['augmentation']!r}"
-        )
-    for split in _SPLITS:
-        _check_split(file, split, len(names))
-    if file["val/images"].shape[1:] != file["train/images"].shape[1:]:
-        raise ValueError(
-            f"val/images: expected images of {file['train/images'].shape[1:]} as in train/images, "
-            f"got {file['val/images'].shape[1:]}"
-        )
-    channels = file["train/images"].shape[3]
+    for name in _LISTS:
+        texts = _plain(attributes[name])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"attribute {name!r}: expected a list of texts, got {texts!r}")
+    for name, known in (("augmentation", POLICIES), ("store", STORES)):
+        if attributes[name] not in known:
+            raise ValueError(
+                f"attribute {name!r}: expected one of {', '.join(known)}; got {attributes[name]!r}"
+            )
+    channels = attributes["channels"]
+    if channels < 1 or (attributes["store"] == "jpeg" and channels != 3):
+        raise ValueError(f"attribute 'channels': expected 3, or at least 1 for raw images, got {channels}")
     for name in ("mean", "std"):
         value = attributes[name]
         if np.shape(value) != (channels,) or not np.all((0 <= value) & (value <= 1)):
             raise ValueError(f"attribute {name!r}: expected {channels} numbers from 0 to 1, got {value!r}")
+    for split in SPLITS:
+        _check_split(file, split)
+    expected, got = attributes["sha256"], index_sha256(file)
+    if got != expected:
+        raise ValueError(f"index: expected contents with SHA-256 {expected[:12]}…, got {got[:12]}…")
 
 
-def _check_split(file: h5py.File, split: Split, n_classes: int) -> None:
-    for name in (f"{split}/images", f"{split}/labels"):
-        if not isinstance(file.get(name), h5py.Dataset):
-            raise ValueError(f"expected a data set {name}, found none")
-    images, labels = file[f"{split}/images"], file[f"{split}/labels"]
-    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"{split}/images: expected uint8 (n, h, w, c), got {images.dtype} {images.shape}")
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+def _check_split(file: h5py.File, split: Split) -> None:
+    for name in ("data", *_COLUMNS):
+        if not isinstance(file.get(f"{split}/{name}"), h5py.Dataset):
+            raise ValueError(f"expected a data set {split}/{name}, found none")
+    data, n = file[f"{split}/data"], file.attrs[f"{split}_count"]
+    if data.dtype != np.uint8 or data.ndim != 1 or data.id.get_offset() is None:
         raise ValueError(
-            f"{split}/labels: expected integers ({len(images)},), one for each of {split}/images, "
-            f"got {labels.dtype} {labels.shape}"
+            f"{split}/data: expected contiguous uint8 (bytes,), got {data.dtype} {data.shape}"
+            + ("" if data.chunks is None else f" in chunks of {data.chunks}")
         )
-    count = file.attrs[f"{split}_count"]
-    if count != len(images):
+    if n < 1:
+        raise ValueError(f"attribute '{split}_count': expected at least 1, got {n}")
+    shapes = {"offsets": (n + 1,), "sizes": (n, 2)}
+    column = {}
+    for name, kind in _COLUMNS.items():
+        values, shape = file[f"{split}/{name}"], shapes.get(name, (n,))
+        if values.dtype.kind != kind or values.shape != shape:
+            raise ValueError(
+                f"{split}/{name}: expected {shape} of kind {kind!r} for {n} images, got {values.dtype} {values.shape}"
+            )
+        column[name] = values[:]
+    offsets, sizes, labels = column["offsets"], column["sizes"], column["labels"]
+    lengths = np.diff(offsets)
+    if offsets[0] != 0 or offsets[-1] > len(data) or (lengths < 1).any():
         raise ValueError(
-            f"attribute '{split}_count': expected {len(images)} as in {split}/images, got {count}"
+            f"{split}/offsets: expected increasing positions from 0 to at most {len(data)}, got others"
         )
-    values = labels[:]
-    wrong = np.flatnonzero((values < 0) | (values >= n_classes))
+    if (sizes < 1).any():
+        raise ValueError(f"{split}/sizes: expected sizes of at least 1 pixel, got {sizes.min()}")
+    if file.attrs["store"] == "raw":
+        pixels = sizes.astype(np.int64).prod(axis=1) * int(file.attrs["channels"])
+        wrong = np.flatnonzero(lengths != pixels)
+        if wrong.size:
+            i = wrong[0]
+            raise ValueError(
+                f"{split}/sizes[{i}]: expected the {lengths[i]} bytes of its image, got {pixels[i]} pixels"
+            )
+    n_classes = len(_plain(file.attrs["class_names"]))
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if wrong.size:
         raise ValueError(
-            f"{split}/labels[{wrong[0]}]: expected a label from 0 to {n_classes - 1}, got {values[wrong[0]]}"
+            f"{split}/labels[{wrong[0]}]: expected a label from 0 to {n_classes - 1}, got {labels[wrong[0]]}"
         )
-
-
-def _check_sum(file: h5py.File, split: Split, images: Images, labels: Labels) -> None:
-    expected, got = file.attrs[f"{split}_sha256"], _sha256(images, labels)
-    if got != expected:
-        raise ValueError(f"{split}: expected contents with SHA-256 {expected[:12]}…, got {got[:12]}…")
-
-
-def write_dataset(
-    path: str | os.PathLike[str],
-    train: tuple[Images, Labels],
-    val: tuple[Images, Labels],
-    *,
-    name: str,
-    class_names: list[str],
-    augmentation: str,
-    description: str,
-    source: str,
-    licence: str,
-    compress: bool = False,
-) -> None:
-    """Write a data set; the file appears under its name only when it is whole and valid.
-
-    Parameters
-    ----------
-    path : path
-        The file; one of that name is replaced.
-    train, val : (uint8 (n, h, w, c), integer (n,))
-        Images and labels of each split.
-    name, description, source, licence : str
-        What is in the file, where it comes from and on what terms it may be used.
-    class_names : list of str
-        One per class, in the order of the labels.
-    augmentation : str
-        One of `theanompi.data.augment.POLICIES`.
-    compress : bool
-        Smaller with gzip; slower to read in random order.
-
-    Raises
-    ------
-    ConfigError
-        If the folder does not exist.
-    ValueError
-        If the contents do not satisfy the schema.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/dark.h5"
-    ...     write_dataset(path, (images, labels), (images[:2], labels[:2]), name="dark", augmentation="none",
-    ...                   class_names=["a", "b"], description="Black.", source="made here", licence="CC0")
-    ...     open_dataset(path).n_train
-    4
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ConfigError(f"data file {path}: expected an existing folder, got {path.parent}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    texts = {
-        "name": name,
-        "description": description,
-        "source": source,
-        "licence": licence,
-        "augmentation": augmentation,
-    }
-    try:
-        # Older HDF5 layouts hold at most 64 KiB of attributes: too little for the names of some thousand
-        # classes.
-        with h5py.File(temporary, "w", libver="v108") as file:
-            file.attrs.update({"format": FORMAT, "version": VERSION, "class_names": class_names, **texts})
-            for split, (images, labels) in zip(_SPLITS, (train, val), strict=True):
-                options = {"compression": "gzip", "compression_opts": 9} if compress else {}
-                file.create_dataset(f"{split}/images", data=images, **options)
-                file.create_dataset(f"{split}/labels", data=labels)
-                file.attrs[f"{split}_count"] = len(images)
-                file.attrs[f"{split}_sha256"] = _sha256(images, labels)
-                _check_split(file, split, len(class_names))
-            file.attrs["mean"], file.attrs["std"] = _channel_statistics(train[0])
-            _check(file)
-        temporary.replace(path)
-    except ValueError as error:
-        raise ValueError(f"data file {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> h5py.File:
@@ -225,7 +226,7 @@ def _open(path: Path) -> h5py.File:
 
 
 class Dataset:
-    """An opened data set file. Small ones live in memory, large ones are read from the file.
+    """An opened data set file: its index is in memory, its images stay in the file.
 
     Parameters
     ----------
@@ -234,15 +235,20 @@ class Dataset:
 
     Attributes
     ----------
-    name, augmentation, description, source, licence : str
+    path : Path
+    name, description, source, licence, augmentation : str
+    store : "jpeg" or "raw"
     n_train, n_val : int
         Number of images.
-    shape : (int, int, int)
-        h, w, c of every image.
+    channels : int
+    largest : (int, int)
+        The largest height and the largest width of all images, in pixels.
     class_names : list of str
     n_classes : int
-    mean, std : float64 (c,)
+    mean, std : float64 (channels,)
         Of the training images' channels, scaled to 0 … 1.
+    left_out : list of str
+        What could not be packed, and why.
 
     Raises
     ------
@@ -250,59 +256,100 @@ class Dataset:
         If there is no readable file at `path`.
     ValueError
         If it is not HDF5, truncated, damaged, or does not satisfy the schema: one line that says what and
-        where.
+        where. Images are checked here if they take at most 64 MiB, else by `verify`.
 
     Examples
     --------
     >>> with open_dataset("digits") as data:
-    ...     data.n_train, data.n_val, data.shape, data.n_classes, data.augmentation
-    (1437, 360, (32, 32, 1), 10, 'shift')
+    ...     data.n_train, data.n_val, data.channels, data.n_classes, data.store, data.augmentation
+    (1437, 360, 1, 10, 'raw', 'shift')
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        path = Path(path)
-        with ExitStack() as stack:
-            file = stack.enter_context(_open(path))
+        self.path = Path(path)
+        with _open(self.path) as file:
             try:
-                _check(file)
-                images = {split: file[f"{split}/images"] for split in _SPLITS}
-                labels = {split: file[f"{split}/labels"][:].astype(np.int64) for split in _SPLITS}
-                in_memory = sum(data.nbytes for data in images.values()) <= IN_MEMORY_BYTES
-                if in_memory:
-                    images = {split: data[:] for split, data in images.items()}
-                    for split in _SPLITS:
-                        _check_sum(file, split, images[split], labels[split])
+                check(file)
+                self._sizes = {split: file[f"{split}/sizes"][:] for split in SPLITS}
+                self._labels = {split: file[f"{split}/labels"][:] for split in SPLITS}
+                self._offsets = {split: file[f"{split}/offsets"][:] for split in SPLITS}
+                self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
             except (OSError, RuntimeError) as error:
-                raise ValueError(f"data file {path}: damaged ({error})") from None
+                raise ValueError(f"data file {self.path}: damaged ({error})") from None
             except ValueError as error:
-                raise ValueError(f"data file {path}: {error}") from None
-            attributes = dict(file.attrs)
-            self._file = ExitStack() if in_memory else stack.pop_all()
+                raise ValueError(f"data file {self.path}: {error}") from None
+            attributes = {name: _plain(value) for name, value in file.attrs.items()}
         self.name: str = attributes["name"]
         self.description: str = attributes["description"]
         self.source: str = attributes["source"]
         self.licence: str = attributes["licence"]
         self.augmentation: str = attributes["augmentation"]
-        self.class_names: list[str] = list(attributes["class_names"])
+        self.store: Store = attributes["store"]
+        self.channels: int = attributes["channels"]
+        self.class_names: list[str] = attributes["class_names"]
+        self.left_out: list[str] = attributes["left_out"]
         self.n_classes = len(self.class_names)
-        self.n_train, self.n_val = len(labels["train"]), len(labels["val"])
-        self.shape: tuple[int, int, int] = images["train"].shape[1:]
-        self._images, self._labels = images, labels
-        self.mean: NDArray[np.float64] = attributes["mean"]
-        self.std: NDArray[np.float64] = attributes["std"]
+        self.n_train, self.n_val = self.count("train"), self.count("val")
+        height, width = np.max([self._sizes[split].max(axis=0) for split in SPLITS], axis=0).tolist()
+        self.largest: tuple[int, int] = (height, width)
+        self.mean = np.array(attributes["mean"], np.float64)
+        self.std = np.array(attributes["std"], np.float64)
+        with ExitStack() as stack:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+            stack.callback(self.close)
+            if sum(int(offsets[-1]) for offsets in self._offsets.values()) <= CHECKED_BYTES:
+                for split, i, wrong in self.verify():
+                    if wrong:
+                        raise ValueError(f"data file {self.path}: {split} image {i}: {wrong}")
+            stack.pop_all()
 
-    def read(self, split: Split, ids: NDArray[np.int64]) -> tuple[Images, Labels]:
-        """Read some images and their labels, in the order asked for.
+    def count(self, split: Split) -> int:
+        """Count the images of a split.
+
+        Examples
+        --------
+        >>> open_dataset("digits").count("val")
+        360
+        """
+        return len(self._labels[split])
+
+    def sizes(self, split: Split) -> NDArray[np.int32]:
+        """Give the size of each image.
+
+        Returns
+        -------
+        int32 (n, 2)
+            Height and width in pixels.
+
+        Examples
+        --------
+        >>> open_dataset("digits").sizes("val")[0].tolist()
+        [32, 32]
+        """
+        return self._sizes[split]
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """Give the label of each image, int64 (n,).
+
+        Examples
+        --------
+        >>> sorted(set(open_dataset("digits").labels("val").tolist()))
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        """
+        return self._labels[split]
+
+    def locate(self, split: Split, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Say where images lie in the file.
 
         Parameters
         ----------
         split : "train" or "val"
         ids : int64 (n,)
-            Positions in the split, in any order; repeats are allowed.
 
         Returns
         -------
-        (uint8 (n, h, w, c), int64 (n,))
+        positions, lengths : int64 (n,)
+            Bytes from the beginning of the file, and their number.
 
         Raises
         ------
@@ -311,31 +358,130 @@ class Dataset:
 
         Examples
         --------
-        >>> images, labels = open_dataset("digits").read("val", np.array([3, 0, 3]))
-        >>> images.shape, labels.shape, bool((images[0] == images[2]).all())
-        ((3, 32, 32, 1), (3,), True)
+        >>> open_dataset("digits").locate("train", np.array([0, 2]))
+        (array([4096, 6144]), array([1024, 1024]))
         """
-        images, labels = self._images[split], self._labels[split][ids]
-        if isinstance(images, np.ndarray):
-            return images[ids], labels
-        # HDF5 reads only increasing positions without repeats, and reads them fastest that way.
-        positions, inverse = np.unique(ids, return_inverse=True)
-        return images[positions][inverse], labels
+        offsets = self._offsets[split]
+        begins = offsets[ids]
+        return self._starts[split] + begins, offsets[ids + 1] - begins
+
+    def image_name(self, split: Split, i: int) -> str:
+        """Say what image `i` was called where it comes from.
+
+        Examples
+        --------
+        >>> open_dataset("digits").image_name("val", 0)
+        '0'
+        """
+        with _open(self.path) as file:
+            name: bytes = file[f"{split}/names"][i]
+        return name.decode()
+
+    def fileno(self) -> int:
+        """Give the descriptor of the file, open for reading.
+
+        Examples
+        --------
+        >>> with open_dataset("digits") as data:
+        ...     os.pread(data.fileno(), 3, 1)
+        b'HDF'
+        """
+        return self._descriptor
+
+    def read(self, split: Split, i: int) -> bytes:
+        """Read one image as it is stored.
+
+        Raises
+        ------
+        ValueError
+            If the file ends before the image does.
+
+        Examples
+        --------
+        >>> len(open_dataset("digits").read("val", 0))
+        1024
+        """
+        (position,), (length,) = self.locate(split, np.array([i]))
+        data = os.pread(self._descriptor, int(length), int(position))
+        if len(data) != length:
+            raise ValueError(
+                f"data file {self.path}: {split} image {i}: expected {length} bytes, got {len(data)}"
+            )
+        return data
+
+    def pixels(self, split: Split, i: int) -> NDArray[np.uint8]:
+        """Read and decode one image.
+
+        Returns
+        -------
+        uint8 (h, w, channels)
+
+        Raises
+        ------
+        ValueError
+            If the image is damaged.
+
+        Examples
+        --------
+        >>> open_dataset("digits").pixels("val", 0).shape
+        (32, 32, 1)
+        """
+        data, (height, width) = self.read(split, i), self._sizes[split][i]
+        if self.store == "raw":
+            return np.frombuffer(data, np.uint8).reshape(height, width, self.channels)
+        try:
+            return decode_jpeg(data)
+        except BadImage as error:
+            raise ValueError(f"data file {self.path}: {split} image {i}: {error}") from None
+
+    def verify(self) -> Iterator[tuple[Split, int, str | None]]:
+        """Read each image and compare it with its checksum.
+
+        Yields
+        ------
+        split, i, wrong
+            One for each image; what is wrong with it, or None.
+
+        Examples
+        --------
+        >>> {wrong for _, _, wrong in open_dataset("digits").verify()}
+        {None}
+        """
+        with _open(self.path) as file:
+            checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
+        for split in SPLITS:
+            for i, expected in enumerate(checksums[split].tolist()):
+                try:
+                    got = zlib.crc32(self.read(split, i))
+                except (OSError, ValueError) as error:
+                    yield split, i, f"cannot be read ({error})"
+                    continue
+                yield (
+                    split,
+                    i,
+                    None if got == expected else f"expected CRC-32 {expected:08x}, got {got:08x}",
+                )
 
     def close(self) -> None:
-        """Close the file, if it was kept open.
+        """Close the file. A second call does nothing.
 
         Examples
         --------
         >>> open_dataset("digits").close()
         """
-        self._file.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def __enter__(self) -> "Dataset":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
 
 
 def open_dataset(name_or_path: str | os.PathLike[str]) -> Dataset:
@@ -363,12 +509,9 @@ def open_dataset(name_or_path: str | os.PathLike[str]) -> Dataset:
     """
     name = os.fspath(name_or_path)
     if name in PACKAGED:
-        # A zipped package gives a temporary file, which need not outlive this call: packaged sets are small
-        # enough for memory.
-        with importlib.resources.as_file(importlib.resources.files(__package__) / PACKAGED[name]) as path:
-            return Dataset(path)
+        return Dataset(Path(__file__).with_name(PACKAGED[name]))
     if not Path(name).exists() and Path(name).name == name and not Path(name).suffix:
         raise ConfigError(
-            f"data: expected {', '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {name!r}"
+            f"data: expected {' or '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {name!r}"
         )
     return Dataset(name)
