@@ -1,0 +1,239 @@
+"""From the bytes of an image file to RGB pixels, whatever odd file it is.
+
+`decode_jpeg` is the fast way, for the JPEG files in a data set: libjpeg-turbo by way of simplejpeg, at reduced
+scale on request. `decode` and `as_jpeg` take any file on the way into a data set: what is named .JPEG may be
+greyscale, CMYK, rotated by its EXIF tag, or a PNG.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+Pixels = NDArray[np.uint8]
+
+_JPEG = ("JPEG", "MPO")  # MPO: a JPEG file with further pictures behind it, as telephones write them
+_ORIENTATION = 0x0112
+# What undoes each value of the EXIF tag: Exif 2.32, §4.6.4 A.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(ValueError):
+    """A file that shows no picture; the message is the reason, one line without the file's name.
+
+    Examples
+    --------
+    >>> decode(b"")
+    Traceback (most recent call last):
+    theanompi.data.decode.BadImage: empty file
+    """
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what Pillow says about a file, in warnings and exceptions of many kinds, into `BadImage`."""
+    try:
+        # A warning (odd EXIF data, a palette with transparency) is about something that does not matter here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (BadImage, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("not an image") from None
+    except Exception as error:
+        # Pillow's readers let through whatever the damage makes happen: OSError, SyntaxError, struct.error, …
+        reason = " ".join(str(error).split()) or type(error).__name__
+        truncated = isinstance(error, EOFError) or "truncated" in reason.lower()
+        raise BadImage("truncated" if truncated else f"damaged ({reason})") from None
+
+
+def _open(data: bytes | memoryview, formats: tuple[str, ...] | None = None) -> Image.Image:
+    if not len(data):
+        raise BadImage("empty file")
+    return Image.open(io.BytesIO(data), formats=formats)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # unreadable EXIF data says nothing about rotation
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits in fact (Pillow's reader of PNG says I or I;16 by its version). Pillow would clip them; the
+        # high byte is what its readers keep of 16-bit colours.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise BadImage("pixels are floats, whose white is not known")
+    return image.convert("RGB")
+
+
+def decode_jpeg(data: bytes | memoryview, reduction: int = 1) -> Pixels:
+    """Decode a JPEG file as it is stored: no rotation, no colour management.
+
+    A file with harmless faults, such as extraneous bytes between its parts, is decoded as by Pillow.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+        The file.
+    reduction : 1, 2, 4 or 8
+        Decode to 1/reduction of the size, by a smaller inverse DCT: faster, and free of aliasing.
+
+    Returns
+    -------
+    uint8 (ceil(h / reduction), ceil(w / reduction), 3)
+        RGB; for a greyscale file, three equal channels.
+
+    Raises
+    ------
+    BadImage
+        If the file is empty, truncated, or not a JPEG file.
+    ValueError
+        If there is no such reduction.
+
+    Examples
+    --------
+    >>> data = simplejpeg.encode_jpeg(np.full((30, 45, 3), 128, np.uint8))
+    >>> decode_jpeg(data).shape, decode_jpeg(data, reduction=4).shape
+    ((30, 45, 3), (8, 12, 3))
+    """
+    if reduction not in (1, 2, 4, 8):
+        raise ValueError(f"decode_jpeg: expected a reduction of 1, 2, 4 or 8, got {reduction}")
+    try:
+        if reduction == 1:
+            return simplejpeg.decode_jpeg(data)
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        least = -(-height // reduction), -(-width // reduction)
+        return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1], min_factor=reduction)
+    except ValueError:
+        # Truncated, or one of the few with harmless faults. Pillow tells them apart; simplejpeg, when it is not
+        # strict, takes truncated files and refuses some with extraneous bytes.
+        with _reasons():
+            return np.array(_rgb(_open(data, _JPEG)).reduce(reduction))
+
+
+def decode(data: bytes) -> Pixels:
+    """Decode a file of any format that Pillow reads, upright.
+
+    Rotation by an EXIF tag is applied; grey, CMYK, palettes and 16 bits are converted. Transparency is
+    dropped, as in ``torchvision.datasets.ImageFolder``. Of several pictures in a file, the first counts.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+
+    Returns
+    -------
+    uint8 (h, w, 3)
+        RGB.
+
+    Raises
+    ------
+    BadImage
+        If the file is empty, truncated, damaged, or not an image.
+
+    Examples
+    --------
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (45, 30), 128).save(file, "PNG")
+    >>> decode(file.getvalue()).shape
+    (30, 45, 3)
+    >>> decode(file.getvalue()[:50])
+    Traceback (most recent call last):
+    theanompi.data.decode.BadImage: truncated
+    """
+    with _reasons():
+        image = _open(data)
+        image.load()  # first: the EXIF data of a PNG file may follow the pixels
+        orientation = _orientation(image)
+        image = _rgb(image)
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+        return np.array(image)
+
+
+def as_jpeg(data: bytes) -> tuple[bytes, Pixels]:
+    """Give a file that `decode_jpeg` shows right: the bytes untouched wherever possible.
+
+    Untouched are JPEG files, baseline or progressive, in colour or grey, that no EXIF tag rotates. All else
+    is encoded anew, with quality 95 and colours at full resolution (4:4:4).
+
+    Parameters
+    ----------
+    data : bytes
+        A file of any format that Pillow reads.
+
+    Returns
+    -------
+    (bytes, uint8 (h, w, 3))
+        A JPEG file, and what `decode_jpeg` makes of it.
+
+    Raises
+    ------
+    BadImage
+        If the file is empty, truncated, damaged, not an image, or too large for JPEG.
+
+    Examples
+    --------
+    >>> data = simplejpeg.encode_jpeg(np.full((30, 45, 3), 128, np.uint8))
+    >>> as_jpeg(data)[0] == data
+    True
+    """
+    with _reasons():
+        image = _open(data)
+        untouched = (
+            image.format in _JPEG and image.mode in ("RGB", "L") and _orientation(image) not in _UPRIGHT
+        )
+    if not untouched:
+        pixels = decode(data)
+        if max(pixels.shape) > 65500:  # libjpeg's limit
+            raise BadImage(f"{pixels.shape[1]} × {pixels.shape[0]} pixels, above JPEG's limit of 65500")
+        data = simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
+    return data, decode_jpeg(data)
+
+
+def resize_shorter(pixels: Pixels, size: int) -> Pixels:
+    """Resize a picture so that its shorter side is `size`, as ``torchvision.transforms.Resize`` does.
+
+    Bilinear, with the filter widened when shrinking (antialiased): Pillow's.
+
+    Parameters
+    ----------
+    pixels : uint8 (h, w, 3)
+    size : int
+        Pixels.
+
+    Returns
+    -------
+    uint8 (H, W, 3)
+        The longer side is ``size · long / short``, rounded down.
+
+    Examples
+    --------
+    >>> resize_shorter(np.zeros((375, 500, 3), np.uint8), 256).shape
+    (256, 341, 3)
+    """
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    if short == size:
+        return pixels
+    shape = (size * width // short, size * height // short)
+    return np.array(Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR))
