@@ -1,15 +1,26 @@
 """The file format: what is written comes back, and every way to be wrong has its line."""
 
+import io
+import os
+import zlib
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import PIL.Image
 import pytest
+from numpy.typing import NDArray
 
+from tests.photographs import jpeg
 from theanompi.config import ConfigError
 from theanompi.data import open_dataset, schema, write_dataset
+from theanompi.data.augment import POLICIES
+from theanompi.data.decode import decode_jpeg
+from theanompi.data.schema import Split
+from theanompi.data.writer import Block, Image, Writer, channel_sums, merge
 
 RNG = np.random.default_rng(0)
 TRAIN = (RNG.integers(0, 256, (20, 6, 5, 3), np.uint8), RNG.integers(0, 4, 20))
@@ -31,42 +42,70 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("limit", [schema.IN_MEMORY_BYTES, 0], ids=["memory", "file"])
-@pytest.mark.parametrize("compress", [False, True])
-def test_what_was_written_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, compress: bool
-) -> None:
-    monkeypatch.setattr(schema, "IN_MEMORY_BYTES", limit)
-    file = tmp_path / "noise.h5"
-    write_dataset(file, TRAIN, VAL, compress=compress, **TEXTS)
-    with open_dataset(file) as data:
-        assert (data.n_train, data.n_val, data.shape, data.n_classes) == (20, 7, (6, 5, 3), 4)
+def test_what_was_written_comes_back(path: Path, tmp_path: Path) -> None:
+    with open_dataset(path) as data:
+        assert (data.n_train, data.n_val, data.largest, data.n_classes) == (20, 7, (6, 5), 4)
+        assert (data.store, data.channels, data.left_out) == ("raw", 3, [])
         for name, expected in TEXTS.items():
             assert getattr(data, name) == expected
         scaled = TRAIN[0].reshape(-1, 3) / 255
         np.testing.assert_allclose(data.mean, scaled.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(data.std, scaled.std(axis=0), rtol=1e-12)
-        ids = np.array([6, 0, 3, 3, 6, 1])
         for split, (images, labels) in (("train", TRAIN), ("val", VAL)):
-            got_images, got_labels = data.read(split, ids)  # type: ignore[arg-type]
-            np.testing.assert_array_equal(got_images, images[ids])
-            np.testing.assert_array_equal(got_labels, labels[ids])
-            assert (got_images.dtype, got_labels.dtype) == (np.uint8, np.int64)
+            assert data.count(split) == len(images)
+            assert data.sizes(split).tolist() == [[6, 5]] * len(images)
+            np.testing.assert_array_equal(data.labels(split), labels)
+            for i, image in enumerate(images):
+                np.testing.assert_array_equal(data.pixels(split, i), image)
+                assert data.image_name(split, i) == str(i)
     assert [f.name for f in tmp_path.iterdir()] == ["noise.h5"]
 
 
-def test_the_file_is_kept_open_only_if_it_must(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = open_dataset(path)
-    # HDF5 refuses this for as long as the process has the file open for reading.
-    h5py.File(path, "r+").close()
-    small.close()
-    small.read("val", np.array([0]))
-    monkeypatch.setattr(schema, "IN_MEMORY_BYTES", TRAIN[0].nbytes + VAL[0].nbytes - 1)
-    large = open_dataset(path)
-    large.read("val", np.array([0]))
-    large.close()
-    with pytest.raises((OSError, ValueError)):
-        large.read("val", np.array([0]))
+def test_images_of_many_sizes(tmp_path: Path) -> None:
+    pictures = [RNG.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((3, 9), (8, 2), (1, 1), (40, 50))]
+    split_of: dict[Split, list[NDArray[np.uint8]]] = {"train": pictures[:3], "val": pictures[2:]}
+    with Writer(tmp_path / "mixed.h5", {}) as writer:
+        for split, images in split_of.items():
+            for i, pixels in enumerate(images):
+                row = Image(f"{split} ü{i}.png", i, *pixels.shape[:2], pixels.tobytes())
+                writer.append(split, Block([row], [], channel_sums(pixels)))
+        writer.finish(**TEXTS, store="raw", channels=3)
+    with open_dataset(tmp_path / "mixed.h5") as data:
+        assert data.largest == (40, 50)
+        for split, images in split_of.items():
+            ids = np.array([len(images) - 1, 0, 0])
+            positions, lengths = data.locate(split, ids)
+            for i, position, length in zip(ids, positions, lengths, strict=True):
+                assert os.pread(data.fileno(), length, position) == images[i].tobytes() == data.read(split, i)
+                np.testing.assert_array_equal(data.pixels(split, i), images[i])
+                assert data.image_name(split, i) == f"{split} ü{i}.png"
+        everything = np.concatenate([p.reshape(-1, 3) for p in split_of["train"]]) / 255
+        np.testing.assert_allclose(data.mean, everything.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(data.std, everything.std(axis=0), rtol=1e-12)
+
+
+def test_jpeg_files(tmp_path: Path) -> None:
+    files = [jpeg(seed, 30 + seed, 40) for seed in range(3)]
+    with Writer(tmp_path / "photographs.h5", {}) as writer:
+        for split in schema.SPLITS:
+            rows = [Image(f"{i}.jpg", i, 30 + i, 40, file) for i, file in enumerate(files)]
+            sums = [channel_sums(decode_jpeg(file)) for file in files]
+            writer.append(split, Block(rows, [], reduce(merge, sums)))
+        writer.finish(**TEXTS, store="jpeg", channels=3)
+    with open_dataset(tmp_path / "photographs.h5") as data:
+        for i, file in enumerate(files):
+            assert data.read("val", i) == file
+            with PIL.Image.open(io.BytesIO(file)) as image:
+                difference = data.pixels("val", i).astype(int) - np.asarray(image)
+            assert np.abs(difference).max() <= 1
+
+
+def test_hdf5_alone_reads_the_file(path: Path) -> None:
+    with h5py.File(path) as file:
+        assert file["train/data"].chunks is None and file["train/data"].dtype == np.uint8
+        images = file["train/data"][: file["train/offsets"][-1]].reshape(20, 6, 5, 3)
+        np.testing.assert_array_equal(images, TRAIN[0])
+        assert file["val/names"][3] == b"3"
 
 
 def test_names_of_very_many_classes_fit(tmp_path: Path) -> None:
@@ -117,34 +156,74 @@ def test_truncated(path: Path, part: float) -> None:
     assert "truncated file" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("what", ["train/images", "train/labels", "val/images", "val/labels"])
-def test_a_flipped_bit_is_found(path: Path, what: str) -> None:
-    with h5py.File(path, "r+") as file:
-        # A label stays in range: only the checksum can tell.
-        file[what][0] = file[what][0] ^ 1
+def flip(path: Path, position: int) -> None:
+    contents = bytearray(path.read_bytes())
+    contents[position] ^= 1
+    path.write_bytes(contents)
+
+
+@pytest.mark.parametrize("name", ["offsets", "sizes", "labels", "names", "crc32"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_flipped_bit_in_the_index_is_found(path: Path, split: str, name: str) -> None:
+    with h5py.File(path) as file:
+        data = file[f"{split}/{name}"]
+        position = data.id.get_offset() + data.id.get_storage_size() // 2
+    flip(path, position)
     with pytest.raises(ValueError) as error:
         open_dataset(path)
-    split = what.split("/")[0]
-    assert str(error.value).startswith(f"data file {path}: {split}: expected contents with SHA-256 ")
+    assert str(error.value).startswith(f"data file {path}: ") and "\n" not in str(error.value)
 
 
-def test_a_damaged_compressed_chunk(tmp_path: Path) -> None:
-    file = tmp_path / "noise.h5"
-    write_dataset(file, TRAIN, VAL, compress=True, **TEXTS)
-    with h5py.File(file) as whole:
-        chunk = whole["train/images"].id.get_chunk_info(0)
-    contents = bytearray(file.read_bytes())
-    contents[chunk.byte_offset : chunk.byte_offset + 8] = bytes(8)
-    file.write_bytes(contents)
+def test_a_flipped_bit_in_an_attribute_is_found(path: Path) -> None:
+    contents = path.read_bytes()
+    flip(path, contents.index(b"vier"))
     with pytest.raises(ValueError) as error:
-        open_dataset(file)
-    assert str(error.value).startswith(f"data file {file}: damaged (")
+        open_dataset(path)
+    assert str(error.value).startswith(f"data file {path}: ")
+
+
+def test_a_flipped_bit_in_an_image_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(path) as file:
+        flip(path, file["val/data"].id.get_offset() + 4 * 90 + 7)
+    with pytest.raises(ValueError) as error:
+        open_dataset(path)
+    expected, got = zlib.crc32(VAL[0][4]), zlib.crc32(flipped(VAL[0][4], 7))
+    wrong = f"expected CRC-32 {expected:08x}, got {got:08x}"
+    assert str(error.value) == f"data file {path}: val image 4: {wrong}"
+    # A large file is checked on demand.
+    monkeypatch.setattr(schema, "CHECKED_BYTES", TRAIN[0].nbytes + VAL[0].nbytes - 1)
+    with open_dataset(path) as data:
+        found = list(data.verify())
+    assert [(s, i) for s, i, _ in found] == [("train", i) for i in range(20)] + [("val", i) for i in range(7)]
+    assert {(s, i, w) for s, i, w in found if w} == {("val", 4, wrong)}
+
+
+def flipped(image: NDArray[np.uint8], i: int) -> bytes:
+    contents = bytearray(image.tobytes())
+    contents[i] ^= 1
+    return bytes(contents)
+
+
+def test_a_file_cut_short_while_it_is_open(path: Path) -> None:
+    with open_dataset(path) as data:
+        os.truncate(path, 5000)
+        with pytest.raises(ValueError) as error:
+            data.read("val", 3)
+        assert str(error.value) == f"data file {path}: val image 3: expected 90 bytes, got 0"
 
 
 def replace(name: str, value: Any) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         del file[name]
         file[name] = value
+
+    return change
+
+
+def chunked(name: str, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file.create_dataset(name, data=value, chunks=(600,))
 
     return change
 
@@ -164,37 +243,59 @@ LABELS = TRAIN[1].copy()
 LABELS[3] = 4
 NEGATIVE = VAL[1].copy()
 NEGATIVE[2] = -1
+SIZES = np.tile(np.array([6, 5], np.int32), (20, 1))
+OTHER_SIZES = SIZES.copy()
+OTHER_SIZES[7] = 5, 5
+OFFSETS = np.arange(21) * 90
+BACKWARDS = OFFSETS.copy()
+BACKWARDS[5] = 300
+DATA = TRAIN[0].ravel()
 WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
     (without("format"), "expected format 'theanompi-dataset', got None"),
     (attribute("format", "cifar"), "expected format 'theanompi-dataset', got 'cifar'"),
-    (attribute("version", 2), "expected version 1, got np.int64(2)"),
-    (without("train"), "expected a data set train/images, found none"),
+    (attribute("version", 1), "expected version 2, got 1"),
+    (without("train"), "expected a data set train/data, found none"),
     (without("val/labels"), "expected a data set val/labels, found none"),
     (
-        replace("train/images", TRAIN[0] / 255),
-        "train/images: expected uint8 (n, h, w, c), got float64 (20, 6, 5, 3)",
+        replace("train/data", DATA / 255),
+        "train/data: expected contiguous uint8 (bytes,), got float64 (1800,)",
     ),
-    (replace("val/images", VAL[0][..., 0]), "val/images: expected uint8 (n, h, w, c), got uint8 (7, 6, 5)"),
-    (replace("val/images", VAL[0][:0]), "val/images: expected uint8 (n, h, w, c), got uint8 (0, 6, 5, 3)"),
+    (replace("val/data", VAL[0]), "val/data: expected contiguous uint8 (bytes,), got uint8 (7, 6, 5, 3)"),
     (
-        replace("val/images", VAL[0][:, :5]),
-        "val/images: expected images of (6, 5, 3) as in train/images, got (5, 5, 3)",
+        chunked("train/data", DATA),
+        "train/data: expected contiguous uint8 (bytes,), got uint8 (1800,) in chunks of (600,)",
     ),
     (
         replace("train/labels", LABELS[:-1]),
-        "train/labels: expected integers (20,), one for each of train/images, got int64 (19,)",
+        "train/labels: expected (20,) of kind 'i' for 20 images, got int64 (19,)",
     ),
     (
         replace("train/labels", LABELS / 2),
-        "train/labels: expected integers (20,), one for each of train/images, got float64 (20,)",
+        "train/labels: expected (20,) of kind 'i' for 20 images, got float64 (20,)",
     ),
     (replace("train/labels", LABELS), "train/labels[3]: expected a label from 0 to 3, got 4"),
     (replace("val/labels", NEGATIVE), "val/labels[2]: expected a label from 0 to 3, got -1"),
-    (attribute("val_count", 8), "attribute 'val_count': expected 7 as in val/images, got 8"),
+    (
+        replace("train/sizes", OTHER_SIZES),
+        "train/sizes[7]: expected the 90 bytes of its image, got 75 pixels",
+    ),
+    (replace("train/sizes", SIZES - 5), "train/sizes: expected sizes of at least 1 pixel, got 0"),
+    (
+        replace("train/offsets", OFFSETS + 5000),
+        "train/offsets: expected increasing positions from 0 to at most 4096, got others",
+    ),
+    (
+        replace("train/offsets", BACKWARDS),
+        "train/offsets: expected increasing positions from 0 to at most 4096, got others",
+    ),
+    (attribute("val_count", 8), "val/offsets: expected (9,) of kind 'i' for 8 images, got int64 (8,)"),
+    (attribute("val_count", 0), "attribute 'val_count': expected at least 1, got 0"),
     (
         attribute("augmentation", "flip"),
-        "attribute 'augmentation': expected one of none, shift, imagenet; got 'flip'",
+        f"attribute 'augmentation': expected one of {', '.join(POLICIES)}; got 'flip'",
     ),
+    (attribute("store", "png"), "attribute 'store': expected one of jpeg, raw; got 'png'"),
+    (attribute("channels", 0), "attribute 'channels': expected 3, or at least 1 for raw images, got 0"),
     (attribute("class_names", "four"), "attribute 'class_names': expected a list of texts, got 'four'"),
     (attribute("licence", 4), "attribute 'licence': expected text, got np.int64(4)"),
     (attribute("mean", [0.5]), "attribute 'mean': expected 3 numbers from 0 to 1, got array([0.5])"),
@@ -202,7 +303,7 @@ WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
         attribute("std", [0.5, 40, 0.5]),
         "attribute 'std': expected 3 numbers from 0 to 1, got array([ 0.5, 40. ,  0.5])",
     ),
-    *((without(name), f"expected an attribute {name!r}, found none") for name in schema._ATTRIBUTES[2:]),
+    *((without(name), f"expected an attribute {name!r}, found none") for name in schema._ATTRIBUTES),
 ]
 
 
@@ -215,15 +316,37 @@ def test_what_does_not_satisfy_the_schema(path: Path, change: Callable[[h5py.Fil
     assert str(error.value) == f"data file {path}: {text}"
 
 
+def test_another_but_valid_index_is_noticed(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["train/labels"][0] = (TRAIN[1][0] + 1) % 4
+    with pytest.raises(ValueError) as error:
+        open_dataset(path)
+    assert str(error.value).startswith(f"data file {path}: index: expected contents with SHA-256 ")
+
+
 def test_writing_what_is_wrong_leaves_no_file_and_spares_the_old_one(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(ValueError) as error:
-        write_dataset(path, (TRAIN[0], LABELS), VAL, **TEXTS)
-    assert str(error.value) == f"data file {path}: train/labels[3]: expected a label from 0 to 3, got 4"
-    with pytest.raises(ValueError, match="train/images: expected uint8"):
-        write_dataset(path, (TRAIN[0][:0], TRAIN[1][:0]), VAL, **TEXTS)
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    for train, text in (
+        ((TRAIN[0], LABELS), "train/labels[3]: expected a label from 0 to 3, got 4"),
+        (
+            (TRAIN[0][:0], TRAIN[1][:0]),
+            "train images: expected uint8 (n, h, w, c), got uint8 (0, 6, 5, 3)",
+        ),
+        (
+            (TRAIN[0] / 255, TRAIN[1]),
+            "train images: expected uint8 (n, h, w, c), got float64 (20, 6, 5, 3)",
+        ),
+        (
+            (TRAIN[0], TRAIN[1][:-1]),
+            "train labels: expected integers (20,), one for each image, got int64 (19,)",
+        ),
+        ((TRAIN[0][..., :1], TRAIN[1]), "val images: expected 1 channels as in train, got 3"),
+    ):
+        with pytest.raises(ValueError) as error:
+            write_dataset(path, train, VAL, **TEXTS)
+        assert str(error.value) == f"data file {path}: {text}"
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
 
 
 def test_writing_into_no_folder(tmp_path: Path) -> None:

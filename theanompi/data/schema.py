@@ -168,7 +168,7 @@ def _check_split(file: h5py.File, split: Split) -> None:
     for name in ("data", *_COLUMNS):
         if not isinstance(file.get(f"{split}/{name}"), h5py.Dataset):
             raise ValueError(f"expected a data set {split}/{name}, found none")
-    data, n = file[f"{split}/data"], file.attrs[f"{split}_count"]
+    data, n = file[f"{split}/data"], int(file.attrs[f"{split}_count"])
     if data.dtype != np.uint8 or data.ndim != 1 or data.id.get_offset() is None:
         raise ValueError(
             f"{split}/data: expected contiguous uint8 (bytes,), got {data.dtype} {data.shape}"

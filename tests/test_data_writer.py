@@ -1,0 +1,209 @@
+"""Writing in blocks: whatever moment the writer is killed at, the next one goes on, and the file comes out the same."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.mpi import ROOT
+from theanompi.config import ConfigError
+from theanompi.data.schema import SPLITS, open_dataset
+from theanompi.data.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+
+TEXTS: dict[str, Any] = {
+    "name": "noise",
+    "class_names": ["one", "two"],
+    "augmentation": "imagenet",
+    "description": "Noise.",
+    "source": "this test",
+    "licence": "CC0",
+    "store": "raw",
+    "channels": 3,
+}
+BLOCKS = 6
+
+
+def block(split: str, number: int) -> Block:
+    draw = np.random.default_rng([number, len(split)])
+    rows, sums = [], ChannelSums(0, (), ())
+    for i in range(4):
+        pixels = draw.integers(0, 256, (*draw.integers(1, 40, 2), 3), np.uint8)
+        height, width = pixels.shape[:2]
+        rows.append(Image(f"{split}/{number}-{i}", i % 2, height, width, pixels.tobytes()))
+        sums = merge(sums, channel_sums(pixels))
+    return Block(rows, [f"{split}/{number}.txt: not an image"] if number % 2 else [], sums)
+
+
+def write(path: Path, stop: int = 2 * BLOCKS, finish: bool = True) -> None:
+    """Continue until `stop` blocks are written."""
+    with Writer(path, {"what": "noise"}) as writer:
+        for split in SPLITS:
+            for number in range(writer.blocks[split], BLOCKS):
+                if sum(writer.blocks.values()) == stop:
+                    return
+                writer.append(split, block(split, number))
+        if finish:
+            writer.finish(**TEXTS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "noise.h5"
+    write(path)
+    return path.read_bytes()
+
+
+def test_channel_sums_are_exact() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    rows = pixels.reshape(-1, 3).astype(int)
+    expected = ChannelSums(3000, tuple(rows.sum(axis=0)), tuple((rows**2).sum(axis=0)))
+    assert channel_sums(pixels) == expected
+    assert merge(channel_sums(pixels[:7]), channel_sums(pixels[7:])) == expected
+    assert merge(ChannelSums(0, (), ()), expected) == merge(expected, ChannelSums(0, (), ())) == expected
+
+
+def test_left_out_is_listed(tmp_path: Path) -> None:
+    write(tmp_path / "noise.h5")
+    with open_dataset(tmp_path / "noise.h5") as data:
+        assert data.left_out == [f"{s}/{i}.txt: not an image" for s in SPLITS for i in (1, 3, 5)]
+        assert (data.n_train, data.n_val) == (4 * BLOCKS, 4 * BLOCKS)
+
+
+@pytest.mark.parametrize("stop", range(1, 2 * BLOCKS))
+def test_unfinished_work_is_continued(tmp_path: Path, whole: bytes, stop: int) -> None:
+    path = tmp_path / "noise.h5"
+    write(path, stop)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["noise.h5.journal", "noise.h5.part"]
+    write(path)
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("cut", [1, 10, 200])
+def test_a_block_that_is_half_written_is_written_again(tmp_path: Path, whole: bytes, cut: int) -> None:
+    path = tmp_path / "noise.h5"
+    journal, part = (path.with_name(f"noise.h5.{name}") for name in ("journal", "part"))
+    for damaged in (journal, part):
+        write(path, 4)
+        os.truncate(damaged, damaged.stat().st_size - cut)
+        write(path)
+        assert path.read_bytes() == whole
+        path.unlink()
+    # Bytes that no line of the journal knows of.
+    write(path, 4)
+    with part.open("ab") as file:
+        file.write(b"x" * cut)
+    write(path)
+    assert path.read_bytes() == whole
+
+
+def test_killed_at_every_system_call_of_the_end(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "noise.h5"
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from theanompi.data import writer
+from tests.test_data_writer import write
+
+left = int(sys.argv[1])
+def dying(function):
+    def call(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+write(Path({str(path)!r}), finish=False)
+os.fsync, os.pwrite, os.ftruncate = map(dying, (os.fsync, os.pwrite, os.ftruncate))
+Path.replace, Path.unlink = dying(Path.replace), dying(Path.unlink)
+write(Path({str(path)!r}))
+"""
+    killed = 0
+    for calls in range(1, 40):
+        code = subprocess.run([sys.executable, "-c", program, str(calls)], timeout=60, check=False).returncode
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        killed += 1
+        if not path.exists():
+            write(path)
+        assert path.read_bytes() == whole
+        for file in tmp_path.iterdir():
+            if file != path:
+                # Killed after the file had got its name: what is left is of no use, and in nobody's way.
+                assert file.name == "noise.h5.journal"
+        path.unlink()
+    assert killed >= 6, killed
+
+
+def test_an_existing_file_is_not_replaced_unasked(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "noise.h5"
+    path.write_bytes(b"precious")
+    with pytest.raises(ConfigError) as error:
+        Writer(path, {})
+    expected = "expected no such file yet, got one; replace it with --overwrite"
+    assert str(error.value) == f"data file {path}: {expected}"
+    with Writer(path, {"what": "noise"}, overwrite=True) as writer:
+        for split in SPLITS:
+            for number in range(BLOCKS):
+                writer.append(split, block(split, number))
+        assert path.read_bytes() == b"precious"
+        writer.finish(**TEXTS)
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_commands_work_is_not_touched(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "noise.h5"
+    write(path, 3)
+    with pytest.raises(ConfigError) as error:
+        Writer(path, {"what": "photographs"})
+    assert str(error.value) == (
+        f"{path}.part: expected unfinished work of the same command, got another's (what: expected "
+        "'photographs', got 'noise'); replace it with --overwrite"
+    )
+    write(path)
+    assert path.read_bytes() == whole
+    path.unlink()
+    write(path, 3)
+    with Writer(path, {"what": "photographs"}, overwrite=True) as writer:
+        assert writer.blocks == {"train": 0, "val": 0}
+
+
+def test_only_one_process_writes(tmp_path: Path) -> None:
+    path = tmp_path / "noise.h5"
+    write(path, 3)
+    with path.with_name("noise.h5.journal").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError) as error:
+            Writer(path, {"what": "noise"})
+        assert str(error.value) == f"data file {path}: expected no other process writing it, got one"
+    write(path)
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        Writer(tmp_path / "no" / "noise.h5", {})
+    assert str(error.value).endswith(f"noise.h5: expected an existing folder, got {tmp_path / 'no'}")
+    path = tmp_path / "noise.h5"
+    with Writer(path, {}) as writer:
+        with pytest.raises(ValueError) as wrong:
+            writer.finish(**TEXTS)
+        assert str(wrong.value) == f"data file {path}: train: expected at least one image, got none"
+        writer.append("val", block("val", 0))
+        with pytest.raises(ValueError, match="expected only blocks of val after the first of them"):
+            writer.append("train", block("train", 0))
+    assert json.loads(path.with_name("noise.h5.journal").read_bytes().splitlines()[0]) == {"identity": {}}
+    with Writer(path, {}) as writer:
+        writer.discard()
+    assert not list(tmp_path.iterdir())
