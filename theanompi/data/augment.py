@@ -1,16 +1,23 @@
-"""Where each image is cropped, and whether it is mirrored.
+"""Where each image is cropped, whether it is mirrored, and how its colours are changed.
 
-A box is a row (y0, x0, height, width, flip) in source pixels; `theanompi.device.ops.crop_resize` does the
-rest on the device. A training box is a pure function of (seed, epoch, sample id).
+A box is a row (y0, x0, height, width, flip) in source pixels; `theanompi.data.regions` says which pixels it
+needs, and `theanompi.device.ops.crop_resize` does the rest on the device. Boxes and colours for training are
+pure functions of (seed, epoch, sample id).
 
-Policies: ``none``, the whole image; ``shift``, for digits, which must not be mirrored; ``imagenet``, the
-scale and aspect-ratio augmentation of Szegedy et al. (*Going Deeper with Convolutions*, 2015, §6), as used by
-Goyal et al. 2017, §5.1.
+Policies:
+
+- ``none``: the whole image.
+- ``shift``: for digits, which must not be mirrored.
+- ``crop``: for CIFAR, the padding and cropping of He et al. (*Deep residual learning for image recognition*,
+  2015, §4.2).
+- ``imagenet``: the scale and aspect-ratio augmentation of Szegedy et al. (*Going Deeper with Convolutions*,
+  2015, §6), as used by Goyal et al. 2017, §5.1.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,67 +25,95 @@ from numpy.typing import NDArray
 from theanompi.data.random import Purpose, uniforms
 
 Boxes = NDArray[np.float32]
+Sizes = NDArray[np.int32] | NDArray[np.int64]
 _Draw = Callable[[int], NDArray[np.float64]]
+# Of a box: y0, x0, height, width, flip; one number per image.
+_Columns = tuple[NDArray[np.float64], ...]
 
 _ATTEMPTS = 10
 _SMALLEST_AREA = 0.08
 _LARGEST_ASPECT = 4 / 3
+_PADDING = 4
+
+# Both from fb.resnet.torch, datasets/transforms.lua and datasets/imagenet.lua: luminance, and the principal
+# components of the colours of ImageNet's pixels (Krizhevsky et al. 2012, §4.1), one in each column.
+_GREY = np.array([0.299, 0.587, 0.114])
+_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+_EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_ORDERS = np.array(list(permutations(range(3))))
 
 
-def _none(height: int, width: int, draw: _Draw) -> list[NDArray[np.float64]]:
-    zero = np.zeros(len(draw(0)))
-    return [zero, zero, zero + height, zero + width, zero]
+def _none(height: NDArray[np.float64], width: NDArray[np.float64], draw: _Draw) -> _Columns:
+    zero = np.zeros_like(height)
+    return zero, zero, height, width, zero
 
 
-def _shift(height: int, width: int, draw: _Draw) -> list[NDArray[np.float64]]:
+def _shift(height: NDArray[np.float64], width: NDArray[np.float64], draw: _Draw) -> _Columns:
     dy, dx, scale = draw(3).T
     scale = 0.9 + 0.2 * scale
     h, w = scale * height, scale * width
-    return [(height - h) / 2 + 4 * dy - 2, (width - w) / 2 + 4 * dx - 2, h, w, np.zeros_like(h)]
+    return (height - h) / 2 + 4 * dy - 2, (width - w) / 2 + 4 * dx - 2, h, w, np.zeros_like(h)
 
 
-def _imagenet(height: int, width: int, draw: _Draw) -> list[NDArray[np.float64]]:
+def _crop(height: NDArray[np.float64], width: NDArray[np.float64], draw: _Draw) -> _Columns:
+    dy, dx, flip = draw(3).T
+    y, x = (np.floor((2 * _PADDING + 1) * d) - _PADDING for d in (dy, dx))
+    return y, x, height, width, (flip < 0.5).astype(np.float64)
+
+
+def _imagenet(height: NDArray[np.float64], width: NDArray[np.float64], draw: _Draw) -> _Columns:
     areas, aspects, (y, x, flip) = np.split(draw(2 * _ATTEMPTS + 3).T, [_ATTEMPTS, 2 * _ATTEMPTS])
     area = (_SMALLEST_AREA + (1 - _SMALLEST_AREA) * areas) * height * width
     aspect = np.exp((2 * aspects - 1) * math.log(_LARGEST_ASPECT))
-    # One more row, which always fits, for images so elongated that no attempt does: the largest box of the
-    # nearest aspect.
-    nearest = min(max(width / height, 1 / _LARGEST_ASPECT), _LARGEST_ASPECT)
-    largest = np.full((1, area.shape[1]), min(height, width / nearest))
-    h = np.concatenate([np.sqrt(area / aspect), largest])
-    w = np.concatenate([np.sqrt(area * aspect), largest * nearest])
-    fits = (h <= height) & (w <= width)
-    fits[-1] = True
-    first = fits.argmax(axis=0)[None]
+    # One more row, which always fits, for images so elongated that no attempt does: the largest box whose
+    # aspect is in the range.
+    h = np.concatenate([np.sqrt(area / aspect), np.minimum(height, _LARGEST_ASPECT * width)[None]])
+    w = np.concatenate([np.sqrt(area * aspect), np.minimum(width, _LARGEST_ASPECT * height)[None]])
+    h, w = (np.maximum(np.rint(side), 1) for side in (h, w))
+    first = ((h <= height) & (w <= width)).argmax(axis=0)[None]
     h, w = np.take_along_axis(h, first, 0)[0], np.take_along_axis(w, first, 0)[0]
-    return [y * (height - h), x * (width - w), h, w, flip < 0.5]
+    y, x = np.floor(y * (height - h + 1)), np.floor(x * (width - w + 1))
+    return y, x, h, w, (flip < 0.5).astype(np.float64)
 
 
-_POLICIES = {"none": _none, "shift": _shift, "imagenet": _imagenet}
+_POLICIES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64], _Draw], _Columns]] = {
+    "none": _none,
+    "shift": _shift,
+    "crop": _crop,
+    "imagenet": _imagenet,
+}
 POLICIES = tuple(_POLICIES)
 
 
-def _check(policy: str) -> None:
+def _check(policy: str, sizes: Sizes) -> None:
     if policy not in POLICIES:
         raise ValueError(f"augmentation: expected one of {', '.join(POLICIES)}; got {policy!r}")
+    if sizes.ndim != 2 or sizes.shape[1] != 2:
+        raise ValueError(
+            f"augmentation: sizes: expected a height and a width per image (n, 2), got {sizes.shape}"
+        )
 
 
-def train_boxes(policy: str, height: int, width: int, seed: int, epoch: int, ids: NDArray[np.int64]) -> Boxes:
+def train_boxes(policy: str, sizes: Sizes, seed: int, epoch: int, ids: NDArray[np.int64]) -> Boxes:
     """Draw boxes for training.
 
     - ``none``: the whole image.
     - ``shift``: a box of 0.9–1.1 times the image's size, its centre moved by up to 2 pixels along each axis
       (all uniform; the box may reach outside the image), never mirrored.
+    - ``crop``: a box of the image's size, moved by a whole number of pixels from -4 to 4 along each axis
+      (uniform; what lies outside the image is zero), whatever the size of the image; mirrored with
+      probability 1/2.
     - ``imagenet``: area uniform in 8–100 % of the image's, aspect (width / height) log-uniform in 3/4–4/3,
-      drawn until the box fits into the image, at most 10 times; then the largest box of the nearest aspect.
-      Position uniform; mirrored with probability 1/2.
+      both sides rounded to whole pixels, drawn until the box fits into the image, at most 10 times; then the
+      largest box of the nearest aspect. Position uniform over the whole pixels; mirrored with probability
+      1/2.
 
     Parameters
     ----------
     policy : str
         One of `POLICIES`.
-    height, width : int
-        Size of the images, in pixels.
+    sizes : integer (n, 2)
+        Height and width of each image, in pixels.
     seed, epoch : int
         Any integers.
     ids : int64 (n,)
@@ -92,34 +127,34 @@ def train_boxes(policy: str, height: int, width: int, seed: int, epoch: int, ids
     Raises
     ------
     ValueError
-        If there is no such policy.
+        If there is no such policy, or `sizes` has another shape.
 
     Examples
     --------
-    >>> train_boxes("none", 32, 32, seed=0, epoch=0, ids=np.array([5])).tolist()
-    [[0.0, 0.0, 32.0, 32.0, 0.0]]
-    >>> train_boxes("imagenet", 256, 320, seed=0, epoch=0, ids=np.arange(3)).shape
-    (3, 5)
+    >>> train_boxes("none", np.array([[32, 40]]), seed=0, epoch=0, ids=np.array([5])).tolist()
+    [[0.0, 0.0, 32.0, 40.0, 0.0]]
+    >>> train_boxes("imagenet", np.array([[375, 500], [500, 333]]), 0, 0, np.array([7, 8])).shape
+    (2, 5)
     """
-    _check(policy)
+    _check(policy, sizes)
     draw = partial(uniforms, seed, epoch, ids, Purpose.CROP)
-    return np.stack(_POLICIES[policy](height, width, draw), axis=1).astype(np.float32)
+    return np.stack(_POLICIES[policy](*sizes.T.astype(np.float64), draw), axis=1).astype(np.float32)
 
 
-def evaluation_boxes(policy: str, height: int, width: int, n: int) -> Boxes:
+def evaluation_boxes(policy: str, sizes: Sizes) -> Boxes:
     """Give the fixed boxes for validation.
 
-    ``imagenet``: the central square of 224/256 of the shorter side, which is what resizing the shorter side
-    to 256 and cutting the central 224 × 224 shows (Goyal et al. 2017, §5.1). Otherwise the whole image.
+    ``imagenet``: what resizing the shorter side to 256 pixels and cutting out the central 224 × 224 shows
+    (Goyal et al. 2017, §5.1), in pixels of the source, whole or not: both sizes and positions are rounded
+    where torchvision's ``Resize(256)`` and ``CenterCrop(224)`` round them, in the resized image. Otherwise
+    the whole image.
 
     Parameters
     ----------
     policy : str
         One of `POLICIES`.
-    height, width : int
-        Size of the images, in pixels.
-    n : int
-        How many boxes.
+    sizes : integer (n, 2)
+        Height and width of each image, in pixels.
 
     Returns
     -------
@@ -129,14 +164,72 @@ def evaluation_boxes(policy: str, height: int, width: int, n: int) -> Boxes:
     Raises
     ------
     ValueError
-        If there is no such policy.
+        If there is no such policy, or `sizes` has another shape.
 
     Examples
     --------
-    >>> evaluation_boxes("imagenet", 256, 320, n=1).tolist()
-    [[16.0, 48.0, 224.0, 224.0, 0.0]]
+    >>> evaluation_boxes("imagenet", np.array([[256, 320], [512, 512]])).tolist()
+    [[16.0, 48.0, 224.0, 224.0, 0.0], [32.0, 32.0, 448.0, 448.0, 0.0]]
     """
-    _check(policy)
-    side = min(height, width) * 224 / 256
-    h, w = (side, side) if policy == "imagenet" else (height, width)
-    return np.tile(np.array([(height - h) / 2, (width - w) / 2, h, w, 0], np.float32), (n, 1))
+    _check(policy, sizes)
+    boxes = np.zeros((len(sizes), 5))
+    boxes[:, 2:4] = sizes
+    if policy == "imagenet":
+        resized = 256 * sizes.astype(np.int64) // sizes.min(axis=1, keepdims=True)
+        scale = sizes / resized
+        boxes[:, :2] = np.rint((resized - 224) / 2) * scale
+        boxes[:, 2:4] = 224 * scale
+    return boxes.astype(np.float32)
+
+
+def color_transforms(
+    jitter: float, lighting: float, seed: int, epoch: int, ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Draw changes of colour, as in fb.resnet.torch (``ColorJitter``, then ``Lighting``).
+
+    Brightness, contrast and saturation are changed in a random order: each blends the picture x, by
+    α·x + (1 - α)·y with α uniform in 1 ± `jitter`, with y = black, the mean of its grey, or its grey. Then
+    noise along the principal components of ImageNet's colours is added, the same at all pixels (Krizhevsky
+    et al. 2012, §4.1). All of it is linear in the picture, so that the whole of it is
+    x' = M x + B x̄ + l, with x̄ the picture's mean colour: `theanompi.device.ops.color_adjust`.
+
+    Parameters
+    ----------
+    jitter : float
+        Largest change of α; 0.4 in fb.resnet.torch, 0 for none.
+    lighting : float
+        Standard deviation of the noise, in units of each component's eigenvalue; 0.1 in fb.resnet.torch, 0
+        for none.
+    seed, epoch : int
+        Any integers.
+    ids : int64 (n,)
+        Sample ids.
+
+    Returns
+    -------
+    float32 (n, 3, 7)
+        M, B and l side by side, for red, green and blue on a scale from 0 to 1.
+
+    Examples
+    --------
+    >>> color_transforms(0, 0, seed=0, epoch=0, ids=np.array([5]))[0].tolist()
+    [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]]
+    """
+    n, one, grey = len(ids), np.eye(3), np.tile(_GREY, (3, 1))
+    draws = uniforms(seed, epoch, ids, Purpose.COLOR, 4)
+    alpha = (1 + jitter * (2 * draws[:, :3] - 1))[:, :, None, None]
+    order = _ORDERS[(len(_ORDERS) * draws[:, 3]).astype(np.int64)]
+    # Each of the three is x' = P x + Q x̄.
+    p, q = alpha * one, np.zeros((n, 3, 3, 3))
+    q[:, 1] = (1 - alpha[:, 1]) * grey
+    p[:, 2] += (1 - alpha[:, 2]) * grey
+    m, b = np.broadcast_to(one, (n, 3, 3)), np.zeros((n, 3, 3))
+    for which in order.T:
+        p_now, q_now = p[np.arange(n), which], q[np.arange(n), which]
+        m, b = p_now @ m, p_now @ b + q_now @ (m + b)
+    # Box and Muller 1958: two normal numbers from two uniform ones.
+    u = uniforms(seed, epoch, ids, Purpose.LIGHTING, 4)
+    radius, angle = np.sqrt(-2 * np.log(1 - u[:, :2])), 2 * math.pi * u[:, 2:]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :3]
+    light = (lighting * normal * _EIGENVALUES) @ _EIGENVECTORS.T
+    return np.concatenate([m, b, light[:, :, None]], axis=2).astype(np.float32)

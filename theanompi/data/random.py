@@ -31,6 +31,8 @@ class Purpose(IntEnum):
     CROP = 2
     DROPOUT = 3
     SPLIT = 4
+    COLOR = 5
+    LIGHTING = 6
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -2,10 +2,19 @@
 
 from theanompi.device.ops.activation import relu
 from theanompi.device.ops.conv import conv2d
-from theanompi.device.ops.image import crop_resize
+from theanompi.device.ops.image import color_adjust, crop_resize
 from theanompi.device.ops.loss import softmax_cross_entropy
 from theanompi.device.ops.norm import batch_norm
 from theanompi.device.ops.pool import pool2d
 from theanompi.device.ops.random import dropout_mask
 
-__all__ = ["batch_norm", "conv2d", "crop_resize", "dropout_mask", "pool2d", "relu", "softmax_cross_entropy"]
+__all__ = [
+    "batch_norm",
+    "color_adjust",
+    "conv2d",
+    "crop_resize",
+    "dropout_mask",
+    "pool2d",
+    "relu",
+    "softmax_cross_entropy",
+]

@@ -1,5 +1,6 @@
-"""Cropping, resizing and mirroring of uint8 images inside the compiled function."""
+"""Cropping, resizing, mirroring and colour of images inside the compiled function."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,11 +9,60 @@ import torch
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp, expect
+from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
+
+_OVERHANG = 1.125
+"""How much larger than its canvas a box may be, along each axis; `theanompi.data.augment` stays below it."""
+
+
+def _taps(
+    start: torch.Tensor, length: torch.Tensor, extent: torch.Tensor, steps: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which pixels an output pixel is made of, along one axis, and with which weights.
+
+    Parameters
+    ----------
+    start, length, extent : float32 (n, 1)
+        Of the box, and how many pixels there are, in pixels.
+    steps : float32 (n, size) or (size,)
+        Output pixels' numbers plus 1/2.
+    count : int
+        At most so many pixels have a weight above 0.
+
+    Returns
+    -------
+    int64 (n, size, count), float32 (n, size, count)
+    """
+    size = steps.shape[-1]
+    support = (length / size).clamp(min=1)
+    centre = start + length * steps / size
+    first = torch.floor(centre - support + 0.5)
+    pixel = first[:, :, None] + torch.arange(count, device=start.device)
+    weight = (1 - (pixel + 0.5 - centre[:, :, None]).abs() / support[:, :, None]).clamp(min=0)
+    weight = weight * ((pixel >= 0) & (pixel < extent[:, :, None]))
+    # A centre inside is at most half a pixel from that of a pixel, whose weight is then at least 1/2.
+    weight = weight / weight.sum(dim=2, keepdim=True).clamp(min=0.5)
+    inside = (centre >= 0) & (centre <= extent)
+    return pixel.to(torch.int64), weight * inside[:, :, None]
+
+
+def _weighted_rows(rows: torch.Tensor, which: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Sums of rows of each image, (n, length, k) → (n, size, k), for `which` and `weight` (n, size, count)."""
+    n, length, k = rows.shape
+    # Pixels outside the canvas have weight 0: any row will do for them.
+    which = which.clamp(0, length - 1) + length * torch.arange(n, device=rows.device)[:, None, None]
+    sums = torch.nn.functional.embedding_bag(
+        which.flatten(0, 1), rows.flatten(0, 1), mode="sum", per_sample_weights=weight.flatten(0, 1)
+    )
+    return sums.view(n, -1, k)
 
 
 class CropResize(TorchOp):
-    """Bilinear samples of a box of each image."""
+    """A box of each image, resized with Pillow's bilinear filter.
+
+    Both axes are filtered in turn. Each sum over some rows is what `embedding_bag` computes; that is several
+    times faster on the CPU than products with the (mostly zero) matrices of weights.
+    """
 
     __props__ = ("size",)
 
@@ -29,10 +79,10 @@ class CropResize(TorchOp):
             images.type,
         )
         expect(
-            boxes.ndim == 2 and boxes.dtype == "float32" and boxes.type.shape[1] in (None, 5),
+            boxes.ndim == 2 and boxes.dtype == "float32" and boxes.type.shape[1] in (None, 7),
             "crop_resize",
             "boxes",
-            "a float32 matrix (n, 5)",
+            "a float32 matrix (n, 7)",
             boxes.type,
         )
         expect(self.size >= 1, "crop_resize", "size", "at least 1", self.size)
@@ -42,23 +92,29 @@ class CropResize(TorchOp):
         )
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        size = self.size
-        # The centres of the output pixels, as fractions of the box.
-        centres = ((torch.arange(size, dtype=torch.float32) + 0.5) / size).to(context.device)
+        size, on_cpu = self.size, context.device.type == "cpu"
+        steps = (torch.arange(size, dtype=torch.float32) + 0.5).to(context.device)
+        backwards = steps.flip(0)
 
         def crop_resize(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-            height, width = images.shape[2:]
-            y0, x0, box_height, box_width, flip = boxes[:, :, None].unbind(1)
-            across = torch.where(flip > 0.5, 1 - centres, centres)
-            # grid_sample's coordinates run from -1 to 1 between the outer edges of the image.
-            y = (y0 + box_height * centres) * (2 / height) - 1
-            x = (x0 + box_width * across) * (2 / width) - 1
-            grid = torch.stack(
-                (x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)), dim=3
-            )
-            images = images.to(torch.float32)
-            out = torch.nn.functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-            return out.contiguous(memory_format=torch.channels_last)
+            n, channels, *canvas = images.shape
+            y0, x0, height, width, flip, *extent = boxes[:, :, None].unbind(1)
+            # From the canvas alone, so that a CUDA graph has fixed shapes and reads nothing back.
+            count_y, count_x = (math.ceil(2 * max(1, _OVERHANG * side / size)) + 1 for side in canvas)
+            rows_y, weight_y = _taps(y0, height, extent[0], steps, count_y)
+            across = torch.where(flip > 0.5, backwards, steps)
+            rows_x, weight_x = _taps(x0, width, extent[1], across, count_x)
+            if on_cpu:
+                # Here reading back costs nothing, and what no image fills need not be converted.
+                filled = [math.ceil(float(side.max())) for side in extent]
+                images = images[:, :, : filled[0], : filled[1]]
+            # In memory the images lie as (n, height, width, channels).
+            pixels = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format)
+            columns = pixels.shape[2]
+            out = _weighted_rows(pixels.flatten(2), rows_y, weight_y)
+            out = out.view(n, size, columns, channels).transpose(1, 2).reshape(n, columns, size * channels)
+            out = _weighted_rows(out, rows_x, weight_x).view(n, size, size, channels)
+            return out.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
 
         return crop_resize
 
@@ -69,25 +125,103 @@ class CropResize(TorchOp):
 def crop_resize(images: Variable, boxes: Variable, size: int) -> Variable:
     """Cut a box out of every image and resize it to a square.
 
+    The filter is Pillow's ``BILINEAR``: a triangle that reaches as far as the scale, so that what is made
+    smaller is averaged. Inside the image the result is that of ``image.resize((size, size), BILINEAR, box)``
+    in Pillow, before it rounds.
+
     Parameters
     ----------
     images : uint8 tensor, shape (n, c, h, w)
-    boxes : float32 matrix, shape (n, 5)
-        For each image the top, left, height and width of its box in pixels, and 1 to mirror it left
-        to right, else 0. A box may reach over the border, where there are zeros.
+        Canvases, of which images fill the top left. Fastest where the channels are adjacent in memory.
+    boxes : float32 matrix, shape (n, 7)
+        For each image the top, left, height and width of its box in pixels, 1 to mirror it left to right,
+        else 0, and the image's height and width, at most those of the canvas. A box may reach over the
+        border, where there are zeros; its sides are at most 1.125 times those of the canvas.
     size : int
         Height and width of the result, in pixels.
 
     Returns
     -------
     float32 tensor, shape (n, c, size, size)
-        In the range of the input, 0 to 255; interpolated bilinearly between pixel centres.
+        In the range of the input, 0 to 255; always computed in float32.
 
     Examples
     --------
     >>> import numpy as np
     >>> image = np.arange(4, dtype="uint8").reshape(1, 1, 2, 2)
-    >>> crop_resize(image, np.array([[0, 0, 2, 2, 1]], "float32"), 2).eval()[0, 0].tolist()
+    >>> crop_resize(image, np.array([[0, 0, 2, 2, 1, 2, 2]], "float32"), 2).eval()[0, 0].tolist()
     [[1.0, 0.0], [3.0, 2.0]]
+    >>> crop_resize(image, np.array([[0, 0, 2, 2, 0, 2, 2]], "float32"), 1).eval()[0, 0].tolist()
+    [[1.5]]
     """
     return CropResize(int(size))(images, boxes)
+
+
+class ColorAdjust(TorchOp):
+    """An affine map of the colours of each image, which may depend on its mean colour."""
+
+    __props__ = ()
+
+    def make_node(self, images: Any, transforms: Any) -> Apply:
+        images, transforms = pt.as_tensor_variable(images), pt.as_tensor_variable(transforms)
+        expect(
+            images.ndim == 4 and images.dtype == "float32" and images.type.shape[1] in (None, 3),
+            "color_adjust",
+            "images",
+            "a float32 tensor (n, 3, height, width)",
+            images.type,
+        )
+        expect(
+            transforms.ndim == 3
+            and transforms.dtype == "float32"
+            and all(
+                got in (None, length) for got, length in zip(transforms.type.shape[1:], (3, 7), strict=True)
+            ),
+            "color_adjust",
+            "transforms",
+            "a float32 tensor (n, 3, 7)",
+            transforms.type,
+        )
+        n, _, height, width = images.type.shape
+        return Apply(self, [images, transforms], [tensor_type(images, (n, 3, height, width))()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        def color_adjust(images: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
+            mean = images.mean(dim=(2, 3))[:, None, :]
+            out = ((transforms[:, :, 3:6] * mean).sum(2) + transforms[:, :, 6])[:, :, None, None]
+            # Not a product of matrices: that would round to TF32 where convolutions may.
+            for channel in range(3):
+                out = torch.addcmul(
+                    out, images[:, channel : channel + 1], transforms[:, :, channel, None, None]
+                )
+            return out.contiguous(memory_format=torch.channels_last)
+
+        return color_adjust
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[False], [False]]
+
+
+def color_adjust(images: Variable, transforms: Variable) -> Variable:
+    """Change the colours of every image: x' = M x + B x̄ + l, with x̄ the image's mean colour.
+
+    Parameters
+    ----------
+    images : float32 tensor, shape (n, 3, h, w)
+        On a scale from 0 to 1.
+    transforms : float32 tensor, shape (n, 3, 7)
+        M, B and l of each image, side by side, as `theanompi.data.augment.color_transforms` draws them.
+
+    Returns
+    -------
+    float32 tensor, shape (n, 3, h, w)
+        Not clipped; always computed in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> brighter = np.concatenate([2 * np.eye(3), np.zeros((3, 4))], axis=1).astype("float32")
+    >>> color_adjust(np.full((1, 3, 1, 1), 0.25, "float32"), brighter[None]).eval().ravel().tolist()
+    [0.5, 0.5, 0.5]
+    """
+    return ColorAdjust()(images, transforms)
