@@ -2,11 +2,46 @@
 
 Order, crops and random keys are functions of (seed, epoch, sample id) alone, so k ranks × A accumulation
 steps see the same minibatches for every split of the same A·k.
+
+>>> from theanompi.data import open_dataset
+>>> open_dataset("digits").n_train
+1437
 """
 
-from theanompi.data.loader import Batch, Loader
-from theanompi.data.sampler import Sampler, validation_batches
-from theanompi.data.schema import Dataset, open_dataset
-from theanompi.data.writer import write_dataset
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Batch", "Dataset", "Loader", "Sampler", "open_dataset", "validation_batches", "write_dataset"]
+if TYPE_CHECKING:
+    from theanompi.data.loader import Batch, Loader, LoaderError
+    from theanompi.data.sampler import Sampler, validation_batches
+    from theanompi.data.schema import Dataset, open_dataset
+    from theanompi.data.writer import write_dataset
+
+_HOMES = {
+    "Batch": "loader",
+    "Dataset": "schema",
+    "Loader": "loader",
+    "LoaderError": "loader",
+    "Sampler": "sampler",
+    "open_dataset": "schema",
+    "validation_batches": "sampler",
+    "write_dataset": "writer",
+}
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Loader",
+    "LoaderError",
+    "Sampler",
+    "open_dataset",
+    "validation_batches",
+    "write_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because a loader's processes import this package and need neither HDF5 nor the loader.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'theanompi.data' has no attribute {name!r}")
+    return getattr(import_module(f"theanompi.data.{_HOMES[name]}"), name)
