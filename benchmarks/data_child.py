@@ -1,0 +1,83 @@
+"""What `loader_throughput.py` measures in a process of its own: opening a set, reading it for epochs, packing."""
+
+import argparse
+import gc
+import resource
+import time
+
+import common
+from processes import resident_mib
+
+
+def open_set(path: str) -> None:
+    """Say how long opening takes, in seconds, and by how much it enlarges the process."""
+    from theanompi.data import open_dataset
+
+    before = resident_mib()[0]
+    start = time.perf_counter()
+    dataset = open_dataset(path)
+    seconds = time.perf_counter() - start
+    after = resident_mib()[0]
+    images = dataset.n_train + dataset.n_val
+    common.say(seconds=seconds, images=images, resident_mib=after, growth_mib=after - before)
+
+
+def read_epochs(path: str, epochs: int, batch_size: int, image_size: int) -> None:
+    """Consume every batch of some epochs as a rank does; say its memory after each, and its loader's."""
+    from theanompi.data import Loader, Sampler, open_dataset
+
+    dataset = open_dataset(path)
+    sampler = Sampler(dataset.n_train, batch_size, size=1, rank=0, accumulation=1, seed=0)
+    after_each = []
+    with Loader(dataset, batch_size, image_size) as loader:
+        for epoch in range(epochs):
+            images = 0
+            for units in loader.train(sampler, epoch):
+                for batch in units:
+                    images += len(batch.labels)
+            # What Python would free at its own time anyway is no growth.
+            gc.collect()
+            rank, *processes = resident_mib()
+            after_each.append({"images": images, "rank_mib": rank, "loader_mib": sum(processes)})
+    common.say(epochs=after_each)
+
+
+def pack(words: list[str]) -> None:
+    """Run tmpack; say its seconds, and the CPU seconds of this process and of those that it started."""
+    from theanompi.data.pack import main as tmpack
+
+    start = time.perf_counter()
+    code = tmpack(words)
+    if code:
+        raise SystemExit(code)
+    seconds = time.perf_counter() - start
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    common.say(
+        seconds=seconds,
+        parent_cpu_s=own.ru_utime + own.ru_stime,
+        worker_cpu_s=children.ru_utime + children.ru_stime,
+    )
+
+
+def main() -> None:
+    """Do one of them; started by `loader_throughput.py`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("open").add_argument("data")
+    epochs = commands.add_parser("epochs")
+    epochs.add_argument("data")
+    for name in ("--epochs", "--batch-size", "--image-size"):
+        epochs.add_argument(name, type=int, required=True)
+    commands.add_parser("pack").add_argument("words", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    if args.command == "open":
+        open_set(args.data)
+    elif args.command == "epochs":
+        read_epochs(args.data, args.epochs, args.batch_size, args.image_size)
+    else:
+        pack(args.words)
+
+
+# Packing starts processes by spawn, which import this file again.
+if __name__ == "__main__":
+    main()
