@@ -17,7 +17,6 @@ Policies:
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,6 @@ _PADDING = 4
 _GREY = np.array([0.299, 0.587, 0.114])
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
-_ORDERS = np.array(list(permutations(range(3))))
 
 
 def _none(height: NDArray[np.float64], width: NDArray[np.float64], draw: _Draw) -> _Columns:
@@ -187,11 +185,13 @@ def color_transforms(
 ) -> NDArray[np.float32]:
     """Draw changes of colour, as in fb.resnet.torch (``ColorJitter``, then ``Lighting``).
 
-    Brightness, contrast and saturation are changed in a random order: each blends the picture x, by
-    α·x + (1 - α)·y with α uniform in 1 ± `jitter`, with y = black, the mean of its grey, or its grey. Then
+    Brightness, contrast and saturation are changed: each blends the picture x with another, y, as
+    α·x + (1 - α)·y with α uniform in 1 ± `jitter`, where y is black, the mean of its grey, or its grey. Then
     noise along the principal components of ImageNet's colours is added, the same at all pixels (Krizhevsky
     et al. 2012, §4.1). All of it is linear in the picture, so that the whole of it is
     x' = M x + B x̄ + l, with x̄ the picture's mean colour: `theanompi.device.ops.color_adjust`.
+
+    There, the three are applied in a random order. That makes no difference: they commute.
 
     Parameters
     ----------
@@ -215,18 +215,13 @@ def color_transforms(
     >>> color_transforms(0, 0, seed=0, epoch=0, ids=np.array([5]))[0].tolist()
     [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]]
     """
-    n, one, grey = len(ids), np.eye(3), np.tile(_GREY, (3, 1))
-    draws = uniforms(seed, epoch, ids, Purpose.COLOR, 4)
-    alpha = (1 + jitter * (2 * draws[:, :3] - 1))[:, :, None, None]
-    order = _ORDERS[(len(_ORDERS) * draws[:, 3]).astype(np.int64)]
-    # Each of the three is x' = P x + Q x̄.
-    p, q = alpha * one, np.zeros((n, 3, 3, 3))
-    q[:, 1] = (1 - alpha[:, 1]) * grey
-    p[:, 2] += (1 - alpha[:, 2]) * grey
-    m, b = np.broadcast_to(one, (n, 3, 3)), np.zeros((n, 3, 3))
-    for which in order.T:
-        p_now, q_now = p[np.arange(n), which], q[np.arange(n), which]
-        m, b = p_now @ m, p_now @ b + q_now @ (m + b)
+    draws = uniforms(seed, epoch, ids, Purpose.COLOR, 3)
+    brightness, contrast, saturation = (1 + jitter * (2 * draws.T - 1))[:, :, None, None]
+    # They commute because the weights of grey sum to 1 and nothing is clipped in between: the grey of a picture,
+    # or of its mean, is its own grey.
+    grey = np.tile(_GREY, (3, 1))
+    m = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
+    b = brightness * (1 - contrast) * grey
     # Box and Muller 1958: two normal numbers from two uniform ones.
     u = uniforms(seed, epoch, ids, Purpose.LIGHTING, 4)
     radius, angle = np.sqrt(-2 * np.log(1 - u[:, :2])), 2 * math.pi * u[:, 2:]

@@ -57,6 +57,33 @@ def _weighted_rows(rows: torch.Tensor, which: torch.Tensor, weight: torch.Tensor
     return sums.view(n, -1, k)
 
 
+def _crop_resize(images: torch.Tensor, boxes: torch.Tensor, steps: torch.Tensor, tight: bool) -> torch.Tensor:
+    """Crop and resize; `tight` looks at the boxes to do no more than they need.
+
+    Looking is free on the CPU. On CUDA it would wait for the device, and a CUDA graph needs fixed shapes: all
+    of the canvas is read there, as if boxes had its size.
+    """
+    n, channels, *canvas = images.shape
+    size = len(steps)
+    y0, x0, height, width, flip, *extent = boxes[:, :, None].unbind(1)
+    longest = [_OVERHANG * side for side in canvas]
+    if tight:
+        longest = [float(side.max()) for side in (height, width)]
+        filled = [math.ceil(float(side.max())) for side in extent]
+        images = images[:, :, : filled[0], : filled[1]]
+    count_y, count_x = (math.ceil(2 * max(1, side / size)) + 1 for side in longest)
+    rows, weights = _taps(y0, height, extent[0], steps, count_y)
+    across = torch.where(flip > 0.5, steps.flip(0), steps)
+    columns, column_weights = _taps(x0, width, extent[1], across, count_x)
+    # In memory the images lie as (n, height, width, channels).
+    pixels = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    wide = pixels.shape[2]
+    out = _weighted_rows(pixels.flatten(2), rows, weights)
+    out = out.view(n, size, wide, channels).transpose(1, 2).reshape(n, wide, size * channels)
+    out = _weighted_rows(out, columns, column_weights).view(n, size, size, channels)
+    return out.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
+
+
 class CropResize(TorchOp):
     """A box of each image, resized with Pillow's bilinear filter.
 
@@ -92,31 +119,9 @@ class CropResize(TorchOp):
         )
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        size, on_cpu = self.size, context.device.type == "cpu"
+        size, tight = self.size, context.device.type == "cpu"
         steps = (torch.arange(size, dtype=torch.float32) + 0.5).to(context.device)
-        backwards = steps.flip(0)
-
-        def crop_resize(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-            n, channels, *canvas = images.shape
-            y0, x0, height, width, flip, *extent = boxes[:, :, None].unbind(1)
-            # From the canvas alone, so that a CUDA graph has fixed shapes and reads nothing back.
-            count_y, count_x = (math.ceil(2 * max(1, _OVERHANG * side / size)) + 1 for side in canvas)
-            rows_y, weight_y = _taps(y0, height, extent[0], steps, count_y)
-            across = torch.where(flip > 0.5, backwards, steps)
-            rows_x, weight_x = _taps(x0, width, extent[1], across, count_x)
-            if on_cpu:
-                # Here reading back costs nothing, and what no image fills need not be converted.
-                filled = [math.ceil(float(side.max())) for side in extent]
-                images = images[:, :, : filled[0], : filled[1]]
-            # In memory the images lie as (n, height, width, channels).
-            pixels = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format)
-            columns = pixels.shape[2]
-            out = _weighted_rows(pixels.flatten(2), rows_y, weight_y)
-            out = out.view(n, size, columns, channels).transpose(1, 2).reshape(n, columns, size * channels)
-            out = _weighted_rows(out, rows_x, weight_x).view(n, size, size, channels)
-            return out.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
-
-        return crop_resize
+        return lambda images, boxes: _crop_resize(images, boxes, steps, tight)
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[False], [False]]
