@@ -217,8 +217,8 @@ def color_transforms(
     """
     draws = uniforms(seed, epoch, ids, Purpose.COLOR, 3)
     brightness, contrast, saturation = (1 + jitter * (2 * draws.T - 1))[:, :, None, None]
-    # They commute because the weights of grey sum to 1 and nothing is clipped in between: the grey of a picture,
-    # or of its mean, is its own grey.
+    # They commute because nothing is clipped in between and the weights of grey sum to 1: a picture that is grey,
+    # as a mean is too, is its own grey.
     grey = np.tile(_GREY, (3, 1))
     m = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
     b = brightness * (1 - contrast) * grey
