@@ -54,6 +54,9 @@ def flags(*argv: str) -> RunConfig:
         ("image_size", 0, "image_size: expected a whole number of at least 1, got 0"),
         ("batch_size", 1.5, "batch_size: expected a whole number of at least 1, got 1.5"),
         ("accumulation", None, "accumulation: expected a whole number of at least 1, got None"),
+        ("color_jitter", 1.5, "color_jitter: expected a number from 0 to 1, got 1.5"),
+        ("lighting", -0.1, "lighting: expected a number of at least 0, got -0.1"),
+        ("loader_processes", 0, "loader_processes: expected a whole number of at least 1, got 0"),
         ("epochs", True, "epochs: expected a whole number of at least 1, got True"),
         ("max_iterations", -3, "max_iterations: expected a whole number of at least 1, got -3"),
         ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
@@ -107,7 +110,7 @@ def test_dict_survives_json_with_every_field_changed():
         max_iterations=5, seed=6, precision="bf16", base_lr=0.2, base_batch=64, scaling="sqrt",
         warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
-        checkpoint_interval=7, verbose=False,
+        checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
     )  # fmt: skip
     assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -136,6 +139,7 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
     assert {name for name, value in digits.to_dict().items() if value is None} == {
         "max_iterations",
         "checkpoint_interval",
+        "loader_processes",
     }
 
 

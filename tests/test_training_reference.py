@@ -63,20 +63,27 @@ class Network(torch.nn.Module):
         return (x.mean((2, 3)) * mask) @ v["dense_W"] + v["dense_b"]
 
 
+def taps(start: float, length: float, extent: int, side: int) -> np.ndarray:
+    """Weights of the source pixels for each of 32: a triangle as wide as they are apart, zero beyond the image."""
+    rows = np.zeros((32, side))
+    reach = max(length / 32, 1)
+    for i in range(32):
+        centre = start + length * (i + 0.5) / 32
+        if 0 <= centre <= extent:
+            for j in range(extent):
+                rows[i, j] = max(0, 1 - abs(j + 0.5 - centre) / reach)
+            rows[i] /= rows[i].sum()
+    return rows
+
+
 def pixels(batch: Any, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
-    """The crops of a batch, sampled bilinearly one pixel at a time, with zeros outside."""
+    """The crops of a batch, one at a time."""
     n, height, width, channels = batch.images.shape
     out = np.zeros((n, channels, 32, 32))
-    centres = (np.arange(32) + 0.5) / 32
-    for i, (y0, x0, h, w, _) in enumerate(batch.boxes.astype(float)):
-        ys, xs = np.meshgrid(y0 + h * centres - 0.5, x0 + w * centres - 0.5, indexing="ij")
-        for dy in (0, 1):
-            for dx in (0, 1):
-                row, column = np.floor(ys).astype(int) + dy, np.floor(xs).astype(int) + dx
-                weight = (1 - abs(ys - row)) * (1 - abs(xs - column))
-                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                values = batch.images[i, row.clip(0, height - 1), column.clip(0, width - 1)]
-                out[i] += ((weight * inside)[..., None] * values).transpose(2, 0, 1)
+    for i, (y0, x0, h, w, flip, rows, columns) in enumerate(batch.boxes.astype(float)):
+        assert not flip
+        vertical, horizontal = taps(y0, h, int(rows), height), taps(x0, w, int(columns), width)
+        out[i] = vertical @ batch.images[i].transpose(2, 0, 1) @ horizontal.T
     return torch.from_numpy((out / 255 - mean[:, None, None]) / std[:, None, None]).float()
 
 
@@ -117,18 +124,21 @@ def test_the_weights_after_ten_updates_across_warmup_and_decay(
     recorder = Recorder(None, 0, 1, 10, 10, False, None)
     dataset, start = model.data.dataset, model.data.n_batch_train - 10
     etas, sizes = [], []
-    with Loader.train(dataset, model.data.sampler, epoch=0, start=start) as loader:
-        for t, batches in enumerate(map(list, loader.iterations())):
-            images = sum(len(batch.labels) for batch in batches)
-            sizes.append(images)
+    with Loader(dataset, batch_size, 32, seed=5) as loader:
+        for t, batches in enumerate(loader.train(model.data.sampler, epoch=0, start=start)):
+            images = 0
             optimizer.zero_grad()
             total = 0.0
             for batch in batches:
+                images += len(batch.labels)
                 scores = network(pixels(batch, dataset.mean, dataset.std), dropout(batch))
                 labels = torch.from_numpy(batch.labels)
                 loss = torch.nn.functional.cross_entropy(scores, labels, reduction="sum")
-                (loss / images).backward()
+                loss.backward()
                 total += loss.item()
+            sizes.append(images)
+            for value in network.values.values():
+                value.grad /= images
             for group in optimizer.param_groups:
                 group["lr"] = rate(t)
             optimizer.step()
@@ -144,7 +154,7 @@ def test_the_weights_after_ten_updates_across_warmup_and_decay(
         expected = network.values[p.name.replace(".", "_")].detach().numpy()
         error = np.linalg.norm(p.get_value() - expected) / np.linalg.norm(expected)
         # Rounding turns the gradient at a rectifier's kink on or off, and β starts at 0, the kink.
-        assert error < (1e-4 if model_class is Plain else 2e-3), f"{p.name}: {error:.2e}"
+        assert error < (1e-4 if model_class is Plain else 3e-3), f"{p.name}: {error:.2e}"
     for s in model.state.statistics:
         np.testing.assert_allclose(s.get_value(), network.running[s.name].numpy(), rtol=1e-3, atol=1e-5)
 

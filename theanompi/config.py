@@ -289,6 +289,25 @@ class RunConfig:
     )
     accumulation: int = _option(1, _whole(1), "data", "A, steps whose gradients add up to one update")
 
+    color_jitter: float = _option(
+        0.0,
+        _number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "data",
+        "of brightness, contrast and saturation, as in fb.resnet.torch, which has 0.4; 0: none",
+    )
+    lighting: float = _option(
+        0.0,
+        NOT_NEGATIVE,
+        "data",
+        "noise along the principal components of colour, as in fb.resnet.torch, which has 0.1; 0: none",
+    )
+    loader_processes: int | None = _option(
+        None,
+        _whole(1),
+        "data",
+        "processes per rank that read ahead (default: its share of the cores, less one, from 1 to 8)",
+    )
+
     epochs: int | None = _option(
         None, _whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
     )
@@ -476,7 +495,10 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Fill in every default; only `max_iterations` and `checkpoint_interval` may stay None (no limit).
+    """Fill in every default that does not depend on the machine.
+
+    `max_iterations` and `checkpoint_interval` may stay None (no limit), and so does `loader_processes`, which
+    each rank chooses.
 
     The packaged digits get n = 16, 12 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
     1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run:

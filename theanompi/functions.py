@@ -16,49 +16,13 @@ from pytensor.tensor.special import Softmax
 
 from theanompi import device
 from theanompi.device import DeviceSharedVariable, FlatBuffer
-from theanompi.device.ops import crop_resize, softmax_cross_entropy
+from theanompi.device.ops import color_adjust, crop_resize, softmax_cross_entropy
+from theanompi.feed import Inputs
 from theanompi.lasagne.layers import BatchNormLayer, Layer, get_all_layers, get_all_params, get_output
 from theanompi.recipe import Group, Schedule, update_graph
 
 METRICS = "metrics"
 """The view of the gradient buffer that holds the sums of loss, top-1 and top-5 errors, and each rank's loss."""
-
-
-class Inputs:
-    """The shared variables that a batch is copied into.
-
-    Parameters
-    ----------
-    n : int
-        Images in a batch.
-    shape : (int, int, int)
-        Height, width and channels of the images as they are stored.
-
-    Attributes
-    ----------
-    images : uint8 (n, channels, height, width)
-    labels : int64 (n,)
-    boxes : float32 (n, 5)
-        What part of each image is used, as in :func:`theanompi.device.ops.crop_resize`.
-    keys : int64 (n,)
-        For dropout.
-    weights : float32 (n,)
-        1, or 0 for the padding of a validation batch.
-    """
-
-    def __init__(self, n: int, shape: tuple[int, int, int]) -> None:
-        # NHWC in memory, as in the file and as convolutions like it; NCHW by name.
-        self.images = device.shared(torch.zeros((n, *shape), dtype=torch.uint8).permute(0, 3, 1, 2), "images")
-        self.labels = device.shared(np.zeros(n, "int64"), "labels")
-        self.boxes = device.shared(np.zeros((n, 5), "float32"), "boxes")
-        self.keys = device.shared(np.zeros(n, "int64"), "keys")
-        self.weights = device.shared(np.ones(n, "float32"), "weights")
-
-    def load(self, batch: Any) -> None:
-        """Copy a :class:`theanompi.data.Batch` to the device."""
-        self.images.tensor.copy_(torch.from_numpy(batch.images).permute(0, 3, 1, 2))
-        for name in ("labels", "boxes", "keys", "weights"):
-            getattr(self, name).tensor.copy_(torch.from_numpy(getattr(batch, name)))
 
 
 class State:
@@ -123,9 +87,14 @@ class State:
         return device.shared(buffer.flat[start:end], name)
 
 
-def normalised(inputs: Inputs, size: int, mean: np.ndarray, std: np.ndarray) -> Variable:
-    """The network's input: the boxes of the images, resized, each channel with mean 0 and deviation 1."""
+def normalised(inputs: Inputs, size: int, mean: np.ndarray, std: np.ndarray, color: bool) -> Variable:
+    """The network's input: the boxes of the images, resized, each channel with mean 0 and deviation 1.
+
+    With `color`, the colours are changed in between, as `inputs` says.
+    """
     images = crop_resize(inputs.images, inputs.boxes, size)
+    if color:
+        images = 255 * color_adjust(images / np.float32(255), inputs.colors)
     scale, shift = 1 / (255 * std), -mean / std
     return (
         images * scale.astype("float32")[None, :, None, None] + shift.astype("float32")[None, :, None, None]

@@ -15,6 +15,8 @@ with the sync type ``avg``, whatever library it is built with: see :mod:`theanom
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +26,11 @@ from pytensor.graph.basic import Variable
 from theanompi import device
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
 from theanompi.data import Batch, Loader, Sampler, open_dataset, validation_batches
+from theanompi.data.regions import canvas
 from theanompi.device import FlatBuffer
+from theanompi.feed import Feed, Inputs, Pinned
 from theanompi.functions import (
     METRICS,
-    Inputs,
     State,
     gradient_function,
     load_views,
@@ -52,8 +55,14 @@ class Totals(NamedTuple):
 class Data:
     """A data set as one rank reads it.
 
+    Its loader processes are started when the first batch is asked for.
+
     Attributes
     ----------
+    dataset : Dataset
+    sampler : Sampler
+    canvas : (int, int)
+        Height and width of the images of a batch, in pixels.
     n_batch_train : int
         Weight updates in an epoch, the same on every rank.
     n_batch_val : int
@@ -61,37 +70,48 @@ class Data:
     """
 
     def __init__(self, config: RunConfig, rank: int, size: int) -> None:
-        assert config.batch_size is not None
+        assert config.batch_size is not None and config.image_size is not None
         self.dataset = open_dataset(config.data)
-        self.rank, self.size, self.batch_size = rank, size, config.batch_size
+        self.config, self.rank, self.size, self.batch_size = config, rank, size, config.batch_size
         self.sampler = Sampler(
             self.dataset.n_train, config.batch_size, size, rank, config.accumulation, config.seed
         )
+        sizes = np.concatenate([self.dataset.sizes("train"), self.dataset.sizes("val")])
+        self.canvas = canvas(self.dataset.store, self.dataset.augmentation, sizes, config.image_size)
         self.n_batch_train = self.sampler.iterations_per_epoch
         self.n_batch_val = len(validation_batches(self.dataset.n_val, self.batch_size, size, rank))
-        self._loaders: dict[str, Loader] = {}
+        self._loader: Loader | None = None
 
-    def train(self, epoch: int, start: int) -> Iterator[Iterator[Batch]]:
-        """This rank's batches of an epoch, grouped by update, from update `start` on."""
-        loader = Loader.train(self.dataset, self.sampler, epoch, start)
-        self._keep("train", loader)
-        return loader.iterations()
+    def train(self, epoch: int, start: int) -> Iterator[Batch]:
+        """This rank's batches of an epoch from update `start` on; ends the stream before."""
+        return chain.from_iterable(self._open_loader().train(self.sampler, epoch, start))
 
     def validation(self) -> Iterator[Batch]:
-        """This rank's share of the validation images."""
-        loader = Loader.validation(self.dataset, self.batch_size, self.size, self.rank)
-        self._keep("val", loader)
-        return loader
+        """This rank's share of the validation images; ends the stream before."""
+        return self._open_loader().validation(self.size, self.rank)
 
-    def _keep(self, split: str, loader: Loader) -> None:
-        if split in self._loaders:
-            self._loaders[split].close()
-        self._loaders[split] = loader
+    def _open_loader(self) -> Loader:
+        if self._loader is None:
+            run = self.config
+            assert run.image_size is not None
+            self._loader = Loader(
+                self.dataset,
+                self.batch_size,
+                run.image_size,
+                seed=run.seed,
+                color_jitter=run.color_jitter,
+                lighting=run.lighting,
+                processes=run.loader_processes or 1,
+            )
+            self._pinned = Pinned(self._loader.memory)
+        return self._loader
 
     def close(self) -> None:
         """Stop reading ahead."""
-        while self._loaders:
-            self._loaders.popitem()[1].close()
+        if self._loader is not None:
+            self._pinned.release()
+            self._loader.close()
+            self._loader = None
 
 
 class Model:
@@ -129,7 +149,7 @@ class Model:
         dataset = self.data.dataset
 
         set_rng(np.random.default_rng(run.seed))
-        shape = (run.batch_size, dataset.shape[2], run.image_size, run.image_size)
+        shape = (run.batch_size, dataset.channels, run.image_size, run.image_size)
         self.network = self.build_model(shape, dataset.n_classes)
         if not isinstance(self.network, Layer):
             raise ConfigError(
@@ -156,12 +176,11 @@ class Model:
             decay_epochs=run.decay_epochs,
             decay_factor=run.decay_factor,
         )
-        self.inputs = Inputs(run.batch_size, dataset.shape)
+        self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
         self._inverse_units = device.shared(np.float32(1), "inverse_units")
         self._validation_sums = device.shared(np.zeros(4), "validation_sums")
-        self._batches: Iterator[Iterator[Batch]] = iter(())
+        self._feed = Feed(self.inputs, iter(()))
         self._next: tuple[int, int] | None = None
-        self._validation: Iterator[Batch] = iter(())
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         """Build the network; every model has its own.
@@ -184,16 +203,17 @@ class Model:
         self.sums_gradients = sync_type == "cdd"
         mode = device.mode(precision=run.precision, return_internal_type=True)
 
-        def image(inputs: Inputs) -> Variable:
+        def image(inputs: Inputs, color: bool) -> Variable:
             assert run.image_size
-            return normalised(inputs, run.image_size, dataset.mean, dataset.std)
+            return normalised(inputs, run.image_size, dataset.mean, dataset.std, color)
 
+        color = bool(run.color_jitter or run.lighting)
         self._gradients: Callable[[], None] = gradient_function(
             self.network,
             self.state,
             self.inputs,
             self._inverse_units,
-            image,
+            partial(image, color=color),
             self.rank,
             run.accumulation > 1,
             mode,
@@ -208,7 +228,9 @@ class Model:
             run.nesterov,
             mode,
         )
-        self._validate = validation_function(self.network, self.inputs, self._validation_sums, image, mode)
+        self._validate = validation_function(
+            self.network, self.inputs, self._validation_sums, partial(image, color=False), mode
+        )
 
     def train_iter(self, count: int, recorder: Any) -> None:
         """Compute this rank's gradients of one minibatch.
@@ -222,29 +244,28 @@ class Model:
             Told how long was waited for data and computed.
         """
         if (self.epoch, count) != self._next:
-            self._batches = self.data.train(self.epoch, count)
+            self._feed = Feed(self.inputs, self.data.train(self.epoch, count))
         self._next = (self.epoch, count + 1)
         sampler = self.data.sampler
-        units = sampler.units(count) if self.sums_gradients else max(sampler.own_units(count), 1)
+        own_units = sampler.own_units(count)
+        units = sampler.units(count) if self.sums_gradients else max(own_units, 1)
         self._inverse_units.tensor.fill_(1 / units)
-        if self.config.accumulation > 1 or not sampler.own_units(count):
+        if self.config.accumulation > 1 or not own_units:
             self.state.gradients.flat.zero_()
-        if not self.sums_gradients and not sampler.own_units(count):
+        if not self.sums_gradients and not own_units:
             # No batch to move the running statistics towards: the update leaves them where they are.
             for s in self.state.statistics:
                 self.state.gradients.views[s.name].copy_(s.tensor)
-        batches = next(self._batches)
-        while True:
+        for _ in range(own_units):
             recorder.start()
-            batch = next(batches, None)
-            if batch is not None:
-                self.inputs.load(batch)
+            self._feed.load()
             recorder.end("wait")
-            if batch is None:
-                return
             recorder.start()
             self._gradients()
             recorder.end("calc")
+            recorder.start()
+            self._feed.stage()  # while the device computes
+            recorder.end("wait")
 
     def totals(self, count: int) -> tuple[Totals, list[float]]:
         """The metrics of the minibatch at position `count`, and the loss of each rank (nats, summed).
@@ -265,9 +286,11 @@ class Model:
         """Validate this rank's batch number `count`; the first one begins a new validation, the others follow."""
         if count == 0:
             self._validation_sums.tensor.zero_()
-            self._validation = self.data.validation()
-        self.inputs.load(next(self._validation))
+            self._feed = Feed(self.inputs, self.data.validation())
+            self._next = None  # the training's stream is over
+        self._feed.load()
         self._validate()
+        self._feed.stage()
 
     def validation_sums(self) -> np.ndarray:
         """Images, loss, top-1 and top-5 errors of this rank's validation, float64 (4,)."""

@@ -6,6 +6,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from mpi4py import MPI
 from theanompi import __version__, checkpoint, device
 from theanompi.config import ConfigError, RunConfig, from_environment, local_device, resolve
 from theanompi.contract import ContractModel
+from theanompi.data import LoaderError
 from theanompi.exchange import get_exchanger
 from theanompi.model import Model
 from theanompi.plots import plot_curves
@@ -33,8 +35,11 @@ def abort_on_error(comm: MPI.Comm) -> None:
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        print(f"theanompi: rank {comm.Get_rank()} failed:", file=sys.stderr)
-        traceback.print_exception(kind, error, trace)
+        if isinstance(error, LoaderError):
+            print(f"theanompi: rank {comm.Get_rank()}: {error}", file=sys.stderr)
+        else:
+            print(f"theanompi: rank {comm.Get_rank()} failed:", file=sys.stderr)
+            traceback.print_exception(kind, error, trace)
         sys.stderr.flush()
         comm.Abort(1)
 
@@ -85,16 +90,17 @@ def together(comm: MPI.Comm, action: Callable[[], Any]) -> Any:
     return result
 
 
-def choose_device(config: RunConfig, comm: MPI.Comm, devices: tuple[str, ...]) -> str:
-    """Take this rank's device by its rank on this machine, and its share of the cores."""
+def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
+    """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores."""
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     local_rank, local_size = local.Get_rank(), local.Get_size()
     local.Free()
+    cores = max(1, len(os.sched_getaffinity(0)) // local_size)
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        torch.set_num_threads(cores)
     name = local_device(devices, local_rank, torch.cuda.device_count())
     device.use(name)
-    return name
+    return name, cores
 
 
 def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
@@ -135,7 +141,9 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     abort_on_error(comm)
     config = resolve(config)
     rank, size = comm.Get_rank(), comm.Get_size()
-    name = together(comm, lambda: choose_device(config, comm, devices))
+    name, cores = together(comm, lambda: choose_device(comm, devices))
+    if config.loader_processes is None:
+        config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     model = together(comm, lambda: make_model(config, comm))
     if plan:
         if rank == 0:
@@ -250,6 +258,8 @@ def _identity(model: Any, config: RunConfig) -> dict[str, Any]:
         "minibatch": model.schedule.minibatch if isinstance(model, Model) else 0,
         "epochs": model.n_epochs,
         "momentum_form": config.momentum_form,
+        "color_jitter": config.color_jitter,
+        "lighting": config.lighting,
     }
 
 
