@@ -129,13 +129,15 @@ def our_step(path: Path, processes: int, device: torch.device, crop: bool) -> tu
 
     import theanompi.device
     from theanompi.data import Batch, Loader, Sampler, open_dataset
-    from theanompi.functions import Inputs, normalised
+    from theanompi.feed import Feed, Inputs, Pinned
+    from theanompi.functions import normalised
 
     theanompi.device.use("cuda:0" if device.type == "cuda" else "cpu")
-    dataset = open_dataset(str(path))
+    dataset = open_dataset(path)
     sampler = Sampler(dataset.n_train, BATCH_SIZE, size=1, rank=0, accumulation=1, seed=0)
     depth = max(4, PREFETCH * processes)
     loader = Loader(dataset, BATCH_SIZE, IMAGE_SIZE, processes=processes, depth=depth)
+    Pinned(loader.memory)
     inputs = Inputs(BATCH_SIZE, (*loader.canvas, dataset.channels))
 
     def stream() -> Iterator[Batch]:
@@ -143,15 +145,16 @@ def our_step(path: Path, processes: int, device: torch.device, crop: bool) -> tu
             for units in loader.train(sampler, epoch):
                 yield from units
 
-    batches = stream()
-    if not crop:
-        return lambda: inputs.load(next(batches)), depth
-    image = normalised(inputs, IMAGE_SIZE, dataset.mean, dataset.std)
-    function = pytensor.function([], image, mode=theanompi.device.mode(return_internal_type=True))
+    feed = Feed(inputs, stream())
+    compute: Step = lambda: None  # noqa: E731
+    if crop:
+        image = normalised(inputs, IMAGE_SIZE, dataset.mean, dataset.std, color=False)
+        compute = pytensor.function([], image, mode=theanompi.device.mode(return_internal_type=True))
 
     def step() -> None:
-        inputs.load(next(batches))
-        function()
+        feed.load()
+        compute()
+        feed.stage()
 
     return step, depth
 

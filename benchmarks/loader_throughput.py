@@ -238,17 +238,18 @@ def brackets(row: Mapping[str, Any], digits: int) -> str:
 def show_loaders(report: Mapping[str, Any]) -> None:
     """Print a `loader_report` as a table."""
     print(f"loaders, processes: {report['processes']}")
-    print(f"  {'':<36}{'images/s per process':<26}{'CPU ms/image':<22}{'÷ standard':<22}target")
+    columns = ("images/s per process", "CPU ms/image", "÷ standard", "target")
+    print(" ".join([f"  {'':<34}", *(f"{column:<22}" for column in columns)]).rstrip())
     for name, row in report.items():
         if isinstance(row, dict):
             target = f"{name}_ratio"
-            print(
-                f"  {name:<36}{brackets(row['images_per_s_per_process'], 0):<26}"
-                f"{brackets(row['cpu_ms_per_image'], 3):<22}"
-                + (f"{brackets(row['ratio'], 2):<22}" if "ratio" in row else "")
-                + (f"≥ {TARGETS[target]:g}" if target in TARGETS else ""),
-                flush=True,
-            )
+            cells = [
+                brackets(row["images_per_s_per_process"], 0),
+                brackets(row["cpu_ms_per_image"], 3),
+                brackets(row["ratio"], 2) if "ratio" in row else "",
+                f"≥ {TARGETS[target]:g}" if target in TARGETS else "",
+            ]
+            print(" ".join([f"  {name:<34}", *(f"{cell:<22}" for cell in cells)]).rstrip(), flush=True)
 
 
 def decode(amounts: Amounts, materials: Materials) -> dict[str, Any]:
