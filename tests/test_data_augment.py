@@ -148,9 +148,10 @@ def test_imagenet_law_in_other_shapes(height: int, width: int) -> None:
         assert stats.binomtest(fallback, 5000, (1 - fits) ** 10).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("largest", [3, 3000])
 @pytest.mark.parametrize("policy", ["crop", "imagenet"])
-def test_boxes_are_whole_pixels(policy: str) -> None:
-    sizes = np.random.default_rng(0).integers(1, 3000, (len(IDS), 2))
+def test_boxes_are_whole_pixels(policy: str, largest: int) -> None:
+    sizes = np.random.default_rng(0).integers(1, largest, (len(IDS), 2), endpoint=True)
     boxes = train_boxes(policy, sizes, 0, 0, IDS)
     np.testing.assert_array_equal(boxes, np.rint(boxes))
     assert boxes[:, 2:4].min() >= 1
@@ -323,11 +324,14 @@ def test_lighting_law() -> None:
         assert abs(np.corrcoef(alphas[a] ** 2, alphas[b] ** 2)[0, 1]) < 4 / np.sqrt(len(IDS))
 
 
-def test_lighting_comes_after_jitter() -> None:
-    ids = IDS[:100]
-    both = color_transforms(0.4, 0.1, 1, 1, ids)
-    np.testing.assert_array_equal(both[:, :, :6], color_transforms(0.4, 0, 1, 1, ids)[:, :, :6])
-    np.testing.assert_array_equal(both[:, :, 6], color_transforms(0, 0.1, 1, 1, ids)[:, :, 6])
+def test_lighting_comes_after_jitter_and_is_independent_of_it() -> None:
+    jitter, light = color_transforms(0.4, 0, 1, 1, IDS), color_transforms(0, 0.1, 1, 1, IDS)[:, :, 6]
+    both = color_transforms(0.4, 0.1, 1, 1, IDS)
+    np.testing.assert_array_equal(both[:, :, :6], jitter[:, :, :6])
+    np.testing.assert_array_equal(both[:, :, 6], light)
+    for column in jitter[:, :, :6].reshape(len(IDS), 18).T:
+        for strength in (light**2).T:
+            assert abs(stats.spearmanr(column, strength).statistic) < 4 / np.sqrt(len(IDS))
 
 
 def test_colours_are_functions_of_seed_epoch_and_id() -> None:
