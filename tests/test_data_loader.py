@@ -1,215 +1,793 @@
-"""The background loader: the right batches in the right order, errors handed over, and no way to hang."""
+"""The loader: right batches in the right order, however many read them; and whatever ends, nothing hangs or is left."""
 
+import gc
+import io
+import math
+import os
+import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
-from theanompi.data import Batch, Loader, Sampler, open_dataset, schema
-from theanompi.data.augment import evaluation_boxes, train_boxes
+from tests.mpi import ROOT, run_mpi
+from tests.photographs import jpeg, photograph
+from theanompi.data import Batch, Dataset, Loader, LoaderError, Sampler, open_dataset
+from theanompi.data.augment import color_transforms, evaluation_boxes, train_boxes
 from theanompi.data.random import sample_keys
-from theanompi.data.schema import Dataset
+from theanompi.data.regions import regions
+from theanompi.data.schema import SPLITS, Split, Store
+from theanompi.data.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(120)
+
+COUNTS: dict[Split, int] = {"train": 75, "val": 23}
+SEED = 5
+CLOSED = "^loader: expected an open loader, got a closed one$"
+
+
+def grey_jpeg(seed: int, height: int, width: int) -> bytes:
+    file = io.BytesIO()
+    PillowImage.fromarray(photograph(seed, height, width)).convert("L").save(file, "JPEG")
+    return file.getvalue()
+
+
+def pack(path: Path, store: Store) -> Path:
+    """Photographs of many sizes, with the paper's augmentation; among them a long one, and a grey one if JPEG."""
+    draw = np.random.default_rng(0)
+    with Writer(path, {}) as writer:
+        for split in SPLITS:
+            images, sums = [], ChannelSums(0, (), ())
+            for i in range(COUNTS[split]):
+                height, width = (int(side) for side in draw.integers(20, 160, 2))
+                if i == 3:
+                    height, width = 30, 400
+                pixels, data = photograph(i, height, width), b""
+                if store == "jpeg":
+                    data = grey_jpeg(i, height, width) if i == 2 else jpeg(i, height, width)
+                else:
+                    data = pixels.tobytes()
+                images.append(Image(f"{split}/{i}.JPEG", i % 3, height, width, data))
+                sums = merge(sums, channel_sums(pixels))
+            writer.append(split, Block(images, [], sums))
+        writer.finish(
+            name="photographs",
+            description="Generated.",
+            source="this test",
+            licence="CC0",
+            class_names=["a", "b", "c"],
+            store=store,
+            channels=3,
+            augmentation="imagenet",
+        )
+    return path
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return open_dataset("digits")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[Store, Path]:
+    folder = tmp_path_factory.mktemp("photographs")
+    return {store: pack(folder / f"{store}.h5", store) for store in ("jpeg", "raw")}
 
 
-def batch(i: int) -> Batch:
-    zeros = np.zeros(1, np.int64)
-    return Batch(
-        np.zeros((1, 2, 2, 1), np.uint8),
-        zeros,
-        zeros + i,
-        np.zeros((1, 5), np.float32),
-        zeros,
-        np.ones(1, np.float32),
+@pytest.fixture(params=["jpeg", "raw"])
+def photographs(files: dict[Store, Path], request: pytest.FixtureRequest) -> Iterator[Dataset]:
+    with open_dataset(files[request.param]) as data:
+        yield data
+
+
+@pytest.fixture
+def jpegs(tmp_path: Path, files: dict[Store, Path]) -> Iterator[Dataset]:
+    """A copy, to be damaged."""
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(files["jpeg"].read_bytes())
+    with open_dataset(path) as data:
+        yield data
+
+
+@pytest.fixture(scope="module")
+def digits() -> Iterator[Dataset]:
+    with open_dataset("digits") as data:
+        yield data
+
+
+class Copy(NamedTuple):
+    """What counts of a batch, to be compared, and kept for longer than the batch is valid."""
+
+    ids: list[int]
+    rest: tuple[bytes, ...]
+    pieces: list[bytes]
+
+
+def filled(batch: Batch, i: int) -> NDArray[np.uint8]:
+    height, width = batch.boxes[i, 5:].astype(int)
+    return batch.images[i, :height, :width]
+
+
+def copy(batch: Batch) -> Copy:
+    rest = (batch.labels, batch.boxes, batch.keys, batch.colors, batch.weights)
+    pieces = [filled(batch, i).tobytes() for i in range(len(batch.ids))]
+    return Copy(batch.ids.tolist(), tuple(values.tobytes() for values in rest), pieces)
+
+
+def epoch_of(loader: Loader, sampler: Sampler, epoch: int = 0, start: int = 0) -> list[list[Copy]]:
+    return [[copy(batch) for batch in units] for units in loader.train(sampler, epoch, start)]
+
+
+def sampler_for(data: Dataset, size: int = 1, rank: int = 0, accumulation: int = 1, n: int = 4) -> Sampler:
+    return Sampler(data.n_train, n, size, rank, accumulation, SEED)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that its parent has yet to wait for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_until_gone(pids: list[int], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not all(map(gone, pids)):
+        assert time.monotonic() < deadline, f"still running: {[pid for pid in pids if not gone(pid)]}"
+        time.sleep(0.02)
+
+
+def descriptors() -> dict[str, str]:
+    """What this process has open, apart from the folder that says so."""
+    entries = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            entries[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+    return entries
+
+
+def children() -> set[int]:
+    """The processes that this one has started and not waited for, ended ones included."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text("utf-8").split()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    gc.collect()
+    before = (children(), descriptors())
+    yield
+    gc.collect()
+    assert (children(), descriptors()) == before
+
+
+# --- the right pixels
+
+
+def scaled(data: Dataset, split: Split, i: int, reduction: int) -> NDArray[np.uint8]:
+    """A picture at 1/reduction of its size, as Pillow's libjpeg decodes it."""
+    if data.store == "raw":
+        height, width = data.sizes(split)[i]
+        return np.frombuffer(data.read(split, i), np.uint8).reshape(height, width, data.channels)
+    image = PillowImage.open(io.BytesIO(data.read(split, i)))
+    image.draft("RGB", (image.width // reduction, image.height // reduction))
+    return np.asarray(image.convert("RGB"))
+
+
+def averaged(pixels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+    if k == 1:
+        return pixels
+    rows = []
+    for y in range(0, pixels.shape[0], k):
+        squares = [pixels[y : y + k, x : x + k].astype(float) for x in range(0, pixels.shape[1], k)]
+        rows.append([np.floor(square.mean(axis=(0, 1)) + 0.5) for square in squares])
+    return np.array(rows).astype(np.uint8)
+
+
+def check_images(
+    data: Dataset, split: Split, batch: Batch, boxes: NDArray[np.float32], size: int
+) -> set[tuple[int, int]]:
+    """Compare each piece with the box, cut out of the picture; gives the reductions, of both kinds, that occurred."""
+    wanted = regions(data.store, data.augmentation, data.sizes(split)[batch.ids], boxes, size)
+    ways = list(zip(wanted.reduction.tolist(), wanted.shrink.tolist(), strict=True))
+    for i, (image, (reduction, k)) in enumerate(zip(batch.ids.tolist(), ways, strict=True)):
+        piece = scaled(data, split, image, reduction)
+        if data.augmentation == "imagenet":
+            y, x, height, width = (float(value) / reduction for value in boxes[i, :4])
+            piece = piece[math.floor(y) : math.ceil(y + height), math.floor(x) : math.ceil(x + width)]
+        np.testing.assert_array_equal(filled(batch, i), averaged(piece, k))
+        np.testing.assert_array_equal(batch.boxes[i], wanted.boxes[i])
+    return set(ways)
+
+
+@pytest.mark.parametrize("size", [2, 16, 64])
+def test_training_batches(photographs: Dataset, size: int) -> None:
+    sampler = sampler_for(photographs, accumulation=2)
+    ways: set[tuple[int, int]] = set()
+    with Loader(photographs, 4, size, seed=SEED, color_jitter=0.4, lighting=0.1, processes=2) as loader:
+        seen = []
+        for units, ids in zip(loader.train(sampler, 3), sampler.batches(3), strict=True):
+            for batch, own in zip(units, ids, strict=True):
+                seen += own.tolist()
+                np.testing.assert_array_equal(batch.ids, own)
+                boxes = train_boxes("imagenet", photographs.sizes("train")[own], SEED, 3, own)
+                ways |= check_images(photographs, "train", batch, boxes, size)
+                assert batch.images.shape == (4, *loader.canvas, 3) and batch.images.dtype == np.uint8
+                assert np.shares_memory(batch.images, loader.memory)
+                np.testing.assert_array_equal(batch.labels, own % 3)
+                np.testing.assert_array_equal(batch.keys, sample_keys(SEED, 3, own))
+                np.testing.assert_array_equal(batch.colors, color_transforms(0.4, 0.1, SEED, 3, own))
+                np.testing.assert_array_equal(batch.weights, np.ones(4, np.float32))
+        assert len(seen) == len(set(seen)) == 72
+    # The reductions that this size is to show have been there.
+    expected = (
+        {2: {(8, 1), (8, 2)}, 16: {(1, 1), (2, 1)}, 64: {(1, 1)}} if photographs.store == "jpeg" else {}
     )
+    assert ways >= expected.get(size, {(1, 1)})
 
 
-def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "loader"]
+@pytest.mark.parametrize("size", [4, 32])
+def test_validation_batches(photographs: Dataset, size: int) -> None:
+    sizes = photographs.sizes("val")
+    with Loader(photographs, 5, size, seed=SEED, color_jitter=0.4, lighting=0.1) as loader:
+        batches = 0
+        for batch in loader.validation(size=1, rank=0):
+            check_images(photographs, "val", batch, evaluation_boxes("imagenet", sizes[batch.ids]), size)
+            np.testing.assert_array_equal(batch.labels, batch.ids % 3)
+            assert not batch.keys.any()
+            # Validation shows the pictures in their own colours.
+            np.testing.assert_array_equal(batch.colors, np.tile(np.eye(3, 7, dtype=np.float32), (5, 1, 1)))
+            batches += 1
+        assert batches == 5
 
 
-@pytest.mark.parametrize("size, accumulation", [(1, 4), (2, 2), (4, 1), (3, 5)])
-def test_training_batches(digits: Dataset, size: int, accumulation: int) -> None:
-    for rank in range(size):
-        sampler = Sampler(digits.n_train, 16, size, rank, accumulation, seed=5)
-        start = sampler.iterations_per_epoch - 3
-        expected = list(sampler.batches(2, start))
-        with Loader.train(digits, sampler, epoch=2, start=start) as loader:
-            got = [list(units) for units in loader.iterations()]
-        assert [len(units) for units in got] == [len(units) for units in expected]
-        for one, ids in zip(sum(got, []), sum(expected, []), strict=True):
-            images, labels = digits.read("train", ids)
-            np.testing.assert_array_equal(one.ids, ids)
-            np.testing.assert_array_equal(one.images, images)
-            np.testing.assert_array_equal(one.labels, labels)
-            np.testing.assert_array_equal(one.boxes, train_boxes("shift", 32, 32, 5, 2, ids))
-            np.testing.assert_array_equal(one.keys, sample_keys(5, 2, ids))
-            np.testing.assert_array_equal(one.weights, np.ones(16, np.float32))
+def test_whole_images(digits: Dataset) -> None:
+    sampler = sampler_for(digits, n=16)
+    with Loader(digits, 16, 32, seed=SEED) as loader:
+        assert loader.canvas == (32, 32)
+        for units in loader.train(sampler, 1, start=80):
+            for batch in units:
+                boxes = train_boxes("shift", digits.sizes("train")[batch.ids], SEED, 1, batch.ids)
+                check_images(digits, "train", batch, boxes, 32)
+                np.testing.assert_array_equal(batch.images, [digits.pixels("train", i) for i in batch.ids])
+                np.testing.assert_array_equal(batch.boxes[:, :5], boxes)
+                np.testing.assert_array_equal(
+                    batch.colors, np.tile(np.eye(3, 7, dtype=np.float32), (16, 1, 1))
+                )
+
+
+# --- the same, whoever reads
+
+
+def test_the_same_units_for_every_number_of_ranks(photographs: Dataset) -> None:
+    results = []
+    with Loader(photographs, 4, 16, seed=SEED, processes=2) as loader:
+        for size in (1, 2, 4):
+            ranks = [
+                epoch_of(loader, sampler_for(photographs, size, rank, 4 // size)) for rank in range(size)
+            ]
+            # Unit i of a minibatch belongs to rank i % k.
+            results.append(
+                [
+                    [ranks[i % size][t][i // size] for i in range(sum(len(rank[t]) for rank in ranks))]
+                    for t in range(len(ranks[0]))
+                ]
+            )
+    assert results[0] == results[1] == results[2]
+    assert [len(units) for units in results[0]] == [4, 4, 4, 4, 2]
+
+
+def test_the_same_batches_for_every_number_of_processes_and_every_depth(photographs: Dataset) -> None:
+    sampler = sampler_for(photographs, accumulation=3)
+    expected = None
+    for depth in range(1, 7):
+        for processes in {1, 2, 3} if depth in (1, 4) else {depth % 3 + 1}:
+            with Loader(photographs, 4, 16, seed=SEED, processes=processes, depth=depth) as loader:
+                assert len(loader.pids) == processes
+                got = epoch_of(loader, sampler)
+            expected = expected or got
+            assert got == expected
+
+
+def test_a_restart_at_any_position_goes_on_with_the_same_batches(photographs: Dataset) -> None:
+    sampler = sampler_for(photographs, size=2, rank=1, accumulation=2)
+    with Loader(photographs, 4, 16, seed=SEED, processes=2) as loader:
+        expected = epoch_of(loader, sampler, epoch=2)
+        assert [len(units) for units in expected] == [2, 2, 2, 2, 1]
+        for start in range(len(expected) + 1):
+            assert epoch_of(loader, sampler, 2, start) == expected[start:]
+    with Loader(photographs, 4, 16, seed=SEED) as fresh:
+        assert epoch_of(fresh, sampler, 2, 3) == expected[3:]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_validation_batches_count_every_image_once(digits: Dataset, size: int) -> None:
+def test_each_training_image_at_most_once_and_all_but_the_dropped(digits: Dataset, size: int) -> None:
+    count = np.zeros(digits.n_train, int)
+    with Loader(digits, 16, 32, processes=2) as loader:
+        for rank in range(size):
+            sampler = sampler_for(digits, size, rank, n=16)
+            for units in loader.train(sampler, epoch=4):
+                for batch in units:
+                    np.add.at(count, batch.ids, 1)
+    assert set(count.tolist()) == {0, 1} and (count == 0).sum() == sampler.dropped == 1437 % 16
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_validation_counts_every_image_once(digits: Dataset, size: int) -> None:
     count = np.zeros(digits.n_val)
-    for rank in range(size):
-        with Loader.validation(digits, batch_size=32, size=size, rank=rank) as loader:
-            for one in loader:
-                np.add.at(count, one.ids, one.weights)
-                images, labels = digits.read("val", one.ids)
-                np.testing.assert_array_equal(one.images, images)
-                np.testing.assert_array_equal(one.labels, labels)
-                np.testing.assert_array_equal(one.boxes, evaluation_boxes("shift", 32, 32, 32))
-                assert one.images.shape == (32, 32, 32, 1) and one.weights.dtype == np.float32
+    with Loader(digits, 32, 32, processes=2) as loader:
+        for rank in range(size):
+            for batch in loader.validation(size, rank):
+                np.add.at(count, batch.ids, batch.weights)
     np.testing.assert_array_equal(count, 1)
 
 
-def test_it_reads_from_the_file_too(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "IN_MEMORY_BYTES", 0)
-    sampler = Sampler(digits.n_train, 16, 1, 0, 1, seed=0)
-    start = sampler.iterations_per_epoch - 3
-    with open_dataset(Path(schema.__file__).with_name("digits.h5")) as on_disk:
-        with Loader.train(on_disk, sampler, 0, start) as a, Loader.train(digits, sampler, 0, start) as b:
-            for from_file, from_memory in zip(a, b, strict=True):
-                np.testing.assert_array_equal(from_file.images, from_memory.images)
-                np.testing.assert_array_equal(from_file.labels, from_memory.labels)
+def test_consecutive_epochs_and_other_seeds_differ(photographs: Dataset) -> None:
+    def whole(seed: int, epoch: int) -> tuple[list[int], dict[int, bytes]]:
+        sampler = sampler_for(photographs)
+        with Loader(photographs, 4, 16, seed=seed) as loader:
+            units = [unit for group in epoch_of(loader, sampler, epoch) for unit in group]
+        ids = [i for unit in units for i in unit.ids]
+        return ids, dict(zip(ids, (piece for unit in units for piece in unit.pieces), strict=True))
+
+    (order, first), (other_order, second), (_, other_seed) = whole(0, 0), whole(0, 1), whole(1, 0)
+    assert order != other_order
+    for other in (second, other_seed):
+        common = first.keys() & other.keys()
+        assert len(common) > 60 and all(first[i] != other[i] for i in common)
 
 
-def test_a_group_left_early_does_not_shift_the_next() -> None:
-    with Loader(map(batch, range(6)), units=[3, 0, 2, 1]) as loader:
-        groups = loader.iterations()
-        assert next(next(groups)).ids[0] == 0
-        assert [[int(one.ids[0]) for one in units] for units in groups] == [[], [3, 4], [5]]
+# --- reading ahead
 
 
-@pytest.mark.parametrize("depth", [1, 4])
-def test_it_reads_ahead_but_only_so_far(depth: int) -> None:
-    made: list[int] = []
+class Counting(Sampler):
+    """Knows how many units have been asked for."""
 
-    def source() -> Iterator[Batch]:
-        for i in range(20):
-            made.append(i)
-            yield batch(i)
+    asked = 0
 
-    with Loader(source(), depth=depth) as loader:
-        for taken in range(3):
-            deadline = time.monotonic() + 10
-            # `depth` wait in the queue and one more in the thread's hands.
-            while len(made) < taken + depth + 1 and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(0.02)
-            assert len(made) == taken + depth + 1
-            assert next(loader).ids[0] == taken
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[NDArray[np.int64]]]:
+        for units in super().batches(epoch, start):
+            self.asked += 1
+            yield units
 
 
-def test_the_thread_is_a_daemon_and_gone_after_the_end() -> None:
-    with Loader(map(batch, range(3)), depth=1) as loader:
-        assert all(thread.daemon for thread in loader_threads()) and len(loader_threads()) == 1
-        assert [int(one.ids[0]) for one in loader] == [0, 1, 2]
-        with pytest.raises(StopIteration):
-            next(loader)
-    assert not loader_threads()
+@pytest.mark.parametrize(("depth", "processes", "ahead"), [(1, 1, 1), (4, 2, 4), (1, 3, 3)])
+def test_it_reads_ahead_but_only_so_far(digits: Dataset, depth: int, processes: int, ahead: int) -> None:
+    sampler = Counting(digits.n_train, 16, 1, 0, 1, seed=0)
+    with Loader(digits, 16, 32, processes=processes, depth=depth) as loader:
+        batches = loader.train(sampler, epoch=0)
+        # From the beginning, before anybody asks; one more than later, since no slot is in use.
+        assert sampler.asked == ahead + 1
+        for taken in range(1, 20):
+            next(next(batches))
+            assert sampler.asked == taken + ahead
 
 
-class OddError(Exception):
-    """Of a type that nothing else raises."""
+def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(digits: Dataset) -> None:
+    sampler = sampler_for(digits, accumulation=4, n=16)
+    with Loader(digits, 16, 32, processes=2, depth=2) as loader:
+        for units in loader.train(sampler, epoch=0, start=15):
+            for batch in units:
+                time.sleep(0.01)  # for everything that is read ahead to be there
+                np.testing.assert_array_equal(batch.images, [digits.pixels("train", i) for i in batch.ids])
 
 
-@pytest.mark.parametrize("good", [0, 2, 10])
-def test_an_error_in_the_thread_reaches_the_consumer_as_itself(good: int) -> None:
-    def source() -> Iterator[Batch]:
-        yield from map(batch, range(good))
-        raise OddError("image 17 has gone")
-
-    with Loader(source(), depth=2) as loader:
-        for i in range(good):
-            assert next(loader).ids[0] == i
-        with pytest.raises(OddError, match="^image 17 has gone$") as error:
-            next(loader)
-        # Where it really happened is in its traceback.
-        assert error.traceback[-1].name == "source"
-        with pytest.raises(StopIteration):
-            next(loader)
+def test_a_group_left_early_does_not_shift_the_next(digits: Dataset) -> None:
+    sampler = sampler_for(digits, accumulation=4, n=16)
+    expected = [[ids.tolist() for ids in units] for units in sampler.batches(0)]
+    with Loader(digits, 16, 32) as loader:
+        groups = loader.train(sampler, epoch=0)
+        assert next(next(groups)).ids.tolist() == expected[0][0]
+        next(groups)
+        assert [[batch.ids.tolist() for batch in units] for units in groups] == expected[2:]
 
 
-def test_an_exit_in_the_thread_does_not_leave_the_consumer_waiting() -> None:
-    def source() -> Iterator[Batch]:
-        yield batch(0)
-        sys.exit("the thread only")
-
-    with Loader(source()) as loader, pytest.raises(SystemExit, match="the thread only"):
-        list(loader)
-
-
-@pytest.mark.parametrize("taken", [0, 1, 5])
-@pytest.mark.parametrize("depth", [1, 4])
-def test_closing_early_does_not_hang(taken: int, depth: int) -> None:
-    def source() -> Iterator[Batch]:
-        i = 0
-        while True:
-            yield batch(i)
-            i += 1
-
-    for pause in (0.0, 0.02):
-        loader = Loader(source(), depth=depth)
-        for _ in range(taken):
-            next(loader)
-        time.sleep(pause)
-        loader.close()
-        loader.close()
-        assert not loader_threads()
-        with pytest.raises(ValueError, match="^loader: expected an open loader, got a closed one$"):
-            next(loader)
+def test_a_new_stream_ends_the_one_before(photographs: Dataset) -> None:
+    sampler = sampler_for(photographs, accumulation=2)
+    text = "^loader: expected its newest stream of batches, got one that the next one has ended$"
+    with Loader(photographs, 4, 16, seed=SEED, processes=2, depth=5) as loader:
+        expected = epoch_of(loader, sampler)
+        validation = [copy(batch) for batch in loader.validation(1, 0)]
+        for taken in range(8):
+            old = loader.train(sampler, epoch=taken)
+            units = next(old)
+            for _ in range(taken % 3):
+                next(units)
+            new = loader.validation(1, 0)
+            with pytest.raises(ValueError, match=text):
+                next(units if taken % 3 < 2 and taken % 2 else old)
+            first = copy(next(new))
+            again = loader.validation(1, 0)
+            with pytest.raises(ValueError, match=text):
+                next(new)
+            assert [copy(batch) for batch in again] == validation and first == validation[0]
+            assert epoch_of(loader, sampler) == expected
 
 
-@pytest.mark.parametrize("end", ["pass", "raise OddError"])
-def test_closing_at_any_moment_near_the_end_does_not_hang(end: str) -> None:
-    def source() -> Iterator[Batch]:
-        yield from map(batch, range(3))
-        if end != "pass":
-            raise OddError
-
-    for attempt in range(300):
-        loader = Loader(source(), depth=1 + attempt % 3)
-        for _ in range(attempt % 4):
-            next(loader)
-        loader.close()
-    assert not loader_threads()
+def test_an_exhausted_stream_stays_exhausted(digits: Dataset) -> None:
+    with Loader(digits, 100, 32) as loader:
+        batches = loader.validation(1, 0)
+        assert len(list(batches)) == 4
+        assert list(batches) == []
 
 
-def test_an_error_in_the_consumer_closes_the_loader() -> None:
-    with pytest.raises(OddError), Loader(map(batch, range(100)), depth=2):
-        raise OddError
-    assert not loader_threads()
+def test_more_slots_than_a_connection_has_room_for(digits: Dataset) -> None:
+    # Neither side may wait for the other to take something first.
+    sampler = Sampler(digits.n_train, 1, 1, 0, 1, seed=0)
+    with Loader(digits, 1, 32, depth=1400) as loader:
+        batches = loader.train(sampler, epoch=0)
+        assert sum(1 for units in batches for _ in units) == digits.n_train
 
 
-def test_a_forgotten_loader_does_not_keep_the_process_alive() -> None:
-    code = (
-        "import itertools; from theanompi.data import Loader; "
-        "loader = Loader(itertools.repeat('x'), depth=2); print(next(loader))"
+# --- images that cannot be read
+
+
+def overwrite(data: Dataset, split: Split, i: int, content: bytes) -> None:
+    (position,), _ = data.locate(split, np.array([i]))
+    with open(data.path, "r+b") as file:
+        file.seek(position)
+        file.write(content)
+
+
+def failure(data: Dataset, split: Split = "val") -> str:
+    """The message with which reading a split ends; the same again after it, and then it can be closed."""
+    sampler = sampler_for(data, n=5)
+    with Loader(data, 5, 16, processes=2) as loader:
+        groups: Iterator[Any] = (
+            iter([loader.validation(1, 0)]) if split == "val" else loader.train(sampler, 0)
+        )
+        with pytest.raises(LoaderError) as error:
+            for units in groups:
+                for _ in units:
+                    pass
+        for begin in (lambda: loader.validation(1, 0), lambda: loader.train(sampler, 0)):
+            with pytest.raises(LoaderError, match=re.escape(str(error.value))):
+                begin()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_image_that_is_damaged(jpegs: Dataset, split: Split) -> None:
+    overwrite(jpegs, split, 7, b"\0\0\0\0")
+    start, end = (
+        re.escape(f"data file {jpegs.path}: {split} image 7 ({split}/7.JPEG): "),
+        re.escape(f"; 'tmpack verify {jpegs.path}' finds all that is damaged"),
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "x\n", "")
+    assert re.fullmatch(f"{start}[^;]+{end}", failure(jpegs, split))
 
 
-def test_errors(digits: Dataset) -> None:
-    with pytest.raises(ValueError, match="^loader: expected depth of at least 1, got 0$"):
-        Loader(iter([]), depth=0)
-    other = Sampler(100, 16, 1, 0, 1, seed=0)
-    with pytest.raises(
-        ValueError, match="^loader: expected a sampler over 1437 training images, got one over 100$"
-    ):
-        Loader.train(digits, other, epoch=0)
-    sampler = Sampler(digits.n_train, 16, 1, 0, 1, seed=0)
-    with pytest.raises(ValueError, match="^sampler: expected a start from 0 to 89, got 90$"):
-        Loader.train(digits, sampler, epoch=0, start=90)
-    assert not loader_threads()
+def test_an_image_of_another_size(jpegs: Dataset) -> None:
+    overwrite(jpegs, "val", 7, jpeg(0, 8, 9, quality=30))
+    height, width = jpegs.sizes("val")[7]
+    text = (
+        f"val image 7 (val/7.JPEG): expected a picture of {height} × {width} pixels, got one that decodes to "
+    )
+    assert failure(jpegs).startswith(f"data file {jpegs.path}: {text}")
+
+
+def test_a_file_that_is_cut_short_while_it_is_used(jpegs: Dataset) -> None:
+    (position,), (length,) = jpegs.locate("val", np.array([7]))
+    os.truncate(jpegs.path, position + 9)
+    # The name has gone with the end of the file.
+    assert failure(jpegs) == (
+        f"data file {jpegs.path}: val image 7: expected {length} bytes at byte {position} of the file, "
+        f"which ends after 9 of them; 'tmpack verify {jpegs.path}' finds all that is damaged"
+    )
+
+
+def test_batches_before_a_damaged_image_are_good(jpegs: Dataset) -> None:
+    overwrite(jpegs, "val", 17, b"\0\0\0\0")
+    with Loader(jpegs, 5, 16, processes=3) as loader:
+        batches = loader.validation(1, 0)
+        assert [next(batches).ids[0] for _ in range(3)] == [0, 5, 10]
+        with pytest.raises(LoaderError, match="val image 17 "):
+            next(batches)
+
+
+def test_a_damaged_image_that_nobody_waits_for_any_more(jpegs: Dataset) -> None:
+    overwrite(jpegs, "val", 7, b"\0\0\0\0")
+    with Loader(jpegs, 5, 16, depth=5) as loader:
+        next(loader.validation(1, 0))
+        assert len(epoch_of(loader, sampler_for(jpegs, n=5))) == 15
+
+
+def test_another_file_of_the_same_name_changes_nothing(jpegs: Dataset, files: dict[Store, Path]) -> None:
+    with Loader(jpegs, 4, 16, processes=2) as loader:
+        expected = epoch_of(loader, sampler_for(jpegs))
+        other = jpegs.path.with_name("other.h5")
+        other.write_bytes(files["raw"].read_bytes())
+        other.replace(jpegs.path)
+        assert epoch_of(loader, sampler_for(jpegs)) == expected
+
+
+# --- processes that die
+
+
+def test_a_process_killed_while_it_is_waited_for(digits: Dataset) -> None:
+    with Loader(digits, 16, 32, processes=2, depth=3) as loader:
+        batches = loader.train(sampler_for(digits, n=16), epoch=0)
+        next(next(batches))
+        pids = loader.pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        timer = threading.Timer(0.3, os.kill, (pids[1], signal.SIGKILL))
+        timer.start()
+        begin = time.monotonic()
+        text = (
+            rf"^loader process {pids[1]} ended by signal SIGKILL while reading the batch of train image \d+ and 15 "
+            rf"others of {re.escape(str(digits.path))}; somebody ended it, or the machine is out of memory: then give "
+            "it fewer loader processes$"
+        )
+        with pytest.raises(LoaderError, match=text):
+            for units in batches:
+                list(units)
+        assert time.monotonic() - begin < 5
+        timer.join()
+        with pytest.raises(LoaderError, match=text):
+            loader.validation(1, 0)
+    # The other one, which is stopped, neither sees that it is alone nor obeys SIGTERM: it had to be killed.
+    assert all(map(gone, pids)) and loader.pids == ()
+
+
+def test_a_process_killed_at_any_moment(digits: Dataset) -> None:
+    draw = np.random.default_rng(0)
+    for attempt in range(8):
+        with Loader(digits, 16, 32, processes=1 + attempt % 3, depth=1 + attempt % 4) as loader:
+            victim = loader.pids[attempt % len(loader.pids)]
+            timer = threading.Timer(float(draw.uniform(0, 0.4)), os.kill, (victim, signal.SIGKILL))
+            timer.start()
+            with pytest.raises(LoaderError, match=f"^loader process {victim} ended by signal SIGKILL "):
+                for epoch in range(10**6):
+                    epoch_of(loader, sampler_for(digits, n=16), epoch)
+            timer.join()
+
+
+def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset) -> None:
+    with Loader(digits, 16, 32, processes=2) as loader:
+        assert len(list(loader.validation(1, 0))) == 23
+        os.kill(loader.pids[0], signal.SIGTERM)
+        wait_until_gone([loader.pids[0]])
+        text = (
+            f"^loader process {loader.pids[0]} ended by signal SIGTERM with nothing to do; "
+            "somebody ended it, or something in it crashed$"
+        )
+        with pytest.raises(LoaderError, match=text):
+            loader.validation(1, 0)
+
+
+def test_a_process_that_ends_by_itself_says_why(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Loader(digits, 16, 32) as loader:
+        with pytest.raises(
+            LoaderError, match=r"^loader process \d+ ended with exit code 1 .*; its own message stands above$"
+        ):
+            list(loader.validation(1, 0))
+
+
+# --- the end
+
+
+def test_closing_at_any_moment(digits: Dataset) -> None:
+    sampler = sampler_for(digits, n=16)
+    for attempt in range(8):
+        loader = Loader(digits, 16, 32, processes=1 + attempt % 2, depth=1 + attempt)
+        pids = loader.pids
+        batches = loader.train(sampler, 0)
+        for _ in range(attempt // 2):
+            next(next(batches))
+        begin = time.monotonic()
+        loader.close()
+        loader.close()
+        # They end by themselves, without a signal.
+        assert time.monotonic() - begin < 5
+        assert all(not os.path.exists(f"/proc/{pid}") for pid in pids)
+        with pytest.raises(ValueError, match=CLOSED):
+            loader.train(sampler, 0)
+        with pytest.raises(ValueError, match=CLOSED):
+            loader.validation(1, 0)
+        with pytest.raises(ValueError, match=CLOSED):
+            next(next(batches))
+
+
+def test_an_error_in_the_consumer_closes_it(digits: Dataset) -> None:
+    with pytest.raises(KeyError), Loader(digits, 16, 32) as loader:
+        pids = loader.pids
+        raise KeyError
+    assert all(map(gone, pids))
+
+
+def test_a_forgotten_loader_is_closed(digits: Dataset) -> None:
+    loader = Loader(digits, 16, 32, processes=2)
+    batches = loader.validation(1, 0)
+    pids, batch = loader.pids, next(batches)
+    images = batch.images.copy()
+    del loader, batches
+    gc.collect()
+    assert all(map(gone, pids))
+    # What somebody still holds is not pulled away.
+    np.testing.assert_array_equal(batch.images, images)
+
+
+def test_the_processes_are_what_they_are_meant_to_be(photographs: Dataset) -> None:
+    with Loader(photographs, 4, 16, processes=2) as loader:
+        assert len(list(loader.validation(1, 0))) == 6  # each of them has read some
+        for pid in loader.pids:
+            maps = Path(f"/proc/{pid}/maps").read_text("utf-8")
+            # The memory has no name: nothing is left in /dev/shm, because nothing is ever there.
+            assert "/memfd:theanompi (deleted)" in maps and "/dev/shm" not in maps
+            assert "simplejpeg" in maps and not re.search("libmpi|mpi4py|torch|hdf5|h5py", maps)
+            own = Path(f"/proc/{pid}/environ").read_text("utf-8").split("\0")
+            assert "OMP_NUM_THREADS=1" in own
+            opened = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+            assert opened.count(str(photographs.path)) == 1 and "/dev/null" in opened
+            # Nobody else's connection, which would keep the other one alive.
+            assert sum(name.startswith("socket:") for name in opened) == 1
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Any]:
+    """Starts tests/loader_program.py; gives it, its loader processes, and what is read of its output until then."""
+    started: list[subprocess.Popen[str]] = []
+    # A loader process that looked into the current folder would not get far.
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong NumPy')")
+
+    def start(end: str) -> tuple[subprocess.Popen[str], list[int]]:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "tests/loader_program.py", end],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        assert len(pids) == 3 and pids[0] == process.pid
+        return process, pids[1:]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+def ended(process: subprocess.Popen[str], pids: list[int]) -> tuple[int, str]:
+    """Exit code and error output. The latter ends only when no process holds it open any more."""
+    out, err = process.communicate(timeout=20)
+    assert out == ""
+    wait_until_gone(pids)
+    # The loader processes never say anything of their own.
+    assert "process.py" not in err
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_training_process_that_is_ended(program: Any, end: signal.Signals, whole_group: bool) -> None:
+    process, pids = program("run")
+    time.sleep(0.2)
+    assert not any(map(gone, pids))
+    (os.killpg if whole_group else os.kill)(process.pid, end)
+    code, err = ended(process, pids)
+    assert code == -end
+    assert err.endswith("KeyboardInterrupt\n") if end == signal.SIGINT else err == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        ("sys.exit", 3, ""),
+        ("os._exit", 3, ""),
+        ("error", 1, "KeyError: 'of the training process'\n"),
+        ("kill", -signal.SIGKILL, ""),
+        ("forget", 0, ""),
+    ],
+)
+def test_a_training_process_that_ends(program: Any, end: str, code: int, last: str) -> None:
+    process, pids = program(end)
+    got, err = ended(process, pids)
+    assert got == code
+    assert err.endswith(last) if last else err == ""
+
+
+def test_an_interrupt_leaves_the_processes_to_the_training_process(digits: Dataset) -> None:
+    with Loader(digits, 16, 32, processes=2) as loader:
+        for pid in loader.pids:
+            os.kill(pid, signal.SIGINT)
+        assert len(list(loader.validation(1, 0))) == 23
+
+
+def test_ranks_of_mpi_have_loaders_of_their_own() -> None:
+    result = run_mpi(2, ["-m", "mpi4py", "tests/loader_mpi_program.py"], timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "1424 at most 1 times, 360" in result.stdout and result.stderr == ""
+
+
+def test_a_lost_loader_process_ends_the_job_with_its_message() -> None:
+    result = run_mpi(2, ["-m", "mpi4py", "tests/loader_mpi_program.py", "lose"], timeout=60)
+    assert result.returncode != 0
+    assert re.search(r"LoaderError: loader process \d+ ended by signal SIGKILL ", result.stderr)
+    pids = re.findall(r"\d+", " ".join(re.findall("processes.*", result.stdout)))
+    assert len(pids) == 4
+    wait_until_gone([int(pid) for pid in pids])
+
+
+# --- use
+
+
+def test_what_is_resident_does_not_grow(digits: Dataset) -> None:
+    def resident(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    sampler = sampler_for(digits, n=64)
+    with Loader(digits, 64, 32, processes=2) as loader:
+        who = ("self", *loader.pids)
+        for epoch in range(50):
+            for units in loader.train(sampler, epoch):
+                for _ in units:
+                    pass
+            for _ in loader.validation(1, 0):
+                pass
+            # An abandoned stream, too.
+            next(loader.train(sampler, epoch))
+            if epoch == 9:
+                gc.collect()
+                before = [resident(pid) for pid in who]
+        gc.collect()
+        grown = [resident(pid) - then for pid, then in zip(who, before, strict=True)]
+    assert max(grown) < 3 * 2**20, grown
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"processes": 0}, "loader: expected processes of at least 1, got 0"),
+        ({"depth": 0}, "loader: expected depth of at least 1, got 0"),
+        ({"batch_size": 0}, "loader: expected batch_size of at least 1, got 0"),
+        ({"image_size": 0}, "loader: expected image_size of at least 1, got 0"),
+        (
+            {"color_jitter": 0.4},
+            "loader: expected pictures of 3 channels for color_jitter and lighting, got 1",
+        ),
+        ({"lighting": 0.1}, "loader: expected pictures of 3 channels for color_jitter and lighting, got 1"),
+    ],
+)
+def test_errors_of_use(digits: Dataset, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        Loader(digits, **{"batch_size": 16, "image_size": 32, **options})
+
+
+def test_more_memory_than_there_is(digits: Dataset) -> None:
+    # 100 million pictures of 1 KiB, and their rows of 80 bytes, for each of 11 batches
+    text = (
+        r"^loader: expected 11\d{5} MiB of free memory, for 11 batches of 100000000 images of up to 32 × 32 pixels, "
+        r"got \d+ MiB$"
+    )
+    with pytest.raises(ValueError, match=text):
+        Loader(digits, 100_000_000, 32, depth=10)
+
+
+def test_errors_of_streams(digits: Dataset) -> None:
+    with Loader(digits, 16, 32) as loader:
+        with pytest.raises(
+            ValueError, match="^loader: expected a sampler over 1437 training images, got one over 100$"
+        ):
+            loader.train(Sampler(100, 16, 1, 0, 1, seed=0), epoch=0)
+        with pytest.raises(
+            ValueError, match="^loader: expected a sampler of units of 16 images, got one of units of 8$"
+        ):
+            loader.train(Sampler(digits.n_train, 8, 1, 0, 1, seed=0), epoch=0)
+        with pytest.raises(ValueError, match="^sampler: expected a start from 0 to 89, got 90$"):
+            loader.train(sampler_for(digits, n=16), epoch=0, start=90)
+        with pytest.raises(ValueError, match="^validation: expected a rank from 0 to 1, got 2$"):
+            loader.validation(size=2, rank=2)

@@ -120,6 +120,14 @@ class _Stream(Iterator[Batch]):
     def __next__(self) -> Batch:
         return self.loader._next(self)
 
+    def grouped(self, counts: list[int]) -> Iterator[Iterator[Batch]]:
+        for count in counts:
+            self.loader._check(self)
+            units = islice(self, count)
+            yield units
+            for _ in units:
+                pass
+
 
 class Loader:
     """Reads a rank's batches ahead, in processes of its own, which live as long as it does.
@@ -275,7 +283,7 @@ class Loader:
         ids = chain.from_iterable(sampler.batches(epoch, start))
         counts = [sampler.own_units(iteration) for iteration in range(start, sampler.iterations_per_epoch)]
         ones = np.ones(self.batch_size, np.float32)
-        return _grouped(self._begin("train", epoch, ((i, ones) for i in ids)), counts)
+        return self._begin("train", epoch, ((i, ones) for i in ids)).grouped(counts)
 
     def validation(self, size: int, rank: int) -> Iterator[Batch]:
         """Begin to read the validation images of one rank; over all ranks, each counts exactly once.
@@ -372,11 +380,15 @@ class Loader:
             raise self._fail(self._unreadable(task, *fault))
         return task.batch
 
-    def _check(self) -> None:
+    def _check(self, stream: _Stream | None = None) -> None:
         if not self._finalizer.alive:
             raise ValueError("loader: expected an open loader, got a closed one")
         if self._failure is not None:
             raise LoaderError(self._failure)
+        if stream is not None and stream is not self._stream:
+            raise ValueError(
+                "loader: expected its newest stream of batches, got one that the next one has ended"
+            )
 
     def _release(self) -> None:
         if self._held is not None:
@@ -474,14 +486,6 @@ class Loader:
             f"data file {path}: {task.split} image {image}{name}: {reason}; "
             f"'tmpack verify {path}' finds all that is damaged"
         )
-
-
-def _grouped(stream: _Stream, counts: list[int]) -> Iterator[Iterator[Batch]]:
-    for count in counts:
-        units = islice(stream, count)
-        yield units
-        for _ in units:
-            pass
 
 
 def _shared_memory(layout: Layout) -> tuple[NDArray[np.uint8], int]:

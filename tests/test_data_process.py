@@ -1,0 +1,218 @@
+"""What a loader process does with one image, and what it needs to be started: compared with Pillow and plain loops."""
+
+import io
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.mpi import ROOT
+from tests.photographs import jpeg, photograph
+from theanompi.data.decode import BadImage
+from theanompi.data.process import Layout, Reader, Row, shrunk
+
+pytestmark = pytest.mark.timeout(60)
+
+HEAVY = {"mpi4py", "torch", "h5py", "pytensor", "scipy", "matplotlib"}
+
+
+def averaged(pixels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+    """Averages of k × k pixels, one by one, rounded half up."""
+    height, width, channels = pixels.shape
+    out = np.empty((math.ceil(height / k), math.ceil(width / k), channels), np.uint8)
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            for c in range(channels):
+                square = pixels[y * k : y * k + k, x * k : x * k + k, c]
+                out[y, x, c] = math.floor(square.astype(float).mean() + 0.5)
+    return out
+
+
+def pillow(data: bytes, reduction: int) -> NDArray[np.uint8]:
+    """What Pillow's own libjpeg decodes at 1/reduction of the size."""
+    image = Image.open(io.BytesIO(data))
+    image.draft("RGB", (image.width // reduction, image.height // reduction))
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[io.BufferedRandom]:
+    with open(tmp_path / "bytes", "w+b") as file:
+        yield file
+
+
+def put(file: io.BufferedRandom, data: bytes) -> tuple[int, int]:
+    """Position and length of the data, behind something else."""
+    file.write(b"before")
+    position = file.tell()
+    file.write(data + b"behind")
+    file.flush()
+    return position, len(data)
+
+
+def piece(store: str, file: io.BufferedRandom, row: Row, canvas: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """What is filled of a canvas; nothing else may be."""
+    out = np.full(canvas, 77, np.uint8)
+    again = np.full(canvas, 78, np.uint8)
+    for target in (out, again):
+        Reader(file.fileno(), store).read(row, target)
+    height, width = math.ceil(row.cut_height / row.shrink), math.ceil(row.cut_width / row.shrink)
+    written = out == again
+    assert written[:height, :width].all()
+    written[:height, :width] = False
+    assert not written.any()
+    return out[:height, :width]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("cut", "shrink", "canvas"),
+    [
+        ((0, 0, 11, 17), 1, (11, 17)),  # all of it, into the slot itself
+        ((0, 0, 11, 17), 1, (13, 17)),
+        ((2, 0, 5, 17), 1, (11, 17)),
+        ((0, 0, 11, 17), 1, (11, 19)),  # narrower than the canvas
+        ((3, 4, 6, 9), 1, (11, 17)),
+        ((3, 8, 6, 9), 1, (6, 9)),
+        ((10, 16, 1, 1), 1, (5, 5)),
+        ((0, 0, 11, 17), 2, (11, 17)),
+        ((1, 2, 10, 14), 3, (4, 5)),
+    ],
+)
+def test_a_piece_of_raw_pixels(
+    file: io.BufferedRandom,
+    channels: int,
+    cut: tuple[int, int, int, int],
+    shrink: int,
+    canvas: tuple[int, int],
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 17, channels), np.uint8)
+    row = Row(*put(file, pixels.tobytes()), 11, 17, 1, *cut, shrink)
+    top, left, height, width = cut
+    expected = averaged(pixels[top : top + height, left : left + width], shrink)
+    np.testing.assert_array_equal(piece("raw", file, row, (*canvas, channels)), expected)
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_a_piece_of_a_jpeg_file(file: io.BufferedRandom, reduction: int, shrink: int) -> None:
+    data = jpeg(3, 101, 135)
+    scaled = pillow(data, reduction)
+    height, width = math.ceil(101 / reduction), math.ceil(135 / reduction)
+    assert scaled.shape == (height, width, 3)
+    cut = (1, 2, height - 3, width - 2)
+    row = Row(*put(file, data), 101, 135, reduction, *cut, shrink)
+    expected = averaged(scaled[1 : height - 2, 2:], shrink)
+    np.testing.assert_array_equal(piece("jpeg", file, row, (101, 135, 3)), expected)
+
+
+def test_a_grey_jpeg_file_has_three_equal_channels(file: io.BufferedRandom) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(photograph(1, 30, 40)).convert("L").save(encoded, "JPEG")
+    row = Row(*put(file, encoded.getvalue()), 30, 40, 1, 0, 0, 30, 40, 1)
+    got = piece("jpeg", file, row, (30, 40, 3))
+    np.testing.assert_array_equal(got, pillow(encoded.getvalue(), 1))
+    assert (got[..., :1] == got).all()
+
+
+def test_one_reader_reads_large_and_small_in_any_order(file: io.BufferedRandom) -> None:
+    rows, expected = [], []
+    for i, (height, width) in enumerate([(20, 20), (90, 110), (10, 30), (91, 111), (20, 20)]):
+        data = jpeg(i, height, width)
+        rows.append(Row(*put(file, data), height, width, 1, 0, 0, height, width, 1))
+        expected.append(pillow(data, 1))
+    reader, canvases = Reader(file.fileno(), "jpeg"), np.zeros((len(rows), 91, 111, 3), np.uint8)
+    for row, canvas in zip(rows, canvases, strict=True):
+        reader.read(row, canvas)
+    for row, canvas, pixels in zip(rows, canvases, expected, strict=True):
+        np.testing.assert_array_equal(canvas[: row.height, : row.width], pixels)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 40])
+def test_averages_of_squares(k: int) -> None:
+    pixels = np.random.default_rng(k).integers(0, 256, (23, 31, 3), np.uint8)
+    np.testing.assert_array_equal(shrunk(pixels, k), averaged(pixels, k))
+    white = np.full((23, 31, 1), 255, np.uint8)
+    assert (shrunk(white, k) == 255).all()
+
+
+@pytest.mark.parametrize("store", ["jpeg", "raw"])
+@pytest.mark.parametrize("canvas_width", [40, 41])
+def test_a_file_that_ends_too_soon(file: io.BufferedRandom, store: str, canvas_width: int) -> None:
+    data = jpeg(0, 30, 40) if store == "jpeg" else photograph(0, 30, 40).tobytes()
+    position, length = put(file, data)
+    os.truncate(file.fileno(), position + length - 9)
+    row = Row(position, length, 30, 40, 1, 0, 0, 30, 40, 1)
+    text = f"^expected {length} bytes at byte {position} of the file, which ends after {length - 9} of them$"
+    with pytest.raises(BadImage, match=text):
+        Reader(file.fileno(), store).read(row, np.zeros((30, canvas_width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_a_picture_of_another_size(file: io.BufferedRandom, reduction: int) -> None:
+    row = Row(*put(file, jpeg(0, 30, 40)), 40, 30, reduction, 0, 0, 10, 10, 1)
+    text = (
+        f"^expected a picture of 40 × 30 pixels, got one that decodes to {30 // reduction} × {40 // reduction} "
+        f"at 1/{reduction} of its size$"
+    )
+    with pytest.raises(BadImage, match=text):
+        Reader(file.fileno(), "jpeg").read(row, np.zeros((40, 30, 3), np.uint8))
+
+
+def test_bytes_that_are_no_picture(file: io.BufferedRandom) -> None:
+    row = Row(*put(file, b"<html>not found</html>"), 30, 40, 1, 0, 0, 30, 40, 1)
+    with pytest.raises(BadImage, match="^not an image$"):
+        Reader(file.fileno(), "jpeg").read(row, np.zeros((30, 40, 3), np.uint8))
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 1, 1, 1, 1), Layout(3, 5, 7, 11, 3), Layout(2, 32, 64, 64, 3)])
+def test_nothing_overlaps_in_the_shared_memory(layout: Layout) -> None:
+    memory = np.zeros(layout.nbytes, np.uint8)
+    rows, images = layout.arrays(memory)
+    assert rows.shape == (layout.slots, layout.n, len(Row._fields)) and images.shape == layout
+    rows[:] = -1
+    assert not images.any()
+    assert np.count_nonzero(memory) == rows.nbytes
+    for slot in range(layout.slots):
+        images[slot] = 1 + slot
+        # each slot begins on a page
+        assert (images[slot].ctypes.data - memory.ctypes.data) % os.sysconf("SC_PAGESIZE") == 0
+    assert (rows == -1).all()
+    assert [(memory == 1 + slot).sum() for slot in range(layout.slots)] == [images[0].size] * layout.slots
+
+
+def test_a_loader_process_imports_neither_mpi_nor_torch_nor_hdf5(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    memory = tmp_path / "memory"
+    layout = Layout(1, 1, 8, 8, 3)
+    memory.write_bytes(bytes(layout.nbytes))
+    with theirs, memory.open("r+b") as shared:
+        descriptors = (theirs.fileno(), 0, shared.fileno())
+        # Nobody is at the other end: it comes up, sees that, and leaves without a word of its own.
+        result = subprocess.run(
+            [
+                *(sys.executable, "-X", "importtime", "-m", "theanompi.data.process"),
+                *map(str, (*descriptors, "jpeg", *layout)),
+            ],
+            pass_fds=descriptors,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    lines = result.stderr.splitlines()
+    assert all(line.startswith("import time:") for line in lines)
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+    assert {"numpy", "simplejpeg", "theanompi"} <= loaded
+    assert not loaded & HEAVY
