@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,18 @@ def train(
     n: int, out: Path, *spoil: str, timeout: float = 120, **settings: Any
 ) -> subprocess.CompletedProcess[str]:
     config = json.dumps({**SETTINGS, "out": str(out), **settings})
-    return run_mpi(
-        n, ["tests/train.py", config, *spoil], timeout, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    )
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RUN_OF_A_TEST": str(out)}
+    return run_mpi(n, ["tests/train.py", config, *spoil], timeout, env)
+
+
+def processes_of(out: Path) -> list[str]:
+    """The command lines of the processes that live and that `train` or its children started for this folder."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if f"RUN_OF_A_TEST={out}\0".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 def trained(n: int, out: Path, *spoil: str, **settings: Any) -> dict[str, np.ndarray]:
@@ -160,6 +171,25 @@ def test_a_killed_run_resumes_bit_identically(tmp_path: Path) -> None:
     assert (straight / "checkpoint.h5").read_bytes() == (killed / "checkpoint.h5").read_bytes()
     iterations = [line["iteration"] for line in read_log(killed / "log.jsonl") if line["kind"] == "train"]
     assert iterations == list(range(1, 10))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_loader_process_that_dies_ends_all_ranks_with_one_line(n: int, tmp_path: Path) -> None:
+    done = train(n, tmp_path / "run", "kill-loader-3", checkpoint_interval=1, loader_processes=1)
+    assert done.returncode == 1
+    lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert re.fullmatch(
+        rf"theanompi: rank {n - 1}: loader process \d+ ended by signal SIGKILL .*; somebody ended it, or the machine "
+        "is out of memory: then give it fewer loader processes",
+        lines[0],
+    )
+    # What was done is not lost, and no process is left behind.
+    assert checkpoint.load(tmp_path / "run/checkpoint.h5")[1]["iteration"] >= 3
+    deadline = time.monotonic() + 10
+    while processes_of(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(tmp_path / "run") == []
 
 
 def test_resuming_with_other_minibatches_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """What the tests of training run under mpirun: one worker, with settings from the command line.
 
 ``python tests/train.py '{"epochs": 1, …}'``; a second argument spoils the run in a way that a test must notice:
-``no-exchange`` leaves the exchange out, ``kill-N`` ends the last rank by SIGKILL after iteration N.
+``no-exchange`` leaves the exchange out, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
+its loader process.
 """
 
 import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 from theanompi.config import RunConfig
 from theanompi.exchange import Exchanger
@@ -19,14 +21,25 @@ def spoil(how: str) -> None:
     if how == "no-exchange":
         Exchanger.sum = lambda self: None  # type: ignore[method-assign]
     else:
-        last, train = int(how.removeprefix("kill-")), Recorder.train
+        *_, last = how.split("-")
+        train = Recorder.train
 
-        def train_and_die(self: Recorder, epoch: int, iteration: int, *args: float, **kwargs: float) -> None:
+        def train_and_kill(self: Recorder, epoch: int, iteration: int, *args: float, **kwargs: float) -> None:
             train(self, epoch, iteration, *args, **kwargs)  # type: ignore[arg-type]
-            if iteration == last and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if iteration == int(last) and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
+                os.kill(loader_process() if "loader" in how else os.getpid(), signal.SIGKILL)
 
-        Recorder.train = train_and_die  # type: ignore[method-assign]
+        Recorder.train = train_and_kill  # type: ignore[method-assign]
+
+
+def loader_process() -> int:
+    """The process id of this rank's loader process."""
+    (child,) = (
+        int(pid)
+        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if b"theanompi.data.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    return child
 
 
 if __name__ == "__main__":
