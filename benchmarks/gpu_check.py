@@ -3,6 +3,8 @@
 correctness  loss and gradients of ResNet-50 on CUDA in float32, tf32 and bf16, against plain torch in float64
              on the CPU. The worst relative error of a parameter may be at most FLOAT32_LIMIT, and in tf32 and
              bf16 also up to TORCH_FACTOR times that of plain torch at the same precision on the same GPU.
+data         batches of JPEG files and raw pixels that arrive through the loader and its stream of copies, and
+             what the compiled crop makes of them, against the same on the CPU (limit in levels of 255)
 eager        images/s in bf16 at 224 pixels, n = 32 and 256, in turn with eager torch (AMP, channels_last)
 compiled     the same with DDP under torch.compile(mode="max-autotune")
 exchange     the sum of a gradient-sized buffer over 1, 2 and 4 ranks that share the GPU, given an mpirun
@@ -29,6 +31,7 @@ from reference_resnet import ReferenceResNet50
 FLOAT32_LIMIT = 1e-4
 TORCH_FACTOR = 2.0
 NEGLIGIBLE = 1e-3
+DATA_LIMIT = 0.05
 GRADIENT_SIZE = 25_557_032
 BATCHES = (32, 256)
 
@@ -137,6 +140,82 @@ def correctness(place: str) -> dict[str, Any]:
     return report
 
 
+def loaded(place: str, path: Path, batches: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What the first batches of an epoch are on a device, and their crops, colours changed, before normalisation."""
+    import pytensor  # as above
+
+    from theanompi import device
+    from theanompi.data import Loader, Sampler, open_dataset
+    from theanompi.device.ops import color_adjust, crop_resize
+    from theanompi.feed import Feed, Inputs, Pinned
+
+    device.use(place)
+    inputs_seen, crops = [], []
+    with (
+        open_dataset(path) as dataset,
+        Loader(dataset, 16, 96, color_jitter=0.4, lighting=0.1, processes=2) as loader,
+    ):
+        pinned = Pinned(loader.memory)
+        inputs = Inputs(16, (*loader.canvas, dataset.channels))
+        crop = pytensor.function(
+            [],
+            255 * color_adjust(crop_resize(inputs.images, inputs.boxes, 96) / np.float32(255), inputs.colors),
+            mode=device.mode(),
+        )
+        sampler = Sampler(dataset.n_train, 16, 1, 0, 1, seed=0)
+        feed = Feed(inputs, (unit for units in loader.train(sampler, epoch=0) for unit in units))
+        for _ in range(batches):
+            feed.load()
+            crops.append(crop())
+            feed.stage()
+            inputs_seen += [tensor.cpu().numpy().copy() for tensor in inputs.tensors()[1:]]
+        pinned.release()
+    return inputs_seen, crops
+
+
+def data(place: str) -> dict[str, Any]:
+    """The largest difference between the two devices, in levels, for both ways to store images."""
+    from photographs import jpeg, photograph
+
+    from theanompi.data.schema import SPLITS
+    from theanompi.data.writer import Block, Image, Writer, channel_sums
+
+    report: dict[str, Any] = {"limit_levels": DATA_LIMIT}
+    with tempfile.TemporaryDirectory() as folder:
+        for store in ("jpeg", "raw"):
+            path = Path(folder, f"{store}.h5")
+            with Writer(path, {}) as writer:
+                for split, n in zip(SPLITS, (128, 1), strict=True):
+                    pictures = [photograph(seed, 256, 341) for seed in range(n)]
+                    files = [
+                        jpeg(seed, 256, 341) if store == "jpeg" else p.tobytes()
+                        for seed, p in enumerate(pictures)
+                    ]
+                    rows = [Image(str(i), i % 10, 256, 341, file) for i, file in enumerate(files)]
+                    writer.append(split, Block(rows, [], channel_sums(np.stack(pictures))))
+                writer.finish(
+                    name=store,
+                    description="Generated photographs.",
+                    source="tests/photographs.py",
+                    licence="CC0",
+                    class_names=[str(label) for label in range(10)],
+                    store=store,
+                    channels=3,
+                    augmentation="imagenet",
+                )
+            (ours, crops), (expected, expected_crops) = (loaded(where, path, 8) for where in (place, "cpu"))
+            same = all(np.array_equal(a, b) for a, b in zip(ours, expected, strict=True))
+            levels = max(float(np.abs(a - b).max()) for a, b in zip(crops, expected_crops, strict=True))
+            report[store] = {"same_inputs": same, "levels": levels, "passed": same and levels <= DATA_LIMIT}
+            print(
+                f"data, {store}: labels, boxes, keys and colours {'equal' if same else 'DIFFERENT'}, crops within "
+                f"{levels:.1e} levels: {'passed' if report[store]['passed'] else 'FAILED'}",
+                flush=True,
+            )
+    report["passed"] = report["jpeg"]["passed"] and report["raw"]["passed"]
+    return report
+
+
 def throughput(place: str, opponent: str, flags: list[str]) -> dict[str, Any]:
     """Images per second, first step and peak memory of ours and of one opponent, in turn, for each n."""
     report: dict[str, Any] = {}
@@ -223,6 +302,7 @@ def main() -> int:
     )
     parts = {
         "correctness": correctness,
+        "data": data,
         "eager": lambda place: throughput(place, "eager", ["--kind", "plain"]),
         "compiled": lambda place: throughput(
             place, "compiled", ["--kind", "ddp", "--port", str(common.free_port()), "--compile"]
