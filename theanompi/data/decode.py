@@ -126,7 +126,7 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1) -> Pixels:
         # Truncated, or one of the few with harmless faults. Pillow tells them apart; simplejpeg, when it is not
         # strict, takes truncated files and refuses some with extraneous bytes.
         with _reasons():
-            return np.array(_rgb(_open(data, _JPEG)).reduce(reduction))
+            return np.array(_rgb(_open(data, ("JPEG",))).reduce(reduction))
 
 
 def decode(data: bytes) -> Pixels:

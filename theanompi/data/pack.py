@@ -308,7 +308,7 @@ def pack(
     ...     source = Synthetic(classes=2, train=6, val=2, size=4)
     ...     pack(source, f"{folder}/small.h5", processes=1)  # doctest: +ELLIPSIS
     /.../small.h5: 6 training and 2 validation images in 2 classes, ... kB
-    mean 0.... 0.... 0...., std 0.... 0.... 0....
+    mean ..., std ...
     packed 8 images in ... s: ... images/s, ... ms per image and core
     True
     """

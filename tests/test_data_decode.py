@@ -1,0 +1,189 @@
+"""Odd image files, compared with Pillow's own reading of them."""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
+
+from tests.archives import encoded, odd_files, rotated
+from tests.photographs import jpeg, photograph
+from theanompi.data.decode import BadImage, as_jpeg, decode, decode_jpeg, resize_shorter
+
+GOOD, BAD = odd_files()
+PICTURE = photograph(900, 60, 80)
+
+
+def by_pillow(data: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    assert a.shape == b.shape
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+@pytest.mark.parametrize("data", [jpeg(0, 61, 83), GOOD["grey.JPEG"], GOOD["progressive.JPEG"]])
+def test_a_jpeg_file_decodes_as_by_pillow(data: bytes) -> None:
+    np.testing.assert_array_equal(decode_jpeg(data), by_pillow(data))
+    np.testing.assert_array_equal(decode_jpeg(memoryview(data)), by_pillow(data))
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (9, 17), (60, 80), (61, 83)])
+def test_reduced_decoding_has_the_stated_size(size: tuple[int, int], reduction: int) -> None:
+    data = simplejpeg.encode_jpeg(np.full((*size, 3), 77, np.uint8))
+    got = decode_jpeg(data, reduction)
+    assert got.shape == (-(-size[0] // reduction), -(-size[1] // reduction), 3)
+    assert np.abs(got.astype(int) - 77).max() <= 1
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_reduced_decoding_shows_the_averaged_picture(reduction: int) -> None:
+    for picture in load_sample_images().images:
+        data = encoded(Image.fromarray(picture), "JPEG", quality=95)
+        averaged = np.asarray(Image.fromarray(decode_jpeg(data)).reduce(reduction))
+        # Negative control: a reduction that only skips pixels differs by more than 4.
+        assert difference(decode_jpeg(data, reduction), averaged) < 2
+
+
+def test_an_unknown_reduction_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^decode_jpeg: expected a reduction of 1, 2, 4 or 8, got 3$"):
+        decode_jpeg(jpeg(0, 8, 8), 3)
+
+
+@pytest.mark.parametrize("reduction", [1, 4])
+def test_extraneous_bytes_do_no_harm(reduction: int) -> None:
+    clean = encoded(Image.fromarray(PICTURE), "JPEG", quality=90)
+    # At reduced size Pillow averages where libjpeg-turbo transforms, so they differ a little.
+    assert difference(decode_jpeg(GOOD["extraneous.JPEG"], reduction), decode_jpeg(clean, reduction)) < 3
+    assert as_jpeg(GOOD["extraneous.JPEG"])[0] == GOOD["extraneous.JPEG"]
+
+
+@pytest.mark.parametrize("cut", [0.05, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_jpeg_file_is_bad(cut: float, progressive: bool) -> None:
+    data = encoded(Image.fromarray(PICTURE), "JPEG", progressive=progressive)
+    part = data[: int(cut * len(data))]
+    for read in (decode_jpeg, decode, as_jpeg, lambda data: decode_jpeg(data, 2)):
+        with pytest.raises(BadImage, match=r"^truncated$"):
+            read(part)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_shows_no_picture_says_why(name: str) -> None:
+    data, reason = BAD[name]
+    for read in (decode, as_jpeg):
+        with pytest.raises(BadImage, match=f"^{reason}$"):
+            read(data)
+
+
+def test_a_png_file_is_not_taken_for_jpeg() -> None:
+    with pytest.raises(BadImage, match=r"^not an image$"):
+        decode_jpeg(GOOD["png.JPEG"])
+
+
+def test_a_damaged_png_file_says_so_in_one_line() -> None:
+    data = bytearray(GOOD["png.JPEG"])
+    data[3000] ^= 5
+    with pytest.raises(BadImage, match=r"^damaged \([^\n]+\)$"):
+        decode(bytes(data))
+
+
+def test_floats_have_no_white() -> None:
+    with pytest.raises(BadImage, match=r"^pixels are floats, whose white is not known$"):
+        decode(encoded(Image.fromarray(PICTURE[..., 0].astype(np.float32)), "TIFF"))
+
+
+def test_a_picture_too_large_for_jpeg_is_bad_only_there() -> None:
+    data = encoded(Image.new("L", (65600, 2)), "PNG")
+    assert decode(data).shape == (2, 65600, 3)
+    with pytest.raises(BadImage, match=r"^65600 × 2 pixels, above JPEG's limit of 65500$"):
+        as_jpeg(data)
+
+
+def test_a_bomb_is_bad() -> None:
+    with pytest.raises(BadImage, match=r"^damaged \(Image size \(400000000 pixels\) exceeds limit"):
+        decode(encoded(Image.new("1", (20000, 20000)), "PNG"))
+
+
+# How far each may be from the picture: JPEG's loss, 64 colours, or grey.
+NEAR = {"grey.JPEG": 20, "16bit.png": 20, "palette.png": 8, "picture.gif": 8, "png.JPEG": 0, "alpha.PNG": 0}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_odd_files_show_the_upright_picture(name: str) -> None:
+    pixels = decode(GOOD[name])
+    assert pixels.dtype == np.uint8
+    assert difference(pixels, PICTURE) <= NEAR.get(name, 9)
+    data, stored = as_jpeg(GOOD[name])
+    np.testing.assert_array_equal(decode_jpeg(data), stored)
+    assert difference(stored, pixels) < 5
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    grey = np.asarray(Image.fromarray(PICTURE).convert("L"))
+    np.testing.assert_array_equal(decode(GOOD["16bit.png"]), np.stack([grey] * 3, axis=-1))
+
+
+def test_cmyk_is_what_pillow_makes_of_it() -> None:
+    np.testing.assert_array_equal(decode(GOOD["cmyk.JPEG"]), by_pillow(GOOD["cmyk.JPEG"]))
+
+
+def test_transparency_is_dropped() -> None:
+    image = Image.fromarray(PICTURE)
+    image.putalpha(Image.new("L", image.size, 3))
+    np.testing.assert_array_equal(decode(encoded(image, "PNG")), PICTURE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(orientation: int, kind: str) -> None:
+    data = rotated(Image.fromarray(PICTURE), orientation, kind)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(decode(data), upright)
+    if kind == "JPEG":
+        stored, pixels = as_jpeg(data)
+        assert (stored == data) == (orientation == 1)
+        assert difference(pixels, upright) < 5
+        assert as_jpeg(stored)[0] == stored
+
+
+def test_unreadable_exif_data_is_no_rotation() -> None:
+    data = encoded(Image.fromarray(PICTURE), "JPEG", exif=b"Exif\0\0garbage")
+    assert as_jpeg(data)[0] == data
+
+
+UNTOUCHED = {"grey.JPEG", "progressive.JPEG", "extraneous.JPEG", "trailing.JPEG"}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_only_what_must_be_is_encoded_anew(name: str) -> None:
+    data, _ = as_jpeg(GOOD[name])
+    assert (data == GOOD[name]) == (name in UNTOUCHED)
+    if name not in UNTOUCHED:
+        assert simplejpeg.decode_jpeg_header(data)[2:] == ("YCbCr", "444")
+
+
+def test_many_pictures_in_a_jpeg_file_stay_as_they_are() -> None:
+    image = Image.fromarray(PICTURE)
+    data = encoded(image, "MPO", save_all=True, append_images=[image])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert as_jpeg(data)[0] == data
+    # With a harmless fault, so that Pillow has to read it.
+    scan = data.index(b"\xff\xda")
+    np.testing.assert_array_equal(decode_jpeg(data[:scan] + bytes(4) + data[scan:]), decode_jpeg(data))
+
+
+@pytest.mark.parametrize("size", [30, 60, 97])
+@pytest.mark.parametrize("shape", [(60, 80), (80, 60), (61, 61)])
+def test_resizing_by_the_shorter_side(shape: tuple[int, int], size: int) -> None:
+    pixels = photograph(3, *shape)
+    got = resize_shorter(pixels, size)
+    short, long = sorted(shape)
+    assert sorted(got.shape[:2]) == [size, int(size * long / short)]
+    want = Image.fromarray(pixels).resize((got.shape[1], got.shape[0]), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(got, np.asarray(want))
