@@ -883,9 +883,10 @@ class Npz(_PixelSource):
         stamp = _stamp(self._path)
         self.name, self.source = self._path.stem, f"the file {printable(self._path.name)}"
         try:
-            with np.load(self._path, allow_pickle=False) as file:
-                if not isinstance(file, np.lib.npyio.NpzFile):
-                    raise ValueError("a single array")
+            file = np.load(self._path, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            with file:
                 content = {key: file[key] for key in file.files}
         except (*_DAMAGE, OSError, ValueError) as error:
             reason = " ".join(str(error).split())

@@ -1,0 +1,612 @@
+"""Each published format, from archives that are built here, and what is said of damaged ones."""
+
+import contextlib
+import gzip
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests import archives
+from tests.archives import python2_pickle, tar_bytes, write_files, write_tar
+from tests.photographs import jpeg
+from theanompi.config import ConfigError
+from theanompi.data.augment import POLICIES
+from theanompi.data.schema import SPLITS, Split
+from theanompi.data.sources import (
+    Arrays,
+    Cifar10,
+    Cifar100,
+    Files,
+    Folder,
+    Ilsvrc,
+    Mnist,
+    Npz,
+    Source,
+    Synthetic,
+    printable,
+)
+
+
+@contextlib.contextmanager
+def says(*parts: str, error: type[ValueError] = ValueError) -> Iterator[None]:
+    """The error is one line that holds these parts, in this order."""
+    with pytest.raises(error, match=".*".join(map(re.escape, parts))) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+
+
+def pixels_of(source: Source, split: Split) -> tuple[NDArray[np.uint8], list[str]]:
+    """All pixels and names, asked for in uneven runs that went through a pickle, as on the way to a worker."""
+    parts, names = [], []
+    n = len(source.labels[split])
+    for start in range(0, n, 7):
+        items = pickle.loads(pickle.dumps(source.items(split, start, min(start + 7, n))))
+        assert isinstance(items, Arrays)
+        parts.append(items.pixels())
+        names += items.names
+        assert items.labels.tolist() == source.labels[split][start : start + 7].tolist()
+    return np.concatenate(parts), names
+
+
+def files_of(source: Source, split: Split) -> dict[str, tuple[int, bytes]]:
+    found = {}
+    n = len(source.labels[split])
+    for start in range(0, n, 3):
+        items = pickle.loads(pickle.dumps(source.items(split, start, min(start + 3, n))))
+        assert isinstance(items, Files)
+        for name, label, data in zip(items.names, items.labels.tolist(), items.contents(), strict=True):
+            found[name] = (label, data)
+    assert len(found) == n
+    return found
+
+
+# --- Class folders
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    files = {
+        "train/dog/b.JPEG": b"1",
+        "train/dog/a.png": b"2",
+        "train/dog/deep/er/c.jpg": b"3",
+        "train/dog/notes.txt": b"-",
+        "train/dog/._a.png": b"-",
+        "train/cat/x.JpG": b"4",
+        "train/zebra/y.webp": b"5",
+        "train/readme.html": b"-",
+        "val/cat/v.jpeg": b"6",
+        "val/zebra/w.gif": b"7",
+    }
+    return write_files(tmp_path, files)
+
+
+def test_class_folders(folders: Path) -> None:
+    source = Folder(folders / "train", folders / "val")
+    assert source.class_names == ["cat", "dog", "zebra"]
+    assert files_of(source, "train") == {
+        "cat/x.JpG": (0, b"4"),
+        "dog/a.png": (1, b"2"),
+        "dog/b.JPEG": (1, b"1"),
+        "dog/deep/er/c.jpg": (1, b"3"),
+        "zebra/y.webp": (2, b"5"),
+    }
+    assert files_of(source, "val") == {"cat/v.jpeg": (0, b"6"), "zebra/w.gif": (2, b"7")}
+    assert source.notes == ["2 files that are not named like images are ignored"]
+
+
+def test_links_to_class_folders_are_followed(folders: Path) -> None:
+    (folders / "val" / "dog").symlink_to(folders / "train" / "dog")
+    assert len(Folder(folders / "train", folders / "val").labels["val"]) == 5
+
+
+def test_a_name_that_is_no_utf8_can_be_read_and_printed(folders: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (folders / "val" / "cat" / name).write_bytes(b"8")
+    files = files_of(Folder(folders / "train", folders / "val"), "val")
+    assert files[f"cat/{name}"] == (0, b"8")
+    assert printable(name) == r"caf\udce9.jpg"
+
+
+@pytest.mark.parametrize("change", ["touch", "rename", "grow", "move"])
+def test_the_fingerprint_tells_other_files(folders: Path, change: str) -> None:
+    def fingerprint() -> str:
+        return Folder(folders / "train", folders / "val").fingerprint
+
+    before, path = fingerprint(), folders / "train" / "dog" / "b.JPEG"
+    assert fingerprint() == before
+    if change == "touch":
+        os.utime(path, (1, 1))
+    elif change == "rename":
+        path.rename(path.with_name("bb.JPEG"))
+    elif change == "move":
+        path.rename(folders / "train" / "cat" / "b.JPEG")
+    else:
+        status = path.stat()
+        path.write_bytes(b"11")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fingerprint() != before
+
+
+def test_wrong_folders(folders: Path) -> None:
+    train, val = folders / "train", folders / "val"
+    with says(
+        str(folders / "no"), "expected a folder of class folders, got: No such file", error=ConfigError
+    ):
+        Folder(train, folders / "no")
+    with says("readme.html: expected a folder of class folders, got: Not a directory", error=ConfigError):
+        Folder(train / "readme.html", val)
+    with says(f"{train / 'cat'}: expected a folder of class folders, got no folder in it", error=ConfigError):
+        Folder(train / "cat", val)
+    (val / "dog").mkdir()
+    with says(f"{val / 'dog'}: expected images of its class, got none", error=ConfigError):
+        Folder(train, val)
+    (val / "dog").rmdir()
+    write_files(val, {"fox/1.jpg": b"", "wolf/1.jpg": b""})
+    with says(f"{val}: expected only classes of {train}, got 'fox' and 1 more", error=ConfigError):
+        Folder(train, val)
+
+
+# --- ILSVRC 2012
+
+SYNSETS = [
+    (1, "n02000002", "tench, Tinca tinca", 0, 4),
+    (2, "n01000001", "great white shark", 0, 2),
+    (3, "n03000003", "kit fox", 0, 3),
+    (4, "n00000009", "animal", 2, 0),
+]
+TRUTH = [3, 1, 1, 2, 3]
+CLASSES = {"n02000002": 4, "n01000001": 2, "n03000003": 3}
+
+
+def ilsvrc_images() -> tuple[dict[str, dict[str, bytes]], dict[str, bytes]]:
+    train = {
+        wnid: {f"{wnid}_{i}.JPEG": jpeg(10 * k + i, 20, 30) for i in range(n)}
+        for k, (wnid, n) in enumerate(CLASSES.items())
+    }
+    # Not in their order, as tar finds them.
+    val = {f"ILSVRC2012_val_{i:08}.JPEG": jpeg(100 + i, 20, 30) for i in (2, 1, 5, 3, 4)}
+    return train, val
+
+
+def ilsvrc(folder: Path, **changes: Any) -> tuple[Path, Path, Path]:
+    """Write the archives; the changes replace what goes into them."""
+    train, val = ilsvrc_images()
+    train_files = {f"{wnid}.tar": tar_bytes(files) for wnid, files in train.items()}
+    train_files = changes.get("train", lambda files: files)(train_files)
+    val = changes.get("val", lambda files: files)(val)
+    kit = archives.devkit(
+        changes.get("synsets", SYNSETS), changes.get("truth", TRUTH), changes.get("counts", True)
+    )
+    kit = changes.get("devkit", lambda files: files)(kit)
+    return (
+        write_tar(folder / "ILSVRC2012_img_train.tar", train_files),
+        write_tar(folder / "ILSVRC2012_img_val.tar", val),
+        write_tar(folder / "ILSVRC2012_devkit_t12.tar.gz", kit, "w:gz"),
+    )
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_the_archives_of_ilsvrc(tmp_path: Path, counts: bool) -> None:
+    source = Ilsvrc(*ilsvrc(tmp_path, counts=counts))
+    train, val = ilsvrc_images()
+    assert source.class_names == [
+        "n01000001 great white shark",
+        "n02000002 tench, Tinca tinca",
+        "n03000003 kit fox",
+    ]
+    wnids = sorted(CLASSES)
+    assert files_of(source, "train") == {
+        f"{wnid}/{name}": (wnids.index(wnid), data)
+        for wnid, files in train.items()
+        for name, data in files.items()
+    }
+    wnid_of = {i: wnid for i, wnid, *_ in SYNSETS}
+    assert list(files_of(source, "val").items()) == [
+        (
+            f"ILSVRC2012_val_{i:08}.JPEG",
+            (wnids.index(wnid_of[TRUTH[i - 1]]), val[f"ILSVRC2012_val_{i:08}.JPEG"]),
+        )
+        for i in range(1, 6)
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [  # nothing is unpacked
+        "ILSVRC2012_devkit_t12.tar.gz",
+        "ILSVRC2012_img_train.tar",
+        "ILSVRC2012_img_val.tar",
+    ]
+
+
+def test_another_image_in_an_archive_changes_the_fingerprint(tmp_path: Path) -> None:
+    paths = ilsvrc(tmp_path)
+    before = Ilsvrc(*paths).fingerprint
+    assert Ilsvrc(*paths).fingerprint == before
+    os.utime(paths[0], (1, 1))
+    assert Ilsvrc(*paths).fingerprint != before
+
+
+Change = Callable[[Any], Any]
+WRONG_ILSVRC: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    (
+        {"train": lambda files: {name: files[name] for name in list(files)[:2]}},
+        ("img_train.tar: expected 3 archives of classes, got none for n03000003",),
+    ),
+    (
+        {"train": lambda files: {**files, "n09999999.tar": b""}},
+        ("expected archives of the 3 classes, such as n01000001.tar, got n09999999.tar",),
+    ),
+    (
+        {"train": lambda files: {"n01000001/1.JPEG": b"", **files}},
+        ("expected archives of the 3 classes, such as n01000001.tar, got n01000001/1.JPEG",),
+    ),
+    (
+        {"train": lambda files: {**files, "n01000001.tar": tar_bytes({"a.JPEG": b"1"})}},
+        ("img_train.tar: n01000001.tar: expected 2 images, got 1",),
+    ),
+    (
+        {"train": lambda files: {**files, "n01000001.tar": tar_bytes({})}, "counts": False},
+        ("img_train.tar: n01000001.tar: expected some images, got 0",),
+    ),
+    (
+        {"train": lambda files: {**files, "n01000001.tar": files["n01000001.tar"][:1000]}},
+        ("img_train.tar: n01000001.tar: expected a whole tar archive",),
+    ),
+    (
+        {"train": lambda files: {**files, "n01000001.tar": b"x" * 2048}},
+        ("img_train.tar: n01000001.tar: expected a whole tar archive, uncompressed, got:",),
+    ),
+    (
+        {"val": lambda files: {**files, "cat.JPEG": b""}},
+        ("img_val.tar: expected images such as ILSVRC2012_val_00000001.JPEG, got cat.JPEG",),
+    ),
+    (
+        {"truth": TRUTH[:4]},
+        (
+            "img_val.tar: expected images 1 to 4, as the devkit's ground truth has lines, got 5, numbered 1 to 5",
+        ),
+    ),
+    (
+        {"truth": [*TRUTH[:4], 4]},
+        ("ground_truth.txt, line 5: expected the ILSVRC2012_ID of one of 3 classes, got '4'",),
+    ),
+    (
+        {"devkit": lambda files: {name: data for name, data in files.items() if "meta" not in name}},
+        (
+            "devkit_t12.tar.gz: expected the archive ILSVRC2012_devkit_t12.tar.gz with data/meta.mat, got none",
+        ),
+    ),
+    (
+        {"devkit": lambda files: {**files, "ILSVRC2012_devkit_t12/data/meta.mat": b"MATLAB" * 99}},
+        ("meta.mat: expected synsets with ILSVRC2012_ID, WNID, words and num_children, got:",),
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "parts"), WRONG_ILSVRC)
+def test_wrong_archives_of_ilsvrc(tmp_path: Path, changes: dict[str, Any], parts: tuple[str, ...]) -> None:
+    paths = ilsvrc(tmp_path, **changes)
+    with says(*parts):
+        Ilsvrc(*paths)
+
+
+def test_missing_and_damaged_archives_of_ilsvrc(tmp_path: Path) -> None:
+    train, val, kit = ilsvrc(tmp_path)
+    with says("nowhere: expected a file, got: No such file", error=ConfigError):
+        Ilsvrc(train, tmp_path / "nowhere", kit)
+    with says(f"{tmp_path}: expected a file, got a folder", error=ConfigError):
+        Ilsvrc(train, val, tmp_path)
+    with says(f"{train}: expected the archive ILSVRC2012_devkit_t12.tar.gz", "got none"):
+        Ilsvrc(train, val, train)
+    with says(f"{kit}: expected a whole tar archive, uncompressed, got:"):
+        Ilsvrc(train, kit, kit)
+    kit.write_bytes(kit.read_bytes()[:-40])
+    with says(f"{kit}: expected the archive ILSVRC2012_devkit_t12.tar.gz, got:"):
+        Ilsvrc(train, val, kit)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 5])
+def test_a_truncated_archive_is_never_taken_for_whole(tmp_path: Path, blocks: int) -> None:
+    train, val, kit = ilsvrc(tmp_path)
+    data = val.read_bytes().rstrip(b"\0")
+    # Also exactly where a header begins, where the reader of the standard library sees the end.
+    val.write_bytes(data[: len(data) // 512 * 512 - 512 * blocks])
+    with says(f"{val}: expected a whole tar archive"):
+        Ilsvrc(train, val, kit)
+
+
+def test_an_archive_cut_between_two_images_is_damaged(tmp_path: Path) -> None:
+    train, val, kit = ilsvrc(tmp_path, val=lambda files: files | {})
+    _, images = ilsvrc_images()
+    first = next(iter(images.values()))
+    val.write_bytes(val.read_bytes()[: 512 + -(-len(first) // 512) * 512])
+    with says(f"{val}: expected a whole tar archive, got one without an end mark at byte"):
+        Ilsvrc(train, val, kit)
+
+
+def test_an_archive_that_shrinks_afterwards(tmp_path: Path) -> None:
+    paths = ilsvrc(tmp_path)
+    source = Ilsvrc(*paths)
+    os.truncate(paths[1], 700)
+    with says("img_val.tar: ILSVRC2012_val_0000000", "expected", "bytes at", "got"):
+        files_of(source, "val")
+
+
+# --- CIFAR
+
+
+def in_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    return write_files(folder, files) / next(iter(files)).split("/")[0]
+
+
+def in_archive(folder: Path, files: dict[str, bytes]) -> Path:
+    return write_tar(folder / "archive.tar.gz", files, "w:gz")
+
+
+@pytest.mark.parametrize("where", [in_folder, in_archive])
+@pytest.mark.parametrize("layout", [archives.cifar10_python, archives.cifar10_binary])
+def test_cifar10(tmp_path: Path, layout: Callable[..., dict[str, bytes]], where: Callable[..., Path]) -> None:
+    batches = archives.cifar10_batches()
+    source = Cifar10(where(tmp_path, layout(batches)))
+    space = " " if layout is archives.cifar10_python else ""
+    assert source.class_names == [f"class{space}{i}" for i in range(10)]
+    pixels, names = pixels_of(source, "train")
+    train = [batches[f"data_batch_{i}"] for i in range(1, 6)]
+    np.testing.assert_array_equal(pixels, np.concatenate([images for images, _ in train]))
+    np.testing.assert_array_equal(source.labels["train"], np.concatenate([labels for _, labels in train]))
+    assert names[:2] == ["data_batch_1/0", "data_batch_1/1"] and names[-1] == "data_batch_5/11"
+    np.testing.assert_array_equal(pixels_of(source, "val")[0], batches["test_batch"][0])
+    np.testing.assert_array_equal(source.labels["val"], batches["test_batch"][1])
+    assert source.augmentation == "crop"
+
+
+@pytest.mark.parametrize("where", [in_folder, in_archive])
+@pytest.mark.parametrize("layout", [archives.cifar100_python, archives.cifar100_binary])
+def test_cifar100(
+    tmp_path: Path, layout: Callable[..., dict[str, bytes]], where: Callable[..., Path]
+) -> None:
+    batches = archives.cifar_batches(["train", "test"], 100)
+    source = Cifar100(where(tmp_path, layout(batches)))
+    assert source.class_names == [f"fine{i}" for i in range(100)]
+    splits: tuple[tuple[Split, str], ...] = (("train", "train"), ("val", "test"))
+    for split, name in splits:
+        np.testing.assert_array_equal(pixels_of(source, split)[0], batches[name][0])
+        np.testing.assert_array_equal(source.labels[split], batches[name][1])
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch evil",)
+
+
+def test_a_pickle_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = archives.cifar10_python(archives.cifar10_batches())
+    files["cifar-10-batches-py/data_batch_3"] = pickle.dumps({"data": Evil(), "labels": []}, protocol=2)
+    path = in_archive(tmp_path, files)
+    with says(
+        "data_batch_3: expected a pickle of CIFAR, got: posix.system, which is neither an array nor text"
+    ):
+        Cifar10(path)
+    assert not (tmp_path / "evil").exists()
+
+
+def cifar_entry(**changes: Any) -> bytes:
+    entry = {"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1, 2], **changes}
+    return python2_pickle({key: value for key, value in entry.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (cifar_entry(labels=None), "expected an entry 'labels', got 'data'"),
+        (cifar_entry(labels=[0, 1]), "expected a label for each image, got 2 for 3 images"),
+        (cifar_entry(labels=[0, 1, 10]), "expected labels from 0 to 9, got 10 for image 2"),
+        (cifar_entry(labels=[0, 1, "2"]), "labels: expected a list of whole numbers, got something else"),
+        (cifar_entry(data=np.zeros((3, 3000), np.uint8)), "data: expected uint8 (n, 3072), got (3, 3000)"),
+        (cifar_entry(data=[1, 2]), "data: expected uint8 (n, 3072), got list"),
+        (python2_pickle([1]), "expected a dictionary, got list"),
+        (cifar_entry()[:-900], "expected a pickle of CIFAR, got:"),
+        (b"", "expected a pickle of CIFAR, got: Ran out of input"),
+    ],
+)
+def test_wrong_batches_of_cifar(tmp_path: Path, batch: bytes, message: str) -> None:
+    files = archives.cifar10_python(archives.cifar10_batches())
+    files["cifar-10-batches-py/data_batch_2"] = batch
+    with says(f"data_batch_2: {message}"):
+        Cifar10(in_folder(tmp_path, files))
+
+
+def test_wrong_records_and_files_of_cifar(tmp_path: Path) -> None:
+    files = archives.cifar10_binary(archives.cifar10_batches())
+    with says("expected the files of CIFAR-100, python or binary version, got no", error=ConfigError):
+        Cifar100(in_folder(tmp_path / "a", files))
+    files["cifar-10-batches-bin/test_batch.bin"] += b"1"
+    with says("test_batch.bin: expected records of 3073 bytes, got 36877 bytes"):
+        Cifar10(in_folder(tmp_path / "b", files))
+    files["cifar-10-batches-bin/batches.meta.txt"] = b"one\ntwo\n"
+    with says("batches.meta.txt: expected the names of 10 classes, got 2"):
+        Cifar10(in_folder(tmp_path / "c", files))
+    del files["cifar-10-batches-bin/data_batch_4.bin"]
+    with says("expected the files of CIFAR-10", "got no data_batch_4.bin", error=ConfigError):
+        Cifar10(in_folder(tmp_path / "d", files))
+    path = in_archive(tmp_path, archives.cifar10_python(archives.cifar10_batches()))
+    path.write_bytes(path.read_bytes()[:-5000])
+    with says(f"{path}: expected a whole tar archive or a folder, got:"):
+        Cifar10(path)
+
+
+# --- MNIST
+
+DIGITS = (
+    np.random.default_rng(1).integers(0, 256, (20, 28, 28), np.uint8),
+    np.random.default_rng(2).integers(0, 10, 20).astype(np.uint8),
+)
+
+
+@pytest.mark.parametrize("mark", ["-", "."])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mnist(tmp_path: Path, compressed: bool, mark: str) -> None:
+    images, labels = DIGITS
+    val = images[:9, ::-1], labels[:9][::-1]
+    source = Mnist(write_files(tmp_path, archives.mnist(DIGITS, val, compressed, mark)))
+    np.testing.assert_array_equal(pixels_of(source, "train")[0], images[..., None])
+    np.testing.assert_array_equal(source.labels["train"], labels)
+    np.testing.assert_array_equal(pixels_of(source, "val")[0], val[0][..., None])
+    np.testing.assert_array_equal(source.labels["val"], val[1])
+    assert source.augmentation == "shift" and source.channels == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("train-images-idx3-ubyte", archives.idx(DIGITS[1]), "expected the magic number 0x00000803, got 0x00000801"),
+        ("train-images-idx3-ubyte", archives.idx(DIGITS[0])[:-1], "expected 20 × 28 × 28 bytes after the"),
+        ("t10k-labels-idx1-ubyte", b"", "expected the magic number 0x00000801, got 0x"),
+        ("t10k-labels-idx1-ubyte", archives.idx(DIGITS[1][:5]), "t10k: expected a label for each image, got 5 for 20"),
+        ("t10k-labels-idx1-ubyte", archives.idx(DIGITS[1] + np.uint8(9)), "expected labels from 0 to 9, got 1"),
+    ],
+)  # fmt: skip
+def test_wrong_files_of_mnist(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    write_files(tmp_path, archives.mnist(DIGITS, DIGITS))
+    (tmp_path / name).write_bytes(data)
+    with says(message):
+        Mnist(tmp_path)
+
+
+def test_missing_and_truncated_files_of_mnist(tmp_path: Path) -> None:
+    write_files(tmp_path, archives.mnist(DIGITS, DIGITS))
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    with says("expected t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz, got neither", error=ConfigError):
+        Mnist(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(archives.idx(DIGITS[1]))[:-9])
+    with says("t10k-labels-idx1-ubyte.gz: expected a whole gzip file, got:"):
+        Mnist(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(archives.idx(DIGITS[1]))
+    with says("t10k-labels-idx1-ubyte.gz: expected a whole gzip file, got: Not a gzipped file"):
+        Mnist(tmp_path)
+
+
+# --- Arrays
+
+
+def arrays(path: Path, **changes: Any) -> Path:
+    draw = np.random.default_rng(3)
+    content: dict[str, Any] = {
+        "train_images": draw.integers(0, 256, (11, 5, 6, 3), np.uint8),
+        "train_labels": np.arange(11) % 4,
+        "val_images": draw.integers(0, 256, (4, 7, 6, 3), np.uint8),
+        "val_labels": np.array([0, 3, 1, 1], np.uint8),
+        **changes,
+    }
+    np.savez(path, **{key: value for key, value in content.items() if value is not None})
+    return path
+
+
+def test_arrays(tmp_path: Path) -> None:
+    path = arrays(tmp_path / "some.npz")
+    source = Npz(path)
+    assert source.class_names == ["0", "1", "2", "3"] and source.name == "some"
+    with np.load(path) as content:
+        for split in SPLITS:
+            np.testing.assert_array_equal(pixels_of(source, split)[0], content[f"{split}_images"])
+            np.testing.assert_array_equal(source.labels[split], content[f"{split}_labels"])
+
+
+def test_arrays_of_grey_images_and_names_of_classes(tmp_path: Path) -> None:
+    images = np.arange(11 * 30, dtype=np.uint64).astype(np.uint8).reshape(11, 5, 6)
+    names = ["a", "b", "c", "d", "é"]
+    source = Npz(arrays(tmp_path / "a.npz", train_images=images, val_images=images[:4], class_names=names))
+    np.testing.assert_array_equal(pixels_of(source, "train")[0], images[..., None])
+    assert source.class_names == names and source.channels == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_labels": None}, "expected an array val_labels, got train_images, train_labels, val_images"),
+        ({"train_images": np.zeros((11, 5, 6))}, "train_images: expected uint8 (n, h, w) or (n, h, w, c), got float64"),
+        ({"val_images": np.zeros((0, 5, 6), np.uint8)}, "val_images: expected uint8"),
+        ({"val_images": np.zeros((4, 5), np.uint8)}, "val_images: expected uint8"),
+        ({"val_images": np.zeros((4, 5, 6), np.uint8)}, "val_images: expected 3 channels as in train_images, got 1"),
+        ({"train_labels": np.zeros(11)}, "train_labels: expected whole numbers (n,), got float64 (11,)"),
+        ({"train_labels": np.zeros(10, int)}, "train_labels: expected 11, one for each of train_images, got 10"),
+        ({"val_labels": np.array([0, -1, 0, 0])}, "val_labels: expected labels from 0 to 3, got -1 for image 1"),
+        ({"class_names": ["a", "b"]}, "train_labels: expected labels from 0 to 1, got 2 for image 2"),
+        ({"class_names": np.arange(4)}, "class_names: expected texts (n,), got int64 (4,)"),
+        ({"class_names": np.array(["a", 1], object)}, "got: Object arrays cannot be loaded"),
+    ],
+)  # fmt: skip
+def test_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with says(message):
+        Npz(arrays(tmp_path / "a.npz", **changes))
+
+
+def test_files_that_hold_no_arrays(tmp_path: Path) -> None:
+    with says("nowhere.npz: expected a file, got: No such file", error=ConfigError):
+        Npz(tmp_path / "nowhere.npz")
+    path = arrays(tmp_path / "a.npz")
+    data = path.read_bytes()
+    for wrong in (b"", b"text", data[:-100], data[:200] + bytes(100) + data[300:]):
+        path.write_bytes(wrong)
+        with says(f"{path}: expected an .npz file of arrays, got:"):
+            Npz(path)
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with says("a.npy: expected an .npz file of arrays, got: a single array"):
+        Npz(tmp_path / "a.npy")
+
+
+# --- Generated images
+
+
+def test_generated_images_hang_on_the_seed_alone() -> None:
+    source = Synthetic(classes=3, train=40, val=9, size=12, channels=2, seed=5)
+    pixels, names = pixels_of(source, "train")
+    assert pixels.shape == (40, 12, 12, 2) and names[:2] == ["0", "1"]
+    whole = source.items("train", 0, 40)
+    assert isinstance(whole, Arrays)
+    np.testing.assert_array_equal(whole.pixels(), pixels)
+    again, _ = pixels_of(Synthetic(classes=3, train=50, val=9, size=12, channels=2, seed=5), "train")
+    np.testing.assert_array_equal(again[:40], pixels)
+    other, _ = pixels_of(Synthetic(classes=3, train=40, val=9, size=12, channels=2, seed=6), "train")
+    assert np.abs(other.astype(int) - pixels).mean() > 10
+    assert len(np.unique(pixels.reshape(40, -1), axis=0)) == 40
+    val, _ = pixels_of(source, "val")
+    assert np.abs(val.astype(int) - pixels[:9]).mean() > 3
+
+
+def test_generated_images_can_be_learnt() -> None:
+    source = Synthetic(classes=10, train=400, val=200, size=16)
+    train, val = (pixels_of(source, split)[0].reshape(-1, 768).astype(float) for split in SPLITS)
+    labels = source.labels["train"]
+    means = np.stack([train[labels == label].mean(axis=0) for label in range(10)])
+    guess = ((val[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert (guess == source.labels["val"]).mean() > 0.9
+
+
+@pytest.mark.parametrize("option", ["classes", "train", "val", "size", "channels"])
+def test_nothing_cannot_be_generated(option: str) -> None:
+    numbers = {"classes": 2, "train": 2, "val": 2, "size": 2, "channels": 2}
+    with says(f"--{option}: expected at least 1, got 0", error=ConfigError):
+        Synthetic(**{**numbers, option: 0})
+    with says("--seed: expected at least 0, got -1", error=ConfigError):
+        Synthetic(**numbers, seed=-1)
+
+
+# --- All
+
+
+def test_blocks_take_some_megabytes() -> None:
+    def block(size: int) -> int:
+        return Synthetic(classes=1, train=1, val=1, size=size).block_images
+
+    assert (block(4), block(32), block(224), block(4000)) == (16384, 2730, 55, 1)
+
+
+@pytest.mark.parametrize("kind", [Folder, Ilsvrc, Cifar10, Cifar100, Mnist, Npz, Synthetic])
+def test_every_source_names_a_policy(kind: type[Source]) -> None:
+    assert kind.augmentation in POLICIES
