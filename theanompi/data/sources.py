@@ -961,7 +961,10 @@ def _patterns(seed: int, split: int, ids: Labels, labels: Labels, size: int, cha
     # cos(a + b) = cos a cos b - sin a sin b: the shifts then need no grid of their own.
     mixture = np.concatenate([height * np.cos(phase), -height * np.sin(phase)], axis=-1)
     waves = np.concatenate([np.cos(angle), np.sin(angle)])
-    values = mixture.reshape(-1, 2 * n_waves) @ waves + (78 + 100 * draws[..., -1]).reshape(-1, 1)
+    # In whole numbers, whose products and sums are exact: BLAS rounds others in a way that hangs on how many
+    # images are made at once.
+    values = np.rint(64 * mixture).reshape(-1, 2 * n_waves) @ np.rint(256 * waves)
+    values = values / (64 * 256) + np.rint(78 + 100 * draws[..., -1]).reshape(-1, 1)
     values = values.reshape(len(ids), channels, size, size).transpose(0, 2, 3, 1)
     states = splitmix64(np.array([seed & (2**64 - 1)], np.uint64), 1)[0] ^ (ids * 2 + split).astype(np.uint64)
     words = -(-size * size * channels // 8)
