@@ -71,12 +71,12 @@ def _crop_resize(images: torch.Tensor, boxes: torch.Tensor, steps: torch.Tensor,
         longest = [float(side.max()) for side in (height, width)]
         filled = [math.ceil(float(side.max())) for side in extent]
         images = images[:, :, : filled[0], : filled[1]]
-    count_y, count_x = (math.ceil(2 * max(1, side / size)) + 1 for side in longest)
+    count_y, count_x = (math.ceil(2 * max(1, side / size)) for side in longest)
     rows, weights = _taps(y0, height, extent[0], steps, count_y)
     across = torch.where(flip > 0.5, steps.flip(0), steps)
     columns, column_weights = _taps(x0, width, extent[1], across, count_x)
     # In memory the images lie as (n, height, width, channels).
-    pixels = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    pixels = images.permute(0, 2, 3, 1).to(torch.float32)
     wide = pixels.shape[2]
     out = _weighted_rows(pixels.flatten(2), rows, weights)
     out = out.view(n, size, wide, channels).transpose(1, 2).reshape(n, wide, size * channels)
