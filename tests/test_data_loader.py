@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -615,7 +616,9 @@ def test_a_forgotten_loader_is_closed(digits: Dataset) -> None:
     np.testing.assert_array_equal(batch.images, images)
 
 
-def test_the_processes_are_what_they_are_meant_to_be(photographs: Dataset) -> None:
+def test_the_processes_are_what_they_are_meant_to_be(
+    photographs: Dataset, capfd: pytest.CaptureFixture[str]
+) -> None:
     with Loader(photographs, 4, 16, processes=2) as loader:
         assert len(list(loader.validation(1, 0))) == 6  # each of them has read some
         for pid in loader.pids:
@@ -625,6 +628,11 @@ def test_the_processes_are_what_they_are_meant_to_be(photographs: Dataset) -> No
             assert "simplejpeg" in maps and not re.search("libmpi|mpi4py|torch|hdf5|h5py", maps)
             own = Path(f"/proc/{pid}/environ").read_text("utf-8").split("\0")
             assert "OMP_NUM_THREADS=1" in own
+            # Standard output belongs to the training process.
+            output, errors, ours = (
+                os.readlink(f"/proc/{name}") for name in (f"{pid}/fd/1", f"{pid}/fd/2", "self/fd/2")
+            )
+            assert output == errors == ours != os.readlink("/proc/self/fd/1")
             opened = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
             assert opened.count(str(photographs.path)) == 1 and "/dev/null" in opened
             # Nobody else's connection, which would keep the other one alive.
@@ -698,6 +706,21 @@ def test_a_training_process_that_ends(program: Any, end: str, code: int, last: s
     got, err = ended(process, pids)
     assert got == code
     assert err.endswith(last) if last else err == ""
+
+
+def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "theanompi", tmp_path / "theanompi", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "theanompi/data/process.py").open("a") as file:
+        file.write('    print("the copy", file=sys.stderr)\n')
+    # The copy is found by way of the current folder, which then is another one.
+    code = (
+        "import os; from theanompi.data import Loader, open_dataset; os.chdir('/')\n"
+        "with open_dataset('digits') as data, Loader(data, 16, 32) as loader: next(loader.validation(1, 0))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "the copy\n")
 
 
 def test_an_interrupt_leaves_the_processes_to_the_training_process(digits: Dataset) -> None:

@@ -212,7 +212,6 @@ class Loader:
         self.memory, memory = _shared_memory(layout)
         self._rows, self._images = layout.arrays(self.memory)
         self._free = list(range(slots))
-        self._held: int | None = None
         self._stream: _Stream | None = None
         # Dealt out and not yet handed over, in the order of the batches; answers to them, by slot.
         self._tasks: deque[_Task] = deque()
@@ -356,25 +355,20 @@ class Loader:
         self._free += [task.slot for task in self._tasks]
         self._tasks.clear()
         self._answers.clear()
-        self._release()
         self._stream = _Stream(self, split, epoch, units)
         self._deal_out(self._stream)
         return self._stream
 
     def _next(self, stream: _Stream) -> Batch:
-        self._check()
-        if stream is not self._stream:
-            raise ValueError(
-                "loader: expected its newest stream of batches, got one that the next one has ended"
-            )
-        self._release()
+        self._check(stream)
         self._deal_out(stream)
         if not self._tasks:
             raise StopIteration
         while self._tasks[0].slot not in self._answers:
             self._receive()
         task = self._tasks.popleft()
-        self._held = task.slot
+        # Dealt out again no earlier than the next batch is asked for.
+        self._free.append(task.slot)
         fault = self._answers.pop(task.slot)
         if fault is not None:
             raise self._fail(self._unreadable(task, *fault))
@@ -389,11 +383,6 @@ class Loader:
             raise ValueError(
                 "loader: expected its newest stream of batches, got one that the next one has ended"
             )
-
-    def _release(self) -> None:
-        if self._held is not None:
-            self._free.append(self._held)
-            self._held = None
 
     def _deal_out(self, stream: _Stream) -> None:
         while self._free:

@@ -153,15 +153,8 @@ class Reader:
 
     Examples
     --------
-    >>> import tempfile
-    >>> canvas = np.zeros((1, 2, 1), np.uint8)
-    >>> with tempfile.TemporaryFile() as file:
-    ...     _ = file.write(bytes(range(12)))
-    ...     file.flush()
-    ...     row = Row(0, 12, height=3, width=4, reduction=1, top=1, left=1, cut_height=1, cut_width=2, shrink=1)
-    ...     Reader(file.fileno(), "raw").read(row, canvas)
-    >>> canvas.ravel().tolist()
-    [5, 6]
+    >>> Reader(0, "raw").read.__name__
+    'read'
     """
 
     def __init__(self, file: int, store: str) -> None:
@@ -185,7 +178,16 @@ class Reader:
 
         Examples
         --------
-        See the class.
+        >>> import tempfile
+        >>> canvas = np.zeros((1, 2, 1), np.uint8)
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = file.write(bytes(range(12)))
+        ...     file.flush()
+        ...     whole = Row(0, 12, height=3, width=4, reduction=1, top=0, left=0, cut_height=3, cut_width=4, shrink=1)
+        ...     cut = whole._replace(top=1, left=1, cut_height=1, cut_width=2)
+        ...     Reader(file.fileno(), "raw").read(cut, canvas)
+        >>> canvas.ravel().tolist()
+        [5, 6]
         """
         height, width = -(-row.cut_height // row.shrink), -(-row.cut_width // row.shrink)
         target = canvas[:height, :width]
