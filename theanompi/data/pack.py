@@ -646,8 +646,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, WorkerDied) as error:
         say(str(error))
     except OSError as error:
-        where = f"{printable(str(error.filename))}: " if error.filename else ""
-        say(f"{where}{error.strerror or error}")
+        # A disk that is full has no name.
+        where = error.filename or getattr(args, "output", args.command)
+        say(f"{printable(str(where))}: {error.strerror or error}")
     return 1
 
 

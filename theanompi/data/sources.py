@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
@@ -366,6 +365,9 @@ class _Synset(NamedTuple):
 
 def _devkit(path: Path) -> tuple[dict[int, _Synset], list[int]]:
     """Read the leaf synsets by ILSVRC2012_ID, and the IDs of the validation images in their order."""
+    # Here, because every worker process would wait for it.
+    import scipy.io
+
     expected = "ILSVRC2012_devkit_t12.tar.gz"
     files: dict[str, bytes] = {}
     try:

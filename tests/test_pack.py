@@ -1,0 +1,551 @@
+"""``tmpack`` from end to end: what goes in comes out, whatever happens on the way."""
+
+import errno
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests import archives
+from tests.archives import odd_files, write_files, write_tar
+from tests.mpi import ROOT
+from tests.photographs import jpeg
+from tests.test_pack_sources import DIGITS, arrays, files_of, ilsvrc
+from theanompi.data import pack
+from theanompi.data.decode import as_jpeg, decode, resize_shorter
+from theanompi.data.schema import SPLITS, open_dataset
+from theanompi.data.sources import Folder, Ilsvrc, Synthetic
+
+# In small blocks, so that there is much to interrupt.
+TMPACK = """
+import sys
+from theanompi.data import pack, sources
+sources._BLOCK_FILES = 8
+sys.exit(pack.main(sys.argv[1:]))
+"""
+GOOD, BAD = odd_files()
+IMAGES = 2000
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 files in class folders, train and val, with every odd case among them."""
+    odd = {**GOOD, **{name: data for name, (data, _) in BAD.items()}}
+    # Not as many pictures as files, which would take long to draw; but no two neighbours are the same.
+    pictures = [jpeg(i, 60, 80) for i in range(499)]
+    files = {f"{i:04}.JPEG": pictures[i % 499] for i in range(IMAGES - 2 * len(odd))}
+    root = tmp_path_factory.mktemp("photographs")
+    for i, (name, data) in enumerate(files.items()):
+        split = "val" if i % 10 == 0 else "train"
+        write_files(root / split / f"class {i % 7}", {name: data})
+    for i, (name, data) in enumerate(odd.items()):
+        for split in SPLITS:
+            write_files(root / split / f"class {i % 7}", {f"{1000 + i}{name}": data})
+    return root
+
+
+def tmpack(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+    """Start it in a session of its own, so that all its processes can be killed at once."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", TMPACK, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+
+
+def finished(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def pack_folder(photographs: Path, output: Path, *options: object, **streams: Any) -> "subprocess.Popen[str]":
+    return tmpack(
+        "folder",
+        photographs / "train",
+        photographs / "val",
+        "-o",
+        output,
+        "--processes",
+        2,
+        *options,
+        **streams,
+    )
+
+
+def blocks(output: Path) -> int:
+    """How many blocks are written."""
+    try:
+        return Path(f"{output}.journal").read_bytes().count(b"\n") - 1
+    except FileNotFoundError:
+        return -1
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, finished(process)
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@contextmanager
+def in_the_middle(photographs: Path, output: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A packing some way in; killed, if need be, in the end."""
+    process = pack_folder(photographs, output, "--skip-bad")
+    try:
+        wait_for(lambda: blocks(output) >= 5, process)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def workers(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            status, command = (path / "stat").read_text(), (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        state, ppid = status.rpartition(")")[2].split()[:2]
+        if int(ppid) == parent and state != "Z" and b"spawn_main" in command:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.fixture(scope="session")
+def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packed without interruption."""
+    path = tmp_path_factory.mktemp("whole") / "photographs.h5"
+    status, out, err = finished(pack_folder(photographs, path, "--skip-bad"))
+    assert status == 0, err
+    return path
+
+
+# --- Contents
+
+
+def test_a_folder_of_jpeg_files(photographs: Path, whole: Path) -> None:
+    source = Folder(photographs / "train", photographs / "val")
+    with open_dataset(whole) as dataset:
+        assert dataset.n_train + dataset.n_val == IMAGES - 2 * len(BAD)
+        assert dataset.class_names == [f"class {i}" for i in range(7)]
+        assert (dataset.store, dataset.augmentation, dataset.largest) == ("jpeg", "imagenet", (60, 80))
+        left_out = []
+        untouched = 0
+        for split in SPLITS:
+            i = 0
+            for name, (label, data) in files_of(source, split).items():
+                reason = BAD.get(re.sub(r".*/\d{4}", "", name), (b"", ""))[1]
+                if reason:
+                    left_out.append(f"{split}/{name}: {reason}")
+                    continue
+                assert dataset.image_name(split, i) == name
+                assert dataset.labels(split)[i] == label
+                stored, pixels = as_jpeg(data)
+                assert dataset.read(split, i) == stored
+                untouched += stored == data
+                if i % 20 == 0:
+                    np.testing.assert_array_equal(dataset.pixels(split, i), pixels)
+                i += 1
+            assert dataset.count(split) == i
+        assert sorted(dataset.left_out) == sorted(left_out)
+        # Only CMYK, PNG, GIF and rotated files are other bytes.
+        assert untouched == dataset.n_train + dataset.n_val - 2 * 7
+
+
+def test_mean_and_std_are_those_of_the_training_images(whole: Path) -> None:
+    with open_dataset(whole) as dataset:
+        values = (
+            np.concatenate([dataset.pixels("train", i).reshape(-1, 3) for i in range(dataset.n_train)]) / 255
+        )
+        np.testing.assert_allclose(dataset.mean, values.mean(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(dataset.std, values.std(axis=0), rtol=1e-9)
+
+
+def test_a_folder_of_pixels(tmp_path: Path) -> None:
+    files = {f"a/{name}": data for name, data in GOOD.items()} | {"b/1.jpg": jpeg(1, 50, 90)}
+    for split in SPLITS:
+        write_files(tmp_path / split, files)
+    output = tmp_path / "raw.h5"
+    options = ["--store", "raw", "--size", "40", "--name", "pixels", "--augmentation", "shift"]
+    assert pack.main(["folder", f"{tmp_path}/train", f"{tmp_path}/val", "-o", f"{output}", *options]) == 0
+    with open_dataset(output) as dataset:
+        assert (dataset.store, dataset.name, dataset.augmentation) == ("raw", "pixels", "shift")
+        for split in SPLITS:
+            for i, name in enumerate(sorted(files)):
+                assert dataset.image_name(split, i) == name
+                np.testing.assert_array_equal(
+                    dataset.pixels(split, i), resize_shorter(decode(files[name]), 40)
+                )
+        assert dataset.sizes("val")[-1].tolist() == [40, 72]
+
+
+def test_the_archives_of_ilsvrc(tmp_path: Path) -> None:
+    paths = ilsvrc(tmp_path)
+    output = tmp_path / "imagenet.h5"
+    assert pack.main(["ilsvrc", *map(str, paths), "-o", str(output), "--processes", "2"]) == 0
+    source = Ilsvrc(*paths)
+    with open_dataset(output) as dataset:
+        assert dataset.class_names == source.class_names
+        assert dataset.name == "ILSVRC 2012" and "non-commercial" in dataset.licence
+        for split in SPLITS:
+            for i, (name, (label, data)) in enumerate(files_of(source, split).items()):
+                assert dataset.image_name(split, i) == name
+                assert dataset.labels(split)[i] == label
+                assert dataset.read(split, i) == data
+
+
+Contents = dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]
+
+
+def cifar10(path: Path) -> Contents:
+    batches = archives.cifar10_batches()
+    write_tar(path, archives.cifar10_python(batches), "w:gz")
+    train = [batches[f"data_batch_{i}"] for i in range(1, 6)]
+    images, labels = (np.concatenate([batch[part] for batch in train]) for part in (0, 1))
+    return {"train": (images, labels), "val": batches["test_batch"]}
+
+
+def cifar100(path: Path) -> Contents:
+    batches = archives.cifar_batches(["train", "test"], 100)
+    write_tar(path, archives.cifar100_binary(batches), "w:gz")
+    return {"train": batches["train"], "val": batches["test"]}
+
+
+def mnist(path: Path) -> Contents:
+    write_files(path, archives.mnist(DIGITS, DIGITS, compressed=True))
+    digits = DIGITS[0][..., None], DIGITS[1]
+    return {"train": digits, "val": digits}
+
+
+def npz(path: Path) -> Contents:
+    arrays(path)
+    with np.load(path) as content:
+        return {split: (content[f"{split}_images"], content[f"{split}_labels"]) for split in SPLITS}
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "make", "policy"),
+    [
+        ("cifar10", "cifar-10-python.tar.gz", cifar10, "crop"),
+        ("cifar100", "cifar-100-binary.tar.gz", cifar100, "crop"),
+        ("mnist", "mnist", mnist, "shift"),
+        ("arrays", "arrays.npz", npz, "none"),
+    ],
+)
+def test_pixels(
+    tmp_path: Path, command: str, file: str, make: Callable[[Path], Contents], policy: str
+) -> None:
+    contents = make(tmp_path / file)
+    assert pack.main([command, f"{tmp_path / file}", "-o", f"{tmp_path}/out.h5", "--processes", "1"]) == 0
+    with open_dataset(tmp_path / "out.h5") as dataset:
+        assert dataset.augmentation == policy and dataset.store == "raw"
+        for split in SPLITS:
+            images, labels = contents[split]
+            assert dataset.count(split) == len(images)
+            np.testing.assert_array_equal(dataset.labels(split), labels)
+            for i, image in enumerate(images):
+                np.testing.assert_array_equal(dataset.pixels(split, i), image)
+
+
+def test_generated_images_and_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "s.h5"
+    command = (
+        "synthetic --classes 3 --train 30 --val 9 --size 8 --channels 1 --seed 4 --processes 1 -o".split()
+    )
+    assert pack.main([*command, str(output)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{output}: 30 training and 9 validation images in 3 classes, [\d.]+ kB", lines[0])
+    assert re.fullmatch(r"mean 0\.\d{4}, std 0\.\d{4}", lines[1])
+    assert re.fullmatch(r"packed 39 images in [\d.]+ s: \d+ images/s, [\d.]+ ms per image and core", lines[2])
+    images = Synthetic(classes=3, train=30, val=9, size=8, channels=1, seed=4).items("train", 0, 30)
+    with open_dataset(output) as dataset:
+        got = [dataset.pixels("train", i) for i in range(30)]
+        np.testing.assert_array_equal(np.stack(got), images.pixels())  # type: ignore[attr-defined]
+
+
+def test_the_number_of_processes_changes_nothing(photographs: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / whole.name
+    status, _, err = finished(pack_folder(photographs, output, "--skip-bad", "--processes", 1))
+    assert status == 0, err
+    assert output.read_bytes() == whole.read_bytes()
+
+
+# --- Interruptions
+
+
+def test_killed_twenty_times_the_contents_are_identical(
+    photographs: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / whole.name
+    draw = np.random.default_rng(20)
+    done, kills, total = -1, 0, -(-1800 // 8) + -(-200 // 8)
+    middle = 0
+    while kills < 20:
+        # After some more blocks, each fifth time also while it starts: whatever comes first.
+        enough = done + int(draw.integers(0, 15))
+        end = time.monotonic() + (draw.uniform(0, 0.5) if kills % 5 == 4 else 60)
+        process = pack_folder(photographs, output, "--skip-bad")
+        wait_for(lambda: blocks(output) >= enough or time.monotonic() > end, process)  # noqa: B023
+        time.sleep(draw.uniform(0, 0.01))
+        os.killpg(process.pid, signal.SIGKILL)
+        _, _, err = finished(process)
+        assert process.returncode == -signal.SIGKILL, err
+        assert not output.exists()
+        assert blocks(output) >= done
+        done = blocks(output)
+        middle += 0 < done < total
+        kills += 1
+    assert middle >= 15, f"{middle} of 20 kills were in the middle"
+    status, _, err = finished(pack_folder(photographs, output, "--skip-bad"))
+    assert status == 0 and re.search(r"continuing after [\d,]+ of 2,000 images", err)
+    assert output.read_bytes() == whole.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+
+
+def test_ctrl_c_says_how_to_continue(photographs: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / whole.name
+    with in_the_middle(photographs, output) as process:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        status, _, err = finished(process)
+    assert status == 130
+    assert err.splitlines()[-1] == "tmpack: interrupted; what is packed is kept: the same command continues"
+    assert "Traceback" not in err and not output.exists()
+    status, _, err = finished(pack_folder(photographs, output, "--skip-bad"))
+    assert status == 0 and "continuing after" in err
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_worker_that_is_killed_ends_the_run(photographs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with in_the_middle(photographs, output) as process:
+        os.kill(workers(process.pid)[0], signal.SIGKILL)
+        status, _, err = finished(process)
+    assert status == 1
+    assert err.splitlines()[-1] == (
+        f"tmpack: {output}: a worker process was killed, perhaps for want of memory; what is packed is kept: "
+        "run the same command again"
+    )
+    assert "Traceback" not in err and blocks(output) >= 5
+
+
+def test_workers_do_not_outlive_their_parent(photographs: Path, tmp_path: Path) -> None:
+    with in_the_middle(photographs, tmp_path / "out.h5") as process:
+        children = workers(process.pid)
+        assert len(children) == 2
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 20
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < end, "the workers live on"
+            time.sleep(0.01)
+
+
+def test_two_at_once_are_refused(photographs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with in_the_middle(photographs, output) as process:
+        os.killpg(process.pid, signal.SIGSTOP)
+        status, _, err = finished(pack_folder(photographs, output, "--skip-bad"))
+    assert status == 1 and err.count("\n") == 2
+    assert "expected no other process writing it, got one" in err
+
+
+# --- Bad files
+
+
+def test_bad_files_stop_the_run_until_they_are_to_be_skipped(
+    photographs: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / whole.name
+    status, out, err = finished(pack_folder(photographs, output))
+    assert status == 1 and out == "" and not output.exists()
+    lines = err.splitlines()
+    assert lines[-1] == (
+        f"tmpack: {output}: expected only images, got 8 files of 2,000 that show none (above); mend them, or "
+        "leave them out: the same command with --skip-bad"
+    )
+    with open_dataset(whole) as dataset:
+        assert lines[-9:-1] == dataset.left_out
+    status, out, err = finished(pack_folder(photographs, output, "--skip-bad"))
+    assert status == 0
+    assert f"{output}: continuing after 2,000 of 2,000 images" in err
+    assert output.read_bytes() == whole.read_bytes()
+    assert out.splitlines()[-9:] == [
+        "left out 8 files that show no picture:",
+        *(f"  {line}" for line in lines[-9:-1]),
+    ]
+
+
+# --- What is said
+
+
+def errors(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run what must fail; gives its one line."""
+    assert pack.main([str(argument) for argument in arguments]) == 1
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("tmpack: listing")]
+    assert out == "" and len(lines) == 1 and lines[0].startswith("tmpack: ")
+    return lines[0].removeprefix("tmpack: ")
+
+
+def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "made.h5"
+    small = "--classes 2 --train 4 --val 2 --size 4 --processes 1 -o".split()
+    assert pack.main(["synthetic", *small, str(made)]) == 0
+    capsys.readouterr()
+    assert errors(capsys, "synthetic", *small, made) == (
+        f"data file {made}: expected no such file yet, got one; replace it with --overwrite"
+    )
+    assert pack.main(["synthetic", *small, str(made), "--overwrite"]) == 0
+    capsys.readouterr()
+    nowhere = tmp_path / "no" / "x.h5"
+    assert errors(capsys, "synthetic", *small, nowhere).startswith(
+        f"data file {nowhere}: expected an existing folder"
+    )
+    assert errors(capsys, "folder", nowhere, nowhere, "-o", made).startswith(
+        f"{nowhere}: expected a folder of class folders, got: No such file"
+    )
+    assert errors(capsys, "folder", tmp_path, tmp_path, "-o", made, "--size", 32) == (
+        "--size: expected it only with --store raw, got 32 with --store jpeg"
+    )
+    assert errors(capsys, "info", nowhere).startswith(
+        f"data file {nowhere}: expected an HDF5 file, got: No such"
+    )
+    assert errors(capsys, "verify", nowhere).startswith(f"data file {nowhere}: expected an HDF5 file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["folder", "a", "b"], "the following arguments are required: -o/--output"),
+        (["mnist", "a", "-o", "b", "--processes", "0"], "expected a whole number of at least 1, got '0'"),
+        (["mnist", "a", "-o", "b", "--augmentation", "cut"], "invalid choice: 'cut'"),
+        (["cifar10", "a", "-o", "b", "--store", "jpeg"], "unrecognized arguments: --store jpeg"),
+        (["synthetic", "-o", "b"], "the following arguments are required: --classes, --train, --val, --size"),
+    ],
+)
+def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        pack.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_unfinished_work_is_refused(photographs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with in_the_middle(photographs, output):
+        pass
+    status, _, err = finished(pack_folder(photographs, output, "--skip-bad", "--store", "raw"))
+    assert status == 1
+    assert "expected unfinished work of the same command, got another's (store: expected 'raw'" in err
+
+
+def test_a_file_that_vanishes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in SPLITS:
+        write_files(tmp_path / split, {f"a/{i}.jpg": jpeg(i, 8, 8) for i in range(3)})
+    source = Folder(tmp_path / "train", tmp_path / "val")
+    (tmp_path / "val" / "a" / "1.jpg").unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        pack.pack(source, tmp_path / "out.h5", store="jpeg", processes=1)
+    assert caught.value.filename == str(tmp_path / "val" / "a" / "1.jpg")
+
+
+def test_a_full_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    command = "synthetic --classes 2 --train 4 --val 2 --size 4 --processes 1 -o".split()
+    assert errors(capsys, *command, tmp_path / "s.h5") == f"{tmp_path / 's.h5'}: No space left on device"
+    monkeypatch.undo()
+    assert pack.main([*command, f"{tmp_path}/s.h5"]) == 0
+
+
+def test_info(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pack.main(["info", str(whole)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:13].rstrip(): line[14:] for line in lines}
+    assert rows["classes"] == "7: class 0, class 1, class 2, class 3, class 4, class 5, …"
+    assert rows["store"] == "jpeg" and rows["licence"] == "not stated"
+    assert re.fullmatch(r"[\d,]+ images, [\d.]+ MB", rows["training"])
+    assert rows["  height"] == "60 – 60 – 60 pixels (least, median, most)"
+    assert rows["left out"] == "8 files"
+    assert sum("zero.JPEG: empty file" in line for line in lines) == 2
+    with open_dataset(whole) as dataset:
+        assert rows["mean"] == " ".join(f"{value:.4f}" for value in dataset.mean)
+
+
+def test_verify_names_each_flipped_byte(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "flipped.h5"
+    data = bytearray(whole.read_bytes())
+    path.write_bytes(data)
+    assert pack.main(["verify", str(path)]) == 0
+    with open_dataset(whole) as dataset:
+        total = dataset.n_train + dataset.n_val
+        assert capsys.readouterr().out == f"{path}: all {total:,} images are as they were packed\n"
+        names = []
+        for split, i in (("train", 0), ("train", 700), ("val", 5)):
+            (position,), (length,) = dataset.locate(split, np.array([i]))  # type: ignore[arg-type]
+            data[position + length - 1] ^= 1
+            names.append(f"{split}/{dataset.image_name(split, i)}: image {i} of {split}: expected CRC-32")  # type: ignore[arg-type]
+    path.write_bytes(data)
+    assert pack.main(["verify", str(path)]) == 1
+    out, err = capsys.readouterr()
+    *bad, last = err.splitlines()
+    assert out == "" and len(bad) == 3
+    assert all(line.startswith(name) for line, name in zip(bad, names, strict=True))
+    assert (
+        last == f"tmpack: {path}: expected {total:,} images as they were packed, got 3 damaged ones (above)"
+    )
+
+
+def test_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0, 140.0, 140.0, 141.0, 200.0, 200.0])
+    monkeypatch.setattr(pack, "monotonic", lambda: next(clock))
+    with pack.Progress(10_000, 1000) as progress:
+        progress.add(1000)
+        progress.add(3000)
+        progress.add(10)
+        progress.add(10)
+    assert capsys.readouterr().err == (
+        "tmpack: 5,000 of 10,000 images, 100 images/s, 00:50 left\n"
+        "tmpack: 5,020 of 10,000 images, 40 images/s, 02:03 left\n"
+    )
+
+
+def test_a_bar_on_a_terminal(photographs: Path, tmp_path: Path) -> None:
+    terminal, side = pty.openpty()
+    process = pack_folder(photographs, tmp_path / "out.h5", "--skip-bad", stderr=side)
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # the other side is closed
+            break
+        shown += data
+    os.close(terminal)
+    assert finished(process)[0] == 0
+    assert re.search(r"█.*\| \d+/2000 images, +[\d.?]+ ?images/s, \d\d:\d\d left", shown.decode())
