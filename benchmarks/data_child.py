@@ -1,9 +1,11 @@
 """What `loader_throughput.py` measures in a process of its own: opening a set, reading it for epochs, packing."""
 
 import argparse
+import ctypes
 import gc
 import resource
 import time
+from itertools import chain
 
 import common
 from processes import resident_mib
@@ -22,22 +24,32 @@ def open_set(path: str) -> None:
     common.say(seconds=seconds, images=images, resident_mib=after, growth_mib=after - before)
 
 
-def read_epochs(path: str, epochs: int, batch_size: int, image_size: int) -> None:
-    """Consume every batch of some epochs as a rank does; say its memory after each, and its loader's."""
-    from theanompi.data import Loader, Sampler, open_dataset
+def read_epochs(path: str, epochs: int, batch_size: int, image_size: int, trim: bool) -> None:
+    """Copy every batch of some epochs to the device, as a rank does; say its memory after each, and its loader's.
 
+    With `trim`, the allocator first gives back what is free: memory that a run of a program frees and takes
+    again may stay with it or not.
+    """
+    from theanompi import device
+    from theanompi.data import Loader, Sampler, open_dataset
+    from theanompi.feed import Feed, Inputs
+
+    device.use("cpu")
     dataset = open_dataset(path)
     sampler = Sampler(dataset.n_train, batch_size, size=1, rank=0, accumulation=1, seed=0)
     after_each = []
     with Loader(dataset, batch_size, image_size) as loader:
+        inputs = Inputs(batch_size, (*loader.canvas, dataset.channels))
         for epoch in range(epochs):
-            images = 0
-            for units in loader.train(sampler, epoch):
-                for batch in units:
-                    images += len(batch.labels)
-            # What Python would free at its own time anyway is no growth.
-            gc.collect()
+            batches = sum(sampler.own_units(i) for i in range(sampler.iterations_per_epoch))
+            feed = Feed(inputs, chain.from_iterable(loader.train(sampler, epoch)))
+            for _ in range(batches):
+                feed.load()
+            if trim:
+                gc.collect()
+                ctypes.CDLL(None).malloc_trim(0)
             rank, *processes = resident_mib()
+            images = batches * batch_size
             after_each.append({"images": images, "rank_mib": rank, "loader_mib": sum(processes)})
     common.say(epochs=after_each)
 
@@ -68,12 +80,13 @@ def main() -> None:
     epochs.add_argument("data")
     for name in ("--epochs", "--batch-size", "--image-size"):
         epochs.add_argument(name, type=int, required=True)
+    epochs.add_argument("--trim", action="store_true")
     commands.add_parser("pack").add_argument("words", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     if args.command == "open":
         open_set(args.data)
     elif args.command == "epochs":
-        read_epochs(args.data, args.epochs, args.batch_size, args.image_size)
+        read_epochs(args.data, args.epochs, args.batch_size, args.image_size, args.trim)
     else:
         pack(args.words)
 

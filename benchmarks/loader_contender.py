@@ -146,15 +146,15 @@ def our_step(path: Path, processes: int, device: torch.device, crop: bool) -> tu
                 yield from units
 
     feed = Feed(inputs, stream())
-    compute: Step = lambda: None  # noqa: E731
+    actions: list[Step] = [feed.load, feed.stage]
     if crop:
         image = normalised(inputs, IMAGE_SIZE, dataset.mean, dataset.std, color=False)
         compute = pytensor.function([], image, mode=theanompi.device.mode(return_internal_type=True))
+        actions.insert(1, compute)
 
     def step() -> None:
-        feed.load()
-        compute()
-        feed.stage()
+        for action in actions:
+            action()
 
     return step, depth
 

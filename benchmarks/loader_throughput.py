@@ -267,36 +267,47 @@ def large_set(amounts: Amounts, materials: Materials) -> dict[str, Any]:
     -------
     dict
         ``images``; ``open_s`` (`common.spread`, each in a fresh process, the file in the system's cache) and
-        ``open_mib``, by how much it enlarges the process; ``epochs``, the memory after each in MiB, and
-        ``growth_mib`` from the first to the last, of the rank and of its loader's processes.
+        ``open_mib``, by how much it enlarges the process; ``resident`` and ``in_use``, the memory of a rank in
+        MiB after each epoch as the system sees it, and, in another run, without what the allocator keeps of
+        freed memory; ``growth_mib``, by how much each grows from the first epoch to the last.
     """
     path = str(materials.folder / "large.h5")
     train, val = (str(count) for count in amounts.large_set)
     words = ["synthetic", "--classes", "1000", "--train", train, "--val", val, "--size", "4", "-o", path]
     packing = child("pack", *words)
     openings = [child("open", path) for _ in range(amounts.openings + 1)][1:]
-    epochs: list[dict[str, float]] = child(
-        *("epochs", path, "--epochs", str(amounts.epochs)),
-        *("--batch-size", str(amounts.large_batch), "--image-size", "4"),
-    )["epochs"]
+    words = ["--epochs", str(amounts.epochs), "--batch-size", str(amounts.large_batch), "--image-size", "4"]
+    memory = {
+        "resident": child("epochs", path, *words)["epochs"],
+        "in_use": child("epochs", path, *words, "--trim")["epochs"],
+    }
+    growth = {
+        f"{name}, {process}": epochs[-1][f"{process}_mib"] - epochs[0][f"{process}_mib"]
+        for name, epochs in memory.items()
+        for process in ("rank", "loader")
+    }
     report = {
         "images": openings[0]["images"],
         "pack_s": packing["seconds"],
         "open_s": common.spread([opening["seconds"] for opening in openings]),
         "open_mib": common.spread([opening["growth_mib"] for opening in openings]),
-        "epochs": epochs,
-        "growth_mib": {name: epochs[-1][name] - epochs[0][name] for name in ("rank_mib", "loader_mib")},
+        **memory,
+        "growth_mib": growth,
     }
     print(f"large set: {report['images']} images of 4 × 4, packed in {report['pack_s']:.0f} s")
     print(f"  opened in {brackets(report['open_s'], 2)} s (target < {TARGETS['open_s']:g} s), ", end="")
     print(f"which takes {brackets(report['open_mib'], 0)} MiB")
-    memory = ", ".join(f"{epoch['rank_mib']:.1f} + {epoch['loader_mib']:.1f}" for epoch in epochs)
-    print(f"  resident MiB after each epoch, rank + loader: {memory} (target: no growth)", flush=True)
+    print(f"  MiB after each of {amounts.epochs} epochs, rank + loader process (target: no growth)")
+    for name, title in (("resident", "resident"), ("in_use", "without what the allocator keeps")):
+        cells = (f"{epoch['rank_mib']:.1f} + {epoch['loader_mib']:.1f}" for epoch in memory[name])
+        print(f"    {title:<34}{', '.join(cells)}", flush=True)
     return report
 
 
 def wait(amounts: Amounts, materials: Materials) -> dict[str, Any]:
     """The share of a training step that is spent waiting for data, ResNet-50 at 64 pixels with two ranks.
+
+    As rank 0 logs it; what the other one waits for data, rank 0 waits in the exchange: see ``comm``.
 
     Returns
     -------
@@ -391,7 +402,7 @@ def packing(amounts: Amounts, materials: Materials) -> dict[str, Any]:
             said[store].append({key: (large[key] - small[key]) / (many - few) for key in small})
             out.unlink()
     report: dict[str, Any] = {}
-    print(f"packing: {many} photographs, one loader process; extrapolated to {sum(IMAGENET):,} images")
+    print(f"packing: {many} photographs, one worker process; extrapolated to {sum(IMAGENET):,} images")
     for store, samples in said.items():
         report[store] = row = packing_report(samples, sizes[store], sum(IMAGENET))
         name = store if store == "jpeg" else f"raw, shorter side {RAW_SIZE}"

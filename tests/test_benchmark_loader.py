@@ -20,6 +20,7 @@ from PIL import Image
 from scipy.stats import kstest, uniform
 
 from tests.photographs import jpeg, photograph
+from theanompi.data import open_dataset
 from theanompi.data.decode import decode
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -304,3 +305,33 @@ def test_only_the_sections_that_were_chosen_run(tmp_path: Path, monkeypatch: pyt
 def test_a_child_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"data_child\.py open: exited with 1\n(.|\n)*no-such-file"):
         load("loader_throughput").child("open", "no-such-file")
+
+
+def test_a_large_set_is_packed_opened_and_read_in_processes_of_their_own(tmp_path: Path) -> None:
+    throughput = load("loader_throughput")
+    path = str(tmp_path / "large.h5")
+    words = "synthetic --classes 5 --train 103 --val 20 --size 4 --processes 1 -o".split()
+    packing = throughput.child("pack", *words, path)
+    # The worker's CPU time counts as well: its imports alone take a tenth of a second.
+    assert packing["seconds"] > 0 and packing["parent_cpu_s"] > 0 and packing["worker_cpu_s"] > 0.1
+    opening = throughput.child("open", path)
+    assert opening["images"] == 123 and 0 < opening["seconds"] < 60
+    assert opening["growth_mib"] < opening["resident_mib"]
+    words = "--epochs 3 --batch-size 10 --image-size 4 --trim".split()
+    epochs = throughput.child("epochs", path, *words)["epochs"]
+    assert [epoch["images"] for epoch in epochs] == [100] * 3
+    assert all(epoch["rank_mib"] > 10 and epoch["loader_mib"] > 10 for epoch in epochs)
+
+
+def test_a_folder_is_packed_by_the_words_for_tmpack(tmp_path: Path) -> None:
+    throughput = load("loader_throughput")
+    for split in ("train", "val"):
+        for number in (0, 1):
+            throughput.write_photograph(tmp_path / split, number)
+    for store, shape in (("jpeg", (500, 375)), ("raw", (96, 72))):
+        out = tmp_path / f"{store}.h5"
+        words = throughput.pack_words(tmp_path / "train", tmp_path / "val", out, store, 72)
+        throughput.child("pack", *words, "--processes", "1")
+        with open_dataset(out) as data:
+            assert (data.store, data.n_train, data.n_val) == (store, 2, 2)
+            assert tuple(data.sizes("train")[1]) == shape
