@@ -136,7 +136,8 @@ def train_boxes(policy: str, sizes: Sizes, seed: int, epoch: int, ids: NDArray[n
     """
     _check(policy, sizes)
     draw = partial(uniforms, seed, epoch, ids, Purpose.CROP)
-    return np.stack(_POLICIES[policy](*sizes.T.astype(np.float64), draw), axis=1).astype(np.float32)
+    height, width = sizes.T.astype(np.float64)
+    return np.stack(_POLICIES[policy](height, width, draw), axis=1).astype(np.float32)
 
 
 def evaluation_boxes(policy: str, sizes: Sizes) -> Boxes:

@@ -48,6 +48,7 @@ def _largest_cut(size: int) -> int:
     # At a reduction r below 8 the shorter side of a box is less than 2 · _MARGIN · size · r. Hence, by the bound
     # in `canvas`, the longer one is at most 8/3 · _MARGIN · size + 1/2 for r = 1, where a box is cut out exactly,
     # and less than 8/3 · _MARGIN · size · r else; rounding both ends outwards adds at most one to its ceiling.
+    # The boxes of evaluation are nearly square, far below that.
     return math.ceil(8 / 3 * _MARGIN * size) + 1
 
 
