@@ -61,10 +61,11 @@ class Inputs:
 
 
 class Feed:
-    """Copies the batches of a stream into `Inputs`, one after another.
+    """Puts the batches of a stream into `Inputs`, one after another.
 
-    On a CUDA device the next batch travels on a stream of its own, into a second set of tensors, while the
-    current one is computed; from there it is a copy within the device.
+    On the CPU the images are used where the loader has put them. On a CUDA device the next batch travels on a
+    stream of its own, into a second set of tensors, while the current one is computed; from there it is a copy
+    within the device.
 
     Parameters
     ----------
@@ -84,7 +85,7 @@ class Feed:
     """
 
     def __init__(self, inputs: Inputs, batches: Iterator[Any]) -> None:
-        self._batches = batches
+        self._inputs, self._batches = inputs, batches
         self._targets = inputs.tensors()
         self._staged = False
         self._cuda = self._targets[0].is_cuda
@@ -92,8 +93,11 @@ class Feed:
             self._copies = torch.cuda.Stream()
             self._arrived, self._taken = torch.cuda.Event(), torch.cuda.Event()
             self._stages = [torch.empty_like(target) for target in self._targets]
-            # The allocator made them on the current stream.
+            # The allocator made them on the current stream, and must not give them away, when this feed is gone,
+            # before the last copy into them is over.
             self._copies.wait_stream(torch.cuda.current_stream())
+            for stage in self._stages:
+                stage.record_stream(self._copies)
 
     def load(self) -> None:
         """Fill the inputs with the next batch; waits for the loader, not for the device.
@@ -104,7 +108,9 @@ class Feed:
             After the last batch.
         """
         if not self._cuda:
-            for target, source in zip(self._targets, _sources(next(self._batches)), strict=True):
+            images, *rest = _sources(next(self._batches))
+            self._inputs.images.adopt(images.permute(0, 3, 1, 2))
+            for target, source in zip(self._targets[1:], rest, strict=True):
                 target.copy_(source)
             return
         if not self._staged and not self.stage():

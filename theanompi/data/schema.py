@@ -56,6 +56,7 @@ VERSION = 2
 PACKAGED = {"digits": "digits.h5"}
 # The images of a data set of at most so many bytes are checked when it is opened; of larger ones on demand.
 CHECKED_BYTES = 64 * 2**20
+_READ_BYTES = 4 * 2**20
 
 Split = Literal["train", "val"]
 Store = Literal["jpeg", "raw"]
@@ -450,17 +451,35 @@ class Dataset:
         with _open(self.path) as file:
             checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
         for split in SPLITS:
-            for i, expected in enumerate(checksums[split].tolist()):
-                try:
-                    got = zlib.crc32(self.read(split, i))
-                except (OSError, ValueError) as error:
-                    yield split, i, f"cannot be read ({error})"
-                    continue
-                yield (
-                    split,
-                    i,
-                    None if got == expected else f"expected CRC-32 {expected:08x}, got {got:08x}",
-                )
+            offsets, n = self._offsets[split], self.count(split)
+            first = 0
+            while first < n:
+                # Small images are read many at a time.
+                last = int(np.searchsorted(offsets, offsets[first] + _READ_BYTES, side="right")) - 1
+                last = min(max(last, first + 1), n)
+                yield from self._verify_run(split, first, last, checksums[split][first:last].tolist())
+                first = last
+
+    def _verify_run(
+        self, split: Split, first: int, last: int, checksums: list[int]
+    ) -> Iterator[tuple[Split, int, str | None]]:
+        ends = (self._offsets[split][first : last + 1] - self._offsets[split][first]).tolist()
+        trouble = ""
+        try:
+            data = memoryview(
+                os.pread(self._descriptor, ends[-1], self._starts[split] + int(self._offsets[split][first]))
+            )
+        except OSError as error:
+            data, trouble = memoryview(b""), f" ({error.strerror})"
+        for i, expected in enumerate(checksums):
+            image = data[ends[i] : ends[i + 1]]
+            got = zlib.crc32(image)
+            wrong = None
+            if len(image) != ends[i + 1] - ends[i]:
+                wrong = f"expected {ends[i + 1] - ends[i]} bytes, got {len(image)}{trouble}"
+            elif got != expected:
+                wrong = f"expected CRC-32 {expected:08x}, got {got:08x}"
+            yield split, first + i, wrong
 
     def close(self) -> None:
         """Close the file. A second call does nothing.

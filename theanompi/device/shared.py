@@ -74,15 +74,42 @@ class DeviceSharedVariable(TensorSharedVariable):
         Raises
         ------
         ValueError
-            For another shape or dtype.
+            For another shape, dtype or device.
         """
-        if tensor.shape != self.tensor.shape or tensor.dtype != self.tensor.dtype:
-            raise ValueError(
-                f"shared variable {self.name!r}: expected a tensor of shape {tuple(self.tensor.shape)} and dtype "
-                f"{self.tensor.dtype}, got {tuple(tensor.shape)} and {tensor.dtype}"
-            )
+        self._check(tensor)
         tensor.copy_(self.tensor)
         self.container.storage[0] = tensor
+
+    def adopt(self, tensor: torch.Tensor) -> None:
+        """Use `tensor`, with the values that it has, as the storage from now on.
+
+        Parameters
+        ----------
+        tensor : torch.Tensor
+            On the same device, of the same shape and dtype, any strides. Functions compiled before follow.
+
+        Raises
+        ------
+        ValueError
+            For another shape, dtype or device.
+
+        Examples
+        --------
+        >>> x = shared(np.zeros(2, "float32"), name="x")
+        >>> x.adopt(torch.ones(2))
+        >>> x.get_value()
+        array([1., 1.], dtype=float32)
+        """
+        self._check(tensor)
+        self.container.storage[0] = tensor
+
+    def _check(self, tensor: torch.Tensor) -> None:
+        mine = self.tensor
+        if (tensor.shape, tensor.dtype, tensor.device) != (mine.shape, mine.dtype, mine.device):
+            raise ValueError(
+                f"shared variable {self.name!r}: expected a tensor of shape {tuple(mine.shape)} and dtype "
+                f"{mine.dtype} on {mine.device}, got {tuple(tensor.shape)} and {tensor.dtype} on {tensor.device}"
+            )
 
     def get_value(self, borrow: bool = False, return_internal_type: bool = False) -> Any:
         """The value as a NumPy array, or as the device tensor.
