@@ -46,7 +46,7 @@ def odd_files() -> tuple[dict[str, bytes], dict[str, tuple[bytes, str]]]:
         "progressive.JPEG": encoded(image, "JPEG", progressive=True),
         "extraneous.JPEG": jpeg[:scan] + bytes(4) + jpeg[scan:],
         "trailing.JPEG": jpeg + b"more",
-        "16bit.png": encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG"),
+        "16bit.png": encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 256 + 99), "PNG"),
         "palette.png": encoded(image.quantize(64), "PNG", transparency=bytes(range(64))),
         "alpha.PNG": encoded(image.convert("RGBA"), "PNG"),
         "picture.gif": encoded(image.quantize(64), "GIF", transparency=0),

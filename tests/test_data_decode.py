@@ -157,6 +157,10 @@ def test_unreadable_exif_data_is_no_rotation() -> None:
     assert as_jpeg(data)[0] == data
 
 
+def quantization(data: bytes) -> object:
+    return Image.open(io.BytesIO(data)).quantization  # type: ignore[attr-defined]
+
+
 UNTOUCHED = {"grey.JPEG", "progressive.JPEG", "extraneous.JPEG", "trailing.JPEG"}
 
 
@@ -166,6 +170,8 @@ def test_only_what_must_be_is_encoded_anew(name: str) -> None:
     assert (data == GOOD[name]) == (name in UNTOUCHED)
     if name not in UNTOUCHED:
         assert simplejpeg.decode_jpeg_header(data)[2:] == ("YCbCr", "444")
+        fine = encoded(Image.new("RGB", (8, 8)), "JPEG", quality=95)
+        assert quantization(data) == quantization(fine)
 
 
 def test_many_pictures_in_a_jpeg_file_stay_as_they_are() -> None:

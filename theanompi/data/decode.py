@@ -121,7 +121,8 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1) -> Pixels:
             return simplejpeg.decode_jpeg(data)
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         least = -(-height // reduction), -(-width // reduction)
-        return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1], min_factor=reduction)
+        # The smallest of libjpeg-turbo's scales, multiples of 1/8, that is not below: exactly the reduction.
+        return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
     except ValueError:
         # Truncated, or one of the few with harmless faults. Pillow tells them apart; simplejpeg, when it is not
         # strict, takes truncated files and refuses some with extraneous bytes.
