@@ -1,5 +1,6 @@
 """``tmpack`` from end to end: what goes in comes out, whatever happens on the way."""
 
+import contextlib
 import errno
 import os
 import pty
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
         time.sleep(0.001)
 
 
-@contextmanager
+@contextlib.contextmanager
 def in_the_middle(photographs: Path, output: Path) -> Iterator["subprocess.Popen[str]"]:
     """A packing some way in; killed, if need be, in the end."""
     process = pack_folder(photographs, output, "--skip-bad")
@@ -109,8 +109,10 @@ def in_the_middle(photographs: Path, output: Path) -> Iterator["subprocess.Popen
         wait_for(lambda: blocks(output) >= 5, process)
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(
+                process.pid, signal.SIGKILL
+            )  # workers that live on too, which would keep the pipes open
         process.communicate()
 
 

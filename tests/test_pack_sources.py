@@ -431,6 +431,11 @@ def test_wrong_records_and_files_of_cifar(tmp_path: Path) -> None:
     files["cifar-10-batches-bin/batches.meta.txt"] = b"one\ntwo\n"
     with says("batches.meta.txt: expected the names of 10 classes, got 2"):
         Cifar10(in_folder(tmp_path / "c", files))
+    text = write_files(tmp_path, {"text": b"text"}) / "text"
+    with says(
+        f"{text}: expected a whole tar archive or a folder, got: file could not be opened successfully"
+    ):
+        Cifar10(text)
     del files["cifar-10-batches-bin/data_batch_4.bin"]
     with says("expected the files of CIFAR-10", "got no data_batch_4.bin", error=ConfigError):
         Cifar10(in_folder(tmp_path / "d", files))
@@ -556,7 +561,7 @@ def test_files_that_hold_no_arrays(tmp_path: Path) -> None:
         with says(f"{path}: expected an .npz file of arrays, got:"):
             Npz(path)
     np.save(tmp_path / "a.npy", np.zeros(3))
-    with says("a.npy: expected an .npz file of arrays, got: a single array"):
+    with says("a.npy: expected an .npz file of arrays, got: no zip archive"):
         Npz(tmp_path / "a.npy")
 
 

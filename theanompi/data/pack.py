@@ -577,7 +577,9 @@ def _parser() -> argparse.ArgumentParser:
             "--augmentation", choices=POLICIES, help="in training (default: what suits the source)"
         )
         sub.add_argument("--name", help="of the data set (default: the source's)")
-        sub.add_argument("--processes", type=_positive, metavar="N", help="(default: one for each core)")
+        sub.add_argument(
+            "--processes", type=_positive, metavar="N", help="worker processes (default: one for each core)"
+        )
     command("info", "print what a data set says of itself", ("file", "a data set"))
     command("verify", "compare every image of a data set with its checksum", ("file", "a data set"))
     return parser

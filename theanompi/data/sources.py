@@ -182,8 +182,11 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _problem(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: Exception) -> str:
+    """What an exception says, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.splitlines() or [type(error).__name__]
+    return lines[0].rstrip(":")
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
@@ -191,7 +194,7 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(f"{path}: expected a file, got: {_problem(error)}") from None
+        raise ConfigError(f"{path}: expected a file, got: {_reason(error)}") from None
     if not path.is_file():
         raise ConfigError(f"{path}: expected a file, got a folder")
     return path.name, status.st_size, status.st_mtime_ns
@@ -293,7 +296,7 @@ def _class_folders(root: Path) -> list[str]:
         with os.scandir(root) as entries:
             found = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
-        raise ConfigError(f"{root}: expected a folder of class folders, got: {_problem(error)}") from None
+        raise ConfigError(f"{root}: expected a folder of class folders, got: {_reason(error)}") from None
     if not found:
         raise ConfigError(f"{root}: expected a folder of class folders, got no folder in it")
     return sorted(found)
@@ -350,7 +353,9 @@ def _members(path: Path, start: int, length: int, name: str = "") -> Iterator[_M
             window.seek(archive.offset)
             mark = window.read(tarfile.BLOCKSIZE)
     except _DAMAGE as error:
-        raise ValueError(f"{where}: expected a whole tar archive, uncompressed, got: {error}") from None
+        raise ValueError(
+            f"{where}: expected a whole tar archive, uncompressed, got: {_reason(error)}"
+        ) from None
     if mark != bytes(tarfile.BLOCKSIZE):
         raise ValueError(
             f"{where}: expected a whole tar archive, got one without an end mark at byte {archive.offset}"
@@ -378,7 +383,7 @@ def _devkit(path: Path) -> tuple[dict[int, _Synset], list[int]]:
                 ):
                     files[member.name.rpartition("/")[2]] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except _DAMAGE as error:
-        raise ValueError(f"{path}: expected the archive {expected}, got: {error}") from None
+        raise ValueError(f"{path}: expected the archive {expected}, got: {_reason(error)}") from None
     for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
         if name not in files:
             raise ValueError(f"{path}: expected the archive {expected} with data/{name}, got none")
@@ -393,10 +398,9 @@ def _devkit(path: Path) -> tuple[dict[int, _Synset], list[int]]:
             if int(row["num_children"]) == 0
         }
     except Exception as error:  # loadmat lets through whatever the damage makes happen
-        reason = " ".join(str(error).split())
         raise ValueError(
             f"{path}: meta.mat: expected synsets with ILSVRC2012_ID, WNID, words and num_children, got: "
-            f"{type(error).__name__}: {reason}"
+            f"{type(error).__name__}: {_reason(error)}"
         ) from None
     text = files["ILSVRC2012_validation_ground_truth.txt"].decode("ascii", "replace")
     truth = []
@@ -594,8 +598,7 @@ def _unpickle(data: bytes, where: str) -> dict[str, Any]:
         # The files were written by Python 2, whose text is bytes.
         content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # the unpickler lets through whatever the damage makes happen
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{where}: expected a pickle of CIFAR, got: {reason}") from None
+        raise ValueError(f"{where}: expected a pickle of CIFAR, got: {_reason(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a dictionary, got {type(content).__name__}")
     return content
@@ -615,7 +618,7 @@ def _read_some(path: Path, names: set[str]) -> tuple[dict[str, bytes], list[tupl
                 if member.isfile() and name in names:
                     files[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except _DAMAGE as error:
-        raise ValueError(f"{path}: expected a whole tar archive or a folder, got: {error}") from None
+        raise ValueError(f"{path}: expected a whole tar archive or a folder, got: {_reason(error)}") from None
     return files, [stamp]
 
 
@@ -790,7 +793,7 @@ def _idx(folder: Path, stem: str, kind: str, dimensions: int) -> tuple[Pixels, t
         if path.suffix == ".gz":
             data = gzip.decompress(data)
     except _DAMAGE as error:
-        raise ValueError(f"{path}: expected a whole gzip file, got: {error}") from None
+        raise ValueError(f"{path}: expected a whole gzip file, got: {_reason(error)}") from None
     magic, start = 0x800 + dimensions, 4 + 4 * dimensions
     if len(data) < start or int.from_bytes(data[:4], "big") != magic:
         raise ValueError(f"{path}: expected the magic number {magic:#010x}, got 0x{data[:4].hex()}")
@@ -885,14 +888,12 @@ class Npz(_PixelSource):
         stamp = _stamp(self._path)
         self.name, self.source = self._path.stem, f"the file {printable(self._path.name)}"
         try:
-            file = np.load(self._path, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            with file:
+            if not zipfile.is_zipfile(self._path):  # which NumPy would take for a pickle, and say so
+                raise ValueError("no zip archive")
+            with np.load(self._path, allow_pickle=False) as file:
                 content = {key: file[key] for key in file.files}
         except (*_DAMAGE, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path}: expected an .npz file of arrays, got: {reason}") from None
+            raise ValueError(f"{path}: expected an .npz file of arrays, got: {_reason(error)}") from None
         pixels: dict[Split, Pixels] = {}
         labels: dict[Split, Labels] = {}
         for split in SPLITS:
