@@ -515,7 +515,7 @@ class Ilsvrc(Source):
                 raise ValueError(f"{path}: {wnid}.tar: expected images, got none")
             expected = synsets[wnid].n_train
             if expected is not None and len(found) != expected:
-                # Not an error: later editions of the archive lack some images.
+                # Not an error: a truncated archive is noticed by its missing end mark.
                 notes.append(
                     f"{path}: {wnid}.tar has {len(found)} images, {expected} according to the devkit"
                 )
