@@ -28,7 +28,7 @@ from tqdm import tqdm
 from theanompi.config import ConfigError
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, as_jpeg, decode, resize_shorter
-from theanompi.data.schema import SPLITS, STORES, Dataset, Split, Store, open_dataset
+from theanompi.data.schema import SPLITS, STORES, Split, Store, open_dataset
 from theanompi.data.sources import (
     Arrays,
     Cifar10,
@@ -367,13 +367,6 @@ def pack(
     return True
 
 
-class _Unchecked(Dataset):
-    """A data set whose images are not checked when it is opened: `verify` names every bad one, not just the first."""
-
-    def verify(self) -> Iterator[tuple[Split, int, str | None]]:
-        return iter(())
-
-
 def _bytes(n: float) -> str:
     unit = 0
     while n >= 999.5 and unit < 4:
@@ -386,7 +379,7 @@ def _numbers(values: NDArray[np.float64]) -> str:
 
 
 def _print_written(path: str | os.PathLike[str], left_out: list[str]) -> None:
-    with _Unchecked(path) as dataset:
+    with open_dataset(path, check_images=False) as dataset:
         print(
             f"{path}: {dataset.n_train:,} training and {dataset.n_val:,} validation images in "
             f"{dataset.n_classes:,} classes, {_bytes(Path(path).stat().st_size)}"
@@ -422,7 +415,7 @@ def info(path: str | os.PathLike[str]) -> None:
     name          digits
     ...
     """
-    with open_dataset(path) as dataset:
+    with open_dataset(path, check_images=False) as dataset:
         with h5py.File(dataset.path) as file:
             sha256, version = file.attrs["sha256"], file.attrs["version"]
         rows = [
@@ -483,10 +476,10 @@ def verify(path: str | os.PathLike[str]) -> bool:
     True
     """
     bad = []
-    with _Unchecked(path) as dataset:
+    with open_dataset(path, check_images=False) as dataset:
         total = dataset.n_train + dataset.n_val
         with Progress(total) as progress:
-            for split, i, wrong in Dataset.verify(dataset):
+            for split, i, wrong in dataset.verify():
                 if wrong:
                     bad.append(f"{split}/{dataset.image_name(split, i)}: image {i} of {split}: {wrong}")
                 progress.add(1)

@@ -233,6 +233,9 @@ class Dataset:
     ----------
     path : path
         A file in the format of this module.
+    check_images : bool
+        Compare the images with their checksums if they take at most 64 MiB. Those of larger files, and what is
+        wrong with more than one, `verify` tells.
 
     Attributes
     ----------
@@ -257,7 +260,7 @@ class Dataset:
         If there is no readable file at `path`.
     ValueError
         If it is not HDF5, truncated, damaged, or does not satisfy the schema: one line that says what and
-        where. Images are checked here if they take at most 64 MiB, else by `verify`.
+        where.
 
     Examples
     --------
@@ -266,7 +269,7 @@ class Dataset:
     (1437, 360, 1, 10, 'raw', 'shift')
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], check_images: bool = True) -> None:
         self.path = Path(path)
         with _open(self.path) as file:
             try:
@@ -298,7 +301,8 @@ class Dataset:
         with ExitStack() as stack:
             self._descriptor = os.open(self.path, os.O_RDONLY)
             stack.callback(self.close)
-            if sum(int(offsets[-1]) for offsets in self._offsets.values()) <= CHECKED_BYTES:
+            n_bytes = sum(int(offsets[-1]) for offsets in self._offsets.values())
+            if check_images and n_bytes <= CHECKED_BYTES:
                 for split, i, wrong in self.verify():
                     if wrong:
                         raise ValueError(f"data file {self.path}: {split} image {i}: {wrong}")
@@ -503,13 +507,15 @@ class Dataset:
             self.close()
 
 
-def open_dataset(name_or_path: str | os.PathLike[str]) -> Dataset:
+def open_dataset(name_or_path: str | os.PathLike[str], check_images: bool = True) -> Dataset:
     """Open a packaged data set by its name, or any data set by its path.
 
     Parameters
     ----------
     name_or_path : str or path
         ``"digits"``, or the path of a file in the format of this module.
+    check_images : bool
+        As in `Dataset`.
 
     Raises
     ------
@@ -528,9 +534,9 @@ def open_dataset(name_or_path: str | os.PathLike[str]) -> Dataset:
     """
     name = os.fspath(name_or_path)
     if name in PACKAGED:
-        return Dataset(Path(__file__).with_name(PACKAGED[name]))
+        return Dataset(Path(__file__).with_name(PACKAGED[name]), check_images)
     if not Path(name).exists() and Path(name).name == name and not Path(name).suffix:
         raise ConfigError(
             f"data: expected {' or '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {name!r}"
         )
-    return Dataset(name)
+    return Dataset(name, check_images)
