@@ -50,5 +50,7 @@ setup(
         "impi": ["impi-rt<2021.19"],
         "test": ["pytest", "pytest-timeout", "scikit-learn"],
         "lint": ["ruff", "mypy"],
+        # The other decoders of benchmarks/loader_throughput.py; PyTurboJPEG also needs libturbojpeg, below 3.
+        "bench": ["opencv-python-headless", "pyturbojpeg<2"],
     },
 )

@@ -91,7 +91,8 @@ def test_rebind_moves_the_value_and_compiled_functions_follow() -> None:
     assert_close(f(), 2 * (OLD + 1))
     assert_close(home, OLD + 2)
     with pytest.raises(
-        ValueError, match=r"'w': expected a tensor of shape \(2, 3\) and dtype torch.float32 on cpu, got \(3, 2\)"
+        ValueError,
+        match=r"'w': expected a tensor of shape \(2, 3\) and dtype torch.float32 on cpu, got \(3, 2\)",
     ):
         w.rebind(torch.zeros(3, 2))
     with pytest.raises(ValueError, match=r"got \(2, 3\) and torch.float64"):
