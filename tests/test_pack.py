@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import pty
 import re
@@ -19,13 +20,15 @@ from numpy.typing import NDArray
 
 from tests import archives
 from tests.archives import odd_files, write_files, write_tar
-from tests.mpi import ROOT
+from tests.mpi import ROOT, run_mpi
 from tests.photographs import jpeg
 from tests.test_pack_sources import DIGITS, arrays, files_of, ilsvrc
+from theanompi import checkpoint
 from theanompi.data import pack
 from theanompi.data.decode import as_jpeg, decode, resize_shorter
 from theanompi.data.schema import SPLITS, open_dataset
 from theanompi.data.sources import Folder, Ilsvrc, Synthetic
+from theanompi.recorder import read_log
 
 # In small blocks, so that there is much to interrupt.
 TMPACK = """
@@ -551,3 +554,58 @@ def test_a_bar_on_a_terminal(photographs: Path, tmp_path: Path) -> None:
     os.close(terminal)
     assert finished(process)[0] == 0
     assert re.search(r"█.*\| \d+/2000 images, +[\d.?]+ ?images/s, \d\d:\d\d left", shown.decode())
+
+
+# --- Training on it
+
+
+def train(n: int, data: Path, out: Path, **settings: Any) -> dict[str, NDArray[np.float32]]:
+    """A run of a small network under mpirun; gives its weights."""
+    config = {
+        "modelfile": "small_models",
+        "modelclass": "Normalised",
+        "data": str(data),
+        "out": str(out),
+        "image_size": 32,
+        "batch_size": 16,
+        "epochs": 1,
+        "color_jitter": 0.4,
+        "lighting": 0.1,
+        "verbose": False,
+        "devices": ["cpu"],
+        **settings,
+    }
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = run_mpi(n, ["tests/train.py", json.dumps(config)], timeout=240, env=path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return checkpoint.load(out / "checkpoint.h5")[0]
+
+
+@pytest.mark.parametrize("store", ["jpeg", "raw"])
+def test_packed_verified_and_trained_on(
+    photographs: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], store: str
+) -> None:
+    data = whole
+    if store == "raw":
+        data = tmp_path / "raw.h5"
+        options = ("--skip-bad", "--store", "raw", "--size", 48)
+        assert finished(pack_folder(photographs, data, *options))[0] == 0
+    assert pack.main(["verify", str(data)]) == 0
+    assert capsys.readouterr().out.endswith("images are as they were packed\n")
+
+    straight = train(2, data, tmp_path / "straight")
+    lines = read_log(tmp_path / "straight" / "log.jsonl")
+    with open_dataset(data) as dataset:
+        used = dataset.n_train // 16 * 16
+        assert sum(line["images"] for line in lines if line["kind"] == "train") == used
+        assert [line["images"] for line in lines if line["kind"] == "val"] == [dataset.n_val]
+    # Neither a stop in mid-epoch nor the number of loader processes changes a bit.
+    train(2, data, tmp_path / "resumed", max_iterations=23)
+    resumed = train(2, data, tmp_path / "resumed", resume=True, loader_processes=3)
+    assert resumed.keys() == straight.keys()
+    for name, values in straight.items():
+        np.testing.assert_array_equal(resumed[name], values, err_msg=name)
+    # Nor does the number of ranks, but for rounding.
+    alone = train(1, data, tmp_path / "alone", accumulation=2)
+    for name, values in straight.items():
+        assert np.linalg.norm(alone[name] - values) <= 1e-4 * np.linalg.norm(values), name
