@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,9 +228,19 @@ def _pack_blocks(
 ) -> None:
     """Send what is not written yet through the workers, and write it in its order."""
     pending: deque[tuple[Split, int, Future[Block]]] = deque()
+    most = 0  # workers at once
 
     def write_first() -> None:
+        nonlocal most
         split, n, future = pending.popleft()
+        while not wait([future], timeout=1).done:
+            # A worker killed while it sends leaves half a message, behind which the pool would wait for ever.
+            alive = multiprocessing.active_children()
+            most = max(most, len(alive))
+            if len(alive) < most:
+                for worker in alive:
+                    worker.kill()
+                pool._result_queue._writer.close()  # type: ignore[attr-defined]  # the last: reading ends there
         writer.append(split, future.result())
         progress.add(n)
 
@@ -243,6 +253,7 @@ def _pack_blocks(
             with _no_interrupt():
                 future = pool.submit(pack_block, split, items, store, size)
             pending.append((split, stop - start, future))
+            most = max(most, len(multiprocessing.active_children()))
         while pending:
             write_first()
     except BrokenProcessPool:
