@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import pty
 import re
 import signal
@@ -347,6 +348,46 @@ def test_a_worker_that_is_killed_ends_the_run(photographs: Path, tmp_path: Path)
         "run the same command again"
     )
     assert "Traceback" not in err and blocks(output) >= 5
+
+
+def test_a_worker_killed_while_it_sends_ends_the_run(photographs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    # A block larger than the pipe holds, sent to a parent that does not read: a worker stops in the middle of it.
+    program = TMPACK.replace("= 8", "= 128")
+    folders = (str(photographs / "train"), str(photographs / "val"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "folder", *folders, "-o", output, "--processes", "2"],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_for(lambda: len(workers(process.pid)) == 2, process)
+        process.send_signal(signal.SIGSTOP)
+        # One holds the pipe, the other waits for its turn.
+        children = workers(process.pid)
+        end = time.monotonic() + 60
+        while not [waits(child) for child in children].count("write") == 1:
+            assert time.monotonic() < end, [waits(child) for child in children]
+            time.sleep(0.1)
+        (sender,) = (child for child in children if waits(child) == "write")
+        os.kill(sender, signal.SIGKILL)
+        process.send_signal(signal.SIGCONT)
+        status, _, err = finished(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert status == 1
+    assert "a worker process was killed" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def waits(pid: int) -> str:
+    """The system call that a process is in: "write" by name, others by number."""
+    call = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return {"x86_64": {"1": "write"}, "aarch64": {"64": "write"}}[platform.machine()].get(call, call)
 
 
 def test_workers_do_not_outlive_their_parent(photographs: Path, tmp_path: Path) -> None:
