@@ -146,8 +146,9 @@ def loaded(place: str, path: Path, batches: int) -> tuple[list[np.ndarray], list
 
     from theanompi import device
     from theanompi.data import Loader, Sampler, open_dataset
+    from theanompi.device import Pinned
     from theanompi.device.ops import color_adjust, crop_resize
-    from theanompi.feed import Feed, Inputs, Pinned
+    from theanompi.feed import Feed, Inputs
 
     device.use(place)
     inputs_seen, crops = [], []

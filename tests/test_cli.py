@@ -12,7 +12,7 @@ import pytest
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import cli
-from theanompi.config import RunConfig
+from theanompi.config import EXCHANGES, RunConfig
 
 
 @pytest.fixture
@@ -81,7 +81,10 @@ def test_flags_override_the_file(folder, started):
         ("-cfg bsp.cfg -s 3", "size: expected 2, the number of devices given, got 3"),
         ("-file mymodel -class Net -s none", "size: expected a whole number of at least 1, got 'none'"),
         ("-cfg bsp.cfg -class Ned", "modelclass: expected a class of "),
-        ("-cfg bsp.cfg -bsp_exch_strategy asa32", "exchange: expected one of ar, naive, got 'asa32'"),
+        (
+            "-cfg bsp.cfg -bsp_exch_strategy asa64",
+            f"exchange: expected one of {', '.join(EXCHANGES)}, got 'asa64'",
+        ),
         ("-cfg bsp.cfg --epoch 3", "unrecognized arguments: --epoch 3"),
         ("-cfg", "argument -cfg/--cfg/--config: expected one argument"),
     ],

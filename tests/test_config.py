@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from theanompi.config import (
+    EXCHANGES,
     FIELDS,
     ConfigError,
     RunConfig,
@@ -49,7 +50,12 @@ def flags(*argv: str) -> RunConfig:
         ("devices", ("node0:cuda0", "cuda1"), "devices: expected a host for every device or for none"),
         ("devices", "auto0", "devices: .* got 'auto0'"),
         ("sync_type", "sum", "sync_type: expected one of cdd, avg, got 'sum'"),
-        ("exchange", "nccl32", "exchange: expected one of ar, naive, got 'nccl32'"),
+        (
+            "exchange",
+            "nccl64",
+            f"exchange: expected one of {', '.join(EXCHANGES)}, got 'nccl64'",
+        ),
+        ("require_cuda_aware", "perhaps", "require_cuda_aware: expected true or false, got 'perhaps'"),
         ("data", " ", "data: expected a text"),
         ("image_size", 0, "image_size: expected a whole number of at least 1, got 0"),
         ("batch_size", 1.5, "batch_size: expected a whole number of at least 1, got 1.5"),
@@ -111,6 +117,7 @@ def test_dict_survives_json_with_every_field_changed():
         warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
+        require_cuda_aware=True,
     )  # fmt: skip
     assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -1,5 +1,7 @@
 """Every strategy, under mpirun, against a NumPy sum of data that each rank can make for all ranks."""
 
+import re
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -7,115 +9,111 @@ import torch
 
 from tests.mpi import run_mpi
 from theanompi.config import EXCHANGES, ConfigError
-from theanompi.exchange import STRATEGIES, Exchanger, ar, cuda_aware, get_exchanger
+from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, path
+from theanompi.exchange.base import Bucket
+from theanompi.exchange.naive import Naive
 
-# argv: strategy, device. "cpu as cuda" runs the code for a CUDA buffer on host memory that says it is one.
-PROGRAM = """
-import sys
-import numpy as np, torch
-from mpi4py import MPI
-from theanompi import device
-from theanompi.exchange import STRATEGIES, Exchanger, ar, cuda_aware, get_exchanger
-
-class Nothing(Exchanger):
-    description = "the negative control"
-    def _sum(self):
-        pass
-
-class Disguised(torch.Tensor):
-    is_cuda = True
-
-STRATEGIES["nothing"] = Nothing
-comm, (strategy, name) = MPI.COMM_WORLD, sys.argv[1:]
-disguised = name.startswith("cpu as cuda")
-if disguised:
-    synchronized = []
-    torch.cuda.synchronize = synchronized.append
-    empty = torch.empty
-    torch.empty = lambda *shape, pin_memory, **options: empty(*shape, **options)
-    cuda_aware.query = lambda: (name.endswith("aware"), "told so")
-else:
-    device.use(name)
-
-def data(rank, call, size):
-    # whole numbers, whose float32 sum is exact in any order
-    return np.random.default_rng([rank, call, size]).integers(-1000, 1000, size).astype("float32")
-
-chunk = ar.CHUNK // 4
-for size in [4 * 3 * 3 * 3 + 1, 1007, chunk - 1, chunk, chunk + 1, 2 * chunk + 13]:
-    buffer = device.FlatBuffer({"conv": (4, 3, 3, 3), "rest": (size - 108,)})
-    if disguised:
-        buffer.flat = buffer.flat.as_subclass(Disguised)
-    exchanger = get_exchanger(strategy, comm, buffer)
-    for call in range(2):
-        buffer.flat.copy_(torch.from_numpy(data(comm.rank, call, size)))
-        exchanger.sum()
-        expected = np.sum([data(rank, call, size) for rank in range(comm.size)], axis=0, dtype="float64")
-        got = np.asarray(buffer.flat.cpu())
-        if not np.array_equal(got, expected):
-            wrong = np.count_nonzero(got != expected)
-            sys.exit(f"rank {comm.rank}: sum of {size} values is wrong in {wrong} places")
-    if disguised:
-        assert synchronized == [buffer.flat.device] * 2, synchronized
-        synchronized.clear()
-print("right on rank", comm.rank, "of", comm.size, "by", exchanger.description)
-"""
+DESCRIPTIONS = {
+    "overlap": "host memory, in chunks of 4 MiB",
+    "ar": "host memory, in chunks of 4 MiB",
+    "shm": "shared memory",
+    "naive": "tensor by tensor through host memory",
+    "fp16": "host memory, weights in float16, sums in float32",
+    "bf16": "host memory, weights in bfloat16, sums in float32",
+    "asa32": "host memory",
+}
+"""The strategies that need no GPU; asa16 is another name of fp16."""
+HIDDEN = tuple(name for name in DESCRIPTIONS if STRATEGIES[name].hidden)
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def run(n: int, strategy: str, device: str = "cpu") -> list[str]:
-    """What each rank said about its sums."""
-    result = run_mpi(n, ["-m", "mpi4py", "-c", PROGRAM, strategy, device])
+@cache
+def run(n: int, case: str, strategies: tuple[str, ...], device: str = "cpu") -> str:
+    """What the ranks said: each strategy in turn in one process, so that its start is paid for once."""
+    result = run_mpi(n, ["-m", "mpi4py", "tests/exchange_program.py", case, device, *strategies])
     assert result.returncode == 0, result.stderr
-    lines = sorted(result.stdout.splitlines())
-    assert [line.split(" by ")[0] for line in lines] == [f"right on rank {rank} of {n}" for rank in range(n)]
-    return [line.split(" by ", 1)[1] for line in lines]
+    return result.stdout
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+def right(said: str, strategy: str, n: int) -> list[str]:
+    """By which way each of the ranks got the right sums."""
+    lines = sorted(line for line in said.splitlines() if line.startswith(f"{strategy} is right on rank "))
+    assert [line.split(" by ")[0] for line in lines] == [f"{strategy} is right on rank {r}" for r in range(n)]
+    return [line.partition(" by ")[2] for line in lines]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("strategy", DESCRIPTIONS)
 def test_sum_is_numpys(strategy: str, n: int) -> None:
-    expected = {"ar": "host memory, in chunks of 2 MiB", "naive": "tensor by tensor through host memory"}
-    assert run(n, strategy) == [expected[strategy]] * n
+    said = right(run(n, "sums", tuple(DESCRIPTIONS)), strategy, n)
+    assert said == [DESCRIPTIONS[strategy].replace("4 MiB", "0 MiB")] * n
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("strategy", ["fp16", "bf16"])
+def test_what_travels_in_16_bits_is_added_in_32(strategy: str, n: int) -> None:
+    right(run(n, "rounded", ("fp16", "bf16")), strategy, n)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("strategy", HIDDEN)
+def test_complete_buckets_are_summed_while_the_rest_is_computed(strategy: str, n: int) -> None:
+    right(run(n, "hidden", HIDDEN), strategy, n)
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_shared_memory_on_several_machines(n: int) -> None:
+    assert right(run(n, "machines", ("shm",)), "shm", n) == ["shared memory, then between 2 machines"] * n
 
 
 def test_negative_control() -> None:
     """Without the exchange the same program fails: it would see a sum that is missing."""
-    result = run_mpi(2, ["-m", "mpi4py", "-c", PROGRAM, "nothing", "cpu"])
-    assert result.returncode != 0
-    assert "sum of 109 values is wrong" in result.stderr
+    with pytest.raises(AssertionError, match="sum of 121 values is wrong"):
+        run(2, "sums", ("nothing",))
 
 
-@pytest.mark.parametrize(
-    ("name", "description"),
-    [
-        ("cpu as cuda, aware", "device memory (told so)"),
-        ("cpu as cuda", "staged through pinned host memory (told so), in chunks of 2 MiB"),
-    ],
-)
-def test_paths_of_a_device_buffer(name: str, description: str) -> None:
-    """What a CUDA buffer takes, but for CUDA itself: the device is waited for first, once in each sum."""
-    assert run(2, "ar", name) == [description] * 2
+@pytest.mark.parametrize("case", ["sums", "hidden"])
+@pytest.mark.parametrize("strategy", DESCRIPTIONS)
+@pytest.mark.parametrize("aware", [", aware", ""])
+def test_paths_of_a_device_buffer(aware: str, strategy: str, case: str) -> None:
+    """What a CUDA buffer takes, but for CUDA itself."""
+    if case == "hidden" and strategy not in HIDDEN:
+        return
+    strategies = HIDDEN if case == "hidden" else tuple(DESCRIPTIONS)
+    said = right(run(2, case, strategies, f"cpu as cuda{aware}"), strategy, 2)
+    if case == "sums" and strategy in ("overlap", "ar"):
+        way = "device memory" if aware else "staged through pinned host memory"
+        assert said == [f"{way} (told so), in chunks of 0 MiB"] * 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@CUDA
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("strategy", DESCRIPTIONS)
 def test_sum_on_a_cuda_device(strategy: str, n: int) -> None:
-    for description in run(n, strategy, "cuda:0"):
-        assert description.startswith(("device memory", "staged through pinned", "tensor by tensor"))
+    right(run(n, "sums", tuple(DESCRIPTIONS), "cuda:0"), strategy, n)
 
 
-class Recorded(Exchanger):
+@CUDA
+@pytest.mark.parametrize("strategy", HIDDEN)
+def test_hidden_on_a_cuda_device(strategy: str) -> None:
+    right(run(2, "hidden", HIDDEN, "cuda:0"), strategy, 2)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices, one for each rank")
+@pytest.mark.parametrize("strategy", ["nccl", "nccl16"])
+def test_sum_by_nccl(strategy: str) -> None:
+    right(run(2, "sums", ("nccl", "nccl16"), "cuda by rank"), strategy, 2)
+
+
+class Recorded(Naive):
     """Writes down when it was asked to sum."""
 
-    description = "for tests"
-
-    def _sum(self) -> None:
+    def _exchange(self, bucket: Bucket, what: str) -> None:
         self.comm.log.append("sum")
 
 
 def buffer_of(flat: object) -> SimpleNamespace:
-    return SimpleNamespace(flat=flat, views={})
+    return SimpleNamespace(flat=flat, views={}, offsets={})
 
 
 def test_the_device_is_waited_for_before_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +122,7 @@ def test_the_device_is_waited_for_before_the_sum(monkeypatch: pytest.MonkeyPatch
     flat = SimpleNamespace(
         dtype=torch.float32, ndim=1, is_contiguous=lambda: True, is_cuda=True, device=torch.device("cuda:3")
     )
+    flat.numel = lambda: 3
     Recorded(SimpleNamespace(size=2, log=log), buffer_of(flat)).sum()
     assert log == [torch.device("cuda:3"), "sum"]
 
@@ -152,10 +151,35 @@ def test_other_buffers_are_refused(strategy: str, flat: torch.Tensor, got: str) 
 
 def test_unknown_strategy() -> None:
     with pytest.raises(
-        ConfigError, match="^exchange: expected one of ar, naive, got 'naiv'; did you mean 'naive'\\?$"
+        ConfigError, match=r"^exchange: expected one of overlap, .*, got 'naiv'; did you mean 'naive'\?$"
     ):
         get_exchanger("naiv", SimpleNamespace(size=1), buffer_of(torch.zeros(1)))
-    assert set(STRATEGIES) == set(EXCHANGES), "the names that a configuration may have are those there are"
+    assert {"auto", *STRATEGIES} == set(EXCHANGES), (
+        "the names that a configuration may have are those there are"
+    )
+
+
+def test_names_of_theano_mpi() -> None:
+    assert STRATEGIES["nccl32"] is STRATEGIES["nccl"] and STRATEGIES["asa16"] is STRATEGIES["fp16"]
+
+
+@pytest.mark.parametrize("strategy", ["fp16", "bf16", "asa16", "nccl16"])
+def test_weights_do_not_travel_in_16_bits(strategy: str) -> None:
+    message = (
+        f"^exchange {strategy}: expected the sync type cdd, because 16 bits are too few for weights, got avg$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        get_exchanger(strategy, SimpleNamespace(size=1), buffer_of(torch.zeros(1)), averages=True)
+
+
+@pytest.mark.parametrize("strategy", ["ar", "naive"])
+def test_a_way_through_host_memory_can_be_refused(strategy: str) -> None:
+    message = (
+        rf"^exchange {strategy}: expected CUDA memory to be handed over as it is \(require_cuda_aware\), "
+        "got .*host memory"
+    )
+    with pytest.raises(ConfigError, match=message):
+        get_exchanger(strategy, SimpleNamespace(size=1), buffer_of(torch.zeros(1)), require_cuda_aware=True)
 
 
 def library(cuda: int | None = None, gpu: int | None = None, status: int = 0) -> SimpleNamespace:
@@ -208,8 +232,98 @@ def test_ar_works_in_chunks() -> None:
         calls.append(message[0].size)
         message[0] *= 2
 
-    chunk = ar.CHUNK // 4
+    chunk = path.CHUNK // 4
     flat = torch.ones(2 * chunk + 13)
-    get_exchanger("ar", SimpleNamespace(size=2, Allreduce=double), buffer_of(flat)).sum()
+    comm = SimpleNamespace(size=2, Allreduce=double, Ibarrier=lambda: SimpleNamespace(Test=lambda: True))
+    get_exchanger("ar", comm, buffer_of(flat)).sum()
     assert calls == [chunk, chunk, 13]
     assert bool((flat == 2).all())
+
+
+CHOOSE = """
+import time
+from mpi4py import MPI
+from theanompi import device
+from theanompi.config import ConfigError
+from theanompi.exchange import STRATEGIES, choose
+
+class Impossible(STRATEGIES["naive"]):
+    def __init__(self, comm, buffer):
+        raise ConfigError("exchange nccl: not here")
+
+class Fastest(STRATEGIES["ar"]):
+    def _sum(self, bucket):
+        # One slow rank is what all of them wait for.
+        time.sleep(0.2 if self.comm.rank == 1 else 0)
+
+STRATEGIES["nccl"] = Impossible
+if {slow!r}:
+    STRATEGIES["ar"] = Fastest
+buffer = device.FlatBuffer({{"w": (300_000, 1), "b": (3,)}})
+start = time.monotonic()
+choice = choose(MPI.COMM_WORLD, buffer, seconds=1.0)
+assert time.monotonic() - start < 20
+assert set(choice.seconds) == {{"overlap", "ar", "shm"}} and choice.refused == {{"nccl": "not here"}}
+assert choice.seconds[choice.name] == min(choice.seconds.values())
+buffer.flat.fill_(MPI.COMM_WORLD.rank + 1)
+choice.exchanger.sum()
+assert bool((buffer.flat == sum(range(1, MPI.COMM_WORLD.size + 1))).all())
+print(choice.name)
+print(choice.table(1_200_012), flush=True)
+"""
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_auto_takes_the_fastest_everywhere(n: int) -> None:
+    result = run_mpi(n, ["-m", "mpi4py", "-c", CHOOSE.format(slow=True)])
+    assert result.returncode == 0, result.stderr
+    names = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
+    assert len(names) == n and len(set(names)) == 1 and names[0] in ("overlap", "shm")
+    assert len(re.findall(r"^  (overlap|shm) +\d+\.\d ms +\d+\.\d\d GB/s   taken$", result.stdout, re.M)) == n
+    assert len(re.findall(r"^  ar +2\d\d\.\d ms +0\.0\d GB/s$", result.stdout, re.M)) == n
+    assert result.stdout.count("  nccl     not here") == n
+
+
+FAILS = """
+from mpi4py import MPI
+from theanompi import device
+from theanompi.exchange import get_exchanger
+
+exchanger = get_exchanger("overlap", MPI.COMM_WORLD, device.FlatBuffer({"w": (8, 1)}))
+if MPI.COMM_WORLD.rank == 1:
+    def broken(bucket):
+        raise ArithmeticError("the thread's own mistake")
+    exchanger._sum = broken
+exchanger.sum()
+MPI.COMM_WORLD.Barrier()
+"""
+
+
+def test_an_error_on_the_helper_thread_ends_the_run() -> None:
+    result = run_mpi(2, ["-m", "mpi4py", "-c", FAILS], timeout=30)
+    assert result.returncode != 0
+    assert "ArithmeticError: the thread's own mistake" in result.stderr
+
+
+def test_no_room_in_shared_memory_is_one_line_on_all_ranks() -> None:
+    code = """if True:
+        import os, types
+        from mpi4py import MPI
+        from theanompi import device
+        from theanompi.config import ConfigError
+        from theanompi.exchange import get_exchanger
+        free = 1 << 20 if MPI.COMM_WORLD.rank == 0 else 1 << 40
+        os.statvfs = lambda path: types.SimpleNamespace(f_bavail=free, f_frsize=1)
+        try:
+            get_exchanger("shm", MPI.COMM_WORLD, device.FlatBuffer({"w": (1 << 20, 1)}))
+        except ConfigError as error:
+            print(error)"""
+    result = run_mpi(2, ["-m", "mpi4py", "-c", code], timeout=30)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 and lines[0] == lines[1]
+    assert lines[0].startswith("exchange shm: expected room for the gradients of all ranks in /dev/shm")
+    assert (
+        "got 7 MiB too little on one; remedy: a larger one (docker run --shm-size), or --exchange overlap"
+        in lines[0]
+    )

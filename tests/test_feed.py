@@ -8,7 +8,8 @@ import torch
 
 from theanompi import device
 from theanompi.data import Batch, Loader, Sampler, open_dataset
-from theanompi.feed import Feed, Inputs, Pinned
+from theanompi.device import Pinned
+from theanompi.feed import Feed, Inputs
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

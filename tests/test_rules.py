@@ -8,7 +8,7 @@ import pytest
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER
 from theanompi import BSP
-from theanompi.config import RULES, ConfigError, RunConfig
+from theanompi.config import EXCHANGES, RULES, ConfigError, RunConfig
 from theanompi.rules import Rule, RunFailed, base, get_rule
 
 
@@ -39,7 +39,10 @@ NET = {"modelfile": "mymodel", "modelclass": "Net"}
     ("settings", "message"),
     [
         ({"sync_type": "sum"}, "sync_type: expected one of cdd, avg, got 'sum'"),
-        ({"exchange": "nccl32"}, "exchange: expected one of ar, naive, got 'nccl32'"),
+        (
+            {"exchange": "nccl64"},
+            f"exchange: expected one of {', '.join(EXCHANGES)}, got 'nccl64'",
+        ),
         ({"devices": ["gpu0"]}, "devices: .* got 'gpu0'"),
         ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
         (

@@ -29,7 +29,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 SYNC_TYPES = ("cdd", "avg")
-EXCHANGES = ("ar", "naive")
+EXCHANGES = (
+    *("auto", "overlap", "ar", "shm", "nccl", "naive", "fp16", "bf16"),
+    *("nccl32", "nccl16", "asa32", "asa16"),
+)
 RULES = ("BSP",)
 PRECISIONS = ("float32", "tf32", "bf16")
 SCALINGS = ("linear", "sqrt", "none")
@@ -329,7 +332,15 @@ class RunConfig:
         "cdd", _choice(SYNC_TYPES), "run", "cdd sums gradients ('their way'), avg averages weights ('my way')"
     )
     exchange: str = _option(
-        "ar", _choice(EXCHANGES), "run", "ar: all in one flat buffer; naive: tensor by tensor, the reference"
+        "overlap",
+        _choice(EXCHANGES),
+        "run",
+        "overlap: by buckets while backward goes on; ar: all at once after it; shm: in the shared memory of each "
+        "machine; nccl: a GPU for each rank; fp16, bf16: weights in 16 bits; naive: the reference, tensor by "
+        "tensor; auto: the fastest one that is exact; nccl32, nccl16, asa32, asa16: as in Theano-MPI",
+    )
+    require_cuda_aware: bool = _option(
+        False, SWITCH, "run", "refuse to take gradients through host memory if MPI is not CUDA-aware"
     )
 
     base_lr: float = _option(0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images")

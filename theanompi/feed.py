@@ -1,6 +1,5 @@
 """What a batch is copied into on the device, and how it gets there while the one before is computed."""
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,38 +148,3 @@ class Feed:
 def _sources(batch: Any) -> list[torch.Tensor]:
     fields = (batch.images, batch.labels, batch.boxes, batch.keys, batch.colors, batch.weights)
     return [torch.from_numpy(field) for field in fields]
-
-
-class Pinned:
-    """Locks memory into place for as long as it is needed, so that a CUDA device can read it by itself.
-
-    Parameters
-    ----------
-    memory : uint8 (bytes,)
-        Nothing is done where the current device is the CPU.
-
-    Examples
-    --------
-    >>> Pinned(np.zeros(4096, np.uint8)).release()
-    """
-
-    def __init__(self, memory: np.ndarray) -> None:
-        self._address = 0
-        if device.current().type != "cuda":
-            return
-        status = int(torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
-        if status:
-            warnings.warn(
-                f"loader: expected {memory.nbytes >> 20} MiB of memory that can be locked (ulimit -l), got CUDA error "
-                f"{status}: copies to the device will be slower",
-                stacklevel=2,
-            )
-            return
-        self._address = memory.ctypes.data
-
-    def release(self) -> None:
-        """Unlock the memory; before it is unmapped, and after the last copy from it. A second call does nothing."""
-        if self._address:
-            torch.cuda.synchronize()
-            torch.cuda.cudart().cudaHostUnregister(self._address)
-            self._address = 0

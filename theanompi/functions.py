@@ -176,7 +176,7 @@ def gradient_function(
     updates = []
     for target, value in [*values.items(), (None, pt.concatenate([metrics, per_rank]))]:
         name = METRICS if target is None else target.name
-        store = device.shared(state.gradients.views[name], f"gradient of {name}")
+        store = device.shared(state.gradients.views[name], name)
         updates.append((store, store + value if accumulate else value))
     function = pytensor.function([], [], updates=updates, mode=mode)
     function.trust_input = True

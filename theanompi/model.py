@@ -27,8 +27,9 @@ from theanompi import device
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
 from theanompi.data import Batch, Loader, Sampler, open_dataset, validation_batches
 from theanompi.data.regions import canvas
-from theanompi.device import FlatBuffer
-from theanompi.feed import Feed, Inputs, Pinned
+from theanompi.device import FlatBuffer, Pinned
+from theanompi.exchange import Exchanger
+from theanompi.feed import Feed, Inputs
 from theanompi.functions import (
     METRICS,
     State,
@@ -179,6 +180,7 @@ class Model:
         self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
         self._inverse_units = device.shared(np.float32(1), "inverse_units")
         self._validation_sums = device.shared(np.zeros(4), "validation_sums")
+        self._exchanger: Exchanger | None = None
         self._feed = Feed(self.inputs, iter(()))
         self._next: tuple[int, int] | None = None
 
@@ -197,11 +199,24 @@ class Model:
         """
         raise NotImplementedError(f"{type(self).__name__} has no build_model")
 
-    def compile_iter_fns(self, sync_type: str = "cdd") -> None:
-        """Compile the gradient, update and validation functions for the sync type ``cdd`` or ``avg``."""
+    def compile_iter_fns(self, sync_type: str = "cdd", exchanger: Exchanger | None = None) -> None:
+        """Compile the gradient, update and validation functions.
+
+        Parameters
+        ----------
+        sync_type : {"cdd", "avg"}
+        exchanger : Exchanger, optional
+            Of the gradients: it is told of each as soon as backward has written it.
+        """
         run, dataset = self.config, self.data.dataset
         self.sums_gradients = sync_type == "cdd"
+        self._exchanger = exchanger
         mode = device.mode(precision=run.precision, return_internal_type=True)
+        backward = (
+            mode
+            if exchanger is None
+            else device.mode(precision=run.precision, return_internal_type=True, written=exchanger.written)
+        )
 
         def image(inputs: Inputs, color: bool) -> Variable:
             assert run.image_size
@@ -216,7 +231,7 @@ class Model:
             partial(image, color=color),
             self.rank,
             run.accumulation > 1,
-            mode,
+            backward,
         )
         self._update = update_function(
             self.network,
@@ -256,11 +271,13 @@ class Model:
             # No batch to move the running statistics towards: the update leaves them where they are.
             for s in self.state.statistics:
                 self.state.gradients.views[s.name].copy_(s.tensor)
-        for _ in range(own_units):
+        for unit in range(own_units):
             recorder.start()
             self._feed.load()
             recorder.end("wait")
             recorder.start()
+            if self._exchanger is not None and unit == own_units - 1:
+                self._exchanger.begin()
             self._gradients()
             recorder.end("calc")
             recorder.start()

@@ -21,7 +21,8 @@ from theanompi import __version__, checkpoint, device
 from theanompi.config import ConfigError, RunConfig, from_environment, local_device, resolve
 from theanompi.contract import ContractModel
 from theanompi.data import LoaderError
-from theanompi.exchange import get_exchanger
+from theanompi.device import FlatBuffer
+from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.model import Model
 from theanompi.plots import plot_curves
 from theanompi.recorder import CHECKPOINT_FILE, Recorder, prepare_run_folder, write_config
@@ -120,6 +121,21 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
     return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
 
 
+def make_exchanger(config: RunConfig, comm: MPI.Intracomm, buffer: FlatBuffer) -> tuple[Exchanger, str]:
+    """The exchanger of a run, and what the log says of it."""
+    averages = config.sync_type == "avg"
+    if config.exchange == "auto" and comm.Get_size() > 1:
+        choice = choose(comm, buffer, require_cuda_aware=config.require_cuda_aware)
+        nbytes = buffer.flat.numel() * buffer.flat.element_size()
+        return choice.exchanger, f"{choice.name}, {choice.exchanger.description}\n{choice.table(nbytes)}"
+    # A single rank has nothing to choose by.
+    name = "overlap" if config.exchange == "auto" else config.exchange
+    exchanger = get_exchanger(
+        name, comm, buffer, averages=averages, require_cuda_aware=config.require_cuda_aware
+    )
+    return exchanger, f"{name}, {exchanger.description}"
+
+
 def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None:
     """Be one worker of a run, from the first collective call to the last checkpoint.
 
@@ -153,10 +169,14 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
 
     out = Path(config.out or "")
     together(comm, lambda: prepare_run_folder(out, config.resume, config.overwrite) if rank == 0 else None)
-    model.compile_iter_fns(config.sync_type)
     gradients = config.sync_type == "cdd"
     buffer = model.state.gradients if gradients else model.weights_to_average()
-    exchanger = together(comm, lambda: get_exchanger(config.exchange, comm, buffer))
+    exchanger, way = together(comm, lambda: make_exchanger(config, comm, buffer))
+    # Compiled after the exchange may have moved the buffer.
+    if gradients:
+        model.compile_iter_fns(config.sync_type, exchanger)
+    else:
+        model.compile_iter_fns(config.sync_type)
     iteration = together(comm, lambda: load_checkpoint(model, out, comm, config)) if config.resume else 0
     if rank == 0:
         write_config(out, {**config.to_dict(), "size": size, "versions": versions()})
@@ -165,7 +185,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     total = model.n_epochs * per_epoch
     last = min(total, config.max_iterations or total)
     say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
-    say(f"exchange: {config.sync_type}, {config.exchange}, {exchanger.description}")
+    say(f"exchange: {config.sync_type}, {way}")
 
     recorder = Recorder(
         out,

@@ -50,3 +50,38 @@ class FlatBuffer:
             self.views[name] = view
             self.offsets[name] = (start, end)
             start = end
+
+    def move(self, flat: torch.Tensor) -> None:
+        """Go on in the memory of `flat`, with the values that the buffer has.
+
+        `flat`, the views and the shared variables made of them follow; other slices of the old vector do not.
+
+        Parameters
+        ----------
+        flat : torch.Tensor, shape (P,), float32
+            Contiguous, on the same device.
+
+        Raises
+        ------
+        ValueError
+            For another shape, dtype or device.
+
+        Examples
+        --------
+        >>> buffer, memory = FlatBuffer({"b": (3,)}), torch.zeros(3)
+        >>> b = buffer.views["b"].fill_(1.0)
+        >>> buffer.move(memory)
+        >>> _ = b.add_(1.0)
+        >>> memory
+        tensor([2., 2., 2.])
+        """
+        old = self.flat
+        if (flat.shape, flat.dtype, flat.device) != (old.shape, old.dtype, old.device):
+            raise ValueError(
+                f"flat buffer: expected memory of shape {tuple(old.shape)} and dtype {old.dtype} on {old.device}, "
+                f"got {tuple(flat.shape)} and {flat.dtype} on {flat.device}"
+            )
+        flat.copy_(old)
+        for view in (*self.views.values(), old):
+            offset = flat.storage_offset() + view.storage_offset() - old.storage_offset()
+            view.set_(flat.untyped_storage(), offset, view.shape, view.stride())

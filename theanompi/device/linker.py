@@ -33,6 +33,8 @@ class TorchLinker(JITLinker):
     precision : {"float32", "tf32", "bf16"}
     return_internal_type : bool
         Give outputs as device tensors, not as NumPy arrays.
+    written : callable, optional
+        Called with a shared variable's name as soon as its update has been written.
     """
 
     incompatible_rewrites = (
@@ -44,9 +46,16 @@ class TorchLinker(JITLinker):
         "scan_split_non_sequence_lu_decomposition_solve",
     )
 
-    def __init__(self, device: torch.device, precision: str, return_internal_type: bool) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        precision: str,
+        return_internal_type: bool,
+        written: Callable[[str], None] | None,
+    ) -> None:
         super().__init__(allow_gc=True)
         self.device, self.precision, self.return_internal_type = device, precision, return_internal_type
+        self.written = written
 
     def accept(self, fgraph: FunctionGraph, no_recycling: Any = None, profile: Any = None) -> "TorchLinker":
         """Take a graph: a new linker of the same kind for each."""
@@ -65,7 +74,7 @@ class TorchLinker(JITLinker):
     ) -> Callable[..., Any]:
         """Write the function. It takes the inputs' storage values and returns outputs and updates."""
         on_device = [isinstance(s[0], torch.Tensor) for s in input_storage]
-        return _Program(self, fgraph, list(order), on_device).compile()
+        return _Program(self, fgraph, results_early(fgraph, order), on_device).compile()
 
     def create_thunk_inputs(self, storage_map: dict[Variable, list[Any]]) -> list[Any]:
         """The storage cells that the function reads at every call."""
@@ -83,6 +92,51 @@ class TorchLinker(JITLinker):
             return fn(*values)
 
         return run
+
+
+def results_early(fgraph: FunctionGraph, order: Sequence[Apply]) -> list[Apply]:
+    """The same nodes, with those that lead to a result of the graph and nowhere else as early as can be.
+
+    A gradient is then there when backward has reached its layer, not at some time after it: its exchange can
+    begin, and what it was computed from can be freed.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    order : sequence of Apply
+        Each node after those that it reads.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> x = pt.vector("x")
+    >>> y = pt.exp(x)
+    >>> z = pt.cos(y)
+    >>> fgraph = FunctionGraph([x], [z * pt.exp(z), y.sum()], clone=False)
+    >>> [str(node.op) for node in results_early(fgraph, fgraph.toposort())]
+    ['Exp', 'Sum{axes=None}', 'Cos', 'Exp', 'Mul']
+    """
+    nodes = set(order)
+    side: set[Apply] = set()
+    for node in reversed(order):
+        readers = {reader for v in node.outputs for reader, _ in fgraph.clients[v]} & nodes
+        if len(readers) <= 1 and readers <= side:
+            side.add(node)
+    missing = {node: {v.owner for v in node.inputs} & nodes for node in side}
+    early: list[Apply] = []
+
+    def place(node: Apply) -> None:
+        early.append(node)
+        for reader in dict.fromkeys(reader for v in node.outputs for reader, _ in fgraph.clients[v]):
+            if reader in side:
+                missing[reader].discard(node)
+                if not missing[reader]:
+                    place(reader)
+
+    for node in order:
+        if node not in side or not any(v.owner in nodes for v in node.inputs):
+            place(node)
+    return early
 
 
 class _Program:
@@ -178,6 +232,7 @@ class _Program:
     def compile(self) -> Callable[..., Any]:
         """Write the function."""
         self.scope.update(as_tensor=_to_device(self.linker.device), as_array=_to_array, clone=torch.clone)
+        self.scope["written"] = self.linker.written
         lines = [
             f"{self.names[v]} = as_tensor({self.names[v]})"
             for v in self.fgraph.inputs
@@ -201,14 +256,18 @@ class _Program:
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
         arguments = ", ".join(self._name(v) for v in node.inputs)
         lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
-        self.written |= {node.outputs[o] for o, i in overwrite.items() if node.inputs[i].owner is None}
+        for output, taken in overwrite.items():
+            if node.inputs[taken].owner is None:
+                self.written.add(node.outputs[output])
+                lines += self._announcement(node.inputs[taken])
         for value in node.outputs:
             target = self.pending.get(value)
             if target is None or value in self.written:
                 continue
             # Written at once if nobody still needs the old value.
-            if self.last_read.get(target, -1) <= position and self._owned(value):
+            if self.last_read.get(target, -1) <= position and target not in self._roots(value):
                 lines.append(f"{self.names[target]}.copy_({self.names[value]})")
+                lines += self._announcement(target)
                 self.written.add(value)
                 readers = [p for p, n in enumerate(self.order) if value in n.inputs]
                 self.last_named[value] = (
@@ -223,6 +282,10 @@ class _Program:
             dead.append("_")
         return [*lines, f"del {', '.join(dead)}"] if dead else lines
 
+    def _announcement(self, target: Variable) -> list[str]:
+        """Say that a shared variable has its new value."""
+        return [] if self.linker.written is None else [f"written({target.name!r})"]
+
     def _conclusion(self) -> list[str]:
         """Take out results and values that may be views of inputs, then write the remaining updates."""
         returned = [self._result(v) for v in self.results]
@@ -235,7 +298,7 @@ class _Program:
             returned.append(name)
             if value not in self.written:
                 taken.append(f"w{k} = clone({self._name(value)})")
-                written.append(f"{name}.copy_(w{k})")
+                written += [f"{name}.copy_(w{k})", *self._announcement(target)]
         return [*taken, f"out = ({''.join(f'{r}, ' for r in returned)})", *written, "return out"]
 
     def _kept(self, variable: Variable) -> str:
@@ -268,7 +331,12 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
     return np.asarray(tensor.cpu().numpy())
 
 
-def mode(name: str | None = None, precision: str = "float32", return_internal_type: bool = False) -> Mode:
+def mode(
+    name: str | None = None,
+    precision: str = "float32",
+    return_internal_type: bool = False,
+    written: Callable[[str], None] | None = None,
+) -> Mode:
     """The PyTensor mode that compiles any graph to torch.
 
     Parameters
@@ -280,6 +348,9 @@ def mode(name: str | None = None, precision: str = "float32", return_internal_ty
         float32. tf32 changes something on CUDA devices only.
     return_internal_type : bool
         Give outputs as device tensors instead of NumPy arrays, which spares waiting for the device.
+    written : callable, optional
+        Called with a shared variable's name, within each call of a compiled function, as soon as the update of
+        that variable has been written, or on a CUDA device as soon as the device has been told to.
 
     Returns
     -------
@@ -301,5 +372,5 @@ def mode(name: str | None = None, precision: str = "float32", return_internal_ty
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = current() if name is None else parse(name)
-    linker = TorchLinker(device, precision, return_internal_type)
+    linker = TorchLinker(device, precision, return_internal_type, written)
     return Mode(linker, RewriteDatabaseQuery(include=["fast_run"]))

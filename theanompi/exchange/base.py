@@ -1,10 +1,16 @@
 """What every exchange strategy is: a buffer that is summed over the ranks, in place."""
 
+import time
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from mpi4py import MPI
+
+from theanompi.exchange.waiting import barrier
+from theanompi.timeline import Span
 
 
 class Buffer(Protocol):
@@ -12,22 +18,75 @@ class Buffer(Protocol):
 
     flat: torch.Tensor
     views: dict[str, torch.Tensor]
+    offsets: dict[str, tuple[int, int]]
+
+    def move(self, flat: torch.Tensor) -> None:
+        """Go on in other memory, with the same values."""
+        ...
+
+
+class Bucket(NamedTuple):
+    """Adjacent views of a buffer, which are summed together.
+
+    `start` and `end` are positions in the flat vector. `matrices` says that all of them have two dimensions or
+    more: weights and their gradients, not biases, statistics or metrics.
+    """
+
+    start: int
+    end: int
+    names: tuple[str, ...]
+    matrices: bool
+
+
+def make_buckets(buffer: Buffer, least: int) -> list[Bucket]:
+    """Divide a buffer into buckets of at least so many elements, each ending with a view.
+
+    The last one of each kind may be smaller.
+
+    Examples
+    --------
+    >>> from theanompi.device import FlatBuffer
+    >>> [bucket[:3] for bucket in make_buckets(FlatBuffer({"a": (2, 3), "b": (4, 4), "c": (9,)}), 10)]
+    [(0, 22, ('a', 'b')), (22, 31, ('c',))]
+    """
+    buckets: list[Bucket] = []
+    for name, view in buffer.views.items():
+        start, end = buffer.offsets[name]
+        matrices = view.ndim >= 2
+        last = buckets[-1] if buckets else None
+        if last is not None and last.matrices == matrices and last.end - last.start < least:
+            buckets[-1] = last._replace(end=end, names=(*last.names, name))
+        else:
+            buckets.append(Bucket(start, end, (name,), matrices))
+    return buckets
 
 
 class Exchanger(ABC):
     """Sums a buffer over all ranks of a communicator; a strategy defines how.
 
+    A caller that fills the buffer piece by piece may say so: `begin` before a step's values are written, `written`
+    after each of them. Strategies that are `hidden` then sum while the rest is still being computed; for the
+    others the two calls mean nothing. `sum` ends the step in any case.
+
     Parameters
     ----------
-    comm : mpi4py.MPI.Comm
+    comm : mpi4py.MPI.Intracomm
         The ranks that take part.
     buffer : Buffer
-        On each rank the same names and shapes. It is kept: every call of `sum` works on this storage.
+        On each rank the same names and shapes. It is kept: every call of `sum` works on it.
 
     Attributes
     ----------
+    hidden : bool
+        Whether sums can go on while the device computes.
+    exact : bool
+        Whether sums are those of float32 numbers; otherwise less is sent.
+    direct : bool
+        Whether device memory is handed over as it is, without a way through the host's.
     description : str
         Which way the bytes take and why, for the log.
+    spans : list of Span
+        What the last step's exchange consisted of, in order.
 
     Raises
     ------
@@ -39,12 +98,15 @@ class Exchanger(ABC):
     >>> from theanompi.device import FlatBuffer
     >>> from theanompi.exchange import get_exchanger
     >>> get_exchanger("ar", MPI.COMM_SELF, FlatBuffer({"W": (2, 3)})).description
-    'host memory, in chunks of 2 MiB'
+    'host memory, in chunks of 4 MiB'
     """
 
+    hidden: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+    direct: bool = True
     description: str
 
-    def __init__(self, comm: MPI.Comm, buffer: Buffer) -> None:
+    def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
         flat = buffer.flat
         if flat.dtype != torch.float32 or flat.ndim != 1 or not flat.is_contiguous():
             # what is not float32 may have no MPI type: bfloat16 would travel as bytes and sum wrong
@@ -53,6 +115,13 @@ class Exchanger(ABC):
                 f"of shape {tuple(flat.shape)} and strides {flat.stride()}"
             )
         self.comm, self.buffer = comm, buffer
+        self.spans: list[Span] = []
+
+    def begin(self) -> None:  # noqa: B027
+        """Say that the values of this step are going to be written from now on, each once."""
+
+    def written(self, name: str) -> None:  # noqa: B027
+        """Say that the value of a view is in the buffer, or that the device has been told to write it there."""
 
     def synchronise(self) -> None:
         """Wait until the device has done what it was given: MPI reads memory without regard to CUDA streams.
@@ -64,10 +133,28 @@ class Exchanger(ABC):
 
     def sum(self) -> None:
         """Replace ``buffer.flat`` by its sum over all ranks, on every rank; collective."""
+        self.spans = []
         if self.comm.size > 1:
             self.synchronise()
-            self._sum()
+            names = tuple(self.buffer.views)
+            self._exchange(Bucket(0, self.buffer.flat.numel(), names, matrices=False), "everything")
+
+    def _exchange(self, bucket: Bucket, what: str) -> None:
+        """Sum a bucket once it is complete on all ranks, and note how long it took."""
+        with self._span("sync", what):
+            barrier(self.comm)
+        with self._span("comm", what):
+            self._sum(bucket)
+
+    @contextmanager
+    def _span(self, kind: str, detail: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.spans.append(Span(kind, start, time.monotonic(), detail))
 
     @abstractmethod
-    def _sum(self) -> None:
-        """Sum over more than one rank; what the device was given before has been done."""
+    def _sum(self, bucket: Bucket) -> None:
+        """Sum a bucket over more than one rank; it is complete on all of them."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what the strategy holds; the buffer keeps its values. Collective."""

@@ -1,0 +1,223 @@
+"""What the tests of the exchange run under mpirun: ``python tests/exchange_program.py CASE DEVICE STRATEGY…``.
+
+The device "cpu as cuda" runs the code for a CUDA buffer on host memory that says it is one; with ", aware" MPI claims
+to take it. The case says what is done to the buffer; each rank checks its result against NumPy.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from theanompi import device
+from theanompi.exchange import STRATEGIES, Exchanger, background, cuda_aware, get_exchanger, path, shm
+from theanompi.exchange.base import Bucket
+
+COMM = MPI.COMM_WORLD
+UNIT = 10_000
+"""Elements of a bucket here: small, so that a few of them are summed in no time."""
+BITS = {"bf16": 8, "fp16": 11, "asa16": 11, "nccl16": 11}
+"""Significant bits, the hidden one included, of what travels."""
+
+
+class Nothing(Exchanger):
+    """The negative control."""
+
+    description = "the negative control"
+
+    def _sum(self, bucket: Bucket) -> None:
+        pass
+
+
+class Disguised(torch.Tensor):
+    is_cuda = True  # type: ignore[assignment]
+
+
+SYNCHRONISED: list[Any] = []
+
+
+def disguise(aware: bool) -> None:
+    """Let everything that the strategies ask of torch.cuda be there."""
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
+    cuda: Any = torch.cuda
+    cuda.synchronize = SYNCHRONISED.append
+    cuda.Stream, cuda.Event = lambda *_: stream, lambda **_: event
+    cuda.stream, cuda.current_stream = lambda _: contextlib.nullcontext(), lambda: stream
+    for name in ("empty", "zeros"):
+        make = getattr(torch, name)
+        setattr(torch, name, lambda *shape, make=make, pin_memory=False, **more: make(*shape, **more))
+    cuda_aware.query = lambda library=None: (aware, "told so")
+
+
+def make(strategy: str, name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[Exchanger, Any]:
+    buffer = device.FlatBuffer(shapes)
+    if name.startswith("cpu as cuda"):
+        buffer.flat = buffer.flat.as_subclass(Disguised)
+    return get_exchanger(strategy, COMM, buffer), buffer
+
+
+def whole(rank: int, step: int, size: int) -> np.ndarray:
+    """Whole numbers, whose float32 sum is exact in any order."""
+    return np.random.default_rng([rank, step, size]).integers(-1000, 1000, size).astype("float32")
+
+
+def bound(strategy: str) -> float:
+    """How far the sum of such numbers may be off: each value is rounded, and so is the sum."""
+    exact = STRATEGIES[strategy].exact or COMM.size == 1
+    return 0.0 if exact else 2 * COMM.size * 1000 * 2.0 ** -BITS[strategy]
+
+
+def fill(buffer: Any, values: np.ndarray) -> None:
+    buffer.flat.copy_(torch.from_numpy(values))
+
+
+def check(buffer: Any, expected: np.ndarray, bound: float | np.ndarray = 0.0) -> None:
+    got = np.asarray(buffer.flat.cpu())
+    wrong = ~(np.abs(got - expected) <= bound)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        sys.exit(
+            f"rank {COMM.rank}: sum of {got.size} values is wrong in {np.count_nonzero(wrong)} places, "
+            f"first {at}: expected {expected[at]!r}, got {got[at]!r}"
+        )
+
+
+def layouts() -> Iterator[dict[str, tuple[int, ...]]]:
+    """Buffers smaller and larger than a bucket, with odd sizes, with and without what is no matrix."""
+    for size in (1, 1007, UNIT - 1, UNIT, UNIT + 1, 2 * UNIT + 13):
+        yield {"conv": (4, 3, 3, 3), "w": (size, 1), "bias": (7,), "metrics": (5,)}
+    yield {"bias": (3,)}
+    yield {f"w{k}": (UNIT // 3, 1) for k in range(10)} | {"bias": (3,)}
+
+
+def ways(exchanger: Exchanger, names: list[str]) -> Iterator[str]:
+    """What a caller may say before it asks for the sum."""
+    yield "nothing"
+    for way, order in (("forwards", names), ("backwards", names[::-1])):
+        # As with accumulation, where earlier calls of the compiled function do not count.
+        for name in order:
+            exchanger.written(name)
+        exchanger.begin()
+        for name in order:
+            exchanger.written(name)
+        yield way
+    if COMM.rank == 0:
+        exchanger.begin()
+        exchanger.written(names[0])
+    yield "one rank begins, the others have no batch"
+
+
+def sums(strategy: str, name: str) -> None:
+    """Exact sums, in every way to ask for them, and only after the device has been waited for."""
+    for shapes in layouts():
+        exchanger, buffer = make(strategy, name, shapes)
+        size = buffer.flat.numel()
+        step = 0
+        fill(buffer, whole(COMM.rank, step, size))
+        for _ in ways(exchanger, list(shapes)):
+            exchanger.sum()
+            total = np.sum([whole(rank, step, size) for rank in range(COMM.size)], axis=0, dtype="float64")
+            check(buffer, total, bound(strategy))
+            if COMM.size > 1:
+                kinds = [span.kind for span in exchanger.spans]
+                assert kinds == ["sync", "comm"] * (len(kinds) // 2) and kinds, kinds
+                starts = [moment for span in exchanger.spans for moment in (span.start, span.end)]
+                assert starts == sorted(starts)
+            step += 1
+            fill(buffer, whole(COMM.rank, step, size))
+        exchanger.close()
+        assert np.array_equal(np.asarray(buffer.flat.cpu()), whole(COMM.rank, step, size))
+    print(strategy, "is right on rank", COMM.rank, "by", exchanger.description, flush=True)
+
+
+def rounded(strategy: str, name: str) -> None:
+    """16 bits on the wire and 32 in the sum, for magnitudes that float16 does not have, and for what is not finite."""
+    n = 10_001
+    exchanger, buffer = make(strategy, name, {"w": (n, 1), "metrics": (4,)})
+    bits = BITS[strategy]
+    everyones = []
+    for rank in range(COMM.size):
+        random = np.random.default_rng(rank)
+        # Together with the normal ones, 40 binary orders of magnitude, far below float16's smallest number.
+        values = random.normal(size=n + 4) * np.exp2(random.uniform(-60, -50, n + 4))
+        values[n:] = 1e6 + 1 + rank
+        everyones.append(values.astype("float32"))
+    fill(buffer, everyones[COMM.rank])
+    exchanger.sum()
+    total = np.sum(everyones, axis=0, dtype="float64")
+    limit = (
+        2.0**-bits * (np.sum(np.abs(everyones), axis=0) + np.abs(total)) + np.abs(everyones).max() * 2.0**-38
+    )
+    limit[n:] = 0
+    check(buffer, total, limit)
+    got = np.asarray(buffer.flat.cpu())
+    assert np.count_nonzero(got[:n] != total[:n].astype("float32")) > n / 2, "nothing was rounded"
+
+    # In 16 bits 2^m + 1 + 1 + 1 stays what it is; in 32 it grows, and is rounded once.
+    large = 2.0**bits
+    fill(buffer, np.full(n + 4, large if COMM.rank == 0 else 1.0, "float32"))
+    exchanger.sum()
+    expected = np.full(n + 4, large + COMM.size - 1)
+    # Neighbours are 2 apart there, and a tie goes to the multiple of 4.
+    expected[:n] = {1: large, 2: large, 3: large + 2, 4: large + 4}[COMM.size]
+    check(buffer, expected)
+
+    fill(buffer, np.full(n + 4, np.inf if COMM.rank == COMM.size - 1 else 1.0, "float32"))
+    exchanger.sum()
+    assert bool(torch.isinf(buffer.flat).all())
+    exchanger.close()
+    print(strategy, "is right on rank", COMM.rank, flush=True)
+
+
+def hidden(strategy: str, name: str) -> None:
+    """Complete buckets are summed before the last value is there, and never before all ranks have theirs."""
+    exchanger, buffer = make(strategy, name, {"a": (UNIT, 1), "b": (UNIT, 1), "c": (3,)})
+    for step in range(2):
+        fill(buffer, whole(COMM.rank, step, 2 * UNIT + 3))
+        exchanger.begin()
+        late = COMM.rank == COMM.size - 1
+        if late:
+            time.sleep(0.3)
+        exchanger.written("a")
+        deadline = time.monotonic() + 20
+        while len(exchanger.spans) < 2:
+            assert time.monotonic() < deadline, "the first bucket is not summed while the second is computed"
+            time.sleep(0.001)
+        assert len(exchanger.spans) == 2
+        exchanger.written("c")
+        exchanger.written("b")
+        exchanger.sum()
+        assert len(exchanger.spans) == 6
+        total = np.sum(
+            [whole(rank, step, 2 * UNIT + 3) for rank in range(COMM.size)], axis=0, dtype="float64"
+        )
+        check(buffer, total, bound(strategy))
+        waited = sum(span.end - span.start for span in exchanger.spans if span.kind == "sync")
+        assert late or waited > 0.2, f"waited {waited} s for a rank that came 0.3 s later"
+    exchanger.close()
+    print(strategy, "is right on rank", COMM.rank, flush=True)
+
+
+def machines(strategy: str, name: str) -> None:
+    """Two ranks to a machine."""
+    shm.SharedMemory._machine = lambda self: self.comm.Split(COMM.rank // 2)  # type: ignore[method-assign]
+    sums(strategy, name)
+
+
+if __name__ == "__main__":
+    case, name, *strategies = sys.argv[1:]
+    background.BUCKET, path.CHUNK = 4 * UNIT, 3 * UNIT
+    STRATEGIES["nothing"] = Nothing
+    if name.startswith("cpu as cuda"):
+        disguise(name.endswith("aware"))
+    else:
+        device.use(f"cuda:{COMM.rank}" if name == "cuda by rank" else name)
+    for strategy in strategies:
+        {"sums": sums, "rounded": rounded, "hidden": hidden, "machines": machines}[case](strategy, name)

@@ -1,0 +1,26 @@
+"""The default strategy: `Allreduce` bucket by bucket, while backward goes on."""
+
+from mpi4py import MPI
+
+from theanompi.exchange.background import Background
+from theanompi.exchange.base import Bucket, Buffer
+from theanompi.exchange.path import Path
+
+
+class Overlap(Background):
+    """Blocking `Allreduce` in place on a helper thread, on the way that `Path` chose.
+
+    Blocking, because nonblocking ones do not take device memory in every library.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
+        super().__init__(comm, buffer)
+        self._path = Path(self.comm, buffer)
+        self.direct, self.description = self._path.direct, self._path.description
+
+    def _sum(self, bucket: Bucket) -> None:
+        self._path.allreduce(bucket.start, bucket.end)
+
+    def _join(self) -> None:
+        super()._join()
+        self._path.join()
