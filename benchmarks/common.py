@@ -128,12 +128,11 @@ class Contender:
             self._pipes.append(os.open(pipe, os.O_RDWR))
         self._errors = open(Path(self._folder.name, "errors"), "w+")  # noqa: SIM115
         python = [sys.executable, str(ROOT / "benchmarks" / script), *args]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         start = time.perf_counter()
         self._process = subprocess.Popen(
             [*mpirun(ranks), *python] if ranks > 1 else python,
             cwd=ROOT,
-            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads), PIPES: self._folder.name},
+            env={**child_environment(threads), PIPES: self._folder.name},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -184,6 +183,12 @@ class Contender:
             self._process.wait()
         self._errors.close()
         self._folder.cleanup()
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of a contender: so many threads in each process, and the ``mpirun`` beside this Python first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads)}
 
 
 def free_port() -> int:

@@ -61,7 +61,7 @@ class DeviceSignals:
 
     def wait(self, k: int) -> None:
         """Return when bucket `k` is complete."""
-        poll(lambda: bool(self._seen[k] >= self._step))
+        poll(lambda: bool(self._seen[k] >= self._step), hurried=lambda: False)
 
 
 class Background(Exchanger):
@@ -95,7 +95,7 @@ class Background(Exchanger):
         )
         # The thread's work on a CUDA device must not queue behind the computation.
         self._stream = torch.cuda.Stream(buffer.flat.device) if buffer.flat.is_cuda else None
-        self._begun = False
+        self._begun = self._waited_for = False
         self._steps: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -128,8 +128,9 @@ class Background(Exchanger):
             self.begin()
         for k in range(len(self.buckets)):
             self._signals.set(k)
+        self._waited_for = True
         error = self._ends.get()
-        self._begun = False
+        self._begun = self._waited_for = False
         if error is not None:
             raise error
         self._join()
@@ -145,6 +146,9 @@ class Background(Exchanger):
                 except Exception as caught:
                     error = caught
                 self._ends.put(error)
+
+    def _hurried(self) -> bool:
+        return self._waited_for
 
     def _join(self) -> None:
         """Let what the device is told from now on come after the sums."""

@@ -142,9 +142,17 @@ class Exchanger(ABC):
     def _exchange(self, bucket: Bucket, what: str) -> None:
         """Sum a bucket once it is complete on all ranks, and note how long it took."""
         with self._span("sync", what):
-            barrier(self.comm)
+            self._meet(self.comm)
         with self._span("comm", what):
             self._sum(bucket)
+
+    def _meet(self, comm: MPI.Intracomm) -> None:
+        """Wait for all ranks of a communicator."""
+        barrier(comm, self._hurried)
+
+    def _hurried(self) -> bool:
+        """Whether nothing is computed meanwhile."""
+        return True
 
     @contextmanager
     def _span(self, kind: str, detail: str) -> Iterator[None]:

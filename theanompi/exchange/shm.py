@@ -12,7 +12,6 @@ from theanompi.device import Pinned
 from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket, Buffer
 from theanompi.exchange.path import CHUNK
-from theanompi.exchange.waiting import barrier
 
 # Elements that are added up at a time: what comes from all ranks is still in the core's L2 when it is copied.
 BLOCK = 1 << 16
@@ -81,7 +80,7 @@ class SharedMemory(Background):
         if self._stream is not None:
             self._own[start:end].copy_(self.buffer.flat[start:end], non_blocking=True)
             self._stream.synchronize()
-            barrier(self._node)
+            self._meet(self._node)
         size, ranks = end - start, self._node.size
         first = start + size * self._node.rank // ranks
         last = start + size * (self._node.rank + 1) // ranks
@@ -92,7 +91,7 @@ class SharedMemory(Background):
             if not self._several:
                 for other in others:
                     other.copy_(total)
-        barrier(self._node)
+        self._meet(self._node)
         if self._several:
             self._between_machines(start, end)
         if self._stream is not None:
@@ -103,11 +102,11 @@ class SharedMemory(Background):
         if self._leaders != MPI.COMM_NULL:
             for chunk in total.split(CHUNK // total.element_size()):
                 self._leaders.Allreduce(MPI.IN_PLACE, [chunk.numpy(), MPI.FLOAT])
-        barrier(self._node)
+        self._meet(self._node)
         if self._leaders == MPI.COMM_NULL:
             self._own[start:end].copy_(total)
         # Before the first rank writes its next gradients over what the others read.
-        barrier(self._node)
+        self._meet(self._node)
 
     def close(self) -> None:
         if self._pinned:
