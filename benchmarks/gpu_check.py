@@ -7,7 +7,11 @@ data         batches of JPEG files and raw pixels that arrive through the loader
              what the compiled crop makes of them, against the same on the CPU (limit in levels of 255)
 eager        images/s in bf16 at 224 pixels, n = 32 and 256, in turn with eager torch (AMP, channels_last)
 compiled     the same with DDP under torch.compile(mode="max-autotune")
-exchange     the sum of a gradient-sized buffer over 1, 2 and 4 ranks that share the GPU, given an mpirun
+exchange     the sum of ResNet-50's gradients over 1, 2, 4 and 8 ranks that share the GPU, by every strategy that can,
+             given an mpirun: is it right, by which path, how fast
+hidden       training with 2 ranks that share the GPU: how much of the exchange is hidden, by strategy
+curves       the loss over 200 iterations on the digits in float32, float32 with another seed, and bf16: the last may
+             be as far from the first as the second is
 
 The result is a JSON file under benchmarks/results/, written after each part. Exit status: 0 if all is well,
 1 if a part failed or missed its limit, 2 without a GPU.
@@ -32,7 +36,10 @@ FLOAT32_LIMIT = 1e-4
 TORCH_FACTOR = 2.0
 NEGLIGIBLE = 1e-3
 DATA_LIMIT = 0.05
-GRADIENT_SIZE = 25_557_032
+CURVE_ITERATIONS, CURVE_WINDOW = 200, 20
+RANKS = (1, 2, 4, 8)
+SHARED_GPU = ("overlap", "ar", "shm", "naive", "asa32", "fp16", "bf16")
+"""The strategies that let ranks share a GPU."""
 BATCHES = (32, 256)
 
 Gradients = dict[str, np.ndarray]
@@ -242,25 +249,26 @@ def throughput(place: str, opponent: str, flags: list[str]) -> dict[str, Any]:
 
 
 def exchange(place: str) -> dict[str, Any]:
-    """The sum over 1, 2 and 4 ranks on one device: is it right, by which path, how fast."""
+    """The sum over ranks on one device: is it right, by which path, how fast."""
     if shutil.which("mpirun") is None:
         return {"skipped": "no mpirun on PATH", "passed": True}
     report: dict[str, Any] = {}
-    for ranks in (1, 2, 4):
+    for ranks in RANKS:
         command = [*common.mpirun(ranks), sys.executable, __file__, "--exchange-rank", "--device", place]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         said = [line.partition(common.MARK)[2] for line in result.stdout.splitlines() if common.MARK in line]
         if result.returncode or not said:
             raise RuntimeError(
                 f"exchange over {ranks} ranks: exit {result.returncode}\n{result.stderr[-2000:]}"
             )
-        report[f"ranks{ranks}"] = row = json.loads(said[0])
-        print(
-            f"exchange, {ranks} ranks: {row['description']}, {row['seconds']['median'] * 1e3:.1f} ms: "
-            f"{'passed' if row['passed'] else 'FAILED'}",
-            flush=True,
-        )
-    report["passed"] = all(row["passed"] for row in report.values())
+        report[f"ranks{ranks}"] = rows = {row.pop("strategy"): row for row in map(json.loads, said)}
+        for strategy, row in rows.items():
+            print(
+                f"exchange, {ranks} ranks, {strategy}: {row['description']}, "
+                f"{row['seconds']['median'] * 1e3:.1f} ms: {'passed' if row['passed'] else 'FAILED'}",
+                flush=True,
+            )
+    report["passed"] = all(row["passed"] for rows in list(report.values()) for row in rows.values())
     return report
 
 
@@ -268,26 +276,107 @@ def exchange_rank(place: str) -> None:
     """One rank of `exchange`."""
     from mpi4py import MPI  # only the ranks may initialise it
 
+    from models.resnet50 import build_model
     from theanompi import device
-    from theanompi.exchange import get_exchanger
+    from theanompi.exchange import STRATEGIES, get_exchanger
+    from theanompi.functions import State
 
     world = MPI.COMM_WORLD
     device.use(place)
-    buffer = device.FlatBuffer({"gradients": (GRADIENT_SIZE,)})
-    exchanger = get_exchanger("ar", world, buffer)
-    right, seconds = True, []
-    for _ in range(8):
-        buffer.flat.fill_(world.rank + 1)
-        world.Barrier()
-        start = time.perf_counter()
-        exchanger.sum()
-        if buffer.flat.is_cuda:
-            torch.cuda.synchronize(place)
-        seconds.append(time.perf_counter() - start)
-        right = right and bool((buffer.flat == world.size * (world.size + 1) / 2).all())
-    right = world.allreduce(right, MPI.LAND)
-    # The first sum also sets up what the later ones use.
-    common.say(description=exchanger.description, passed=right, seconds=common.spread(seconds[1:]))
+    shapes = {
+        name: tuple(view.shape)
+        for name, view in State(build_model()["prob"], world.size).gradients.views.items()
+    }
+    for strategy in SHARED_GPU:
+        buffer = device.FlatBuffer(shapes)
+        exchanger = get_exchanger(strategy, world, buffer)
+        right, seconds = True, []
+        for _ in range(8):
+            # Whole numbers that float16 and bfloat16 have too.
+            buffer.flat.fill_(world.rank + 1)
+            exchanger.synchronise()
+            world.Barrier()
+            start = time.perf_counter()
+            exchanger.sum()
+            exchanger.synchronise()
+            seconds.append(time.perf_counter() - start)
+            right = right and bool((buffer.flat == world.size * (world.size + 1) / 2).all())
+        right = world.allreduce(right, MPI.LAND)
+        # The first sum also sets up what the later ones use.
+        common.say(
+            strategy=strategy,
+            exact=STRATEGIES[strategy].exact,
+            description=exchanger.description,
+            passed=right,
+            seconds=common.spread(seconds[1:]),
+        )
+        exchanger.close()
+
+
+def train(folder: Path, ranks: int, flags: list[str]) -> list[dict[str, Any]]:
+    """The log of a run of the example."""
+    command = common.mpirun(ranks) if ranks > 1 else []
+    command += [sys.executable, "examples/train_resnet50.py", "--out", str(folder), *flags]
+    result = subprocess.run(
+        command, cwd=common.ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    if result.returncode:
+        raise RuntimeError(f"training: exit {result.returncode}\n{result.stderr[-2000:]}")
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def hidden(place: str) -> dict[str, Any]:
+    """Where the time of training goes with two ranks on the GPU, by strategy."""
+    if shutil.which("mpirun") is None:
+        return {"skipped": "no mpirun on PATH", "passed": True}
+    report: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "noise.h5")
+        common.write_synthetic(data, 224, 1024)
+        shape = ["--data", str(data), "--batch-size", "32", "--precision", "bf16", "--device", place]
+        for strategy in ("ar", "overlap", "shm"):
+            flags = [*shape, "--exchange", strategy, "--max-iterations", "30", "--log-interval", "1"]
+            log = train(Path(folder, strategy), 2, flags)
+            # The first steps also compile, and fill caches.
+            steps = [row for row in log if row["kind"] == "train"][5:]
+            names = [name for name in steps[0] if name.endswith("_s")]
+            report[strategy] = {name: common.spread([step[name] for step in steps]) for name in names}
+            print(
+                f"hidden, {strategy}: exposed {1e3 * report[strategy]['comm_s']['median']:.1f} ms, "
+                f"hidden {1e3 * report[strategy]['comm_hidden_s']['median']:.1f} ms",
+                flush=True,
+            )
+    report["passed"] = True
+    return report
+
+
+def curves(place: str) -> dict[str, Any]:
+    """How far the loss in bf16 is from that in float32, against how far another seed is."""
+    losses: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, flags in {
+            "float32": [],
+            "another seed": ["--seed", "1"],
+            "bf16": ["--precision", "bf16"],
+        }.items():
+            iterations = ["--max-iterations", str(CURVE_ITERATIONS), "--log-interval", "1"]
+            log = train(Path(folder, name), 1, [*flags, *iterations, "--device", place])
+            loss = np.array([row["loss"] for row in log if row["kind"] == "train"])
+            losses[name] = loss.reshape(-1, CURVE_WINDOW).mean(axis=1)
+    reference = losses["float32"]
+    apart = {name: float(np.abs(loss - reference).mean()) for name, loss in losses.items()}
+    passed = apart["bf16"] <= apart["another seed"]
+    print(
+        f"curves: bf16 is {apart['bf16']:.4f} nats from float32, another seed {apart['another seed']:.4f}: "
+        f"{'passed' if passed else 'FAILED'}",
+        flush=True,
+    )
+    return {
+        "window": CURVE_WINDOW,
+        "loss": {k: v.tolist() for k, v in losses.items()},
+        "apart": apart,
+        "passed": passed,
+    }
 
 
 def main() -> int:
@@ -309,6 +398,8 @@ def main() -> int:
             place, "compiled", ["--kind", "ddp", "--port", str(common.free_port()), "--compile"]
         ),
         "exchange": exchange,
+        "hidden": hidden,
+        "curves": curves,
     }
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="(default: all)")
     parser.add_argument("--device", default="cuda:0")
