@@ -5,8 +5,10 @@ correctness  loss and gradients of ResNet-50 on CUDA in float32, tf32 and bf16, 
              bf16 also up to TORCH_FACTOR times that of plain torch at the same precision on the same GPU.
 data         batches of JPEG files and raw pixels that arrive through the loader and its stream of copies, and
              what the compiled crop makes of them, against the same on the CPU (limit in levels of 255)
-eager        images/s in bf16 at 224 pixels, n = 32 and 256, in turn with eager torch (AMP, channels_last)
+eager        images/s in bf16 at 224 pixels, n = 32 and 256, in turn with eager torch (AMP, channels_last); passed
+             if ours has more, in the median
 compiled     the same with DDP under torch.compile(mode="max-autotune")
+flax         the same with Flax, where it is installed
 exchange     the sum of ResNet-50's gradients over 1, 2, 4 and 8 ranks that share the GPU, by every strategy that can,
              given an mpirun: is it right, by which path, how fast
 hidden       training with 2 ranks that share the GPU: how much of the exchange is hidden, by strategy
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +227,7 @@ def data(place: str) -> dict[str, Any]:
     return report
 
 
-def throughput(place: str, opponent: str, flags: list[str]) -> dict[str, Any]:
+def throughput(place: str, opponent: str, script: str, flags: list[str]) -> dict[str, Any]:
     """Images per second, first step and peak memory of ours and of one opponent, in turn, for each n."""
     report: dict[str, Any] = {}
     for batch in BATCHES:
@@ -236,16 +239,22 @@ def throughput(place: str, opponent: str, flags: list[str]) -> dict[str, Any]:
             try:
                 ours = ["--data", str(data), *shape]
                 started.append(common.Contender("ours", "ours.py", ours, ranks=1, threads=8))
-                started.append(
-                    common.Contender(opponent, "opponents.py", [*flags, *shape], ranks=1, threads=8)
-                )
+                started.append(common.Contender(opponent, script, [*flags, *shape], ranks=1, threads=8))
                 report[f"n{batch}"] = common.compare(started, rounds=8, burst_s=2, images_per_step=batch)
             finally:
                 for contender in started:
                     contender.close()
         common.print_comparison(f"throughput, bf16, 224 pixels, n = {batch}", report[f"n{batch}"])
-    report["passed"] = True
+    report["passed"] = all(row[opponent]["ratio"]["median"] > 1 for row in list(report.values()))
     return report
+
+
+def flax(place: str) -> dict[str, Any]:
+    """The comparison with Flax."""
+    missing = [name for name in ("jax", "flax", "optax") if find_spec(name) is None]
+    if missing:
+        return {"skipped": f"not installed: {', '.join(missing)}", "passed": True}
+    return throughput(place, "flax", "opponent_flax.py", [])
 
 
 def exchange(place: str) -> dict[str, Any]:
@@ -393,10 +402,14 @@ def main() -> int:
     parts = {
         "correctness": correctness,
         "data": data,
-        "eager": lambda place: throughput(place, "eager", ["--kind", "plain"]),
+        "eager": lambda place: throughput(place, "eager", "opponents.py", ["--kind", "plain"]),
         "compiled": lambda place: throughput(
-            place, "compiled", ["--kind", "ddp", "--port", str(common.free_port()), "--compile"]
+            place,
+            "compiled",
+            "opponents.py",
+            ["--kind", "ddp", "--port", str(common.free_port()), "--compile"],
         ),
+        "flax": flax,
         "exchange": exchange,
         "hidden": hidden,
         "curves": curves,

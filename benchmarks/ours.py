@@ -48,8 +48,8 @@ def build_step(args: argparse.Namespace) -> Callable[[], object]:
             "verbose": False,
         }
     )
-    model.compile_iter_fns()
-    exchanger = get_exchanger("ar", world, model.state.gradients)
+    exchanger = get_exchanger(args.exchange, world, model.state.gradients)
+    model.compile_iter_fns("cdd", exchanger)
     recorder = Unrecorded()
     done = 0
 
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a data set of the package's own format")
     parser.add_argument("--image-size", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True, help="images per rank")
+    parser.add_argument("--exchange", default="overlap")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
     args = parser.parse_args()

@@ -76,10 +76,15 @@ def test_without_batch_norm_the_images_per_worker_do_not_matter(tmp_path: Path) 
         assert difference(trained(n, tmp_path / str(n), batch_size=16 // n), one) < 1e-5, f"{n} ranks"
 
 
-def test_the_naive_strategy_gives_the_same_weights(tmp_path: Path) -> None:
-    flat = trained(2, tmp_path / "ar", modelclass="Normalised")
-    naive = trained(2, tmp_path / "naive", modelclass="Normalised", exchange="naive")
-    assert difference(naive, flat) < 1e-6
+@pytest.mark.parametrize(
+    ("strategy", "tolerance"), [("naive", 1e-6), ("ar", 1e-6), ("shm", 1e-6), ("asa32", 1e-6), ("fp16", 1e-2)]
+)
+def test_every_strategy_gives_the_same_weights(strategy: str, tolerance: float, tmp_path: Path) -> None:
+    settings = {"modelclass": "Normalised", "accumulation": 2}
+    overlap = trained(2, tmp_path / "overlap", **settings)
+    other = trained(2, tmp_path / strategy, exchange=strategy, **settings)
+    assert difference(other, overlap) < tolerance
+    assert tolerance < 1e-5 or difference(other, overlap) > 0, "nothing was rounded"
 
 
 def test_without_exchange_parity_fails(tmp_path: Path) -> None:
