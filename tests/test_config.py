@@ -55,6 +55,7 @@ def flags(*argv: str) -> RunConfig:
             "nccl64",
             f"exchange: expected one of {', '.join(EXCHANGES)}, got 'nccl64'",
         ),
+        ("cuda_graph", "perhaps", "cuda_graph: expected true or false, got 'perhaps'"),
         ("require_cuda_aware", "perhaps", "require_cuda_aware: expected true or false, got 'perhaps'"),
         ("data", " ", "data: expected a text"),
         ("image_size", 0, "image_size: expected a whole number of at least 1, got 0"),
@@ -117,7 +118,7 @@ def test_dict_survives_json_with_every_field_changed():
         warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
-        require_cuda_aware=True,
+        require_cuda_aware=True, cuda_graph=False,
     )  # fmt: skip
     assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -328,6 +328,9 @@ class RunConfig:
     precision: str = _option(
         "float32", _choice(PRECISIONS), "run", "arithmetic of the computation; the weights stay float32"
     )
+    cuda_graph: bool = _option(
+        True, SWITCH, "run", "on a CUDA device, record each step's kernels once and replay them"
+    )
     sync_type: str = _option(
         "cdd", _choice(SYNC_TYPES), "run", "cdd sums gradients ('their way'), avg averages weights ('my way')"
     )

@@ -211,12 +211,10 @@ class Model:
         run, dataset = self.config, self.data.dataset
         self.sums_gradients = sync_type == "cdd"
         self._exchanger = exchanger
-        mode = device.mode(precision=run.precision, return_internal_type=True)
-        backward = (
-            mode
-            if exchanger is None
-            else device.mode(precision=run.precision, return_internal_type=True, written=exchanger.written)
+        mode = partial(
+            device.mode, precision=run.precision, return_internal_type=True, capture=run.cuda_graph
         )
+        written = None if exchanger is None else exchanger.written
 
         def image(inputs: Inputs, color: bool) -> Variable:
             assert run.image_size
@@ -231,7 +229,7 @@ class Model:
             partial(image, color=color),
             self.rank,
             run.accumulation > 1,
-            backward,
+            mode(written=written),
         )
         self._update = update_function(
             self.network,
@@ -241,10 +239,10 @@ class Model:
             run.weight_decay,
             run.momentum_form,
             run.nesterov,
-            mode,
+            mode(),
         )
         self._validate = validation_function(
-            self.network, self.inputs, self._validation_sums, partial(image, color=False), mode
+            self.network, self.inputs, self._validation_sums, partial(image, color=False), mode()
         )
 
     def train_iter(self, count: int, recorder: Any) -> None:

@@ -19,6 +19,7 @@ from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
+from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
@@ -35,6 +36,8 @@ class TorchLinker(JITLinker):
         Give outputs as device tensors, not as NumPy arrays.
     written : callable, optional
         Called with a shared variable's name as soon as its update has been written.
+    capture : bool
+        On a CUDA device, record functions as CUDA graphs.
     """
 
     incompatible_rewrites = (
@@ -52,10 +55,11 @@ class TorchLinker(JITLinker):
         precision: str,
         return_internal_type: bool,
         written: Callable[[str], None] | None,
+        capture: bool,
     ) -> None:
         super().__init__(allow_gc=True)
         self.device, self.precision, self.return_internal_type = device, precision, return_internal_type
-        self.written = written
+        self.written, self.capture = written, capture
 
     def accept(self, fgraph: FunctionGraph, no_recycling: Any = None, profile: Any = None) -> "TorchLinker":
         """Take a graph: a new linker of the same kind for each."""
@@ -91,7 +95,7 @@ class TorchLinker(JITLinker):
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
             return fn(*values)
 
-        return run
+        return Captured(run) if self.capture else run
 
 
 def results_early(fgraph: FunctionGraph, order: Sequence[Apply]) -> list[Apply]:
@@ -336,6 +340,7 @@ def mode(
     precision: str = "float32",
     return_internal_type: bool = False,
     written: Callable[[str], None] | None = None,
+    capture: bool = False,
 ) -> Mode:
     """The PyTensor mode that compiles any graph to torch.
 
@@ -351,6 +356,10 @@ def mode(
     written : callable, optional
         Called with a shared variable's name, within each call of a compiled function, as soon as the update of
         that variable has been written, or on a CUDA device as soon as the device has been told to.
+    capture : bool
+        On a CUDA device, record a function at its second call as a CUDA graph, which later calls replay: for
+        functions without arguments, whose shared variables stay in their memory. `written` is then called at the
+        first two calls only; what it tells the device to do is part of the graph.
 
     Returns
     -------
@@ -372,5 +381,5 @@ def mode(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = current() if name is None else parse(name)
-    linker = TorchLinker(device, precision, return_internal_type, written)
+    linker = TorchLinker(device, precision, return_internal_type, written, capture)
     return Mode(linker, RewriteDatabaseQuery(include=["fast_run"]))
