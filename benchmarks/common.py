@@ -181,6 +181,8 @@ class Contender:
         except subprocess.TimeoutExpired:
             self._process.terminate()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._errors.close()
         self._folder.cleanup()
 

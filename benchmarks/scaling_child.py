@@ -85,18 +85,19 @@ class GradientClock:
         Returns
         -------
         forward_s : float
-            Seconds until the loss was there.
+            Seconds until backward had begun.
         gradients : list of (ready_s, bytes)
             Of what lies in the gradient buffer: gradients, and the statistics and metrics that travel with them.
         """
-        from theanompi.device.ops.loss import SoftmaxCrossEntropy
+        from theanompi.device.ops.loss import SoftmaxCrossEntropyGrad
 
-        (loss,) = (node for node in graph.apply_nodes if isinstance(node.op, SoftmaxCrossEntropy))
+        # Not the loss itself: nothing in backward needs its value, which may be computed at any time.
+        (first,) = (node for node in graph.apply_nodes if isinstance(node.op, SoftmaxCrossEntropyGrad))
         gradients = []
         for output, target in graph.update_mapping.items():
             ready = self._through[graph.outputs[output].owner] - since
             gradients.append((ready, graph.inputs[target].get_value(borrow=True).nbytes))
-        return self._through[loss] - since, sorted(gradients)
+        return self._through[first] - since, sorted(gradients)
 
 
 def allreduces(sizes: list[int]) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:

@@ -115,7 +115,7 @@ def read_inputs(given: Any, where: str) -> Inputs:
     >>> read_inputs(PAPER | {"backward_ms": "long"}, "mine.json")
     Traceback (most recent call last):
     ...
-    cost_model.InputError: mine.json: 'backward_ms': expected a number of at least 0, got 'long'
+    cost_model.InputError: mine.json: 'backward_ms': expected a number above 0, got 'long'
     """
     if not isinstance(given, dict):
         raise InputError(f"{where}: expected an object, got {type(given).__name__}")
@@ -166,6 +166,8 @@ def read_inputs(given: Any, where: str) -> Inputs:
         gradients = [(ready * backward / 1e3, share * total * 1e6) for ready, share in profile()]
     if "allreduce" in left:
         samples = [(int(p), mb * 1e6, ms / 1e3) for p, mb, ms in rows("allreduce", "[ranks, MB, ms]")]
+        if any(p != ranks for (p, *_), (ranks, *_) in zip(samples, given["allreduce"], strict=True)):
+            raise bad("allreduce", "whole numbers of ranks", given["allreduce"])
         try:
             network = fit(samples, "halving_doubling")
         except InputError as error:
@@ -606,21 +608,10 @@ def measure(ranks: Sequence[int], rounds: int) -> tuple[Inputs, dict[str, Any]]:
     -------
     inputs : Inputs
     report : dict
-        ``fit``, `check`'s ``allreduce`` and ``training``, and the measured ``phases`` by ranks.
-
-    Raises
-    ------
-    InputError
-        When the ranks are not 1 and at least one larger number.
+        ``fit``, `check`'s ``allreduce`` and ``training``, and the measured ``phases_s`` by ranks.
     """
-    if min(rounds, *ranks) < 1:
-        raise InputError(f"--ranks, --rounds: expected numbers of at least 1, got {min(rounds, *ranks)}")
     cores = len(os.sched_getaffinity(0))
     several = [k for k in ranks if k > 1]
-    if 1 not in ranks or not several:
-        raise InputError(
-            f"--ranks: expected 1 and at least one larger number, got {' '.join(map(str, ranks))}"
-        )
     # Ranks that share a core wait for their turn, which is neither latency nor bandwidth.
     fitted = [k for k in several if k <= cores] or [min(several)]
     allreduces, reduce_s_per_byte = measure_allreduces(ranks, rounds)
@@ -666,6 +657,15 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """What the command line asks for."""
+    if args.out and args.out.suffix != ".json":
+        raise InputError(f"{args.out}: expected the name of a .json file")
+    if min(args.rounds, *args.ranks) < 1:
+        raise InputError(
+            f"--ranks, --rounds: expected numbers of at least 1, got {min(args.rounds, *args.ranks)}"
+        )
+    if 1 not in args.ranks or max(args.ranks) == 1:
+        given = " ".join(map(str, args.ranks))
+        raise InputError(f"--ranks: expected 1 and at least one larger number, got {given}")
     result: dict[str, Any] = {"benchmark": "scaling_model", "environment": common.environment()}
     cases: list[Inputs] = []
     marks: dict[str, Marks] = {}
