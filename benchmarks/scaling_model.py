@@ -38,7 +38,7 @@ BURST_STEPS = {"allreduce": 5, "training": 3}
 PAPER: dict[str, Any] = {
     "name": "Goyal et al. 2017",
     "images_per_worker": 32,
-    "forward_ms": 1e3 * 8 * 32 / 1100 - 120,
+    "forward_ms": round(1e3 * 8 * 32 / 1100 - 120, 1),
     "backward_ms": 120,
     "gradients_mb": 100,
     "bucket_mb": 0,
@@ -635,7 +635,9 @@ def measure(ranks: Sequence[int], rounds: int) -> tuple[Inputs, dict[str, Any]]:
 def main() -> None:
     """Measure or read, predict, print, write."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=f"A FILE.json (what else there may be in it: see read_inputs):\n{json.dumps(PAPER, indent=1)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--paper", action="store_true", help="Goyal et al. 2017 alone; measures nothing")
