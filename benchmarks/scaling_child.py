@@ -3,12 +3,15 @@
 import argparse
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
-from unittest import mock
+from typing import TYPE_CHECKING, Any
 
 import common
 import numpy as np
+
+if TYPE_CHECKING:  # MPI starts when it is imported, which must come after the parameters
+    from theanompi.exchange import Exchanger
 
 # For each algorithm of the model what MPICH and Open MPI call it; read when MPI starts.
 LIBRARY_PARAMETERS = {
@@ -23,16 +26,27 @@ LIBRARY_PARAMETERS = {
         "OMPI_MCA_coll_tuned_allreduce_algorithm": "4",
     },
 }
-PHASES = ("wait", "calc", "skew", "exchange", "update")
+# Of a step with `ar`, which consists of the first five: waiting for data, computing, waiting for slower ranks,
+# communicating, updating. Of a step with `overlap`, what of its exchange is left after backward; and of its replay.
+PHASES = (
+    "wait",
+    "calc",
+    "skew",
+    "exchange",
+    "update",
+    "step",
+    "overlapped_step",
+    "exposed",
+    "replay_exposed",
+)
 _REDUCED = 1 << 20
 
 
 class PhaseClock:
-    """A recorder that keeps the seconds of one step's phases, and when each began."""
+    """A recorder that keeps the seconds of one step's phases."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.began: dict[str, float] = {}
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def start(self) -> None:
         """Begin a phase."""
@@ -40,64 +54,34 @@ class PhaseClock:
 
     def end(self, phase: str) -> None:
         """End it."""
-        self.began[phase] = self._start
         self.seconds[phase] += time.perf_counter() - self._start
 
 
-class GradientClock:
-    """When each gradient is computed within the compiled function, on the CPU.
+class Watched:
+    """What the model takes for its exchanger: it notes when each gradient is written, and passes it on.
 
-    Parameters
+    Attributes
     ----------
-    compile : callable
-        Compiles; the functions of all nodes then note the time when they are through.
+    exchanger : Exchanger
+        May be changed between steps.
+    ready : dict of str to float
+        By name, seconds after the gradient function was called.
     """
 
-    def __init__(self, compile: Callable[[], object]) -> None:
-        from theanompi.device import linker
+    def __init__(self, exchanger: Any) -> None:
+        self.exchanger = exchanger
+        self.ready: dict[str, float] = {}
 
-        self._through: dict[Any, float] = {}
-        dispatch = linker.torch_function
+    def begin(self) -> None:
+        """The gradient function is called next."""
+        self.ready = {}
+        self.exchanger.begin()
+        self._start = time.perf_counter()
 
-        def timed(op: Any, node: Any, context: Any) -> Callable[..., Any]:
-            function = dispatch(op, node=node, context=context)
-
-            def run(*values: Any) -> Any:
-                result = function(*values)
-                self._through[node] = time.perf_counter()
-                return result
-
-            return run
-
-        with mock.patch.object(linker, "torch_function", timed):
-            compile()
-
-    def read(self, graph: Any, since: float) -> tuple[float, list[tuple[float, int]]]:
-        """The last call of a function.
-
-        Parameters
-        ----------
-        graph : pytensor FunctionGraph
-            Of the compiled gradient function.
-        since : float
-            When it was called, by `time.perf_counter`.
-
-        Returns
-        -------
-        forward_s : float
-            Seconds until backward had begun.
-        gradients : list of (ready_s, bytes)
-            Of what lies in the gradient buffer: gradients, and the statistics and metrics that travel with them.
-        """
-        from theanompi.device.ops.loss import SoftmaxCrossEntropyGrad
-
-        # Not the loss itself: nothing in backward needs its value, which may be computed at any time.
-        (first,) = (node for node in graph.apply_nodes if isinstance(node.op, SoftmaxCrossEntropyGrad))
-        gradients = []
-        for output, target in graph.update_mapping.items():
-            ready = self._through[graph.outputs[output].owner] - since
-            gradients.append((ready, graph.inputs[target].get_value(borrow=True).nbytes))
-        return self._through[first] - since, sorted(gradients)
+    def written(self, name: str) -> None:
+        """A gradient is there."""
+        self.ready[name] = time.perf_counter() - self._start
+        self.exchanger.written(name)
 
 
 def allreduces(sizes: list[int]) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
@@ -136,47 +120,92 @@ def allreduces(sizes: list[int]) -> tuple[Callable[[], None], Callable[[], dict[
 def training(
     data: str, image_size: int, batch_size: int
 ) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
-    """A training step with the strategy `ar`, and what it reports: the seconds of each phase, a mean over the ranks.
+    """A step with the strategy `ar`, one with `overlap`, and a replay of that one; and what they report.
 
-    A barrier before the exchange tells waiting for slower ranks (skew) from communicating. The gradients' times
-    are those of rank 0 in the last step.
+    In the replay the main thread sleeps until each gradient is due, as it does while a GPU computes: then there is
+    a core free for the exchange.
+
+    Returns
+    -------
+    step : callable
+    facts : callable
+        ``phases_s``, by step, a mean over the ranks, of `PHASES`; ``forward_s``, when the first gradient of a
+        parameter is there; and ``buckets``, when each of the buckets of `overlap` is there, and its bytes. The last
+        two are those of rank 0 in the last step of `ar`, in seconds after the gradient function was called.
     """
     from mpi4py import MPI
 
     from models.resnet50 import ResNet50
     from theanompi import device
     from theanompi.exchange import get_exchanger
+    from theanompi.exchange.background import BUCKET
+    from theanompi.exchange.base import make_buckets
 
     world = MPI.COMM_WORLD
     device.use("cpu")
     config = {"data": data, "image_size": image_size, "batch_size": batch_size}
     model = ResNet50({**config, "rank": world.rank, "size": world.size, "verbose": False})
-    gradient_clock = GradientClock(model.compile_iter_fns)
-    gradients: Any = model._gradients  # a compiled PyTensor function
-    exchanger = get_exchanger("ar", world, model.state.gradients)
+    ar, overlap = (get_exchanger(name, world, model.state.gradients) for name in ("ar", "overlap"))
+    watched = Watched(ar)
+    model.compile_iter_fns("cdd", watched)  # type: ignore[arg-type]
+    done = 0
     rows: list[list[float]] = []
-    clock = PhaseClock()
+    ready: dict[str, float] = {}
+
+    def train(exchanger: "Exchanger") -> PhaseClock:
+        nonlocal done
+        clock = PhaseClock()
+        watched.exchanger = exchanger
+        model.epoch, count = divmod(done, model.data.n_batch_train)
+        model.train_iter(count, clock)
+        clock.start()
+        exchanger.sum()
+        clock.end("exposed")
+        clock.start()
+        model.update()
+        clock.end("update")
+        done += 1
+        return clock
+
+    def replay() -> float:
+        overlap.begin()
+        start = time.perf_counter()
+        for name, moment in sorted(ready.items(), key=lambda item: item[1]):
+            time.sleep(max(0.0, start + moment - time.perf_counter()))
+            overlap.written(name)
+        end = time.perf_counter()
+        overlap.sum()
+        return time.perf_counter() - end
 
     def step() -> None:
-        nonlocal clock
-        clock = PhaseClock()
-        model.epoch, count = divmod(len(rows), model.data.n_batch_train)
-        model.train_iter(count, clock)
-        for phase, run in (
-            ("skew", world.Barrier),
-            ("exchange", exchanger.sum),
-            ("update", model.update),
-        ):
-            clock.start()
-            run()
-            clock.end(phase)
-        rows.append([clock.seconds[phase] for phase in PHASES])
+        nonlocal ready
+        seconds = dict(train(ar).seconds)
+        ready = world.bcast(watched.ready)  # in the replay, no rank is slower than another one
+        exchange = sum(span.end - span.start for span in ar.spans if span.kind == "comm")
+        skew = seconds["exposed"] - exchange
+        overlapped = train(overlap).seconds
+        row = {
+            **{phase: seconds[phase] for phase in ("wait", "calc", "update")},
+            "skew": skew,
+            "exchange": exchange,
+            "step": sum(seconds.values()),
+            "overlapped_step": sum(overlapped.values()),
+            "exposed": overlapped["exposed"],
+            "replay_exposed": replay(),
+        }
+        rows.append([row[phase] for phase in PHASES])
 
     def facts() -> dict[str, Any]:
         mean = np.array(rows) / world.size
         world.Allreduce(MPI.IN_PLACE, mean)
-        forward_s, ready = gradient_clock.read(gradients.maker.fgraph, clock.began["calc"])
-        return {"phases_s": mean.tolist(), "forward_s": forward_s, "gradients": ready}
+        return {
+            "phases_s": mean.tolist(),
+            "forward_s": min(ready[str(p.name)] for p in model.params),
+            "buckets": [
+                (max(ready[name] for name in bucket.names), 4 * (bucket.end - bucket.start))
+                for bucket in make_buckets(model.state.gradients, BUCKET // 4)
+            ],
+        }
 
     return step, facts
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import common
 import numpy as np
-from cost_model import ALGORITHMS, InputError, Inputs, Link, fit, pieces
+from cost_model import ALGORITHMS, InputError, Inputs, Link, exposed, fit, pieces
 
 IMAGENET_IMAGES = 1_281_167
 LARGEST = 1024
@@ -394,9 +394,8 @@ def measure_training(ranks: Sequence[int], rounds: int) -> dict[int, dict[str, A
     Returns
     -------
     dict of int to dict
-        By ranks: the phases of `scaling_child.PHASES` and ``step``, in seconds (`common.spread`); ``forward_s``; and
-        ``gradients``, rows of seconds since the start of the gradient function and bytes. The last two are medians
-        over the bursts.
+        By ranks: `scaling_child.PHASES`, in seconds (`common.spread`); ``forward_s``; and ``buckets``, rows of
+        seconds since the start of the gradient function and bytes. The last two are medians over the bursts.
     """
     from scaling_child import PHASES
 
@@ -418,38 +417,35 @@ def measure_training(ranks: Sequence[int], rounds: int) -> dict[int, dict[str, A
     for k, contender in started.items():
         bursts = said[contender.name]
         steps = [row for burst in bursts for row in burst["phases_s"][-BURST_STEPS["training"] :]]
-        phases = dict(zip(PHASES, zip(*steps, strict=True), strict=True)) | {"step": [sum(s) for s in steps]}
-        ready = [[row[0] for row in burst["gradients"]] for burst in bursts]
-        sizes = [row[1] for row in bursts[0]["gradients"]]
+        phases = dict(zip(PHASES, zip(*steps, strict=True), strict=True))
+        ready = [[row[0] for row in burst["buckets"]] for burst in bursts]
+        sizes = [row[1] for row in bursts[0]["buckets"]]
         median_ready = [common.spread(times)["median"] for times in zip(*ready, strict=True)]
         report[k] = {
             **{phase: common.spread(seconds) for phase, seconds in phases.items()},
             "forward_s": common.spread([burst["forward_s"] for burst in bursts])["median"],
-            "gradients": list(zip(median_ready, sizes, strict=True)),
+            "buckets": list(zip(median_ready, sizes, strict=True)),
         }
     return report
 
 
 def machine_inputs(training: Mapping[str, Any], network: Link) -> Inputs:
-    """The model's inputs for this machine, from one rank's step and the fitted link.
+    """The model's inputs for this machine, from a rank's step and the fitted link.
 
     Every worker counts as a server of its own, which is as far from each other as two processes here.
     """
-    from theanompi.exchange.ar import CHUNK
-
     forward = training["forward_s"]
     backward = training["calc"]["median"] - forward
-    # A gradient's time is a median over bursts, backward's over steps: the last one may lie a little behind it.
-    gradients = tuple((min(ready - forward, backward), float(size)) for ready, size in training["gradients"])
-    # The metrics and statistics that travel along are ready before backward begins.
-    gradients = tuple((max(0.0, ready), size) for ready, size in gradients)
+    # Statistics, which travel along, may be there before backward begins; and a bucket's time is a median over bursts,
+    # backward's over steps, so that the last one may lie a little behind the end.
+    buckets = [(min(max(0.0, ready - forward), backward), float(size)) for ready, size in training["buckets"]]
     return Inputs(
         name="this machine",
         images_per_worker=BATCH_SIZE,
         forward_s=training["wait"]["median"] + forward + training["update"]["median"],
         backward_s=backward,
-        gradients=gradients,
-        bucket_bytes=float(CHUNK),
+        gradients=tuple(buckets),
+        bucket_bytes=0.0,
         network=network,
         server=network,
         workers_per_server=1,
@@ -471,8 +467,10 @@ def check(
     -------
     dict
         ``allreduce``: the rows, each with ``predicted_s`` and ``error`` (predicted / measured − 1; none for 1 rank).
-        ``training``: by ranks, for the exchange and for the step, ``measured_s``, ``predicted_s`` and ``error``;
-        for the step also with the computing measured at that number of ranks instead of at one.
+        ``training``: by ranks, ``load_factor`` and, each with ``measured_s``, ``predicted_s`` and ``error``, the
+        exchange, the step, the step with the computing measured at that number of ranks instead of at one, the step
+        with overlap, and what is exposed of the exchange in the replay, whose buckets are those of that number of
+        ranks.
     """
 
     def held_against(measured: float, predicted: float) -> dict[str, float | None]:
@@ -487,18 +485,35 @@ def check(
     steps = {}
     for k, measured in training.items():
         load = max(1.0, k / cores)
+        here = machine_inputs(measured, inputs.network)
         exchange = load * inputs.all_exchanges_s(k, "halving_doubling")
-        alone = load * (inputs.forward_s + inputs.backward_s)
-        here = sum(measured[phase]["median"] for phase in ("wait", "calc", "update"))
-        steps[k] = {
-            "cores": cores,
-            "load_factor": load,
-            "exchange": held_against(measured["exchange"]["median"], exchange),
-            "step": held_against(measured["step"]["median"], alone + exchange),
-            "step_with_computing_measured": held_against(measured["step"]["median"], here + exchange),
-            "skew_s": measured["skew"]["median"],
+        left = exposed(
+            sorted(here.gradients),
+            lambda nbytes, k=k, load=load: load * inputs.exchange_s(k, "halving_doubling", nbytes),  # type: ignore[misc]
+            max(here.gradients)[0],
+        )
+        predictions = {
+            "exchange": exchange,
+            "step": load * inputs.iteration_s(k, "halving_doubling", overlap=False),
+            "step_of_computing_measured": here.forward_s + here.backward_s + exchange,
+            "overlapped_step": load * inputs.iteration_s(k, "halving_doubling", overlap=True),
+            "replay_exposed": left,
+        }
+        steps[k] = {"cores": cores, "load_factor": load, "skew_s": measured["skew"]["median"]} | {
+            name: held_against(measured[MEASURED.get(name, name)]["median"], predicted)
+            for name, predicted in predictions.items()
         }
     return {"allreduce": rows, "training": steps}
+
+
+MEASURED = {"step_of_computing_measured": "step"}
+TITLES = {
+    "exchange": "exchange",
+    "step": "step",
+    "step_of_computing_measured": "step, computing as measured",
+    "overlapped_step": "step with overlap, none free",
+    "replay_exposed": "exposed, a core free each",
+}
 
 
 def show_check(inputs: Inputs, checks: Mapping[str, Any], fitted_ranks: Sequence[int]) -> None:
@@ -510,7 +525,7 @@ def show_check(inputs: Inputs, checks: Mapping[str, Any], fitted_ranks: Sequence
         f" measured by itself: 1/γ = {_rate(link.reduce_s_per_byte)}"
     )
     print(
-        f"{'allreduce':22}{'ranks':>6}{'KiB':>9}{'measured ms (quartiles)':>32}{'predicted':>11}{'error':>8}"
+        f"{'allreduce':28}{'ranks':>6}{'KiB':>9}{'measured ms (quartiles)':>32}{'predicted':>11}{'error':>8}"
     )
     for row in checks["allreduce"]:
         if row["error"] is None:
@@ -518,24 +533,19 @@ def show_check(inputs: Inputs, checks: Mapping[str, Any], fitted_ranks: Sequence
         seconds = row["seconds"]
         quartiles = f"{1e3 * seconds['median']:.3f} ({1e3 * seconds['q1']:.3f}–{1e3 * seconds['q3']:.3f})"
         print(
-            f"{row['algorithm']:22}{row['ranks']:6}{row['bytes'] / 1024:9.0f}{quartiles:>32}"
+            f"{row['algorithm']:28}{row['ranks']:6}{row['bytes'] / 1024:9.0f}{quartiles:>32}"
             f"{1e3 * row['predicted_s']:11.3f}{row['error']:+8.0%}"
         )
-    print(
-        f"{'ResNet-50':22}{'ranks':>6}{'measured ms':>14}{'predicted':>11}{'error':>8}   (waiting for slower ranks,"
-        " which is not in the model)"
-    )
+    print(f"{'ResNet-50':28}{'ranks':>6}{'measured ms':>14}{'predicted':>11}{'error':>8}")
     for k, row in checks["training"].items():
-        if row["load_factor"] > 1:
-            print(f"  {k} ranks on {row['cores']} cores: predictions are times {row['load_factor']:g}")
-        for name in ("exchange", "step", "step_with_computing_measured"):
+        print(
+            f"  {k} on {row['cores']} cores: predictions are times {row['load_factor']:g}; slower ranks were waited for"
+            f" {1e3 * row['skew_s']:.1f} ms, which is not in them"
+        )
+        for name, title in TITLES.items():
             part = row[name]
             error = "" if part["error"] is None else f"{part['error']:+8.0%}"
-            title = {"step_with_computing_measured": "  computing measured"}.get(name, name)
-            skew = f"   ({1e3 * row['skew_s']:.1f} ms)" if name == "step" else ""
-            print(
-                f"{title:22}{k:6}{1e3 * part['measured_s']:14.1f}{1e3 * part['predicted_s']:11.1f}{error}{skew}"
-            )
+            print(f"{title:28}{k:6}{1e3 * part['measured_s']:14.1f}{1e3 * part['predicted_s']:11.1f}{error}")
 
 
 def plot(cases: Sequence[Inputs], png: Path, marks: Mapping[str, Marks]) -> None:
@@ -643,7 +653,7 @@ def main() -> None:
     source.add_argument("--paper", action="store_true", help="Goyal et al. 2017 alone; measures nothing")
     source.add_argument("--inputs", type=Path, metavar="FILE.json", help="your own numbers; measures nothing")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="(default: 1 2 4)")
-    parser.add_argument("--rounds", type=int, default=8, help="bursts of each contender (default: 8)")
+    parser.add_argument("--rounds", type=int, default=6, help="bursts of each contender (default: 6)")
     parser.add_argument(
         "--out",
         type=Path,
