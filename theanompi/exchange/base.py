@@ -98,7 +98,7 @@ class Exchanger(ABC):
     >>> from theanompi.device import FlatBuffer
     >>> from theanompi.exchange import get_exchanger
     >>> get_exchanger("ar", MPI.COMM_SELF, FlatBuffer({"W": (2, 3)})).description
-    'host memory, in chunks of 4 MiB'
+    'host memory, in chunks of 2 MiB'
     """
 
     hidden: ClassVar[bool] = False

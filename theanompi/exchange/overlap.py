@@ -8,14 +8,11 @@ from theanompi.exchange.path import Path
 
 
 class Overlap(Background):
-    """Blocking `Allreduce` in place on a helper thread, on the way that `Path` chose.
-
-    Blocking, because nonblocking ones do not take device memory in every library.
-    """
+    """`Allreduce` in place on a helper thread, on the way that `Path` chose."""
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
         super().__init__(comm, buffer)
-        self._path = Path(self.comm, buffer)
+        self._path = Path(self.comm, buffer, self._hurried)
         self.direct, self.description = self._path.direct, self._path.description
 
     def _sum(self, bucket: Bucket) -> None:
