@@ -1,7 +1,7 @@
 """The exchange of ResNet-50's gradients on this machine: `python benchmarks/exchange.py`.
 
-bandwidth    bytes of the buffer ÷ seconds of one sum, for every strategy, in turn with one `Allreduce` of the whole
-             buffer by the same MPI library (`flat`); ratios are of the same round
+bandwidth    bytes of the buffer ÷ seconds of one sum, for every strategy, in turn with `flat`: one `Allreduce` of as
+             many bytes by the same MPI library in a process without this package; ratios are of the same round
 chunks       the same for `ar` by the size of its chunks
 hidden       how much of the exchange is hidden where a core is free for it: the main thread of each rank sleeps, as
              it does while a GPU computes, and each gradient is written when it was in a backward pass measured here
@@ -26,6 +26,8 @@ STRATEGIES = ("overlap", "ar", "shm", "naive", "fp16", "bf16", "asa32")
 HIDDEN = ("ar", "overlap", "shm")
 CHUNKS_MIB = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 PIXELS, BATCH, STEPS = 64, 16, 8
+BURST = 5
+"""Sums of a contender in a row."""
 
 
 class Watch:
@@ -80,7 +82,6 @@ def in_turn(comm: Any, variants: Mapping[str, Callable[[], object]], rounds: int
 
 def rank(args: argparse.Namespace) -> None:
     """One rank of the benchmark; the first tells the driver."""
-    import torch
     from mpi4py import MPI
 
     from theanompi.device import FlatBuffer
@@ -89,16 +90,7 @@ def rank(args: argparse.Namespace) -> None:
     comm = MPI.COMM_WORLD
     gradients, times = backward(args.data, comm.rank, comm.size)
     shapes = {name: tuple(view.shape) for name, view in gradients.views.items()}
-    flat = torch.zeros_like(gradients.flat)
-    exchangers = {name: get_exchanger(name, comm, FlatBuffer(shapes)) for name in STRATEGIES}
-    common.say(
-        bandwidth=in_turn(
-            comm,
-            {"flat": lambda: comm.Allreduce(MPI.IN_PLACE, [flat.numpy(), MPI.FLOAT])}
-            | {name: exchanger.sum for name, exchanger in exchangers.items()},
-            args.rounds,
-        )
-    )
+    exchangers = {name: get_exchanger(name, comm, FlatBuffer(shapes)) for name in HIDDEN}
 
     def in_chunks(mib: float) -> Callable[[], None]:
         def run() -> None:
@@ -129,9 +121,36 @@ def rank(args: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in HIDDEN}
     in_turn(comm, {name: lambda name=name: replay(name) for name in HIDDEN}, args.rounds)  # type: ignore[misc]
     common.say(hidden={name: rows[1:] for name, rows in found.items()}, backward_s=times[""])
-    common.say(elements=flat.numel(), mpi=MPI.Get_library_version().split("\n")[0])
+    common.say(elements=gradients.flat.numel(), mpi=MPI.Get_library_version().split("\n")[0])
     for exchanger in exchangers.values():
         exchanger.close()
+
+
+def figures(seconds: list[float], nbytes: int) -> dict[str, Any]:
+    """Milliseconds and GB/s."""
+    return {
+        "ms": common.spread([1e3 * s for s in seconds]),
+        "gb_per_s": common.spread([nbytes / s / 1e9 for s in seconds]),
+    }
+
+
+def bandwidth(ranks: int, elements: int, rounds: int) -> dict[str, Any]:
+    """Every strategy in turn with the flat call, each in processes of its own."""
+    started: list[common.Contender] = []
+    try:
+        for name in ("flat", *STRATEGIES):
+            flags = ["--strategy", name, "--elements", str(elements)]
+            started.append(common.Contender(name, "exchange_contender.py", flags, ranks, threads=1))
+        said = common.interleave(started, rounds, BURST)
+    finally:
+        for contender in started:
+            contender.close()
+    seconds = {name: [burst["seconds"] / BURST for burst in bursts] for name, bursts in said.items()}
+    return {
+        name: figures(own, 4 * elements)
+        | {"ratio": common.spread([f / s for f, s in zip(seconds["flat"], own, strict=True)])}
+        for name, own in seconds.items()
+    }
 
 
 def measure(ranks: int, rounds: int) -> dict[str, Any]:
@@ -155,19 +174,8 @@ def measure(ranks: int, rounds: int) -> dict[str, Any]:
             said |= json.loads(facts)
     nbytes = 4 * said["elements"]
     report: dict[str, Any] = {"ranks": ranks, "threads_per_rank": 1, "bytes": nbytes, "mpi": said["mpi"]}
-    for part in ("bandwidth", "chunks"):
-        report[part] = {
-            name: {
-                "ms": common.spread([1e3 * s for s in seconds]),
-                "gb_per_s": common.spread([nbytes / s / 1e9 for s in seconds]),
-            }
-            for name, seconds in said[part].items()
-        }
-    flat = said["bandwidth"]["flat"]
-    for name, seconds in said["bandwidth"].items():
-        report["bandwidth"][name]["ratio"] = common.spread(
-            [f / s for f, s in zip(flat, seconds, strict=True)]
-        )
+    report["bandwidth"] = bandwidth(ranks, said["elements"], rounds)
+    report["chunks"] = {name: figures(seconds, nbytes) for name, seconds in said["chunks"].items()}
     report["hidden"] = {"backward_ms": 1e3 * said["backward_s"], "pixels": PIXELS, "batch_size": BATCH}
     for name, rows in said["hidden"].items():
         report["hidden"][name] = {

@@ -41,7 +41,7 @@ def cell(args: argparse.Namespace, ranks: int, size: int) -> dict[str, Any]:
     data = Path(folder.name, "noise.h5")
     common.write_synthetic(data, size, EPOCH_STEPS * batch * ranks)
     offers = {
-        "ours": ("ours.py", ["--data", str(data), *shape]),
+        "ours": ("ours.py", ["--data", str(data), "--exchange", args.exchange, *shape]),
         "plain": ("opponents.py", ["--kind", "plain", *shape]),
         "ddp": ("opponents.py", ddp),
     }
@@ -78,6 +78,7 @@ def main() -> None:
         default=["ours", "plain", "ddp"],
         help="the others are compared with the first one (default: all, with ours)",
     )
+    parser.add_argument("--exchange", default="overlap", help="our strategy (default: overlap)")
     parser.add_argument("--rounds", type=int, default=12, help="bursts of each contender (default: 12)")
     parser.add_argument("--burst-seconds", type=float, default=2.0, help="about how long (default: 2)")
     parser.add_argument("--batch-size", type=int, help="images per rank (default: 16; from 224 pixels, 8)")
@@ -89,6 +90,7 @@ def main() -> None:
         "benchmark": "step_throughput",
         "environment": common.environment(),
         "rounds": args.rounds,
+        "exchange": args.exchange,
         "cells": [cell(args, ranks, size) for ranks in args.ranks for size in args.sizes],
     }
     result["load_average_1_min_at_end"] = os.getloadavg()[0]
