@@ -19,7 +19,8 @@ BELOW: dict[str, set[str]] = {
     "feed": {"device"},
     "functions": {"recipe", "feed"},
     "timeline": {"config"},
-    "exchange": {"device", "timeline"},
+    "mpirun": {"config"},
+    "exchange": {"device", "mpirun", "timeline"},
     "data": {"config"},
     "recorder": {"timeline"},
     "plots": {"recorder"},
@@ -28,13 +29,16 @@ BELOW: dict[str, set[str]] = {
     "training": {"model", "checkpoint", "plots"},
     "contract": {"model"},
     "worker": {"training", "contract"},
-    "launch": {"config"},
+    "launch": {"mpirun"},
     "cfgfile": {"config"},
     "rules": {"launch"},
-    "cli": {"rules", "cfgfile"},
+    "facts": {"model"},
+    "findings": {"config"},
+    "doctor": {"rules", "findings"},
+    "cli": {"doctor", "cfgfile"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
-LIGHT = ("config", "cfgfile", "launch", "rules", "cli")
+LIGHT = ("config", "cfgfile", "mpirun", "launch", "rules", "findings", "doctor", "cli")
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}
 # What uses the package is never used by it.
 OUTSIDE = {"models", "examples", "benchmarks", "tests"}

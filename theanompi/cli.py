@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from theanompi.cfgfile import read_cfg
 from theanompi.config import ConfigError, RunConfig, add_arguments, from_args
+from theanompi.doctor import examine
 from theanompi.launch import WORKER, mpi_rank
 from theanompi.rules import RunFailed, get_rule
 from theanompi.rules.base import check
@@ -80,11 +81,23 @@ def from_flags(
     return config, args.plan
 
 
-def _launcher() -> Parser:
-    parser = Parser(
-        "tmlauncher", "Start a training run, one process per device, from a cfg file, flags, or both."
-    )
+def _launcher(doctor: bool = False) -> Parser:
+    if doctor:
+        parser = Parser(
+            "tmlauncher doctor",
+            "Find out what this machine has and whether the run of a cfg file, flags, or both will work on it; "
+            "without any, one on the digits. Prints ok, warning or problem for each thing, and what helps. "
+            "Exit status: 0 when there is no problem, 1 when there is one, 2 when a flag is wrong.",
+        )
+    else:
+        parser = Parser(
+            "tmlauncher",
+            "Start a training run, one process per device, from a cfg file, flags, or both. "
+            "'tmlauncher doctor [flags]' finds out beforehand whether it will work.",
+        )
     group = parser.add_argument_group("launcher")
+    if doctor:
+        group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     suppress: dict[str, Any] = {"default": argparse.SUPPRESS}
     group.add_argument(
         "-cfg", "--cfg", "--config", metavar="FILE", help="KEY=value lines; flags override them"
@@ -124,8 +137,25 @@ def _devices(size: str | None, given: tuple[str, ...] | None) -> dict[str, tuple
     return {}
 
 
+def _settings(args: argparse.Namespace) -> RunConfig:
+    settings = read_cfg(args.cfg) if args.cfg else {}
+    config = from_args(args, **settings)
+    given = config.devices if "devices" in settings or "devices" in args else None
+    return RunConfig.from_dict({**config.to_dict(), **_devices(args.size, given)})
+
+
+def _doctor(argv: list[str]) -> int:
+    parser = _launcher(doctor=True)
+    args = parser.parse_args(argv)
+    with parser.one_line():
+        if args.plan:
+            raise ConfigError("plan: expected a run, got the doctor; tmlauncher --plan prints it")
+        config = _settings(args)
+    return examine(config, bind=args.bind, as_json=args.json)
+
+
 def main(argv: list[str] | None = None, module: str = WORKER) -> int:
-    """Run ``tmlauncher``: start the workers, wait for them, and return their exit status.
+    """Run ``tmlauncher``: start the workers, wait for them, and return their exit status; or be the doctor.
 
     Parameters
     ----------
@@ -137,7 +167,8 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     Returns
     -------
     int
-        0 when the run ended well; 2 (by `SystemExit`) when a setting is wrong; else the run's own status.
+        0 when the run ended well; 2 (by `SystemExit`) when a setting is wrong; else the run's own status, or 1
+        for a problem that the doctor found.
 
     Examples
     --------
@@ -147,16 +178,15 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     SystemExit: 2
     """
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["doctor"]:
+        return _doctor(argv[1:])
     parser = _launcher()
     if not argv:
         parser.print_help()
         return 0
     args = parser.parse_args(argv)
     with parser.one_line():
-        settings = read_cfg(args.cfg) if args.cfg else {}
-        config = from_args(args, **settings)
-        given = config.devices if "devices" in settings or "devices" in args else None
-        config = RunConfig.from_dict({**config.to_dict(), **_devices(args.size, given)})
+        config = _settings(args)
         rule = get_rule(config.rule)
         rule.start(config, bind=args.bind, plan=args.plan, module=module)
     try:

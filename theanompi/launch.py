@@ -1,14 +1,12 @@
 """From a `RunConfig` to running processes: the mpirun command line, the environment, signals and the end.
 
 The launcher needs neither torch nor MPI: it names the worker by its module and speaks to it through the
-environment (`theanompi.config.to_environment`). It knows three families of mpirun: MPICH's hydra, Open MPI's
-prte and Intel MPI's hydra.
+environment (`theanompi.config.to_environment`).
 """
 
 import atexit
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
+from theanompi.mpirun import find_mpirun, flavour
 
 WORKER = "theanompi.worker"
 GRACE = 10.0
@@ -43,51 +42,6 @@ def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
     """
     ranks = [environ[name] for name in _RANK_VARIABLES if name in environ]
     return int(ranks[0]) if ranks else None
-
-
-def find_mpirun() -> str:
-    """Return the path of the mpirun beside this Python, or else of the first one on PATH.
-
-    Raises
-    ------
-    ConfigError
-        When there is none; the message says how to get one.
-
-    Examples
-    --------
-    >>> Path(find_mpirun()).name
-    'mpirun'
-    """
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("mpirun", path=beside) or shutil.which("mpirun")
-    if found is None:
-        raise ConfigError(f"mpirun: expected one in {beside} or on PATH, got none; remedy: pip install mpich")
-    return found
-
-
-def flavour(version: str) -> str:
-    """Tell which family an mpirun belongs to from what ``mpirun --version`` prints.
-
-    Returns
-    -------
-    str
-        ``"mpich"``, ``"openmpi"`` or ``"intel"``.
-
-    Raises
-    ------
-    ConfigError
-        When it is none of them.
-
-    Examples
-    --------
-    >>> flavour("mpirun (Open MPI) 5.0.11")
-    'openmpi'
-    """
-    for words, name in (("Open MPI", "openmpi"), ("Intel(R) MPI", "intel"), ("HYDRA", "mpich")):
-        if words in version:
-            return name
-    got = version.strip().splitlines()[0] if version.strip() else "nothing"
-    raise ConfigError(f"mpirun --version: expected MPICH, Open MPI or Intel MPI, got {got!r}")
 
 
 def cores() -> int:

@@ -1,0 +1,296 @@
+"""What ``tmlauncher doctor`` wants to know of a machine and a run: each question in a process of its own.
+
+``python -m theanompi.facts QUESTION [JSON]`` says what it finds as soon as it is known (`theanompi.mpirun.say`):
+what it touches (a driver, a file system, a user's model) may fail, crash or hang. The questions are the functions of
+`QUESTIONS`; nothing here judges, that is for `theanompi.findings`.
+"""
+
+import errno
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from theanompi import __version__
+from theanompi.config import RunConfig, resolve
+from theanompi.mpirun import say
+
+PACKAGES = ("torch", "pytensor", "numpy", "h5py", "mpi4py", "PIL", "simplejpeg")
+_DISTRIBUTIONS = {"PIL": "pillow"}
+READ_SECONDS = 2.0
+# Files in /dev/shm of MPICH, Open MPI (two generations), UCX, Intel MPI, PSM and NCCL.
+_SEGMENTS = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.|ucx_shm_posix_|Intel_MPI_|psm2_shm|nccl-)")
+_LEFT_AFTER_SECONDS = 60
+
+
+def machine(data: str | None = None) -> None:
+    """Say what is on this machine: Python, packages, limits, GPUs and, if it is asked for, whether a file is there."""
+    say(
+        python=platform.python_version(),
+        executable=sys.executable,
+        theanompi=__version__,
+        folder=str(Path(__file__).parent),
+        host=platform.node(),
+        system=f"{platform.system()} {platform.release()}, {platform.machine()}",
+    )
+    say(
+        cores=len(os.sched_getaffinity(0)),
+        memory=_meminfo(),
+        limits=cgroup_limits(),
+        locked_memory=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+        infiniband=Path("/sys/class/infiniband").is_dir(),
+    )
+    say(packages={name: _package(name) for name in PACKAGES})
+    say(gpus=list(_gpus()), driver=_driver(), cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    shm = os.statvfs("/dev/shm")
+    say(shm={"size": shm.f_blocks * shm.f_frsize, "free": shm.f_bavail * shm.f_frsize, "left": left_behind()})
+    if data is not None:
+        say(data=Path(data).is_file())
+
+
+def _package(name: str) -> dict[str, str]:
+    try:
+        importlib.import_module("mpi4py.MPI" if name == "mpi4py" else name)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    return {"version": importlib.metadata.version(_DISTRIBUTIONS.get(name, name))}
+
+
+def _gpus() -> Iterator[dict[str, Any]]:
+    try:
+        import torch
+    except Exception:  # which is said among the packages
+        return
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        free, memory = torch.cuda.mem_get_info(index)
+        yield {"name": about.name, "uuid": str(about.uuid), "memory": memory, "free": free}
+
+
+def _driver() -> str | None:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    match = re.search(r"Kernel Module.*?\s(\d[\d.]*)\s", text)
+    return match[1] if match else text.splitlines()[0]
+
+
+def _meminfo() -> dict[str, int]:
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kib = {words[0]: int(words[1]) for words in lines}
+    return {"total": kib["MemTotal:"] * 1024, "available": kib["MemAvailable:"] * 1024}
+
+
+def cgroup_limits(root: Path = Path("/")) -> dict[str, float]:
+    """Return what this process's control groups (version 1 or 2) leave it: ``cores`` and ``memory`` in bytes.
+
+    What is not limited is left out.
+
+    >>> set(cgroup_limits()) <= {"cores", "memory", "memory_used"}
+    True
+    """
+    found: dict[str, float] = {}
+
+    def numbers(file: Path) -> list[float]:
+        try:
+            return [float(word) for word in file.read_text().split()]
+        except (OSError, ValueError):  # not there, or "max"
+            return []
+
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        top = root / "sys/fs/cgroup" / controllers
+        own = top / path.strip("/")
+        for folder in [own, *own.parents]:
+            if not folder.is_relative_to(top):
+                break
+            cpu = numbers(folder / "cpu.max") or [
+                *numbers(folder / "cpu.cfs_quota_us"),
+                *numbers(folder / "cpu.cfs_period_us"),
+            ]
+            if len(cpu) == 2 and cpu[0] > 0:
+                found["cores"] = min(found.get("cores", cpu[0] / cpu[1]), cpu[0] / cpu[1])
+            memory = numbers(folder / "memory.max") or numbers(folder / "memory.limit_in_bytes")
+            # Version 1 says "no limit" by a number near 2^63.
+            if memory and memory[0] < min(2**60, found.get("memory", 2**60)):
+                used = numbers(folder / "memory.current") or numbers(folder / "memory.usage_in_bytes")
+                found |= {"memory": memory[0], "memory_used": used[0] if used else 0.0}
+    return found
+
+
+def left_behind(folder: Path = Path("/dev/shm")) -> dict[str, int]:
+    """Return name and bytes of this user's MPI segments that no process uses any more: what crashed jobs leave.
+
+    >>> all(size >= 0 for size in left_behind().values())
+    True
+    """
+    found = {}
+    for file in sorted(folder.iterdir()):
+        if _SEGMENTS.match(file.name):
+            try:
+                about = file.stat()
+            except FileNotFoundError:
+                continue
+            if about.st_uid == os.geteuid() and time.time() - about.st_mtime > _LEFT_AFTER_SECONDS:
+                found[file.name] = about.st_size
+    if found:
+        for maps in Path("/proc").glob("[0-9]*/maps"):
+            try:
+                used = maps.read_text()
+            except OSError:  # it has ended, or is another user's
+                continue
+            found = {name: size for name, size in found.items() if f"{folder}/{name}\n" not in used}
+    return found
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that a path is on or would be made on, such as ``"ext4"`` or ``"nfs4"``.
+
+    >>> file_system(Path("/proc/self"))
+    'proc'
+    """
+    path, kind, depth = path.resolve(), "", -1
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        point = Path(fields[4].encode().decode("unicode_escape"))
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            kind, depth = fields[fields.index("-") + 1], len(point.parts)
+    return kind
+
+
+def data(settings: dict[str, Any]) -> None:
+    """Open the run's data set, then read batches of it with the loader for two seconds."""
+    from theanompi.data import Loader, Sampler, open_dataset
+
+    config = resolve(RunConfig.from_dict(settings))
+    assert config.batch_size and config.image_size and config.loader_processes
+    start = time.perf_counter()
+    dataset = open_dataset(config.data)
+    about = dataset.path.stat()
+    say(
+        path=str(dataset.path),
+        name=dataset.name,
+        file_system=file_system(dataset.path),
+        bytes=about.st_size,
+        n_train=dataset.n_train,
+        n_val=dataset.n_val,
+        n_classes=dataset.n_classes,
+        store=dataset.store,
+        open_s=time.perf_counter() - start,
+        cached=cached(dataset.path),
+    )
+    sampler = Sampler(
+        dataset.n_train, config.batch_size, size=1, rank=0, accumulation=config.accumulation, seed=config.seed
+    )
+    with Loader(
+        dataset, config.batch_size, config.image_size,
+        seed=config.seed, color_jitter=config.color_jitter, lighting=config.lighting,
+        processes=config.loader_processes,
+    ) as loader:  # fmt: skip
+        images = read = epoch = 0
+        start = 0.0
+        # The first batch waits for the loader's processes to start.
+        while not start or time.perf_counter() - start < READ_SECONDS:
+            for units in loader.train(sampler, epoch):
+                for batch in units:
+                    if start:
+                        images += len(batch.ids)
+                        read += int(dataset.locate("train", batch.ids)[1].sum())
+                    start = start or time.perf_counter()
+                if time.perf_counter() - start > READ_SECONDS:
+                    break
+            epoch += 1
+        seconds = time.perf_counter() - start
+    say(images_per_s=images / seconds, bytes_per_s=read / seconds, seconds=seconds, epochs=epoch)
+
+
+def cached(path: Path, samples: int = 256) -> float | None:
+    """Return which share of a file is in the page cache, from pages at regular distances; None if nobody knows.
+
+    >>> cached(Path("/proc/self/status")) is None
+    True
+    """
+    size = path.stat().st_size
+    descriptor = os.open(path, os.O_RDONLY)
+    hits, buffer = 0, [bytearray(1)]
+    try:
+        for i in range(samples if size else 0):
+            try:
+                hits += os.preadv(descriptor, buffer, i * size // samples, os.RWF_NOWAIT)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                    return None
+                raise
+    finally:
+        os.close(descriptor)
+    return hits / samples if size else None
+
+
+def model(settings: dict[str, Any]) -> None:
+    """Build the run's model and count its parameters."""
+    import numpy as np
+
+    config = resolve(RunConfig.from_dict(settings))
+    module = importlib.import_module(config.modelfile)
+    made = getattr(module, config.modelclass)({**config.to_dict(), "rank": 0, "size": 1, "verbose": False})
+    say(parameters=int(sum(np.size(p.get_value(borrow=True)) for p in made.params)))
+    made.cleanup()
+
+
+def folder(settings: dict[str, Any]) -> None:
+    """Try whether so many bytes can be written where the run's folder is or will be made."""
+    out, size = Path(settings["out"]), int(settings["bytes"])
+    runs = [name for name in settings["files"] if (out / name).exists()]
+    place = out
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    say(place=str(place), file_system=file_system(place), runs=runs)
+    about = os.statvfs(place)
+    say(free=about.f_bavail * about.f_frsize)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            say(writable=True)
+            # A quota shows nowhere but here.
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        say(
+            error=os.strerror(error.errno or 0), full=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        )
+
+
+def proof(settings: dict[str, Any]) -> None:
+    """Have the MPI library prove on these devices that it is CUDA-aware."""
+    from theanompi.exchange import cuda_aware
+
+    claimed, reason = cuda_aware.query()
+    say(claimed=claimed, reason=reason)
+    if claimed:
+        found = cuda_aware.prove(settings["devices"])
+        say(**found._asdict(), use_direct=found.use_direct)
+
+
+QUESTIONS: dict[str, Callable[..., None]] = {
+    "machine": machine,
+    "data": data,
+    "model": model,
+    "folder": folder,
+    "proof": proof,
+}
+
+
+if __name__ == "__main__":
+    # The line that says what is wrong is enough: the doctor makes a finding of it.
+    QUESTIONS[sys.argv[1]](*map(json.loads, sys.argv[2:]))

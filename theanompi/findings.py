@@ -1,0 +1,488 @@
+"""What is to be thought of a machine: each function turns what was found out (`theanompi.facts`) into `Finding`s.
+
+They are functions of plain numbers and texts, so that they can say what this machine cannot show.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from theanompi.config import ConfigError, Host, RunConfig, local_device
+
+LEVELS = ("ok", "warning", "problem")
+MIB, GIB = 2**20, 2**30
+THREAD_LEVELS = ("MPI_THREAD_SINGLE", "MPI_THREAD_FUNNELED", "MPI_THREAD_SERIALIZED", "MPI_THREAD_MULTIPLE")
+SMALL_SHM = 256 * MIB
+SMALL_MEMORY = GIB
+_NETWORK = re.compile(r"nfs|lustre|gpfs|beegfs|ceph|cifs|smb|afs|glusterfs|9p|panfs|fuse\.(?!fuse-overlayfs)")
+
+Facts = Mapping[str, Any]
+
+
+class Finding(NamedTuple):
+    """One line of the doctor: a topic, one of `LEVELS`, what was found, and what helps unless it is ok."""
+
+    topic: str
+    level: str
+    text: str
+    remedy: str = ""
+
+
+def ok(topic: str, text: str) -> Finding:
+    """All is well.
+
+    >>> ok("cores", "2").level
+    'ok'
+    """
+    return Finding(topic, "ok", text)
+
+
+def warning(topic: str, text: str, remedy: str) -> Finding:
+    """It will work, though not as it could.
+
+    >>> warning("cores", "4 ranks on 2 cores", "-s 2").level
+    'warning'
+    """
+    return Finding(topic, "warning", text, remedy)
+
+
+def problem(topic: str, text: str, remedy: str) -> Finding:
+    """It will not work.
+
+    >>> problem("data", "none there", "--data digits").level
+    'problem'
+    """
+    return Finding(topic, "problem", text, remedy)
+
+
+def size(n: float) -> str:
+    """Spell a number of bytes.
+
+    >>> size(65536), size(102228128), size(3e10)
+    ('64 KiB', '97.5 MiB', '27.9 GiB')
+    """
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+        if n >= unit:
+            return f"{n / unit:.1f}".removesuffix(".0") + f" {name}"
+    return f"{n:.0f} bytes"
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Join names, the first few of many.
+
+    >>> few(["a", "b"]), few(["a", "b", "c", "d"])
+    ('a, b', 'a, b, c and 1 more')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def software(facts: Facts) -> Iterator[Finding]:
+    """Judge Python and the packages.
+
+    >>> facts = {"packages": {"torch": {"error": "ImportError: libcudart.so.13: no such file"}}}
+    >>> next(software(facts)).text
+    'torch cannot be imported (ImportError: libcudart.so.13: no such file)'
+    """
+    if "python" in facts:
+        yield ok(
+            "python", f"{facts['python']} at {facts['executable']} on {facts['host']} ({facts['system']})"
+        )
+    if "packages" in facts:
+        found = {name: about for name, about in facts["packages"].items() if "version" in about}
+        for name, about in facts["packages"].items():
+            if name not in found:
+                yield problem(
+                    "packages",
+                    f"{name} cannot be imported ({about['error']})",
+                    "install theanompi with an MPI into one environment, as in pip install -e '.[mpich]', "
+                    "and start that environment's tmlauncher",
+                )
+        if found:
+            own = f"theanompi {facts['theanompi']} ({facts['folder']}), " if "theanompi" in facts else ""
+            yield ok(
+                "packages", own + ", ".join(f"{name} {about['version']}" for name, about in found.items())
+            )
+
+
+def mpirun(path: str, expected: int, facts: Facts) -> Iterator[Finding]:
+    """Judge what each of `expected` ranks that were really started by the mpirun at `path` sees.
+
+    >>> facts = {"size": 1, "library": "Open MPI v5.0.11", "threads": 3}
+    >>> [finding.level for finding in mpirun("/usr/bin/mpirun", 2, facts)]
+    ['ok', 'problem', 'ok']
+    """
+    library = facts["library"].split(", package:")[0]
+    yield ok("MPI library", library)
+    if facts["size"] == expected:
+        yield ok("mpirun", f"{path} started {expected} ranks, which see each other")
+    else:
+        yield problem(
+            "mpirun",
+            f"{path} does not belong to {library}: it started {expected} processes, and each is alone",
+            "put the mpirun of that library first on PATH, or have mpi4py load the library of that mpirun: "
+            "export MPI4PY_LIBMPI=/path/to/libmpi.so",
+        )
+    level = THREAD_LEVELS[facts["threads"]]
+    if level == THREAD_LEVELS[-1]:
+        yield ok("thread level", level)
+    else:
+        yield problem(
+            "thread level",
+            f"{level} is what MPI gave; the exchange needs {THREAD_LEVELS[-1]}, to sum while backward goes on",
+            "unset MPI4PY_RC_THREADS and MPI4PY_RC_THREAD_LEVEL, or use an MPI library that was built with it",
+        )
+
+
+def cuda_aware(facts: Facts, gpus: bool) -> Iterator[Finding]:
+    """Judge what the library claims and, where ranks have GPUs, what it proved.
+
+    >>> list(cuda_aware({"claimed": False, "reason": "it says no"}, gpus=False))[0].text
+    'not needed without a GPU (it says no)'
+    """
+    remedy = (
+        "a CUDA-aware MPI library: Intel MPI (pip install 'impi-rt<2021.19', with I_MPI_OFFLOAD=1), or your "
+        "cluster's Open MPI with UCX by MPI4PY_LIBMPI=/path/to/libmpi.so and its mpirun on PATH"
+    )
+    if not gpus:
+        yield ok("CUDA-aware", f"not needed without a GPU ({facts['reason']})")
+    elif not facts["claimed"]:
+        yield warning(
+            "CUDA-aware", f"{facts['reason']}: gradients are staged through pinned host memory", remedy
+        )
+    elif facts["use_direct"]:
+        yield ok("CUDA-aware", f"claimed and proven: {facts['reason']}")
+    else:
+        yield warning(
+            "CUDA-aware",
+            f"claimed, but: {facts['reason']}; gradients are staged through pinned host memory",
+            remedy,
+        )
+
+
+def allreduce(ranks: int, sums: Sequence[Facts]) -> Iterator[Finding]:
+    """Judge the sums that were timed: one line per path.
+
+    >>> sums = [{"path": "host", "bytes": 65536, "seconds": 1e-5, "right": True}]
+    >>> next(allreduce(2, sums)).text
+    'host memory, 2 ranks: 64 KiB 6.6 GB/s'
+    """
+    names = {"host": "host memory", "direct": "device memory", "staged": "staged from the device"}
+    for path, name in names.items():
+        own = [item for item in sums if item["path"] == path]
+        wrong = [size(item["bytes"]) for item in own if not item["right"]]
+        if wrong:
+            yield problem(
+                "allreduce",
+                f"{name}, {ranks} ranks: wrong sums of {few(wrong)}",
+                "another MPI library; nothing that this one sums can be trusted",
+            )
+        elif own:
+            speeds = ", ".join(f"{size(i['bytes'])} {_speed(i['bytes'] / i['seconds'])}" for i in own)
+            yield ok("allreduce", f"{name}, {ranks} ranks: {speeds}")
+
+
+def _speed(rate: float) -> str:
+    return f"{rate / 1e9:.2g} GB/s"
+
+
+def devices(wanted: Sequence[str], facts: Facts, where: str) -> Iterator[Finding]:
+    """Judge the GPUs of a machine and which rank gets which device.
+
+    Parameters
+    ----------
+    wanted
+        One name per rank of the machine, as `theanompi.config.hosts` gives them.
+    facts
+        With ``gpus`` and ``driver``.
+    where
+        The machine's name.
+
+    Examples
+    --------
+    >>> facts = {"gpus": [], "driver": None}
+    >>> [finding.text for finding in devices(("cuda:0",), facts, "node0")]
+    ['none', "devices: expected one of the 0 GPUs that torch sees here, got 'cuda:0'"]
+    """
+    gpus, driver = facts["gpus"], facts["driver"]
+    about = [f"cuda:{i} {g['name']}, {size(g['memory'])}, {g['uuid']}" for i, g in enumerate(gpus)]
+    if gpus:
+        yield ok("GPUs", f"{'; '.join(about)}; driver {driver or 'unknown'}")
+    elif driver:
+        yield warning(
+            "GPUs",
+            f"torch sees none, though driver {driver} is loaded",
+            "a torch that was built for CUDA and for this driver; CUDA_VISIBLE_DEVICES must not hide the GPUs",
+        )
+    else:
+        yield ok("GPUs", "none")
+    busy = [f"cuda:{i} ({size(g['free'])} of {size(g['memory'])})" for i, g in enumerate(gpus)]
+    busy = [text for text, g in zip(busy, gpus, strict=True) if g["free"] < g["memory"] / 2]
+    if busy:
+        yield warning(
+            "GPUs",
+            f"less than half of the memory is free on {few(busy)}",
+            "another job uses it (nvidia-smi shows whose): wait for its end, or choose other devices",
+        )
+    try:
+        chosen = chosen_devices(wanted, len(gpus))
+    except ConfigError as error:
+        yield problem(
+            "ranks",
+            str(error),
+            f"--devices (DEVICES in a cfg file) that {where} has, at most one rank for each"
+            if gpus
+            else "--device cpu, or a machine with a GPU that torch sees",
+        )
+        return
+    text = f"{len(chosen)} on {where}: " + ", ".join(f"{i} on {name}" for i, name in enumerate(chosen))
+    shared = [name for name in dict.fromkeys(chosen) if name != "cpu" and chosen.count(name) > 1]
+    if shared:
+        yield warning(
+            "ranks",
+            f"{text}: {few(shared)} shared by several ranks, which is no faster than one rank",
+            "one rank per GPU with a larger --batch-size, or --accumulation",
+        )
+    else:
+        yield ok("ranks", text)
+
+
+def chosen_devices(wanted: Sequence[str], n_cuda: int) -> list[str]:
+    """Return the device of each rank of a machine, as its worker will choose it.
+
+    >>> chosen_devices(("auto", "auto"), n_cuda=0)
+    ['cpu', 'cpu']
+    """
+    return [local_device(wanted, rank, n_cuda) for rank in range(len(wanted))]
+
+
+def shares(cores: int, ranks: int, loader_processes: int | None) -> tuple[int, int]:
+    """Return threads and loader processes of each rank, as its worker will choose them.
+
+    >>> shares(16, 4, None)
+    (4, 3)
+    """
+    threads = max(1, cores // ranks)
+    return threads, loader_processes or min(max(threads - 1, 1), 8)
+
+
+def cores(
+    facts: Facts, config: RunConfig, ranks: int, bind: bool, omp_threads: str | None
+) -> Iterator[Finding]:
+    """Judge cores and memory for the ranks of one machine.
+
+    >>> facts = {"cores": 2, "limits": {}, "memory": {"total": 8 * GIB, "available": 6 * GIB}}
+    >>> [finding.level for finding in cores(facts, RunConfig(), ranks=4, bind=False, omp_threads=None)]
+    ['warning', 'ok']
+    """
+    n, limits, memory = facts["cores"], facts["limits"], facts["memory"]
+    threads, loaders = shares(n, ranks, config.loader_processes)
+    text = f"{n} for {ranks} rank{'s' * (ranks > 1)}: "
+    text += f"OMP_NUM_THREADS={omp_threads}" if omp_threads else f"{threads} thread{'s' * (threads > 1)}"
+    text += f" and {loaders} loader process{'es' * (loaders > 1)} each"
+    if limits.get("cores", n) < n:
+        text += f"; the control group allows {limits['cores']:.3g}"
+    if ranks > n and bind:
+        yield problem("cores", f"{text}; --bind needs a core for each rank", "fewer ranks, or no --bind")
+    elif limits.get("cores", n) < min(n, ranks * threads):
+        yield warning(
+            "cores",
+            f"{text}: threads above that limit are held up",
+            f"export OMP_NUM_THREADS={max(1, int(limits['cores'] / ranks))}, or a larger CPU limit of the container",
+        )
+    elif ranks > n:
+        yield warning("cores", f"{text}: ranks take turns on a core", f"at most {n} ranks here")
+    else:
+        yield ok("cores", text)
+    total = min(memory["total"], limits.get("memory", memory["total"]))
+    free = min(memory["available"], total - limits.get("memory_used", 0))
+    text = f"{size(free)} of {size(total)} free, {size(free / ranks)} for each rank"
+    if "memory" in limits:
+        text += " (limited by the control group)"
+    if free / ranks < SMALL_MEMORY:
+        yield warning("memory", text, "fewer ranks, a smaller --batch-size or fewer --loader-processes")
+    else:
+        yield ok("memory", text)
+
+
+def system(facts: Facts) -> Iterator[Finding]:
+    """Judge locked memory, where it matters, and shared memory.
+
+    >>> facts = {"gpus": [], "infiniband": False, "shm": {"size": GIB, "free": GIB, "left": {"mpich_shm_1_0": MIB}}}
+    >>> next(system(facts)).remedy
+    'rm /dev/shm/mpich_shm_1_0'
+    """
+    if facts["gpus"] or facts["infiniband"]:
+        limit = facts["locked_memory"]
+        if limit < 0:
+            yield ok("locked memory", "unlimited")
+        else:
+            yield warning(
+                "locked memory",
+                f"at most {size(limit)}: InfiniBand and GPUs register the memory that they transfer",
+                "ulimit -l unlimited before the start, or memlock in /etc/security/limits.conf; "
+                "docker run --ulimit memlock=-1",
+            )
+    shm = facts["shm"]
+    text = f"{size(shm['free'])} of {size(shm['size'])} free"
+    if shm["left"]:
+        yield warning(
+            "/dev/shm",
+            f"{text}; crashed MPI jobs left {len(shm['left'])} files, {size(sum(shm['left'].values()))}",
+            "rm " + few([f"/dev/shm/{name}" for name in shm["left"]], 100).replace(", ", " "),
+        )
+    elif shm["free"] < SMALL_SHM:
+        yield warning(
+            "/dev/shm",
+            f"{text}; ranks of one machine exchange through it",
+            "remove what fills it; in a container docker run --shm-size=2g",
+        )
+    else:
+        yield ok("/dev/shm", text)
+
+
+def dataset(facts: Facts, config: RunConfig) -> Iterator[Finding]:
+    """Judge the data set that was opened, and how fast it is read.
+
+    >>> facts = {"images_per_s": 5120.0, "bytes_per_s": 5.24e6, "seconds": 2.0, "cached": 1.0}
+    >>> next(dataset(facts, RunConfig(batch_size=16, loader_processes=1))).text
+    '5,120 images/s, 5.2 MB/s, by 1 loader process, batches of 16; 100 % of the file was in memory before'
+    """
+    if "n_train" in facts:
+        yield ok(
+            "data",
+            f"{facts['name']}: {facts['n_train']:,} + {facts['n_val']:,} images of {facts['n_classes']:,} "
+            f"classes, {facts['store']}, {size(facts['bytes'])}; opened in {facts['open_s']:.2f} s; "
+            f"{facts['path']} {_on(facts['file_system'])}",
+        )
+    if "images_per_s" in facts:
+        n = config.loader_processes or 1
+        cached = facts["cached"]
+        state = (
+            "nobody knows what was in memory before"
+            if cached is None
+            else f"{100 * cached:.0f} % of the file was in memory before"
+        )
+        yield ok(
+            "reading",
+            f"{facts['images_per_s']:,.0f} images/s, {facts['bytes_per_s'] / 1e6:,.1f} MB/s, by {n} loader "
+            f"process{'es' * (n > 1)}, batches of {config.batch_size}; {state}",
+        )
+
+
+def _on(file_system: str) -> str:
+    return f"on {'a network file system, ' * bool(_NETWORK.match(file_system))}{file_system}"
+
+
+def run_folder(facts: Facts, config: RunConfig, parameters: int | None, needed: int) -> Iterator[Finding]:
+    """Judge the run's folder and whether its checkpoints fit.
+
+    Parameters
+    ----------
+    facts
+        Of `theanompi.facts.folder`.
+    config
+        Resolved.
+    parameters
+        Of the model, None if it could not be built.
+    needed
+        Bytes that checkpoints take at most.
+
+    Examples
+    --------
+    >>> facts = {"place": "/", "file_system": "ext4", "runs": [], "error": "Read-only file system", "full": False}
+    >>> [finding.text for finding in run_folder(facts, RunConfig(out="/run"), None, 0)]
+    ['/run: nothing can be written in / (Read-only file system)']
+    """
+    out, writable = config.out, facts.get("writable", False)
+    if facts.get("error") and not (writable and facts["full"]):
+        yield problem(
+            "run folder",
+            f"{out}: nothing can be written in {facts['place']} ({facts['error']})",
+            "--out (OUT in a cfg file) with a folder of yours",
+        )
+        return
+    where = f"{out} {_on(facts['file_system'])}"
+    if config.resume and "checkpoint.h5" not in facts["runs"]:
+        yield problem("run folder", f"{where}: no checkpoint to resume from", "no --resume, or another --out")
+    elif facts["runs"] and not (config.resume or config.overwrite):
+        yield problem(
+            "run folder",
+            f"{where}: holds a run",
+            "--resume to continue it, --overwrite to replace it, or another --out",
+        )
+    else:
+        yield ok("run folder", f"{where}: can be written in")
+    if parameters is None:
+        return
+    text = f"{parameters:,} parameters: {size(needed / 2)} each, two at a time; {size(facts['free'])} free"
+    if facts.get("error"):
+        yield problem(
+            "checkpoints",
+            f"{text}: {size(needed)} do not fit ({facts['error']})",
+            "room or quota there, or --out on another file system",
+        )
+    else:
+        yield ok("checkpoints", text)
+
+
+def host(machine: Host, here: Facts, there: Facts, failure: str, data: str) -> Iterator[Finding]:
+    """Judge another machine of the run by what a process that was started there said.
+
+    Parameters
+    ----------
+    machine
+        Its name, and one device per rank.
+    here, there
+        Of `theanompi.facts.machine`, on this machine and on that one.
+    failure
+        How the process there failed, or nothing.
+    data
+        What the run's data set is called.
+
+    Examples
+    --------
+    >>> [f.text for f in host(Host("node1", ("cpu",)), {}, {}, "had not ended after 30 s", "digits")]
+    ['no process could be started there: it had not ended after 30 s']
+    """
+    name = machine.name
+    topic = f"host {name}"
+    if "python" not in there:
+        yield problem(
+            topic,
+            f"no process could be started there: it {failure}",
+            f"'ssh {name} true' must work from here without a password, and {here.get('executable', 'this Python')} "
+            "must be there under the same path",
+        )
+        return
+    differs = [
+        f"{what} {there[what]}, here {here[what]}"
+        for what in ("theanompi", "python")
+        if there[what] != here.get(what)
+    ]
+    differs += [
+        f"{package} {about.get('version', 'not importable')}, here {here['packages'][package].get('version', 'not')}"
+        for package, about in there.get("packages", {}).items()
+        if about.get("version") != here.get("packages", {}).get(package, {}).get("version")
+    ]
+    if differs:
+        yield problem(
+            topic,
+            f"has {'; '.join(differs)}",
+            "the same environment on all hosts, as on a shared file system",
+        )
+    elif failure:
+        yield problem(topic, f"a process was started there, but it {failure}", f"tmlauncher doctor on {name}")
+    else:
+        yield ok(
+            topic, f"a process was started there: Python {there['python']}, theanompi {there['theanompi']}"
+        )
+    if there.get("data") is False:
+        yield problem(
+            topic,
+            f"data: expected the file {data} there, got none",
+            "a shared file system, or a copy at the same path",
+        )
+    if "gpus" in there:
+        for finding in devices(machine.devices, there, str(name)):
+            yield finding._replace(topic=topic, text=f"{finding.topic}: {finding.text}")

@@ -1,0 +1,247 @@
+"""Which mpirun there is, which family it belongs to, and short jobs on this machine under a time-out.
+
+Neither torch nor MPI is needed for that. The families are MPICH's hydra, Open MPI's prte and Intel MPI's hydra.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from theanompi.config import ConfigError
+
+GRACE = 5.0
+"""Seconds that a job whose time is up gets to end its processes, before it is killed."""
+MARK = "@theanompi"
+
+# What a launcher or a batch system tells the processes of its job: another mpirun that was started by one of them
+# would take that for its own, or go to the other machines of the allocation. What begins with a word of
+# _SETTINGS comes from the user and decides what the library does, so it stays.
+_OF_A_JOB = (
+    *("HYDI_", "HYDRA_BSTRAP_", "I_MPI_HYDRA_UUID", "I_MPI_INFO_", "I_MPI_PIN", "LSB_", "MPI_LOCAL", "OMPI_"),
+    *("OPAL_", "PBS_", "PE_HOSTFILE", "PMIX_", "PMI_", "PRTE_", "SLURM_"),
+)
+_SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_")
+
+
+class Outcome(NamedTuple):
+    """How a command ended: `status` is its exit status, negative for a signal, None when its time was up.
+
+    >>> Outcome(0, 'noise @theanompi {"size": 2}', "").facts
+    [{'size': 2}]
+    """
+
+    status: int | None
+    out: str
+    err: str
+
+    @property
+    def facts(self) -> list[dict[str, Any]]:
+        """What the command told by `say` until its end, in order."""
+        # The library may have printed something without a line of its own.
+        return [json.loads(text) for text in re.findall(rf"{MARK} (\{{.*\}})$", self.out, re.MULTILINE)]
+
+    def how(self, timeout: float) -> str:
+        r"""Say in a few words how a command that failed ended, `timeout` being the seconds it was given.
+
+        >>> Outcome(None, "", "").how(60)
+        'had not ended after 60 s'
+        >>> Outcome(139, "", "Fatal Python error: Segmentation fault").how(60)
+        'crashed (Segmentation fault)'
+        >>> Outcome(1, "", "Traceback:\n...\nValueError: expected one, got two").how(60)
+        'failed (ValueError: expected one, got two)'
+        """
+        if self.status is None:
+            return f"had not ended after {timeout:g} s"
+        crash = re.search(r"^Fatal Python error: (.*)", self.err, re.MULTILINE)
+        if crash:
+            return f"crashed ({crash[1]})"
+        # What the mpiruns say of a rank that was killed; their exit statuses differ.
+        killed = re.search(r"\bsignal:? (\d+)", self.err, re.IGNORECASE)
+        number = int(killed[1]) if killed else -self.status
+        if number in {item.value for item in signal.Signals}:
+            return f"was ended by {signal.Signals(number).name}"
+        errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", self.err, re.MULTILINE)
+        last = errors or self.err.strip().splitlines() or [f"exit status {self.status}"]
+        return f"failed ({last[-1].strip()})"
+
+
+def say(**facts: Any) -> None:
+    """Tell the process that runs this one with `run`, on standard output, for `Outcome.facts`.
+
+    >>> say(size=2)
+    @theanompi {"size": 2}
+    """
+    print(f"{MARK} {json.dumps(facts)}", flush=True)
+
+
+def find_mpirun() -> str:
+    """Return the path of the mpirun beside this Python, or else of the first one on PATH.
+
+    Raises
+    ------
+    ConfigError
+        When there is none; the message says how to get one.
+
+    Examples
+    --------
+    >>> Path(find_mpirun()).name
+    'mpirun'
+    """
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which("mpirun", path=beside) or shutil.which("mpirun")
+    if found is None:
+        raise ConfigError(f"mpirun: expected one in {beside} or on PATH, got none; remedy: pip install mpich")
+    return found
+
+
+def flavour(version: str) -> str:
+    """Tell which family an mpirun belongs to from what ``mpirun --version`` prints.
+
+    Returns
+    -------
+    str
+        ``"mpich"``, ``"openmpi"`` or ``"intel"``.
+
+    Raises
+    ------
+    ConfigError
+        When it is none of them.
+
+    Examples
+    --------
+    >>> flavour("mpirun (Open MPI) 5.0.11")
+    'openmpi'
+    """
+    for words, name in (("Open MPI", "openmpi"), ("Intel(R) MPI", "intel"), ("HYDRA", "mpich")):
+        if words in version:
+            return name
+    got = version.strip().splitlines()[0] if version.strip() else "nothing"
+    raise ConfigError(f"mpirun --version: expected MPICH, Open MPI or Intel MPI, got {got!r}")
+
+
+def environment(program: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment for a job of its own, even when this process is a rank of another one.
+
+    Its processes find modules where this one finds them, and what is beside `program` first: Intel's mpirun looks
+    for its parts on PATH.
+
+    Parameters
+    ----------
+    program
+        The path of what starts the job.
+    environ
+        This process's environment.
+
+    Examples
+    --------
+    >>> sorted(environment("/opt/mpi/bin/mpirun", {"PMI_RANK": "1", "OMPI_MCA_pml": "ucx", "HOME": "/root"}))
+    ['HOME', 'OMPI_MCA_pml', 'PATH', 'PYTHONPATH']
+    """
+    kept = {k: v for k, v in environ.items() if k.startswith(_SETTINGS) or not k.startswith(_OF_A_JOB)}
+    path = os.pathsep.join([str(Path(program).parent), environ.get("PATH", os.defpath)])
+    return {**kept, "PATH": path, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+
+
+def run(command: Sequence[str], timeout: float, environ: Mapping[str, str] | None = None) -> Outcome:
+    r"""Run a command and wait for its end; when its time is up, end it and all that it started.
+
+    Parameters
+    ----------
+    command
+        The program and its arguments. It gets no input.
+    timeout
+        Seconds.
+    environ
+        Its environment, by default that of this process.
+
+    Raises
+    ------
+    OSError
+        When it cannot be started.
+
+    Examples
+    --------
+    >>> run(["sh", "-c", "echo out; exit 3"], timeout=10)
+    Outcome(status=3, out='out\n', err='')
+    >>> run(["sleep", "10"], timeout=0.1).status is None
+    True
+    """
+    process = subprocess.Popen(
+        command,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+        return Outcome(process.returncode, out, err)
+    except subprocess.TimeoutExpired:
+        # hydra gives each rank a session of its own, which only hydra can end: it is asked first.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return Outcome(None, *process.communicate(timeout=GRACE))
+        # Not even a kill reaches a process that waits for a dead network file system: it is left behind.
+        return Outcome(None, "", "")
+    finally:
+        _signal(process.pid, signal.SIGKILL)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def _signal(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def run_ranks(ranks: int, args: Sequence[str], timeout: float) -> Outcome:
+    """Run ``python args…`` on so many ranks of this machine, as a job of its own.
+
+    The ranks are not bound to cores; there may be more of them than cores.
+
+    Parameters
+    ----------
+    ranks
+        How many.
+    args
+        What follows ``python``.
+    timeout
+        Seconds, for the whole job.
+
+    Raises
+    ------
+    ConfigError
+        When there is no mpirun, one of an unknown family, or one that cannot be started.
+
+    Examples
+    --------
+    >>> run_ranks(2, ["-c", "print('here')"], timeout=60).out.split()
+    ['here', 'here']
+    """
+    mpirun = find_mpirun()
+    environ = environment(mpirun)
+    try:
+        version = run([mpirun, "--version"], timeout, environ)
+        if version.status is None:
+            raise ConfigError(f"{mpirun} --version: expected an answer, got none in {timeout:.0f} s")
+        words = {
+            "mpich": [],
+            "openmpi": ["--bind-to", "none", "--oversubscribe", "--allow-run-as-root"],
+            "intel": ["-genv", "I_MPI_PIN", "0"],
+        }[flavour(version.out)]
+        return run([mpirun, *words, "-n", str(ranks), sys.executable, *args], timeout, environ)
+    except OSError as error:
+        raise ConfigError(f"{mpirun}: expected a program, got: {error.strerror}") from None
