@@ -16,12 +16,11 @@ from theanompi import __version__, findings
 from theanompi.config import ConfigError, Host, RunConfig, hosts, resolve, to_environment
 from theanompi.findings import Finding, problem, warning
 from theanompi.launch import command, cores
-from theanompi.mpirun import Outcome, environment, find_mpirun, flavour, run, run_ranks
+from theanompi.mpirun import Outcome, environment, identify, run, run_ranks
 from theanompi.rules.base import check
 
 TIMEOUTS = {
     "machine": 60.0,
-    "version": 20.0,
     "ranks": 60.0,
     "proof": 90.0,
     "data": 60.0,
@@ -149,6 +148,8 @@ class Doctor:
         for item in outcome.facts:
             facts |= item
         self.facts[question] = facts
+        if "error" in facts:
+            return facts, f"failed ({facts['error']})"
         return facts, "" if outcome.status == 0 else outcome.how(TIMEOUTS[question.split()[0]])
 
     def _machine(self) -> Iterator[Finding]:
@@ -177,7 +178,7 @@ class Doctor:
             return
         n = min(max(self.ranks, 2), MOST_RANKS)
         try:
-            mpirun = find_mpirun()
+            mpirun, kind = identify()
             outcome = self._sum(["cpu"] * n, ["host"])
         except ConfigError as error:
             text, _, remedy = str(error).partition("; remedy: ")
@@ -188,11 +189,8 @@ class Doctor:
         if first:
             yield from findings.mpirun(mpirun, n, first)
         if outcome.status != 0:
-            yield problem(
-                "mpirun",
-                f"{mpirun}: a job of {n} ranks {outcome.how(TIMEOUTS['ranks'])}",
-                f"try '{mpirun} -n 2 hostname': if that fails too, it is the launcher, else the MPI library",
-            )
+            library = self.facts["machine"].get("library", "mpi4py's library")
+            yield findings.no_mpirun(mpirun, kind, library, outcome.how(TIMEOUTS["ranks"]))
         yield from findings.allreduce(n, sums)
         if first:
             yield from self._cuda_aware(first)
@@ -231,10 +229,8 @@ class Doctor:
         if self.machines[0].name is None:
             return
         try:
-            mpirun = find_mpirun()
-            version = run([mpirun, "--version"], TIMEOUTS["version"], environment(mpirun))
-            kind = flavour(version.out)
-        except (ConfigError, OSError):  # which is a finding already
+            mpirun, kind = identify()
+        except ConfigError:  # which is a finding already
             return
         with ThreadPoolExecutor(MOST_RANKS) as pool:
             answers = pool.map(lambda machine: self._ask_host(mpirun, kind, machine), self.machines)
@@ -270,12 +266,16 @@ class Doctor:
             yield from findings.dataset(facts, config)
             if failure:
                 yield self._no_data(facts, failure)
-            if "n_train" in facts and not broken:
+            if not failure and not broken:
                 facts, failure = self._ask("model", config.to_dict())
                 parameters = facts.get("parameters")
                 if failure:
                     name = f"{config.modelfile}.{config.modelclass}"
-                    yield problem("model", f"{name}: building it {failure}", "what the model's file says")
+                    yield problem(
+                        "model",
+                        f"{name}: building it {failure}",
+                        "tmlauncher --plan with the same flags shows where",
+                    )
         # Weights and velocity, which each rank has of its own under avg; the old file goes when the new one is whole.
         copies = 2 if config.sync_type == "cdd" else 1 + len(config.devices)
         needed = 2 * 4 * copies * (parameters or 0)
@@ -291,9 +291,10 @@ class Doctor:
     def _no_data(self, facts: dict[str, Any], failure: str) -> Finding:
         name = self.config.data
         if "n_train" in facts:
-            return problem(
-                "reading", f"{name}: reading batches {failure}", f"tmpack verify {name} names what is damaged"
+            remedy = (
+                f"tmpack verify {name}" if "data file" in failure else "the setting that the message names"
             )
+            return problem("reading", f"{name}: reading batches {failure}", remedy)
         if self.local is None and "No such file" in failure:
             return warning(
                 "data",

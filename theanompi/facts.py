@@ -50,6 +50,8 @@ def machine(data: str | None = None) -> None:
         infiniband=Path("/sys/class/infiniband").is_dir(),
     )
     say(packages={name: _package(name) for name in PACKAGES})
+    if "mpi4py.MPI" in sys.modules:
+        say(library=library_version())
     say(gpus=list(_gpus()), driver=_driver(), cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
     shm = os.statvfs("/dev/shm")
     say(shm={"size": shm.f_blocks * shm.f_frsize, "free": shm.f_bavail * shm.f_frsize, "left": left_behind()})
@@ -63,6 +65,17 @@ def _package(name: str) -> dict[str, str]:
     except Exception as error:
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
     return {"version": importlib.metadata.version(_DISTRIBUTIONS.get(name, name))}
+
+
+def library_version() -> str:
+    """Return name and version of the MPI library, in one line.
+
+    >>> any(name in library_version() for name in ("MPICH", "Open MPI", "Intel(R) MPI"))
+    True
+    """
+    from mpi4py import MPI
+
+    return " ".join(MPI.Get_library_version().split("\n")[0].strip("\x00 ").split()).split(", package:")[0]
 
 
 def _gpus() -> Iterator[dict[str, Any]]:
@@ -267,7 +280,8 @@ def folder(settings: dict[str, Any]) -> None:
                 os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         say(
-            error=os.strerror(error.errno or 0), full=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            refused=os.strerror(error.errno or 0),
+            full=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
         )
 
 
@@ -292,5 +306,8 @@ QUESTIONS: dict[str, Callable[..., None]] = {
 
 
 if __name__ == "__main__":
-    # The line that says what is wrong is enough: the doctor makes a finding of it.
-    QUESTIONS[sys.argv[1]](*map(json.loads, sys.argv[2:]))
+    try:
+        QUESTIONS[sys.argv[1]](*map(json.loads, sys.argv[2:]))
+    except (ValueError, OSError) as error:
+        say(error=str(error))
+        raise

@@ -12,9 +12,16 @@ from theanompi.config import ConfigError, Host, RunConfig, local_device
 LEVELS = ("ok", "warning", "problem")
 MIB, GIB = 2**20, 2**30
 THREAD_LEVELS = ("MPI_THREAD_SINGLE", "MPI_THREAD_FUNNELED", "MPI_THREAD_SERIALIZED", "MPI_THREAD_MULTIPLE")
+MOST_NAMES = 4
 SMALL_SHM = 256 * MIB
 SMALL_MEMORY = GIB
 _NETWORK = re.compile(r"nfs|lustre|gpfs|beegfs|ceph|cifs|smb|afs|glusterfs|9p|panfs|fuse\.(?!fuse-overlayfs)")
+
+OTHER_MPIRUN = (
+    "put the mpirun of that library first on PATH, or have mpi4py load the library of that mpirun: "
+    "export MPI4PY_LIBMPI=/path/to/libmpi.so"
+)
+FAMILIES = {"mpich": "MPICH", "openmpi": "Open MPI", "intel": "Intel(R) MPI"}
 
 Facts = Mapping[str, Any]
 
@@ -92,17 +99,18 @@ def software(facts: Facts) -> Iterator[Finding]:
         found = {name: about for name, about in facts["packages"].items() if "version" in about}
         for name, about in facts["packages"].items():
             if name not in found:
-                yield problem(
-                    "packages",
-                    f"{name} cannot be imported ({about['error']})",
-                    "install theanompi with an MPI into one environment, as in pip install -e '.[mpich]', "
-                    "and start that environment's tmlauncher",
-                )
+                remedy = f"pip install {name} into the environment of this Python, or start another one's tmlauncher"
+                if "MPI library" in about["error"]:
+                    remedy = "pip install mpich into the environment of this Python, load your cluster's MPI module, "
+                    remedy += "or export MPI4PY_LIBMPI=/path/to/libmpi.so"
+                yield problem("packages", f"{name} cannot be imported ({about['error']})", remedy)
         if found:
             own = f"theanompi {facts['theanompi']} ({facts['folder']}), " if "theanompi" in facts else ""
             yield ok(
                 "packages", own + ", ".join(f"{name} {about['version']}" for name, about in found.items())
             )
+    if "library" in facts:
+        yield ok("MPI library", facts["library"])
 
 
 def mpirun(path: str, expected: int, facts: Facts) -> Iterator[Finding]:
@@ -110,18 +118,15 @@ def mpirun(path: str, expected: int, facts: Facts) -> Iterator[Finding]:
 
     >>> facts = {"size": 1, "library": "Open MPI v5.0.11", "threads": 3}
     >>> [finding.level for finding in mpirun("/usr/bin/mpirun", 2, facts)]
-    ['ok', 'problem', 'ok']
+    ['problem', 'ok']
     """
-    library = facts["library"].split(", package:")[0]
-    yield ok("MPI library", library)
     if facts["size"] == expected:
         yield ok("mpirun", f"{path} started {expected} ranks, which see each other")
     else:
         yield problem(
             "mpirun",
-            f"{path} does not belong to {library}: it started {expected} processes, and each is alone",
-            "put the mpirun of that library first on PATH, or have mpi4py load the library of that mpirun: "
-            "export MPI4PY_LIBMPI=/path/to/libmpi.so",
+            f"{path} does not belong to {facts['library']}: it started {expected} processes, and each is alone",
+            OTHER_MPIRUN,
         )
     level = THREAD_LEVELS[facts["threads"]]
     if level == THREAD_LEVELS[-1]:
@@ -132,6 +137,22 @@ def mpirun(path: str, expected: int, facts: Facts) -> Iterator[Finding]:
             f"{level} is what MPI gave; the exchange needs {THREAD_LEVELS[-1]}, to sum while backward goes on",
             "unset MPI4PY_RC_THREADS and MPI4PY_RC_THREAD_LEVEL, or use an MPI library that was built with it",
         )
+
+
+def no_mpirun(path: str, kind: str, library: str, how: str) -> Finding:
+    """Judge an mpirun whose job failed, by its family and by the library that mpi4py loads.
+
+    >>> no_mpirun("/usr/bin/mpirun", "openmpi", "MPICH Version: 5.0.2", "failed (exit status 16)").text
+    '/usr/bin/mpirun is of Open MPI and does not belong to MPICH Version: 5.0.2: a job failed (exit status 16)'
+    """
+    if FAMILIES[kind] not in library:
+        text = f"{path} is of {FAMILIES[kind]} and does not belong to {library}: a job {how}"
+        return problem("mpirun", text, OTHER_MPIRUN)
+    return problem(
+        "mpirun",
+        f"{path}: a job {how}",
+        f"try '{path} -n 2 hostname': if that fails too, it is the launcher, else the MPI library",
+    )
 
 
 def cuda_aware(facts: Facts, gpus: bool) -> Iterator[Finding]:
@@ -235,7 +256,11 @@ def devices(wanted: Sequence[str], facts: Facts, where: str) -> Iterator[Finding
             else "--device cpu, or a machine with a GPU that torch sees",
         )
         return
-    text = f"{len(chosen)} on {where}: " + ", ".join(f"{i} on {name}" for i, name in enumerate(chosen))
+    text = f"{len(chosen)} on {where}: "
+    if set(chosen) == {"cpu"}:
+        text += "on the CPU"
+    else:
+        text += ", ".join(f"{i} on {name}" for i, name in enumerate(chosen))
     shared = [name for name in dict.fromkeys(chosen) if name != "cpu" and chosen.count(name) > 1]
     if shared:
         yield warning(
@@ -310,7 +335,7 @@ def system(facts: Facts) -> Iterator[Finding]:
 
     >>> facts = {"gpus": [], "infiniband": False, "shm": {"size": GIB, "free": GIB, "left": {"mpich_shm_1_0": MIB}}}
     >>> next(system(facts)).remedy
-    'rm /dev/shm/mpich_shm_1_0'
+    'while no job of yours runs: rm /dev/shm/mpich_shm_1_0'
     """
     if facts["gpus"] or facts["infiniband"]:
         limit = facts["locked_memory"]
@@ -329,7 +354,7 @@ def system(facts: Facts) -> Iterator[Finding]:
         yield warning(
             "/dev/shm",
             f"{text}; crashed MPI jobs left {len(shm['left'])} files, {size(sum(shm['left'].values()))}",
-            "rm " + few([f"/dev/shm/{name}" for name in shm["left"]], 100).replace(", ", " "),
+            f"while no job of yours runs: {_remove(list(shm['left']))}",
         )
     elif shm["free"] < SMALL_SHM:
         yield warning(
@@ -339,6 +364,12 @@ def system(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield ok("/dev/shm", text)
+
+
+def _remove(names: Sequence[str]) -> str:
+    if len(names) > MOST_NAMES:
+        names = sorted({re.split(r"(?<=[_.-])", name)[0] + "*" for name in names})
+    return "rm " + " ".join(f"/dev/shm/{name}" for name in names)
 
 
 def dataset(facts: Facts, config: RunConfig) -> Iterator[Finding]:
@@ -390,15 +421,15 @@ def run_folder(facts: Facts, config: RunConfig, parameters: int | None, needed: 
 
     Examples
     --------
-    >>> facts = {"place": "/", "file_system": "ext4", "runs": [], "error": "Read-only file system", "full": False}
+    >>> facts = {"place": "/", "file_system": "ext4", "runs": [], "refused": "Read-only file system", "full": False}
     >>> [finding.text for finding in run_folder(facts, RunConfig(out="/run"), None, 0)]
     ['/run: nothing can be written in / (Read-only file system)']
     """
     out, writable = config.out, facts.get("writable", False)
-    if facts.get("error") and not (writable and facts["full"]):
+    if facts.get("refused") and not (writable and facts["full"]):
         yield problem(
             "run folder",
-            f"{out}: nothing can be written in {facts['place']} ({facts['error']})",
+            f"{out}: nothing can be written in {facts['place']} ({facts['refused']})",
             "--out (OUT in a cfg file) with a folder of yours",
         )
         return
@@ -416,10 +447,10 @@ def run_folder(facts: Facts, config: RunConfig, parameters: int | None, needed: 
     if parameters is None:
         return
     text = f"{parameters:,} parameters: {size(needed / 2)} each, two at a time; {size(facts['free'])} free"
-    if facts.get("error"):
+    if facts.get("refused"):
         yield problem(
             "checkpoints",
-            f"{text}: {size(needed)} do not fit ({facts['error']})",
+            f"{text}: {size(needed)} do not fit ({facts['refused']})",
             "room or quota there, or --out on another file system",
         )
     else:
@@ -443,14 +474,13 @@ def host(machine: Host, here: Facts, there: Facts, failure: str, data: str) -> I
     Examples
     --------
     >>> [f.text for f in host(Host("node1", ("cpu",)), {}, {}, "had not ended after 30 s", "digits")]
-    ['no process could be started there: it had not ended after 30 s']
+    ['node1: no process could be started there: it had not ended after 30 s']
     """
-    name = machine.name
-    topic = f"host {name}"
+    name, topic = machine.name, "host"
     if "python" not in there:
         yield problem(
             topic,
-            f"no process could be started there: it {failure}",
+            f"{name}: no process could be started there: it {failure}",
             f"'ssh {name} true' must work from here without a password, and {here.get('executable', 'this Python')} "
             "must be there under the same path",
         )
@@ -468,21 +498,24 @@ def host(machine: Host, here: Facts, there: Facts, failure: str, data: str) -> I
     if differs:
         yield problem(
             topic,
-            f"has {'; '.join(differs)}",
+            f"{name} has {'; '.join(differs)}",
             "the same environment on all hosts, as on a shared file system",
         )
     elif failure:
-        yield problem(topic, f"a process was started there, but it {failure}", f"tmlauncher doctor on {name}")
+        yield problem(
+            topic, f"{name}: a process was started there, but it {failure}", f"tmlauncher doctor on {name}"
+        )
     else:
         yield ok(
-            topic, f"a process was started there: Python {there['python']}, theanompi {there['theanompi']}"
+            topic,
+            f"{name}: a process was started there: Python {there['python']}, theanompi {there['theanompi']}",
         )
     if there.get("data") is False:
         yield problem(
             topic,
-            f"data: expected the file {data} there, got none",
+            f"{name}: expected the data set {data} there, got no such file",
             "a shared file system, or a copy at the same path",
         )
     if "gpus" in there:
         for finding in devices(machine.devices, there, str(name)):
-            yield finding._replace(topic=topic, text=f"{finding.topic}: {finding.text}")
+            yield finding._replace(topic=topic, text=f"{name}: {finding.topic}: {finding.text}")

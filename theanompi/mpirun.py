@@ -19,6 +19,8 @@ from theanompi.config import ConfigError
 
 GRACE = 5.0
 """Seconds that a job whose time is up gets to end its processes, before it is killed."""
+ANSWER = 20.0
+"""Seconds that ``mpirun --version`` may take."""
 MARK = "@theanompi"
 
 # What a launcher or a batch system tells the processes of its job: another mpirun that was started by one of them
@@ -69,8 +71,13 @@ class Outcome(NamedTuple):
         if number in {item.value for item in signal.Signals}:
             return f"was ended by {signal.Signals(number).name}"
         errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", self.err, re.MULTILINE)
-        last = errors or self.err.strip().splitlines() or [f"exit status {self.status}"]
-        return f"failed ({last[-1].strip()})"
+        # An mpirun says the cause first, and then what follows from it.
+        words = [
+            text.strip()
+            for text in self.err.splitlines()
+            if re.search("[a-z]", text) and "Warning" not in text
+        ]
+        return f"failed ({[*errors[-1:], *words, f'exit status {self.status}'][0]})"
 
 
 def say(**facts: Any) -> None:
@@ -125,6 +132,29 @@ def flavour(version: str) -> str:
             return name
     got = version.strip().splitlines()[0] if version.strip() else "nothing"
     raise ConfigError(f"mpirun --version: expected MPICH, Open MPI or Intel MPI, got {got!r}")
+
+
+def identify() -> tuple[str, str]:
+    """Return path and `flavour` of the mpirun that `find_mpirun` finds.
+
+    Raises
+    ------
+    ConfigError
+        When there is none, one of an unknown family, or one that does not say what it is.
+
+    Examples
+    --------
+    >>> identify()[1] in ("mpich", "openmpi", "intel")
+    True
+    """
+    mpirun = find_mpirun()
+    try:
+        version = run([mpirun, "--version"], ANSWER, environment(mpirun))
+    except OSError as error:
+        raise ConfigError(f"{mpirun}: expected a program, got: {error.strerror}") from None
+    if version.status is None:
+        raise ConfigError(f"{mpirun} --version: expected an answer, got none in {ANSWER:g} s")
+    return mpirun, flavour(version.out)
 
 
 def environment(program: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -224,24 +254,18 @@ def run_ranks(ranks: int, args: Sequence[str], timeout: float) -> Outcome:
     Raises
     ------
     ConfigError
-        When there is no mpirun, one of an unknown family, or one that cannot be started.
+        As `identify`.
 
     Examples
     --------
     >>> run_ranks(2, ["-c", "print('here')"], timeout=60).out.split()
     ['here', 'here']
     """
-    mpirun = find_mpirun()
-    environ = environment(mpirun)
-    try:
-        version = run([mpirun, "--version"], timeout, environ)
-        if version.status is None:
-            raise ConfigError(f"{mpirun} --version: expected an answer, got none in {timeout:.0f} s")
-        words = {
-            "mpich": [],
-            "openmpi": ["--bind-to", "none", "--oversubscribe", "--allow-run-as-root"],
-            "intel": ["-genv", "I_MPI_PIN", "0"],
-        }[flavour(version.out)]
-        return run([mpirun, *words, "-n", str(ranks), sys.executable, *args], timeout, environ)
-    except OSError as error:
-        raise ConfigError(f"{mpirun}: expected a program, got: {error.strerror}") from None
+    mpirun, kind = identify()
+    words = {
+        "mpich": [],
+        "openmpi": ["--bind-to", "none", "--oversubscribe", "--allow-run-as-root"],
+        "intel": ["-genv", "I_MPI_PIN", "0"],
+    }
+    program = [mpirun, *words[kind], "-n", str(ranks), sys.executable, *args]
+    return run(program, timeout, environment(mpirun))
