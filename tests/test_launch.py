@@ -14,7 +14,7 @@ import pytest
 from tests.mpi import ROOT
 from theanompi import launch
 from theanompi.config import ConfigError, RunConfig
-from theanompi.launch import Job, command, find_mpirun, flavour, mpi_rank
+from theanompi.launch import Job, command, mpi_rank
 
 WORKER = """
 import json, os, signal, sys, time
@@ -176,38 +176,6 @@ def test_signal_handlers_are_put_back(folder):
     assert signal.getsignal(signal.SIGINT) not in before
     assert job.wait() == 0
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
-
-
-def test_without_mpirun_the_remedy_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(
-        ConfigError, match="mpirun: expected one in .* on PATH, got none; remedy: pip install mpich"
-    ):
-        find_mpirun()
-
-
-def test_mpirun_beside_this_python_comes_first(tmp_path, monkeypatch):
-    for name in ("beside", "path"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "mpirun").write_text("#!/bin/sh\n")
-        (tmp_path / name / "mpirun").chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "beside" / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    assert find_mpirun() == str(tmp_path / "beside" / "mpirun")
-    (tmp_path / "beside" / "mpirun").unlink()
-    assert find_mpirun() == str(tmp_path / "path" / "mpirun")
-
-
-def test_flavours():
-    intel = "Intel(R) MPI Library for Linux* OS, Version 2021.18.1 Build 20260626 (id: b44796a)"
-    assert flavour("mpirun (Open MPI) 5.0.11\n\nReport bugs to …") == "openmpi"
-    assert flavour(intel) == "intel"
-    assert flavour("HYDRA build details:\n    Version: 5.0.2") == "mpich"
-    with pytest.raises(
-        ConfigError, match="mpirun --version: expected MPICH, Open MPI or Intel MPI, got 'LAM 7.0'"
-    ):
-        flavour("LAM 7.0\n")
 
 
 @pytest.mark.parametrize(

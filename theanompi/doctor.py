@@ -184,12 +184,14 @@ class Doctor:
             text, _, remedy = str(error).partition("; remedy: ")
             yield problem("mpirun", text, remedy or "the mpirun of mpi4py's MPI library first on PATH")
             return
-        first, *sums = outcome.facts or [{}]
+        # Under the mpirun of another MPI each process is rank 0, and says so.
+        first = next(iter(outcome.facts), {})
+        sums = [item for item in outcome.facts if "path" in item]
+        library = self.facts["machine"].get("library", "the MPI library of mpi4py")
         self.facts["ranks"] = {**first, "mpirun": mpirun, "ranks": n, "sums": sums}
         if first:
-            yield from findings.mpirun(mpirun, n, first)
+            yield from findings.mpirun(mpirun, n, library, first)
         if outcome.status != 0:
-            library = self.facts["machine"].get("library", "mpi4py's library")
             yield findings.no_mpirun(mpirun, kind, library, outcome.how(TIMEOUTS["ranks"]))
         yield from findings.allreduce(n, sums)
         if first:
@@ -222,7 +224,7 @@ class Doctor:
             facts = {"claimed": True, "use_direct": False, "reason": f"the proof {failure}"}
         yield from findings.cuda_aware(facts, gpus=True)
         outcome = self._sum(devices, ["staged", "direct"] if facts.get("right") else ["staged"])
-        sums = self.facts["device sums"] = outcome.facts[1:]
+        sums = self.facts["device sums"] = [item for item in outcome.facts if "path" in item]
         yield from findings.allreduce(len(devices), sums)
 
     def _hosts(self) -> Iterator[Finding]:

@@ -113,11 +113,11 @@ def software(facts: Facts) -> Iterator[Finding]:
         yield ok("MPI library", facts["library"])
 
 
-def mpirun(path: str, expected: int, facts: Facts) -> Iterator[Finding]:
+def mpirun(path: str, expected: int, library: str, facts: Facts) -> Iterator[Finding]:
     """Judge what each of `expected` ranks that were really started by the mpirun at `path` sees.
 
-    >>> facts = {"size": 1, "library": "Open MPI v5.0.11", "threads": 3}
-    >>> [finding.level for finding in mpirun("/usr/bin/mpirun", 2, facts)]
+    >>> facts = {"size": 1, "threads": 3}
+    >>> [finding.level for finding in mpirun("/usr/bin/mpirun", 2, "Open MPI v5.0.11", facts)]
     ['problem', 'ok']
     """
     if facts["size"] == expected:
@@ -125,7 +125,7 @@ def mpirun(path: str, expected: int, facts: Facts) -> Iterator[Finding]:
     else:
         yield problem(
             "mpirun",
-            f"{path} does not belong to {facts['library']}: it started {expected} processes, and each is alone",
+            f"{path} does not belong to {library}: it started {expected} processes, and each is alone",
             OTHER_MPIRUN,
         )
     level = THREAD_LEVELS[facts["threads"]]
@@ -256,11 +256,8 @@ def devices(wanted: Sequence[str], facts: Facts, where: str) -> Iterator[Finding
             else "--device cpu, or a machine with a GPU that torch sees",
         )
         return
-    text = f"{len(chosen)} on {where}: "
-    if set(chosen) == {"cpu"}:
-        text += "on the CPU"
-    else:
-        text += ", ".join(f"{i} on {name}" for i, name in enumerate(chosen))
+    each = ", ".join(f"{i} on {name}" for i, name in enumerate(chosen))
+    text = f"{len(chosen)} on " + (f"the CPU of {where}" if set(chosen) == {"cpu"} else f"{where}: {each}")
     shared = [name for name in dict.fromkeys(chosen) if name != "cpu" and chosen.count(name) > 1]
     if shared:
         yield warning(

@@ -47,8 +47,12 @@ class Outcome(NamedTuple):
     @property
     def facts(self) -> list[dict[str, Any]]:
         """What the command told by `say` until its end, in order."""
-        # The library may have printed something without a line of its own.
-        return [json.loads(text) for text in re.findall(rf"{MARK} (\{{.*\}})$", self.out, re.MULTILINE)]
+        found, decoder = [], json.JSONDecoder()
+        # Two ranks, or a library, may have printed into one line, and a killed process half of one.
+        for text in self.out.split(f"{MARK} ")[1:]:
+            with contextlib.suppress(ValueError):
+                found.append(decoder.raw_decode(text)[0])
+        return found
 
     def how(self, timeout: float) -> str:
         r"""Say in a few words how a command that failed ended, `timeout` being the seconds it was given.
@@ -62,11 +66,11 @@ class Outcome(NamedTuple):
         """
         if self.status is None:
             return f"had not ended after {timeout:g} s"
-        crash = re.search(r"^Fatal Python error: (.*)", self.err, re.MULTILINE)
+        crash = re.search(r"Fatal Python error: (?!Fatal)([A-Z][a-z -]+)", self.err)
         if crash:
             return f"crashed ({crash[1]})"
-        # What the mpiruns say of a rank that was killed; their exit statuses differ.
-        killed = re.search(r"\bsignal:? (\d+)", self.err, re.IGNORECASE)
+        # What the mpiruns say of a rank that was killed, MPICH's on standard output; their exit statuses differ.
+        killed = re.search(r"\bsignal:? (\d+)", self.err + self.out, re.IGNORECASE)
         number = int(killed[1]) if killed else -self.status
         if number in {item.value for item in signal.Signals}:
             return f"was ended by {signal.Signals(number).name}"

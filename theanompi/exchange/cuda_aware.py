@@ -133,7 +133,8 @@ def prove(
         outcome = run_ranks(len(devices), program, timeout)
     except ConfigError as error:
         return Proof(False, False, None, None, f"not proven: {error}")
-    facts, *sums = outcome.facts or [{}]
+    sums = [item for item in outcome.facts if "path" in item]
+    facts = next((item for item in outcome.facts if "size" in item), {})
     claimed, size = facts.get("claimed", False), facts.get("size")
     seconds = {item["path"]: item["seconds"] for item in sums}
     direct_s, staged_s = seconds.get("direct"), seconds.get("staged")

@@ -119,8 +119,7 @@ def main(task: str) -> None:
             say(**facts)
 
     claimed, claim = cuda_aware.query()
-    library = " ".join(MPI.Get_library_version().split("\n")[0].strip("\x00 ").split())
-    tell(size=comm.Get_size(), library=library, threads=MPI.Query_thread(), claimed=claimed, claim=claim)
+    tell(size=comm.Get_size(), threads=MPI.Query_thread(), claimed=claimed, claim=claim)
     if comm.Get_size() != len(work["devices"]):
         # An mpirun of another MPI: each process takes itself for the only one.
         return

@@ -1,0 +1,252 @@
+"""The proof that a library is CUDA-aware: libraries that crash, hang, sum wrong or are slow, and one decision for all.
+
+Without a GPU the device is the CPU: MPI is then given the tensor itself ("direct") or a copy of it ("staged").
+"""
+
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from tests.mpi import run_mpi
+from theanompi.exchange import cuda_aware, probe
+from theanompi.exchange.cuda_aware import Proof, prove
+
+# The real program of the proof, with a library that does something wrong when it is given device memory.
+SPOILED = """
+import os, signal, sys, time
+from mpi4py import MPI
+from theanompi.exchange import cuda_aware, probe
+
+class Spoiled(MPI.Intracomm):
+    def Allreduce(self, place, message):
+        super().Allreduce(place, message)
+        {spoil}
+
+measure = probe.measure
+
+def spoiled(comm, path, flat, repeats):
+    return measure(Spoiled(comm) if path == {path!r} else comm, path, flat, repeats)
+
+probe.measure = spoiled
+cuda_aware.query = lambda: (True, "told so")
+probe.main(sys.argv[1])
+"""
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A function that makes a program of the proof whose library does something after each sum of a path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(spoil: str, path: str = "direct") -> str:
+        (tmp_path / "spoiled_probe.py").write_text(SPOILED.format(spoil=spoil, path=path))
+        return "spoiled_probe"
+
+    return make
+
+
+def test_a_library_that_is_faster_than_staging(library):
+    proof = prove(["cpu"], values=1_000_000, module=library("time.sleep(0.05)", path="staged"))
+    assert proof.claimed and proof.right and proof.use_direct
+    assert proof.staged_s > 0.05 > proof.direct_s > 0
+    assert proof.reason == (
+        f"right sums, faster: {proof.direct_s * 1e3:.1f} ms against {proof.staged_s * 1e3:.1f} ms staged, "
+        "2 ranks on cpu, 4 MB"
+    )
+
+
+def test_one_that_is_slower(library):
+    proof = prove(["cpu"], values=1_000_000, module=library("time.sleep(0.05)"))
+    assert proof.right and not proof.use_direct
+    assert proof.reason.startswith("right sums, not faster: 5")
+
+
+@pytest.mark.parametrize("which", ["rank == 1", "size == 2"])
+def test_one_that_sums_wrong(library, which):
+    """On one rank, or on all; one value of many."""
+    proof = prove(["cpu"], values=100_000, module=library(f"if self.{which}: message[0][77_777] += 1"))
+    assert proof.claimed and not proof.right and not proof.use_direct
+    assert proof.direct_s and proof.staged_s
+    assert proof.reason.startswith("wrong sums (direct), ")
+
+
+def test_one_that_returns_what_was_summed_before(library):
+    """The values of each call differ, so that not to have summed at all is noticed too."""
+    proof = prove(
+        ["cpu"], values=1000, module=library("message[0][:] = self.__dict__.setdefault('kept', 0) or 1")
+    )
+    assert not proof.right
+
+
+def test_one_that_crashes(library):
+    proof = prove(["cpu"], values=1000, module=library("os.kill(os.getpid(), signal.SIGSEGV)"))
+    assert (proof.claimed, proof.right, proof.direct_s, proof.use_direct) == (True, False, None, False)
+    assert proof.staged_s > 0, "what was known before the crash is kept"
+    assert proof.reason == "not proven: 2 ranks on cpu: the job crashed (Segmentation fault)"
+
+
+def test_one_that_raises(library):
+    proof = prove(["cpu"], values=1000, module=library("raise MPI.Exception(MPI.ERR_INTERN)"))
+    assert proof.reason.startswith("not proven: 2 ranks on cpu: the job failed (mpi4py.MPI.Exception: ")
+
+
+def test_one_that_hangs(library):
+    proof = prove(["cpu"], values=1000, timeout=5, module=library("time.sleep(300)"))
+    assert (proof.claimed, proof.right, proof.direct_s) == (True, False, None)
+    assert proof.reason == "not proven: 2 ranks on cpu: the job had not ended after 5 s"
+
+
+def test_without_an_mpirun(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    proof = prove(["cpu"], values=1000)
+    assert not proof.use_direct
+    assert proof.reason.startswith("not proven: mpirun: expected one in ")
+
+
+ALONE = """
+from mpi4py import MPI
+import sys
+from theanompi.exchange import probe
+class Alone:
+    Get_size, Get_rank = (lambda self: 1), (lambda self: 0)
+probe.MPI = type("MPI", (), dict(vars(MPI), COMM_WORLD=Alone()))
+probe.main(sys.argv[1])
+"""
+
+
+def test_an_mpirun_of_another_mpi(tmp_path, monkeypatch):
+    """Each of its processes takes itself for the only one."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "alone_probe.py").write_text(ALONE)
+    proof = prove(["cpu"], values=1000, module="alone_probe")
+    reason = "not proven: 2 ranks on cpu: expected one job of 2 ranks, got 1: this mpirun is another MPI's"
+    assert proof == Proof(False, False, None, None, reason)
+
+
+def test_known_values() -> None:
+    """Against NumPy: whole numbers below 2^24, so that float32 sums are exact."""
+    flat, n = torch.zeros(5000), np.arange(5000)
+    for rank, call in [(0, 0), (3, 2)]:
+        probe.fill(flat, rank, call)
+        assert np.array_equal(flat.numpy(), (n % 1009 + call + 1) * (rank + 1))
+
+
+MEASURE = """
+import torch
+from mpi4py import MPI
+from theanompi.exchange import probe
+comm = MPI.COMM_WORLD
+for size in (1, 1007, probe.CHUNK // 4 + 1):
+    for path in ("host", "direct", "staged"):
+        found = probe.measure(comm, path, torch.zeros(size), 2)
+        assert found.right and found.bytes == 4 * size and found.seconds > 0, found
+        assert comm.allgather(found) == [found] * comm.size
+print("right")
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_every_path_is_right(n):
+    result = run_mpi(n, ["-m", "mpi4py", "-c", MEASURE])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["right"] * n
+
+
+# Ranks on two machines: the first half of them on one, the others on the other.
+DECIDE = """
+import torch
+from mpi4py import MPI
+from theanompi.exchange import cuda_aware
+from theanompi.exchange.cuda_aware import Proof, decide
+
+class Machines(MPI.Intracomm):
+    def Split_type(self, kind):
+        return self.Split(2 * self.rank // self.size)
+
+comm = Machines(MPI.COMM_WORLD)
+second, last = 2 * comm.rank // comm.size, comm.rank == comm.size - 1
+calls = []
+cuda_aware.query = lambda: (how != "silent", "told so")
+cuda_aware._identity = lambda device: "hidden" if how == "hidden" and last else device
+torch.cuda.device_count = lambda: 8
+
+def prove(devices):
+    calls.append(devices)
+    wrong = how == "wrong" and second
+    return Proof(True, not wrong, 1.0, 2.0, "wrong sums" if wrong else "right sums")
+
+cuda_aware.prove = prove
+results = []
+for how in ("right", "wrong", "silent", "hidden", "cpu", "mixed"):
+    device = torch.device("cpu" if how == "cpu" or (how == "mixed" and comm.rank == 0) else f"cuda:{comm.rank}")
+    first = decide(comm, device)
+    assert decide(comm, device) == first
+    results.append(f"{how}|{comm.rank}|{first.direct}|{first.reason}|{calls}\\n")
+    calls.clear()
+    cuda_aware._decision = None
+print(end="".join(results))
+"""
+
+
+@cache
+def decisions(n: int) -> dict[str, list[list[str]]]:
+    """For each case what each rank decided, why, and what it had proven."""
+    result = run_mpi(n, ["-m", "mpi4py", "-c", DECIDE], timeout=60)
+    assert result.returncode == 0, result.stderr
+    found: dict[str, list[list[str]]] = {}
+    for how, _, *words in sorted(text.split("|") for text in result.stdout.splitlines()):
+        found.setdefault(how, []).append(words)
+    assert len(found) == 6 and {len(ranks) for ranks in found.values()} == {n}
+    return found
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_one_rank_per_machine_proves_it_on_the_devices_there(n):
+    found = decisions(n)["right"]
+    assert {(direct, reason.split(" on ")[0]) for direct, reason, _ in found} == {("True", "right sums")}
+    assert found[0][1].endswith(", and so on 2 machines")
+    assert [calls for *_, calls in found] == {
+        2: ["[['cuda:0']]", "[['cuda:1']]"],
+        4: ["[['cuda:0', 'cuda:1']]", "[]", "[['cuda:2', 'cuda:3']]", "[]"],
+    }[n]
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_staging_on_one_machine_is_staging_on_all(n):
+    found = decisions(n)["wrong"]
+    assert {(direct, reason.split(" on ")[0]) for direct, reason, _ in found} == {("False", "wrong sums")}
+    assert len({reason for _, reason, _ in found}) == 1
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_nothing_is_tried_without_a_claim_or_a_gpu(n):
+    for how, reason in {"silent": "told so on ", "cpu": "host memory"}.items():
+        for direct, text, calls in decisions(n)[how]:
+            assert (direct, calls) == ("False", "[]")
+            assert text.startswith(reason)
+    reasons = [reason for _, reason, _ in decisions(n)["mixed"]]
+    assert reasons == ["host memory", *["some ranks compute on the CPU"] * (n - 1)]
+
+
+def test_gpus_that_are_hidden_from_each_other():
+    """Slurm may show each rank its own GPU only, which all then call cuda:0."""
+    found = decisions(4)["hidden"]
+    assert {direct for direct, *_ in found} == {"False"}
+    assert found[0][1].startswith("not proven: cuda:3 is not the same GPU to all ranks of ")
+    assert found[2][2] == "[]"
+
+
+def test_one_rank_has_nothing_to_decide():
+    assert decisions(1)["right"] == [["False", "one rank has nothing to exchange", "[]"]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_library_at_hand_on_a_gpu():
+    claimed, _ = cuda_aware.query()
+    proof = prove(["cuda:0"])
+    assert proof.staged_s
+    assert proof.right or not claimed, proof.reason

@@ -1,0 +1,350 @@
+"""``tmlauncher doctor`` as a user meets it, on this machine and on ones that are made to be ill."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mpi import ROOT
+from tests.mpi import mpirun as real_mpirun
+from theanompi import cli, doctor, facts, mpirun
+from theanompi.config import RunConfig
+from theanompi.doctor import Doctor, line
+from theanompi.findings import Finding
+
+DIGITS = ROOT / "theanompi" / "data" / "digits.h5"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Small sums, and a current folder that may be anywhere."""
+    monkeypatch.setattr(doctor, "VALUES", (1000,))
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """A function that puts another mpirun beside Python: a shell script."""
+    real = Path(sys.executable)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python").write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    (folder / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+
+    def make(script: str) -> Path:
+        path = folder / "mpirun"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def diagnose(part: str, config: RunConfig | None = None, **machine: object) -> list[str]:
+    """The lines of one part of the examination, of which the part before found a healthy machine without GPUs."""
+    who = Doctor(config or RunConfig(), bind=False)
+    who.facts["machine"] = {"packages": {}, "gpus": [], "library": "MPICH Version: 5.0.2", **machine}
+    return [re.sub(r" +", " ", line(item)) for item in getattr(who, part)()]
+
+
+@pytest.mark.parametrize(
+    ("levels", "status", "last"),
+    [
+        (["ok", "warning"], 0, "It will work: 1 ok, 1 warning, 0 problems."),
+        (["ok", "problem", "warning", "warning"], 1, "It will not work: 1 ok, 2 warnings, 1 problem."),
+    ],
+)
+def test_lines_and_exit_status(levels, status, last, capsys, monkeypatch):
+    found = [Finding(f"topic {i}", level, "text", "help" * (level != "ok")) for i, level in enumerate(levels)]
+    monkeypatch.setattr(Doctor, "examine", lambda self: iter(found))
+    assert cli.main(["doctor", "-s", "2"]) == status
+    out = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"theanompi \S+ on \S+: cpu, cpu", out[0])
+    assert out[1:4] == [
+        "ok       topic 0        text",
+        f"{levels[1]:<8} topic 1        text",
+        "                        remedy: help",
+    ]
+    assert out[-1] == last
+
+
+def test_json(tmp_path):
+    """In a process of its own: nothing else is on standard output, and the exit status tells of the problem."""
+    (tmp_path / "config.json").write_text("{}")
+    code = "import sys; from theanompi import cli, doctor; doctor.VALUES = (1000,); sys.exit(cli.main(sys.argv[1:]))"
+    words = [
+        "doctor",
+        "--json",
+        "--out",
+        str(tmp_path),
+        "--batch-size",
+        "8",
+        "--device",
+        "localhost:cpu,127.0.0.1:cpu",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    report = json.loads(done.stdout)
+    assert set(report) == {"theanompi", "host", "config", "findings", "counts", "exit_status", "facts"}
+    assert report["exit_status"] == 1 and report["config"]["batch_size"] == 8
+    assert report["counts"]["problem"] == 1 and set(report["counts"]) == {"ok", "warning", "problem"}
+    for item in report["findings"]:
+        assert set(item) == {"topic", "level", "text", "remedy"}
+        assert bool(item["remedy"]) == (item["level"] != "ok")
+    topics = [item["topic"] for item in report["findings"]]
+    assert topics == [
+        *("python", "packages", "MPI library", "cores", "memory", "/dev/shm", "GPUs", "ranks", "mpirun"),
+        *(
+            "thread level",
+            "allreduce",
+            "CUDA-aware",
+            *["host"] * 6,
+            "data",
+            "reading",
+            "run folder",
+            "checkpoints",
+        ),
+    ]
+    assert "23,522,250 parameters: 179.5 MiB each, two at a time" in report["findings"][-1]["text"]
+    assert os.listdir(tmp_path) == ["config.json"], "looking changes nothing"
+    (problem,) = [item for item in report["findings"] if item["level"] == "problem"]
+    assert problem["text"].endswith(": holds a run")
+    found = report["facts"]
+    assert found["ranks"]["size"] == 2 and found["ranks"]["threads"] == 3
+    assert [item["path"] for item in found["ranks"]["sums"]] == ["host"]
+    assert found["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert found["data"]["n_train"] == 1437 and found["data"]["images_per_s"] > 0
+    assert found["model"]["parameters"] == 23_522_250
+    for host in ("localhost", "127.0.0.1"):
+        assert found[f"host {host}"]["python"] == found["machine"]["python"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "0"], "epochs: expected a whole number of at least 1, got '0'"),
+        (
+            ["-cfg", "no.cfg"],
+            "cfg file: expected a readable text file, got 'no.cfg' (No such file or directory)",
+        ),
+        (["--plan"], "plan: expected a run, got the doctor; tmlauncher --plan prints it"),
+        (["doctr"], "unrecognized arguments: doctr"),
+    ],
+)
+def test_a_wrong_flag(argv, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["doctor", *argv])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"tmlauncher doctor: error: {message}\n"
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["doctor", "--help"])
+    assert end.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("usage: tmlauncher doctor [flags]")
+    assert "Exit status: 0 when there is no problem, 1 when there is one, 2 when a flag is wrong." in out
+    assert "--json" in out and "-cfg" in out and "--batch-size" in out
+    cli.main([])
+    assert "'tmlauncher doctor [flags]' finds out beforehand" in " ".join(capsys.readouterr().out.split())
+
+
+def test_no_mpirun(other, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert diagnose("_mpi") == [
+        f"problem mpirun mpirun: expected one in {tmp_path}/bin or on PATH, got none\n remedy: pip install mpich"
+    ]
+
+
+def test_an_mpirun_that_hangs(other, monkeypatch):
+    path = other(f'[ "$1" = --version ] && exec {real_mpirun()[0]} --version\nexec sleep 60')
+    monkeypatch.setitem(doctor.TIMEOUTS, "ranks", 1)
+    (found,) = diagnose("_mpi")
+    assert found.startswith(
+        f"problem mpirun {path}: a job had not ended after 1 s\n remedy: try '{path} -n 2 hostname'"
+    )
+
+
+def test_an_mpirun_that_does_not_even_say_what_it_is(other, monkeypatch):
+    path = other("exec sleep 60")
+    monkeypatch.setattr(mpirun, "ANSWER", 0.5)
+    (found,) = diagnose("_mpi")
+    assert found.startswith(
+        f"problem mpirun {path} --version: expected an answer, got none in 0.5 s\n remedy: "
+    )
+
+
+def test_an_mpirun_of_another_mpi(other):
+    """It starts two processes, which know nothing of each other."""
+    path = other(
+        '[ "$1" = --version ] && { echo HYDRA; exit; }\nwhile [ "$1" != -n ]; do shift; done\n'
+        'shift 2\n"$@" &\n"$@"\nwait'
+    )
+    found = diagnose("_mpi")
+    assert found[0].startswith(
+        f"problem mpirun {path} does not belong to MPICH Version: 5.0.2: it started 2 processes, and each is alone\n"
+    )
+    assert "MPI4PY_LIBMPI" in found[0]
+    assert [text.split(" ")[0] for text in found[1:]] == ["ok", "ok"]
+
+
+def test_a_thread_level_that_is_too_low(monkeypatch):
+    monkeypatch.setenv("MPI4PY_RC_THREAD_LEVEL", "single")
+    found = diagnose("_mpi")[1]
+    assert found.startswith("problem thread level MPI_THREAD_SINGLE is what MPI gave; the exchange needs ")
+
+
+def test_more_ranks_than_gpus():
+    """Devices that are not there are one problem, and nothing is tried on them."""
+    gpu = {"name": "H100", "uuid": "GPU-a", "memory": 80, "free": 80}
+    found = diagnose("_mpi", RunConfig(devices="cuda0,cuda1"), gpus=[gpu])
+    assert not [text for text in found if "CUDA-aware" in text]
+
+
+def test_a_truncated_data_set(tmp_path):
+    path = tmp_path / "cut.h5"
+    path.write_bytes(DIGITS.read_bytes()[:100_000])
+    found = diagnose("_run", RunConfig(data=str(path), out=str(tmp_path)))
+    assert found[0].startswith(
+        f"problem data {path}: opening it failed (data file {path}: expected a whole HDF5 file, got a damaged one: "
+    )
+    assert found[1:] == [f"ok run folder {tmp_path} on {facts.file_system(tmp_path)}: can be written in"]
+
+
+def test_a_data_set_that_is_not_there_and_a_folder_that_cannot_be_written(tmp_path):
+    data, run = diagnose("_run", RunConfig(data=str(tmp_path / "no.h5"), out="/proc/run"))
+    assert (
+        "expected an HDF5 file, got: No such file or directory)\n remedy: --data (DATA in a cfg file)" in data
+    )
+    assert run.startswith(
+        "problem run folder /proc/run: nothing can be written in /proc (No such file or directory)\n"
+    )
+
+
+def test_a_data_set_of_the_hosts_that_is_not_here(tmp_path):
+    config = RunConfig(data=str(tmp_path / "no.h5"), out=str(tmp_path), devices="node0:cpu")
+    assert diagnose("_run", config)[0] == (
+        f"warning data {tmp_path}/no.h5 is not on this machine, and was not opened\n remedy: tmlauncher doctor on node0"
+    )
+
+
+def test_too_few_images_are_said_once(tmp_path):
+    config = RunConfig(batch_size=5000, out=str(tmp_path))
+    problems = [text for text in diagnose("_run", config) if text.startswith("problem")]
+    (found,) = problems
+    assert found.startswith(
+        "problem reading digits: reading batches failed (sampler: expected at least batch_size = 5000"
+    )
+
+
+def test_a_model_that_cannot_be_built(tmp_path, monkeypatch):
+    (tmp_path / "illmodel.py").write_text(
+        "class Net:\n def __init__(self, config): raise TypeError('no such layer')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = RunConfig(modelfile="illmodel", modelclass="Net", out=str(tmp_path))
+    assert diagnose("_run", config)[2] == (
+        "problem model illmodel.Net: building it failed (TypeError: no such layer)\n "
+        "remedy: tmlauncher --plan with the same flags shows where"
+    )
+    found = diagnose("_run", RunConfig(modelfile="illmodel", modelclass="Ned", out=str(tmp_path)))[0]
+    assert (
+        found.startswith("problem model modelclass: expected a class of ") and "did you mean 'Net'" in found
+    )
+
+
+def test_a_full_disk(tmp_path):
+    """A file system of one megabyte, where that may be mounted; a quota is noticed in the same way."""
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if mount.returncode != 0:
+        pytest.skip(f"needs to mount a file system: {mount.stderr.decode().strip()}")
+    try:
+        found = diagnose("_run", RunConfig(out=str(tmp_path)))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert found[2] == f"ok run folder {tmp_path} on tmpfs: can be written in"
+    assert (
+        "1 MiB free: 358.9 MiB do not fit (No space left on device)\n remedy: room or quota there" in found[3]
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "part", "topic"), [("machine", "_machine", "machine"), ("data", "_run", "data")]
+)
+def test_a_question_that_is_not_answered_is_a_finding(question, part, topic, monkeypatch, tmp_path):
+    monkeypatch.setitem(doctor.TIMEOUTS, question, 0.01)
+    begin = time.monotonic()
+    found = diagnose(part, RunConfig(out=str(tmp_path)))
+    (problem,) = [text for text in found if text.startswith("problem")]
+    assert problem.startswith(f"problem {topic} ") and "had not ended after 0.01 s" in problem
+    assert time.monotonic() - begin < 20
+
+
+def test_a_host_that_is_not_there():
+    found = diagnose("_hosts", RunConfig(devices="nosuchhost.invalid:cpu"), executable="/p")
+    (text,) = found
+    assert text.startswith("problem host nosuchhost.invalid: no process could be started there: it failed (")
+    assert "remedy: 'ssh nosuchhost.invalid true' must work" in text
+
+
+def test_control_groups(tmp_path):
+    """Both versions, as the kernel lays them out; the tightest limit on the way up counts."""
+
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    write("proc/self/cgroup", "0::/job/step\n")
+    write("sys/fs/cgroup/job/step/memory.max", "max\n")
+    write("sys/fs/cgroup/job/memory.max", "8000\n")
+    write("sys/fs/cgroup/job/memory.current", "3000\n")
+    write("sys/fs/cgroup/job/cpu.max", "150000 100000\n")
+    write("sys/fs/cgroup/cpu.max", "max 100000\n")
+    assert facts.cgroup_limits(tmp_path) == {"cores": 1.5, "memory": 8000, "memory_used": 3000}
+    write("proc/self/cgroup", "4:memory:/job\n1:cpu:/job\n0::/\n")
+    write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "9223372036854771712\n")
+    write("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n")
+    write("sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n")
+    assert facts.cgroup_limits(tmp_path) == {}
+    write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "5000\n")
+    write("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "400000\n")
+    assert facts.cgroup_limits(tmp_path) == {"cores": 4, "memory": 5000, "memory_used": 0}
+
+
+def test_files_of_crashed_jobs(tmp_path):
+    """Old, of an MPI, and in no process's memory; others are none of ours."""
+    import mmap
+
+    for name in ("mpich_shm_1_0", "sm_segment.vm.0.1", "sem.mp-abc", "mpich_shm_new_0", "mpich_shm_used_0"):
+        (tmp_path / name).write_bytes(bytes(4096))
+        if "new" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    with open(tmp_path / "mpich_shm_used_0", "r+b") as file, mmap.mmap(file.fileno(), 4096):
+        os.utime(tmp_path / "mpich_shm_used_0", (0, 0))
+        assert facts.left_behind(tmp_path) == {"mpich_shm_1_0": 4096, "sm_segment.vm.0.1": 4096}
+
+
+def test_what_is_in_memory(tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(bytes(1 << 20))
+    assert facts.cached(path) in (1.0, None)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert facts.cached(path) in (0.0, None)

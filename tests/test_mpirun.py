@@ -1,0 +1,187 @@
+"""Finding an mpirun, and short jobs under a time-out: how they start, even inside another job, and how they end."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mpi import run_mpi
+from tests.test_exchange_mpi import running
+from theanompi import mpirun
+from theanompi.config import ConfigError
+from theanompi.mpirun import Outcome, environment, find_mpirun, flavour, identify, run, run_ranks
+
+
+def test_without_mpirun_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match="mpirun: expected one in .* on PATH, got none; remedy: pip install mpich"
+    ):
+        find_mpirun()
+
+
+def test_mpirun_beside_this_python_comes_first(tmp_path, monkeypatch):
+    for name in ("beside", "path"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mpirun").write_text("#!/bin/sh\n")
+        (tmp_path / name / "mpirun").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "beside" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert find_mpirun() == str(tmp_path / "beside" / "mpirun")
+    (tmp_path / "beside" / "mpirun").unlink()
+    assert find_mpirun() == str(tmp_path / "path" / "mpirun")
+
+
+def test_flavours():
+    intel = "Intel(R) MPI Library for Linux* OS, Version 2021.18.1 Build 20260626 (id: b44796a)"
+    assert flavour("mpirun (Open MPI) 5.0.11\n\nReport bugs to …") == "openmpi"
+    assert flavour(intel) == "intel"
+    assert flavour("HYDRA build details:\n    Version: 5.0.2") == "mpich"
+    with pytest.raises(
+        ConfigError, match="mpirun --version: expected MPICH, Open MPI or Intel MPI, got 'LAM 7.0'"
+    ):
+        flavour("LAM 7.0\n")
+
+
+def program(folder: Path, text: str) -> None:
+    """Put an executable of the name mpirun into a folder."""
+    (folder / "mpirun").write_text(text)
+    (folder / "mpirun").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("#!/bin/sh\nexec sleep 60\n", "/mpirun --version: expected an answer, got none in 0.5 s$"),
+        ("#!/nowhere/sh\n", "/mpirun: expected a program, got: No such file or directory$"),
+        ("#!/bin/sh\necho LAM 7\n", "^mpirun --version: expected MPICH, Open MPI or Intel MPI, got 'LAM 7'$"),
+        ("#!/bin/sh\n", "^mpirun --version: expected MPICH, Open MPI or Intel MPI, got 'nothing'$"),
+    ],
+)
+def test_an_mpirun_that_does_not_say_what_it_is(tmp_path, monkeypatch, text, message):
+    program(tmp_path, text)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(mpirun, "ANSWER", 0.5)
+    with pytest.raises(ConfigError, match=message):
+        identify()
+
+
+def test_what_a_job_told_its_processes_is_left_out():
+    job = [
+        *("PMI_RANK", "PMI_FD", "PMIX_RANK", "HYDI_CONTROL_FD", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_RANK"),
+        *(
+            "PRTE_LAUNCHED",
+            "SLURM_JOB_ID",
+            "PBS_NODEFILE",
+            "I_MPI_INFO_NC",
+            "I_MPI_PIN_INFO",
+            "I_MPI_HYDRA_UUID",
+        ),
+    ]
+    settings = [
+        "OMPI_MCA_pml",
+        "PMIX_MCA_gds",
+        "I_MPI_OFFLOAD",
+        "HYDRA_IFACE",
+        "UCX_TLS",
+        "CUDA_VISIBLE_DEVICES",
+    ]
+    got = environment("/opt/mpi/bin/mpirun", dict.fromkeys([*job, *settings], "1") | {"PATH": "/bin"})
+    assert sorted(got) == sorted([*settings, "PATH", "PYTHONPATH"])
+    assert got["PATH"] == f"/opt/mpi/bin{os.pathsep}/bin"
+
+
+NESTED = """
+from mpi4py import MPI
+from theanompi.mpirun import run_ranks
+inner = "from mpi4py import MPI; from theanompi.mpirun import say; say(size=MPI.COMM_WORLD.size)"
+comm = MPI.COMM_WORLD
+if comm.rank == comm.size - 1:
+    outcome = run_ranks(2, ["-c", inner], timeout=60)
+    print(comm.size, outcome.status, outcome.facts)
+comm.Barrier()
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_rank_can_start_a_job_of_its_own(n):
+    result = run_mpi(n, ["-c", NESTED])
+    assert result.returncode == 0, result.stderr
+    # The ranks of the inner job write at the same time, and a line may hold two of its facts.
+    assert result.stdout.startswith(f"{n} 0 [") and "'size': 2" in result.stdout
+
+
+HANG = """
+import os, signal, sys, time
+from pathlib import Path
+from mpi4py import MPI
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+Path(sys.argv[1], str(MPI.COMM_WORLD.rank)).write_text(str(os.getpid()))
+MPI.COMM_WORLD.rank or print("hanging", flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_job_whose_time_is_up_is_ended_with_all_its_ranks(tmp_path, monkeypatch):
+    monkeypatch.setattr(mpirun, "GRACE", 2)
+    begin = time.monotonic()
+    outcome = run_ranks(2, ["-c", HANG, str(tmp_path)], timeout=4)
+    assert (outcome.status, outcome.out) == (None, "hanging\n")
+    assert outcome.how(4) == "had not ended after 4 s"
+    assert time.monotonic() - begin < 4 + 2 * mpirun.GRACE
+    pids = [int(path.read_text()) for path in tmp_path.iterdir()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 10
+    while alive := [pid for pid in pids if running(pid)]:
+        assert time.monotonic() < deadline, f"still running: {alive}"
+        time.sleep(0.1)
+
+
+def test_a_command_that_ignores_the_end_of_its_time_is_killed(monkeypatch):
+    monkeypatch.setattr(mpirun, "GRACE", 0.5)
+    outcome = run(["sh", "-c", "trap '' TERM; echo deaf; while true; do sleep 0.1; done"], timeout=0.5)
+    assert outcome == Outcome(None, "deaf\n", "")
+
+
+@pytest.mark.parametrize(
+    ("crash", "how"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed (Segmentation fault)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+        ("raise ValueError('expected one, got two')", "failed (ValueError: expected one, got two)"),
+    ],
+)
+def test_how_a_job_ended(crash, how):
+    lines = f"import os, signal\nfrom mpi4py import MPI\nMPI.COMM_WORLD.Barrier()\nif MPI.COMM_WORLD.rank: {crash}\n"
+    code = lines + "else: MPI.COMM_WORLD.Barrier()"
+    outcome = run_ranks(2, ["-X", "faulthandler", "-m", "mpi4py", "-c", code], timeout=30)
+    assert outcome.status not in (0, None)
+    assert outcome.how(30) == how
+
+
+@pytest.mark.parametrize(
+    ("outcome", "how"),
+    [
+        (Outcome(-9, "", ""), "was ended by SIGKILL"),
+        (
+            Outcome(137, "", "prterun noticed that process rank 1 exited on\nsignal 9 (Killed)."),
+            "was ended by SIGKILL",
+        ),
+        (Outcome(255, "", "=   KILLED BY SIGNAL: 11 (Segmentation fault)"), "was ended by SIGSEGV"),
+        (Outcome(3, "", ""), "failed (exit status 3)"),
+        (
+            Outcome(255, "", "-----\nssh: unknown host\n[mpiexec] what follows\n"),
+            "failed (ssh: unknown host)",
+        ),
+    ],
+)
+def test_how_others_ended(outcome, how):
+    assert outcome.how(9) == how
+
+
+def test_facts_in_mixed_lines():
+    out = 'noise @theanompi {"size": 1}@theanompi {"size": 2}\n\n@theanompi {"path": "host"}\n@theanompi {"pa'
+    assert Outcome(0, out, "").facts == [{"size": 1}, {"size": 2}, {"path": "host"}]
