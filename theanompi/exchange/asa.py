@@ -57,7 +57,7 @@ class AlltoallSumAllgather(Background):
         """Choose the way of the messages; gives what the log says of it."""
         if not self.buffer.flat.is_cuda:
             return "host memory"
-        self.direct, reason = cuda_aware.query()
+        self.direct, reason = cuda_aware.decide(self.comm, self.buffer.flat.device)
         self._staged = not self.direct
         return f"device memory ({reason})" if self.direct else f"staged through host memory ({reason})"
 

@@ -53,14 +53,16 @@ class Path:
             near.Free()
         self.description = "host memory"
         flat = buffer.flat
-        if flat.is_cuda:
-            self.direct, reason = cuda_aware.query()
+        if flat.is_cuda and comm.size > 1:
+            self.direct, reason = cuda_aware.decide(comm, flat.device)
             if self.direct:
                 self.description = f"device memory ({reason})"
             else:
                 self.description = f"staged through pinned host memory ({reason})"
                 self._host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
                 self._down, self._up = torch.cuda.Stream(flat.device), torch.cuda.Stream(flat.device)
+        elif flat.is_cuda:
+            self.description = "device memory"
         self.description += f", in chunks of {CHUNK >> 20} MiB"
 
     def allreduce(self, start: int, end: int) -> None:
