@@ -28,7 +28,7 @@ FLAGS = """
 --data --image-size --batch-size --accumulation --epochs --max-iterations --seed --device --precision
 --sync-type --exchange --plan --base-lr --base-batch --scaling --warmup --warmup-epochs --decay-epochs
 --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
---out --resume --overwrite --log-interval --checkpoint-interval
+--out --resume --overwrite --log-interval --checkpoint-interval --timeline
 """.split()
 
 

@@ -21,7 +21,7 @@ BELOW: dict[str, set[str]] = {
     "timeline": {"config"},
     "mpirun": {"config"},
     "exchange": {"device", "mpirun", "timeline"},
-    "data": {"config"},
+    "data": {"timeline"},
     "recorder": {"timeline"},
     "plots": {"recorder"},
     "checkpoint": {"config"},

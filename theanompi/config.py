@@ -393,6 +393,12 @@ class RunConfig:
     checkpoint_interval: int | None = _option(
         None, _whole(1), "folder and log", "updates between checkpoints (default: at the end of each epoch)"
     )
+    timeline: int | None = _option(
+        None,
+        _whole(1),
+        "folder and log",
+        "updates to trace on all ranks, in a timeline.json for https://ui.perfetto.dev (default: none)",
+    )
     verbose: bool = _option(True, SWITCH)
 
     def __post_init__(self) -> None:
@@ -511,8 +517,8 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig
 def resolve(config: RunConfig) -> RunConfig:
     """Fill in every default that does not depend on the machine.
 
-    `max_iterations` and `checkpoint_interval` may stay None (no limit), and so does `loader_processes`, which
-    each rank chooses.
+    `max_iterations`, `checkpoint_interval` and `timeline` may stay None (no limit, none), and so does
+    `loader_processes`, which each rank chooses.
 
     The packaged digits get n = 16, 12 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
     1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run:

@@ -42,6 +42,7 @@ from theanompi.functions import (
 from theanompi.lasagne.layers import Layer
 from theanompi.lasagne.random import set_rng
 from theanompi.recipe import Schedule, plan
+from theanompi.timeline import Span
 
 
 class Totals(NamedTuple):
@@ -106,6 +107,10 @@ class Data:
             )
             self._pinned = Pinned(self._loader.memory)
         return self._loader
+
+    def readings(self) -> list[list[Span]]:
+        """For each loader process, when it made the batches that it has finished since the last call."""
+        return [] if self._loader is None else self._loader.readings()
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -281,6 +286,7 @@ class Model:
             recorder.start()
             self._feed.stage()  # while the device computes
             recorder.end("wait")
+            recorder.loaded(self.data.readings())
 
     def totals(self, count: int) -> tuple[Totals, list[float]]:
         """The metrics of the minibatch at position `count`, and the loss of each rank (nats, summed).

@@ -5,14 +5,37 @@
 ``train``
     The interval since the previous such line: ``epoch`` (0-based index), ``iteration`` (finished updates),
     ``loss`` (mean over the interval's images), ``error`` and ``error_top5`` (fractions), ``lr`` (at
-    ``iteration``), ``images`` (over all ranks), ``wall_s``, ``images_per_s`` (``images`` ÷ ``wall_s``), and
-    how rank 0 spent the interval: ``calc_s``, ``comm_s``, ``wait_s`` (for data), in seconds summed over it.
+    ``iteration``), ``iterations`` and ``images`` (over all ranks) of the interval, ``wall_s``, ``images_per_s``
+    (``images`` ÷ ``wall_s``), and how rank 0 spent the interval, in seconds summed over it (below).
     Validation and checkpoints are in none of the times.
 ``val``
     One validation: ``epoch``, ``iteration``, ``images``, ``loss``, ``error``, ``error_top5``.
 ``summary``
     The whole run, when it ended in good order: sums and means of the above, and of the validations
-    ``best_error`` and ``median_error`` (of the last five).
+    ``best_error`` and ``median_error`` (of the last five). ``ranks`` has for each of several ranks where it was
+    and how it spent its time since this process began (a resumed run has begun more than once).
+
+What the training thread did adds up to ``wall_s``, but for a rest in none of these:
+
+``calc_s``
+    Computing: gradients, update, metrics.
+``comm_s``
+    Exposed communication: waiting for sums while nothing is left to compute, without the next one.
+``sync_s``
+    Exposed waiting for slower ranks: as ``comm_s``, as long as a sum could not begin because another rank was
+    not there yet. 0 where the exchange strategy does not tell.
+``wait_s``
+    Exposed loading: waiting for a batch.
+
+What went on at the same time is *hidden*, and is no part of ``wall_s``. It need not be free: where no core is
+left for it, it makes computing slower.
+
+``comm_hidden_s``, ``sync_hidden_s``
+    Seconds of sums, and of waiting for slower ranks with one, while this rank was still computing.
+``load_hidden_s``
+    Seconds in which batches were read and decoded while nobody waited for one, from the first image of a batch
+    to its last, divided by the number of loader processes: what one batch after the other would have cost the
+    training thread with as many helpers. Copies to a CUDA device are not counted.
 """
 
 import json
@@ -21,7 +44,8 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -30,13 +54,30 @@ from typing import Any
 from tqdm import tqdm
 
 from theanompi.config import ConfigError
+from theanompi.timeline import Span, Timeline, gather_trace
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 CURVES_FILE = "curves.png"
 CHECKPOINT_FILE = "checkpoint.h5"
+TIMELINE_FILE = "timeline.json"
 
-KINDS = ("calc", "comm", "wait")
+# The phases that `Recorder.end` takes, and what each is called in a timeline.
+PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
+# What the wall time consists of, beside what none of it is, and how that is called in the summary.
+EXPOSED = {
+    "calc": "compute",
+    "comm": "communication",
+    "sync": "waiting for slower ranks",
+    "wait": "loading",
+}
+# What goes on at the same time, by what it would be if it were waited for.
+HIDDEN = {"comm": "comm_hidden", "sync": "sync_hidden", "wait": "load_hidden"}
+KINDS = (*EXPOSED, *HIDDEN.values())
+# A timeline does not begin before so many iterations, in which memory is allocated and the loader gets ahead.
+WARM_UP = 2
+# A batch is read at most so many phases of waiting before it is handed over; more need not be remembered.
+WAITS = 256
 LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun"}
 # Where no terminal shows the bar, a line at most this often says that the run is alive.
 SECONDS_BETWEEN_LINES = 60.0
@@ -85,7 +126,7 @@ def prepare_run_folder(out: Path, resume: bool, overwrite: bool) -> None:
         reason = "a file of this name" if isinstance(error, FileExistsError) else error.strerror
         raise ConfigError(f"run folder {out}: expected a folder to write in, got: {reason}") from error
     if overwrite:
-        for name in (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE):
+        for name in (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, TIMELINE_FILE):
             (out / name).unlink(missing_ok=True)
             (out / f"{name}.tmp").unlink(missing_ok=True)
 
@@ -162,6 +203,7 @@ class _Interval:
     epoch: int = 0
     iteration: int = 0
     lr: float = 0.0
+    iterations: int = 0
     images: int = 0
     loss_sum: float = 0.0
     errors: float = 0.0
@@ -191,6 +233,18 @@ class Recorder:
         Go on with the log in `out` after this iteration, dropping what it has beyond; None begins a new log.
     draw : callable, optional
         Called by `close` with the paths of the log and of ``curves.png``: `theanompi.plots.plot_curves`.
+    timeline : int, optional
+        How many iterations are to be in ``timeline.json``, from the third of this process on, or sooner where
+        that leaves too few; fewer where there are no more.
+    comm : mpi4py.MPI.Intracomm, optional
+        All ranks, to compare them at the end and for the timeline. Then `close` and `train` are collective.
+    place : str
+        Where this rank is, as in "cuda:1 on node0".
+
+    Attributes
+    ----------
+    seconds : dict
+        Those of the interval, by the names in the log without ``_s``.
 
     Raises
     ------
@@ -222,11 +276,22 @@ class Recorder:
         verbose: bool,
         resume_from: int | None,
         draw: Callable[[Path, Path], None] | None = None,
+        timeline: int | None = None,
+        comm: Any = None,
+        place: str = "",
     ) -> None:
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._interval = _Interval()
         self._clock: float | None = None
         self._phase: float | None = None
+        self._iteration: float | None = None
+        self._exchange: tuple[float, float] | None = None
+        self._waits: deque[tuple[float, float]] = deque(maxlen=WAITS)
+        self._timeline: Timeline | None = None
+        if timeline is not None:
+            left_over = iterations - (resume_from or 0) - timeline
+            self._timeline = Timeline(timeline, skip=min(WARM_UP, max(0, left_over)))
+        self._comm, self._place = comm, place
         self._said = monotonic()
         # The other ranks do the same sums, and nothing comes of them.
         self._out = out if rank == 0 else None
@@ -242,6 +307,7 @@ class Recorder:
             else:
                 self._records = _records_until(self._log, resume_from)
                 _replace_text(self._log, "".join(_json_line(record) for record in self._records))
+        self._earlier = len(self._records)
         self._bar: Any = None
         columns = _terminal_columns() if self._verbose else None
         if columns is not None:
@@ -261,26 +327,96 @@ class Recorder:
         self._phase = monotonic()
         if self._clock is None:
             self._clock = self._phase
+        if self._iteration is None:
+            self._iteration = self._phase
 
-    def end(self, kind: str) -> None:
+    def end(self, kind: str, name: str = "") -> None:
         """Add the seconds since `start` to a kind of work.
 
         Parameters
         ----------
         kind : {"calc", "comm", "wait"}
             Computing, exchanging, waiting for data.
+        name : str
+            What a timeline calls it, if not by its kind.
 
         Raises
         ------
         ValueError
             If `kind` is another one, or if no phase was begun.
         """
-        if kind not in KINDS:
-            raise ValueError(f"recorder: expected a phase of {', '.join(KINDS)}, got {kind!r}")
+        if kind not in PHASES:
+            raise ValueError(f"recorder: expected a phase of {', '.join(PHASES)}, got {kind!r}")
         if self._phase is None:
             raise ValueError(f"recorder: expected start() before end({kind!r}), got none")
-        self.seconds[kind] += monotonic() - self._phase
+        phase = self._phase, monotonic()
+        self.seconds[kind] += phase[1] - phase[0]
+        if kind == "comm":
+            self._exchange = phase
+        if kind == "wait":
+            self._waits.append(phase)
+        self.spans("main", [Span(name or PHASES[kind], *phase)])
         self._phase = None
+
+    def exchanged(self, spans: Sequence[Span]) -> None:
+        """Take in what the exchange consisted of that the last phase "comm" waited for.
+
+        In the phase, "sync" is waiting for slower ranks and all else communication; outside of it, what the
+        spans say was hidden.
+
+        Parameters
+        ----------
+        spans : sequence of Span
+            Not overlapping each other.
+
+        Raises
+        ------
+        ValueError
+            If there was no phase "comm" since the last call.
+        """
+        if self._exchange is None:
+            raise ValueError('recorder: expected a phase "comm" before exchanged(), got none')
+        for span in spans:
+            exposed = span.within(*self._exchange)
+            if span.kind == "sync":
+                self.seconds["sync"] += exposed
+                # Not below 0 where rounding would have it there.
+                self.seconds["comm"] = max(0.0, self.seconds["comm"] - exposed)
+            if span.kind in HIDDEN:
+                self.seconds[HIDDEN[span.kind]] += span.end - span.start - exposed
+        self._exchange = None
+        self.spans("exchange", spans)
+
+    def loaded(self, readings: Sequence[Sequence[Span]]) -> None:
+        """Take in when batches were read.
+
+        Parameters
+        ----------
+        readings : sequence of sequences of Span
+            For each loader process the batches that it has finished since the last call; ended phases "wait"
+            are those in which they were waited for.
+        """
+        for i, spans in enumerate(readings, 1):
+            for span in spans:
+                hidden = span.end - span.start
+                for wait in reversed(self._waits):
+                    if wait[1] <= span.start:
+                        break
+                    hidden -= span.within(*wait)
+                self.seconds["load_hidden"] += max(0.0, hidden) / len(readings)
+            self.spans("loader" if len(readings) == 1 else f"loader {i}", spans)
+
+    def spans(self, row: str, spans: Sequence[Span]) -> None:
+        """Put spans of this iteration into the timeline, if there is to be one.
+
+        Parameters
+        ----------
+        row : str
+            Of this rank; a new name makes a new row. Spans of a row may contain, but not partly overlap, each other.
+        spans : sequence of Span
+        """
+        if self._timeline is not None:
+            self._timeline.add(row, spans)
 
     def train(
         self,
@@ -309,8 +445,10 @@ class Recorder:
         lr : float
             η of this update.
         """
+        ended = monotonic()
         now = self._interval
         now.epoch, now.iteration, now.lr = epoch, iteration, float(lr)
+        now.iterations += 1
         now.images += int(images)
         now.loss_sum += float(loss_sum)
         now.errors += float(errors)
@@ -324,6 +462,11 @@ class Recorder:
             record = self._close_interval()
             if self._bar is None and monotonic() - self._said >= SECONDS_BETWEEN_LINES:
                 self._say(f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: {_progress(record)}")
+        began, self._iteration = self._iteration, None
+        if self._timeline is not None and self._timeline.iteration(
+            iteration, ended if began is None else began, ended
+        ):
+            self._write_timeline()
 
     def flush(self) -> None:
         """Write down the interval so far, and stop its clock until the next `start`."""
@@ -331,6 +474,7 @@ class Recorder:
             self._close_interval()
         # What was timed while nothing was trained, as in a validation, is not part of the next interval.
         self._begin_interval(None)
+        self._iteration = None
 
     def validation(
         self, epoch: int, iteration: int, count: int, loss_sum: float, errors: float, errors_top5: float
@@ -371,6 +515,9 @@ class Recorder:
     def close(self) -> None:
         """End the run: write the last interval and the summary, draw the curves, and print how it went."""
         self.flush()
+        if self._timeline is not None and self._timeline.first is not None:
+            self._write_timeline()
+        ranks = self._compare()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -387,40 +534,61 @@ class Recorder:
                 "best_error": best and best["error"],
                 "median_error": statistics.median(last) if last else None,
             }
+            | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
         if self._out is not None and self._draw is not None and (train or val):
             self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
-            print("\n" + "\n".join(self._summary(iteration, totals, best, last)), flush=True)
+            print("\n" + "\n".join(self._summary(iteration, totals, ranks, best, last)), flush=True)
 
     def _summary(
-        self, iteration: int, totals: dict[str, Any], best: dict[str, Any] | None, last: list[float]
+        self,
+        iteration: int,
+        totals: dict[str, Any],
+        ranks: list[dict[str, Any]],
+        best: dict[str, Any] | None,
+        last: list[float],
     ) -> list[str]:
-        ranks = "1 rank" if self._size == 1 else f"{self._size} ranks"
+        who = "1 rank" if self._size == 1 else f"{self._size} ranks"
         wall = totals["wall_s"]
         images, speed = totals["images"], _number(totals["images_per_s"])
         lines = [
-            f"{iteration} of {self._iterations} iterations on {ranks}: "
+            f"{iteration} of {self._iterations} iterations on {who}: "
             f"{images} images in {wall:.1f} s of training, {speed} images/s"
         ]
         if wall:
-            shares = {kind: totals[f"{kind}_s"] / wall for kind in KINDS}
-            shares["other"] = max(0.0, 1 - sum(shares.values()))
-            lines.append(
-                "time: " + ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in shares.items())
-            )
+            lines += ["", *_use_of_time(totals, self._size), *_slowest(ranks), ""]
         if best is not None:
             lines.append(
                 f"validation error: best {_percent(best['error'])} (epoch {best['epoch'] + 1}), "
                 f"median of the last {len(last)} {_percent(statistics.median(last))}"
             )
         if self._out is not None:
-            names = (LOG_FILE, CURVES_FILE, CONFIG_FILE, CHECKPOINT_FILE)
+            names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE)
             lines.append(
                 f"in {self._out}: " + ", ".join(name for name in names if (self._out / name).exists())
             )
         return lines
+
+    def _compare(self) -> list[dict[str, Any]]:
+        """How each rank spent its time since this process began, on rank 0."""
+        own = _totals([r for r in self._records[self._earlier :] if r["kind"] == "train"])
+        names = ("wall_s", *(f"{kind}_s" for kind in KINDS))
+        mine = {"place": self._place} | {name: own[name] for name in names}
+        ranks = [mine] if self._comm is None else self._comm.gather(mine, root=0) or []
+        return [{"rank": rank} | one for rank, one in enumerate(ranks)]
+
+    def _write_timeline(self) -> None:
+        assert self._timeline is not None
+        before = monotonic()
+        trace = gather_trace(self._comm, self._place, self._timeline)
+        self._timeline = None
+        if trace is not None and self._out is not None:
+            _replace_text(self._out / TIMELINE_FILE, json.dumps(trace, allow_nan=False) + "\n")
+        if self._clock is not None:
+            # Like a validation, in none of the times.
+            self._clock += monotonic() - before
 
     def _begin_interval(self, clock: float | None) -> None:
         self._interval = _Interval()
@@ -448,6 +616,7 @@ class Recorder:
             "lr": interval.lr if math.isfinite(interval.lr) else None,
             "images_per_s": _ratio(interval.images, wall),
             **{f"{kind}_s": seconds for kind, seconds in self.seconds.items()},
+            "iterations": interval.iterations,
             "images": interval.images,
             "wall_s": wall,
         }
@@ -497,14 +666,67 @@ def _ratio(numerator: float, denominator: float) -> float | None:
 def _totals(train: list[dict[str, Any]]) -> dict[str, Any]:
     """The means and sums of several intervals; None where an interval has none."""
     images = sum(record["images"] for record in train)
+    # A run that is resumed may have been begun by a version that knew fewer kinds.
     totals: dict[str, Any] = {
-        name: sum(record[name] for record in train) for name in ("wall_s", *(f"{kind}_s" for kind in KINDS))
+        name: sum(record.get(name, 0.0) for record in train)
+        for name in ("wall_s", *(f"{kind}_s" for kind in KINDS))
     }
+    counted = all("iterations" in record for record in train)
+    totals["iterations"] = sum(record["iterations"] for record in train) if counted else None
     totals |= {"images": images, "images_per_s": _ratio(images, totals["wall_s"])}
     for name in ("loss", "error"):
         known = all(record[name] is not None for record in train)
         totals[name] = _ratio(sum(r[name] * r["images"] for r in train), images) if known else None
     return totals
+
+
+def _use_of_time(totals: dict[str, Any], size: int) -> list[str]:
+    """The table of the closing summary, and how much was hidden."""
+    wall, iterations = totals["wall_s"], totals["iterations"]
+    seconds = {kind: totals[f"{kind}_s"] for kind in KINDS}
+    rest = max(0.0, wall - sum(seconds[kind] for kind in EXPOSED))
+
+    def cell(value: float) -> str:
+        per_iteration = "n/a" if not iterations else f"{1000 * value / iterations:.1f} ms"
+        return f"{per_iteration:>12} {100 * value / wall:6.1f} %"
+
+    on_rank = "" if size == 1 else ", rank 0"
+    lines = [f"{'time per iteration' + on_rank:26}{'exposed':>21}   {'hidden':>21}"]
+    lines += [
+        f"{label:26}{cell(seconds[kind])}" + (f"   {cell(seconds[HIDDEN[kind]])}" if kind in HIDDEN else "")
+        for kind, label in EXPOSED.items()
+    ]
+    lines += [f"{'other':26}{cell(rest)}", f"{'in all':26}{cell(wall)}"]
+    shares = []
+    for kind in ("comm", "wait"):
+        hidden = seconds[HIDDEN[kind]]
+        if hidden + seconds[kind] > 0 and not (kind == "comm" and size == 1):
+            shares.append(f"{100 * hidden / (hidden + seconds[kind]):.1f} % of {EXPOSED[kind]}")
+    if shares:
+        lines.append(f"hidden: {' and '.join(shares)}")
+    return lines
+
+
+def _slowest(ranks: list[dict[str, Any]]) -> list[str]:
+    """Who held the others up, in a line, if the exchange tells who waited."""
+    known = [rank for rank in ranks if rank["wall_s"]]
+    if len(known) < 2 or not any(rank["sync_s"] for rank in known):
+        return []
+    share = [{kind: rank[f"{kind}_s"] / rank["wall_s"] for kind in EXPOSED} for rank in known]
+    slowest = min(range(len(known)), key=lambda i: share[i]["sync"])
+    own = share.pop(slowest)
+    others = {kind: statistics.mean(rank[kind] for rank in share) for kind in EXPOSED}
+    if others["sync"] - own["sync"] < 0.01:
+        most = max(own["sync"], *(rank["sync"] for rank in share))
+        return [f"no rank is slower than the others; each waited at most {100 * most:.1f} % of the time"]
+    rank = known[slowest]
+    # What it does more of than the others is where to look.
+    kind = max(("calc", "comm", "wait"), key=lambda kind: own[kind] - others[kind])
+    return [
+        f"slowest rank: {rank['rank']} ({rank['place']}); the others waited {100 * others['sync']:.1f} % of the time "
+        f"for slower ranks, it {100 * own['sync']:.1f} %",
+        f"  {EXPOSED[kind]} is {100 * own[kind]:.1f} % of its time, {100 * others[kind]:.1f} % of theirs",
+    ]
 
 
 def _progress(record: dict[str, Any]) -> str:

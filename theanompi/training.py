@@ -33,11 +33,12 @@ def sum_gradients(
     recorder.start()
     exchanger.sum()
     recorder.end("comm")
+    recorder.exchanged(exchanger.spans)
     recorder.start()
     totals, losses = model.totals(count)  # waits for the device
     _check_finite(model, losses)
     eta = model.update()
-    recorder.end("calc")
+    recorder.end("calc", "update")
     return totals, eta
 
 
@@ -50,7 +51,7 @@ def average_weights(
     eta = model.update()
     weights = model.weights_to_average()
     exchanger.synchronise()
-    recorder.end("calc")
+    recorder.end("calc", "update")
     recorder.start()
     exchanger.sum()
     weights.flat.div_(comm.Get_size())
@@ -60,6 +61,7 @@ def average_weights(
     for values in (sums, per_rank):
         comm.Allreduce(MPI.IN_PLACE, values)
     recorder.end("comm")
+    recorder.exchanged(exchanger.spans)
     _check_finite(model, per_rank.tolist())
     return Totals(*sums.tolist()), eta
 

@@ -196,6 +196,9 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         config.verbose,
         resume_from=iteration if config.resume else None,
         draw=plot_curves,
+        timeline=config.timeline,
+        comm=comm,
+        place=f"{name} on {platform.node()}",
     )
     saved = iteration
 

@@ -34,11 +34,14 @@ from theanompi.data.random import sample_keys
 from theanompi.data.regions import canvas, regions
 from theanompi.data.sampler import Sampler, validation_batches
 from theanompi.data.schema import Dataset, Split
+from theanompi.timeline import Span
 
 # By these a process of an MPI job knows that it is a rank; one that is none must not.
 _MPI_VARIABLES = ("PMI", "OMPI_", "MPI", "I_MPI_")
 # A loader process that has lost its connection ends after its batch; nothing is lost when it is ended sooner.
 _GRACE_SECONDS = 1.0
+# Kept for `Loader.readings`; who asks after each batch misses none.
+_READINGS = 64
 
 
 class LoaderError(RuntimeError):
@@ -99,10 +102,11 @@ class _Task(NamedTuple):
 
 
 class _Child(NamedTuple):
-    """A loader process, and the tasks that it has not answered yet, in their order."""
+    """A loader process, the tasks that it has not answered yet, in their order, and when it made the last batches."""
 
     process: subprocess.Popen[bytes]
     tasks: deque[_Task]
+    readings: deque[Span]
 
 
 class _Stream(Iterator[Batch]):
@@ -223,7 +227,7 @@ class Loader:
         try:
             for _ in range(processes):
                 connection, process = _start(dataset, memory, layout)
-                self._children[connection] = _Child(process, deque())
+                self._children[connection] = _Child(process, deque(), deque(maxlen=_READINGS))
         except BaseException:
             self.close()
             raise
@@ -316,6 +320,36 @@ class Loader:
         units = validation_batches(self._dataset.n_val, self.batch_size, size, rank)
         return self._begin("val", None, units)
 
+    def readings(self) -> list[list[Span]]:
+        """When the processes made the batches of the current stream.
+
+        Returns
+        -------
+        list of lists of Span
+            For each process the batches that it has finished since the last call, in order: from the first image
+            of each to its last. No more than the last 64.
+
+        Raises
+        ------
+        LoaderError
+            If a process has died.
+
+        Examples
+        --------
+        >>> from theanompi.data import open_dataset
+        >>> with open_dataset("digits") as data, Loader(data, batch_size=180, image_size=32, processes=2) as loader:
+        ...     _ = list(loader.validation(size=1, rank=0))
+        ...     sum(len(spans) for spans in loader.readings())
+        2
+        """
+        while self._receive(timeout=0):
+            pass
+        children = self._children.values()
+        finished = [list(child.readings) for child in children]
+        for child in children:
+            child.readings.clear()
+        return finished
+
     def close(self) -> None:
         """End the processes and let go of the memory. A second call does nothing.
 
@@ -355,6 +389,8 @@ class Loader:
         self._free += [task.slot for task in self._tasks]
         self._tasks.clear()
         self._answers.clear()
+        for child in self._children.values():
+            child.readings.clear()
         self._stream = _Stream(self, split, epoch, units)
         self._deal_out(self._stream)
         return self._stream
@@ -422,17 +458,20 @@ class Loader:
         labels = data.labels(split)[ids]
         return _Task(slot, split, Batch(self._images[slot], labels, ids, boxes, keys, colors, weights))
 
-    def _receive(self, timeout: float | None = None) -> None:
-        """Take the answers that are there; without any, wait for one."""
-        for ready in wait(list(self._children), timeout):
+    def _receive(self, timeout: float | None = None) -> bool:
+        """Take an answer of each process that has one; without any, wait. Gives whether there was one."""
+        connections = wait(list(self._children), timeout)
+        for ready in connections:
             assert isinstance(ready, Connection)
             child = self._children[ready]
             try:
-                slot, fault = ready.recv()
+                slot, fault, start, end = ready.recv()
             except (EOFError, ConnectionError):
                 raise self._fail(self._death(child)) from None
             child.tasks.popleft()
             self._answers[slot] = fault
+            child.readings.append(Span("read", start, end))
+        return bool(connections)
 
     def _fail(self, message: str) -> LoaderError:
         self._failure = message

@@ -9,6 +9,7 @@ import mmap
 import os
 import sys
 from multiprocessing.connection import Connection
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -238,7 +239,8 @@ class Reader:
 def serve(connection: Connection, reader: Reader, rows: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
     """Fill the slots whose numbers come in, one after another, until the other side closes or dies.
 
-    The answer to a slot is ``(slot, None)``, or ``(slot, (i, reason))`` when its image i cannot be read.
+    The answer to a slot is ``(slot, fault, start, end)``: when it was begun and done (seconds of
+    `time.monotonic`), and as its fault None, or ``(i, reason)`` when image i cannot be read.
 
     Parameters
     ----------
@@ -257,14 +259,14 @@ def serve(connection: Connection, reader: Reader, rows: NDArray[np.int64], image
     try:
         while True:
             slot = connection.recv()
-            fault = None
+            start, fault = monotonic(), None
             for i, row in enumerate(rows[slot].tolist()):
                 try:
                     reader.read(Row(*row), images[slot, i])
                 except (BadImage, OSError, MemoryError) as error:
                     fault = i, str(error) or type(error).__name__
                     break
-            connection.send((slot, fault))
+            connection.send((slot, fault, start, monotonic()))
     except (EOFError, ConnectionError):
         # The training process has closed the loader, or is gone: nobody is left to tell.
         return
