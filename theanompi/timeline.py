@@ -165,7 +165,10 @@ def trace(
         JSON values.
     """
     shifted = [
-        {row: [(span, span.start - offset, span.end - offset) for span in spans] for row, spans in rows.items()}
+        {
+            row: [(span, span.start - offset, span.end - offset) for span in spans]
+            for row, spans in rows.items()
+        }
         for (_, rows), (offset, _) in zip(ranks, clocks, strict=True)
     ]
     zero = min((start for rows in shifted for row in rows.values() for _, start, _ in row), default=0.0)
