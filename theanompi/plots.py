@@ -9,14 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from theanompi.recorder import CURVES_FILE, LOG_FILE, read_log
+from theanompi.recorder import CURVES_FILE, EXPOSED, HIDDEN, LOG_FILE, read_log
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc3311", "#222222"
-_SHARES = {"calc": "#4477aa", "comm": "#ee7733", "wait": "#ccbb44", "other": "#bbbbbb"}
+# Colour and name of each kind of work, in the order in which they are stacked.
+_SHARES = {
+    "calc": ("#4477aa", "compute"),
+    "comm": ("#ee7733", "communication"),
+    "sync": ("#aa3377", "slower ranks"),
+    "wait": ("#ccbb44", "loading"),
+    "other": ("#bbbbbb", "other"),
+}
 
 
 def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     """Draw error, loss, learning rate and the use of time against epochs, or iterations in the first epoch.
+
+    The use of time has two panels: above, what fills the wall time; below, hatched, what was hidden behind it and
+    took no time of its own. The one below is left out where nothing was hidden.
 
     Parameters
     ----------
@@ -50,12 +60,17 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
 
     figure = Figure(figsize=(10, 7), dpi=150, layout="constrained")
     figure.suptitle(log_path.resolve().parent.name, fontsize=13)
-    ((error, loss), (rate, time)) = figure.subplots(2, 2, sharex=True)
+    grid = figure.add_gridspec(2, 2)
+    error: Any = figure.add_subplot(grid[0, 0])
+    loss, rate = (figure.add_subplot(cell, sharex=error) for cell in (grid[0, 1], grid[1, 0]))
+    hides = any(record.get(f"{kind}_s") for record in train for kind in HIDDEN.values())
+    cells = grid[1, 1].subgridspec(2, 1, height_ratios=(3, 1)) if hides else [grid[1, 1]]
+    time = figure.add_subplot(cells[0], sharex=error)
     per_epoch = _iterations_per_epoch(train)
     at, val_at = _column(train, "iteration") / per_epoch, _column(val, "iteration") / per_epoch
     thin = 1.1 if len(train) < 1000 else 0.4
     # A single point without a mark would not be seen at all.
-    mark = {"marker": "o", "markersize": 3.5 if len(val) <= 30 else 2}
+    mark: dict[str, Any] = {"marker": "o", "markersize": 3.5 if len(val) <= 30 else 2}
     train_mark = mark if len(train) < 3 else {}
 
     for axes, name, scale in ((error, "error", 100), (loss, "loss", 1)):
@@ -79,13 +94,9 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
 
     wall = _column(train, "wall_s")
     wall[wall == 0] = np.nan
-    parts = [100 * _column(train, f"{kind}_s") / wall for kind in ("calc", "comm", "wait")]
-    tops = np.nan_to_num(np.cumsum([*parts, np.clip(100 - sum(parts), 0, None)], axis=0))
-    for (kind, colour), low, high in zip(_SHARES.items(), [0 * wall, *tops], tops, strict=False):
-        # An interval ends at its iteration, so its bar lies to the left of it; the first one begins at 0.
-        bars = (np.concatenate([y[:1], y]) for y in (np.nan_to_num(low), high))
-        x = np.concatenate([[0.0], at])
-        time.fill_between(x, *bars, step="pre", color=colour, alpha=0.55, lw=0, label=kind)
+    parts = {kind: 100 * _column(train, f"{kind}_s", 0.0) / wall for kind in EXPOSED}
+    parts["other"] = np.clip(100 - sum(parts.values()), 0, None)
+    _stack(time, at, parts)
     time.set_ylim(0, 100)
     time.set_ylabel("share of the time (%)")
     speed = time.twinx()
@@ -94,23 +105,49 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     # Half-way up, where it lies on one colour and hides none.
     _from_zero(speed, images_per_s, 2)
     speed.set_ylabel("images/s")
-    time.set_title("Use of time, and speed", fontsize=11, pad=20)
+    time.set_title("Use of time, and speed", fontsize=11, pad=32)
     handles, labels = (
         a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (time, speed)), strict=True)
     )
-    legend = {"ncols": 5, "frameon": False, "fontsize": 8, "columnspacing": 1.2, "handlelength": 1.2}
+    legend = {"ncols": 3, "frameon": False, "fontsize": 8, "columnspacing": 1.2, "handlelength": 1.2}
     time.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.98), **legend)
+    panels = [error, loss, rate, time]
+    if hides:
+        hidden = figure.add_subplot(cells[1], sharex=error)
+        of_wall = {kind: 100 * _column(train, f"{name}_s", 0.0) / wall for kind, name in HIDDEN.items()}
+        _stack(hidden, at, of_wall, hatched=True)
+        _from_zero(hidden, sum(of_wall.values()), 1.08)
+        hidden.set_title("hidden meanwhile, in no time of its own", fontsize=8, pad=3)
+        hidden.set_ylabel("(%)")
+        time.tick_params(labelbottom=False)
+        panels.append(hidden)
 
-    for axes in (error, loss, rate, time):
+    for axes in panels:
         axes.grid(alpha=0.25, lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     speed.spines["top"].set_visible(False)
-    for axes in (rate, time):
+    for axes in (error, loss):
+        axes.tick_params(labelbottom=False)
+    for axes in (rate, panels[-1]):
         axes.set_xlabel("iteration" if per_epoch == 1 else f"epoch (of {per_epoch} iterations)")
     figure.savefig(png_path)
+
+
+def _stack(axes: Any, at: np.ndarray, shares: dict[str, np.ndarray], hatched: bool = False) -> None:
+    """Draw shares of intervals on top of each other; an interval ends at its position."""
+    x = np.concatenate([[0.0], at])
+    low = np.zeros(len(at))
+    for kind, share in shares.items():
+        high = np.nan_to_num(low + share)
+        # The bar of an interval lies to the left of its end; the first one begins at 0.
+        bars = (np.concatenate([y[:1], y]) for y in (low, high))
+        colour, label = _SHARES[kind]
+        style = {"fc": "none", "ec": colour, "hatch": "/////"} if hatched else {"fc": colour}
+        axes.fill_between(x, *bars, step="pre", label=label, alpha=0.55, lw=0, **style)
+        low = high
 
 
 def _from_zero(axes: Any, values: np.ndarray, room: float) -> None:
@@ -128,9 +165,13 @@ def _iterations_per_epoch(train: list[dict[str, Any]]) -> int:
     return 1
 
 
-def _column(records: list[dict[str, Any]], name: str) -> np.ndarray:
-    """One value of each record; null, written where it was not finite, becomes NaN, a gap in the curve."""
-    return np.array([record[name] for record in records], dtype=float)
+def _column(records: list[dict[str, Any]], name: str, missing: float | None = None) -> np.ndarray:
+    """One value of each record; null, written where it was not finite, becomes NaN, a gap in the curve.
+
+    `missing` stands for what logs of older versions do not have.
+    """
+    values = (record[name] if missing is None else record.get(name, missing) for record in records)
+    return np.array(list(values), dtype=float)
 
 
 def main() -> None:
