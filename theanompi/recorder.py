@@ -376,14 +376,17 @@ class Recorder:
         """
         if self._exchange is None:
             raise ValueError('recorder: expected a phase "comm" before exchanged(), got none')
+        exposed, hidden = {"comm": 0.0, "sync": 0.0}, {"comm": 0.0, "sync": 0.0}
         for span in spans:
-            exposed = span.within(*self._exchange)
-            if span.kind == "sync":
-                self.seconds["sync"] += exposed
-                # Not below 0 where rounding would have it there.
-                self.seconds["comm"] = max(0.0, self.seconds["comm"] - exposed)
-            if span.kind in HIDDEN:
-                self.seconds[HIDDEN[span.kind]] += span.end - span.start - exposed
+            if span.kind in exposed:
+                within = span.within(*self._exchange)
+                exposed[span.kind] += within
+                hidden[span.kind] += span.end - span.start - within
+        self.seconds["sync"] += exposed["sync"]
+        # Not below 0 where rounding would have it there.
+        self.seconds["comm"] = max(0.0, self.seconds["comm"] - exposed["sync"])
+        for kind, seconds in hidden.items():
+            self.seconds[HIDDEN[kind]] += seconds
         self._exchange = None
         self.spans("exchange", spans)
 
