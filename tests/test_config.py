@@ -85,6 +85,7 @@ def flags(*argv: str) -> RunConfig:
         ("resume", 2, "resume: expected true or false, got 2"),
         ("overwrite", None, "overwrite: expected true or false, got None"),
         ("log_interval", 0, "log_interval: expected a whole number of at least 1, got 0"),
+        ("timeline", 0, "timeline: expected a whole number of at least 1, got 0"),
         ("checkpoint_interval", 0, "checkpoint_interval: expected a whole number of at least 1, got 0"),
         ("verbose", "", "verbose: expected true or false, got ''"),
     ],
@@ -118,7 +119,7 @@ def test_dict_survives_json_with_every_field_changed():
         warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
-        require_cuda_aware=True, cuda_graph=False,
+        require_cuda_aware=True, cuda_graph=False, timeline=3,
     )  # fmt: skip
     assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -148,6 +149,7 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
         "max_iterations",
         "checkpoint_interval",
         "loader_processes",
+        "timeline",
     }
 
 
