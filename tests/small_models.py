@@ -1,5 +1,8 @@
 """Small networks for the tests of training: the whole machine in a fraction of a second an iteration."""
 
+import time
+from typing import Any
+
 from theanompi import Model
 from theanompi.lasagne.init import HeNormal
 from theanompi.lasagne.layers import (
@@ -56,6 +59,17 @@ class NotFinite(Plain):
         super().train_iter(count, recorder)
         if self.rank == 1 and count == 2:
             self.state.gradients.views["metrics"].fill_(float("nan"))
+
+
+class Slow(Plain):
+    """Which computes for 0.1 s more on the last rank."""
+
+    def train_iter(self, count: int, recorder: Any) -> None:
+        super().train_iter(count, recorder)
+        if self.rank == self.size - 1:
+            recorder.start()
+            time.sleep(0.1)
+            recorder.end("calc")
 
 
 class Broken(Plain):

@@ -370,6 +370,40 @@ def test_it_reads_ahead_but_only_so_far(digits: Dataset, depth: int, processes: 
             assert sampler.asked == taken + ahead
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_it_tells_when_each_batch_was_read(photographs: Dataset, processes: int) -> None:
+    before = time.monotonic()
+    with Loader(photographs, batch_size=4, image_size=32, processes=processes) as loader:
+        batches, readings = loader.train(sampler_for(photographs), 0), [[] for _ in range(processes)]  # type: ignore[var-annotated]
+        for units in batches:
+            for _ in units:
+                for spans, new in zip(readings, loader.readings(), strict=True):
+                    spans += new
+        after = time.monotonic()
+        assert sum(map(len, readings)) == COUNTS["train"] // 4
+        assert {span.kind for spans in readings for span in spans} == {"read"}
+        for spans in readings:
+            # One after another, none of no length.
+            times = [before, *(time for span in spans for time in (span.start, span.end)), after]
+            assert len(times) > 2 and times == sorted(times)
+            assert all(span.end > span.start for span in spans)
+        assert loader.readings() == [[] for _ in range(processes)]
+        # Those of a stream that another one ends are none of the other's.
+        next(loader.validation(1, 0))
+        time.sleep(0.2)
+        began = time.monotonic()
+        units = sum(1 for units in loader.train(sampler_for(photographs), 1) for _ in units)
+        spans = [span for spans in loader.readings() for span in spans]
+        assert len(spans) == units and all(span.start > began for span in spans)
+    assert loader.readings() == []
+
+
+def test_only_the_last_readings_are_kept_for_those_who_never_ask(digits: Dataset) -> None:
+    with Loader(digits, batch_size=2, image_size=8) as loader:
+        assert sum(1 for _ in loader.validation(1, 0)) == 180
+        assert [len(spans) for spans in loader.readings()] == [64]
+
+
 def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(digits: Dataset) -> None:
     sampler = sampler_for(digits, accumulation=4, n=16)
     with Loader(digits, 16, 32, processes=2, depth=2) as loader:

@@ -336,6 +336,174 @@ def test_the_summary_is_of_the_whole_run(
     ]
 
 
+class Ranks:
+    """A communicator whose other ranks spent their time as they are told to have."""
+
+    def __init__(self, **others: list[float]) -> None:
+        self.others = others
+
+    def gather(self, mine: dict[str, Any], root: int) -> list[dict[str, Any]]:
+        n = len(next(iter(self.others.values())))
+        return [
+            mine,
+            *(
+                mine
+                | {"place": f"cpu on node{i + 1}"}
+                | {kind: values[i] for kind, values in self.others.items()}
+                for i in range(n)
+            ),
+        ]
+
+
+def closing_lines(
+    clock: Clock, capsys: pytest.CaptureFixture[str], sync: float, comm: Any, **changes: Any
+) -> str:
+    """What is printed at the end of one iteration of 9 s, of which rank 0 waits for others for `sync` s."""
+    settings = {"out": None, "verbose": True, "iterations": 1, "comm": comm, "place": "cpu on node0"}
+    recorder = make(**(settings | changes))
+    phase(recorder, clock, "comm", 1)
+    recorder.exchanged(
+        [Span("sync", clock.now - sync, clock.now), Span("comm", clock.now - 3, clock.now - 1)]
+    )
+    recorder.loaded([[Span("read", clock.now - 2, clock.now)]])
+    step(recorder, clock, 0, 1)
+    recorder.close()
+    return capsys.readouterr().out
+
+
+def test_the_slowest_rank_is_named(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks = Ranks(sync_s=[0.09, 0.72, 0.36], calc_s=[4.5, 4.0, 4.0], wait_s=[2.8, 1.0, 1.0], wall_s=[9.0] * 3)
+    lines = closing_lines(clock, capsys, 0.9, ranks, size=4).splitlines()
+    assert lines[3:13] == [
+        "time per iteration, rank 0              exposed                  hidden",
+        "compute                      4000.0 ms   44.4 %",
+        "communication                2100.0 ms   23.3 %      2000.0 ms   22.2 %",
+        "waiting for slower ranks      900.0 ms   10.0 %         0.0 ms    0.0 %",
+        "loading                      1000.0 ms   11.1 %      2000.0 ms   22.2 %",
+        "other                        1000.0 ms   11.1 %",
+        "in all                       9000.0 ms  100.0 %",
+        "hidden: 48.8 % of communication and 66.7 % of loading",
+        "slowest rank: 1 (cpu on node1); the others waited 7.3 % of the time for slower ranks, it 1.0 %",
+        "  loading is 31.1 % of its time, 11.1 % of theirs",
+    ]
+
+
+def test_ranks_of_one_speed_are_not_blamed(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks = Ranks(sync_s=[0.5, 0.54], wall_s=[9.0] * 2)
+    shown = closing_lines(clock, capsys, 0.45, ranks, size=3, out=tmp_path)
+    assert "\nno rank is slower than the others; each waited at most 6.0 % of the time\n" in shown
+    assert "slowest" not in shown
+    summary = log(tmp_path)[-1]
+    assert [(rank["rank"], rank["place"], rank["sync_s"]) for rank in summary["ranks"]] == [
+        (0, "cpu on node0", pytest.approx(0.45)),
+        (1, "cpu on node1", 0.5),
+        (2, "cpu on node2", 0.54),
+    ]
+
+
+def test_of_ranks_nothing_is_said_where_nothing_is_known(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By an exchange that does not tell who waited, or in a run of one rank."""
+    for comm, size in ((Ranks(sync_s=[0.0]), 2), (None, 1)):
+        shown = closing_lines(clock, capsys, 0, comm, size=size)
+        assert "slowest" not in shown and "no rank" not in shown
+    assert "time per iteration   " in shown
+    assert "\nhidden: 66.7 % of loading\n" in shown
+
+
+def test_a_log_of_an_older_version_is_gone_on_with(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = {
+        "kind": "train", "epoch": 0, "iteration": 2, "loss": 1.0, "error": 0.25, "error_top5": 0.075, "lr": 0.2,
+        "images_per_s": 2.5, "calc_s": 8.0, "comm_s": 4.0, "wait_s": 2.0, "images": 40, "wall_s": 16.0,
+    }  # fmt: skip
+    (tmp_path / "log.jsonl").write_text(json.dumps(old) + "\n")
+    recorder = make(tmp_path, resume_from=2, verbose=True)
+    step(recorder, clock, 0, 3)
+    recorder.close()
+    total = log(tmp_path)[-1]
+    assert (total["calc_s"], total["sync_s"], total["wall_s"], total["iterations"]) == (12, 0, 24, None)
+    assert "compute                            n/a   50.0 %" in capsys.readouterr().out
+
+
+def traced(out: Path) -> dict[str, Any]:
+    trace: dict[str, Any] = json.loads((out / "timeline.json").read_text())
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("iterations", "done", "wanted", "kept"),
+    [
+        (20, 0, 4, range(3, 7)),
+        (20, 10, 4, range(13, 17)),  # resumed
+        (6, 0, 4, range(3, 7)),
+        (5, 0, 4, range(2, 6)),
+        (4, 0, 4, range(1, 5)),
+        (3, 0, 1000, range(1, 4)),
+        (1, 0, 1, range(1, 2)),
+    ],
+)
+def test_a_timeline_has_as_many_iterations_as_were_asked_for(
+    tmp_path: Path, clock: Clock, iterations: int, done: int, wanted: int, kept: range
+) -> None:
+    recorder = make(
+        tmp_path, iterations=iterations, resume_from=done or None, timeline=wanted, place="cpu on node0"
+    )
+    for iteration in range(done + 1, iterations + 1):
+        assert (tmp_path / "timeline.json").exists() == (iteration > kept[-1])
+        step(recorder, clock, 0, iteration)
+        if iteration == 4:
+            # Not an iteration, however long it takes.
+            recorder.validation(0, 4, 10, 1.0, 1, 1)
+            clock.pass_(100)
+    recorder.close()
+    trace = traced(tmp_path)
+    events = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert [event["name"] for event in events] == [
+        name for i in kept for name in (f"iteration: {i}", "load", "compute", "exchange")
+    ]
+    assert {event["dur"] for event in events[::4]} == {8e6}
+    assert trace["otherData"]["iterations"] == f"{kept[0]} to {kept[-1]}"
+    assert not (tmp_path / "timeline.json.tmp").exists()
+
+
+def test_what_a_timeline_takes_is_in_none_of_the_times(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gather = module.gather_trace
+
+    def slow(*args: Any) -> Any:
+        clock.pass_(1000)
+        return gather(*args)
+
+    monkeypatch.setattr(module, "gather_trace", slow)
+    recorder = make(tmp_path, iterations=5, timeline=1)
+    for iteration in range(1, 6):
+        step(recorder, clock, 0, iteration)
+    recorder.close()
+    assert [line["wall_s"] for line in log(tmp_path)] == [16, 16, 8, 40]
+
+
+def test_the_timeline_is_among_the_files_named_at_the_end(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = make(tmp_path, iterations=1, timeline=1, verbose=True)
+    recorder.spans("mine", [Span("spell", clock.now, clock.now + 1, "abracadabra")])
+    step(recorder, clock, 0, 1)
+    recorder.close()
+    assert f"in {tmp_path}: log.jsonl, timeline.json" in capsys.readouterr().out
+    assert any(event["name"] == "spell: abracadabra" for event in traced(tmp_path)["traceEvents"])
+
+
+def test_a_run_with_nothing_left_to_do_has_no_timeline(tmp_path: Path) -> None:
+    make(tmp_path, iterations=3, resume_from=3, timeline=2).close()
+    assert not (tmp_path / "timeline.json").exists()
+
+
 def test_a_resumed_log_is_that_of_an_uninterrupted_run(tmp_path: Path, clock: Clock) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     straight.mkdir()

@@ -13,7 +13,7 @@ import math
 import os
 import platform
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -97,9 +97,9 @@ class Timeline:
         self.first: int | None = None
         self.last: int | None = None
 
-    def add(self, row: str, spans: Iterable[Span]) -> None:
+    def add(self, row: str, spans: Sequence[Span]) -> None:
         """Keep spans of the current iteration, if it is to be kept."""
-        if self._left and not self._skip:
+        if spans and self._left and not self._skip:
             self.rows.setdefault(row, []).extend(spans)
 
     def iteration(self, number: int, start: float, end: float) -> bool:
