@@ -25,8 +25,8 @@ def lines(epochs: int, iterations: int = 6) -> list[dict[str, Any]]:
                 {
                     "kind": "train", "epoch": epoch, "iteration": iteration, "loss": 2 / iteration,
                     "error": 0.8 / iteration, "error_top5": 0.1, "lr": 0.1 / (1 + epoch),
-                    "images_per_s": 20.0 + epoch, "calc_s": 5.0, "comm_s": 2.0, "wait_s": 1.0, "images": 200,
-                    "wall_s": 10.0,
+                    "images_per_s": 20.0 + epoch, "calc_s": 5.0, "comm_s": 1.5, "sync_s": 0.5, "wait_s": 1.0,
+                    "comm_hidden_s": 3.0, "sync_hidden_s": 1.0, "load_hidden_s": 4.0, "images": 200, "wall_s": 10.0,
                 }
             )  # fmt: skip
         error = 0.5 / (epoch + 1)
@@ -72,7 +72,7 @@ def curve(axes: Any, label: str) -> list[list[float]]:
 
 def test_the_curves_are_the_logged_values_against_epochs(tmp_path: Path, figures: list[Figure]) -> None:
     draw(tmp_path, [*lines(2), {"kind": "summary", "iteration": 12}])
-    error, loss, rate, time, speed = figures[0].axes
+    error, loss, rate, time, speed, hidden = figures[0].axes
     thirds = pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert curve(error, "training") == [thirds, pytest.approx([40, 20, 80 / 6, 10, 8, 80 / 12])]
     assert curve(error, "validation") == [[1, 2], [50, 25]]
@@ -81,22 +81,57 @@ def test_the_curves_are_the_logged_values_against_epochs(tmp_path: Path, figures
     assert curve(loss, "validation") == [[1, 2], [1, 1]]
     assert rate.get_yscale() == "log"
     assert np.asarray(rate.lines[0].get_ydata()).tolist() == [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]
-    assert rate.get_xlabel() == time.get_xlabel() == "epoch (of 6 iterations)"
+    assert rate.get_xlabel() == hidden.get_xlabel() == "epoch (of 6 iterations)"
     assert curve(speed, "images/s") == [thirds, [20, 20, 20, 21, 21, 21]]
+
+
+def bands(axes: Any) -> dict[str, tuple[float, float]]:
+    """Where each band lies, from the beginning to the end."""
+    extents = {band.get_label(): band.get_paths()[0].get_extents() for band in axes.collections}
+    assert all((box.xmin, box.xmax) == (0, 2) for box in extents.values())
+    return {label: (box.ymin, box.ymax) for label, box in extents.items()}
 
 
 def test_the_shares_of_the_time_fill_the_panel(tmp_path: Path, figures: list[Figure]) -> None:
     draw(tmp_path, lines(2))
-    time = figures[0].axes[3]
-    assert [band.get_label() for band in time.collections] == ["calc", "comm", "wait", "other"]
-    extents = [band.get_paths()[0].get_extents() for band in time.collections]
-    assert [(box.ymin, box.ymax) for box in extents] == [(0, 50), (50, 70), (70, 80), (80, 100)]
-    assert all((box.xmin, box.xmax) == (0, 2) for box in extents)
+    assert bands(figures[0].axes[3]) == {
+        "compute": (0, 50),
+        "communication": (50, 65),
+        "slower ranks": (65, 70),
+        "loading": (70, 80),
+        "other": (80, 100),
+    }
+
+
+def test_what_was_hidden_has_a_panel_of_its_own(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, lines(2))
+    time, hidden = figures[0].axes[3], figures[0].axes[5]
+    assert bands(hidden) == {"communication": (0, 30), "slower ranks": (30, 40), "loading": (40, 80)}
+    assert hidden.get_title() == "hidden meanwhile, in no time of its own"
+    assert all(band.get_hatch() and not band.get_facecolor().size for band in hidden.collections)
+    assert not any(band.get_hatch() for band in time.collections)
+    # Below the other one, against the same epochs.
+    assert hidden.get_position().ymax < time.get_position().ymin
+    assert hidden.get_xlim() == time.get_xlim()
+
+
+def test_a_log_of_an_older_version_is_drawn_as_it_was(tmp_path: Path, figures: list[Figure]) -> None:
+    new = ("sync_s", "comm_hidden_s", "sync_hidden_s", "load_hidden_s", "iterations")
+    draw(tmp_path, [{name: line[name] for name in line if name not in new} for line in lines(2)])
+    assert len(figures[0].axes) == 5
+    assert bands(figures[0].axes[3]) == {
+        "compute": (0, 50),
+        "communication": (50, 65),
+        "slower ranks": (65, 65),
+        "loading": (65, 75),
+        "other": (75, 100),
+    }
+    assert figures[0].axes[3].get_xlabel() == "epoch (of 6 iterations)"
 
 
 def test_the_shares_of_an_interval_lie_to_its_left(tmp_path: Path, figures: list[Figure]) -> None:
     log = lines(1)
-    log[1] |= {"calc_s": 7.0, "comm_s": 0.0}
+    log[1] |= {"calc_s": 7.0, "comm_s": 0.0, "sync_s": 0.0}
     draw(tmp_path, log)
     vertices = np.asarray(figures[0].axes[3].collections[0].get_paths()[0].vertices)
     assert sorted(set(vertices[vertices[:, 1] == 70, 0].tolist())) == [2, 4]
@@ -104,13 +139,13 @@ def test_the_shares_of_an_interval_lie_to_its_left(tmp_path: Path, figures: list
 
 def test_the_first_epoch_is_drawn_against_iterations(tmp_path: Path, figures: list[Figure]) -> None:
     draw(tmp_path, lines(1))
-    assert figures[0].axes[3].get_xlabel() == "iteration"
+    assert figures[0].axes[5].get_xlabel() == "iteration"
     assert curve(figures[0].axes[0], "validation") == [[6], [50]]
 
 
 def test_a_log_cut_short_in_an_epoch_keeps_its_scale(tmp_path: Path, figures: list[Figure]) -> None:
     draw(tmp_path, lines(3)[:-2], torn='{"kind": "trai')
-    assert figures[0].axes[3].get_xlabel() == "epoch (of 6 iterations)"
+    assert figures[0].axes[5].get_xlabel() == "epoch (of 6 iterations)"
     assert curve(figures[0].axes[0], "training")[0][-1] == pytest.approx(16 / 6)
 
 

@@ -403,6 +403,15 @@ def test_ranks_of_one_speed_are_not_blamed(
     ]
 
 
+def test_ranks_are_compared_from_where_this_process_began(tmp_path: Path, clock: Clock) -> None:
+    step(make(tmp_path, log_interval=1), clock, 0, 1)
+    recorder = make(tmp_path, log_interval=1, resume_from=1, comm=Ranks(sync_s=[0.5]))
+    step(recorder, clock, 0, 2)
+    recorder.close()
+    summary = log(tmp_path)[-1]
+    assert (summary["wall_s"], summary["ranks"][0]["wall_s"]) == (16, 8)
+
+
 def test_of_ranks_nothing_is_said_where_nothing_is_known(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -440,6 +449,7 @@ def traced(out: Path) -> dict[str, Any]:
     [
         (20, 0, 4, range(3, 7)),
         (20, 10, 4, range(13, 17)),  # resumed
+        (13, 10, 2, range(12, 14)),
         (6, 0, 4, range(3, 7)),
         (5, 0, 4, range(2, 6)),
         (4, 0, 4, range(1, 5)),
@@ -469,6 +479,17 @@ def test_a_timeline_has_as_many_iterations_as_were_asked_for(
     assert {event["dur"] for event in events[::4]} == {8e6}
     assert trace["otherData"]["iterations"] == f"{kept[0]} to {kept[-1]}"
     assert not (tmp_path / "timeline.json.tmp").exists()
+
+
+def test_a_timed_validation_is_no_part_of_an_iteration(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, iterations=2, timeline=2)
+    step(recorder, clock, 0, 1)
+    recorder.flush()
+    phase(recorder, clock, "calc", 50)
+    recorder.validation(0, 1, 20, 10.0, 4, 2)
+    step(recorder, clock, 1, 2)
+    events = traced(tmp_path)["traceEvents"]
+    assert [(e["ts"], e["dur"]) for e in events if e.get("cat") == "iteration"] == [(0, 8e6), (58e6, 8e6)]
 
 
 def test_what_a_timeline_takes_is_in_none_of_the_times(
