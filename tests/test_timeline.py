@@ -9,7 +9,7 @@ import pytest
 
 from tests.mpi import ROOT, run_mpi
 from theanompi.recorder import read_log
-from theanompi.timeline import Span, Timeline, trace
+from theanompi.timeline import Span, Timeline, clock_offsets, trace
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
@@ -122,6 +122,33 @@ def test_clocks_of_other_machines_are_aligned_as_well_as_is_said(n: int, per_mac
     done = run_mpi(n, ["-m", "mpi4py", "-c", CLOCKS, str(per_machine)], timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split() == [word for i in range(n) for word in ("checked", str(i))]
+
+
+class Network:
+    """Rank 0's side of a link to a machine 100 s ahead; each round trip takes its own times there and back."""
+
+    def __init__(self, there_and_back: list[tuple[float, float]]) -> None:
+        self.now, self.times = 7.0, iter(there_and_back)
+
+    def Get_rank(self) -> int:
+        return 0
+
+    def Get_size(self) -> int:
+        return 2
+
+    def allgather(self, machine: str) -> list[str]:
+        return [machine, "another"]
+
+    def Sendrecv(self, question: Any, dest: int, recvbuf: Any, source: int) -> None:
+        there, back = next(self.times)
+        recvbuf[0] = self.now + there + 100
+        self.now += there + back
+
+
+def test_of_several_round_trips_the_shortest_counts() -> None:
+    network = Network([(0.25, 0.75)] * 12 + [(0.0625, 0.0)] + [(0.75, 0.25)] * 12)
+    offsets = clock_offsets(network, lambda: network.now)  # type: ignore[arg-type]
+    assert offsets == [(0.0, 0.0), (100.03125, 0.03125)]
 
 
 def train(n: int, out: Path, **settings: Any) -> dict[str, Any]:
