@@ -18,14 +18,8 @@ class Unrecorded:
     def start(self) -> None:
         """Begin a phase."""
 
-    def end(self, phase: str, name: str = "") -> None:
+    def end(self, phase: str) -> None:
         """End it."""
-
-    def exchanged(self, spans: object) -> None:
-        """Take in what an exchange consisted of."""
-
-    def loaded(self, readings: object) -> None:
-        """Take in when batches were read."""
 
 
 def build_step(args: argparse.Namespace) -> Callable[[], object]:

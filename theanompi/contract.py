@@ -15,6 +15,7 @@ import torch
 from theanompi.config import ConfigError, RunConfig
 from theanompi.device import FlatBuffer
 from theanompi.model import Totals
+from theanompi.timeline import Span
 
 CONTRACT = (
     "params",
@@ -145,6 +146,10 @@ class ContractModel:
         for i, p in enumerate(self.params):
             value = self._buffer.views[str(i)].cpu().numpy()
             p.set_value(np.array(value, dtype=np.asarray(p.get_value()).dtype))
+
+    def readings(self) -> list[list[Span]]:
+        """Nothing: the model reads its data by itself."""
+        return []
 
     def adjust_hyperp(self, epoch: int) -> None:
         """Let the model adjust its learning rate."""

@@ -286,7 +286,6 @@ class Model:
             recorder.start()
             self._feed.stage()  # while the device computes
             recorder.end("wait")
-            recorder.loaded(self.data.readings())
 
     def totals(self, count: int) -> tuple[Totals, list[float]]:
         """The metrics of the minibatch at position `count`, and the loss of each rank (nats, summed).
@@ -316,6 +315,10 @@ class Model:
     def validation_sums(self) -> np.ndarray:
         """Images, loss, top-1 and top-5 errors of this rank's validation, float64 (4,)."""
         return self._validation_sums.get_value()
+
+    def readings(self) -> list[list[Span]]:
+        """For each loader process, when it made the batches that it has finished since the last call."""
+        return self.data.readings()
 
     def adjust_hyperp(self, epoch: int) -> None:
         """Nothing: the learning rate is part of the compiled update."""

@@ -76,8 +76,8 @@ HIDDEN = {"comm": "comm_hidden", "sync": "sync_hidden", "wait": "load_hidden"}
 KINDS = (*EXPOSED, *HIDDEN.values())
 # A timeline does not begin before so many iterations, in which memory is allocated and the loader gets ahead.
 WARM_UP = 2
-# A batch is read at most so many phases of waiting before it is handed over; more need not be remembered.
-WAITS = 256
+# Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
+WAITS = 4096
 LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun"}
 # Where no terminal shows the bar, a line at most this often says that the run is alive.
 SECONDS_BETWEEN_LINES = 60.0

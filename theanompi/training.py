@@ -106,6 +106,7 @@ def train_epoch(
     for count in range(start, stop):
         iteration = epoch * model.data.n_batch_train + count + 1
         model.train_iter(count, recorder)
+        recorder.loaded(model.readings())
         try:
             totals, eta = step(model, exchanger, comm, recorder, count)
         except Diverged as error:

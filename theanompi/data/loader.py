@@ -40,8 +40,8 @@ from theanompi.timeline import Span
 _MPI_VARIABLES = ("PMI", "OMPI_", "MPI", "I_MPI_")
 # A loader process that has lost its connection ends after its batch; nothing is lost when it is ended sooner.
 _GRACE_SECONDS = 1.0
-# Kept for `Loader.readings`; who asks after each batch misses none.
-_READINGS = 64
+# Kept for `Loader.readings`; who asks after each minibatch, accumulated as it may be, misses none.
+_READINGS = 1024
 
 
 class LoaderError(RuntimeError):
@@ -327,7 +327,7 @@ class Loader:
         -------
         list of lists of Span
             For each process the batches that it has finished since the last call, in order: from the first image
-            of each to its last. No more than the last 64.
+            of each to its last. No more than the last 1,024.
 
         Raises
         ------
