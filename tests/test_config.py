@@ -25,8 +25,8 @@ from theanompi.config import (
 
 FLAGS = """
 --data --image-size --batch-size --accumulation --epochs --max-iterations --seed --device --precision
---sync-type --exchange --plan --base-lr --base-batch --scaling --warmup --warmup-epochs --decay-epochs
---decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
+--sync-type --exchange --allreduce-algorithm --plan --base-lr --base-batch --scaling --warmup --warmup-epochs
+--decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
 --out --resume --overwrite --log-interval --checkpoint-interval
 """.split()
 
@@ -61,6 +61,7 @@ def flags(*argv: str) -> RunConfig:
         ("max_iterations", -3, "max_iterations: expected a whole number of at least 1, got -3"),
         ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
         ("precision", "fp16", "precision: expected one of float32, tf32, bf16, got 'fp16'"),
+        ("allreduce_algorithm", "rings", "allreduce_algorithm: expected one of .*; did you mean 'ring'"),
         ("base_lr", 0, "base_lr: expected a number above 0, got 0"),
         ("base_lr", float("nan"), "base_lr: expected a number above 0, got nan"),
         ("base_batch", "many", "base_batch: expected a whole number of at least 1, got 'many'"),
@@ -111,6 +112,7 @@ def test_dict_survives_json_with_every_field_changed():
         warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
+            allreduce_algorithm="ring",
     )  # fmt: skip
     assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -26,14 +26,16 @@ BELOW: dict[str, set[str]] = {
     "model": {"functions", "exchange", "data"},
     "training": {"model", "checkpoint", "plots"},
     "contract": {"model"},
-    "worker": {"training", "contract"},
-    "launch": {"config"},
+    "worker": {"training", "contract", "library"},
+    "library": {"config"},
+    "launch": {"library"},
     "cfgfile": {"config"},
+    "nodes": {"config"},
     "rules": {"launch"},
-    "cli": {"rules", "cfgfile"},
+    "cli": {"rules", "cfgfile", "nodes"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
-LIGHT = ("config", "cfgfile", "launch", "rules", "cli")
+LIGHT = ("config", "cfgfile", "library", "launch", "nodes", "rules", "cli")
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}
 # What uses the package is never used by it.
 OUTSIDE = {"models", "examples", "benchmarks", "tests"}

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, Self
 
 SYNC_TYPES = ("cdd", "avg")
 EXCHANGES = ("ar", "naive")
+ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
 RULES = ("BSP",)
 PRECISIONS = ("float32", "tf32", "bf16")
 SCALINGS = ("linear", "sqrt", "none")
@@ -330,6 +331,9 @@ class RunConfig:
     )
     exchange: str = _option(
         "ar", _choice(EXCHANGES), "run", "ar: all in one flat buffer; naive: tensor by tensor, the reference"
+    )
+    allreduce_algorithm: str | None = _option(
+        None, _choice(ALGORITHMS), "run", "MPI's own way of summing (default: the library's choice)"
     )
 
     base_lr: float = _option(0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images")
