@@ -2,9 +2,9 @@
 
 Between them MPI really goes over TCP.
 
-Each host has a network, a host name (so that MPI takes it for another machine) and an IPC namespace (so that
-UCX does not find its shared memory) of its own. They live as long as the processes of `Hosts`, which end with this
-one, however it ends: nothing has to be cleaned up, and no name can collide.
+Each host has a network, a host name (so that MPI takes it for another machine), an ``/etc/hosts`` with the names
+of all, and an IPC namespace (so that UCX finds no shared memory) of its own. They live as long as the processes of
+`Hosts`, which end with this one, however it ends: nothing has to be cleaned up, and no name can collide.
 
 The link is a TUN device per host and a process that carries the packets between them, later by the delay; the rate
 is the kernel's token bucket on each device. ``tc … netem`` would do both, but not every kernel has it.
@@ -32,7 +32,7 @@ from typing import Self
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_NAMESPACES = ("--net", "--uts", "--ipc")
+_NAMESPACES = ("--net", "--uts", "--ipc", "--mount")
 _DEVICE = "eth0"
 # As a card that cuts large segments itself, so that the number of packets costs little time.
 _MTU = 65000
@@ -45,7 +45,7 @@ case $1 in
 {cases}
 esac
 shift
-exec nsenter --target $host {namespaces} -- env -i HOME="$HOME" PATH=/usr/bin:/bin {keep} sh -c "$*"
+exec nsenter --target $host --wd=/ {namespaces} -- env -i HOME="$HOME" PATH=/usr/bin:/bin {keep} sh -c "$*"
 """
 
 
@@ -81,7 +81,7 @@ class Hosts:
 
     Attributes
     ----------
-    addresses : list of str
+    names : list of str
         By which they know each other.
     environ : dict
         What makes the three families of mpirun start processes on these hosts.
@@ -97,7 +97,7 @@ class Hosts:
     """
 
     def __init__(self, n: int, rate: str | None = None, delay: float = 0.0) -> None:
-        self.addresses = [f"10.77.0.{number + 1}" for number in range(n)]
+        self.names = [f"host{number}" for number in range(n)]
         self._rate, self._delay = rate, delay
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -111,23 +111,28 @@ class Hosts:
         return self
 
     def _start(self) -> None:
-        for number, _ in enumerate(self.addresses):
+        folder = Path(self._folder.name)
+        addresses = [f"10.77.0.{number + 1}" for number in range(len(self.names))]
+        known = zip(["127.0.0.1", *addresses], ["localhost", *self.names], strict=True)
+        (folder / "hosts").write_text("".join(f"{address} {name}\n" for address, name in known))
+        for name in self.names:
             # cat ends when its input does, and that with this process; a namespace ends with its last process.
-            name = f"hostname host{number} && ip link set lo up && echo && exec cat"
-            self._hold(["unshare", *_NAMESPACES, "sh", "-c", name])
+            words = (
+                f"hostname {name}; mount --bind {folder}/hosts /etc/hosts; ip link set lo up; echo; exec cat"
+            )
+            self._hold(["unshare", *_NAMESPACES, "sh", "-ec", words])
         self._pids = [process.pid for process in self._processes]
-        pairs = [f"{pid}:{address}" for pid, address in zip(self._pids, self.addresses, strict=True)]
+        pairs = [f"{pid}:{address}" for pid, address in zip(self._pids, addresses, strict=True)]
         self._hold([sys.executable, __file__, str(self._delay), *pairs])
-        for number, address in enumerate(self.addresses):
+        for number, address in enumerate(addresses):
             self._configure(number, f"ip address add {address}/24 dev {_DEVICE}")
             self._configure(number, f"ip link set {_DEVICE} mtu {_MTU} txqueuelen 1000 up")
             if self._rate:
-                self._configure(
-                    number, f"tc qdisc add dev {_DEVICE} root tbf rate {self._rate} burst 256k limit 16m"
-                )
-        cases = [f"{address}) host={pid};;" for address, pid in zip(self.addresses, self._pids, strict=True)]
+                shape = f"tbf rate {self._rate} burst 256k limit 16m"
+                self._configure(number, f"tc qdisc add dev {_DEVICE} root {shape}")
+        cases = [f"{name}) host={pid};;" for name, pid in zip(self.names, self._pids, strict=True)]
         keep = f"OPAL_PREFIX={os.environ['OPAL_PREFIX']}" if "OPAL_PREFIX" in os.environ else ""
-        agent = Path(self._folder.name, "agent")
+        agent = folder / "agent"
         agent.write_text(_AGENT.format(cases="\n".join(cases), namespaces=" ".join(_NAMESPACES), keep=keep))
         agent.chmod(0o755)
         self.environ = {
@@ -156,7 +161,8 @@ class Hosts:
 
     def enter(self, number: int, command: Sequence[str]) -> list[str]:
         """The command line that runs a command on a host."""
-        return ["nsenter", "--target", str(self._pids[number]), *_NAMESPACES, "--", *command]
+        into = ["--target", str(self._pids[number]), f"--wd={os.getcwd()}"]
+        return ["nsenter", *into, *_NAMESPACES, "--", *command]
 
     def start(
         self, number: int, command: Sequence[str], env: Mapping[str, str] | None = None

@@ -139,6 +139,7 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
     )
     assert resolve(given) == given
     assert {name for name, value in digits.to_dict().items() if value is None} == {
+        "allreduce_algorithm",
         "max_iterations",
         "checkpoint_interval",
         "loader_processes",

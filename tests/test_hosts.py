@@ -70,7 +70,7 @@ else:
         python = [sys.executable, "-c", program]
         server = two.start(1, [*python, "serve"])
         server.stdout.readline()
-        seconds = two.run(0, [*python, two.addresses[1]]).stdout.split()
+        seconds = two.run(0, [*python, two.names[1]]).stdout.split()
         server.communicate(timeout=20)
     assert float(seconds[0]) > 0.002
     # the token bucket lets its first 256 KiB through at once
@@ -83,7 +83,7 @@ def test_training_on_two_hosts_is_training_on_one(
 ) -> None:
     settings = {name: value for name, value in SETTINGS.items() if name not in ("verbose", "devices")}
     words = flags(**settings, out=tmp_path / "two")
-    a, b, *_ = hosts.addresses
+    a, b, *_ = hosts.names
     if way == "devices":
         words += ["--device", f"{a}:cpu,{b}:cpu"]
     else:
@@ -106,7 +106,7 @@ def test_training_on_two_hosts_is_training_on_one(
 def test_a_rank_killed_on_one_host_ends_the_run_on_all(hosts: Hosts, tmp_path: Path) -> None:
     (tmp_path / "small_worker.py").write_text(WORKER.replace('f"rank', f'"{tmp_path}/" + f"rank'))
     begin = time.monotonic()
-    devices = ",".join(f"{address}:cpu" for address in hosts.addresses[:2])
+    devices = ",".join(f"{name}:cpu" for name in hosts.names[:2])
     done = launch(hosts, tmp_path, "--device", devices, "--out", "kill", module="small_worker", timeout=60)
     assert done.returncode > 0
     assert "tmlauncher: BSP: 2 rank(s) failed with exit status" in done.stderr
@@ -118,7 +118,7 @@ def test_a_rank_killed_on_one_host_ends_the_run_on_all(hosts: Hosts, tmp_path: P
 # What the sum of a large number, its negative and two small ones is in float32 depends on the order of the
 # additions, and this on the algorithm.
 SUMMING = """
-import json, os, sys
+import json
 from itertools import permutations
 from pathlib import Path
 import numpy as np
@@ -127,14 +127,13 @@ from theanompi.config import RunConfig, from_environment
 
 def run(config, devices, plan=False):
     comm = MPI.COMM_WORLD
-    sums = []
+    result = {"local": comm.Split_type(MPI.COMM_TYPE_SHARED).size, "sums": []}
     for values in sorted(set(permutations([1e8, 1.0, -1e8, 1.0]))):
         buffer = np.full(1 << 18, values[comm.rank], np.float32)
         comm.Allreduce(MPI.IN_PLACE, buffer)
-        sums.append(buffer[:: 1 << 16].tolist())
-    assert comm.Split_type(MPI.COMM_TYPE_SHARED).size == int(os.environ["LOCAL_SIZE"])
+        result["sums"].append(buffer[:: 1 << 16].tolist())
     if comm.rank == 0:
-        Path(config.out).write_text(json.dumps(sums))
+        Path(config.out).write_text(json.dumps(result))
 
 if __name__ == "__main__":
     run(*from_environment())
@@ -147,9 +146,11 @@ def summing(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sums(path: Path) -> np.ndarray:
-    """By permutation of the four addends and quarter of the buffer."""
-    return np.array(json.loads(path.read_text()))
+def sums(path: Path, local: int) -> np.ndarray:
+    """By permutation of the four addends and quarter of the buffer; `local` is the number of ranks on a host."""
+    result = json.loads(path.read_text())
+    assert result["local"] == local
+    return np.array(result["sums"])
 
 
 def pairwise() -> np.ndarray:
@@ -158,11 +159,8 @@ def pairwise() -> np.ndarray:
     return (cases[:, 0] + cases[:, 1]) + (cases[:, 2] + cases[:, 3])
 
 
-def test_the_algorithm_is_what_was_asked_for(
-    hosts: Hosts, summing: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_SIZE", "1")
-    devices = ",".join(f"{address}:cpu" for address in hosts.addresses)
+def test_the_algorithm_is_what_was_asked_for(hosts: Hosts, summing: Path) -> None:
+    devices = ",".join(f"{host}:cpu" for host in hosts.names)
     traffic = {}
     for name in ("recursive_doubling", "reduce_scatter_allgather", "ring"):
         out = summing / name
@@ -176,17 +174,14 @@ def test_the_algorithm_is_what_was_asked_for(
     assert traffic["reduce_scatter_allgather"] == pytest.approx(1.5, abs=0.2)
     assert traffic["ring"] == pytest.approx(1.5, abs=0.2)
     # A ring sums each quarter from another rank on; the others sum all of them alike.
-    assert (sums(summing / "recursive_doubling") == pairwise()[:, None]).all()
-    assert np.ptp(sums(summing / "reduce_scatter_allgather"), axis=1).max() == 0
-    assert np.ptp(sums(summing / "ring"), axis=1).max() > 0
+    assert (sums(summing / "recursive_doubling", 1) == pairwise()[:, None]).all()
+    assert np.ptp(sums(summing / "reduce_scatter_allgather", 1), axis=1).max() == 0
+    assert np.ptp(sums(summing / "ring", 1), axis=1).max() > 0
 
 
-def test_the_algorithm_holds_across_and_inside_hosts(
-    hosts: Hosts, summing: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_SIZE", "2")
-    devices = ",".join(f"{address}:cpu,cpu" for address in hosts.addresses[:2])
+def test_the_algorithm_holds_across_and_inside_hosts(hosts: Hosts, summing: Path) -> None:
+    devices = ",".join(f"{name}:cpu,cpu" for name in hosts.names[:2])
     words = ["--device", devices, "--out", str(summing / "ring"), "--allreduce-algorithm", "ring"]
     done = launch(hosts, summing, *words, module="summing")
     assert done.returncode == 0, done.stderr
-    assert np.ptp(sums(summing / "ring"), axis=1).max() > 0
+    assert np.ptp(sums(summing / "ring", 2), axis=1).max() > 0

@@ -14,7 +14,8 @@ import pytest
 from tests.mpi import ROOT
 from theanompi import launch
 from theanompi.config import ConfigError, RunConfig
-from theanompi.launch import Job, command, find_mpirun, flavour, mpi_rank
+from theanompi.launch import Job, command, find_mpirun, mpi_rank
+from theanompi.library import flavour
 
 WORKER = """
 import json, os, signal, sys, time
@@ -216,7 +217,11 @@ def test_flavours():
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 1),
         ({"OMPI_COMM_WORLD_RANK": "2", "PMIX_RANK": "2"}, 2),
         ({"PMIX_RANK": "0"}, 0),
+        # a batch script, then a step of one task and one of several, without PMI
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "9"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, 3),
+        ({"PMI_RANK": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, 1),
         ({}, None),
     ],
 )

@@ -4,6 +4,7 @@ Each of them reads its settings from the environment when MPI starts, and not la
 """
 
 import os
+import sys
 from collections.abc import Mapping
 
 from theanompi.config import ConfigError
@@ -107,8 +108,10 @@ def algorithm_settings(kind: str, name: str | None) -> dict[str, str]:
 def set_algorithm(name: str | None) -> None:
     """Put the settings of an algorithm into this process's environment, for whichever library it will load.
 
-    It is heeded where MPI has not started yet; `check_algorithm` tells afterwards.
+    Nothing where MPI has started already and would not heed them: `check_algorithm` says so.
     """
+    if "mpi4py.MPI" in sys.modules:
+        return
     for kind, known in _ALGORITHMS.items():
         if name in known:
             os.environ.update(algorithm_settings(kind, name))

@@ -10,7 +10,8 @@ from theanompi.config import ConfigError
 _LINE = re.compile(
     r"(?P<host>[^\s:=#]+)(?::(?P<colon>\d+)|(?:\s+slots\s*=\s*(?P<slots>\d+))?(?:\s+max[_-]slots\s*=\s*\d+)?)"
 )
-_PART = re.compile(r"(?:[^,\[]|\[[^\]]*\])+")
+_NAME = r"(?:[^,\[\]\s]+|\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\])+"
+_NODES = re.compile(rf"{_NAME}(?:,{_NAME})*")
 _SLURM_COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
@@ -123,25 +124,17 @@ def expand_nodes(text: str) -> list[str]:
     ['gpu01', 'gpu02', 'gpu03', 'gpu7', 'login']
     """
     names: list[str] = []
-    parts = _PART.findall(text)
-    for part in parts:
+    for name in re.findall(_NAME, text) if _NODES.fullmatch(text) else ():
         expanded = [""]
-        for plain, ranges in re.findall(r"([^\[\]]+)|\[([\d,-]+)\]", part):
-            tails = [plain] if plain else [name for item in ranges.split(",") for name in _range(item, text)]
+        for plain, numbers in re.findall(r"([^\[\]]+)|\[(.+?)\]", name):
+            tails = [plain] if plain else [tail for item in numbers.split(",") for tail in _range(item)]
             expanded = [head + tail for head in expanded for tail in tails]
         names += expanded
-    if not all(names) or ",".join(parts) != text or any(mark in name for name in names for mark in "[]"):
-        raise _not_a_node_list(text)
+    if not names:
+        raise ConfigError(f"SLURM_JOB_NODELIST: expected a list such as node[01-03,7], got {text!r}")
     return names
 
 
-def _range(item: str, text: str) -> list[str]:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-    if match is None:
-        raise _not_a_node_list(text)
-    first, last = match[1], match[2] or match[1]
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-
-
-def _not_a_node_list(text: str) -> ConfigError:
-    return ConfigError(f"SLURM_JOB_NODELIST: expected a list such as node[01-03,7], got {text!r}")
+def _range(item: str) -> list[str]:
+    first, _, last = item.partition("-")
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
