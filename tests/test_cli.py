@@ -65,6 +65,41 @@ def test_theano_mpis_flags(folder, started):
     assert started == [(expected, {"module": "theanompi.worker", "bind": True, "plan": True})]
 
 
+HOSTS = ("a:auto", "a:auto", "b:auto")
+
+
+@pytest.mark.parametrize(
+    ("argv", "cfg", "expected"),
+    [
+        ("-hostfile hosts.txt", "", HOSTS),
+        ("-machinefile hosts.txt --device cuda", "", ("a:cuda", "a:cuda", "b:cuda")),
+        ("", "HOSTFILE=hosts.txt", HOSTS),
+        ("-s 3", "HOSTFILE=hosts.txt\nDEVICES=cpu", ("a:cpu", "a:cpu", "b:cpu")),
+        ("--hostfile other.txt", "HOSTFILE=hosts.txt", ("c:auto",)),
+    ],
+)
+def test_a_hostfile_is_one_worker_per_slot(folder, started, argv, cfg, expected):
+    (folder / "hosts.txt").write_text("a:2\nb\n")
+    (folder / "other.txt").write_text("c\n")
+    (folder / "more.cfg").write_text(f"MODELFILE=mymodel\nMODELCLASS=Net\n{cfg}\n")
+    assert cli.main(["-cfg", "more.cfg", *argv.split()]) == 0
+    assert started[0][0].devices == expected
+
+
+def test_in_an_allocation_of_slurm_its_nodes_are_the_hosts(folder, started, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    monkeypatch.setenv("SLURM_TASKS_PER_NODE", "2,1")
+    words = ["-file", "mymodel", "-class", "Net"]
+    for more in ([], ["-s", "2"], ["--device", "cpu"], ["-cfg", "bsp.cfg"]):
+        assert cli.main([*words, *more]) == 0
+    assert [config.devices for config, _ in started] == [
+        ("n1:auto", "n1:auto", "n2:auto"),
+        ("cpu", "cpu"),
+        ("cpu",),
+        ("cpu", "cpu"),
+    ]
+
+
 def test_flags_override_the_file(folder, started):
     cli.main("-cfg bsp.cfg --seed 8 --device cpu --epochs 2 --rule BSP -bind --size 1".split())
     config, how = started[0]
@@ -84,6 +119,18 @@ def test_flags_override_the_file(folder, started):
         (
             "-cfg bsp.cfg -bsp_exch_strategy asa64",
             f"exchange: expected one of {', '.join(EXCHANGES)}, got 'asa64'",
+        ),
+        (
+            "-cfg bsp.cfg -hostfile no.txt",
+            "devices: expected one of auto, cpu, cuda for every slot of the hostfile, got cpu, cpu",
+        ),
+        (
+            "-file mymodel -class Net -hostfile no.txt",
+            "hostfile: expected a readable text file, got 'no.txt' (No such file or directory)",
+        ),
+        (
+            "-cfg bsp.cfg --allreduce-algorithm rings",
+            "allreduce_algorithm: expected one of recursive_doubling, ",
         ),
         ("-cfg bsp.cfg --epoch 3", "unrecognized arguments: --epoch 3"),
         ("-cfg", "argument -cfg/--cfg/--config: expected one argument"),

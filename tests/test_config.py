@@ -26,8 +26,8 @@ from theanompi.config import (
 
 FLAGS = """
 --data --image-size --batch-size --accumulation --epochs --max-iterations --seed --device --precision
---sync-type --exchange --plan --base-lr --base-batch --scaling --warmup --warmup-epochs --decay-epochs
---decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
+--sync-type --exchange --allreduce-algorithm --plan --base-lr --base-batch --scaling --warmup --warmup-epochs
+--decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
 --out --resume --overwrite --log-interval --checkpoint-interval --timeline
 """.split()
 
@@ -68,6 +68,7 @@ def flags(*argv: str) -> RunConfig:
         ("max_iterations", -3, "max_iterations: expected a whole number of at least 1, got -3"),
         ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
         ("precision", "fp16", "precision: expected one of float32, tf32, bf16, got 'fp16'"),
+        ("allreduce_algorithm", "rings", "allreduce_algorithm: expected one of .*; did you mean 'ring'"),
         ("base_lr", 0, "base_lr: expected a number above 0, got 0"),
         ("base_lr", float("nan"), "base_lr: expected a number above 0, got nan"),
         ("base_batch", "many", "base_batch: expected a whole number of at least 1, got 'many'"),
@@ -119,7 +120,7 @@ def test_dict_survives_json_with_every_field_changed():
         warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
-        require_cuda_aware=True, cuda_graph=False, timeline=3,
+        require_cuda_aware=True, cuda_graph=False, timeline=3, allreduce_algorithm="ring",
     )  # fmt: skip
     assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -146,6 +147,7 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
     )
     assert resolve(given) == given
     assert {name for name, value in digits.to_dict().items() if value is None} == {
+        "allreduce_algorithm",
         "max_iterations",
         "checkpoint_interval",
         "loader_processes",

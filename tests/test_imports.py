@@ -19,7 +19,8 @@ BELOW: dict[str, set[str]] = {
     "feed": {"device"},
     "functions": {"recipe", "feed"},
     "timeline": {"config"},
-    "mpirun": {"config"},
+    "library": {"config"},
+    "mpirun": {"library"},
     "exchange": {"device", "mpirun", "timeline"},
     "data": {"timeline"},
     "recorder": {"timeline"},
@@ -28,17 +29,18 @@ BELOW: dict[str, set[str]] = {
     "model": {"functions", "exchange", "data"},
     "training": {"model", "checkpoint", "plots"},
     "contract": {"model"},
-    "worker": {"training", "contract"},
+    "worker": {"training", "contract", "library"},
     "launch": {"mpirun"},
     "cfgfile": {"config"},
+    "nodes": {"config"},
     "rules": {"launch"},
     "facts": {"model"},
     "findings": {"config"},
     "doctor": {"rules", "findings"},
-    "cli": {"doctor", "cfgfile"},
+    "cli": {"doctor", "cfgfile", "nodes"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
-LIGHT = ("config", "cfgfile", "mpirun", "launch", "rules", "findings", "doctor", "cli")
+LIGHT = ("config", "cfgfile", "library", "mpirun", "launch", "nodes", "rules", "findings", "doctor", "cli")
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}
 # What uses the package is never used by it.
 OUTSIDE = {"models", "examples", "benchmarks", "tests"}

@@ -184,7 +184,11 @@ def test_signal_handlers_are_put_back(folder):
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 1),
         ({"OMPI_COMM_WORLD_RANK": "2", "PMIX_RANK": "2"}, 2),
         ({"PMIX_RANK": "0"}, 0),
+        # a batch script, then a step of one task and one of several, without PMI
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "9"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, 3),
+        ({"PMI_RANK": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, 1),
         ({}, None),
     ],
 )

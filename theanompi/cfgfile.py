@@ -11,12 +11,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.config import FIELDS, ConfigError, closest, read_field
+from theanompi.config import FIELDS, TEXT, ConfigError, closest, read_field
 
 KEYS = {name.upper(): name for name in FIELDS} | {
     "BSP_SYNC_TYPE": "sync_type",
     "BSP_EXCH_STRATEGY": "exchange",
+    "HOSTFILE": "hostfile",
 }
+_SEVERAL = ("devices", "decay_epochs")
 
 _PIECE = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^\s'"\\()$`;&|<>]"""
 _TOKEN = re.compile(
@@ -39,12 +41,12 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
     ----------
     path
         A file in UTF-8 with keys ``RULE``, ``MODELFILE``, ``MODELCLASS``, ``DEVICES``, ``BSP_SYNC_TYPE``,
-        ``BSP_EXCH_STRATEGY`` or any field of `theanompi.config.RunConfig` in upper case.
+        ``BSP_EXCH_STRATEGY``, ``HOSTFILE`` or any field of `theanompi.config.RunConfig` in upper case.
 
     Returns
     -------
     dict
-        Checked values by field name.
+        Checked values by field name, and the path ``hostfile`` where there is one.
 
     Raises
     ------
@@ -75,10 +77,10 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
         name = KEYS[key]
         if name in lines:
             raise ConfigError(f"{where}: expected {key} once, got it in line {lines[name]} too")
-        if isinstance(value, list) and not isinstance(FIELDS[name].default, tuple) and name != "decay_epochs":
+        if isinstance(value, list) and name not in _SEVERAL:
             raise ConfigError(f"{where}: {key}: expected one value, got an array of {len(value)}")
         try:
-            values[name] = read_field(name, value)
+            values[name] = read_field(name, value) if name in FIELDS else TEXT.read(value)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         lines[name] = line

@@ -4,12 +4,14 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from theanompi.cfgfile import read_cfg
 from theanompi.config import ConfigError, RunConfig, add_arguments, from_args
 from theanompi.doctor import examine
 from theanompi.launch import WORKER, mpi_rank
+from theanompi.nodes import read_hostfile, slurm_devices
 from theanompi.rules import RunFailed, get_rule
 from theanompi.rules.base import check
 
@@ -113,6 +115,12 @@ def _launcher(doctor: bool = False) -> Parser:
     )
     group.add_argument("-s", "--size", metavar="N", help="workers on the CPU, where no devices are given")
     group.add_argument(
+        *("-hostfile", "--hostfile", "-machinefile"),
+        metavar="FILE",
+        help="hosts with their slots, one worker per slot; one --device serves all",
+        **suppress,
+    )
+    group.add_argument(
         "-b", "-bind", "--bind", action="store_true", help="bind each rank to cores of its own"
     )
     group.add_argument(
@@ -125,23 +133,31 @@ def _launcher(doctor: bool = False) -> Parser:
     return parser
 
 
-def _devices(size: str | None, given: tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
-    if size is None:
-        return {}
-    if not size.isdecimal() or int(size) < 1:
+def _devices(size: str | None, hostfile: str | None, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """One device per worker, from the first that says so: devices, a hostfile, a size, a Slurm allocation."""
+    if size is not None and (not size.isdecimal() or int(size) < 1):
         raise ConfigError(f"size: expected a whole number of at least 1, got {size!r}")
+    if hostfile is not None:
+        if given is not None and (len(given) > 1 or given[0] not in ("auto", "cpu", "cuda")):
+            raise ConfigError(
+                "devices: expected one of auto, cpu, cuda for every slot of the hostfile, "
+                f"got {', '.join(given)}"
+            )
+        given = read_hostfile(hostfile, *(given or ()))
     if given is None:
-        return {"devices": ("cpu",) * int(size)}
-    if len(given) != int(size):
+        return slurm_devices() if size is None else ("cpu",) * int(size)
+    if size is not None and len(given) != int(size):
         raise ConfigError(f"size: expected {len(given)}, the number of devices given, got {size}")
-    return {}
+    return given
 
 
 def _settings(args: argparse.Namespace) -> RunConfig:
     settings = read_cfg(args.cfg) if args.cfg else {}
+    hostfile = getattr(args, "hostfile", settings.pop("hostfile", None))
     config = from_args(args, **settings)
     given = config.devices if "devices" in settings or "devices" in args else None
-    return RunConfig.from_dict({**config.to_dict(), **_devices(args.size, given)})
+    devices = _devices(args.size, hostfile, given)
+    return config if devices is None else replace(config, devices=devices)
 
 
 def _doctor(argv: list[str]) -> int:

@@ -33,6 +33,7 @@ EXCHANGES = (
     *("auto", "overlap", "ar", "shm", "nccl", "naive", "fp16", "bf16"),
     *("nccl32", "nccl16", "asa32", "asa16"),
 )
+ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
 RULES = ("BSP",)
 PRECISIONS = ("float32", "tf32", "bf16")
 SCALINGS = ("linear", "sqrt", "none")
@@ -344,6 +345,9 @@ class RunConfig:
     )
     require_cuda_aware: bool = _option(
         False, SWITCH, "run", "refuse to take gradients through host memory if MPI is not CUDA-aware"
+    )
+    allreduce_algorithm: str | None = _option(
+        None, _choice(ALGORITHMS), "run", "MPI's own way of summing (default: the library's choice)"
     )
 
     base_lr: float = _option(0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images")

@@ -18,30 +18,41 @@ from types import FrameType
 from typing import Any
 
 from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
-from theanompi.mpirun import find_mpirun, flavour
+from theanompi.library import algorithm_settings, flavour, launch_settings
+from theanompi.mpirun import find_mpirun
 
 WORKER = "theanompi.worker"
 GRACE = 10.0
 """Seconds that mpirun gets to end its processes after a signal, before it is killed."""
 
-# Each of these is set by every launcher of its kind for each process, and by nothing else. Slurm's own
-# variables are not among them: they are also set in a batch script that runs on one node without srun.
+# Each of these is set by every launcher of its kind for each process, and by nothing else.
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What Open MPI must be told to take to other machines; the hydras take the whole environment.
-_EXPORTED = ("CUDA_", "LD_LIBRARY_PATH", "MKL_", "OMP_", "PYTENSOR_", "TORCH", "UCX_")
+_EXPORTED = (
+    *("CUDA_", "FI_", "HDF5_", "LD_LIBRARY_PATH", "MKL_", "MPI4PY_", "NCCL_", "OMP_"),
+    *("PYTENSOR_", "TORCH", "UCX_"),
+)
 
 
 def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
-    """Return this process's rank when an mpirun (or srun with PMI) started it, else None; MPI is not loaded.
+    """Return this process's rank when an mpirun or srun started it, else None; MPI is not loaded.
+
+    Of Slurm's own variables, most are also set in a batch script, which runs once and may start an mpirun. Only a
+    step of several tasks is surely srun's, even without PMI, where MPI takes each task for a world of its own:
+    `theanompi.worker.check_launcher` says so.
 
     >>> mpi_rank({"PMI_RANK": "3", "PMI_SIZE": "4"})
     3
-    >>> mpi_rank({"SLURM_PROCID": "0"}) is None
+    >>> mpi_rank({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None
     True
+    >>> mpi_rank({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"})
+    1
     """
-    ranks = [environ[name] for name in _RANK_VARIABLES if name in environ]
-    return int(ranks[0]) if ranks else None
+    names = [name for name in _RANK_VARIABLES if name in environ]
+    if not names and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        names = ["SLURM_PROCID"]
+    return int(environ[names[0]]) if names else None
 
 
 def cores() -> int:
@@ -172,10 +183,14 @@ class Job:
         version = subprocess.run(
             [mpirun, "--version"], env=environ, capture_output=True, text=True, check=False
         )
+        kind = flavour(version.stdout)
+        machines = hosts(config.devices)
+        environ = {**launch_settings(kind, config.devices, len(machines) > 1), **environ}
+        environ |= algorithm_settings(kind, config.allreduce_algorithm)
         words = command(
             config,
             mpirun,
-            flavour(version.stdout),
+            kind,
             threads="OMP_NUM_THREADS" not in environ,
             module=module,
             bind=bind,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from theanompi.config import ConfigError
+from theanompi.library import flavour
 
 GRACE = 5.0
 """Seconds that a job whose time is up gets to end its processes, before it is killed."""
@@ -111,31 +112,6 @@ def find_mpirun() -> str:
     if found is None:
         raise ConfigError(f"mpirun: expected one in {beside} or on PATH, got none; remedy: pip install mpich")
     return found
-
-
-def flavour(version: str) -> str:
-    """Tell which family an mpirun belongs to from what ``mpirun --version`` prints.
-
-    Returns
-    -------
-    str
-        ``"mpich"``, ``"openmpi"`` or ``"intel"``.
-
-    Raises
-    ------
-    ConfigError
-        When it is none of them.
-
-    Examples
-    --------
-    >>> flavour("mpirun (Open MPI) 5.0.11")
-    'openmpi'
-    """
-    for words, name in (("Open MPI", "openmpi"), ("Intel(R) MPI", "intel"), ("HYDRA", "mpich")):
-        if words in version:
-            return name
-    got = version.strip().splitlines()[0] if version.strip() else "nothing"
-    raise ConfigError(f"mpirun --version: expected MPICH, Open MPI or Intel MPI, got {got!r}")
 
 
 def identify() -> tuple[str, str]:

@@ -23,6 +23,7 @@ from theanompi.contract import ContractModel
 from theanompi.data import LoaderError
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger, choose, get_exchanger
+from theanompi.library import check_algorithm, flavour
 from theanompi.model import Model
 from theanompi.plots import plot_curves
 from theanompi.recorder import CHECKPOINT_FILE, Recorder, prepare_run_folder, write_config
@@ -48,18 +49,27 @@ def abort_on_error(comm: MPI.Comm) -> None:
 
 
 def check_launcher(comm: MPI.Comm) -> None:
-    """End here if an mpirun of another MPI started this process: every process would take itself for the only one."""
-    for kind in ("PMI", "OMPI_COMM_WORLD"):
-        started = os.environ.get(f"{kind}_SIZE")
-        if started is None or int(started) == comm.Get_size():
-            continue
-        if os.environ.get(f"{kind}_RANK") == "0":
-            print(
-                f"theanompi: mpirun: expected the one that belongs to {library()}, the MPI of this Python, "
-                f"got one whose {started} processes that MPI does not see",
-                file=sys.stderr,
+    """End here if what started this process is not seen by MPI: every process would take itself for the only one."""
+    environ = os.environ
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", "1")
+    started = environ.get("PMI_SIZE") or environ.get("OMPI_COMM_WORLD_SIZE") or tasks
+    if comm.Get_size() == int(started) or (comm.Get_size() > 1 and started is tasks):
+        return
+    rank = environ.get("PMI_RANK") or environ.get("OMPI_COMM_WORLD_RANK") or environ.get("SLURM_PROCID")
+    if rank == "0":
+        if tasks == started and environ.get("SLURM_PROCID") == rank:
+            how = "pmix" if flavour(library()) == "openmpi" else "pmi2"
+            text = (
+                f"srun: expected one world of {tasks} ranks, got {tasks} processes that {library()}, the MPI of "
+                f"this Python, does not see; remedy: srun --mpi={how}"
             )
-        raise SystemExit(1)
+        else:
+            text = (
+                f"mpirun: expected the one that belongs to {library()}, the MPI of this Python, "
+                f"got one whose {started} processes that MPI does not see"
+            )
+        print(f"theanompi: {text}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def agree(comm: MPI.Comm, error: Exception | None) -> None:
@@ -95,8 +105,9 @@ def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
     """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores."""
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     local_rank, local_size = local.Get_rank(), local.Get_size()
+    # srun and mpirun may have given each rank cores of its own, or all of them the same.
+    cores = max(1, len(set().union(*local.allgather(os.sched_getaffinity(0)))) // local_size)
     local.Free()
-    cores = max(1, len(os.sched_getaffinity(0)) // local_size)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
     name = local_device(devices, local_rank, torch.cuda.device_count())
@@ -157,6 +168,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     abort_on_error(comm)
     config = resolve(config)
     rank, size = comm.Get_rank(), comm.Get_size()
+    together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
     name, cores = together(comm, lambda: choose_device(comm, devices))
     if config.loader_processes is None:
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
@@ -185,7 +197,8 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     total = model.n_epochs * per_epoch
     last = min(total, config.max_iterations or total)
     say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
-    say(f"exchange: {config.sync_type}, {way}")
+    algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
+    say(f"exchange: {config.sync_type}, {way}{algorithm}")
 
     recorder = Recorder(
         out,

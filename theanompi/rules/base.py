@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from theanompi.config import ConfigError, RunConfig, closest, hosts
 from theanompi.launch import WORKER, Job, mpi_rank
+from theanompi.library import set_algorithm
 
 
 class RunFailed(RuntimeError):
@@ -149,6 +150,7 @@ class Rule(ABC):
         module
             The worker's module, imported here because it brings torch and MPI along.
         """
+        set_algorithm(config.allreduce_algorithm)
         importlib.import_module(module).run(config, config.devices, plan)
 
 

@@ -1,0 +1,187 @@
+"""Runs on several hosts: real mpirun, real TCP between network namespaces, started by tmlauncher's own command line."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+from network import Hosts, refusal
+
+from tests.mpi import ROOT
+from tests.test_launch import WORKER, assert_gone, facts
+from tests.test_training_mpi import SETTINGS, difference, trained
+from theanompi import checkpoint
+
+pytestmark = pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+
+PROGRAM = "import sys; from theanompi.cli import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Hosts]:
+    with Hosts(4) as four:
+        yield four
+
+
+def launch(
+    hosts: Hosts, folder: Path, *argv: str, module: str = "theanompi.worker", timeout: float = 90
+) -> CompletedProcess[str]:
+    """``tmlauncher argv…`` on the first host."""
+    path = f"{ROOT}:{ROOT / 'tests'}:{folder}"
+    return hosts.run(0, [sys.executable, "-c", PROGRAM, module, *argv], timeout, {"PYTHONPATH": path})
+
+
+def flags(**settings: object) -> list[str]:
+    cfg = {"modelfile": "-file", "modelclass": "-class"}
+    return [
+        word
+        for name, value in settings.items()
+        for word in (cfg.get(name, "--" + name.replace("_", "-")), str(value))
+    ]
+
+
+def test_the_link_holds_its_rate_and_delay() -> None:
+    """Lower bounds, which a busy machine cannot break; that a link is not much slower is for the benchmarks."""
+    program = f"""
+import socket, sys, time
+if sys.argv[1] == "serve":
+    server = socket.create_server(("", 5000))
+    print(flush=True)
+    peer, _ = server.accept()
+    peer.sendall(peer.recv(1))
+    n = 0
+    while n < {25_000_000}:
+        n += len(peer.recv(1 << 20))
+    peer.sendall(b"x")
+else:
+    peer = socket.create_connection((sys.argv[1], 5000))
+    for data in (b"x", bytes({25_000_000})):
+        start = time.perf_counter()
+        peer.sendall(data)
+        peer.recv(1)
+        print(time.perf_counter() - start)
+"""
+    with Hosts(2, rate="1gbit", delay=0.001) as two:
+        python = [sys.executable, "-c", program]
+        server = two.start(1, [*python, "serve"])
+        server.stdout.readline()
+        seconds = two.run(0, [*python, two.names[1]]).stdout.split()
+        server.communicate(timeout=20)
+    assert float(seconds[0]) > 0.002
+    # the token bucket lets its first 256 KiB through at once
+    assert float(seconds[1]) > 0.95 * 25_000_000 * 8 / 1e9
+
+
+@pytest.mark.parametrize(("per_host", "way"), [(1, "devices"), (2, "hostfile")])
+def test_training_on_two_hosts_is_training_on_one(
+    hosts: Hosts, per_host: int, way: str, tmp_path: Path
+) -> None:
+    settings = {name: value for name, value in SETTINGS.items() if name not in ("verbose", "devices")}
+    words = flags(**settings, out=tmp_path / "two")
+    a, b, *_ = hosts.names
+    if way == "devices":
+        words += ["--device", f"{a}:cpu,{b}:cpu"]
+    else:
+        (tmp_path / "hosts.txt").write_text(f"# two\n{a}:{per_host}\n{b} slots={per_host}\n")
+        words += ["-hostfile", str(tmp_path / "hosts.txt"), "--device", "cpu"]
+    before = hosts.sent(0), hosts.sent(1), hosts.sent(2)
+    done = launch(hosts, tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{2 * per_host} x cpu" in done.stdout
+    two = checkpoint.load(tmp_path / "two" / "checkpoint.h5")[0]
+    one = trained(2 * per_host, tmp_path / "one")
+    assert difference(two, one) < 1e-6
+    # The gradients went over the network, both ways: what one host has to know of the other's at the least.
+    gradients = 4 * sum(array.size for name, array in one.items() if name.startswith("weights/"))
+    for number in (0, 1):
+        assert hosts.sent(number) - before[number] > SETTINGS["max_iterations"] * gradients
+    assert hosts.sent(2) - before[2] < 1000
+
+
+def test_a_rank_killed_on_one_host_ends_the_run_on_all(hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "small_worker.py").write_text(WORKER.replace('f"rank', f'"{tmp_path}/" + f"rank'))
+    begin = time.monotonic()
+    devices = ",".join(f"{name}:cpu" for name in hosts.names[:2])
+    done = launch(hosts, tmp_path, "--device", devices, "--out", "kill", module="small_worker", timeout=60)
+    assert done.returncode > 0
+    assert "tmlauncher: BSP: 2 rank(s) failed with exit status" in done.stderr
+    assert time.monotonic() - begin < 40
+    assert len(facts(tmp_path)) == 2
+    assert_gone([item["pid"] for item in facts(tmp_path)])
+
+
+# What the sum of a large number, its negative and two small ones is in float32 depends on the order of the
+# additions, and this on the algorithm.
+SUMMING = """
+import json
+from itertools import permutations
+from pathlib import Path
+import numpy as np
+from mpi4py import MPI
+from theanompi.config import RunConfig, from_environment
+
+def run(config, devices, plan=False):
+    comm = MPI.COMM_WORLD
+    result = {"local": comm.Split_type(MPI.COMM_TYPE_SHARED).size, "sums": []}
+    for values in sorted(set(permutations([1e8, 1.0, -1e8, 1.0]))):
+        buffer = np.full(1 << 18, values[comm.rank], np.float32)
+        comm.Allreduce(MPI.IN_PLACE, buffer)
+        result["sums"].append(buffer[:: 1 << 16].tolist())
+    if comm.rank == 0:
+        Path(config.out).write_text(json.dumps(result))
+
+if __name__ == "__main__":
+    run(*from_environment())
+"""
+
+
+@pytest.fixture
+def summing(tmp_path: Path) -> Path:
+    (tmp_path / "summing.py").write_text(SUMMING)
+    return tmp_path
+
+
+def sums(path: Path, local: int) -> np.ndarray:
+    """By permutation of the four addends and quarter of the buffer; `local` is the number of ranks on a host."""
+    result = json.loads(path.read_text())
+    assert result["local"] == local
+    return np.array(result["sums"])
+
+
+def pairwise() -> np.ndarray:
+    """What recursive doubling and halving give: the sum of the sums of neighbours."""
+    cases = np.array(sorted(set(permutations([1e8, 1.0, -1e8, 1.0]))), np.float32)
+    return (cases[:, 0] + cases[:, 1]) + (cases[:, 2] + cases[:, 3])
+
+
+def test_the_algorithm_is_what_was_asked_for(hosts: Hosts, summing: Path) -> None:
+    devices = ",".join(f"{host}:cpu" for host in hosts.names)
+    traffic = {}
+    for name in ("recursive_doubling", "reduce_scatter_allgather", "ring"):
+        out = summing / name
+        before = hosts.sent(0)
+        words = ["--device", devices, "--out", str(out), "--allreduce-algorithm", name]
+        done = launch(hosts, summing, *words, module="summing")
+        assert done.returncode == 0, done.stderr
+        traffic[name] = (hosts.sent(0) - before) / (12 * 4 * (1 << 18))
+    # Volume that each of 4 ranks sends, in buffers: log2(4) = 2 against 2 (1 - 1/4) = 1.5, with some for TCP.
+    assert traffic["recursive_doubling"] == pytest.approx(2, abs=0.2)
+    assert traffic["reduce_scatter_allgather"] == pytest.approx(1.5, abs=0.2)
+    assert traffic["ring"] == pytest.approx(1.5, abs=0.2)
+    # A ring sums each quarter from another rank on; the others sum all of them alike.
+    assert (sums(summing / "recursive_doubling", 1) == pairwise()[:, None]).all()
+    assert np.ptp(sums(summing / "reduce_scatter_allgather", 1), axis=1).max() == 0
+    assert np.ptp(sums(summing / "ring", 1), axis=1).max() > 0
+
+
+def test_the_algorithm_holds_across_and_inside_hosts(hosts: Hosts, summing: Path) -> None:
+    devices = ",".join(f"{name}:cpu,cpu" for name in hosts.names[:2])
+    words = ["--device", devices, "--out", str(summing / "ring"), "--allreduce-algorithm", "ring"]
+    done = launch(hosts, summing, *words, module="summing")
+    assert done.returncode == 0, done.stderr
+    assert np.ptp(sums(summing / "ring", 2), axis=1).max() > 0
