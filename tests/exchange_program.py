@@ -207,7 +207,7 @@ def hidden(strategy: str, name: str) -> None:
 
 def machines(strategy: str, name: str) -> None:
     """Two ranks to a machine."""
-    path.machine = shm.machine = lambda comm: comm.Split(COMM.rank // 2)
+    shm.SharedMemory._machine = lambda self: self.comm.Split(COMM.rank // 2)  # type: ignore[method-assign]
     sums(strategy, name)
 
 

@@ -62,10 +62,8 @@ def test_complete_buckets_are_summed_while_the_rest_is_computed(strategy: str, n
 
 
 @pytest.mark.parametrize("n", [3, 4])
-@pytest.mark.parametrize("strategy", ["shm", "overlap", "ar"])
-def test_sums_of_several_machines(strategy: str, n: int) -> None:
-    said = right(run(n, "machines", ("shm", "overlap", "ar")), strategy, n)
-    assert strategy != "shm" or said == ["shared memory, then between 2 machines"] * n
+def test_shared_memory_on_several_machines(n: int) -> None:
+    assert right(run(n, "machines", ("shm",)), "shm", n) == ["shared memory, then between 2 machines"] * n
 
 
 def test_negative_control() -> None:
@@ -236,14 +234,7 @@ def test_ar_works_in_chunks() -> None:
 
     chunk = path.CHUNK // 4
     flat = torch.ones(2 * chunk + 13)
-    here = SimpleNamespace(size=2, Free=lambda: None)
-    comm = SimpleNamespace(
-        size=2,
-        Allreduce=double,
-        Ibarrier=lambda: SimpleNamespace(Test=lambda: True),
-        Split_type=lambda _: here,
-        allreduce=lambda value, _: value,
-    )
+    comm = SimpleNamespace(size=2, Allreduce=double, Ibarrier=lambda: SimpleNamespace(Test=lambda: True))
     get_exchanger("ar", comm, buffer_of(flat)).sum()
     assert calls == [chunk, chunk, 13]
     assert bool((flat == 2).all())

@@ -12,7 +12,7 @@ from tests.mpi import run_mpi
 from tests.test_hosts import SUMMING
 from theanompi.config import ALGORITHMS, ConfigError, RunConfig
 from theanompi.launch import Job
-from theanompi.library import _ALGORITHMS, algorithm_settings, check_algorithm, launch_settings
+from theanompi.library import _ALGORITHMS, algorithm_settings, check_algorithm, launch_settings, set_waiting
 
 
 def test_every_algorithm_is_somewhere_and_no_other():
@@ -127,3 +127,15 @@ def test_srun_without_pmi_is_said_once():
     (line,) = lines
     assert line.startswith("theanompi: srun: expected one world of 2 ranks, got 2 processes that ")
     assert line.endswith(("remedy: srun --mpi=pmi2", "remedy: srun --mpi=pmix"))
+
+
+@pytest.mark.parametrize(
+    ("here", "device", "expected"), [("1", "auto", "1"), ("2", "auto", None), ("1", "cuda", None)]
+)
+def test_a_rank_of_the_users_own_mpirun_gives_its_core_up_too(here, device, expected, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"MPI_LOCALNRANKS": here, "PMI_SIZE": "2"})
+    set_waiting((device,))
+    assert os.environ.get("MPIR_CVAR_ENABLE_HEAVY_YIELD") == expected
+    os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "0"
+    set_waiting((device,))
+    assert os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "0", "the user's own setting goes first"

@@ -182,3 +182,19 @@ def launch_settings(kind: str, devices: tuple[str, ...], several_hosts: bool) ->
         # to the threads that compute. Inside a host alone that would cost more than it gives.
         settings["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     return settings
+
+
+def set_waiting(devices: tuple[str, ...]) -> None:
+    """Put what `launch_settings` has for several hosts into the environment of a rank of the user's own mpirun.
+
+    Of the launchers only MPICH's tells before MPI starts how many of the ranks are on this host.
+
+    Parameters
+    ----------
+    devices
+        Of this machine.
+    """
+    here, everywhere = os.environ.get("MPI_LOCALNRANKS"), os.environ.get("PMI_SIZE")
+    if here and everywhere and int(here) < int(everywhere):
+        for name, value in launch_settings("mpich", devices, several_hosts=True).items():
+            os.environ.setdefault(name, value)

@@ -11,7 +11,7 @@ class AllReduce(Exchanger):
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
         super().__init__(comm, buffer)
-        self._path = Path(comm, buffer, self._hurried)
+        self._path = Path(comm, buffer)
         self.direct, self.description = self._path.direct, self._path.description
 
     def _sum(self, bucket: Bucket) -> None:

@@ -12,7 +12,7 @@ class Overlap(Background):
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
         super().__init__(comm, buffer)
-        self._path = Path(self.comm, buffer, self._hurried)
+        self._path = Path(self.comm, buffer)
         self.direct, self.description = self._path.direct, self._path.description
 
     def _sum(self, bucket: Bucket) -> None:

@@ -1,23 +1,14 @@
 """How MPI gets at a buffer: as it lies, or through pinned memory of the host."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from mpi4py import MPI
 
 from theanompi.exchange import cuda_aware
 from theanompi.exchange.base import Buffer
-from theanompi.exchange.waiting import poll
 
 # Bytes. What fits the processor's caches is copied and added there; in one call the buffer goes through memory
 # at every stage of the algorithm. Much smaller chunks pay for the number of calls: benchmarks/exchange.py.
 CHUNK = 2 << 20
-
-
-def machine(comm: MPI.Intracomm) -> Any:
-    """The ranks of `comm` on this one's machine, which can share memory with it; collective."""
-    return comm.Split_type(MPI.COMM_TYPE_SHARED)
 
 
 class Path:
@@ -26,16 +17,13 @@ class Path:
     Device memory is given to MPI as it is where that has been proven to work and to be faster. Otherwise it is
     staged through one pinned buffer: later chunks come down and earlier ones go up while one is summed.
 
-    Within one machine the call blocks, as MPI moves the bytes itself and needs the core for it. Between machines
-    most of it is waiting for the network, in which a blocking call would spin: host memory is summed by
-    nonblocking calls that are asked now and then. Device memory is not, as some libraries cannot.
+    The calls block: nonblocking ones do not take device memory in every library, and know other algorithms. So
+    that they leave the core to others while the network works, see `theanompi.library.launch_settings`.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
     buffer : Buffer
-    hurried : callable
-        As for `theanompi.exchange.waiting.poll`.
 
     Attributes
     ----------
@@ -44,13 +32,8 @@ class Path:
     description : str
     """
 
-    def __init__(self, comm: MPI.Intracomm, buffer: Buffer, hurried: Callable[[], bool]) -> None:
-        self.comm, self.buffer, self._hurried, self.direct = comm, buffer, hurried, True
-        self._far = False
-        if comm.size > 1:
-            near = machine(comm)
-            self._far = comm.allreduce(near.size < comm.size, MPI.LOR)
-            near.Free()
+    def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
+        self.comm, self.buffer, self.direct = comm, buffer, True
         self.description = "host memory"
         flat = buffer.flat
         if flat.is_cuda and comm.size > 1:
@@ -73,16 +56,7 @@ class Path:
             self._staged(flat, self._host[start:end], size)
             return
         for chunk in flat.split(size):
-            if chunk.is_cuda:
-                self.comm.Allreduce(MPI.IN_PLACE, [chunk, MPI.FLOAT])
-            else:
-                self._allreduce(chunk.numpy())
-
-    def _allreduce(self, chunk: Any) -> None:
-        if self._far:
-            poll(self.comm.Iallreduce(MPI.IN_PLACE, [chunk, MPI.FLOAT]).Test, self._hurried)
-        else:
-            self.comm.Allreduce(MPI.IN_PLACE, [chunk, MPI.FLOAT])
+            self.comm.Allreduce(MPI.IN_PLACE, [chunk if chunk.is_cuda else chunk.numpy(), MPI.FLOAT])
 
     def _staged(self, flat: torch.Tensor, host: torch.Tensor, size: int) -> None:
         pairs = list(zip(flat.split(size), host.split(size), strict=True))
@@ -94,7 +68,7 @@ class Path:
                 arrived[-1].record()
         for (device_chunk, host_chunk), event in zip(pairs, arrived, strict=True):
             event.synchronize()
-            self._allreduce(host_chunk.numpy())
+            self.comm.Allreduce(MPI.IN_PLACE, [host_chunk.numpy(), MPI.FLOAT])
             with torch.cuda.stream(self._up):
                 device_chunk.copy_(host_chunk, non_blocking=True)
 

@@ -1,6 +1,7 @@
 """Inside a machine the ranks add up each other's buffers where they lie; between machines, one rank of each."""
 
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,7 @@ from theanompi.config import ConfigError
 from theanompi.device import Pinned
 from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket, Buffer
-from theanompi.exchange.path import CHUNK, machine
-from theanompi.exchange.waiting import poll
+from theanompi.exchange.path import CHUNK
 
 # Elements that are added up at a time: what comes from all ranks is still in the core's L2 when it is copied.
 BLOCK = 1 << 16
@@ -36,7 +36,7 @@ class SharedMemory(Background):
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
         super().__init__(comm, buffer)
-        self._node = machine(self.comm)
+        self._node = self._machine()
         first = self._node.rank == 0
         self._leaders = self.comm.Split(0 if first else MPI.UNDEFINED, self.comm.rank)
         machines = self.comm.allreduce(int(first))
@@ -56,6 +56,10 @@ class SharedMemory(Background):
             self._pinned = Pinned(self._own.numpy())
         else:
             buffer.move(self._own)
+
+    def _machine(self) -> Any:
+        """The ranks that can share memory with this one."""
+        return self.comm.Split_type(MPI.COMM_TYPE_SHARED)
 
     def _check_room(self, needed: int) -> None:
         """Without room for it, memory in a file system is granted, and writing to it kills the process."""
@@ -97,7 +101,7 @@ class SharedMemory(Background):
         total = self._flats[0][start:end]
         if self._leaders != MPI.COMM_NULL:
             for chunk in total.split(CHUNK // total.element_size()):
-                poll(self._leaders.Iallreduce(MPI.IN_PLACE, [chunk.numpy(), MPI.FLOAT]).Test, self._hurried)
+                self._leaders.Allreduce(MPI.IN_PLACE, [chunk.numpy(), MPI.FLOAT])
         self._meet(self._node)
         if self._leaders == MPI.COMM_NULL:
             self._own[start:end].copy_(total)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from theanompi.config import ConfigError, RunConfig, closest, hosts
 from theanompi.launch import WORKER, Job, mpi_rank
-from theanompi.library import set_algorithm
+from theanompi.library import set_algorithm, set_waiting
 
 
 class RunFailed(RuntimeError):
@@ -151,6 +151,7 @@ class Rule(ABC):
             The worker's module, imported here because it brings torch and MPI along.
         """
         set_algorithm(config.allreduce_algorithm)
+        set_waiting(config.devices)
         importlib.import_module(module).run(config, config.devices, plan)
 
 
