@@ -19,6 +19,7 @@ from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
+from theanompi.device import fusion
 from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
@@ -200,7 +201,10 @@ class _Program:
         if isinstance(node.op, Elemwise):
             candidates = {o: tuple(range(len(node.inputs))) for o in range(len(node.outputs))}
         elif isinstance(node.op, TorchOp):
-            candidates = node.op.overwrites
+            # An op may have inputs that not every node of it has.
+            candidates = {
+                o: tuple(i for i in inputs if i < len(node.inputs)) for o, inputs in node.op.overwrites.items()
+            }
         else:
             return {}
         chosen: dict[int, int] = {}
@@ -382,4 +386,4 @@ def mode(
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = current() if name is None else parse(name)
     linker = TorchLinker(device, precision, return_internal_type, written, capture)
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run"]))
+    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", fusion.TAG]))
