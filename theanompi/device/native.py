@@ -55,14 +55,28 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
 
 
-@cache
-def parallel_region() -> int | None:
-    """The address of what starts a parallel region of the OpenMP that torch itself uses, by GCC's interface.
+class OpenMP(ctypes.Structure):
+    """Three functions of the OpenMP that torch itself uses, where that has GCC's interface, or nulls.
 
     Threads beside torch's would be no use: OpenMP's wait for their next region at full speed for a while, so
     that each pool would take the cores from the other.
     """
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")]
+
+
+@cache
+def openmp() -> OpenMP:
+    """The functions.
+
+    Examples
+    --------
+    >>> openmp() is openmp()
+    True
+    """
     try:
-        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value
+        torch_library = ctypes.CDLL(torch._C.__file__)
+        functions = [getattr(torch_library, name) for name, _ in OpenMP._fields_]
     except (AttributeError, OSError):
-        return None
+        return OpenMP()
+    return OpenMP(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))

@@ -1,19 +1,23 @@
 /* Batch normalisation with residual sum and rectifier, and its gradient, in few passes over memory.
 
-   Matrices are row-major: a row is a pixel, a column a channel. Threads take blocks of rows one after another.
-   What a block is depends on shapes alone and sums over blocks are added in their order, so that neither the
-   number of threads nor which of them was faster changes a bit. In the loops over channels no element depends on
-   another; matrices either are the same or do not overlap. */
+   Matrices are row-major: a row is a pixel, a column a channel. Each thread has adjacent blocks of rows, as in
+   torch's own operations before and after, whose results lie in the cache of its core. What a block is depends on
+   shapes alone and sums over blocks are added in their order: the number of threads changes no bit. In the loops
+   over channels no element depends on another; matrices either are the same or do not overlap. */
 
 #include <math.h>
 #include <stddef.h>
 
 typedef ptrdiff_t size;
-/* GOMP_parallel of the OpenMP that torch uses, or NULL. */
-typedef void (*region)(void (*)(void *), void *, unsigned, unsigned);
+/* Of the OpenMP that torch uses; start may be NULL. */
+typedef struct {
+    void (*start)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
+    int (*number)(void), (*count)(void);                         /* omp_get_thread_num, omp_get_num_threads */
+} openmp;
 
 typedef struct {
-    size next, rows, columns, block, rectify;
+    const openmp *threads;
+    size rows, columns, block, rectify;
     const float *x, *residual, *gamma, *beta, *gy, *rectified;
     float *y, *g, *gx, *mean, *inv_std;
     float *a, *b, *c;                  /* of each channel: the coefficients of the last pass */
@@ -21,30 +25,33 @@ typedef struct {
     float *origin, *sums, *products;   /* of each block and channel */
 } job;
 
-static void run(region start, unsigned threads, void (*stage)(void *), job *j) {
-    j->next = 0;
-    if (start && threads > 1)
-        start(stage, j, threads, 0);
+static void run(void (*stage)(void *), job *j, unsigned threads) {
+    if (threads > 1)
+        j->threads->start(stage, j, threads, 0);
     else
         stage(j);
 }
 
-/* Whether a block is left: its first row and the one after its last. */
-static int take(job *j, size *begin, size *end) {
-    *begin = __atomic_fetch_add(&j->next, j->block, __ATOMIC_RELAXED);
-    *end = *begin + j->block < j->rows ? *begin + j->block : j->rows;
-    return *begin < j->rows;
+/* The blocks of this thread: from *first up to below *last. */
+static void share(const job *j, size *first, size *last) {
+    const size blocks = (j->rows + j->block - 1) / j->block;
+    const size count = j->threads->start ? j->threads->count() : 1;
+    const size number = j->threads->start ? j->threads->number() : 0;
+    *first = blocks * number / count;
+    *last = blocks * (number + 1) / count;
 }
+
+static size least(size a, size b) { return a < b ? a : b; }
 
 /* Sums of x and x² over the rows of a block, less its first row so that little cancels. */
 static void sum(void *argument) {
     job *j = argument;
     const size n = j->columns;
-    size begin, end;
-    while (take(j, &begin, &end)) {
-        float *origin = j->origin + begin / j->block * n;
-        float *sums = j->sums + begin / j->block * n;
-        float *squares = j->products + begin / j->block * n;
+    size first, last;
+    share(j, &first, &last);
+    for (size b = first; b < last; b++) {
+        const size begin = b * j->block, end = least(begin + j->block, j->rows);
+        float *origin = j->origin + b * n, *sums = j->sums + b * n, *squares = j->products + b * n;
         #pragma omp simd
         for (size k = 0; k < n; k++) {
             origin[k] = j->x[begin * n + k];
@@ -77,9 +84,11 @@ static void sum(void *argument) {
 static void normalise(void *argument) {
     job *j = argument;
     const size n = j->columns;
-    size begin, end;
-    while (take(j, &begin, &end))
-        for (size i = begin; i < end; i++) {
+    size first, last;
+    share(j, &first, &last);
+    /* Backwards: the end of the pass before is still in the cache. */
+    for (size b = last - 1; b >= first; b--)
+        for (size i = b * j->block; i < least((b + 1) * j->block, j->rows); i++) {
             const float *x = j->x + i * n, *mean = j->mean;
             const float *a = j->a, *beta = j->beta;
             float *y = j->y + i * n;
@@ -104,16 +113,17 @@ static void normalise(void *argument) {
 static void sum_gradient(void *argument) {
     job *j = argument;
     const size n = j->columns;
-    size begin, end;
-    while (take(j, &begin, &end)) {
-        float *sums = j->sums + begin / j->block * n;
-        float *products = j->products + begin / j->block * n;
+    size first, last;
+    share(j, &first, &last);
+    for (size b = first; b < last; b++) {
+        const size begin = b * j->block, end = least(begin + j->block, j->rows);
+        float *sums = j->sums + b * n, *products = j->products + b * n;
         const float *mean = j->mean;
         #pragma omp simd
         for (size k = 0; k < n; k++)
             sums[k] = products[k] = 0;
         for (size i = begin; i < end; i += 4) {
-            const size rows = end - i < 4 ? end - i : 4;
+            const size rows = least(4, end - i);
             const float *x = j->x + i * n;
             float *g = j->g + i * n;
             if (j->rectified) {
@@ -145,9 +155,11 @@ static void sum_gradient(void *argument) {
 static void gradient(void *argument) {
     job *j = argument;
     const size n = j->columns;
-    size begin, end;
-    while (take(j, &begin, &end))
-        for (size i = begin; i < end; i++) {
+    size first, last;
+    share(j, &first, &last);
+    /* Backwards: the end of the pass before is still in the cache. */
+    for (size b = last - 1; b >= first; b--)
+        for (size i = b * j->block; i < least((b + 1) * j->block, j->rows); i++) {
             const float *x = j->x + i * n, *mean = j->mean;
             const float *a = j->a, *b = j->b, *c = j->c;
             float *gx = j->gx + i * n;
@@ -174,16 +186,16 @@ static void divide(job *j, double *scratch) {
         j->total[k] = j->squared[k] = 0;
 }
 
-void batch_norm(region start, unsigned threads, size rows, size columns, size block, size rectify, double epsilon,
+void batch_norm(const openmp *openmp, unsigned threads, size rows, size columns, size block, size rectify, double epsilon,
                 const float *x, const float *gamma, const float *beta, const float *residual, float *y,
                 float *mean, float *inv_std, double *scratch) {
-    job j = {.rows = rows, .columns = columns, .block = block, .rectify = rectify, .x = x, .gamma = gamma,
+    job j = {.threads = openmp, .rows = rows, .columns = columns, .block = block, .rectify = rectify, .x = x, .gamma = gamma,
              .beta = beta, .residual = residual, .y = y, .mean = mean, .inv_std = inv_std};
     divide(&j, scratch);
-    run(start, threads, sum, &j);
+    run(sum, &j, threads);
     for (size b = 0; b * block < rows; b++) {
         const float *origin = j.origin + b * columns, *sums = j.sums + b * columns;
-        const double length = rows - b * block < block ? rows - b * block : block;
+        const double length = least(block, rows - b * block);
         #pragma omp simd
         for (size k = 0; k < columns; k++)
             j.total[k] += length * origin[k] + sums[k];
@@ -191,7 +203,7 @@ void batch_norm(region start, unsigned threads, size rows, size columns, size bl
     for (size b = 0; b * block < rows; b++) {
         const float *origin = j.origin + b * columns, *sums = j.sums + b * columns;
         const float *squares = j.products + b * columns;
-        const double length = rows - b * block < block ? rows - b * block : block;
+        const double length = least(block, rows - b * block);
         #pragma omp simd
         for (size k = 0; k < columns; k++) {
             double inner = sums[k] / length, outer = origin[k] + inner - j.total[k] / rows;
@@ -204,17 +216,17 @@ void batch_norm(region start, unsigned threads, size rows, size columns, size bl
         inv_std[k] = 1 / sqrt((j.squared[k] < 0 ? 0 : j.squared[k]) / rows + epsilon);
         j.a[k] = inv_std[k] * gamma[k];
     }
-    run(start, threads, normalise, &j);
+    run(normalise, &j, threads);
 }
 
-void batch_norm_gradient(region start, unsigned threads, size rows, size columns, size block, const float *gy,
+void batch_norm_gradient(const openmp *openmp, unsigned threads, size rows, size columns, size block, const float *gy,
                          const float *rectified, const float *x, const float *gamma, float *mean,
                          float *inv_std, float *g, float *gx, float *g_gamma, float *g_beta,
                          double *scratch) {
-    job j = {.rows = rows, .columns = columns, .block = block, .gy = gy, .rectified = rectified, .x = x,
+    job j = {.threads = openmp, .rows = rows, .columns = columns, .block = block, .gy = gy, .rectified = rectified, .x = x,
              .gamma = gamma, .mean = mean, .inv_std = inv_std, .g = g, .gx = gx};
     divide(&j, scratch);
-    run(start, threads, sum_gradient, &j);
+    run(sum_gradient, &j, threads);
     for (size b = 0; b * block < rows; b++)
         #pragma omp simd
         for (size k = 0; k < columns; k++) {
@@ -230,5 +242,5 @@ void batch_norm_gradient(region start, unsigned threads, size rows, size columns
         j.b[k] = -a * scale * scale * j.squared[k] / rows;
         j.c[k] = -a * j.total[k] / rows;
     }
-    run(start, threads, gradient, &j);
+    run(gradient, &j, threads);
 }

@@ -59,7 +59,7 @@ def fit(*tensors: torch.Tensor) -> bool:
             for t in tensors
         )
         and _library() is not None
-        and (native.parallel_region() is not None or torch.get_num_threads() == 1)
+        and (bool(native.openmp().GOMP_parallel) or torch.get_num_threads() == 1)
     )
 
 
@@ -71,7 +71,7 @@ def _work(x: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
     blocks = -(-rows // block)
     threads = min(torch.get_num_threads(), blocks)
     scratch = torch.empty(7 + 3 * blocks, channels)
-    return [native.parallel_region(), threads, rows, channels, block], scratch
+    return [ctypes.byref(native.openmp()), threads, rows, channels, block], scratch
 
 
 def _addresses(*tensors: torch.Tensor | None) -> list[int | None]:
