@@ -20,8 +20,9 @@ from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
 from theanompi.device import fusion
+from theanompi.device import fusion
 from theanompi.device.capture import Captured
-from theanompi.device.dispatch import FRESH, constant_tensor, torch_function
+from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
 
@@ -227,6 +228,21 @@ class _Program:
                     break
         return chosen
 
+    def _into(self, position: int, node: Apply) -> dict[int, Variable]:
+        """For each output of `node` a shared variable that it may be computed into: one that it alone updates."""
+        chosen: dict[int, Variable] = {}
+        for output in destinations(node.op):
+            value = node.outputs[output]
+            targets = [target for target, new in self.updates if new is value]
+            if (
+                len(targets) == len(self.fgraph.clients[value]) == 1
+                and targets[0] in self.device_inputs
+                # Nobody still needs the old value, not even this node.
+                and self.last_read.get(targets[0], -1) < position
+            ):
+                chosen[output] = targets[0]
+        return chosen
+
     def _name(self, variable: Variable) -> str:
         if variable not in self.names:
             if isinstance(variable, Constant):
@@ -256,18 +272,22 @@ class _Program:
 
     def _computation(self, position: int, node: Apply) -> list[str]:
         """Compute a node, write the updates that are now settled, and forget what nobody reads again."""
-        overwrite = self._overwrite(position, node)
+        into = self._into(position, node)
+        overwrite = {o: i for o, i in self._overwrite(position, node).items() if o not in into}
         used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
-        context = Context(self.linker.device, self.linker.precision, used, overwrite)
+        context = Context(self.linker.device, self.linker.precision, used, overwrite, tuple(into))
         function = f"f{position}"
         self.scope[function] = torch_function(node.op, node=node, context=context)
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
-        arguments = ", ".join(self._name(v) for v in node.inputs)
+        arguments = ", ".join(self._name(v) for v in [*node.inputs, *into.values()])
         lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
         for output, taken in overwrite.items():
             if node.inputs[taken].owner is None:
                 self.written.add(node.outputs[output])
                 lines += self._announcement(node.inputs[taken])
+        for output, target in into.items():
+            self.written.add(node.outputs[output])
+            lines += self._announcement(target)
         for value in node.outputs:
             target = self.pending.get(value)
             if target is None or value in self.written:
