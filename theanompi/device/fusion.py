@@ -60,7 +60,8 @@ def rectify_normalised(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Var
     ['BatchNorm{epsilon=1e-05, rectify=True}']
     """
     (total,) = node.inputs
-    normalised, residual = total, ()
+    normalised = total
+    residual: tuple[Variable, ...] = ()
     if total.owner is not None and isinstance(total.owner.op, Elemwise):
         terms = total.owner.inputs
         if type(total.owner.op.scalar_op) is not Add or len(terms) != 2 or len(fgraph.clients[total]) != 1:

@@ -20,7 +20,6 @@ from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
 from theanompi.device import fusion
-from theanompi.device import fusion
 from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
@@ -204,7 +203,8 @@ class _Program:
         elif isinstance(node.op, TorchOp):
             # An op may have inputs that not every node of it has.
             candidates = {
-                o: tuple(i for i in inputs if i < len(node.inputs)) for o, inputs in node.op.overwrites.items()
+                o: tuple(i for i in inputs if i < len(node.inputs))
+                for o, inputs in node.op.overwrites.items()
             }
         else:
             return {}

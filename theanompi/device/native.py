@@ -12,21 +12,21 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import pytensor
 import torch
 
+_ADDRESS = ctypes.c_void_p
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
 
 
 @cache
-def library(source: Path) -> ctypes.CDLL | None:
+def library(source: Path, folder: Path) -> ctypes.CDLL | None:
     """The functions of a C file, if there is a compiler, or was when they were first needed.
-
-    What has been compiled is kept in PyTensor's directory for such things, for each processor by itself.
 
     Parameters
     ----------
     source : pathlib.Path
+    folder : pathlib.Path
+        Where what has been compiled is kept, for each kind of processor by itself.
 
     Returns
     -------
@@ -34,21 +34,22 @@ def library(source: Path) -> ctypes.CDLL | None:
 
     Examples
     --------
-    >>> library(Path("/no/such.c")) is None
-    True
+    >>> library(Path("no/such.c"), Path("."))
     """
     try:
-        processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")]
-        key = "\n".join([source.read_text(), *FLAGS, platform.machine(), *processor[:1]])
-        target = Path(pytensor.config.compiledir, f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so")
+        flags = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")]
+        key = "\n".join([source.read_text(), *FLAGS, platform.machine(), *flags[:1]])
+        target = folder / f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         if not target.exists():
             compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
             if compiler is None:
                 return None
             # Several ranks may do this at once: what one of them moves into place is complete.
-            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-                built = Path(folder, target.name)
-                subprocess.run([compiler, *FLAGS, "-o", built, source, "-lm"], check=True, capture_output=True)
+            with tempfile.TemporaryDirectory(dir=folder) as workshop:
+                built = Path(workshop, target.name)
+                subprocess.run(
+                    [compiler, *FLAGS, "-o", built, source, "-lm"], check=True, capture_output=True
+                )
                 built.replace(target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.CalledProcessError):
@@ -62,12 +63,12 @@ class OpenMP(ctypes.Structure):
     that each pool would take the cores from the other.
     """
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")]
+    _fields_ = [("parallel", _ADDRESS), ("number", _ADDRESS), ("count", _ADDRESS)]
 
 
 @cache
 def openmp() -> OpenMP:
-    """The functions.
+    """GOMP_parallel, omp_get_thread_num and omp_get_num_threads.
 
     Examples
     --------
@@ -76,7 +77,11 @@ def openmp() -> OpenMP:
     """
     try:
         torch_library = ctypes.CDLL(torch._C.__file__)
-        functions = [getattr(torch_library, name) for name, _ in OpenMP._fields_]
+        functions = (
+            torch_library.GOMP_parallel,
+            torch_library.omp_get_thread_num,
+            torch_library.omp_get_num_threads,
+        )
     except (AttributeError, OSError):
         return OpenMP()
-    return OpenMP(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
+    return OpenMP(*(ctypes.cast(function, _ADDRESS) for function in functions))

@@ -87,7 +87,13 @@ class BatchNormGrad(TorchOp):
         self.epsilon = epsilon
 
     def make_node(
-        self, gy: Variable, x: Variable, gamma: Variable, mean: Variable, inv_std: Variable, *rectified: Variable
+        self,
+        gy: Variable,
+        x: Variable,
+        gamma: Variable,
+        mean: Variable,
+        inv_std: Variable,
+        *rectified: Variable,
     ) -> Apply:
         gradients = [x.type(), gamma.type(), gamma.type(), *(gy.type() for _ in rectified)]
         return Apply(self, [gy, x, gamma, mean, inv_std, *rectified], gradients)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytensor
 import torch
 
 from theanompi.device import native
@@ -24,10 +25,10 @@ BLOCK = 1 << 16
 @cache
 def _library() -> Any:
     """The compiled functions, or None."""
-    library = native.library(Path(__file__).with_suffix(".c"))
+    library = native.library(Path(__file__).with_suffix(".c"), Path(pytensor.config.compiledir))
     if library is not None:
         address, length = ctypes.c_void_p, ctypes.c_ssize_t
-        common = [address, ctypes.c_uint, length, length, length]
+        common: list[Any] = [address, ctypes.c_uint, length, length, length]
         library.batch_norm.argtypes = [*common, length, ctypes.c_double, *[address] * 8]
         library.batch_norm_gradient.argtypes = [*common, *[address] * 11]
         library.batch_norm.restype = library.batch_norm_gradient.restype = None
@@ -59,7 +60,7 @@ def fit(*tensors: torch.Tensor) -> bool:
             for t in tensors
         )
         and _library() is not None
-        and (bool(native.openmp().GOMP_parallel) or torch.get_num_threads() == 1)
+        and (bool(native.openmp().parallel) or torch.get_num_threads() == 1)
     )
 
 
