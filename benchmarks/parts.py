@@ -1,7 +1,8 @@
 """The parts of a CPU step that were made faster, each against what it replaced: `python benchmarks/parts.py`.
 
-Filter gradients as torch computes them and as products of matrices, before and after freed memory is kept, and
-the update in one pass against torch's SGD. Variants take turns. The result is a JSON file under
+Filter gradients as torch computes them and as products of matrices, before and after freed memory is kept;
+batch normalisation with rectifier in torch's calls and in ours; a gradient copied into its buffer and computed
+there; and the update in one pass against torch's SGD. Variants take turns. The result is a JSON file under
 benchmarks/results/; the figures in NOTES.md are from it.
 """
 
@@ -17,7 +18,7 @@ import pytensor
 import torch
 
 from theanompi import device
-from theanompi.device.ops import columns
+from theanompi.device.ops import columns, rows
 from theanompi.recipe import Group, Schedule, update_graph
 
 # images, channels in, channels out, kernel, stride, height and width of the image
@@ -30,6 +31,19 @@ CONVOLUTIONS = [
     (8, 512, 512, 3, 1, 7),
     (8, 256, 128, 1, 1, 56),
 ]
+# images, channels, height and width: what is normalised at 64 and at 224 pixels
+NORMALISED = [
+    (16, 64, 16),
+    (16, 512, 8),
+    (16, 2048, 2),
+    (8, 64, 112),
+    (8, 256, 56),
+    (8, 512, 28),
+    (8, 1024, 14),
+    (8, 2048, 7),
+]
+# output pixels, channels out, channels in times kernel
+PRODUCTS = [(16, 512, 4608), (64, 2048, 1024), (256, 256, 2304)]
 PARAMETERS = 25_557_032
 
 
@@ -47,7 +61,7 @@ def turns(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
 
 def filter_gradients(rounds: int) -> list[dict[str, Any]]:
     """Each convolution's gradient with respect to its filters, by torch and as a product of matrices."""
-    rows = []
+    table = []
     for n, channels, out, kernel, stride, size in CONVOLUTIONS:
         padding = kernel // 2
         x = torch.randn(n, channels, size, size).contiguous(memory_format=torch.channels_last)
@@ -64,10 +78,74 @@ def filter_gradients(rounds: int) -> list[dict[str, Any]]:
 
         chosen = "matrices" if columns.pays(x, w, gy.shape[2], gy.shape[3], 1) else "torch"
         shape = {"images": n, "in": channels, "out": out, "kernel": kernel, "stride": stride, "size": size}
-        rows.append(
+        table.append(
             {**shape, "chosen": chosen, **turns({"torch": by_torch, "matrices": by_matrices}, rounds)}
         )
-    return rows
+    return table
+
+
+def normalisation(rounds: int) -> list[dict[str, Any]]:
+    """Batch normalisation, residual sum and rectifier, and their gradient: torch's calls, and few passes."""
+    table = []
+    for n, channels, size in NORMALISED:
+        x, residual, gy = (
+            torch.randn(n, channels, size, size).contiguous(memory_format=torch.channels_last)
+            for _ in range(3)
+        )
+        gamma, beta = torch.rand(channels) + 0.5, torch.randn(channels)
+        y, mean, inv_std = rows.forward(x, gamma, beta, residual, epsilon=1e-5, rectify=True)
+
+        def forward_torch(
+            x: Any = x, gamma: Any = gamma, beta: Any = beta, residual: Any = residual
+        ) -> object:
+            out = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, 1e-5)[0]
+            return out.add_(residual).relu_()
+
+        def forward(x: Any = x, gamma: Any = gamma, beta: Any = beta, residual: Any = residual) -> object:
+            return rows.forward(x, gamma, beta, residual, epsilon=1e-5, rectify=True)
+
+        def backward_torch(
+            x: Any = x, gy: Any = gy, y: Any = y, gamma: Any = gamma, statistics: Any = (mean, inv_std)
+        ) -> object:
+            torch.ops.aten.threshold_backward.grad_input(gy, y, 0, grad_input=gy)
+            return torch.ops.aten.native_batch_norm_backward(
+                gy, x, gamma, None, None, *statistics, True, 1e-5, [True] * 3
+            )
+
+        def backward(
+            x: Any = x, gy: Any = gy, y: Any = y, gamma: Any = gamma, mean: Any = mean, inv_std: Any = inv_std
+        ) -> object:
+            return rows.backward(gy, x, gamma, mean, inv_std, y, overwrite=True)
+
+        table.append(
+            {
+                **{"images": n, "channels": channels, "size": size},
+                "forward": turns({"torch": forward_torch, "ours": forward}, rounds),
+                "backward": turns({"torch": backward_torch, "ours": backward}, rounds),
+            }
+        )
+    return table
+
+
+def destination(rounds: int) -> list[dict[str, Any]]:
+    """A filter gradient as a product of matrices, then copied into the buffer of gradients, or written there."""
+    table = []
+    for pixels, out, columns_in in PRODUCTS:
+        gy, images, store = (
+            torch.randn(pixels, out),
+            torch.randn(pixels, columns_in),
+            torch.empty(out, columns_in),
+        )
+
+        def copied(gy: Any = gy, images: Any = images, store: Any = store) -> object:
+            return store.copy_(gy.t() @ images)
+
+        def written(gy: Any = gy, images: Any = images, store: Any = store) -> object:
+            return torch.mm(gy.t(), images, out=store)
+
+        shape = {"pixels": pixels, "out": out, "columns": columns_in}
+        table.append({**shape, **turns({"copied": copied, "written": written}, rounds)})
+    return table
 
 
 def update(rounds: int) -> dict[str, Any]:
@@ -101,6 +179,8 @@ def main() -> None:
     }
     device.use("cpu")  # from here on freed memory is kept
     result["filter_gradients_ms"]["memory_kept"] = filter_gradients(args.rounds)
+    result["normalisation_ms"] = normalisation(args.rounds)
+    result["destination_ms"] = destination(args.rounds)
     result["update_ms"] = update(args.rounds)
     before, after = result["filter_gradients_ms"].values()
     print(
@@ -110,6 +190,19 @@ def main() -> None:
         shape = f"{old['images']} x {old['in']} x {old['size']}², {old['out']} of {old['kernel']}², /{old['stride']}"
         times = [f"{row[name]['median']:8.2f}" for row in (old, new) for name in ("torch", "matrices")]
         print(f"{shape:36}{' '.join(times)}   {new['chosen']}")
+    print("batch normalisation, sum and rectifier, ms     forward: torch, ours    backward: torch, ours")
+    for row in result["normalisation_ms"]:
+        shape = f"{row['images']} x {row['channels']} x {row['size']}²"
+        times = [
+            f"{row[way][name]['median']:8.3f}"
+            for way in ("forward", "backward")
+            for name in ("torch", "ours")
+        ]
+        print(f"{shape:36}{' '.join(times)}")
+    print("gradient into its buffer, ms     copied, written")
+    for row in result["destination_ms"]:
+        shape = f"{row['pixels']} x {row['out']}, {row['columns']}"
+        print(f"{shape:36}{row['copied']['median']:8.3f} {row['written']['median']:8.3f}")
     print(
         "update, ms: " + ", ".join(f"{name} {row['median']:.1f}" for name, row in result["update_ms"].items())
     )

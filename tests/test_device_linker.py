@@ -382,3 +382,84 @@ def test_a_chain_takes_the_same_storage() -> None:
         x = device.ops.relu(pt.tanh(Address(tag)(x)[0]))
     call(x.sum())
     assert read == read[:1] * 3
+
+
+# Destinations
+
+
+class Into(TorchOp):
+    """Twice its input, computed into a given tensor where there is one; notes which."""
+
+    __props__ = ()
+    destinations = (0,)
+    given: list[int | None] = []
+
+    def make_node(self, x: Variable) -> Apply:
+        return Apply(self, [x], [x.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        def into(x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+            assert (out is not None) == (context.into == (0,))
+            Into.given.append(None if out is None else out.data_ptr())
+            return x * 2 if out is None else torch.mul(x, 2, out=out)
+
+        return into
+
+
+def test_an_update_is_computed_where_it_belongs() -> None:
+    x, store, names = matrix("x"), matrix("store"), []
+    Into.given = []
+    mode = device.mode("cpu", written=names.append)
+    f = pytensor.function([], [], updates=[(store, Into()(x))], mode=mode)
+    f(), f()
+    assert Into.given == [store.tensor.data_ptr()] * 2 and names == ["store"] * 2
+    assert_close(store.get_value(), 2 * OLD)
+    assert_close(x.get_value(), OLD)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (lambda x, s, value: ([value], [(s, value)]), 2 * OLD),  # also a result
+        (lambda x, s, value: ([value.sum()], [(s, value)]), 2 * OLD),  # read by another node
+        (lambda x, s, value: ([], [(s, value), (x, value)]), 2 * OLD),  # two updates
+        (lambda x, s, value: ([pt.exp(value * 0) * s], [(s, value)]), 2 * OLD),  # the old value is read later
+        (lambda x, s, value: ([], [(s, Into()(s))]), 2 * OLD),  # the old value is what it reads
+        (lambda x, s, value: ([], [(s, Into()(s.T))]), 2 * OLD.T),  # or a view of it
+        (lambda x, s, value: ([], [(s, value.T)]), 2 * OLD.T),  # the update is a view
+    ],
+)
+def test_a_value_that_is_needed_otherwise_has_its_own_memory(
+    case: Callable[..., Any], expected: np.ndarray
+) -> None:
+    x, store = matrix("x"), matrix("store")
+    Into.given = []
+    results, updates = case(x, store, Into()(x))
+    got = [np.array(r) for r in call(results, *updates)]
+    assert Into.given == [None]
+    assert_close(store.get_value(), expected)
+    if results:
+        for one, other in zip(got, pytensor.function([], results, mode=MODE)(), strict=True):
+            assert one.shape == other.shape
+
+
+@pytest.mark.parametrize("size", [1, 12])
+def test_gradients_of_filters_and_matrices_go_into_their_views(size: int) -> None:
+    rng = np.random.default_rng(0)
+    x = device.shared(rng.normal(size=(2, 8, size, size)).astype("float32"), "x")
+    w = device.shared(rng.normal(size=(16, 8, 3, 3)).astype("float32"), "w")
+    v = device.shared(rng.normal(size=(16, 5)).astype("float32"), "v")
+    scores = pt.dot(pt.tanh(device.ops.conv2d(x, w, padding=1) / 4).mean((2, 3)), v)
+    gradients = pytensor.grad((scores**2).sum(), [w, v])
+    buffer = device.FlatBuffer({"v": (16, 5), "w": (16, 8, 3, 3)})
+    stores = [device.shared(buffer.views[name], name) for name in ("w", "v")]
+    expected = pytensor.function([], gradients, mode=MODE)()
+    pytensor.function([], [], updates=list(zip(stores, gradients, strict=True)), mode=MODE)()
+    for store, value in zip(stores, expected, strict=True):
+        np.testing.assert_array_equal(store.get_value(), value)
+    bf16 = pytensor.function(
+        [], [], updates=list(zip(stores, gradients, strict=True)), mode=device.mode("cpu", precision="bf16")
+    )
+    bf16()
+    for store, value in zip(stores, expected, strict=True):
+        assert_close(store.get_value(), value, precision="bf16")

@@ -8,9 +8,14 @@ import pytensor.tensor as pt
 import pytest
 import torch
 from tolerance import RELATIVE, assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.resnet50 import build_model
 from theanompi import device
-from theanompi.device import ops
+from theanompi.device import ops, placement
+from theanompi.feed import Inputs
+from theanompi.functions import State, gradient_function, normalised
+from theanompi.recipe import Schedule
 
 DEVICES = [
     "cpu",
@@ -110,6 +115,61 @@ def test_bf16_leaves_float64_and_integers_alone() -> None:
     xv, iv = np.array([[1 + 2.0**-30]]), np.array([[257]])
     assert_close(f(xv, iv)[0], xv @ xv)
     assert f(xv, iv)[1].item() == 257**2
+
+
+class Observer(TorchDispatchMode):
+    """Notes the dtypes of images that functions get, and refuses choices between numbers of the host's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: dict[str, set[torch.dtype]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        name = func.overloadpacket.__name__
+        assert name != "where" or all(t.is_meta for t in tensors), (
+            "this copies a number to the device, and waits"
+        )
+        self.dtypes.setdefault(name, set()).update(t.dtype for t in tensors if t.ndim == 4)
+        # CUDA's functions take numbers from the host as they are, the meta device's not always.
+        if any(t.is_meta for t in tensors):
+            args = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in args]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device has shapes and dtypes but no values: whatever reads one fails."""
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    inputs = Inputs(4, (40, 36, 3))
+    network = build_model((4, 3, 32, 32), 10)["fc1000"]
+    state = State(network, size=2)
+    mode = device.mode(precision=precision, return_internal_type=True)
+    gradients = gradient_function(
+        network,
+        state,
+        inputs,
+        device.shared(np.float32(1), "inverse_units"),
+        lambda i: normalised(i, 32, np.zeros(3, "float32"), np.ones(3, "float32"), color=True),
+        rank=0,
+        accumulate=False,
+        mode=mode,
+    )
+    eta = Schedule(minibatch=8192, iterations_per_epoch=5000, warmup="gradual").symbolic(state.iteration)
+    with Observer() as seen:
+        gradients()
+        assert pytensor.function([], eta, mode=mode)().is_meta
+    narrow = {torch.bfloat16 if precision == "bf16" else torch.float32}
+    for name in (
+        "convolution",
+        "convolution_backward",
+        "native_batch_norm",
+        "native_batch_norm_backward",
+        "relu_",
+    ):
+        assert seen.dtypes[name] == narrow, name
 
 
 def test_unknown_precision() -> None:

@@ -57,9 +57,9 @@ def test_a_build_holds_the_package_its_data_and_the_models(tmp_path: Path) -> No
         str(file.relative_to(ROOT))
         for package in ("theanompi", "models")
         for file in (ROOT / package).rglob("*")
-        if file.suffix in (".py", ".h5")
+        if file.suffix in (".py", ".h5", ".c")
     }
-    assert {"theanompi/data/digits.h5", "models/resnet50.py"} <= expected
+    assert {"theanompi/data/digits.h5", "theanompi/device/ops/rows.c", "models/resnet50.py"} <= expected
     assert built == expected
 
 

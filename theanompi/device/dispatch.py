@@ -39,6 +39,19 @@ FRESH = (
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
 
 
+def destinations(op: Op) -> tuple[int, ...]:
+    """Which outputs of an op can be computed into a given tensor, so that no copy is needed.
+
+    Examples
+    --------
+    >>> destinations(Dot()), destinations(DeepCopyOp())
+    ((0,), ())
+    """
+    if isinstance(op, TorchOp):
+        return op.destinations
+    return (0,) if isinstance(op, Dot) else ()
+
+
 @singledispatch
 def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     """The torch function that computes `node`.
@@ -85,14 +98,20 @@ def _(op: Elemwise, node: Apply, context: Context) -> Callable[..., Any]:
 def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(node.outputs[0].type.dtype)
     if any(v.type.dtype != node.outputs[0].type.dtype for v in node.inputs):
-        return lambda x, y: torch.matmul(*context.compute(x.to(dtype), y.to(dtype)))
-    if context.precision != "bf16":
+
+        def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(*context.compute(x.to(dtype), y.to(dtype)))
+
+    elif context.precision == "bf16":
+
+        def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(*context.compute(x, y))
+
+    elif context.into:
+        return lambda x, y, into: torch.matmul(x, y, out=into)
+    else:
         return torch.matmul
-
-    def matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.matmul(*context.compute(x, y))
-
-    return matmul
+    return (lambda x, y, into: into.copy_(product(x, y))) if context.into else product
 
 
 @torch_function.register(DimShuffle)

@@ -184,10 +184,14 @@ class _Expression:
         self.globals[name] = value
         return name
 
-    def operand(self, variable: Variable, dtype: str | None = None) -> str:
-        """The expression of an operand, in the given dtype if one is demanded."""
+    def operand(self, variable: Variable, dtype: str | None = None, on_device: bool = False) -> str:
+        """The expression of an operand, in the given dtype if one is demanded.
+
+        With `on_device` a constant lies there: not every function of torch's takes it from the CPU without waiting.
+        """
         if isinstance(variable, Constant):
-            return self.bind(_constant(variable.data, dtype or variable.type.dtype), "k")
+            constant = _constant(variable.data, dtype or variable.type.dtype)
+            return self.bind(constant.to(self.context.device) if on_device else constant, "k")
         if dtype is None or variable.type.dtype == dtype:
             return self.names[variable]
         return f"{self.names[variable]}.to({self.bind(torch_dtype(dtype), 'dtype')})"
@@ -211,17 +215,16 @@ class _Expression:
         if kind is ps.Identity:
             return f"{self.operand(node.inputs[0])}.clone()"
         if kind is ps.Switch:
-            condition = self.operand(node.inputs[0], "bool")
-            chosen = [self.operand(v, dtype) for v in node.inputs[1:]]
+            condition = self.operand(node.inputs[0], "bool", on_device=True)
+            chosen = [self.operand(v, dtype, on_device=True) for v in node.inputs[1:]]
             return f"{self.bind(torch.where, 'f')}({condition}, {', '.join(chosen)})"
         if kind is ps.Clip:
-            x, low, high = (self.operand(v, dtype) for v in node.inputs)
+            x, low, high = (self.operand(v, dtype, on_device=True) for v in node.inputs)
             return f"{self.bind(torch.clamp, 'f')}({x}, {low}, {high}{into})"
         if kind is ps.Second:
             like, value = node.inputs
-            return (
-                f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {self.operand(value)}, 0)"
-            )
+            value = self.operand(value, on_device=True)
+            return f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {value}, 0)"
         function = self.bind(pytorch_funcify(op, node=node), "f")
         # Of integers torch makes float32, PyTensor float64.
         wanted = dtype if dtype.startswith("float") else None

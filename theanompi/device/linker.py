@@ -19,8 +19,9 @@ from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
+from theanompi.device import fusion
 from theanompi.device.capture import Captured
-from theanompi.device.dispatch import FRESH, constant_tensor, torch_function
+from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
 
@@ -200,7 +201,11 @@ class _Program:
         if isinstance(node.op, Elemwise):
             candidates = {o: tuple(range(len(node.inputs))) for o in range(len(node.outputs))}
         elif isinstance(node.op, TorchOp):
-            candidates = node.op.overwrites
+            # An op may have inputs that not every node of it has.
+            candidates = {
+                o: tuple(i for i in inputs if i < len(node.inputs))
+                for o, inputs in node.op.overwrites.items()
+            }
         else:
             return {}
         chosen: dict[int, int] = {}
@@ -221,6 +226,21 @@ class _Program:
                 ):
                     chosen[output] = i
                     break
+        return chosen
+
+    def _into(self, position: int, node: Apply) -> dict[int, Variable]:
+        """For each output of `node` a shared variable that it may be computed into: one that it alone updates."""
+        chosen: dict[int, Variable] = {}
+        for output in destinations(node.op):
+            value = node.outputs[output]
+            targets = [target for target, new in self.updates if new is value]
+            if (
+                len(targets) == len(self.fgraph.clients[value]) == 1
+                and targets[0] in self.device_inputs
+                # Nobody still needs the old value, not even this node.
+                and self.last_read.get(targets[0], -1) < position
+            ):
+                chosen[output] = targets[0]
         return chosen
 
     def _name(self, variable: Variable) -> str:
@@ -252,18 +272,22 @@ class _Program:
 
     def _computation(self, position: int, node: Apply) -> list[str]:
         """Compute a node, write the updates that are now settled, and forget what nobody reads again."""
-        overwrite = self._overwrite(position, node)
+        into = self._into(position, node)
+        overwrite = {o: i for o, i in self._overwrite(position, node).items() if o not in into}
         used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
-        context = Context(self.linker.device, self.linker.precision, used, overwrite)
+        context = Context(self.linker.device, self.linker.precision, used, overwrite, tuple(into))
         function = f"f{position}"
         self.scope[function] = torch_function(node.op, node=node, context=context)
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
-        arguments = ", ".join(self._name(v) for v in node.inputs)
+        arguments = ", ".join(self._name(v) for v in [*node.inputs, *into.values()])
         lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
         for output, taken in overwrite.items():
             if node.inputs[taken].owner is None:
                 self.written.add(node.outputs[output])
                 lines += self._announcement(node.inputs[taken])
+        for output, target in into.items():
+            self.written.add(node.outputs[output])
+            lines += self._announcement(target)
         for value in node.outputs:
             target = self.pending.get(value)
             if target is None or value in self.written:
@@ -382,4 +406,4 @@ def mode(
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = current() if name is None else parse(name)
     linker = TorchLinker(device, precision, return_internal_type, written, capture)
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run"]))
+    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", fusion.TAG]))

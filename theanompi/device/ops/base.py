@@ -26,12 +26,15 @@ class Context:
         For each output of the node whether anything reads it.
     overwrite : dict of int to int
         Output → input whose storage the output may take, because nothing reads that input later.
+    into : tuple of int
+        Outputs that are wanted in a given place: a tensor for each of them follows the inputs.
     """
 
     device: torch.device = torch.device("cpu")
     precision: str = "float32"
     used: tuple[bool, ...] = ()
     overwrite: dict[int, int] = field(default_factory=dict)
+    into: tuple[int, ...] = ()
 
     def compute(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The operands of a convolution or matrix product in the dtype that it computes in.
@@ -56,6 +59,9 @@ class TorchOp(Op):
 
     overwrites: dict[int, tuple[int, ...]] = {}
     """Output → inputs whose storage it can take: the function then writes into that input."""
+
+    destinations: tuple[int, ...] = ()
+    """Outputs that the function can compute into a given tensor."""
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         """The function from input tensors to the output tensor, or to a tuple of them."""

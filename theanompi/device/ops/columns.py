@@ -56,14 +56,24 @@ def forward(
 
 
 def backward_filters(
-    x: torch.Tensor, w: torch.Tensor, gy: torch.Tensor, stride: Pair, padding: Pair, dilation: Pair
+    x: torch.Tensor,
+    w: torch.Tensor,
+    gy: torch.Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    into: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The gradient with respect to the filters, channels last."""
+    """The gradient with respect to the filters, channels last, or in the tensor that is given for it."""
     out, channels, *kernel = w.shape
     size = (gy.shape[2], gy.shape[3])
     columns = _columns(x, size, (kernel[0], kernel[1]), stride, padding, dilation)
-    gw = gy.permute(0, 2, 3, 1).reshape(-1, out).t() @ columns
-    return gw.view(out, *kernel, channels).permute(0, 3, 1, 2)
+    pixels = gy.permute(0, 2, 3, 1).reshape(-1, out).t()
+    if into is not None and into.dtype == x.dtype and into.is_contiguous(memory_format=torch.channels_last):
+        torch.mm(pixels, columns, out=_matrix(into))
+        return into
+    gw = (pixels @ columns).view(out, *kernel, channels).permute(0, 3, 1, 2)
+    return gw if into is None else into.copy_(gw)
 
 
 def backward_images(

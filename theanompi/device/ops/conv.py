@@ -89,6 +89,7 @@ class Conv2dGrad(TorchOp):
     """Both gradients of :class:`Conv2d` at once, as torch's convolution backward computes them."""
 
     __props__ = ("stride", "padding", "dilation", "groups")
+    destinations = (1,)
 
     def __init__(
         self, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], groups: int
@@ -102,13 +103,15 @@ class Conv2dGrad(TorchOp):
         backward = torch.ops.aten.convolution_backward.default
         geometry, groups, used = (self.stride, self.padding, self.dilation), self.groups, context.used
 
-        def conv2d_grad(x: torch.Tensor, w: torch.Tensor, gy: torch.Tensor) -> tuple[Any, Any]:
+        def conv2d_grad(
+            x: torch.Tensor, w: torch.Tensor, gy: torch.Tensor, into: torch.Tensor | None = None
+        ) -> tuple[Any, Any]:
             x, w, gy = context.compute(x, w, gy)
             if columns.pays(x, w, gy.shape[2], gy.shape[3], groups):
-                gx = columns.backward_images(x, w, gy, *geometry) if used[0] else None
-                return gx, columns.backward_filters(x, w, gy, *geometry) if used[1] else None
+                gw = columns.backward_filters(x, w, gy, *geometry, into) if used[1] else None
+                return columns.backward_images(x, w, gy, *geometry) if used[0] else None, gw
             gx, gw, _ = backward(gy, x, w, None, *geometry, False, (0, 0), groups, (*used, False))
-            return gx, gw
+            return gx, gw if into is None else into.copy_(gw)
 
         return conv2d_grad
 

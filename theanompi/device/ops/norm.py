@@ -8,18 +8,24 @@ import torch
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
+from theanompi.device.ops import rows
 from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
 
 
 class BatchNorm(TorchOp):
-    """Normalises every channel over all other axes; outputs y, mean and 1 / sqrt(variance + epsilon)."""
+    """Normalises every channel over all other axes; outputs y, mean and 1 / sqrt(variance + epsilon).
 
-    __props__ = ("epsilon",)
+    A fourth input is added to the normalised one, and the sum rectified if `rectify` says so. Only
+    :mod:`theanompi.device.fusion` makes such nodes, of the sum and the rectifier that follow: they have no pullback.
+    """
 
-    def __init__(self, epsilon: float) -> None:
-        self.epsilon = epsilon
+    __props__ = ("epsilon", "rectify")
+    overwrites = {0: (3,)}
 
-    def make_node(self, x: Any, gamma: Any, beta: Any) -> Apply:
+    def __init__(self, epsilon: float, rectify: bool = False) -> None:
+        self.epsilon, self.rectify = epsilon, rectify
+
+    def make_node(self, x: Any, gamma: Any, beta: Any, *residual: Any) -> Apply:
         x, gamma, beta = (pt.as_tensor_variable(v) for v in (x, gamma, beta))
         expect(x.ndim in (2, 4), "batch_norm", "input", "2 or 4 dimensions, channels second", x.type)
         channels = x.type.shape[1]
@@ -28,13 +34,22 @@ class BatchNorm(TorchOp):
             expect(fits, "batch_norm", name, f"a vector of {channels} channels", v.type)
             expect(v.dtype == x.dtype, "batch_norm", name, f"the dtype of the input, {x.dtype}", v.dtype)
         statistic = tensor_type(gamma, (channels,))
-        return Apply(self, [x, gamma, beta], [x.type(), statistic(), statistic()])
+        return Apply(self, [x, gamma, beta, *residual], [x.type(), statistic(), statistic()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        epsilon = self.epsilon
+        epsilon, rectify, overwrite = self.epsilon, self.rectify, 0 in context.overwrite
 
-        def batch_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, epsilon)
+        def batch_norm(
+            x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *residual: torch.Tensor
+        ) -> tuple[torch.Tensor, ...]:
+            if rows.fit(x, *residual):
+                return rows.forward(
+                    x, gamma, beta, *residual, epsilon=epsilon, rectify=rectify, overwrite=overwrite
+                )
+            y, mean, inv_std = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, epsilon)
+            for r in residual:
+                y = y.add_(r) if y.dtype == r.dtype else y + r
+            return y.relu_() if rectify else y, mean, inv_std
 
         return batch_norm
 
@@ -59,26 +74,55 @@ class BatchNorm(TorchOp):
 
 
 class BatchNormGrad(TorchOp):
-    """Gradients of the normalised output with respect to input, gamma and beta."""
+    """Gradients of y with respect to input, gamma and beta.
+
+    With the output of a rectifier as a sixth input the cotangent is that of the rectifier; then there is a fourth
+    output, the cotangent of what is rectified. Such nodes too are made by :mod:`theanompi.device.fusion`.
+    """
 
     __props__ = ("epsilon",)
+    overwrites = {0: (0,)}
 
     def __init__(self, epsilon: float) -> None:
         self.epsilon = epsilon
 
     def make_node(
-        self, gy: Variable, x: Variable, gamma: Variable, mean: Variable, inv_std: Variable
+        self,
+        gy: Variable,
+        x: Variable,
+        gamma: Variable,
+        mean: Variable,
+        inv_std: Variable,
+        *rectified: Variable,
     ) -> Apply:
-        return Apply(self, [gy, x, gamma, mean, inv_std], [x.type(), gamma.type(), gamma.type()])
+        gradients = [x.type(), gamma.type(), gamma.type(), *(gy.type() for _ in rectified)]
+        return Apply(self, [gy, x, gamma, mean, inv_std, *rectified], gradients)
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        epsilon, used = self.epsilon, list(context.used)
-        backward = torch.ops.aten.native_batch_norm_backward.default
+        epsilon, overwrite, used = self.epsilon, 0 in context.overwrite, list(context.used)
+        batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+        threshold_backward = torch.ops.aten.threshold_backward
 
         def batch_norm_grad(
-            gy: torch.Tensor, x: torch.Tensor, gamma: torch.Tensor, mean: torch.Tensor, inv_std: torch.Tensor
+            gy: torch.Tensor,
+            x: torch.Tensor,
+            gamma: torch.Tensor,
+            mean: torch.Tensor,
+            inv_std: torch.Tensor,
+            *rectified: torch.Tensor,
         ) -> tuple[torch.Tensor, ...]:
-            return backward(gy.to(x.dtype), x, gamma, None, None, mean, inv_std, True, epsilon, used)
+            if rows.fit(x, *rectified) and gy.dtype == x.dtype:
+                keep = used[3:] == [True]
+                return rows.backward(gy, x, gamma, mean, inv_std, *rectified, keep=keep, overwrite=overwrite)
+            for y in rectified:
+                if overwrite:
+                    threshold_backward.grad_input(gy, y, 0, grad_input=gy)
+                else:
+                    gy = threshold_backward.default(gy, y, 0)
+            gx, g_gamma, g_beta = batch_norm_backward(
+                gy.to(x.dtype), x, gamma, None, None, mean, inv_std, True, epsilon, used[:3]
+            )
+            return gx, g_gamma, g_beta, *(gy for _ in rectified)
 
         return batch_norm_grad
 

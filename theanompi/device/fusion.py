@@ -1,0 +1,119 @@
+"""Graph rewrites of our mode: batch normalisation takes over the sum and the rectifier that follow it.
+
+They are registered under a tag of their own, so that no other mode of PyTensor's meets ops that only torch
+can compute.
+"""
+
+from pytensor.compile.mode import optdb
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.rewriting.basic import in2out, node_rewriter
+from pytensor.graph.traversal import ancestors
+from pytensor.scalar.basic import Add
+from pytensor.tensor.elemwise import Elemwise
+
+from theanompi.device.ops.activation import Relu, ReluGrad
+from theanompi.device.ops.norm import BatchNorm, BatchNormGrad
+
+TAG = "theanompi_fusion"
+
+
+def _normalised(fgraph: FunctionGraph, variable: Variable) -> bool:
+    """Whether this is the output of a plain batch normalisation that nothing else reads."""
+    node = variable.owner
+    return (
+        node is not None
+        and isinstance(node.op, BatchNorm)
+        and variable is node.outputs[0]
+        and len(node.inputs) == 3
+        and not node.op.rectify
+        and len(fgraph.clients[variable]) == 1
+    )
+
+
+def _depends(variable: Variable, node: Apply) -> bool:
+    return any(v.owner is node for v in ancestors([variable]))
+
+
+@node_rewriter([Relu])
+def rectify_normalised(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """relu(batch_norm(x)) and relu(batch_norm(x) + residual) as one node.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+
+    Examples
+    --------
+    >>> import pytensor, pytensor.tensor as pt
+    >>> from theanompi.device import mode, ops
+    >>> x = pt.tensor("x", dtype="float32", shape=(8, 16))
+    >>> y, _, _ = ops.batch_norm(x, pt.ones(16, "float32"), pt.zeros(16, "float32"))
+    >>> f = pytensor.function([x], ops.relu(y + x), mode=mode("cpu"))
+    >>> [str(node.op) for node in f.maker.fgraph.toposort()]
+    ['BatchNorm{epsilon=1e-05, rectify=True}']
+    """
+    (total,) = node.inputs
+    normalised = total
+    residual: tuple[Variable, ...] = ()
+    if total.owner is not None and isinstance(total.owner.op, Elemwise):
+        terms = total.owner.inputs
+        if type(total.owner.op.scalar_op) is not Add or len(terms) != 2 or len(fgraph.clients[total]) != 1:
+            return None
+        # Shapes that are only known later might be broadcast.
+        if None in total.type.shape or any(term.type != total.type for term in terms):
+            return None
+        normalised = next((term for term in terms if _normalised(fgraph, term)), total)
+        residual = tuple(term for term in terms if term is not normalised)
+    if not _normalised(fgraph, normalised):
+        return None
+    norm = normalised.owner
+    if any(_depends(r, norm) for r in residual):
+        return None
+    y, mean, inv_std = BatchNorm(norm.op.epsilon, rectify=True)(*norm.inputs, *residual)
+    return {node.outputs[0]: y, norm.outputs[1]: mean, norm.outputs[2]: inv_std}
+
+
+@node_rewriter([BatchNormGrad])
+def rectified_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """The rectifier's gradient, as a part of that of the batch normalisation before it.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+
+    Examples
+    --------
+    >>> import pytensor, pytensor.tensor as pt
+    >>> from theanompi.device import mode, ops
+    >>> x = pt.tensor("x", dtype="float32", shape=(8, 16))
+    >>> y, _, _ = ops.batch_norm(x, pt.ones(16, "float32"), pt.zeros(16, "float32"))
+    >>> f = pytensor.function([x], pytensor.grad((ops.relu(y) ** 2).sum(), x), mode=mode("cpu"))
+    >>> [str(node.op) for node in f.maker.fgraph.toposort()]
+    ['BatchNorm{epsilon=1e-05, rectify=True}', 'Composite{...}', 'BatchNormGrad{epsilon=1e-05}']
+    """
+    g, *others = node.inputs
+    if g.owner is None or not isinstance(g.owner.op, ReluGrad) or len(others) != 4:
+        return None
+    gy, y = g.owner.inputs
+    if y.type != others[0].type or any(_depends(v, g.owner) for v in others):
+        return None
+    gradients = BatchNormGrad(node.op.epsilon)(gy, *others, y)
+    return dict(zip([*node.outputs, g], gradients, strict=True))
+
+
+# After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
+for _rewriter in (rectify_normalised, rectified_gradient):
+    optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)

@@ -1,0 +1,87 @@
+"""C functions where torch has no single call: compiled at their first use, run by the threads of torch.
+
+Without a C compiler there are none, and torch's own calls do the same work in more passes over memory.
+"""
+
+import ctypes
+import hashlib
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_ADDRESS = ctypes.c_void_p
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
+
+
+@cache
+def library(source: Path, folder: Path) -> ctypes.CDLL | None:
+    """The functions of a C file, if there is a compiler, or was when they were first needed.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+    folder : pathlib.Path
+        Where what has been compiled is kept, for each kind of processor by itself.
+
+    Returns
+    -------
+    ctypes.CDLL or None
+
+    Examples
+    --------
+    >>> library(Path("no/such.c"), Path("."))
+    """
+    try:
+        flags = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")]
+        key = "\n".join([source.read_text(), *FLAGS, platform.machine(), *flags[:1]])
+        target = folder / f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+        if not target.exists():
+            compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+            if compiler is None:
+                return None
+            # Several ranks may do this at once: what one of them moves into place is complete.
+            with tempfile.TemporaryDirectory(dir=folder) as workshop:
+                built = Path(workshop, target.name)
+                subprocess.run(
+                    [compiler, *FLAGS, "-o", built, source, "-lm"], check=True, capture_output=True
+                )
+                built.replace(target)
+        return ctypes.CDLL(str(target))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class OpenMP(ctypes.Structure):
+    """Three functions of the OpenMP that torch itself uses, where that has GCC's interface, or nulls.
+
+    Threads beside torch's would be no use: OpenMP's wait for their next region at full speed for a while, so
+    that each pool would take the cores from the other.
+    """
+
+    _fields_ = [("parallel", _ADDRESS), ("number", _ADDRESS), ("count", _ADDRESS)]
+
+
+@cache
+def openmp() -> OpenMP:
+    """GOMP_parallel, omp_get_thread_num and omp_get_num_threads.
+
+    Examples
+    --------
+    >>> openmp() is openmp()
+    True
+    """
+    try:
+        torch_library = ctypes.CDLL(torch._C.__file__)
+        functions = (
+            torch_library.GOMP_parallel,
+            torch_library.omp_get_thread_num,
+            torch_library.omp_get_num_threads,
+        )
+    except (AttributeError, OSError):
+        return OpenMP()
+    return OpenMP(*(ctypes.cast(function, _ADDRESS) for function in functions))
