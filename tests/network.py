@@ -21,6 +21,7 @@ import os
 import select
 import shutil
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -222,6 +223,54 @@ class Hosts:
         lines = self.run(number, ["cat", "/proc/net/dev"]).stdout.splitlines()
         (counts,) = (line.split() for line in lines if line.split()[0] == f"{_DEVICE}:")
         return int(counts[9])
+
+
+_PROBE = """
+import socket, sys, time
+host, volume = sys.argv[1], int(sys.argv[2])
+if host == "serve":
+    server = socket.create_server(("", 5000))
+    print(flush=True)
+    peer, _ = server.accept()
+    for _ in range(20):
+        peer.sendall(peer.recv(1))
+    left = volume
+    while left:
+        left -= len(peer.recv(1 << 20))
+    peer.sendall(b"x")
+else:
+    peer = socket.create_connection((host, 5000))
+    for data in (*[b"x"] * 20, bytes(volume)):
+        start = time.perf_counter()
+        peer.sendall(data)
+        peer.recv(1)
+        print(time.perf_counter() - start)
+"""
+
+
+def measure(hosts: Hosts, volume: int = 25_000_000) -> tuple[float, float]:
+    """Measure the link from the first host to the second.
+
+    Parameters
+    ----------
+    hosts : Hosts
+    volume : int
+        Bytes to send over one TCP connection.
+
+    Returns
+    -------
+    round_trip : float
+        Seconds from sending one byte to having one back, the median of 20.
+    rate : float
+        Bits per second of `volume` bytes.
+    """
+    python = [sys.executable, "-c", _PROBE]
+    server = hosts.start(1, [*python, "serve", str(volume)])
+    assert server.stdout is not None
+    server.stdout.readline()
+    *trips, last = map(float, hosts.run(0, [*python, hosts.names[1], str(volume)]).stdout.split())
+    server.communicate(timeout=20)
+    return statistics.median(trips), 8 * volume / last
 
 
 def _tun(pid: int) -> int:
