@@ -119,11 +119,12 @@ def test_gradients(way: str, shape: tuple[int, ...], residual_wanted: bool) -> N
         np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
 
 
-def test_a_cotangent_that_is_read_later_or_lies_otherwise_stays_as_it_is(way: str) -> None:
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_cotangent_that_is_read_later_stays_as_it_is(way: str, layout: torch.memory_format) -> None:
     shape = (2, 16, 6, 5)
     x, gamma, beta = (device.shared(v) for v in (values(*shape), values(16, seed=1), values(16, seed=2)))
     gy = device.shared(values(*shape, seed=3))
-    gy.adopt(gy.tensor.contiguous())
+    gy.adopt(gy.tensor.contiguous(memory_format=layout))
     y = ops.relu(ops.batch_norm(x, gamma, beta, EPSILON)[0])
     doubled = 2 * gy
     gx = pytensor.grad(None, x, known_grads={y: doubled})
