@@ -139,3 +139,14 @@ def test_a_rank_of_the_users_own_mpirun_gives_its_core_up_too(here, device, expe
     os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "0"
     set_waiting((device,))
     assert os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "0", "the user's own setting goes first"
+
+
+@pytest.mark.parametrize(("first", "cores"), [("0", "2"), ("4 * rank", "4")])
+def test_cores_are_shared_only_where_ranks_have_the_same(first, cores):
+    program = (
+        "import os; from mpi4py import MPI; rank = MPI.COMM_WORLD.rank\n"
+        f"os.sched_getaffinity = lambda pid: set(range({first}, {first} + 4))\n"
+        "from theanompi.worker import choose_device; print(choose_device(MPI.COMM_WORLD, ('cpu',))[1])"
+    )
+    done = run_mpi(2, ["-c", program])
+    assert done.stdout.split() == [cores] * 2, done.stderr
