@@ -4,7 +4,7 @@ Each host is a network namespace (`tests/network.py`) with one rank of one threa
 for some steps through ``tmlauncher``, in turn, round by round; what a step spends on what is read from the runs'
 own logs. Needs root.
 
-    python benchmarks/network.py --strategies ar overlap
+    python benchmarks/network.py
 """
 
 import argparse
@@ -61,13 +61,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--strategies", nargs="+", default=["ar", "naive"], help="the first is compared with")
+    parser.add_argument("--strategies", nargs="+", default=["ar", "overlap", "fp16"], help="the others are compared with the first")
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=16, help="images per rank")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per rank")
     parser.add_argument("--rate", default="1gbit", help="of the link, as tc spells it")
     parser.add_argument("--delay", type=float, default=0.001, help="from host to host, in seconds")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8, help="measured steps of a strategy in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6, help="measured steps of a strategy in a round")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "network.json")
     args = parser.parse_args()
     if refusal():
