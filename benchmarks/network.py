@@ -61,7 +61,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--strategies", nargs="+", default=["ar", "overlap", "fp16"], help="the others are compared with the first")
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        default=["ar", "overlap", "fp16"],
+        help="the others are compared with the first",
+    )
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32, help="images per rank")
     parser.add_argument("--rate", default="1gbit", help="of the link, as tc spells it")
