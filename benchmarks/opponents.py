@@ -1,6 +1,6 @@
 """The opponents: the same ResNet-50 in plain torch and under DistributedDataParallel, each at its best.
 
-channels_last, Nesterov SGD over all tensors at once (``foreach``), gradients as views of DDP's buckets, no
+channels_last (unless ``--contiguous``), Nesterov SGD over all tensors at once (``foreach``), gradients as views of DDP's buckets, no
 broadcast of BN buffers, and images that already lie on the device as floats: no loading, no augmentation.
 """
 
@@ -32,12 +32,13 @@ def build_step(args: argparse.Namespace, device: torch.device) -> Callable[[], o
     """
     torch.manual_seed(common.rank_and_size()[0])
     images = torch.randn(args.batch_size, args.channels, args.image_size, args.image_size, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    layout = torch.contiguous_format if args.contiguous else torch.channels_last
+    images = images.contiguous(memory_format=layout)
     labels = torch.randint(args.classes, (args.batch_size,), device=device)
     network: nn.Module = ReferenceResNet50(args.channels, args.classes).to(device)
     for parameter in network.parameters():
         if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     if args.kind == "ddp":
         network = nn.parallel.DistributedDataParallel(
             network, gradient_as_bucket_view=True, broadcast_buffers=False
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
+    parser.add_argument("--contiguous", action="store_true", help="NCHW in memory, torch's default layout")
     parser.add_argument("--compile", action="store_true", help="torch.compile, mode max-autotune")
     parser.add_argument("--port", type=int, help="of DDP's rendezvous on this host")
     args = parser.parse_args()

@@ -1,5 +1,7 @@
 """Images per second of ours against plain torch and DDP with gloo: `python benchmarks/step_throughput.py`.
 
+``plain`` is eager torch with channels_last, ``contiguous`` the same in torch's default layout.
+
 In each cell (ranks × image size) the contenders run in turn, in short bursts, the order reversed every round;
 what counts is the median, and the ratio of bursts of the same round. The first step is timed from the start
 of the process. The result is a JSON file under benchmarks/results/.
@@ -43,13 +45,14 @@ def cell(args: argparse.Namespace, ranks: int, size: int) -> dict[str, Any]:
     offers = {
         "ours": ("ours.py", ["--data", str(data), "--exchange", args.exchange, *shape]),
         "plain": ("opponents.py", ["--kind", "plain", *shape]),
+        "contiguous": ("opponents.py", ["--kind", "plain", "--contiguous", *shape]),
         "ddp": ("opponents.py", ddp),
     }
     started: list[common.Contender] = []
     try:
         for name in args.contenders:
             # Plain torch has no second rank to talk to.
-            if name != "plain" or ranks == 1:
+            if name not in ("plain", "contiguous") or ranks == 1:
                 script, flags = offers[name]
                 started.append(common.Contender(name, script, flags, ranks, threads))
         report = common.compare(started, args.rounds, args.burst_seconds, batch * ranks)
@@ -74,8 +77,8 @@ def main() -> None:
     parser.add_argument(
         "--contenders",
         nargs="+",
-        choices=["ours", "plain", "ddp"],
-        default=["ours", "plain", "ddp"],
+        choices=["ours", "plain", "contiguous", "ddp"],
+        default=["ours", "plain", "contiguous", "ddp"],
         help="the others are compared with the first one (default: all, with ours)",
     )
     parser.add_argument("--exchange", default="overlap", help="our strategy (default: overlap)")

@@ -24,6 +24,12 @@ def remedies(found):
     return [item.remedy for item in found if item.remedy]
 
 
+def test_a_c_compiler():
+    (there,), (missing,) = (list(findings.software({"compiled": is_there})) for is_there in (True, False))
+    assert (there.level, missing.level) == ("ok", "warning")
+    assert missing.text.startswith("none that works") and "gcc" in missing.remedy
+
+
 def test_packages():
     facts = {"packages": {"torch": {"version": "2.13.0"}, "h5py": {"error": "ImportError: libhdf5.so"}}}
     assert lines(findings.software(facts)) == [

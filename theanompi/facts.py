@@ -57,6 +57,10 @@ def machine(data: str | None = None) -> None:
     say(shm={"size": shm.f_blocks * shm.f_frsize, "free": shm.f_bavail * shm.f_frsize, "left": left_behind()})
     if data is not None:
         say(data=Path(data).is_file())
+    if {"torch", "pytensor", "numpy"} <= sys.modules.keys():
+        from theanompi.device.ops import rows  # needs them
+
+        say(compiled=rows.compiled())
 
 
 def _package(name: str) -> dict[str, str]:

@@ -111,6 +111,14 @@ def software(facts: Facts) -> Iterator[Finding]:
             )
     if "library" in facts:
         yield ok("MPI library", facts["library"])
+    if facts.get("compiled"):
+        yield ok("C compiler", "batch normalisation on the CPU is compiled")
+    elif "compiled" in facts:
+        yield warning(
+            "C compiler",
+            "none that works: batch normalisation on the CPU takes more passes over memory",
+            "a C compiler on PATH, such as apt install gcc",
+        )
 
 
 def mpirun(path: str, expected: int, library: str, facts: Facts) -> Iterator[Finding]:

@@ -35,6 +35,17 @@ def _library() -> Any:
     return library
 
 
+def compiled() -> bool:
+    """Whether there is C to run: a compiler was found when it was first needed.
+
+    Examples
+    --------
+    >>> compiled() in (True, False)
+    True
+    """
+    return _library() is not None
+
+
 def _layout(ndim: int) -> torch.memory_format:
     return torch.channels_last if ndim == 4 else torch.contiguous_format
 
@@ -59,7 +70,7 @@ def fit(*tensors: torch.Tensor) -> bool:
             and t.is_contiguous(memory_format=layout)
             for t in tensors
         )
-        and _library() is not None
+        and compiled()
         and (bool(native.openmp().parallel) or torch.get_num_threads() == 1)
     )
 
