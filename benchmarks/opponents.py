@@ -1,7 +1,8 @@
 """The opponents: the same ResNet-50 in plain torch and under DistributedDataParallel, each at its best.
 
-channels_last (unless ``--contiguous``), Nesterov SGD over all tensors at once (``foreach``), gradients as views of DDP's buckets, no
-broadcast of BN buffers, and images that already lie on the device as floats: no loading, no augmentation.
+channels_last (unless ``--contiguous``), Nesterov SGD over all tensors at once (``foreach``), gradients as views of
+DDP's buckets, no broadcast of BN buffers, and images that already lie on the device as floats: no loading, no
+augmentation.
 """
 
 import argparse

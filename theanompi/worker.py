@@ -258,6 +258,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     finally:
         model.cleanup()
     recorder.close()
+    exchanger.close()
     if last < total:
         say(f"stopped after iteration {last} of {total} (max_iterations)")
 
