@@ -185,3 +185,13 @@ def test_how_others_ended(outcome, how):
 def test_facts_in_mixed_lines():
     out = 'noise @theanompi {"size": 1}@theanompi {"size": 2}\n\n@theanompi {"path": "host"}\n@theanompi {"pa'
     assert Outcome(0, out, "").facts == [{"size": 1}, {"size": 2}, {"path": "host"}]
+
+
+def test_the_library_is_told_what_the_devices_need(monkeypatch):
+    monkeypatch.setattr(mpirun, "identify", lambda: ("/opt/mpi/bin/mpirun", "intel"))
+    monkeypatch.setattr(mpirun, "run", lambda program, timeout, environ: environ)
+    monkeypatch.setenv("I_MPI_FABRICS", "shm:ofi")
+    environ = run_ranks(2, ["-c", ""], timeout=1, devices=("cuda:0", "cuda:1"))
+    assert environ["I_MPI_OFFLOAD"] == "1" and environ["I_MPI_OFFLOAD_MODE"] == "cuda"
+    assert environ["I_MPI_FABRICS"] == "shm:ofi", "the user's own setting goes first"
+    assert "I_MPI_OFFLOAD" not in run_ranks(2, ["-c", ""], timeout=1)

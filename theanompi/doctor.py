@@ -199,7 +199,7 @@ class Doctor:
 
     def _sum(self, devices: list[str], paths: list[str]) -> Outcome:
         task = {"devices": devices, "paths": paths, "sizes": VALUES}
-        return run_ranks(len(devices), [*PROBE, json.dumps(task)], TIMEOUTS["ranks"])
+        return run_ranks(len(devices), [*PROBE, json.dumps(task)], TIMEOUTS["ranks"], devices)
 
     def _cuda_aware(self, library: dict[str, Any]) -> Iterator[Finding]:
         claim = {"claimed": library["claimed"], "reason": library["claim"]}

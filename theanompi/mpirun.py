@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from theanompi.config import ConfigError
-from theanompi.library import flavour
+from theanompi.library import flavour, launch_settings
 
 GRACE = 5.0
 """Seconds that a job whose time is up gets to end its processes, before it is killed."""
@@ -217,7 +217,7 @@ def _signal(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def run_ranks(ranks: int, args: Sequence[str], timeout: float) -> Outcome:
+def run_ranks(ranks: int, args: Sequence[str], timeout: float, devices: Sequence[str] = ("cpu",)) -> Outcome:
     """Run ``python args…`` on so many ranks of this machine, as a job of its own.
 
     The ranks are not bound to cores; there may be more of them than cores.
@@ -230,6 +230,8 @@ def run_ranks(ranks: int, args: Sequence[str], timeout: float) -> Outcome:
         What follows ``python``.
     timeout
         Seconds, for the whole job.
+    devices
+        What the ranks compute on: the library is told what it needs for that, as in a run.
 
     Raises
     ------
@@ -248,4 +250,5 @@ def run_ranks(ranks: int, args: Sequence[str], timeout: float) -> Outcome:
         "intel": ["-genv", "I_MPI_PIN", "0"],
     }
     program = [mpirun, *words[kind], "-n", str(ranks), sys.executable, *args]
-    return run(program, timeout, environment(mpirun))
+    settings = launch_settings(kind, tuple(devices), several_hosts=False)
+    return run(program, timeout, {**settings, **environment(mpirun)})

@@ -130,7 +130,7 @@ def prove(
     task = json.dumps({"devices": [*devices], "paths": ["staged", "direct"], "sizes": [values]})
     program = ["-P", "-X", "faulthandler", "-m", "mpi4py", "-m", module, task]
     try:
-        outcome = run_ranks(len(devices), program, timeout)
+        outcome = run_ranks(len(devices), program, timeout, devices)
     except ConfigError as error:
         return Proof(False, False, None, None, f"not proven: {error}")
     sums = [item for item in outcome.facts if "path" in item]
