@@ -106,7 +106,8 @@ def test_json(tmp_path):
         assert bool(item["remedy"]) == (item["level"] != "ok")
     topics = [item["topic"] for item in report["findings"]]
     assert topics == [
-        *("python", "packages", "MPI library", "cores", "memory", "/dev/shm", "GPUs", "ranks", "mpirun"),
+        *("python", "packages", "MPI library", "C compiler", "cores", "memory", "/dev/shm", "GPUs", "ranks"),
+        "mpirun",
         *(
             "thread level",
             "allreduce",
