@@ -365,14 +365,21 @@ def test_a_worker_killed_while_it_sends_ends_the_run(photographs: Path, tmp_path
     )
     try:
         wait_for(lambda: len(workers(process.pid)) == 2, process)
-        process.send_signal(signal.SIGSTOP)
-        # One holds the pipe, the other waits for its turn.
-        children = workers(process.pid)
+        sender = None
         end = time.monotonic() + 60
-        while not [waits(child) for child in children].count("write") == 1:
-            assert time.monotonic() < end, [waits(child) for child in children]
-            time.sleep(0.1)
-        (sender,) = (child for child in children if waits(child) == "write")
+        # One holds the pipe, the other waits for its turn; unless they had nothing to do when the parent stopped.
+        while sender is None:
+            children = workers(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            while sender is None and time.monotonic() < stopped + 3:
+                sending = [child for child in children if waits(child) == "write"]
+                sender = sending[0] if len(sending) == 1 else None
+                time.sleep(0.1)
+            if sender is None:
+                assert time.monotonic() < end, [waits(child) for child in children]
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.05)
         os.kill(sender, signal.SIGKILL)
         process.send_signal(signal.SIGCONT)
         status, _, err = finished(process)
