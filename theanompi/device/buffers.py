@@ -38,7 +38,7 @@ class FlatBuffer:
         sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
         total = sum(sizes.values())
         if current().type == "cpu":
-            # NumPy asks the system for huge pages, torch does not: passes over the buffer are a tenth faster.
+            # NumPy asks the system for huge pages, which passes over the buffer are faster in; torch does not.
             self.flat = torch.from_numpy(np.empty(total, np.float32)).zero_()
         else:
             self.flat = torch.zeros(total, dtype=torch.float32, device=current())

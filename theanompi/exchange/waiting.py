@@ -18,7 +18,7 @@ def poll(ready: Callable[[], bool], hurried: Callable[[], bool]) -> None:
         What is waited for.
     hurried : callable
         Whether nothing else is to be done meanwhile: then `ready` is asked again at once. Otherwise it is asked
-        ever more rarely, every 0.2 ms in the end; even the shortest sleep lasts about 60 µs.
+        ever more rarely, every 0.2 ms in the end.
 
     Examples
     --------
