@@ -78,6 +78,32 @@ def test_sample_keys_differ_between_samples_epochs_and_seeds() -> None:
     assert (sample_keys(1, 1, ids) == keys[3]).all()
 
 
+def test_a_workers_permutation_has_a_seed_of_its_own() -> None:
+    def state(*words: int) -> int:
+        value = 0
+        for word in words:
+            value = reference_splitmix64(value ^ (word & MASK), 1)[0]
+        return value
+
+    (seed,) = reference_splitmix64(state(3, 2, int(Purpose.WORKER_ORDER), 5), 1)
+    keys = [reference_splitmix64(state(seed, 2, int(Purpose.WORKER_ORDER), i), 1)[0] for i in range(50)]
+    assert permutation(3, 2, 50, worker=5).tolist() == sorted(range(50), key=lambda i: keys[i])
+
+
+def test_workers_permutations_are_fair_and_independent() -> None:
+    orders = np.stack([permutation(0, epoch, 4, worker) for epoch in range(60) for worker in range(60)])
+    codes = np.unique(orders @ 4 ** np.arange(4), return_counts=True)[1]
+    assert len(codes) == 24 and stats.chisquare(codes).pvalue > 1e-3
+    # Of two workers in one epoch, every pair of orders is as frequent.
+    place = {tuple(order): i for i, order in enumerate(np.unique(orders, axis=0).tolist())}
+    table = np.zeros((24, 24))
+    for epoch in range(6000):
+        first, second = (tuple(permutation(1, epoch, 4, worker).tolist()) for worker in (0, 1))
+        table[place[first], place[second]] += 1
+    assert stats.chisquare(table.ravel()).pvalue > 1e-3
+    assert not (permutation(0, 0, 1000) == permutation(0, 0, 1000, worker=0)).all()
+
+
 def test_permutation_is_a_fair_shuffle() -> None:
     n = 5
     orders = np.stack([permutation(seed, epoch, n) for seed in range(60) for epoch in range(60)])

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from theanompi.config import ConfigError
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, as_jpeg, decode, resize_shorter
+from theanompi.data.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
 from theanompi.data.schema import SPLITS, STORES, Split, Store, open_dataset
 from theanompi.data.sources import (
     Arrays,
@@ -551,8 +552,21 @@ def _parser() -> argparse.ArgumentParser:
             "pack arrays",
             ("path", "an .npz file: train_images, train_labels, val_images, val_labels"),
         ),
+        command("glyphs", "draw letters and digits, the task of the small experiments"),
         command("synthetic", "generate images that can be learnt"),
     ]
+    for option, number, meaning in (
+        ("train", TRAIN_GLYPHS, "training images"),
+        ("val", VAL_GLYPHS, "validation images"),
+    ):
+        packing[-2].add_argument(
+            f"--{option}",
+            type=_positive,
+            default=number,
+            metavar="N",
+            help=f"number of {meaning} (default: {number})",
+        )
+    packing[-2].add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     for sub in packing[:2]:
         sub.add_argument(
             "--store", choices=STORES, default="jpeg", help="the files' own bytes, or pixels (default: jpeg)"
@@ -590,6 +604,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _source(args: argparse.Namespace) -> Source:
+    if args.command == "glyphs":
+        return Glyphs(args.train, args.val, args.seed)
     if args.command == "synthetic":
         return Synthetic(args.classes, args.train, args.val, args.size, args.channels, args.seed)
     if args.command == "folder":

@@ -33,6 +33,8 @@ class Purpose(IntEnum):
     SPLIT = 4
     COLOR = 5
     LIGHTING = 6
+    WORKER_ORDER = 7
+    GLYPH = 8
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -128,8 +130,8 @@ def sample_keys(seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[np.int
     return splitmix64(_states(seed, epoch, ids, Purpose.DROPOUT), 1)[:, 0].view(np.int64)
 
 
-def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """Shuffle: the one global order of an epoch's images (Goyal et al. 2017, §3, "data shuffling").
+def permutation(seed: int, epoch: int, n: int, worker: int | None = None) -> NDArray[np.int64]:
+    """Shuffle: the one global order of an epoch's images (Goyal et al. 2017, §3, remark 4), or a worker's own.
 
     Parameters
     ----------
@@ -137,6 +139,8 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
         Any integers; taken modulo 2**64.
     n : int
         How many images there are.
+    worker : int, optional
+        Whose order, independent of all others; the global one if left out.
 
     Returns
     -------
@@ -148,5 +152,9 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     >>> sorted(permutation(seed=0, epoch=1, n=5).tolist())
     [0, 1, 2, 3, 4]
     """
-    keys = splitmix64(_states(seed, epoch, np.arange(n), Purpose.ORDER), 1)[:, 0]
+    purpose = Purpose.ORDER
+    if worker is not None:
+        purpose = Purpose.WORKER_ORDER
+        seed = int(splitmix64(_states(seed, epoch, np.array([worker]), purpose), 1)[0, 0])
+    keys = splitmix64(_states(seed, epoch, np.arange(n), purpose), 1)[:, 0]
     return np.argsort(keys, kind="stable")

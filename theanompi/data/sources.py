@@ -200,7 +200,7 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     return path.name, status.st_size, status.st_mtime_ns
 
 
-def _fingerprint(rows: Iterable[tuple[object, ...]]) -> str:
+def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update("\0".join(map(str, row)).encode("utf-8", "surrogateescape") + b"\n")
@@ -251,7 +251,7 @@ class Folder(Source):
         self._names: dict[Split, list[str]] = {}
         self.labels = {}
         self._ignored = 0
-        self.fingerprint = _fingerprint(self._list(classes))
+        self.fingerprint = fingerprint(self._list(classes))
         if self._ignored:
             self.notes = [f"{self._ignored} files that are not named like images are ignored"]
 
@@ -476,7 +476,7 @@ class Ilsvrc(Source):
             )
             for s in SPLITS
         )
-        self.fingerprint = _fingerprint((*stamps, *(row for split in rows for row in split)))
+        self.fingerprint = fingerprint((*stamps, *(row for split in rows for row in split)))
 
     def _set(self, split: Split, files: list[_Member], labels: list[int]) -> None:
         self._names[split] = [file.name for file in files]
@@ -565,7 +565,7 @@ class _PixelSource(Source):
         self._pixels, self.labels = pixels, labels
         self.channels = pixels["train"].shape[3]
         self.image_bytes = max(math.prod(values.shape[1:]) for values in pixels.values())
-        self.fingerprint = _fingerprint((*stamps, *((split, len(labels[split])) for split in SPLITS)))
+        self.fingerprint = fingerprint((*stamps, *((split, len(labels[split])) for split in SPLITS)))
 
     def _name(self, split: Split, i: int) -> str:
         return str(i)
@@ -1024,7 +1024,7 @@ class Synthetic(Source):
         self.class_names = [str(i) for i in range(classes)]
         self.labels = {"train": np.arange(train) % classes, "val": np.arange(val) % classes}
         self.image_bytes = size * size * channels
-        self.fingerprint = _fingerprint([(*numbers.values(), seed)])
+        self.fingerprint = fingerprint([(*numbers.values(), seed)])
 
     def items(self, split: Split, start: int, stop: int) -> Items:
         labels = self.labels[split][start:stop]
