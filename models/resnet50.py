@@ -23,6 +23,70 @@ STAGES = {2: "abc", 3: "abcd", 4: "abcdef", 5: "abc"}
 EPSILON = 1e-5
 
 
+def convolution(
+    net: dict[str, Layer],
+    incoming: Layer,
+    name: str,
+    filters: int,
+    size: int,
+    stride: int = 1,
+    gamma: float = 1.0,
+) -> Layer:
+    """Add a convolution, initialised as by He et al. (2015), and batch normalisation whose γ starts at `gamma`."""
+    net[name] = Conv2DLayer(
+        incoming,
+        filters,
+        size,
+        stride,
+        pad=size // 2,
+        W=HeNormal("relu"),
+        b=None,
+        nonlinearity=None,
+        flip_filters=False,
+        name=name,
+    )
+    norm = f"bn{name.removeprefix('res')}" if name.startswith("res") else f"bn_{name}"
+    net[norm] = BatchNormLayer(net[name], epsilon=EPSILON, gamma=Constant(gamma), name=norm)
+    return net[norm]
+
+
+def rectified(net: dict[str, Layer], incoming: Layer, name: str) -> Layer:
+    """Add a rectifier."""
+    net[name] = NonlinearityLayer(incoming, rectify, name=name)
+    return net[name]
+
+
+def bottleneck(
+    net: dict[str, Layer], top: Layer, name: str, width: int, stride: int, project: bool, gamma: float
+) -> Layer:
+    """Add a residual block: 1 × 1, 3 × 3 (with the stride) and 1 × 1 convolutions beside a shortcut.
+
+    Parameters
+    ----------
+    net : dict of str to Layer
+        Gets the new layers.
+    top : Layer
+        What the block is put on.
+    name : str
+        Such as ``"3a"``.
+    width : int
+        Channels inside the block; it has four times as many at its end.
+    stride : int
+    project : bool
+        Whether the shortcut is a convolution, as it must be where the shape changes, or nothing.
+    gamma : float
+        What γ of the last batch normalisation starts at.
+    """
+    res = f"res{name}"
+    shortcut = convolution(net, top, f"{res}_branch1", 4 * width, 1, stride) if project else top
+    inner = rectified(net, convolution(net, top, f"{res}_branch2a", width, 1), f"{res}_branch2a_relu")
+    inner = convolution(net, inner, f"{res}_branch2b", width, 3, stride)
+    inner = rectified(net, inner, f"{res}_branch2b_relu")
+    inner = convolution(net, inner, f"{res}_branch2c", 4 * width, 1, gamma=gamma)
+    net[res] = ElemwiseSumLayer([inner, shortcut], name=res)
+    return rectified(net, net[res], f"{res}_relu")
+
+
 def build_model(
     input_shape: tuple[int | None, int, int, int] = (None, 3, 224, 224),
     num_classes: int = 1000,
@@ -51,49 +115,13 @@ def build_model(
     25557032
     """
     net: dict[str, Layer] = {"input": InputLayer(input_shape, name="input")}
-
-    def convolution(
-        incoming: Layer, suffix: str, stem: str, filters: int, size: int, stride: int = 1
-    ) -> Layer:
-        """Convolution and batch normalisation; γ is zero where the name says that the block ends here."""
-        conv = f"{stem}{suffix}"
-        norm = f"bn_{conv}" if stem == "conv" else f"bn{suffix}"
-        net[conv] = Conv2DLayer(
-            incoming,
-            filters,
-            size,
-            stride,
-            pad=size // 2,
-            W=HeNormal("relu"),
-            b=None,
-            nonlinearity=None,
-            flip_filters=False,
-            name=conv,
-        )
-        gamma = 0.0 if zero_gamma and norm.endswith("_branch2c") else 1.0
-        net[norm] = BatchNormLayer(net[conv], epsilon=EPSILON, gamma=Constant(gamma), name=norm)
-        return net[norm]
-
-    def rectified(incoming: Layer, name: str) -> Layer:
-        net[name] = NonlinearityLayer(incoming, rectify, name=name)
-        return net[name]
-
-    top = rectified(convolution(net["input"], "1", "conv", 64, 7, 2), "conv1_relu")
-    net["pool1"] = top = Pool2DLayer(top, 3, 2, pad=1, mode="max", name="pool1")
+    rectified(net, convolution(net, net["input"], "conv1", 64, 7, 2), "conv1_relu")
+    net["pool1"] = top = Pool2DLayer(net["conv1_relu"], 3, 2, pad=1, mode="max", name="pool1")
     for stage, blocks in STAGES.items():
-        width = 64 * 2 ** (stage - 2)
         for block in blocks:
-            name, first = f"{stage}{block}", block == "a"
-            stride = 2 if first and stage > 2 else 1
-            shortcut = convolution(top, f"{name}_branch1", "res", 4 * width, 1, stride) if first else top
-            inner = rectified(
-                convolution(top, f"{name}_branch2a", "res", width, 1), f"res{name}_branch2a_relu"
-            )
-            inner = convolution(inner, f"{name}_branch2b", "res", width, 3, stride)
-            inner = rectified(inner, f"res{name}_branch2b_relu")
-            inner = convolution(inner, f"{name}_branch2c", "res", 4 * width, 1)
-            net[f"res{name}"] = ElemwiseSumLayer([inner, shortcut], name=f"res{name}")
-            top = rectified(net[f"res{name}"], f"res{name}_relu")
+            stride = 2 if block == "a" and stage > 2 else 1
+            gamma = 0.0 if zero_gamma else 1.0
+            top = bottleneck(net, top, f"{stage}{block}", 64 * 2 ** (stage - 2), stride, block == "a", gamma)
     net["pool5"] = GlobalPoolLayer(top, name="pool5")
     net["fc1000"] = DenseLayer(net["pool5"], num_classes, W=Normal(0.01), nonlinearity=None, name="fc1000")
     net["prob"] = NonlinearityLayer(net["fc1000"], softmax, name="prob")
@@ -104,4 +132,4 @@ class ResNet50(Model):
     """ResNet-50 for whatever data set the run is given."""
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
-        return build_model(input_shape, num_classes)["prob"]
+        return build_model(input_shape, num_classes, getattr(self.config,"zero_gamma",True))["prob"]

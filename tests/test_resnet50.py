@@ -117,6 +117,14 @@ def test_initial_values_are_the_papers() -> None:
     assert (ones["bn2a_branch2c"].gamma.get_value() == 1).all()
 
 
+@pytest.mark.parametrize("zero_gamma", [True, False])
+def test_the_run_says_where_gamma_starts(zero_gamma: bool) -> None:
+    model = ResNet50({"image_size": 32, "devices": ["cpu"], "zero_gamma": zero_gamma})
+    last = [p.get_value() for p in model.params if str(p.name).endswith("branch2c.gamma")]
+    assert len(last) == 16 and all((gamma == (0 if zero_gamma else 1)).all() for gamma in last)
+    model.cleanup()
+
+
 def test_only_filters_and_the_dense_matrix_decay() -> None:
     model = ResNet50({"image_size": 32, "devices": ["cpu"]})
     assert len(model.state.decayed) == 54 and all(p.name.endswith(".W") for p in model.state.decayed)
