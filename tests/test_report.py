@@ -1,0 +1,664 @@
+"""The report of an experiment: numbers against loops and tables, words by their text, on logs of known errors."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from tests.made_up import Trial, write_experiment, write_run
+from tests.mpi import ROOT
+from theanompi import cli
+from theanompi.comparison import Cell, Run, difference, read_experiment, read_run
+from theanompi.config import ConfigError
+from theanompi.report import report
+
+# Student's t, 97.5 %, by degrees of freedom: from a printed table.
+T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+
+THEIRS_4 = (0.118, 0.121, 0.115, 0.119, 0.122)
+THEIRS_8 = (0.110, 0.124, 0.113, 0.121, 0.119)
+MINE_4 = (0.131, 0.135, 0.129, 0.140, 0.133)
+MINE_8 = (0.232, 0.221, 0.240, 0.229, 0.236)
+REASON = "the loss is not finite on rank 0 (nan), η = 3.2"
+
+
+def flat(error: float, epochs: int = 6) -> Trial:
+    """A run whose median is the error, whatever was before."""
+    return Trial((0.9, *(error + d for d in (0.004, -0.002, 0.0, 0.003, -0.004)))[-epochs:])
+
+
+def diverged(epochs: int = 1) -> Trial:
+    return Trial([0.95] * epochs, "diverged")
+
+
+def slides(folder: Path, **more: Any) -> Path:
+    cells = {
+        ("my_way", 4): [flat(e) for e in MINE_4],
+        ("my_way", 8): [flat(e) for e in MINE_8],
+        ("their_way", 4): [flat(e) for e in THEIRS_4],
+        ("their_way", 8): [flat(e) for e in THEIRS_8],
+    }
+    return write_experiment(folder, cells, **more)
+
+
+def by_hand(a: Any, b: Any) -> tuple[float, float]:
+    """Mean difference (points) and half of the 95 % interval, in loops."""
+    differences = [100 * (x - y) for x, y in zip(a, b, strict=True)]
+    n = len(differences)
+    mean = sum(differences) / n
+    variance = 0.0
+    for value in differences:
+        variance += (value - mean) ** 2 / (n - 1)
+    return mean, T[n - 1] * math.sqrt(variance / n)
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """report.json, which must be strict JSON."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"not strict JSON: {name}")
+
+    content: dict[str, Any] = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+    return content
+
+
+def cell_of(content: dict[str, Any], arm: str, workers: int) -> dict[str, Any]:
+    (cell,) = (c for c in content["cells"] if (c["arm"], c["workers"]) == (arm, workers))
+    return cell
+
+
+def cell(*ends: float | str, arm: str = "a", workers: int = 4) -> Cell:
+    """A cell of runs that finished with an error (%), or ended in a state."""
+    runs = [
+        Run(seed, end) if isinstance(end, str) else Run(seed, "finished", validation={1: end})
+        for seed, end in enumerate(ends)
+    ]
+    return Cell(arm, workers, 8 * workers, tuple(runs))
+
+
+# One run.
+
+
+@pytest.mark.parametrize(
+    ("errors", "figure"),
+    [
+        ([0.9, 0.5, 0.10, 0.14, 0.12, 0.11, 0.13], 12.0),
+        ([0.10, 0.14, 0.12, 0.11, 0.13], 12.0),
+        ([0.3, 0.1, 0.2], 20.0),
+        ([0.4, 0.2], 30.0),
+    ],
+)
+def test_the_figure_is_the_median_of_the_last_five_epochs_or_of_all(tmp_path, errors, figure):
+    write_run(tmp_path, Trial(errors))
+    assert read_run(tmp_path, 0).error == pytest.approx(figure)
+
+
+def test_training_error_is_weighted_by_images(tmp_path):
+    """Lines of 300 and 100 images: 0.19 and 0.23 make 0.20."""
+    write_run(tmp_path, Trial([0.5, 0.4], train=[0.20, 0.10]))
+    run = read_run(tmp_path, 0)
+    assert run.train == pytest.approx({1: 20.0, 2: 10.0})
+    assert run.validation == pytest.approx({1: 50.0, 2: 40.0})
+    assert run.versions == {"theanompi": "0.1", "torch": "2.13.0"}
+
+
+@pytest.mark.parametrize(
+    ("trial", "state", "reason", "epoch"),
+    [
+        (Trial([0.2, 0.1]), "finished", "", 2),
+        (Trial([0.9], "diverged", output="much\nmore\n"), "diverged", REASON, 2),
+        (Trial([], "diverged"), "diverged", REASON, 1),
+        (Trial([0.9, 0.8], ""), "unfinished", "", 2),
+        (
+            Trial([0.9], "", "begin\n 3/9\r 4/9\rkilled by signal 9  \n\n"),
+            "unfinished",
+            "killed by signal 9",
+            1,
+        ),
+        (Trial([], "", "data: expected a file, got none\n"), "missing", "data: expected a file, got none", 0),
+        # A run too short to be validated has no figure.
+        (Trial([], "summary"), "unfinished", "", 0),
+    ],
+)
+def test_the_state_of_a_run_is_in_its_log(tmp_path, trial, state, reason, epoch):
+    write_run(tmp_path, trial)
+    run = read_run(tmp_path, 7)
+    assert (run.seed, run.state, run.reason, run.epoch) == (7, state, reason, epoch)
+    assert (run.error is not None) == (state == "finished")
+
+
+def test_a_torn_last_line_is_a_run_that_goes_on(tmp_path):
+    write_run(tmp_path, Trial([0.2, 0.1]))
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text()[:-10])
+    assert read_run(tmp_path, 0).state == "unfinished"
+
+
+# Cells and differences.
+
+
+def test_mean_and_standard_deviation_of_a_cell(tmp_path):
+    report(slides(tmp_path))
+    for arm, k, errors in [("my_way", 4, MINE_4), ("their_way", 8, THEIRS_8)]:
+        found = cell_of(written(tmp_path), arm, k)
+        mean = sum(errors) / 5
+        std = math.sqrt(sum((e - mean) ** 2 for e in errors) / 4)
+        assert found["mean"] == pytest.approx(100 * mean, abs=1e-6)
+        assert found["std"] == pytest.approx(100 * std, abs=1e-6)
+        assert [run["error"] for run in found["runs"]] == pytest.approx([100 * e for e in errors])
+        assert (found["minibatch"], found["finished"], found["diverged"], found["incomplete"]) == (
+            8 * k,
+            5,
+            0,
+            0,
+        )
+
+
+def test_curves_are_means_over_seeds_by_epoch(tmp_path):
+    errors = np.array([[0.5, 0.3], [0.6, 0.2], [0.4, 0.1]])
+    trials = [Trial(list(row), train=list(row + 0.05)) for row in errors]
+    # Neither one that diverged nor one that goes on is part of a mean.
+    report(write_experiment(tmp_path, {("a", 4): [*trials, diverged(2), Trial([0.9], "")]}))
+    curves = cell_of(written(tmp_path), "a", 4)["curves"]
+    for kind, values in (("validation", errors), ("train", errors + 0.05)):
+        assert curves[kind]["epoch"] == [1, 2]
+        assert curves[kind]["mean"] == pytest.approx(100 * values.mean(0), abs=1e-6)
+        assert curves[kind]["std"] == pytest.approx(100 * values.std(0, ddof=1), abs=1e-6)
+
+
+def test_differences_are_paired_with_an_interval_from_students_t(tmp_path):
+    report(slides(tmp_path))
+    found = written(tmp_path)["differences"]
+    expected = [(MINE_8, MINE_4, "worse"), (THEIRS_8, THEIRS_4, "same")]
+    for one, (a, b, verdict) in zip(found["across_workers"], expected, strict=True):
+        mean, half = by_hand(a, b)
+        assert one["mean"] == pytest.approx(mean, abs=1e-6)
+        assert one["half_of_95_percent_interval"] == pytest.approx(half, rel=2e-4)
+        assert one["verdict"] == verdict
+    assert [(d["of"], d["against"], d["verdict"]) for d in found["across_arms"]] == [
+        ({"arm": "their_way", "workers": k}, {"arm": "my_way", "workers": k}, "better") for k in (4, 8)
+    ]
+
+
+def test_pairs_are_of_the_same_seed():
+    """The seeds differ much, the arms by a little in each: only pairs show it."""
+    a, b = (10.0, 20.0, 30.0), (9.0, 19.1, 28.9)
+    found = difference(cell(*a), cell(*b))
+    mean, half = by_hand(np.array(a) / 100, np.array(b) / 100)
+    assert (found.mean, found.half) == (pytest.approx(mean), pytest.approx(half, rel=2e-4))
+    assert (found.verdict, mean > half) == ("worse", True)
+    # A seed that is missing on one side leaves out its partner.
+    assert difference(cell(10.0, "missing", 30.0), cell(*b)).points == pytest.approx({0: 1.0, 2: 1.1})
+    assert difference(cell(10.0, "unfinished", 30.0), cell(*b)).pairs == 2
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict", "half"),
+    [
+        ((10.0, 11.0, 12.0), (10.0, 11.0, 12.0), "same", 0.0),
+        ((10.5, 11.5, 12.5), (10.0, 11.0, 12.0), "worse", 0.0),
+        ((9.5, 10.5), (10.0, 11.0), "better", 0.0),
+        ((10.0,), (11.0,), "unknown", None),
+        (("missing",), (11.0,), "unknown", None),
+    ],
+)
+def test_no_variance_and_too_few_pairs(a, b, verdict, half):
+    found = difference(cell(*a), cell(*b))
+    assert (found.verdict, found.half) == (verdict, half)
+
+
+X = "diverged"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict", "numbers"),
+    [
+        # Better wherever it ended well, and worse all the same.
+        ((X, 5.0, 5.1, 5.2), (9.0, 9.0, 9.1, 9.2), "worse", False),
+        ((9.0, 9.1, 9.2), (X, X, 5.0), "better", False),
+        ((X, X, X), (9.0, 9.1, 9.2), "worse", False),
+        ((X, 9.0, 9.0), (9.0, X, 9.0), "unknown", False),
+        ((X, X, 9.0, 9.0), (9.0, 9.0, X, 9.0), "unknown", False),
+        ((X, X, 9.0), (X, 9.0, 9.0), "worse", False),
+        ((X, 9.0, 9.1), (X, 8.0, 8.2), "worse", True),
+        ((X, 9.0, 9.3), (X, 9.1, 9.0), "same", True),
+        ((X, 9.0), (X, 8.0), "unknown", False),
+        ((X, X), (X, X), "unknown", False),
+        # The partner of the one that diverged is missing: nothing is known of that seed.
+        ((X, 9.0, 9.1), ("missing", 9.0, 9.1), "same", True),
+    ],
+)
+def test_a_diverged_run_is_worse_than_any_other(a, b, verdict, numbers):
+    found = difference(cell(*a), cell(*b))
+    assert found.verdict == verdict
+    assert (found.half is not None) == numbers
+    mirrored = {"worse": "better", "better": "worse"}
+    assert difference(cell(*b), cell(*a)).verdict == mirrored.get(verdict, verdict)
+
+
+# Claims.
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "results"),
+    [
+        # Of "a ~ b", "a > b", "a < b".
+        ((12.0, 12.1, 12.2), (10.0, 10.2, 10.1), ("does not agree", "agrees", "does not agree")),
+        ((10.0, 10.2, 10.1), (12.0, 12.1, 12.2), ("does not agree", "does not agree", "agrees")),
+        ((10.0, 10.5, 10.2), (10.1, 10.2, 10.4), ("agrees", "cannot be told", "cannot be told")),
+        ((12.0,), (10.0,), ("cannot be told",) * 3),
+        ((X, 10.0, 10.0), (12.0, 12.0, 12.0), ("does not agree", "agrees", "does not agree")),
+        ((X, X, X), (X, X, X), ("cannot be told",) * 3),
+    ],
+)
+def test_claims(tmp_path, a, b, results):
+    def trials(ends: Any) -> list[Trial]:
+        return [diverged() if end == X else Trial([end / 100]) for end in ends]
+
+    claims = ["a@8 ~ b@4", "a@8 > b@4", "a@8<b@4"]
+    cells = {("a", 8): trials(a), ("b", 4): trials(b)}
+    experiment = read_experiment(write_experiment(tmp_path, cells, claims))
+    assert tuple(experiment.judge(claim).result for claim in claims) == results
+
+
+@pytest.mark.parametrize("claim", ["a@4 = b@4", "a@4 ~ b@8", "a ~ b", "c@4 > b@4", ""])
+def test_a_claim_about_nothing_is_one_line(tmp_path, claim):
+    cells = {("a", 4): [flat(0.1)], ("b", 4): [flat(0.1)]}
+    write_experiment(tmp_path, cells, [claim])
+    with pytest.raises(ConfigError) as raised:
+        report(tmp_path)
+    assert str(raised.value) == f"claim {claim!r}: expected A@k ~, < or > B@k with two of a@4, b@4"
+
+
+# Words.
+
+
+def test_the_text_of_the_slides(tmp_path):
+    claims = ["their_way@8 ~ their_way@4", "my_way@8 > my_way@4", "their_way@8 > my_way@8"]
+    assert report(slides(tmp_path, claims=claims)).splitlines() == [
+        "slides (small scale): Does the error stay when the workers are doubled?",
+        "",
+        "validation error (%), median of the last 5 epochs, mean ± standard deviation over 5 seeds:",
+        "",
+        "              4 workers (kn = 32)   8 workers (kn = 64)",
+        "  my way      13.36 ± 0.42          23.16 ± 0.72",
+        "  their way   11.90 ± 0.27          11.74 ± 0.58",
+        "",
+        "mean difference ± half of a 95 % confidence interval (Student's t, paired by seed),",
+        "each interval for itself, not corrected for how many there are:",
+        "",
+        "  8 workers against 4, my way: +9.80 ± 1.28 points: 8 workers are worse.",
+        "  8 workers against 4, their way: -0.16 ± 0.55 points: no difference that 5 seeds can show.",
+        "  their way against my way, 4 workers: -1.46 ± 0.47 points: their way is better.",
+        "  their way against my way, 8 workers: -11.42 ± 1.48 points: their way is better.",
+        "",
+        "claims:",
+        "  their_way@8 ~ their_way@4 agrees: -0.16 ± 0.55 points, within one std (0.58).",
+        "  my_way@8 > my_way@4 agrees: +9.80 ± 1.28 points.",
+        "  their_way@8 > my_way@8 does not agree: -11.42 ± 1.48 points.",
+        "",
+        f"in {tmp_path}: report.md, report.json, curves.png",
+    ]
+
+
+def test_what_diverged_failed_or_is_missing_is_said(tmp_path):
+    cells = {
+        ("my_way_scaled", 4): [diverged(), flat(0.12), diverged(), flat(0.13), flat(0.14)],
+        ("my_way_scaled", 8): [diverged()] * 5,
+        ("their_way", 4): [*(flat(e) for e in THEIRS_4[:4]), Trial([0.9], "", "step 3\nno memory left\n")],
+        ("their_way", 8): [flat(0.12), None, None, None, Trial([], "", "no such data set\n")],
+    }
+    text = report(write_experiment(tmp_path, cells, ["my_way_scaled@8 > my_way_scaled@4"]))
+    for line in [
+        "  my way scaled   2 of 5 diverged; the other 3: 13.00 ± 1.00   all 5 diverged",
+        "  their way       11.82 ± 0.25 (4 of 5)                        12.00 (1 of 5)",
+        "  8 workers against 4, my way scaled: 8 workers diverged in 5 of 5 seeds, 4 in 2: 8 workers are worse.",
+        "  8 workers against 4, their way: +0.20 points (1 of 5 seeds): a spread needs two seeds.",
+        "  their way against my way scaled, 8 workers: "
+        "their way diverged in none of 1 seed, my way scaled in 1: their way is better.",
+        "  my_way_scaled@8 > my_way_scaled@4 agrees: my_way_scaled@8 diverged in 5 of 5 seeds, my_way_scaled@4 in 2.",
+        f"  my way scaled, 4 workers, seeds 0, 2: diverged in epoch 2: {REASON}",
+        f"  my way scaled, 8 workers, seeds 0, 1, 2, 3, 4: diverged in epoch 2: {REASON}",
+        "  their way, 4 workers, seed 4: stopped after epoch 1; its output ends with: no memory left",
+        "  their way, 8 workers, seeds 1, 2, 3: no log",
+        "  their way, 8 workers, seed 4: no log; its output ends with: no such data set",
+    ]:
+        assert line in text.splitlines()
+    content = written(tmp_path)
+    assert cell_of(content, "my_way_scaled", 8)["mean"] is None
+    assert [run["state"] for run in cell_of(content, "their_way", 8)["runs"]] == ["finished"] + [
+        "missing"
+    ] * 4
+    markdown = (tmp_path / "report.md").read_text()
+    assert f"- my way scaled, 4 workers, seeds 0, 2: diverged in epoch 2: {REASON}\n" in markdown
+    assert (
+        "- their way, 4 workers, seed 4: stopped after epoch 1; its output ends with: no memory left\n"
+        in markdown
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "line"),
+    [
+        ((X, 9.0, 9.4), (X, 9.1, 9.2), "both diverged in the same 1 of 3 seeds; in the other 2: +0.05 ± 1.91 points: "
+         "no difference that 2 seeds can show."),
+        ((X, 9.0), (X, 9.1), "both diverged in the same 1 of 2 seeds; in the other: -0.10 points: a spread needs two "
+         "seeds."),
+        ((X, X), (X, X), "both diverged in the same 2 of 2 seeds: nothing to compare."),
+        ((X, 9.0), (9.0, X), "a diverged in 1 of 2 seeds, b in 1: which is worse cannot be told."),
+        ((None,), (9.0,), "no seed is complete on both sides: nothing to compare."),
+    ],
+)  # fmt: skip
+def test_sentences_where_little_can_be_said(tmp_path, a, b, line):
+    def trials(ends: Any) -> list[Trial | None]:
+        return [None if e is None else diverged() if e == X else Trial([e / 100]) for e in ends]
+
+    text = report(write_experiment(tmp_path, {("b", 1): trials(b), ("a", 1): trials(a)}))
+    assert f"  a against b, 1 worker: {line}" in text.splitlines()
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    text = report(write_experiment(tmp_path, {("a", 4): [flat(0.12)]}, question=""))
+    assert text.splitlines() == [
+        "slides (small scale)",
+        "",
+        "validation error (%), median of the last 5 epochs, one seed:",
+        "",
+        "      4 workers (kn = 32)",
+        "  a   12.00",
+        "",
+        f"in {tmp_path}: report.md, report.json, curves.png",
+    ]
+
+
+def test_many_worker_counts_are_rows(tmp_path):
+    cells = {("their_way", k): [flat(0.12), flat(0.13)] for k in (4, 8, 128)}
+    lines = report(write_experiment(tmp_path, cells)).splitlines()
+    assert lines[4:8] == [
+        "                             their way",
+        "  4 workers (kn = 32)        12.50 ± 0.71",
+        "  8 workers (kn = 64)        12.50 ± 0.71",
+        "  128 workers (kn = 1,024)   12.50 ± 0.71",
+    ]
+
+
+def test_the_page(tmp_path):
+    settings = {"my_way": {"sync_type": "avg", "warmup": "none"}, "their_way": {"nesterov": False}}
+    claims = ["their_way@8 ~ their_way@4"]
+    report(slides(tmp_path, claims=claims, settings=settings))
+    text = (tmp_path / "report.md").read_text()
+    for part in [
+        "# slides (small scale)\n\nDoes the error stay when the workers are doubled?\n\n",
+        "|  | 4 workers (kn = 32) | 8 workers (kn = 64) |\n|---|---|---|\n"
+        "| my way | 13.36 ± 0.42 | 23.16 ± 0.72 |\n| their way | 11.90 ± 0.27 | 11.74 ± 0.58 |\n",
+        "- `their_way@8 ~ their_way@4` agrees: -0.16 ± 0.55 points, within one std (0.58).\n",
+        "- 8 workers against 4, my way: +9.80 ± 1.28 points: 8 workers are worse.\n",
+        "![Training and validation error](curves.png)\n",
+        "- Data: runs/glyphs.h5, 32 pixels; network: models.resnet50.ResNet50\n",
+        "- n = 8 images per worker; learning rate 0.1 for 64 images; 8 epochs; seeds 0, 1, 2, 3, 4\n",
+        "- Workers: simulated on 1 rank by accumulation\n",
+        "- Versions: theanompi 0.1, torch 2.13.0\n",
+        "- Machine: cpu a processor, cores 2\n",
+        "`tmlauncher compare slides.toml --scale small --seeds 5 --simulate 1`",
+        "|  | sync_type | scaling | warmup | nesterov |\n|---|---|---|---|---|\n"
+        "| my way | avg | none | none | yes |\n| their way | cdd | linear | gradual | no |\n",
+    ]:
+        assert part in text, part
+    assert "Diverged" not in text and "Not complete" not in text
+
+
+def test_real_ranks_are_said_to_be_so(tmp_path):
+    report(slides(tmp_path, simulate=None))
+    text = (tmp_path / "report.md").read_text()
+    assert "- Workers: as many ranks\n" in text
+    assert "--simulate 0`" in text
+
+
+def test_the_same_logs_give_the_same_bytes(tmp_path):
+    names = ("report.md", "report.json", "curves.png")
+    first, second = tmp_path / "first", tmp_path / "second"
+    contents = []
+    for folder in (first, second):
+        folder.mkdir()
+        slides(folder, claims=["their_way@8 ~ their_way@4"])
+        write_run(folder / "my_way" / "8-workers" / "seed-0", diverged())
+        report(folder)
+        contents.append([(folder / name).read_bytes() for name in names])
+    report(second)
+    contents.append([(second / name).read_bytes() for name in names])
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_keys_are_sorted_and_times_are_nowhere(tmp_path):
+    """Seconds in the logs differ from run to run, and must not reach the report."""
+    slides(tmp_path)
+    for log in tmp_path.rglob("log.jsonl"):
+        lines = [
+            json.loads(line) | {"wall_s": 123.456, "calc_s": 98.765} for line in log.read_text().splitlines()
+        ]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report(tmp_path)
+    text = (tmp_path / "report.json").read_text()
+    assert json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + "\n" == text
+    assert "wall" not in text and "123.4" not in text and "98.76" not in text
+
+
+# What is wrong is one line.
+
+
+def test_no_experiment(tmp_path):
+    with pytest.raises(ConfigError) as raised:
+        report(tmp_path / "none")
+    assert str(raised.value) == f"experiment {tmp_path / 'none'}: expected a folder, got none there"
+    with pytest.raises(ConfigError) as raised:
+        report(tmp_path)
+    assert str(raised.value) == f"experiment {tmp_path}: expected experiment.json in it, got none there"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected a JSON object, got a damaged file"),
+        ("[]", "expected a JSON object, got a damaged file"),
+        ("{}", "expected what tmlauncher compare writes, got a bad entry: 'seeds'"),
+        ('{"seeds": [0], "arms": {}}', "expected what tmlauncher compare writes, got a bad entry: no seeds or no arms"),
+        ('{"seeds": [0], "arms": {"a": {"settings": {"epoch": 3}, "workers": [1]}}}',
+         "unknown setting 'epoch'; did you mean 'epochs'?"),
+    ],
+)  # fmt: skip
+def test_a_damaged_experiment(tmp_path, content, message):
+    (tmp_path / "experiment.json").write_text(content)
+    with pytest.raises(ConfigError) as raised:
+        report(tmp_path)
+    assert str(raised.value) == f"{tmp_path / 'experiment.json'}: {message}"
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    log = slides(tmp_path) / "my_way" / "8-workers" / "seed-3" / "log.jsonl"
+    good = log.read_text()
+    log.write_text("]\n" + good)
+    with pytest.raises(ValueError) as raised:
+        report(tmp_path)
+    assert str(raised.value) == f"log {log}, line 1: expected a JSON object, got b']'"
+    log.write_text(good + '{"kind": "val", "epoch": 6}\n')
+    with pytest.raises(ValueError) as raised:
+        report(tmp_path)
+    assert str(raised.value) == f"log {log}: expected the lines of a run, got one without a good 'error'"
+    log.write_text(good)
+    log.with_name("config.json").write_text("{")
+    with pytest.raises(ValueError) as raised:
+        report(tmp_path)
+    assert str(raised.value) == f"{log.with_name('config.json')}: expected a JSON object, got a damaged file"
+
+
+def test_the_command(tmp_path, capsys):
+    slides(tmp_path)
+    assert cli.main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith(f"in {tmp_path}: report.md, report.json, curves.png\n")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(tmp_path / "none")])
+    assert ended.value.code == 2
+    expected = f"experiment {tmp_path / 'none'}: expected a folder, got none there"
+    assert capsys.readouterr() == ("", f"tmlauncher report: error: {expected}\n")
+    with pytest.raises(SystemExit):
+        cli.main(["report"])
+    assert capsys.readouterr().err == "tmlauncher report: error: the following arguments are required: DIR\n"
+    with pytest.raises(SystemExit):
+        cli.main(["report", "--help"])
+    assert capsys.readouterr().out.startswith("usage: tmlauncher report DIR\n")
+
+
+def test_a_report_loads_neither_torch_nor_mpi(tmp_path):
+    slides(tmp_path)
+    code = (
+        "import sys\nfrom theanompi.cli import main\nmain(sys.argv[1:])\n"
+        "print(*sorted({'torch', 'mpi4py', 'pytensor', 'h5py'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, "report", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.splitlines()[-1] == ""
+
+
+# The picture.
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    saved: list[Figure] = []
+    savefig = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **settings: Any) -> None:
+        saved.append(figure)
+        savefig(figure, *args, **settings)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    return saved
+
+
+def labels(axes: Any) -> list[str]:
+    return axes.get_legend_handles_labels()[1]
+
+
+def test_four_panels_as_on_the_slides(tmp_path, figures):
+    report(slides(tmp_path))
+    panels = figures[0].axes
+    assert [axes.get_title() for axes in panels] == ["4 workers", "8 workers", "my way", "their way"]
+    assert labels(panels[0]) == ["my way: 13.36 ± 0.42", "their way: 11.90 ± 0.27"]
+    assert labels(panels[3]) == ["4 workers: 11.90 ± 0.27", "8 workers: 11.74 ± 0.58"]
+    # All of them can be compared, and nothing is outside.
+    assert len({axes.get_ylim() for axes in panels}) == 1
+    low, high = panels[0].get_ylim()
+    drawn = np.concatenate([np.asarray(line.get_ydata()) for axes in panels for line in axes.lines])
+    assert low < drawn.min() < drawn.max() <= high <= 104
+
+
+def test_lines_are_means_and_bands_are_one_std_around_them(tmp_path, figures):
+    errors = np.array([[0.5, 0.3], [0.6, 0.2], [0.4, 0.1]])
+    report(
+        write_experiment(tmp_path, {("a", 4): [Trial(list(row), train=list(row + 0.05)) for row in errors]})
+    )
+    (axes,) = figures[0].axes
+    train, validation = axes.lines
+    assert (train.get_linestyle(), validation.get_linestyle()) == ("--", "-")
+    bands = {}
+    for line, values, band in zip(
+        (train, validation), (errors + 0.05, errors), axes.collections, strict=True
+    ):
+        mean, std = 100 * values.mean(0), 100 * values.std(0, ddof=1)
+        assert np.asarray(line.get_xdata()).tolist() == [1, 2]
+        assert np.asarray(line.get_ydata()) == pytest.approx(mean)
+        corners = np.asarray(band.get_paths()[0].vertices)
+        for epoch in (1, 2):
+            at = corners[corners[:, 0] == epoch, 1]
+            bands[epoch] = at.min(), at.max()
+            assert bands[epoch] == pytest.approx(
+                (mean[epoch - 1] - std[epoch - 1], mean[epoch - 1] + std[epoch - 1])
+            )
+
+
+def test_a_diverged_run_is_a_thin_line_that_ends_in_a_cross(tmp_path, figures):
+    trials = [
+        flat(0.12),
+        flat(0.13),
+        Trial([0.95, 0.93], "diverged", train=[0.97, 0.9]),
+        Trial([], "diverged"),
+    ]
+    report(write_experiment(tmp_path, {("a", 4): trials}))
+    (axes,) = figures[0].axes
+    assert labels(axes) == ["a, 4 workers: 12.50 ± 0.71 (2 of 4 diverged)"]
+    crosses = [line for line in axes.lines if line.get_marker() == "x"]
+    ends = [(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses]
+    # The second one left no line in the log: on the upper edge, in the epoch in which it diverged.
+    assert ends == [(2, pytest.approx(90.0)), (1, axes.get_ylim()[1])]
+    thin = [line for line in axes.lines if line.get_linewidth() < 1 and len(line.get_xdata())]
+    assert [np.asarray(line.get_ydata()).tolist() for line in thin] == [
+        pytest.approx([97.0, 90.0]),
+        pytest.approx([95.0, 93.0]),
+    ]
+
+
+def test_a_cell_of_its_own_is_a_reference_in_every_panel_of_arms(tmp_path, figures):
+    cells = {("baseline", 8): [flat(0.12)], ("gradual", 64): [flat(0.12)], ("none", 64): [flat(0.13)]}
+    report(write_experiment(tmp_path, cells))
+    (axes,) = figures[0].axes
+    assert axes.get_title() == "64 workers"
+    assert labels(axes) == ["gradual: 12.00", "none: 13.00", "baseline, 8 workers: 12.00"]
+
+
+def test_three_worker_counts_have_error_against_minibatch(tmp_path, figures):
+    errors = {4: [0.12, 0.13], 8: [0.11, 0.14], 128: [0.4, 0.5], 256: [0.6]}
+    cells: Any = {("a", k): [flat(e) for e in values] for k, values in errors.items()}
+    cells["a", 256].append(diverged())
+    cells["a", 512] = [diverged(), diverged()]
+    report(write_experiment(tmp_path, cells))
+    curves, against = figures[0].axes
+    assert (curves.get_title(), against.get_title()) == ("a", "error against minibatch")
+    assert against.get_xscale() == "log"
+    assert [tick.get_text() for tick in against.get_xticklabels()] == ["32", "64", "1k", "2k", "4k"]
+    (container,) = against.containers
+    assert np.asarray(container[0].get_xdata()).tolist() == [32, 64, 1024, 2048]
+    assert np.asarray(container[0].get_ydata()) == pytest.approx([12.5, 12.5, 45, 60])
+    bars = [np.ptp(segment[:, 1]) / 2 for segment in container[2][0].get_segments()]
+    assert bars == pytest.approx([100 * np.std(v, ddof=1) if len(v) > 1 else 0 for v in errors.values()])
+    assert [text.get_text() for text in against.texts] == ["1 of 2 diverged", "2 of 2 diverged"]
+
+
+def test_two_worker_counts_have_none(tmp_path, figures):
+    report(write_experiment(tmp_path, {("a", k): [flat(0.12)] for k in (4, 8)}))
+    assert [axes.get_title() for axes in figures[0].axes] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [None, None],
+        [diverged(0), diverged(0)],
+        [Trial([0.0, 0.0], train=[0.0, 0.0])],
+        [Trial([0.9], "")],
+        [Trial([0.001, 0.0], train=[0.5, 0.0]), Trial([0.0, 0.2], train=[0.1, 0.0])],
+        [flat(0.1)] * 2,
+    ],
+    ids=["nothing", "all diverged at once", "no error", "one goes on", "zeros", "no variance"],
+)
+def test_odd_experiments_are_drawn_too(tmp_path, trials):
+    report(
+        write_experiment(tmp_path, {("a", 4): trials, ("b", 4): trials, ("b", 8): trials, ("b", 16): trials})
+    )
+    written(tmp_path)
+
+
+def test_twelve_arms_differ_in_colour_or_mark(tmp_path, figures):
+    report(write_experiment(tmp_path, {(f"arm_{i}", 4): [flat(0.1 + i / 50)] for i in range(12)}))
+    (axes,) = figures[0].axes
+    lines = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12

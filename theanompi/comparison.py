@@ -1,0 +1,520 @@
+"""What the runs of an experiment say: their errors, those of a cell (an arm at a worker count), and differences.
+
+Everything is read from the folder that ``tmlauncher compare`` fills: ``experiment.json``, and for each run
+``config.json``, ``log.jsonl`` and, where it did not end well, the last line of ``output.txt``. Errors are in per
+cent, differences in percentage points.
+
+The rules, chosen before any result was seen:
+
+- A run's figure is the median validation error of its last five epochs, or of all when it has fewer.
+- A cell's figure is the mean of its finished runs' and their sample standard deviation. Diverged runs are counted
+  beside it: an error that does not exist cannot be averaged, and leaving such runs out unsaid would flatter.
+- Two cells are compared seed by seed, by the mean of the differences with a 95 % interval from Student's t. Only
+  seeds whose run is complete (finished or diverged) on both sides count.
+- A run that diverged is worse than any that did not. So a cell that diverges in seeds in which the other one does
+  not, and never the other way round, is worse, and no difference in points is given: that over the other seeds
+  would leave the worst out. When each diverges where the other does not, nothing can be told. Seeds in which
+  both diverge tell nothing; the others decide.
+"""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from theanompi.config import ConfigError, RunConfig, resolve
+from theanompi.recorder import CONFIG_FILE, LOG_FILE, read_log
+
+EXPERIMENT_FILE = "experiment.json"
+OUTPUT_FILE = "output.txt"
+LAST_EPOCHS = 5
+CONFIDENCE = 0.95
+
+_CLAIM = re.compile(r"\s*(\S+)@(\d+)\s*([~<>])\s*(\S+)@(\d+)\s*")
+
+Curve = dict[int, float]
+"""Errors (%) by epoch, of which the first is 1."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of a cell.
+
+    Attributes
+    ----------
+    seed : int
+    state : {"finished", "diverged", "unfinished", "missing"}
+        A missing run has no log.
+    train, validation : dict of int to float
+        Error (%) after each epoch; in training, the mean over the epoch's images.
+    reason : str
+        Of a diverged run what the log says, of an unfinished or missing one the last line of its output.
+    epoch : int
+        In which a diverged run ended, or the last validated one; the first is 1, 0 where there is none.
+    versions : dict of str to str
+        From ``config.json``.
+    """
+
+    seed: int
+    state: str
+    train: Curve = field(default_factory=dict)
+    validation: Curve = field(default_factory=dict)
+    reason: str = ""
+    epoch: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it came to its end, good or bad."""
+        return self.state in ("finished", "diverged")
+
+    @property
+    def error(self) -> float | None:
+        """The run's figure (%); None unless it finished.
+
+        >>> Run(0, "finished", validation={1: 90.0, 2: 11.0, 3: 14.0, 4: 12.0, 5: 10.0, 6: 13.0}).error
+        12.0
+        """
+        if self.state != "finished":
+            return None
+        return statistics.median(list(self.validation.values())[-LAST_EPOCHS:])
+
+
+def read_run(folder: Path, seed: int) -> Run:
+    """Read what there is of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder, which need not exist.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If the log or ``config.json`` is damaged.
+
+    Examples
+    --------
+    >>> read_run(Path("nowhere"), 3).state
+    'missing'
+    """
+    log = folder / LOG_FILE
+    if not log.exists():
+        return Run(seed, "missing", reason=_last_line(folder / OUTPUT_FILE))
+    records = read_log(log)
+    try:
+        validation = {r["epoch"] + 1: 100.0 * r["error"] for r in records if r["kind"] == "val"}
+        train = _train_curve(r for r in records if r["kind"] == "train")
+        last: dict[str, Any] = records[-1] if records else {"kind": "none"}
+        state, reason, epoch = "unfinished", "", max(validation, default=0)
+        if last["kind"] == "diverged":
+            state, reason, epoch = "diverged", last["reason"], last["epoch"] + 1
+        elif last["kind"] == "summary" and validation:
+            state = "finished"
+        else:
+            reason = _last_line(folder / OUTPUT_FILE)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"log {log}: expected the lines of a run, got one without a good {error}") from None
+    config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+    return Run(seed, state, train, validation, reason, epoch, config.get("versions", {}))
+
+
+def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
+    """Error by epoch, each line counted with its images."""
+    wrong: dict[int, float] = {}
+    images: dict[int, int] = {}
+    for record in records:
+        if record["error"] is not None:
+            epoch = record["epoch"] + 1
+            wrong[epoch] = wrong.get(epoch, 0.0) + record["error"] * record["images"]
+            images[epoch] = images.get(epoch, 0) + record["images"]
+    return {epoch: 100.0 * wrong[epoch] / images[epoch] for epoch in wrong}
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    # A progress bar writes over its line again and again.
+    return next((text for line in reversed(lines) if (text := line.rsplit("\r", 1)[-1].strip())), "")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, OSError):
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
+    return value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm at a worker count.
+
+    Attributes
+    ----------
+    arm : str
+    workers : int
+        k, real or simulated.
+    minibatch : int
+        kn, in images.
+    runs : tuple of Run
+        One for each seed of the experiment.
+
+    Examples
+    --------
+    >>> runs = [Run(s, "finished", validation={1: e}) for s, e in enumerate([11.0, 12.0, 13.0])]
+    >>> cell = Cell("their_way", 4, 32, (*runs, Run(3, "diverged")))
+    >>> cell.mean, cell.std, len(cell.diverged)
+    (12.0, 1.0, 1)
+    """
+
+    arm: str
+    workers: int
+    minibatch: int
+    runs: tuple[Run, ...]
+
+    @property
+    def errors(self) -> dict[int, float]:
+        """The figures of the finished runs (%), by seed."""
+        return {run.seed: run.error for run in self.runs if run.error is not None}
+
+    @property
+    def diverged(self) -> tuple[Run, ...]:
+        """The runs that diverged."""
+        return tuple(run for run in self.runs if run.state == "diverged")
+
+    @property
+    def incomplete(self) -> tuple[Run, ...]:
+        """The runs that neither finished nor diverged."""
+        return tuple(run for run in self.runs if not run.complete)
+
+    @property
+    def mean(self) -> float | None:
+        """Of the finished runs (%); None where there are none."""
+        return statistics.fmean(self.errors.values()) if self.errors else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation of the finished runs (points); None for fewer than two."""
+        return statistics.stdev(self.errors.values()) if len(self.errors) > 1 else None
+
+    def curve(self, kind: str) -> dict[int, tuple[float, float | None]]:
+        """Return mean and standard deviation of the finished runs' error, by epoch.
+
+        Parameters
+        ----------
+        kind : {"train", "validation"}
+
+        Examples
+        --------
+        >>> runs = (Run(0, "finished", validation={1: 50.0}), Run(1, "finished", validation={1: 52.0}))
+        >>> mean, std = Cell("their_way", 4, 32, runs).curve("validation")[1]
+        >>> mean, round(std, 3)
+        (51.0, 1.414)
+        """
+        curves = [getattr(run, kind) for run in self.runs if run.state == "finished"]
+        by_epoch = {
+            epoch: [curve[epoch] for curve in curves if epoch in curve]
+            for epoch in sorted({epoch for curve in curves for epoch in curve})
+        }
+        return {
+            epoch: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+            for epoch, values in by_epoch.items()
+        }
+
+
+def name_of(arm: str) -> str:
+    """Return the name of an arm as words.
+
+    >>> name_of("their_way")
+    'their way'
+    """
+    return arm.replace("_", " ")
+
+
+def figure_of(cell: Cell) -> str:
+    """Return mean and standard deviation of a cell's finished runs, in per cent; a mean alone for one run.
+
+    >>> runs = tuple(Run(s, "finished", validation={1: e}) for s, e in enumerate([11.0, 12.0, 13.0]))
+    >>> figure_of(Cell("their_way", 4, 32, runs)), figure_of(Cell("their_way", 4, 32, runs[:1]))
+    ('12.00 ± 1.00', '11.00')
+    """
+    if cell.mean is None:
+        return "–"
+    return f"{cell.mean:.2f}" if cell.std is None else f"{cell.mean:.2f} ± {cell.std:.2f}"
+
+
+def describe(cell: Cell | None) -> str:
+    """Return the entry of a cell in the table: its figure, how many diverged, and how many there are yet.
+
+    >>> runs = tuple(Run(s, "finished", validation={1: e}) for s, e in enumerate([11.0, 12.0, 13.0]))
+    >>> describe(Cell("my_way", 4, 32, (*runs, Run(3, "diverged"))))
+    '1 of 4 diverged; the other 3: 12.00 ± 1.00'
+    >>> describe(Cell("my_way", 4, 32, (*runs, Run(3, "missing"))))
+    '12.00 ± 1.00 (3 of 4)'
+    """
+    if cell is None:
+        return ""
+    complete, seeds = len(cell.errors) + len(cell.diverged), len(cell.runs)
+    text = figure_of(cell)
+    if cell.diverged:
+        text = f"{len(cell.diverged)} of {complete} diverged"
+        if cell.errors:
+            others = f"other {len(cell.errors)}" if len(cell.errors) > 1 else "other"
+            text += f"; the {others}: {figure_of(cell)}"
+        elif complete > 1:
+            text = f"all {complete} diverged"
+        else:
+            text = "diverged"
+    return text + (f" ({complete} of {seeds})" if complete < seeds else "")
+
+
+def workers_of(k: int) -> str:
+    """Return so many workers in words.
+
+    >>> workers_of(1), workers_of(8)
+    ('1 worker', '8 workers')
+    """
+    return f"{k} worker{'s' * (k != 1)}"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of a sample and the half-width of its 95 % confidence interval, from Student's t.
+
+    Parameters
+    ----------
+    values : sequence of float
+        At least two.
+
+    Examples
+    --------
+    >>> mean, half = interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    >>> mean, round(half, 3)
+    (3.0, 1.963)
+    """
+    # Takes a second, and needed only here.
+    from scipy.stats import t
+
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One cell against another, seed by seed.
+
+    Attributes
+    ----------
+    cell, other : Cell
+    points : dict of int to float
+        Error of `cell` minus that of `other`, for each seed in which both finished.
+    only_cell, only_other, both : tuple of int
+        The seeds in which only the one, only the other, and both diverged, where the other one is complete.
+    mean, half : float or None
+        Of `points`, and the half-width of the 95 % interval. None where fewer than two seeds finished on both
+        sides (then `half` alone), or where divergence decides.
+    verdict : {"worse", "better", "same", "unknown"}
+        Whether `cell` is worse than `other`; "same" stands for no difference that the seeds can show.
+
+    Examples
+    --------
+    >>> def cell(*errors):
+    ...     return Cell("a", 4, 32, tuple(Run(s, "finished", validation={1: e}) for s, e in enumerate(errors)))
+    >>> difference(cell(12.0, 13.0), cell(11.0, 12.0)).verdict
+    'worse'
+    >>> difference(cell(12.0), cell(11.0)).verdict
+    'unknown'
+    """
+
+    cell: Cell
+    other: Cell
+    points: dict[int, float]
+    only_cell: tuple[int, ...]
+    only_other: tuple[int, ...]
+    both: tuple[int, ...]
+    mean: float | None
+    half: float | None
+    verdict: str
+
+    @property
+    def pairs(self) -> int:
+        """How many seeds are complete on both sides."""
+        return len(self.points) + len(self.only_cell) + len(self.only_other) + len(self.both)
+
+
+def difference(cell: Cell, other: Cell) -> Difference:
+    """Compare two cells; see the rules above."""
+    pairs = [
+        (run, against)
+        for run, against in zip(cell.runs, other.runs, strict=True)
+        if run.complete and against.complete
+    ]
+
+    def diverged(*states: bool) -> tuple[int, ...]:
+        return tuple(
+            run.seed for run, against in pairs if (run.error is None, against.error is None) == states
+        )
+
+    only_cell, only_other, both = diverged(True, False), diverged(False, True), diverged(True, True)
+    errors, others = cell.errors, other.errors
+    points = {seed: errors[seed] - others[seed] for seed in diverged(False, False)}
+    mean = half = None
+    verdict = "unknown"
+    if only_cell or only_other:
+        if not (only_cell and only_other):
+            verdict = "worse" if only_cell else "better"
+    elif len(points) > 1:
+        mean, half = interval(list(points.values()))
+        verdict = "same" if abs(mean) <= half else "worse" if mean > 0 else "better"
+    elif points:
+        (mean,) = points.values()
+    return Difference(cell, other, points, only_cell, only_other, both, mean, half, verdict)
+
+
+class Claim(NamedTuple):
+    """What an experiment says beforehand: the error of one cell is larger (>), smaller (<) or no other (~).
+
+    `result` is "agrees", "does not agree" or "cannot be told".
+    """
+
+    text: str
+    relation: str
+    difference: Difference
+    result: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that is known of an experiment.
+
+    Attributes
+    ----------
+    name, question, scale : str
+    seeds : tuple of int
+    simulate : int or None
+        Ranks of each run; None where there were as many as workers.
+    arms : dict of str to dict
+        The resolved settings of each arm.
+    cells : tuple of Cell
+        By arm, and by worker count in it.
+    claims : tuple of str
+    machine : dict
+    """
+
+    name: str
+    question: str
+    scale: str
+    seeds: tuple[int, ...]
+    simulate: int | None
+    arms: dict[str, dict[str, Any]]
+    cells: tuple[Cell, ...]
+    claims: tuple[str, ...]
+    machine: dict[str, Any]
+
+    @property
+    def workers(self) -> list[int]:
+        """Every worker count, ascending."""
+        return sorted({cell.workers for cell in self.cells})
+
+    def cell(self, arm: str, workers: int) -> Cell | None:
+        """Return a cell, or None where the arm was not run with so many workers."""
+        return next((c for c in self.cells if (c.arm, c.workers) == (arm, workers)), None)
+
+    def across_workers(self) -> list[Difference]:
+        """Each arm's larger worker counts against its smallest."""
+        groups = [[c for c in self.cells if c.arm == arm] for arm in self.arms]
+        return [difference(cell, group[0]) for group in groups for cell in group[1:]]
+
+    def across_arms(self) -> list[Difference]:
+        """For each worker count, every arm against the first that was run with it."""
+        groups = [[c for c in self.cells if c.workers == k] for k in self.workers]
+        return [difference(cell, group[0]) for group in groups for cell in group[1:]]
+
+    def judge(self, claim: str) -> Claim:
+        """Hold a claim, such as "gradual@64 ~ baseline@8", against the runs.
+
+        Raises
+        ------
+        ConfigError
+            If it is not of that form, or names a cell that there is not.
+        """
+        match = _CLAIM.fullmatch(claim)
+        cells = match and (self.cell(match[1], int(match[2])), self.cell(match[4], int(match[5])))
+        if not match or not cells or cells[0] is None or cells[1] is None:
+            known = ", ".join(f"{c.arm}@{c.workers}" for c in self.cells)
+            raise ConfigError(f"claim {claim!r}: expected A@k ~, < or > B@k with two of {known}")
+        found = difference(cells[0], cells[1])
+        agreeing = {"~": "same", ">": "worse", "<": "better"}[match[3]]
+        if found.verdict == agreeing:
+            result = "agrees"
+        elif found.verdict == "unknown" or found.verdict == "same":
+            result = "cannot be told"
+        else:
+            result = "does not agree"
+        return Claim(claim, match[3], found, result)
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Read an experiment and all its runs.
+
+    Parameters
+    ----------
+    folder : Path
+        That of the experiment, with ``experiment.json``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder or file, or the file is damaged.
+    ValueError
+        If a run's log is damaged.
+
+    Examples
+    --------
+    >>> read_experiment(Path("nowhere"))
+    Traceback (most recent call last):
+        ...
+    theanompi.config.ConfigError: experiment nowhere: expected a folder, got none there
+    """
+    path = folder / EXPERIMENT_FILE
+    if not folder.is_dir():
+        raise ConfigError(f"experiment {folder}: expected a folder, got none there")
+    if not path.is_file():
+        raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
+    about = _read_json(path)
+    try:
+        seeds = tuple(int(seed) for seed in about["seeds"])
+        if not seeds or not about["arms"]:
+            raise ValueError("no seeds or no arms")
+        arms = {
+            n: resolve(RunConfig.from_dict(arm["settings"])).to_dict() for n, arm in about["arms"].items()
+        }
+        counts = {name: sorted(int(k) for k in arm["workers"]) for name, arm in about["arms"].items()}
+        claims = tuple(str(claim) for claim in about["claims"])
+        named = {name: about[name] for name in ("name", "question", "scale", "simulate", "machine")}
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: expected what tmlauncher compare writes, got a bad entry: {error}"
+        ) from None
+    cells = tuple(
+        Cell(
+            name,
+            k,
+            k * arm["batch_size"],
+            tuple(read_run(folder / name / f"{k}-workers" / f"seed-{seed}", seed) for seed in seeds),
+        )
+        for name, arm in arms.items()
+        for k in counts[name]
+    )
+    return Experiment(seeds=seeds, arms=arms, cells=cells, claims=claims, **named)
