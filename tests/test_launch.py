@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -101,6 +102,40 @@ def test_the_users_threads_are_kept(folder, monkeypatch):
     assert facts(folder)[0]["threads"] == "5"
 
 
+def test_threads_as_told_and_output_to_a_file(folder, monkeypatch, capfd):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    output = folder / "output.txt"
+    output.write_text("before\n")
+    job = Job(RunConfig(devices="cpu"), module="small_worker", threads=3, output=output)
+    assert job.wait() == 0
+    assert facts(folder)[0]["threads"] == "3"
+    assert Job(RunConfig(devices="cpu"), module="no_such_module", output=output).wait() > 0
+    text = output.read_text()
+    assert text.startswith("before\n") and "No module named no_such_module" in text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_kept_open_is_so_in_every_rank(folder):
+    reader, writer = os.pipe()
+    job = Job(RunConfig(devices=["cpu"] * 2, out="sleep"), module="small_worker", keep_open=[writer])
+    os.close(writer)
+    while len(list(folder.glob("rank*.json"))) < 2:
+        time.sleep(0.05)
+    os.killpg(job._mpirun.pid, signal.SIGKILL)
+    # The end of the file comes when the last rank is gone.
+    assert os.read(reader, 1) == b""
+    assert_gone([item["pid"] for item in facts(folder)])
+    os.close(reader)
+    assert job.wait() == 128 + signal.SIGKILL
+
+
+def test_cancelled_from_another_thread(folder):
+    job = Job(RunConfig(devices=["cpu"] * 2, out="sleep"), module="small_worker")
+    threading.Timer(1.0, job.cancel).start()
+    assert job.wait() == 128 + signal.SIGTERM
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
 def test_bound_ranks_have_cores_of_their_own(folder):
     n = min(2, launch.cores())
     assert Job(RunConfig(devices=["cpu"] * n), module="small_worker", bind=True).wait() == 0
@@ -149,6 +184,14 @@ def test_ranks_that_ignore_signals_are_killed(folder):
     await_files(process, folder, "deaf*", 2)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 128 + signal.SIGINT
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
+def test_a_killed_launcher_leaves_no_rank_behind(folder):
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, "sleep"])
+    await_files(process, folder, "rank*.json", 2)
+    process.kill()
+    process.wait()
     assert_gone([item["pid"] for item in facts(folder)])
 
 

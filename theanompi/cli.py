@@ -2,16 +2,21 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from theanompi.cfgfile import read_cfg
+from theanompi.compare import compare
 from theanompi.config import ConfigError, RunConfig, add_arguments, from_args
 from theanompi.doctor import examine
+from theanompi.experiment import SCALES, read_experiment
 from theanompi.launch import WORKER, mpi_rank
 from theanompi.nodes import read_hostfile, slurm_devices
+from theanompi.report import report
 from theanompi.rules import RunFailed, get_rule
 from theanompi.rules.base import check
 
@@ -95,7 +100,9 @@ def _launcher(doctor: bool = False) -> Parser:
         parser = Parser(
             "tmlauncher",
             "Start a training run, one process per device, from a cfg file, flags, or both. "
-            "'tmlauncher doctor [flags]' finds out beforehand whether it will work.",
+            "'tmlauncher doctor [flags]' finds out beforehand whether it will work; "
+            "'tmlauncher compare EXPERIMENT.toml' runs recipes side by side; "
+            "'tmlauncher report DIR' reports on that again.",
         )
     group = parser.add_argument_group("launcher")
     if doctor:
@@ -170,8 +177,85 @@ def _doctor(argv: list[str]) -> int:
     return examine(config, bind=args.bind, as_json=args.json)
 
 
+def _compare(argv: list[str], module: str) -> int:
+    parser = Parser(
+        "tmlauncher compare",
+        "Run every arm of an experiment with every worker count and seed, and report mean and spread of their "
+        "errors, curves, and what became of its claims. It may be stopped at any moment; the same command goes on. "
+        "Exit status: 0 when all runs are done, diverged ones included, 1 when one failed, 2 when something in the "
+        "file or a flag is wrong.",
+    )
+    parser.usage = "%(prog)s EXPERIMENT.toml [flags]"
+    parser.add_argument(
+        "file", metavar="EXPERIMENT.toml", help="arms, worker counts, seeds, claims: see examples/experiments"
+    )
+    parser.add_argument("--scale", metavar="NAME", help=f"{' or '.join(SCALES)} (default: the file's)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="as many seeds, from 0 (default: the file's)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", metavar="K", help="worker counts of every arm (default: the file's)"
+    )
+    parser.add_argument(
+        "--simulate",
+        type=int,
+        metavar="R",
+        help="R ranks be the workers of each run, by accumulation; 0: as many ranks as workers "
+        "(default: the scale's)",
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:N or auto (default: the scale's)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at once (default: as many as cores allow; on GPUs 1)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="default: runs/compare/NAME-SCALE")
+    parser.add_argument(
+        "--reuse", nargs="+", default=(), metavar="DIR", help="copy runs with the same settings from there"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="run again what is there with other settings than the file's"
+    )
+    args = parser.parse_args(argv)
+    with parser.one_line():
+        if args.jobs is not None and args.jobs < 1:
+            raise ConfigError(f"jobs: expected a whole number of at least 1, got {args.jobs}")
+        experiment = read_experiment(
+            args.file,
+            scale=args.scale,
+            seeds=args.seeds,
+            workers=args.workers,
+            simulate=args.simulate,
+            device=args.device,
+        )
+        out = Path(args.out or f"runs/compare/{experiment.name}-{experiment.scale}")
+        try:
+            return compare(
+                experiment,
+                out,
+                jobs=args.jobs,
+                overwrite=args.overwrite,
+                reuse=[Path(folder) for folder in args.reuse],
+                module=module,
+            )
+        except KeyboardInterrupt:  # before or after the runs, which stop by themselves
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 128 + signal.SIGINT
+
+
+def _report(argv: list[str]) -> int:
+    parser = Parser(
+        "tmlauncher report",
+        "Make the report of an experiment again, from its runs' logs alone: report.md, report.json and curves.png.",
+    )
+    parser.usage = "%(prog)s DIR"
+    parser.add_argument("folder", metavar="DIR", help="the experiment's folder, with experiment.json")
+    folder = parser.parse_args(argv).folder
+    try:
+        print(report(folder))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
 def main(argv: list[str] | None = None, module: str = WORKER) -> int:
-    """Run ``tmlauncher``: start the workers, wait for them, and return their exit status; or be the doctor.
+    """Run ``tmlauncher``: start the workers, wait for them, and return their exit status; or one of its other commands.
 
     Parameters
     ----------
@@ -196,6 +280,10 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["doctor"]:
         return _doctor(argv[1:])
+    if argv[:1] == ["compare"]:
+        return _compare(argv[1:], module)
+    if argv[:1] == ["report"]:
+        return _report(argv[1:])
     parser = _launcher()
     if not argv:
         parser.print_help()

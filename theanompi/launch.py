@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,10 +24,11 @@ from theanompi.mpirun import find_mpirun
 WORKER = "theanompi.worker"
 GRACE = 10.0
 """Seconds that mpirun gets to end its processes after a signal, before it is killed."""
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a job."""
 
 # Each of these is set by every launcher of its kind for each process, and by nothing else.
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What Open MPI must be told to take to other machines; the hydras take the whole environment.
 _EXPORTED = (
     *("CUDA_", "FI_", "HDF5_", "LD_LIBRARY_PATH", "MKL_", "MPI4PY_", "NCCL_", "OMP_"),
@@ -153,11 +154,22 @@ def _context(config: RunConfig, machine: Host, kind: str, threads: bool) -> list
     return words
 
 
+# Becomes mpirun, which from now on gets SIGTERM when the thread that started it is gone, by SIGKILL too. This is
+# no preexec_fn, because that may hang when there are other threads.
+_TIED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 class Job:
     """A running mpirun: started by the constructor, ended by itself, a signal or the end of this process.
 
     While it runs, SIGINT, SIGTERM and SIGHUP to this process end all ranks (when the job was made in the main
-    thread, the only one that may handle signals). A second signal does what it would have done before.
+    thread, the only one that may handle signals). A second signal does what it would have done before. A job
+    that another thread has made also ends with that thread.
 
     Parameters
     ----------
@@ -167,6 +179,12 @@ class Job:
         As in `command`.
     plan
         Whether the workers shall only print the plan.
+    output
+        A file to which goes what the workers print, added to what is in it; by default they print here.
+    threads
+        Of each rank, where ``OMP_NUM_THREADS`` does not say it; by default as in `command`.
+    keep_open
+        File descriptors that mpirun (and what it starts, if it allows that) shall inherit.
 
     Raises
     ------
@@ -174,7 +192,17 @@ class Job:
         When there is no mpirun, or one of an unknown kind.
     """
 
-    def __init__(self, config: RunConfig, *, module: str = WORKER, bind: bool = False, plan: bool = False):
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        module: str = WORKER,
+        bind: bool = False,
+        plan: bool = False,
+        output: Path | None = None,
+        threads: int | None = None,
+        keep_open: Sequence[int] = (),
+    ):
         mpirun = find_mpirun()
         environ = {**os.environ, **to_environment(config, config.devices, plan)}
         # Workers find modules where this process finds them. Intel's mpirun looks for its parts on PATH.
@@ -187,6 +215,8 @@ class Job:
         machines = hosts(config.devices)
         environ = {**launch_settings(kind, config.devices, len(machines) > 1), **environ}
         environ |= algorithm_settings(kind, config.allreduce_algorithm)
+        if threads is not None:
+            environ.setdefault("OMP_NUM_THREADS", str(threads))
         words = command(
             config,
             mpirun,
@@ -197,15 +227,30 @@ class Job:
         )
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
-        # A session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
-        self._mpirun = subprocess.Popen(words, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
+        tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
+        with contextlib.ExitStack() as files:
+            printed = files.enter_context(open(output, "ab")) if output else None
+            # A session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
+            self._mpirun = subprocess.Popen(
+                [*tied, *words],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+                start_new_session=True,
+                pass_fds=keep_open,
+            )
         atexit.register(self.stop)
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+            self._handlers = {number: signal.signal(number, self._forward) for number in FORWARDED}
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
         self._restore()
+        self.cancel(number)
+
+    def cancel(self, number: int = signal.SIGTERM) -> None:
+        """Begin to end all ranks, from any thread, as after the signal `number`: `wait` sees to the rest."""
+        self._signal = number
         self._send(signal.SIGTERM)
 
     def _restore(self) -> None:
@@ -232,7 +277,7 @@ class Job:
         -------
         int
             0 when all ranks ended well; mpirun's exit status when not; 128 + the number of a signal that this
-            process was sent.
+            process was sent, or of `cancel`.
         """
         while self._signal is None and self._mpirun.poll() is None:
             # Short waits, so that a signal is acted upon even if mpirun ignores it.

@@ -1,0 +1,53 @@
+"""Stands in for the real worker where only `theanompi.compare` is tested: writes what it writes, but learns nothing.
+
+Its figures depend on the settings and the iteration alone. A model called NotFinite diverges; one called Broken fails
+after the first epoch, as long as there is no file "mended" in the current folder.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+
+from theanompi.config import from_environment, resolve
+from theanompi.launch import mpi_rank
+from theanompi.recorder import CHECKPOINT_FILE, Recorder, prepare_run_folder, replace_text, write_config
+
+PER_EPOCH = 4
+
+
+def main() -> None:
+    config = resolve(from_environment()[0])
+    if mpi_rank():
+        return
+    out = Path(config.out or "")
+    prepare_run_folder(out, config.resume, config.overwrite)
+    write_config(out, {**config.to_dict(), "size": len(config.devices), "versions": {"worker": "1"}})
+    begin = json.loads((out / CHECKPOINT_FILE).read_text()) if config.resume else 0
+    total = (config.epochs or 0) * PER_EPOCH
+    resume_from = begin if config.resume else None
+    recorder = Recorder(out, 0, 1, total, config.log_interval, False, resume_from)
+    print("begins at", begin, flush=True)
+    for iteration in range(begin + 1, total + 1):
+        epoch = (iteration - 1) // PER_EPOCH
+        time.sleep(0.02)
+        wrong = random.Random(
+            f"{config.seed} {config.sync_type} {config.accumulation} {iteration}"
+        ).randrange(100)
+        recorder.start()
+        recorder.end("calc")
+        recorder.train(epoch, iteration, 100, loss_sum=1.0, errors=wrong, errors_top5=0, lr=0.1)
+        if config.modelclass == "NotFinite" and iteration == PER_EPOCH + 2:
+            recorder.diverged(epoch, iteration, "the loss is not finite on rank 0 (nan), η = 0.1")
+            raise SystemExit(1)
+        if config.modelclass == "Broken" and iteration == PER_EPOCH + 2 and not Path("mended").exists():
+            raise ArithmeticError("the user's own mistake")
+        if iteration % PER_EPOCH == 0:
+            recorder.validation(epoch, iteration, 100, loss_sum=1.0, errors=wrong, errors_top5=0)
+            replace_text(out / CHECKPOINT_FILE, json.dumps(iteration))
+            (out / "curves.png").touch()
+    recorder.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""Runs an experiment: every arm with every worker count and seed, through the real rule, up to the report.
+
+It can be stopped at any moment and in any way, and goes on with the same call: what is done is read from the runs'
+own folders and nowhere else. Neither torch nor MPI is needed here; they are in the runs.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from theanompi.comparison import EXPERIMENT_FILE, OUTPUT_FILE, Run, read_run
+from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.experiment import GLYPHS, Experiment, Trial
+from theanompi.launch import FORWARDED, WORKER, cores, mpi_rank
+from theanompi.mpirun import Outcome
+from theanompi.recorder import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    CURVES_FILE,
+    LOG_FILE,
+    SECONDS_BETWEEN_LINES,
+    replace_text,
+    terminal_columns,
+)
+from theanompi.report import report
+from theanompi.rules import Rule, RunFailed, get_rule
+from theanompi.rules.base import check
+
+LOCK_FILE = ".lock"
+GRACE = 20.0
+"""Seconds in which the runs of a compare that was killed have to be gone."""
+TICK = 0.5
+"""Seconds between two looks at the logs."""
+
+# Settings that have no influence on what a run's log says of learning.
+_INDIFFERENT = (
+    "out",
+    "resume",
+    "overwrite",
+    "loader_processes",
+    "log_interval",
+    "checkpoint_interval",
+    "verbose",
+)
+
+
+class _Ending(NamedTuple):
+    """How a run ended in this call: what its folder says, and the reason if it failed."""
+
+    trial: Trial
+    run: Run
+    seconds: float
+    failure: str | None = None
+
+
+def compare(
+    experiment: Experiment,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    overwrite: bool = False,
+    reuse: Sequence[Path] = (),
+    module: str = WORKER,
+) -> int:
+    """Run what is not done yet of an experiment, then write its report and print it.
+
+    Progress goes to standard error, the report to standard output. SIGINT, SIGTERM and SIGHUP stop the runs, and
+    the report is of what there is.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    out : Path
+        Its folder.
+    jobs : int, optional
+        How many runs at once. By default as many as cores allow when they compute on the CPU, else one.
+    overwrite : bool
+        Run again what is there with other settings, which otherwise is an error.
+    reuse : sequence of Path
+        Folders of other experiments, from which complete runs with the same settings are copied.
+    module : str
+        The worker's module.
+
+    Returns
+    -------
+    int
+        0 when every run is complete, be it that it diverged; 1 when one failed; 128 + the number of a signal.
+
+    Raises
+    ------
+    ConfigError
+        When a setting is wrong, the folder has runs with other settings or another compare is at work in it.
+    """
+    if mpi_rank() is not None:
+        raise ConfigError(
+            "compare: expected to be started alone, as it starts an mpirun for each run, got a rank of one"
+        )
+    trials = experiment.trials(out)
+    _make_folder(out)
+    with _alone(out) as lock:
+        _check_same(experiment, out, trials, overwrite)
+        _copy(trials, reuse)
+        if any(not _read(trial).complete for trial in trials):
+            _check_runs(trials)
+        replace_text(
+            out / EXPERIMENT_FILE,
+            json.dumps(experiment.to_dict() | {"machine": _machine(experiment.device)}, indent=2) + "\n",
+        )
+        ranks = experiment.simulate or max(trial.workers for trial in trials)
+        at_once = jobs or (max(1, cores() // ranks) if experiment.device == "cpu" else 1)
+        runner = _Runner(trials, at_once, lock, module)
+        runner.say(
+            f"{experiment.name} at scale {experiment.scale}: {len(trials)} runs, {runner.done} of them done; "
+            f"{at_once} at once; in {out}"
+        )
+        runner.run()
+    complete = [trial for trial in trials if _read(trial).complete]
+    if runner.stopped is not None:
+        _say(f"stopped with {len(complete)} of {len(trials)} runs done; the same command goes on")
+    elif runner.failed:
+        _say(f"{runner.failed} of {len(trials)} runs failed; the same command tries them again")
+    if complete:
+        print(report(out), flush=True)
+    return 128 + runner.stopped if runner.stopped is not None else int(runner.failed > 0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _read(trial: Trial) -> Run:
+    """What there is of a run; nothing where its files are damaged, as by a loss of power."""
+    try:
+        return read_run(trial.folder, trial.seed)
+    except ValueError:
+        return Run(trial.seed, "missing")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file of this name" if isinstance(error, FileExistsError) else error.strerror
+        raise ConfigError(f"out: expected a folder to write in, got {str(out)!r} ({reason})") from None
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[int]:
+    """Hold the folder's lock, which the runs inherit: those of a compare that was killed may live on for a moment."""
+    lock = os.open(out / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + GRACE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                other = int(os.pread(lock, 20, 0) or b"0")
+                if Path(f"/proc/{other}").is_dir() and other:
+                    raise ConfigError(
+                        f"out: expected a folder in which no other compare is at work, got {str(out)!r}, "
+                        f"in which process {other} is"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"out: expected a folder in which no run is at work, got {str(out)!r}, "
+                        f"in which runs go on that process {other} has left behind"
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], overwrite: bool) -> None:
+    """See to it that runs with other settings than the experiment's are not taken for its own."""
+    remedy = "--overwrite runs it again, --out takes another folder"
+    about = out / EXPERIMENT_FILE
+    if about.exists() and not overwrite:
+        try:
+            earlier = json.loads(about.read_text())
+            names = {key: earlier[key] for key in ("name", "scale")}
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"{about}: expected what compare writes, got a damaged file; {remedy}"
+            ) from None
+        for key, value in names.items():
+            if value != getattr(experiment, key):
+                raise ConfigError(
+                    f"{about}: {key}: expected {getattr(experiment, key)!r}, got {value!r}; {remedy}"
+                )
+    for trial in trials:
+        begun = _read(trial).complete or (trial.folder / CHECKPOINT_FILE).exists()
+        difference = begun and _difference(trial)
+        if difference and not overwrite:
+            raise ConfigError(f"{trial.folder / CONFIG_FILE}: {difference}; {remedy}")
+        if difference:
+            shutil.rmtree(trial.folder)
+
+
+def _settings(config: RunConfig) -> RunConfig:
+    """What two runs must have in common to be the same."""
+    defaults: dict[str, Any] = {name: FIELDS[name].default for name in _INDIFFERENT}
+    return replace(resolve(config), **defaults)
+
+
+def _settings_in(folder: Path) -> RunConfig:
+    try:
+        values = json.loads((folder / CONFIG_FILE).read_text())
+        return _settings(
+            RunConfig.from_dict({k: v for k, v in values.items() if k not in ("size", "versions")})
+        )
+    except ConfigError:
+        raise
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"expected the settings of a run, got none that can be read ({error})") from None
+
+
+def _difference(trial: Trial) -> str | None:
+    """What its folder has other than the experiment, if anything."""
+    wanted = _settings(trial.config).to_dict()
+    try:
+        there = _settings_in(trial.folder).to_dict()
+    except ConfigError as error:
+        return str(error)
+    different = [name for name in wanted if there[name] != wanted[name]]
+    if not different:
+        return None
+    name, others = different[0], len(different) - 1
+    more = f" (and {others} more)" if others else ""
+    return f"{name}: expected {wanted[name]!r} as the experiment has it, got {there[name]!r}{more}"
+
+
+def _copy(trials: Iterable[Trial], reuse: Iterable[Path]) -> None:
+    """Copy what is missing from other experiments."""
+    found: dict[RunConfig, Path] = {}
+    for folder in reuse:
+        if not (folder / EXPERIMENT_FILE).is_file():
+            raise ConfigError(f"reuse: expected the folder of an experiment, got {str(folder)!r}")
+        for path in sorted(folder.glob(f"*/*-workers/seed-*/{CONFIG_FILE}")):
+            with contextlib.suppress(ValueError):
+                if read_run(path.parent, 0).complete:
+                    found.setdefault(_settings_in(path.parent), path.parent)
+    for trial in trials:
+        source = found.get(_settings(trial.config))
+        if source is None or _read(trial).complete:
+            continue
+        copy = trial.folder.with_name(f"{trial.folder.name}.tmp")
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(parents=True)
+        for name in (CONFIG_FILE, LOG_FILE, OUTPUT_FILE):
+            if (source / name).exists():
+                shutil.copy2(source / name, copy / name)
+        shutil.rmtree(trial.folder, ignore_errors=True)
+        copy.rename(trial.folder)
+        _say(f"{trial}: taken from {source}")
+
+
+def _check_runs(trials: Iterable[Trial]) -> None:
+    """Make the data set of the small scale if it is missing, and check what can be checked before a run."""
+    if not Path(GLYPHS).exists() and any(trial.config.data == GLYPHS for trial in trials):
+        from theanompi.data.pack import main  # with NumPy and HDF5
+
+        if main(["glyphs", "-o", GLYPHS]):
+            raise ConfigError(f"data: expected {GLYPHS} to be made, got the above")
+    for trial in trials:
+        try:
+            check(trial.config)
+        except ConfigError as error:
+            raise ConfigError(f"{trial.arm}: {error}") from None
+
+
+def _machine(device: str) -> dict[str, Any]:
+    """On what the runs were made, for the report."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    about: dict[str, Any] = {"cpu": models[0] if models else "unknown", "cores": cores()}
+    if device != "cpu":
+        gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        about["gpus"] = [path.read_text().splitlines()[0].partition(":")[2].strip() for path in gpus]
+    return about
+
+
+class _Runner:
+    """Runs what is not complete of some trials, several at once, and shows how far the whole is.
+
+    Parameters
+    ----------
+    trials
+        All of them.
+    jobs
+        How many at once; each has its share of the cores.
+    lock
+        A file descriptor that the runs inherit.
+    module
+        The worker's module.
+
+    Attributes
+    ----------
+    done, failed : int
+        Complete trials, and those that failed in this call.
+    stopped : int or None
+        The signal that stopped it.
+    """
+
+    def __init__(self, trials: Sequence[Trial], jobs: int, lock: int, module: str):
+        self._jobs, self._lock, self._module = jobs, lock, module
+        self._rules: dict[Trial, Rule] = {}
+        self._all = len(trials)
+        self._todo: list[Trial] = []
+        self._epochs = dict.fromkeys(trials, 0)
+        self.done, self.failed = 0, 0
+        self.stopped: int | None = None
+        for trial in trials:
+            run = _read(trial)
+            self._epochs[trial] = _length(trial) if run.complete else len(run.validation)
+            if run.complete:
+                self.done += 1
+                _clean(trial)
+            else:
+                self._todo.append(trial)
+        self._begin, self._said = time.monotonic(), time.monotonic()
+        self._before = sum(self._epochs.values())
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        self._said = time.monotonic()
+        if self._bar is None:
+            _say(text)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
+    def run(self) -> None:
+        """Run them; returns when all have ended, or a signal has stopped them."""
+        if not self._todo:
+            return
+        with self._signals(), self._progress(), ThreadPoolExecutor(self._jobs) as pool:
+            pending: set[Future[_Ending | None]] = {pool.submit(self._train, trial) for trial in self._todo}
+            try:
+                while pending:
+                    ended, pending = wait(pending, TICK, FIRST_COMPLETED)
+                    for ending in (future.result() for future in ended):
+                        if ending is not None:
+                            self._tell(ending)
+                    self._look()
+            except BaseException:
+                self._stop(signal.SIGTERM)
+                raise
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """End the runs at a signal; a second one does what it would have done before."""
+        handlers: dict[int, Any] = {}
+
+        def restore() -> None:
+            while handlers:
+                signal.signal(*handlers.popitem())
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            restore()
+            self._stop(number)
+
+        if threading.current_thread() is threading.main_thread():
+            for number in FORWARDED:
+                # Under nohup a closed terminal is ignored.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    handlers[number] = signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            restore()
+
+    def _stop(self, number: int) -> None:
+        self.stopped = number
+        for rule in list(self._rules.values()):
+            rule.cancel()
+
+    def _train(self, trial: Trial) -> _Ending | None:
+        """Be one run, in a thread of its own; None when it was stopped."""
+        if self.stopped is not None:
+            return None
+        begin, output = time.monotonic(), trial.folder / OUTPUT_FILE
+        try:
+            resume = _read(trial).state == "unfinished" and (trial.folder / CHECKPOINT_FILE).exists()
+            trial.folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                output.unlink(missing_ok=True)
+            printed = output.stat().st_size if output.exists() else 0
+            status = self._wait(trial, resume, output)
+            run = _read(trial)
+            if run.complete:
+                _clean(trial)
+                return _Ending(trial, run, time.monotonic() - begin)
+            if self.stopped is not None:
+                return None
+            text = output.read_bytes()[printed:].decode(errors="replace")
+            # Above 128: a signal, of which the number says less than its name.
+            why = Outcome(status if status <= 128 else 128 - status, "", text).how(0)
+            why = why.replace("(theanompi: ", "(", 1)
+        except (ConfigError, OSError) as error:
+            run, why = Run(trial.seed, "missing"), f"failed ({error})"
+        return _Ending(trial, run, time.monotonic() - begin, f"{why}; see {output}")
+
+    def _wait(self, trial: Trial, resume: bool, output: Path) -> int:
+        """Start a run and wait for its end; gives its exit status."""
+        config = replace(trial.config, resume=resume, overwrite=not resume)
+        rule = get_rule(config.rule)
+        rule.start(
+            config,
+            module=self._module,
+            output=output,
+            threads=max(1, cores() // (self._jobs * len(config.devices))),
+            keep_open=[self._lock],
+        )
+        self._rules[trial] = rule
+        # The signal may have come before it was among the rules.
+        if self.stopped is not None:
+            rule.cancel()
+        try:
+            return rule.wait()
+        except RunFailed as failure:
+            return failure.status
+        finally:
+            del self._rules[trial]
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[None]:
+        columns = terminal_columns()
+        if columns is not None:
+            self._bar = tqdm(
+                total=sum(map(_length, self._epochs)),
+                initial=self._before,
+                file=sys.stderr,
+                ncols=columns - 1,
+                nrows=20,
+                leave=False,
+                # The mean speed: epochs end in bursts, all runs begun together.
+                smoothing=0,
+                bar_format="{desc}{bar}| {n_fmt}/{total_fmt} epochs [{remaining} left]",
+            )
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+
+    def _tell(self, ending: _Ending) -> None:
+        """Say how a run ended."""
+        trial, run = ending.trial, ending.run
+        if ending.failure is None:
+            self.done += 1
+            self._epochs[trial] = _length(trial)
+            how = (
+                f"{run.error:.1f} %"
+                if run.error is not None
+                else f"diverged in epoch {run.epoch}: {run.reason}"
+            )
+            how += f", {_time(ending.seconds)}"
+        else:
+            self.failed += 1
+            how = ending.failure
+        self.say(f"{trial}: {how} ({self.done} of {self._all})")
+
+    def _look(self) -> None:
+        """Look how far the runs are, and show it."""
+        for trial in list(self._rules):
+            self._epochs[trial] = len(_read(trial).validation)
+        now = sum(self._epochs.values())
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self.done} of {self._all} runs ", refresh=False)
+            self._bar.n = now
+            self._bar.refresh()
+        elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            left, total = "", sum(map(_length, self._epochs))
+            if now > self._before:
+                seconds = (time.monotonic() - self._begin) * (total - now) / (now - self._before)
+                left = f", about {_time(seconds)} left"
+            self.say(f"{self.done} of {self._all} runs, {now} of {total} epochs{left}")
+
+
+def _clean(trial: Trial) -> None:
+    """Remove what a complete run no longer needs: the checkpoints of hundreds fill a disk."""
+    for name in (CHECKPOINT_FILE, CURVES_FILE):
+        (trial.folder / name).unlink(missing_ok=True)
+
+
+def _length(trial: Trial) -> int:
+    """Epochs of a run."""
+    epochs = resolve(trial.config).epochs
+    assert epochs is not None
+    return epochs
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,454 @@
+"""The file of an experiment: which arms, worker counts and seeds are compared, at which scale, and what is claimed.
+
+An arm is a named set of a recipe's switches: a preset, or any fields of `theanompi.config.RunConfig`, or both. The
+file is TOML:
+
+.. code-block:: toml
+
+    question = "Which warmup does a large minibatch need?"
+    scale = "small"                # or "imagenet": network, data, n and epochs
+    seeds = 5                      # 0 to 4; or a list
+    claims = ["gradual@64 ~ baseline@8", "none@64 > gradual@64"]
+    workers = [64]                 # for each arm that does not say otherwise
+
+    [settings]                     # of all arms
+    precision = "float32"
+
+    [arms.baseline]
+    preset = "their_way"
+    workers = [8]
+
+    [arms.gradual]
+    preset = "their_way"
+
+    [arms.none]
+    preset = "their_way"
+    warmup = "none"
+
+An arm has the settings of the scale, of ``[settings]``, of its preset and its own, each overriding those before.
+Every value may be a table by scale instead: ``workers = { imagenet = [256], small = [64] }``. Claims are ``~`` (no
+difference that the seeds can show), ``>`` and ``<`` between the errors of two arms at a worker count each.
+
+Nothing here needs torch or MPI.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from theanompi.config import ConfigError, RunConfig, closest, parse_devices
+
+THEIR_WAY: dict[str, Any] = {
+    "sync_type": "cdd",
+    "scaling": "linear",
+    "warmup": "gradual",
+    "momentum_form": "v",
+    "zero_gamma": True,
+    "shuffle": "global",
+    "scaled": "rate",
+    "normalization": "minibatch",
+}
+MY_WAY: dict[str, Any] = {"sync_type": "avg", "scaling": "none", "warmup": "none", "zero_gamma": False}
+PRESETS: dict[str, dict[str, Any]] = {
+    "their_way": THEIR_WAY,
+    "my_way": MY_WAY,
+    "my_way_scaled": MY_WAY | {"scaling": "linear"},
+    # One ingredient at a time taken out.
+    "their_way_without_scaling": THEIR_WAY | {"scaling": "none"},
+    "their_way_without_warmup": THEIR_WAY | {"warmup": "none"},
+    "their_way_without_zero_gamma": THEIR_WAY | {"zero_gamma": False},
+    "their_way_without_gradient_sum": THEIR_WAY | {"sync_type": "avg"},
+    # The four pitfalls.
+    "their_way_without_unscaled_decay": THEIR_WAY | {"scaled": "loss"},
+    "their_way_without_correction": THEIR_WAY | {"momentum_form": "uncorrected"},
+    "their_way_without_normalization": THEIR_WAY | {"normalization": "worker"},
+    "their_way_without_global_shuffle": THEIR_WAY | {"shuffle": "worker"},
+}
+"""What an arm's ``preset`` stands for: Goyal et al. 2017 (arXiv 1706.02677), or Theano-MPI before it."""
+
+
+class Scale(NamedTuple):
+    """The same question at another size: settings of a run, its device, and ranks that simulate the workers.
+
+    `simulate` is None where each worker is a rank.
+    """
+
+    settings: dict[str, Any]
+    device: str
+    simulate: int | None
+
+
+GLYPHS = "runs/glyphs.h5"
+"""The data set of the small scale, made when it is missing."""
+
+SCALES: dict[str, Scale] = {
+    "imagenet": Scale(
+        {
+            "data": "imagenet.h5",
+            "modelfile": "models.resnet50",
+            "modelclass": "ResNet50",
+            "image_size": 224,
+            "batch_size": 32,
+            "base_lr": 0.1,
+            "base_batch": 256,
+            "epochs": 90,
+        },
+        device="auto",
+        simulate=None,
+    ),
+    "small": Scale(
+        {
+            "data": GLYPHS,
+            "modelfile": "models.resnet_cifar",
+            "modelclass": "ResNetCifar",
+            "image_size": 32,
+            "batch_size": 8,
+            "base_lr": 0.2,
+            "base_batch": 64,
+            "epochs": 8,
+        },
+        device="cpu",
+        simulate=1,
+    ),
+}
+
+# What says it instead of a setting.
+_ELSEWHERE = {
+    "seed": "seeds",
+    "devices": "--device and workers",
+    "accumulation": "workers and --simulate",
+    "max_iterations": "epochs",
+    "out": "--out",
+    "resume": "the state of each run",
+    "overwrite": "the state of each run",
+    "log_interval": "the experiment",
+    "timeline": "the experiment",
+    "verbose": "the experiment",
+}
+_KEYS = ("name", "question", "scale", "seeds", "claims", "workers", "settings", "arms")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_CLAIM = re.compile(r"\s*(\S+)@(\d+)\s*([~<>])\s*(\S+)@(\d+)\s*")
+
+
+class Arm(NamedTuple):
+    """Worker counts, and the fields of `theanompi.config.RunConfig` that are not as by default."""
+
+    workers: tuple[int, ...]
+    settings: dict[str, Any]
+
+
+class Trial(NamedTuple):
+    """One training run of an experiment: an arm with so many workers and a seed, in a folder of its own."""
+
+    arm: str
+    workers: int
+    seed: int
+    folder: Path
+    config: RunConfig
+
+    def __str__(self) -> str:
+        return f"{self.arm}, {self.workers} workers, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `read_experiment` makes of a file.
+
+    Attributes
+    ----------
+    name, question, scale : str
+    seeds : tuple of int
+    simulate : int or None
+        Ranks of each run, which simulate its workers by accumulation; None for as many ranks as workers.
+    device : str
+        Of each rank, as in `theanompi.config.parse_devices`.
+    arms : dict of str to Arm
+    claims : tuple of str
+        Such as "none@64 > gradual@64".
+    """
+
+    name: str
+    question: str
+    scale: str
+    seeds: tuple[int, ...]
+    simulate: int | None
+    device: str
+    arms: dict[str, Arm]
+    claims: tuple[str, ...]
+
+    def trials(self, out: Path) -> list[Trial]:
+        """List the runs to make, seed by seed, so that a part of them has something of every arm.
+
+        Parameters
+        ----------
+        out : Path
+            The folder of the experiment.
+        """
+        return [
+            Trial(name, k, seed, folder, self._config(arm, k, seed, folder))
+            for seed in self.seeds
+            for name, arm in self.arms.items()
+            for k in arm.workers
+            for folder in [out / name / f"{k}-workers" / f"seed-{seed}"]
+        ]
+
+    def _config(self, arm: Arm, workers: int, seed: int, folder: Path) -> RunConfig:
+        ranks = self.simulate or workers
+        return RunConfig.from_dict(
+            arm.settings
+            | {
+                "devices": [self.device] * ranks,
+                "accumulation": workers // ranks,
+                "seed": seed,
+                "out": str(folder),
+                # Whole epochs: a line for each is all that a report needs.
+                "log_interval": 1_000_000,
+                "verbose": False,
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``experiment.json`` holds, as JSON values."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "scale": self.scale,
+            "seeds": list(self.seeds),
+            "simulate": self.simulate,
+            "arms": {
+                name: {"workers": list(arm.workers), "settings": arm.settings}
+                for name, arm in self.arms.items()
+            },
+            "claims": list(self.claims),
+        }
+
+
+def read_experiment(
+    path: str | Path,
+    *,
+    scale: str | None = None,
+    seeds: int | None = None,
+    workers: Sequence[int] | None = None,
+    simulate: int | None = None,
+    device: str | None = None,
+) -> Experiment:
+    r"""Read the file of an experiment.
+
+    Parameters
+    ----------
+    path
+        A TOML file as described above.
+    scale, seeds
+        Instead of the file's.
+    workers
+        Worker counts of all arms instead of the file's. Claims about others are left out.
+    simulate
+        Ranks that simulate the workers of each run; 0 for as many ranks as workers; None for what the scale has.
+    device
+        Of each rank, instead of the scale's.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+        With file and place, for whatever is wrong in it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    ...     _ = file.write('scale = "small"\nseeds = 2\nworkers = [4, 8]\n[arms.theirs]\npreset = "their_way"\n')
+    ...     file.flush()
+    ...     experiment = read_experiment(file.name)
+    >>> for trial in experiment.trials(Path("runs")):
+    ...     print(trial, "in", trial.folder)
+    theirs, 4 workers, seed 0 in runs/theirs/4-workers/seed-0
+    theirs, 8 workers, seed 0 in runs/theirs/8-workers/seed-0
+    theirs, 4 workers, seed 1 in runs/theirs/4-workers/seed-1
+    theirs, 8 workers, seed 1 in runs/theirs/8-workers/seed-1
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"experiment: expected a readable TOML file, got {str(path)!r} ({reason})"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, got: {error}") from None
+    try:
+        return _read(table, path.stem, scale, seeds, workers, simulate, device)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read(
+    table: dict[str, Any],
+    stem: str,
+    scale: str | None,
+    seeds: int | None,
+    workers: Sequence[int] | None,
+    simulate: int | None,
+    device: str | None,
+) -> Experiment:
+    for key in table:
+        if key not in _KEYS:
+            raise ConfigError(f"unknown key {key!r}{closest(key, _KEYS)}")
+    name = _name("name", table.get("name", stem))
+    question = table.get("question", "")
+    if not isinstance(question, str):
+        raise ConfigError(f"question: expected a text, got {question!r}")
+    scale = scale or table.get("scale")
+    if not isinstance(scale, str) or scale not in SCALES:
+        hint = closest(scale, SCALES) if isinstance(scale, str) else ""
+        got = "none" if scale is None else repr(scale)
+        raise ConfigError(f"scale: expected one of {', '.join(SCALES)}, got {got}{hint}")
+    devices = parse_devices(SCALES[scale].device if device is None else device)
+    if len(devices) != 1:
+        raise ConfigError(f"devices: expected one for all ranks, got {device!r}")
+    if simulate is not None and simulate < 0:
+        raise ConfigError(f"simulate: expected a whole number of at least 0, got {simulate}")
+    ranks = SCALES[scale].simulate if simulate is None else simulate or None
+
+    common = SCALES[scale].settings | _settings(
+        "settings", _table("settings", table.get("settings", {})), scale
+    )
+    everyone = _at("workers", table.get("workers"), scale)
+    given = None if workers is None else _workers("--workers", list(workers))
+    arms, counts = {}, {}
+    for arm, values in _table("arms", table.get("arms", {})).items():
+        where = f"arms.{_name('arms', arm)}"
+        values = dict(_table(where, values))
+        counts[arm] = _workers(where, _at(f"{where}: workers", values.pop("workers", everyone), scale))
+        preset = _preset(where, _at(f"{where}: preset", values.pop("preset", None), scale))
+        settings = common | preset | _settings(where, values, scale)
+        checked = _checked(where, settings)
+        arms[arm] = Arm(given or counts[arm], {key: checked[key] for key in settings})
+        for k in arms[arm].workers:
+            if k % (ranks or 1):
+                raise ConfigError(
+                    f"{where}: workers: expected multiples of {ranks}, the ranks that simulate them, got {k}"
+                )
+    if not arms:
+        raise ConfigError("arms: expected at least one, such as [arms.their_way], got none")
+    claims = [
+        _claim(claim, counts) for claim in _texts("claims", _at("claims", table.get("claims", []), scale))
+    ]
+    kept = tuple(text for text, cells in claims if all(k in arms[arm].workers for arm, k in cells))
+    seeds_given = _seeds(table.get("seeds", 5) if seeds is None else seeds)
+    return Experiment(name, question, scale, seeds_given, ranks, devices[0], arms, kept)
+
+
+def _table(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected a table, got {value!r}")
+    return value
+
+
+def _name(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ConfigError(
+            f"{where}: expected a name of letters, digits, '_', '-' and '.', which makes a folder, got {value!r}"
+        )
+    return value
+
+
+def _at(where: str, value: Any, scale: str) -> Any:
+    """The value at a scale, where it is a table by scale."""
+    if not isinstance(value, dict):
+        return value
+    for key in value:
+        if key not in SCALES:
+            raise ConfigError(
+                f"{where}: expected a scale ({', '.join(SCALES)}), got {key!r}{closest(key, SCALES)}"
+            )
+    if scale not in value:
+        raise ConfigError(
+            f"{where}: expected a value for the scale {scale!r}, got one for {', '.join(value) or 'none'}"
+        )
+    return value[scale]
+
+
+def _settings(where: str, values: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    for name, value in values.items():
+        if name in _ELSEWHERE:
+            raise ConfigError(
+                f"{where}: {name}: expected none here, as {_ELSEWHERE[name]} decides it, got {value!r}"
+            )
+    found = {name: _at(f"{where}: {name}", value, scale) for name, value in values.items()}
+    _checked(where, found)
+    return found
+
+
+def _checked(where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings as `RunConfig` takes them."""
+    try:
+        return RunConfig.from_dict(settings).to_dict()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _preset(where: str, name: Any) -> dict[str, Any]:
+    if name is None:
+        return {}
+    if not isinstance(name, str) or name not in PRESETS:
+        hint = closest(name, PRESETS) if isinstance(name, str) else ""
+        raise ConfigError(f"{where}: preset: expected one of {', '.join(PRESETS)}, got {name!r}{hint}")
+    return PRESETS[name]
+
+
+def _whole(values: Any, minimum: int) -> bool:
+    """Whether this is a list of different whole numbers, at least one."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(value) is int and value >= minimum for value in values)
+        and len(set(values)) == len(values)
+    )
+
+
+def _workers(where: str, values: Any) -> tuple[int, ...]:
+    if not _whole(values, 1):
+        raise ConfigError(
+            f"{where}: workers: expected a list of different whole numbers of at least 1, such as [4, 8], "
+            f"here or at the top of the file, got {'none' if values is None else repr(values)}"
+        )
+    return tuple(sorted(values))
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    values = list(range(value)) if type(value) is int else value
+    if not _whole(values, 0):
+        raise ConfigError(
+            f"seeds: expected how many (at least 1), or a list of different whole numbers, got {value!r}"
+        )
+    return tuple(values)
+
+
+def _texts(where: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{where}: expected a list of texts, got {value!r}")
+    return value
+
+
+def _claim(text: str, counts: Mapping[str, Iterable[int]]) -> tuple[str, list[tuple[str, int]]]:
+    """A claim in its plain spelling, and which arms and worker counts it is about."""
+    match = _CLAIM.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"claims: expected such as 'none@64 > gradual@64' (or ~, <), got {text!r}")
+    cells = [(match[1], int(match[2])), (match[4], int(match[5]))]
+    for arm, k in cells:
+        if arm not in counts:
+            raise ConfigError(
+                f"claims: {text!r}: expected one of {', '.join(counts)}, got {arm!r}{closest(arm, counts)}"
+            )
+        if k not in counts[arm]:
+            known = ", ".join(map(str, counts[arm]))
+            raise ConfigError(
+                f"claims: {text!r}: expected a number of workers that {arm} has ({known}), got {k}"
+            )
+    (left, k), (right, other) = cells
+    return f"{left}@{k} {match[3]} {right}@{other}", cells
