@@ -16,7 +16,7 @@ from theanompi.lasagne.layers import (
     MaxPool2DLayer,
     NonlinearityLayer,
 )
-from theanompi.lasagne.nonlinearities import rectify, softmax
+from theanompi.lasagne.nonlinearities import rectify, softmax, softplus
 
 
 class Plain(Model):
@@ -31,6 +31,8 @@ class Plain(Model):
 
 class Normalised(Model):
     """With batch normalisation and dropout."""
+
+    nonlinearity = staticmethod(rectify)
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         net = InputLayer(input_shape)
@@ -47,9 +49,19 @@ class Normalised(Model):
                 flip_filters=False,
                 name=f"conv{i}",
             )
-            net = NonlinearityLayer(BatchNormLayer(net, name=f"bn{i}"), rectify)
+            net = NonlinearityLayer(BatchNormLayer(net, name=f"bn{i}"), self.nonlinearity)
         net = DropoutLayer(GlobalPoolLayer(net), p=0.2, name="drop")
         return DenseLayer(net, num_classes, nonlinearity=None, name="dense")
+
+
+class Smooth(Normalised):
+    """Whose rectifiers are rounded off.
+
+    At a rectifier's kink rounding turns a gradient on or off, and two ways of adding the same numbers part after
+    some tens of updates. Here they stay together, so that what is left between two ways is a real difference.
+    """
+
+    nonlinearity = staticmethod(softplus)
 
 
 class NotFinite(Plain):

@@ -28,6 +28,7 @@ FLAGS = """
 --data --image-size --batch-size --accumulation --epochs --max-iterations --seed --device --precision
 --sync-type --exchange --allreduce-algorithm --plan --base-lr --base-batch --scaling --warmup --warmup-epochs
 --decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
+--scaled --normalization --shuffle --zero-gamma --no-zero-gamma
 --out --resume --overwrite --log-interval --checkpoint-interval --timeline
 """.split()
 
@@ -73,13 +74,17 @@ def flags(*argv: str) -> RunConfig:
         ("base_lr", float("nan"), "base_lr: expected a number above 0, got nan"),
         ("base_batch", "many", "base_batch: expected a whole number of at least 1, got 'many'"),
         ("scaling", "quadratic", "scaling: expected one of linear, sqrt, none"),
+        ("scaled", "lost", "scaled: expected one of rate, loss, got 'lost'; did you mean 'loss'?"),
+        ("normalization", "rank", "normalization: expected one of minibatch, worker, got 'rank'"),
+        ("shuffle", "locale", "shuffle: expected one of global, worker, got 'locale'"),
+        ("zero_gamma", "perhaps", "zero_gamma: expected true or false, got 'perhaps'"),
         ("warmup", "slow", "warmup: expected one of gradual, constant, none"),
         ("warmup_epochs", -1, "warmup_epochs: expected a number of at least 0, got -1"),
         ("decay_epochs", (60, 30), r"decay_epochs: expected increasing epochs above 0, .* got \(60, 30\)"),
         ("decay_epochs", 30, "decay_epochs: expected increasing epochs above 0, .* got 30"),
         ("decay_factor", 1.5, "decay_factor: expected a number above 0 and at most 1, got 1.5"),
         ("momentum", 1, "momentum: expected a number of at least 0 and below 1, got 1"),
-        ("momentum_form", "w", "momentum_form: expected one of v, u, got 'w'"),
+        ("momentum_form", "w", "momentum_form: expected one of v, u, uncorrected, got 'w'"),
         ("nesterov", "perhaps", "nesterov: expected true or false, got 'perhaps'"),
         ("weight_decay", -1e-4, "weight_decay: expected a number of at least 0, got -0.0001"),
         ("out", "", "out: expected a text"),
@@ -107,6 +112,20 @@ def test_resume_and_overwrite_exclude_each_other():
         RunConfig(resume=True, overwrite=True)
 
 
+def test_combinations_that_mean_nothing_are_refused():
+    with pytest.raises(
+        ConfigError,
+        match="^normalization: expected minibatch, as with sync_type avg no gradients are summed, got worker$",
+    ):
+        RunConfig(normalization="worker", sync_type="avg")
+    nothing = "^scaled: expected rate, as with scaling none there is nothing to scale, got loss$"
+    for settings in ({"scaling": "none"}, {"sync_type": "avg"}):
+        with pytest.raises(ConfigError, match=nothing):
+            RunConfig(scaled="loss", **settings)
+    assert resolve(RunConfig(scaled="loss", sync_type="avg", scaling="linear")).scaled == "loss"
+    assert resolve(RunConfig(scaled="loss", normalization="worker")).normalization == "worker"
+
+
 def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().epochs = 3  # type: ignore[misc]
@@ -121,8 +140,10 @@ def test_dict_survives_json_with_every_field_changed():
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
         require_cuda_aware=True, cuda_graph=False, timeline=3, allreduce_algorithm="ring",
+        scaled="loss", shuffle="worker", zero_gamma=False,
     )  # fmt: skip
-    assert {name for name in FIELDS if getattr(config, name) == FIELDS[name].default} == {"rule", "overwrite"}
+    unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
+    assert unchanged == {"rule", "overwrite", "normalization"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.modelfile == "mine"
     assert config.decay_epochs == (2.0, 3.5)

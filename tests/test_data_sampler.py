@@ -1,18 +1,22 @@
 """Who reads which images: one global permutation, cut the same way for every split into ranks and steps."""
 
+from math import comb
+from typing import Any
+
 import numpy as np
 import pytest
 
 from theanompi.data import Sampler, validation_batches
+from theanompi.data.random import permutation
 
 N, BATCH = 1001, 8
 
 
 def minibatches(
-    size: int, accumulation: int, epoch: int, start: int = 0, n: int = N
+    size: int, accumulation: int, epoch: int, start: int = 0, n: int = N, shuffle: str = "global"
 ) -> list[list[np.ndarray]]:
     """Put the ranks' units back together: minibatch by minibatch, unit i from rank i % k at step i // k."""
-    samplers = [Sampler(n, BATCH, size, rank, accumulation, seed=3) for rank in range(size)]
+    samplers = [Sampler(n, BATCH, size, rank, accumulation, 3, shuffle) for rank in range(size)]
     streams = [list(sampler.batches(epoch, start)) for sampler in samplers]
     whole = []
     for iteration, parts in enumerate(zip(*streams, strict=True), start):
@@ -25,10 +29,11 @@ def minibatches(
 
 @pytest.mark.parametrize("per_minibatch, splits", [(4, [(1, 4), (2, 2), (4, 1)]), (3, [(1, 3), (3, 1)])])
 @pytest.mark.parametrize("epoch", [0, 5])
+@pytest.mark.parametrize("shuffle", ["global", "worker"])
 def test_every_split_gives_the_same_minibatches(
-    per_minibatch: int, splits: list[tuple[int, int]], epoch: int
+    per_minibatch: int, splits: list[tuple[int, int]], epoch: int, shuffle: str
 ) -> None:
-    wholes = [minibatches(size, accumulation, epoch) for size, accumulation in splits]
+    wholes = [minibatches(size, accumulation, epoch, shuffle=shuffle) for size, accumulation in splits]
     for whole in wholes:
         assert [len(m) for m in whole[:-1]] == [per_minibatch] * (len(whole) - 1)
         np.testing.assert_array_equal(np.concatenate(sum(whole, [])), np.concatenate(sum(wholes[0], [])))
@@ -75,6 +80,46 @@ def test_the_shuffle_is_global_not_within_shards(size: int) -> None:
         place[np.concatenate(minibatch)] = where
     together = [np.mean(place[np.concatenate(m)] == place[m[0][0]]) for m in first]
     assert np.mean(together) < 0.2
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_pitfall_4_as_a_switch(start: int) -> None:
+    """Worker i has the i-th unit of every minibatch, from an order of all images that only it has."""
+    workers, epoch = 6, 4
+    iterations = -(-(N // BATCH) // workers)
+    order = [permutation(3, epoch, N, worker) for worker in range(workers)]
+    got = minibatches(2, 3, epoch, start, shuffle="worker")
+    assert [len(units) for units in got] == [6] * (iterations - 1 - start) + [N // BATCH % workers]
+    for iteration, units in enumerate(got, start):
+        for worker, ids in enumerate(units):
+            np.testing.assert_array_equal(ids, order[worker][iteration * BATCH : (iteration + 1) * BATCH])
+
+
+def test_with_a_shuffle_per_worker_an_epoch_repeats_images_and_misses_others() -> None:
+    n, workers = 8192, 32
+    once, wrong = (
+        np.concatenate(sum(minibatches(8, 4, 0, n=n, shuffle=s), [])) for s in ("global", "worker")
+    )
+    assert len(wrong) == len(once) == n
+    assert np.unique(once).size == n
+    # An image is with each worker with probability 1/32: the number of times is binomial.
+    times = np.bincount(np.bincount(wrong, minlength=n), minlength=9)[:6] / n
+    expected = [comb(workers, j) / workers**j * (1 - 1 / workers) ** (workers - j) for j in range(6)]
+    np.testing.assert_allclose(times, expected, atol=0.015)
+    # But no worker sees one twice.
+    for rank in range(8):
+        for step, units in enumerate(
+            zip(*Sampler(n, BATCH, 8, rank, 4, 3, "worker").batches(0), strict=True)
+        ):
+            assert np.unique(np.concatenate(units)).size == n // workers, (rank, step)
+
+
+@pytest.mark.parametrize("n", [8, 9, 70, 1001])
+def test_a_shuffle_per_worker_never_asks_for_more_images_than_there_are(n: int) -> None:
+    for workers in (1, 3, 200):
+        whole = minibatches(1, workers, 2, n=n, shuffle="worker")
+        assert sum(map(len, whole)) == n // BATCH
+        assert all(ids.shape == (BATCH,) and ids.max() < n for units in whole for ids in units)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +180,18 @@ def test_validation_counts_each_image_once(size: int, n_val: int) -> None:
         ({"accumulation": -1}, "sampler: expected accumulation of at least 1, got -1"),
         ({"rank": 2}, "sampler: expected a rank from 0 to 1, got 2"),
         ({"rank": -1}, "sampler: expected a rank from 0 to 1, got -1"),
+        ({"shuffle": "local"}, "sampler: expected shuffle to be one of global, worker, got 'local'"),
     ],
 )
-def test_sampler_errors(change: dict[str, int], text: str) -> None:
-    good = {"n_images": 100, "batch_size": 8, "size": 2, "rank": 0, "accumulation": 1, "seed": 0}
+def test_sampler_errors(change: dict[str, Any], text: str) -> None:
+    good: dict[str, Any] = {
+        "n_images": 100,
+        "batch_size": 8,
+        "size": 2,
+        "rank": 0,
+        "accumulation": 1,
+        "seed": 0,
+    }
     Sampler(**good)
     with pytest.raises(ValueError) as error:
         Sampler(**{**good, **change})

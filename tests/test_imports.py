@@ -25,6 +25,9 @@ BELOW: dict[str, set[str]] = {
     "data": {"timeline"},
     "recorder": {"timeline"},
     "plots": {"recorder"},
+    "comparison": {"recorder"},
+    "comparison_plots": {"comparison"},
+    "report": {"comparison_plots"},
     "checkpoint": {"config"},
     "model": {"functions", "exchange", "data"},
     "training": {"model", "checkpoint", "plots"},
@@ -37,10 +40,15 @@ BELOW: dict[str, set[str]] = {
     "facts": {"model"},
     "findings": {"config"},
     "doctor": {"rules", "findings"},
-    "cli": {"doctor", "cfgfile", "nodes"},
+    "experiment": {"config"},
+    "compare": {"rules", "experiment", "data", "report"},
+    "cli": {"doctor", "cfgfile", "nodes", "compare"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
-LIGHT = ("config", "cfgfile", "library", "mpirun", "launch", "nodes", "rules", "findings", "doctor", "cli")
+LIGHT = (
+    *("config", "cfgfile", "library", "mpirun", "launch", "nodes", "rules", "findings", "doctor"),
+    *("comparison", "report", "experiment", "compare", "cli"),
+)
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}
 # What uses the package is never used by it.
 OUTSIDE = {"models", "examples", "benchmarks", "tests"}

@@ -71,7 +71,8 @@ def curve(axes: Any, label: str) -> list[list[float]]:
 
 
 def test_the_curves_are_the_logged_values_against_epochs(tmp_path: Path, figures: list[Figure]) -> None:
-    draw(tmp_path, [*lines(2), {"kind": "summary", "iteration": 12}])
+    diverged = {"kind": "diverged", "epoch": 2, "iteration": 13, "reason": "the loss is not finite"}
+    draw(tmp_path, [*lines(2), diverged, {"kind": "summary", "iteration": 12}])
     error, loss, rate, time, speed, hidden = figures[0].axes
     thirds = pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert curve(error, "training") == [thirds, pytest.approx([40, 20, 80 / 6, 10, 8, 80 / 12])]

@@ -1,5 +1,7 @@
 """The rate of every iteration against the paper, in Python and as a graph; the printed plan."""
 
+import re
+
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
@@ -78,18 +80,43 @@ def test_no_warmup_up_to_the_reference_minibatch(warmup: str, minibatch: int) ->
             decay_factor=0.3,
         ),
         Schedule(minibatch=64, iterations_per_epoch=7),
+        Schedule(minibatch=512, iterations_per_epoch=7, scaled="loss", epochs=12, decay_epochs=(3, 8)),
+        Schedule(minibatch=512, iterations_per_epoch=7, scaled="loss", warmup="constant", scaling="sqrt"),
     ],
-    ids=["8k", "fractions of epochs", "constant", "none", "decay in the warmup", "small"],
+    ids=[
+        "8k",
+        "fractions of epochs",
+        "constant",
+        "none",
+        "decay in the warmup",
+        "small",
+        "loss",
+        "loss, constant",
+    ],
 )
 @pytest.mark.parametrize("float_type", ["float64", "float32"])
 def test_graph_equals_python_at_every_iteration(schedule: Schedule, float_type: str) -> None:
     t = pt.lscalar("t")
     with pytensor.config.change_flags(floatX=float_type):
-        eta = schedule.symbolic(t)
-    assert eta.dtype == "float64"
-    graph = pytensor.function([t], eta, mode="FAST_COMPILE", on_unused_input="ignore")
+        outputs = [schedule.symbolic(t), schedule.symbolic_loss_scale(t)]
+    assert [out.dtype for out in outputs] == ["float64", "float64"]
+    graph = pytensor.function([t], outputs, mode="FAST_COMPILE", on_unused_input="ignore")
     for i in range(schedule.iterations + 3):
-        assert float(graph(i)) == pytest.approx(schedule(i), rel=1e-15, abs=0), i
+        eta, scale = graph(i)
+        assert float(eta) == pytest.approx(schedule(i), rel=1e-15, abs=0), i
+        assert float(scale) == pytest.approx(schedule.loss_scale(i), rel=1e-15, abs=0), i
+
+
+def test_scaling_the_loss_leaves_the_rate_alone_and_multiplies_to_the_same() -> None:
+    loss = Schedule(minibatch=8192, iterations_per_epoch=T, scaled="loss")
+    decayed = [0.1] * (30 * T) + [0.01] * (30 * T) + [0.001] * (20 * T) + [0.0001] * (10 * T)
+    assert [loss(t) for t in range(90 * T)] == pytest.approx(decayed)
+    scales = [1 + 31 * t / (5 * T) for t in range(5 * T)] + [32.0] * (85 * T)
+    assert [loss.loss_scale(t) for t in range(90 * T)] == pytest.approx(scales)
+    assert [loss(t) * loss.loss_scale(t) for t in range(90 * T)] == pytest.approx(
+        [LARGE(t) for t in range(90 * T)]
+    )
+    assert {LARGE.loss_scale(t) for t in range(90 * T)} == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +130,7 @@ def test_graph_equals_python_at_every_iteration(schedule: Schedule, float_type: 
         ({"decay_epochs": (1, -2)}, r"schedule: expected decay_epochs of at least 0, got \(1, -2\)"),
         ({"scaling": "cubic"}, "schedule: expected scaling to be one of linear, sqrt, none, got 'cubic'"),
         ({"warmup": "slow"}, "schedule: expected warmup to be one of gradual, constant, none, got 'slow'"),
+        ({"scaled": "all"}, "schedule: expected scaled to be one of rate, loss, got 'all'"),
     ],
 )
 def test_bad_settings_are_named(setting: dict, message: str) -> None:
@@ -182,6 +210,39 @@ def test_plan_of_a_short_run_in_the_u_form() -> None:
     assert "decay: conv1" not in text.replace("do not decay", "stay")
     assert [line.split()[-2:] for line in text.splitlines()[-3:]] == [["not", "needed"]] * 3
     assert text.splitlines()[-1].startswith("4 – 6 "), "a decay past the end of the run has no row"
+
+
+def test_plan_says_where_a_run_leaves_the_recipe() -> None:
+    text = text_of(
+        Schedule(minibatch=8192, iterations_per_epoch=T, scaled="loss"),
+        form="uncorrected",
+        normalization="worker",
+        shuffle="worker",
+    )
+    for words in [
+        "\n                the summed loss is divided by n only: 256 times the mean\n",
+        "0.1, not scaled; instead the loss, without its weight decay, is multiplied by 32, linearly for 8,192 images\n",
+        "gradual, 1 to 32 times the loss, +0.03949 each iteration\n",
+        "v-form, uncorrected: v is not multiplied by η_t/η_(t-1)\n",
+        " of 1,281,167 images per epoch: each of the 256 workers shuffles all of them by itself\n",
+    ]:
+        assert words in text, words
+    unseen = re.search(r"left out +about ([\d,]+) of", text)
+    assert unseen and int(unseen[1].replace(",", "")) == pytest.approx(
+        1_281_167 * (255 / 256) ** 256, rel=1e-4
+    )
+    table = [re.split(r"  +", line) for line in text.split("\n\n")[1].splitlines()]
+    assert table == [
+        ["epochs", "iterations", "learning rate η", "factor of the loss", "momentum correction"],
+        ["0 – 5", "0 – 785", "0.1", "1 … 31.96", "left out"],
+        ["5 – 30", "785 – 4,710", "0.1", "32", "left out"],
+        ["30 – 60", "4,710 – 9,420", "0.01", "32", "left out"],
+        ["60 – 80", "9,420 – 12,560", "0.001", "32", "left out"],
+        ["80 – 90", "12,560 – 14,130", "0.0001", "32", "left out"],
+    ]
+    right = text_of(LARGE)
+    for words in ("uncorrected", "divided", "shuffles", "the loss", "about"):
+        assert words not in right, words
 
 
 def test_plan_refuses_a_schedule_of_another_run() -> None:

@@ -4,6 +4,7 @@ The toy problem everywhere: softmax regression of 3 classes, gradients by NumPy 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytensor
@@ -141,6 +142,14 @@ def test_pitfall_2_momentum_correction(nesterov: bool) -> None:
     assert far(v[8] - v[7], uncorrected[8] - uncorrected[7])
 
 
+@MOMENTA
+@pytest.mark.parametrize("mode", [None, "device"])
+def test_pitfall_2_as_a_switch(nesterov: bool, mode: str | None) -> None:
+    got = ours("uncorrected", nesterov, device.mode("cpu") if mode else None)
+    np.testing.assert_allclose(got, numpy_v(nesterov, corrected=False), rtol=1e-5, atol=1e-6)
+    assert far(got, torch_sgd(nesterov))
+
+
 def test_first_iteration_is_not_corrected() -> None:
     """Going on before iteration 0, this warmup would divide by a rate of 0."""
     schedule = Schedule(minibatch=5, base_batch=1, iterations_per_epoch=4, warmup_epochs=1, base_lr=0.125)
@@ -174,6 +183,41 @@ def test_pitfall_1_weight_decay_is_not_part_of_the_scaled_loss(form: str) -> Non
     np.testing.assert_allclose(
         ours(form, True, gradient=tripled), torch_sgd(True, gradient=tripled), rtol=2e-5, atol=2e-6
     )
+
+
+@FORMS
+@MOMENTA
+@pytest.mark.parametrize("mode", [None, "device"])
+def test_pitfall_1_as_a_switch(form: str, nesterov: bool, mode: str | None) -> None:
+    """The gradient of the cross-entropy times s_t, λ·w beside it, at the rate before scaling."""
+    rates = [0.05] * 8 + [0.005] * 3 + [0.0005] * 3
+    scales = [eta / rate for eta, rate in zip(RATES, rates, strict=True)]
+
+    def scaled(w: np.ndarray, t: int) -> np.ndarray:
+        return scales[t] * cross_entropy_gradient(w, t)
+
+    schedule = replace(SCHEDULE, scaled="loss")
+    got = ours(form, nesterov, device.mode("cpu") if mode else None, schedule=schedule, rates=rates)
+    np.testing.assert_allclose(got, torch_sgd(nesterov, gradient=scaled, rates=rates), rtol=1e-5, atol=1e-6)
+    assert far(got, torch_sgd(nesterov))
+
+
+@FORMS
+def test_pitfall_1_is_one_only_with_weight_decay(form: str) -> None:
+    """Without a warmup, so that the rates have the same ratios from one iteration to the next."""
+    right = replace(SCHEDULE, warmup="none")
+    rates = [0.2] * 8 + [0.02] * 3 + [0.002] * 3
+    for decayed in (False, True):
+        loss = ours(
+            form,
+            True,
+            decayed=decayed,
+            schedule=replace(right, scaled="loss"),
+            rates=[rate / 4 for rate in rates],
+        )
+        rate = ours(form, True, decayed=decayed, schedule=right, rates=rates)
+        assert far(loss, rate) == decayed
+        assert decayed or np.allclose(loss, rate, rtol=1e-5, atol=1e-6)
 
 
 @FORMS
@@ -247,5 +291,7 @@ def test_scalars_meet_the_arrays_once(form: str, nesterov: bool) -> None:
 
 def test_unknown_form() -> None:
     w = pt.fvector("w")
-    with pytest.raises(ValueError, match="^momentum_update: expected form to be one of v, u, got 'x'$"):
+    with pytest.raises(
+        ValueError, match="^momentum_update: expected form to be one of v, u, uncorrected, got 'x'$"
+    ):
         momentum_update(w, w, w, 0.1, 0.1, M, DECAY, "x", True)

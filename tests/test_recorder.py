@@ -544,6 +544,33 @@ def test_a_resumed_log_is_that_of_an_uninterrupted_run(tmp_path: Path, clock: Cl
     assert log(resumed) == log(straight)
 
 
+def test_a_run_that_diverged_says_so_in_its_log_at_once(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path)
+    for iteration in (1, 2, 3):
+        step(recorder, clock, 0, iteration)
+    recorder.diverged(0, 4, "the loss is not finite on rank 0 (nan), η = 3.2")
+    *_, last = lines = log(tmp_path)
+    assert [(line["kind"], line["iteration"]) for line in lines] == [
+        ("train", 2),
+        ("train", 3),
+        ("diverged", 4),
+    ]
+    assert last == {
+        "kind": "diverged",
+        "epoch": 0,
+        "iteration": 4,
+        "reason": "the loss is not finite on rank 0 (nan), η = 3.2",
+    }
+    assert read_log(tmp_path / "log.jsonl") == lines
+    make(tmp_path, resume_from=2)
+    assert [line["iteration"] for line in log(tmp_path)] == [2]
+
+
+def test_only_rank_0_writes_that_a_run_diverged(tmp_path: Path) -> None:
+    make(tmp_path, rank=1, size=2).diverged(0, 4, "why")
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 def test_resuming_without_a_log_begins_one(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path, resume_from=3)
     step(recorder, clock, 1, 4)

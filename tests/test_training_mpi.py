@@ -114,6 +114,86 @@ def test_averaging_weights_each_step_is_averaging_gradients_at_the_unscaled_rate
             assert line[key] == pytest.approx(expected[key], rel=1e-4)
 
 
+# 1,437 images are 179 batches of 8: 44 minibatches of 4 and one of 3. 50 updates go on into the second epoch, across
+# the end of the warmup and a decay.
+FIFTY: dict[str, Any] = {
+    "modelclass": "Smooth",
+    "batch_size": 8,
+    "max_iterations": 50,
+    "epochs": 4,
+    "scaling": "linear",
+    "base_lr": 0.02,
+    "warmup_epochs": 0.5,
+    "decay_epochs": [1.02],
+}
+
+
+def averaged(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights and running statistics, and the mean of the velocities where every rank has its own."""
+    velocities: dict[str, list[np.ndarray]] = {}
+    for name, value in arrays.items():
+        if name.startswith("velocity/"):
+            velocities.setdefault(name.rpartition("/")[2], []).append(value)
+    means = {f"velocity/{name}": np.mean(values, axis=0) for name, values in velocities.items()}
+    return {name: value for name, value in arrays.items() if name.startswith("weights/")} | means
+
+
+@pytest.mark.parametrize("sync_type", ["cdd", "avg"])
+def test_simulated_workers_are_real_ones_for_fifty_updates(sync_type: str, tmp_path: Path) -> None:
+    four = averaged(trained(4, tmp_path / "4", sync_type=sync_type, **FIFTY))
+    assert {"weights/bn1.mean", "weights/bn1.inv_std", "velocity/bn1.gamma"} <= four.keys()
+    for n, accumulation in ((2, 2), (1, 4)):
+        settings = {"sync_type": sync_type, "accumulation": accumulation, **FIFTY}
+        simulated = averaged(trained(n, tmp_path / str(n), **settings))
+        weights, expected = (
+            {name: value for name, value in arrays.items() if name.startswith("weights/")}
+            for arrays in (simulated, four)
+        )
+        assert difference(weights, expected) < 1e-5, f"{n} ranks, A = {accumulation}"
+        assert difference(simulated, four) < 5e-5, f"{n} ranks, A = {accumulation}"
+    spoil = {"cdd": "no-exchange", "avg": "own-batches"}[sync_type]
+    wrong = averaged(trained(2, tmp_path / "wrong", spoil, **settings | {"accumulation": 2}))
+    assert difference(wrong, four) > 1e-3
+
+
+def test_averaging_weights_differs_from_summing_gradients_in_a_trailing_minibatch_only(
+    tmp_path: Path,
+) -> None:
+    """1,437 images are 15 batches of 95: three minibatches of 4 and one of 3, in which one of 4 workers has none.
+
+    Its gradient counts as zero when weights are averaged, and its running statistics stay where they are. With
+    gradients summed, the mean is over the three.
+    """
+    fixed: dict[str, Any] = {
+        "modelclass": "Smooth",
+        "batch_size": 95,
+        "accumulation": 2,
+        "scaling": "none",
+        "warmup": "none",
+    }
+    runs = {
+        (sync, updates): averaged(
+            trained(2, tmp_path / f"{sync}{updates}", sync_type=sync, max_iterations=updates, **fixed)
+        )
+        for sync, updates in (("cdd", 3), ("cdd", 4), ("avg", 4))
+    }
+    before, summed, got = runs["cdd", 3], runs["cdd", 4], runs["avg", 4]
+    assert difference(got, summed) > 1e-3
+    eta, m, share = 0.1, 0.9, 3 / 4
+    expected = {}
+    for name, w in before.items():
+        if name.endswith((".mean", ".inv_std")):
+            expected[name] = w + share * (summed[name] - w)
+        elif name.startswith("weights/"):
+            velocity = f"velocity/{name.removeprefix('weights/')}"
+            decay = eta * (1e-4 * w if name.endswith(".W") else 0)
+            # From the update with summed gradients: η·g, without the decay.
+            step = summed[velocity] - m * before[velocity] - decay
+            expected[velocity] = m * before[velocity] + share * step + decay
+            expected[name] = w - (m * expected[velocity] + share * step + decay)
+    assert difference(got, expected) < 1e-5
+
+
 @pytest.mark.parametrize("trailing", [(1, 4), (2, 2), (4, 1)])
 def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tmp_path: Path) -> None:
     """1,437 images are 14 batches of 100: three minibatches of 4 and one of 2; 37 images are left out."""
@@ -205,15 +285,33 @@ def test_resuming_with_other_minibatches_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_line(n: int, tmp_path: Path) -> None:
-    done = train(n, tmp_path / "run", modelclass="NotFinite")
+def test_resuming_with_workers_split_otherwise_is_refused_where_each_has_a_velocity(tmp_path: Path) -> None:
+    trained(2, tmp_path / "run", sync_type="avg")
+    for n, settings, message in (
+        (1, {"accumulation": 2}, "velocities: expected 1 as this run has, got 2"),
+        (2, {"shuffle": "worker"}, "shuffle: expected 'worker' as this run has, got 'global'"),
+    ):
+        done = train(n, tmp_path / "run", sync_type="avg", resume=True, **settings)
+        assert done.returncode == 1
+        assert f"checkpoint.h5: {message}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("n", "sync_type"), [(2, "cdd"), (4, "cdd"), (2, "avg")])
+def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_line(
+    n: int, sync_type: str, tmp_path: Path
+) -> None:
+    done = train(n, tmp_path / "run", modelclass="NotFinite", sync_type=sync_type)
     assert done.returncode == 1
     lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
     assert len(lines) == 1, done.stderr
     assert re.fullmatch(
         r"theanompi: iteration 3: the loss is not finite on rank.* 1 \(nan\).*, η = 0\.\d+", lines[0]
     )
+    *_, trained, last = read_log(tmp_path / "run/log.jsonl")
+    assert (trained["kind"], trained["iteration"]) == ("train", 2)
+    reason = lines[0].removeprefix("theanompi: iteration 3: ")
+    assert last == {"kind": "diverged", "epoch": 0, "iteration": 3, "reason": reason}
     assert "Traceback" not in done.stderr
 
 

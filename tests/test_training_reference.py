@@ -6,14 +6,14 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from small_models import Normalised, Plain
+from small_models import Normalised, Plain, Smooth
 
-from theanompi.data import Batch, Loader
+from theanompi.data import Batch, Loader, Sampler
 from theanompi.device.ops import dropout_mask
 from theanompi.recorder import Recorder
 
 WARMUP, DECAY = 4, 8
-REFERENCE_RATE, REFERENCE_BATCH = 0.05, 4
+REFERENCE_RATE, REFERENCE_BATCH, LAMBDA = 0.05, 4, 0.01
 
 
 def rate(t: int) -> float:
@@ -37,6 +37,10 @@ class Network(torch.nn.Module):
         )
         self.running = {s.name: torch.from_numpy(s.get_value()) for s in model.state.statistics}
         self.seen: list[dict[str, torch.Tensor]] = []
+        self.nonlinearity = torch.nn.functional.softplus if isinstance(model, Smooth) else torch.relu
+
+    def decaying(self) -> list[torch.nn.Parameter]:
+        return [p for name, p in self.values.items() if name.endswith("_W")]
 
     def average_statistics(self) -> None:
         """Running averages of momentum 0.9, of the mean over the batches of this minibatch."""
@@ -59,7 +63,7 @@ class Network(torch.nn.Module):
             x = (x - mean.view(shape)) * (v[f"bn{i}_gamma"] * inv_std).view(shape) + v[f"bn{i}_beta"].view(
                 shape
             )
-            x = torch.relu(x)
+            x = self.nonlinearity(x)
         return (x.mean((2, 3)) * mask) @ v["dense_W"] + v["dense_b"]
 
 
@@ -87,76 +91,197 @@ def pixels(batch: Any, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
     return torch.from_numpy((out / 255 - mean[:, None, None]) / std[:, None, None]).float()
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation", "last"), [(16, 1, 16), (8, 2, 8)])
-@pytest.mark.parametrize("form", ["v", "u"])
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("model_class", [Plain, Normalised])
-def test_the_weights_after_ten_updates_across_warmup_and_decay(
-    model_class: type, nesterov: bool, form: str, batch_size: int, accumulation: int, last: int
-) -> None:
-    """To the end of an epoch: with n = 8 and A = 2 its last minibatch has half the images."""
-    model = model_class(
-        {
-            "batch_size": batch_size,
-            "accumulation": accumulation,
-            "base_lr": REFERENCE_RATE,
-            "base_batch": REFERENCE_BATCH,
-            "warmup_epochs": WARMUP / (1437 / 16),
-            "decay_epochs": (DECAY / (1437 / 16),),
-            "weight_decay": 0.01,
-            "momentum_form": form,
-            "nesterov": nesterov,
-            "seed": 5,
-        }
-    )
-    network = Network(model)
-    decays = {name for name in network.values if name.endswith("_W")}
-    optimizer = torch.optim.SGD(
+def settings(**changes: Any) -> dict[str, Any]:
+    return {
+        "base_lr": REFERENCE_RATE,
+        "base_batch": REFERENCE_BATCH,
+        "warmup_epochs": WARMUP / (1437 / 16),
+        "decay_epochs": (DECAY / (1437 / 16),),
+        "weight_decay": LAMBDA,
+        "seed": 5,
+        **changes,
+    }
+
+
+def sgd(network: Network, nesterov: bool) -> torch.optim.SGD:
+    return torch.optim.SGD(
         [
-            {"params": [p for k, p in network.values.items() if k in decays], "weight_decay": 0.01},
-            {"params": [p for k, p in network.values.items() if k not in decays], "weight_decay": 0.0},
+            {"params": network.decaying(), "weight_decay": LAMBDA},
+            {"params": [p for k, p in network.values.items() if not k.endswith("_W")], "weight_decay": 0.0},
         ],
         lr=1.0,
         momentum=0.9,
         nesterov=nesterov,
     )
+
+
+def accumulate(network: Network, batch: Any, dataset: Any) -> float:
+    """Add a batch's gradient of the summed loss to the network's; gives the loss."""
+    scores = network(pixels(batch, dataset.mean, dataset.std), dropout(batch))
+    loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(batch.labels), reduction="sum")
+    loss.backward()
+    return float(loss.item())
+
+
+def train(
+    model_class: type, batch_size: int = 8, accumulation: int = 2, nesterov: bool = True, **changes: Any
+) -> tuple[Any, Network]:
+    """Ten updates to the end of an epoch, ours beside those by hand: the recipe, or one pitfall in `changes`."""
+    model = model_class(
+        settings(batch_size=batch_size, accumulation=accumulation, nesterov=nesterov, **changes)
+    )
+    network = Network(model)
+    optimizer = sgd(network, nesterov)
     model.compile_iter_fns("cdd")
     recorder = Recorder(None, 0, 1, 10, 10, False, None)
     dataset, start = model.data.dataset, model.data.n_batch_train - 10
-    etas, sizes = [], []
+    sampler = Sampler(1437, batch_size, 1, 0, accumulation, 5, changes.get("shuffle", "global"))
+    sizes = []
     with Loader(dataset, batch_size, 32, seed=5) as loader:
-        for t, batches in enumerate(loader.train(model.data.sampler, epoch=0, start=start)):
+        for t, batches in enumerate(loader.train(sampler, epoch=0, start=start)):
             images = 0
             optimizer.zero_grad()
             total = 0.0
             for batch in batches:
                 images += len(batch.labels)
-                scores = network(pixels(batch, dataset.mean, dataset.std), dropout(batch))
-                labels = torch.from_numpy(batch.labels)
-                loss = torch.nn.functional.cross_entropy(scores, labels, reduction="sum")
-                loss.backward()
-                total += loss.item()
+                total += accumulate(network, batch, dataset)
             sizes.append(images)
+            eta = rate(t)
             for value in network.values.values():
-                value.grad /= images
-            for group in optimizer.param_groups:
-                group["lr"] = rate(t)
+                value.grad /= batch_size if changes.get("normalization") == "worker" else images
+                if changes.get("scaled") == "loss":
+                    eta = REFERENCE_RATE if t < DECAY else REFERENCE_RATE / 10
+                    value.grad *= rate(t) / eta
+            if changes.get("momentum_form") == "uncorrected":
+                # torch's momentum does not know the rate: give it gradients that are multiplied by it already.
+                for value in network.decaying():
+                    value.grad += LAMBDA * value.detach()
+                for value in network.values.values():
+                    value.grad *= eta
+                for group in optimizer.param_groups:
+                    group["lr"], group["weight_decay"] = 1.0, 0.0
+            else:
+                for group in optimizer.param_groups:
+                    group["lr"] = eta
             optimizer.step()
             network.average_statistics()
             model.train_iter(start + t, recorder)
             assert model.totals(start + t)[0].images == images
             assert model.totals(start + t)[0].loss == pytest.approx(total, rel=1e-4)
-            etas.append(float(model.update()))
+            assert float(model.update()) == pytest.approx(eta, rel=1e-6)
     model.cleanup()
-    assert sizes == [16] * 9 + [last]
-    assert etas == pytest.approx([rate(t) for t in range(10)], rel=1e-6)
+    assert sizes == [16] * 9 + [16 if accumulation == 1 else 8]
+    return model, network
+
+
+def average(networks: list[Network]) -> None:
+    """Give all of them the mean of their weights and running statistics."""
+    with torch.no_grad():
+        for name in networks[0].values:
+            mean = torch.stack([network.values[name] for network in networks]).mean(0)
+            for network in networks:
+                network.values[name].copy_(mean)
+    for name in networks[0].running:
+        mean = torch.stack([network.running[name] for network in networks]).mean(0)
+        for network in networks:
+            network.running[name] = mean
+
+
+def compare(model: Any, network: Network, tolerance: float) -> None:
     for p in model.params:
         expected = network.values[p.name.replace(".", "_")].detach().numpy()
         error = np.linalg.norm(p.get_value() - expected) / np.linalg.norm(expected)
-        # Rounding turns the gradient at a rectifier's kink on or off, and β starts at 0, the kink.
-        assert error < (1e-4 if model_class is Plain else 3e-3), f"{p.name}: {error:.2e}"
+        assert error < tolerance, f"{p.name}: {error:.2e}"
     for s in model.state.statistics:
         np.testing.assert_allclose(s.get_value(), network.running[s.name].numpy(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(16, 1), (8, 2)])
+@pytest.mark.parametrize("form", ["v", "u"])
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("model_class", [Plain, Normalised])
+def test_the_weights_after_ten_updates_across_warmup_and_decay(
+    model_class: type, nesterov: bool, form: str, batch_size: int, accumulation: int
+) -> None:
+    """To the end of an epoch: with n = 8 and A = 2 its last minibatch has half the images."""
+    model, network = train(model_class, batch_size, accumulation, nesterov, momentum_form=form)
+    # Rounding turns the gradient at a rectifier's kink on or off, and β starts at 0, the kink.
+    compare(model, network, 1e-4 if model_class is Plain else 3e-3)
+
+
+@pytest.fixture(scope="module")
+def right() -> Any:
+    """Trained by the recipe."""
+    model, by_hand = train(Smooth)
+    compare(model, by_hand, 1e-4)
+    return model
+
+
+@pytest.mark.parametrize(
+    "pitfall",
+    [
+        {"scaled": "loss"},
+        {"momentum_form": "uncorrected"},
+        {"normalization": "worker"},
+        {"shuffle": "worker"},
+    ],
+    ids=str,
+)
+def test_each_pitfall_is_the_one_that_the_paper_warns_of(pitfall: dict[str, Any], right: Any) -> None:
+    wrong, by_hand = train(Smooth, **pitfall)
+    compare(wrong, by_hand, 1e-4)
+    apart = [
+        np.linalg.norm(a.get_value() - b.get_value()) / np.linalg.norm(b.get_value())
+        for a, b in zip(wrong.params, right.params, strict=True)
+        if a.name.endswith(".W")
+    ]
+    assert min(apart) > 1e-3
+
+
+def test_simulated_workers_are_workers_of_their_own() -> None:
+    """One rank with A = 4 and ``avg`` against four networks by hand, each with a velocity, averaged in each step.
+
+    In the last of the minibatches one of them has no batch: it goes on by its velocity and weight decay.
+    """
+    workers, n = 4, 12  # 1437 // 12 is 119, 3 more than a multiple of 4
+    model = Smooth(
+        settings(
+            batch_size=n,
+            accumulation=workers,
+            sync_type="avg",
+            scaling="linear",
+            base_batch=16,
+            warmup_epochs=0.2,
+        )
+    )
+    networks = [Network(model) for _ in range(workers)]
+    optimizers = [sgd(network, nesterov=True) for network in networks]
+    model.compile_iter_fns("avg")
+    recorder = Recorder(None, 0, 1, 10, 10, False, None)
+    dataset, per_epoch = model.data.dataset, model.data.n_batch_train
+    assert (per_epoch, model.data.sampler.units(per_epoch - 1)) == (30, 3)
+    with Loader(dataset, n, 32, seed=5) as loader:
+        for t, batches in enumerate(loader.train(model.data.sampler, epoch=0, start=per_epoch - 8)):
+            model.train_iter(per_epoch - 8 + t, recorder)
+            eta = float(model.update())
+            units = 0
+            for network, optimizer in zip(networks, optimizers, strict=True):
+                for value in network.values.values():
+                    value.grad = torch.zeros_like(value)
+                batch = next(batches, None)
+                if batch is not None:
+                    units += 1
+                    accumulate(network, batch, dataset)
+                    network.average_statistics()
+                for value in network.values.values():
+                    value.grad /= n
+                for group in optimizer.param_groups:
+                    group["lr"] = eta
+                optimizer.step()
+            average(networks)
+    model.cleanup()
+    assert units == 3
+    compare(model, networks[0], 1e-4)
 
 
 def dropout(batch: Batch) -> torch.Tensor:

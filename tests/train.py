@@ -1,7 +1,8 @@
 """What the tests of training run under mpirun: one worker, with settings from the command line.
 
 ``python tests/train.py '{"epochs": 1, …}'``; a second argument spoils the run in a way that a test must notice:
-``no-exchange`` leaves the exchange out, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
+``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
+instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
 its loader process.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from theanompi.config import RunConfig
 from theanompi.exchange import STRATEGIES
+from theanompi.model import Model
 from theanompi.recorder import Recorder
 from theanompi.worker import run
 
@@ -21,6 +23,10 @@ def spoil(how: str) -> None:
     if how == "no-exchange":
         for strategy in STRATEGIES.values():
             strategy._sum = lambda self, bucket: None  # type: ignore[method-assign]
+    elif how == "own-batches":
+        Model.shares = lambda self, count: (  # type: ignore[method-assign]
+            (1 / max(self.data.sampler.own_units(count), 1),) * 2
+        )
     else:
         *_, last = how.split("-")
         train = Recorder.train

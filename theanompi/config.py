@@ -38,7 +38,10 @@ RULES = ("BSP",)
 PRECISIONS = ("float32", "tf32", "bf16")
 SCALINGS = ("linear", "sqrt", "none")
 WARMUPS = ("gradual", "constant", "none")
-MOMENTUM_FORMS = ("v", "u")
+MOMENTUM_FORMS = ("v", "u", "uncorrected")
+SCALED = ("rate", "loss")
+NORMALIZATIONS = ("minibatch", "worker")
+SHUFFLES = ("global", "worker")
 
 DEVICE_NAMES = "device names such as cpu, cpu0, cuda0, cuda:0, auto or host:cuda0"
 _DEVICE = re.compile(r"(?:(?P<host>[^:,\s]+):)?(?P<kind>auto|cpu|cuda)(?::?(?P<index>\d+))?")
@@ -291,7 +294,15 @@ class RunConfig:
     batch_size: int | None = _option(
         None, _whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
     )
-    accumulation: int = _option(1, _whole(1), "data", "A, steps whose gradients add up to one update")
+    accumulation: int = _option(
+        1, _whole(1), "data", "A, steps before one update, as if each were a worker of its own"
+    )
+    shuffle: str = _option(
+        "global",
+        _choice(SHUFFLES),
+        "data",
+        "global: one order of the images in each epoch, shared out; worker: an order for each (pitfall 4)",
+    )
 
     color_jitter: float = _option(
         0.0,
@@ -358,6 +369,18 @@ class RunConfig:
         "recipe",
         "of base-lr with the minibatch (default: linear for cdd, none for avg)",
     )
+    scaled: str = _option(
+        "rate",
+        _choice(SCALED),
+        "recipe",
+        "what scaling and warmup multiply: the rate, or the loss without its weight decay (pitfall 1)",
+    )
+    normalization: str = _option(
+        "minibatch",
+        _choice(NORMALIZATIONS),
+        "recipe",
+        "what the summed loss is divided by: all images, or those of one worker (pitfall 3)",
+    )
     warmup: str = _option(
         "gradual", _choice(WARMUPS), "recipe", "from base-lr to the scaled rate, when that is larger"
     )
@@ -383,11 +406,18 @@ class RunConfig:
         "v",
         _choice(MOMENTUM_FORMS),
         "recipe",
-        "v: velocity holds the rate, corrected when it changes; u: without",
+        "v: velocity holds the rate, corrected when it changes; u: without; uncorrected: with it, but not corrected "
+        "(pitfall 2)",
     )
     nesterov: bool = _option(True, SWITCH, "recipe", "Nesterov's momentum, or plain")
     weight_decay: float = _option(
         1e-4, NOT_NEGATIVE, "recipe", "L2 penalty on the weights of convolutions and dense layers"
+    )
+    zero_gamma: bool = _option(
+        True,
+        SWITCH,
+        "recipe",
+        "start each residual block as the identity: 0 for gamma of its last batch norm",
     )
 
     out: str | None = _option(None, TEXT, "folder and log", "the run's folder (default: runs/<model>-<data>)")
@@ -412,6 +442,14 @@ class RunConfig:
                 object.__setattr__(self, item.name, read_field(item.name, value))
         if self.resume and self.overwrite:
             raise ConfigError("resume, overwrite: expected at most one of them, got both")
+        if self.normalization == "worker" and self.sync_type == "avg":
+            raise ConfigError(
+                "normalization: expected minibatch, as with sync_type avg no gradients are summed, got worker"
+            )
+        if self.scaled == "loss" and (self.scaling or default_scaling(self.sync_type)) == "none":
+            raise ConfigError(
+                "scaled: expected rate, as with scaling none there is nothing to scale, got loss"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types (tuples as lists).
@@ -445,6 +483,15 @@ class RunConfig:
 
 
 FIELDS = {item.name: item for item in fields(RunConfig)}
+
+
+def default_scaling(sync_type: str) -> str:
+    """The scaling rule of a run that names none.
+
+    >>> default_scaling("cdd"), default_scaling("avg")
+    ('linear', 'none')
+    """
+    return "linear" if sync_type == "cdd" else "none"
 
 
 def read_field(name: str, value: Any) -> Any:
@@ -542,7 +589,7 @@ def resolve(config: RunConfig) -> RunConfig:
         "batch_size": batch_size,
         "epochs": epochs,
         "image_size": image_size,
-        "scaling": "linear" if config.sync_type == "cdd" else "none",
+        "scaling": default_scaling(config.sync_type),
         "warmup_epochs": epochs * 5 / 90,
         "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
         "out": f"runs/{model}-{Path(config.data).stem}",

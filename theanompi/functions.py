@@ -131,7 +131,8 @@ def gradient_function(
     network: Layer,
     state: State,
     inputs: Inputs,
-    inverse_units: DeviceSharedVariable,
+    share: DeviceSharedVariable,
+    statistics_share: DeviceSharedVariable,
     image: Callable[[Inputs], Variable],
     rank: int,
     accumulate: bool,
@@ -139,16 +140,17 @@ def gradient_function(
 ) -> Callable[[], None]:
     """Compile forward and backward of one batch.
 
-    The function leaves in ``state.gradients`` the gradient of the summed loss times `inverse_units` / n, the
-    batch statistics times `inverse_units`, and the sums of the metrics; or adds them to what is there.
+    The function leaves in ``state.gradients`` the gradient of the summed loss times `share` / n, the batch
+    statistics times `statistics_share`, and the sums of the metrics; or adds them to what is there.
 
     Parameters
     ----------
     network : Layer
     state : State
     inputs : Inputs
-    inverse_units : float32 scalar
-        1 / (A·k), so that the sum over steps and ranks is the gradient of the mean over A·k·n images.
+    share, statistics_share : float32 scalar
+        Both 1 / (A·k), so that the sum over steps and ranks is the gradient of the mean over A·k·n images, and the
+        mean of their statistics.
     image : callable
         From `inputs` to the network's input.
     rank : int
@@ -163,9 +165,9 @@ def gradient_function(
     )
     loss, error, error_top5 = classification(output, inputs.labels)
     n = inputs.labels.type.shape[0]
-    cost = pt.sum(loss) * (inverse_units / np.float32(n))
+    cost = pt.sum(loss) * (share / np.float32(n))
     values = dict(zip(state.parameters, pytensor.grad(cost, state.parameters), strict=True))
-    values |= {s: batch_statistics[s] * inverse_units for s in state.statistics}
+    values |= {s: batch_statistics[s] * statistics_share for s in state.statistics}
     total = pt.sum(loss)
     metrics = pt.stack([total, pt.sum(error), pt.sum(error_top5)])
     n_ranks = state.gradients.views[METRICS].numel() - 3

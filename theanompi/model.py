@@ -76,7 +76,13 @@ class Data:
         self.dataset = open_dataset(config.data)
         self.config, self.rank, self.size, self.batch_size = config, rank, size, config.batch_size
         self.sampler = Sampler(
-            self.dataset.n_train, config.batch_size, size, rank, config.accumulation, config.seed
+            self.dataset.n_train,
+            config.batch_size,
+            size,
+            rank,
+            config.accumulation,
+            config.seed,
+            config.shuffle,
         )
         sizes = np.concatenate([self.dataset.sizes("train"), self.dataset.sizes("val")])
         self.canvas = canvas(self.dataset.store, self.dataset.augmentation, sizes, config.image_size)
@@ -168,7 +174,7 @@ class Model:
             )
         self.state = State(self.network, self.size)
         self.params = self.state.parameters
-        # Gradients are normalised over all ranks when they are summed, over this one's images otherwise.
+        # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
         self.sums_gradients = run.sync_type == "cdd"
         self.schedule = Schedule(
             minibatch=run.accumulation * run.batch_size * self.size,
@@ -178,12 +184,14 @@ class Model:
             base_batch=run.base_batch,
             scaling=run.scaling,
             warmup=run.warmup,
+            scaled=run.scaled,
             warmup_epochs=run.warmup_epochs,
             decay_epochs=run.decay_epochs,
             decay_factor=run.decay_factor,
         )
         self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
-        self._inverse_units = device.shared(np.float32(1), "inverse_units")
+        self._share = device.shared(np.float32(1), "share")
+        self._statistics_share = device.shared(np.float32(1), "statistics_share")
         self._validation_sums = device.shared(np.zeros(4), "validation_sums")
         self._exchanger: Exchanger | None = None
         self._feed = Feed(self.inputs, iter(()))
@@ -230,7 +238,8 @@ class Model:
             self.network,
             self.state,
             self.inputs,
-            self._inverse_units,
+            self._share,
+            self._statistics_share,
             partial(image, color=color),
             self.rank,
             run.accumulation > 1,
@@ -264,16 +273,17 @@ class Model:
         if (self.epoch, count) != self._next:
             self._feed = Feed(self.inputs, self.data.train(self.epoch, count))
         self._next = (self.epoch, count + 1)
-        sampler = self.data.sampler
-        own_units = sampler.own_units(count)
-        units = sampler.units(count) if self.sums_gradients else max(own_units, 1)
-        self._inverse_units.tensor.fill_(1 / units)
+        own_units = self.data.sampler.own_units(count)
+        share, statistics_share = self.shares(count)
+        self._share.tensor.fill_(share)
+        self._statistics_share.tensor.fill_(statistics_share)
         if self.config.accumulation > 1 or not own_units:
             self.state.gradients.flat.zero_()
-        if not self.sums_gradients and not own_units:
-            # No batch to move the running statistics towards: the update leaves them where they are.
+        missing = self.config.accumulation - own_units
+        if missing and not self.sums_gradients:
+            # These workers have no batch to move the running statistics towards: theirs stay where they are.
             for s in self.state.statistics:
-                self.state.gradients.views[s.name].copy_(s.tensor)
+                self.state.gradients.views[s.name].copy_(s.tensor * (missing * statistics_share))
         for unit in range(own_units):
             recorder.start()
             self._feed.load()
@@ -286,6 +296,19 @@ class Model:
             recorder.start()
             self._feed.stage()  # while the device computes
             recorder.end("wait")
+
+    def shares(self, count: int) -> tuple[float, float]:
+        """What the loss's gradient and the batch statistics of each batch are multiplied by before they are summed.
+
+        Under ``cdd``, one by the number of batches in the minibatch at position `count`; but 1 for the gradient where
+        the loss is normalised by n only (Goyal et al. 2017, §3, remark 3). Under ``avg`` 1/A: each batch is that of a
+        worker of its own, and as the update is linear in gradient and velocity, the mean of A workers' weights is
+        that of one update with the mean gradient. A worker without a batch has a gradient of zero.
+        """
+        if not self.sums_gradients:
+            return 1 / self.config.accumulation, 1 / self.config.accumulation
+        mean = 1 / self.data.sampler.units(count)
+        return (1.0 if self.config.normalization == "worker" else mean), mean
 
     def totals(self, count: int) -> tuple[Totals, list[float]]:
         """The metrics of the minibatch at position `count`, and the loss of each rank (nats, summed).
@@ -344,6 +367,8 @@ class Model:
             weight_decay=run.weight_decay,
             form=run.momentum_form,
             nesterov=run.nesterov,
+            normalization=run.normalization,
+            shuffle=run.shuffle,
         )
 
     def state_arrays(self) -> dict[str, np.ndarray]:

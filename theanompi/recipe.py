@@ -28,7 +28,7 @@ import pytensor.tensor as pt
 from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.variable import TensorVariable
 
-from theanompi.config import MOMENTUM_FORMS, SCALINGS, WARMUPS
+from theanompi.config import MOMENTUM_FORMS, SCALED, SCALINGS, WARMUPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,9 @@ class Schedule:
     warmup : {"gradual", "constant", "none"}
         How η̂ is reached from `base_lr`, when minibatch > base_batch: by a constant increment each
         iteration, by one jump at the end of `warmup_epochs`, or at once. A smaller minibatch starts at η̂.
+    scaled : {"rate", "loss"}
+        What `scaling` and `warmup` multiply. With "loss", which P's remark 1 warns of (§3), the rate is
+        `base_lr`, decayed, and the loss is multiplied by s_t (`loss_scale`) before λ·w is added to its gradient.
     warmup_epochs : float
         Length of the warmup.
     decay_epochs : tuple of float
@@ -80,6 +83,7 @@ class Schedule:
     base_batch: int = 256
     scaling: str = "linear"
     warmup: str = "gradual"
+    scaled: str = "rate"
     warmup_epochs: float = 5
     decay_epochs: tuple[float, ...] = (30, 60, 80)
     decay_factor: float = 0.1
@@ -95,7 +99,7 @@ class Schedule:
         for name, epochs in [("warmup_epochs", (self.warmup_epochs,)), ("decay_epochs", self.decay_epochs)]:
             if not all(0 <= epoch < math.inf for epoch in epochs):
                 raise ValueError(f"schedule: expected {name} of at least 0, got {getattr(self, name)!r}")
-        for name, known in [("scaling", SCALINGS), ("warmup", WARMUPS)]:
+        for name, known in [("scaling", SCALINGS), ("warmup", WARMUPS), ("scaled", SCALED)]:
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"schedule: expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}"
@@ -137,11 +141,22 @@ class Schedule:
         >>> Schedule(minibatch=512, iterations_per_epoch=100, warmup="constant")(499)
         0.1
         """
-        eta = self.base_lr + self.increment * t if t < self.warmup_iterations else self.target
+        eta = self.base_lr if self.scaled == "loss" else self._undecayed(t)
         for start in self.decay_iterations:
             if t >= start:
                 eta *= self.decay_factor
         return eta
+
+    def loss_scale(self, t: int) -> float:
+        """s_t, what the loss is multiplied by: 1, or where the loss is scaled, what η_t would be multiplied by.
+
+        >>> Schedule(minibatch=512, iterations_per_epoch=100, scaled="loss").loss_scale(500)
+        2.0
+        """
+        return self._undecayed(t) / self.base_lr if self.scaled == "loss" else 1.0
+
+    def _undecayed(self, t: int) -> float:
+        return self.base_lr + self.increment * t if t < self.warmup_iterations else self.target
 
     def symbolic(self, t: TensorVariable) -> TensorVariable:
         """η_t as a graph: the same function of `t` (int64 scalar) as a float64 scalar.
@@ -150,12 +165,26 @@ class Schedule:
         >>> float(Schedule(minibatch=512, iterations_per_epoch=100).symbolic(t).eval({t: 250}))
         0.15
         """
+        eta = _double(self.base_lr) if self.scaled == "loss" else self._symbolic_undecayed(t)
+        for start in self.decay_iterations:
+            eta = pt.switch(pt.ge(t, start), eta * _double(self.decay_factor), eta)
+        return eta
+
+    def symbolic_loss_scale(self, t: TensorVariable) -> TensorVariable:
+        """s_t as a graph, a float64 scalar like `symbolic`.
+
+        >>> t = pt.lscalar("t")
+        >>> schedule = Schedule(minibatch=512, iterations_per_epoch=100, scaled="loss")
+        >>> float(schedule.symbolic_loss_scale(t).eval({t: 500}))
+        2.0
+        """
+        return self._symbolic_undecayed(t) / _double(self.base_lr) if self.scaled == "loss" else _double(1)
+
+    def _symbolic_undecayed(self, t: TensorVariable) -> TensorVariable:
         eta = _double(self.target)
         if self.warmup_iterations:
             rising = _double(self.base_lr) + _double(self.increment) * t
             eta = pt.switch(pt.lt(t, self.warmup_iterations), rising, eta)
-        for start in self.decay_iterations:
-            eta = pt.switch(pt.ge(t, start), eta * _double(self.decay_factor), eta)
         return eta
 
 
@@ -182,6 +211,9 @@ def momentum_update(
     v-form (P equation 10)
         v' = m·(η/η_prev)·v + η·g, and w' = w − v', or w − (m·v' + η·g) with Nesterov's momentum. The
         velocity holds the rate, so it is corrected when the rate changes (P §3, remark 2).
+    uncorrected
+        v' = m·v + η·g, else the v-form: what remark 2 warns of. It gives other weights as soon as the rate has
+        changed.
     u-form (P equation 9)
         u' = m·u + g, and w' = w − η·u', or w − η·(g + m·u'). It needs no correction and gives the
         same weights.
@@ -194,8 +226,8 @@ def momentum_update(
         The rate of this iteration and of the one before it (of this one at the first).
     momentum, weight_decay : float
         m and λ; λ = 0 leaves the decay out of the graph.
-    form : {"v", "u"}
-        What `v` holds.
+    form : {"v", "u", "uncorrected"}
+        What `v` holds, and whether it is corrected.
     nesterov : bool
         Nesterov's momentum, or plain.
 
@@ -235,7 +267,8 @@ def momentum_update(
         new_u = m * v + g
         return w - rate * (g + m * new_u if nesterov else new_u), new_u
     step = rate * g
-    new_v = scalar(_double(momentum) * (_double(eta) / _double(eta_prev))) * v + step
+    correction = 1 if form == "uncorrected" else _double(eta) / _double(eta_prev)
+    new_v = scalar(_double(momentum) * correction) * v + step
     return w - (m * new_v + step if nesterov else new_v), new_v
 
 
@@ -270,7 +303,7 @@ def update_graph(
     t : TensorSharedVariable
         The iteration, an int64 scalar; it is part of the updates.
     schedule : Schedule
-        Gives η_t.
+        Gives η_t, and s_t where the loss is scaled.
     momentum, weight_decay, form, nesterov
         As in `momentum_update`; only groups that are `decayed` have a λ.
 
@@ -298,6 +331,9 @@ def update_graph(
     updates = [(t, t + 1)]
     for w, v, g, decayed in groups:
         penalty = weight_decay if decayed else 0.0
+        if schedule.scaled == "loss":
+            # Scaling the loss is scaling its gradient; here the decay has no part in it (P §3, remark 1).
+            g = pt.cast(schedule.symbolic_loss_scale(t), g.dtype) * g
         new_w, new_v = momentum_update(w, v, g, eta, eta_prev, momentum, penalty, form, nesterov)
         updates += [(w, new_w), (v, new_v)]
     return eta, updates
@@ -315,6 +351,8 @@ def plan(
     weight_decay: float = 1e-4,
     form: str = "v",
     nesterov: bool = True,
+    normalization: str = "minibatch",
+    shuffle: str = "global",
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
 
@@ -330,6 +368,10 @@ def plan(
         Every trainable parameter.
     momentum, weight_decay, form, nesterov
         As in `update_graph`.
+    normalization : {"minibatch", "worker"}
+        What the summed loss is divided by: A·k·n or n.
+    shuffle : {"global", "worker"}
+        As in `theanompi.data.Sampler`.
 
     Returns
     -------
@@ -359,34 +401,55 @@ def plan(
                 f"plan: expected the schedule's {name} to be {expected:,} (k = {workers}, n = {batch_size}, "
                 f"A = {accumulation}, {n_train:,} images), got {getattr(schedule, name):,}"
             )
-    trailing, left_out = units % shards * batch_size, n_train - units * batch_size
+    trailing = units % shards * batch_size
     iterations = f"{schedule.iterations:,}: {schedule.epochs} epochs of T = {schedule.iterations_per_epoch:,}"
-    correction = {"v": "v is multiplied by η_t/η_(t-1)", "u": "u does not hold η and needs no correction"}[
-        form
-    ]
+    held = {
+        "v": "v-form: v is multiplied by η_t/η_(t-1)",
+        "u": "u-form: u does not hold η and needs no correction",
+        "uncorrected": "v-form, uncorrected: v is not multiplied by η_t/η_(t-1)",
+    }[form]
     rows = [
         (
             "minibatch",
             f"{schedule.minibatch:,} images: k = {workers} workers · n = {batch_size} · A = {accumulation}",
         ),
-        ("iterations", iterations + (f"; each epoch's last has {trailing:,} images" if trailing else "")),
-        (
-            "left out",
-            f"{left_out:,} of {n_train:,} images per epoch" + (", other ones in each" if left_out else ""),
+        *(
+            [("", f"the summed loss is divided by n only: {shards:,} times the mean")]
+            * (normalization == "worker")
         ),
+        ("iterations", iterations + (f"; each epoch's last has {trailing:,} images" if trailing else "")),
+        ("left out", _left_out(n_train, batch_size, shards, shuffle)),
         ("learning rate", _scaling(schedule)),
         ("warmup", _warmup(schedule)),
-        ("momentum", f"{momentum:g}, {'Nesterov' if nesterov else 'plain'}, {form}-form: {correction}"),
+        ("momentum", f"{momentum:g}, {'Nesterov' if nesterov else 'plain'}, {held}"),
         ("weight decay", f"{weight_decay:g}"),
         *(("", line) for line in _decay(parameters, weight_decay)),
     ]
     return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *_phases(schedule, form)])
 
 
+def _left_out(n_train: int, batch_size: int, shards: int, shuffle: str) -> str:
+    units, rest = divmod(n_train, batch_size)
+    if shuffle == "global":
+        return f"{rest:,} of {n_train:,} images per epoch" + (", other ones in each" if rest else "")
+    # Each worker sees this share of the images, independently of what the others see.
+    share = units * batch_size / shards / n_train
+    return (
+        f"about {n_train * (1 - share) ** shards:,.0f} of {n_train:,} images per epoch: each of the {shards:,} workers "
+        "shuffles all of them by itself"
+    )
+
+
 def _scaling(schedule: Schedule) -> str:
     if schedule.scaling == "none":
         return f"{schedule.target:.4g}, not scaled"
     how = "linearly" if schedule.scaling == "linear" else "by the square root"
+    if schedule.scaled == "loss":
+        factor = schedule.loss_scale(schedule.warmup_iterations)
+        return (
+            f"{schedule.base_lr:g}, not scaled; instead the loss, without its weight decay, is multiplied by "
+            f"{factor:.4g}, {how} for {schedule.minibatch:,} images"
+        )
     return f"{schedule.target:.4g}, {how} from {schedule.base_lr:g} for {schedule.base_batch:,} images"
 
 
@@ -397,12 +460,13 @@ def _warmup(schedule: Schedule) -> str:
         return f"none: the minibatch is not above {schedule.base_batch:,} images"
     if not schedule.warmup_iterations:
         return "none: it would last 0 iterations"
+    unit, what = (schedule.base_lr, " times the loss") if schedule.scaled == "loss" else (1.0, "")
     how = (
-        f"+{schedule.increment:.4g} each iteration"
+        f"+{schedule.increment / unit:.4g} each iteration"
         if schedule.warmup == "gradual"
         else "in one jump at its end"
     )
-    return f"{schedule.warmup}, {schedule.base_lr:g} to {schedule.target:.4g}, {how}"
+    return f"{schedule.warmup}, {schedule.base_lr / unit:g} to {schedule.target / unit:.4g}{what}, {how}"
 
 
 def _decay(parameters: Sequence[tuple[str, tuple[int, ...], bool]], weight_decay: float) -> list[str]:
@@ -432,20 +496,41 @@ def _compact(names: Sequence[str]) -> str:
 
 
 def _phases(schedule: Schedule, form: str) -> list[str]:
-    """η and what v is multiplied by, one row from each jump to the next."""
+    """η, s where the loss is scaled, and what v is multiplied by, one row from each jump to the next."""
     bounds = sorted({0, schedule.warmup_iterations, *schedule.decay_iterations, schedule.iterations})
-    rows = [("epochs", "iterations", "learning rate η", "momentum correction")]
+    scales = schedule.scaled == "loss"
+    rows = [
+        (
+            "epochs",
+            "iterations",
+            "learning rate η",
+            *(["factor of the loss"] if scales else []),
+            "momentum correction",
+        )
+    ]
     for start, stop in pairwise(bound for bound in bounds if bound <= schedule.iterations):
         first, last = schedule(start), schedule(stop - 1)
-        eta, correction = f"{first:.4g}", f"{first / schedule(max(start - 1, 0)):.4g}"
-        if first != last:
-            eta += f" … {last:.4g}"
-            correction += f", then {schedule(start + 1) / first:.4g} … {last / schedule(stop - 2):.4g}"
+        correction = {"u": "not needed", "uncorrected": "left out"}.get(form)
+        if correction is None:
+            correction = f"{first / schedule(max(start - 1, 0)):.4g}"
+            if first != last:
+                correction += f", then {schedule(start + 1) / first:.4g} … {last / schedule(stop - 2):.4g}"
+        factor = _range(schedule.loss_scale(start), schedule.loss_scale(stop - 1))
         epochs = [f"{bound / schedule.iterations_per_epoch:.4g}" for bound in (start, stop)]
         rows.append(
-            (" – ".join(epochs), f"{start:,} – {stop:,}", eta, correction if form == "v" else "not needed")
+            (
+                " – ".join(epochs),
+                f"{start:,} – {stop:,}",
+                _range(first, last),
+                *([factor] if scales else []),
+                correction,
+            )
         )
     widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
     return [
         "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+
+
+def _range(first: float, last: float) -> str:
+    return f"{first:.4g}" if first == last else f"{first:.4g} … {last:.4g}"

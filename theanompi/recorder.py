@@ -1,6 +1,6 @@
 """What a run writes down: its folder, its log, the progress that one watches, and the closing summary.
 
-``log.jsonl`` has one strict JSON object a line (what is not finite is null), of three kinds:
+``log.jsonl`` has one strict JSON object a line (what is not finite is null), of four kinds:
 
 ``train``
     The interval since the previous such line: ``epoch`` (0-based index), ``iteration`` (finished updates),
@@ -14,6 +14,9 @@
     The whole run, when it ended in good order: sums and means of the above, and of the validations
     ``best_error`` and ``median_error`` (of the last five). ``ranks`` has for each of several ranks where it was
     and how it spent its time since this process began (a resumed run has begun more than once).
+``diverged``
+    The end of a run whose loss was no longer finite: ``epoch``, ``iteration`` (the one that it was in, not
+    finished) and ``reason``, in words.
 
 What the training thread did adds up to ``wall_s``, but for a rest in none of these:
 
@@ -151,7 +154,7 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
     }
     <BLANKLINE>
     """
-    _replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+    replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -306,10 +309,10 @@ class Recorder:
                 self._log.touch(exist_ok=False)
             else:
                 self._records = _records_until(self._log, resume_from)
-                _replace_text(self._log, "".join(_json_line(record) for record in self._records))
+                replace_text(self._log, "".join(_json_line(record) for record in self._records))
         self._earlier = len(self._records)
         self._bar: Any = None
-        columns = _terminal_columns() if self._verbose else None
+        columns = terminal_columns() if self._verbose else None
         if columns is not None:
             self._bar = tqdm(
                 total=iterations,
@@ -515,15 +518,34 @@ class Recorder:
             f"top-5 {_percent(record['error_top5'])}"
         )
 
+    def diverged(self, epoch: int, iteration: int, reason: str) -> None:
+        """End a run that cannot go on: write the last interval and why.
+
+        Parameters
+        ----------
+        epoch : int
+            0-based index.
+        iteration : int
+            The one that failed; those before it are finished.
+        reason : str
+            As a person is told.
+        """
+        self.flush()
+        self._write({"kind": "diverged", "epoch": int(epoch), "iteration": int(iteration), "reason": reason})
+        self._close_bar()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
     def close(self) -> None:
         """End the run: write the last interval and the summary, draw the curves, and print how it went."""
         self.flush()
         if self._timeline is not None and self._timeline.first is not None:
             self._write_timeline()
         ranks = self._compare()
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._close_bar()
         train, val = self._of_kind("train"), self._of_kind("val")
         totals = _totals(train)
         known = [record for record in val if record["error"] is not None]
@@ -588,7 +610,7 @@ class Recorder:
         trace = gather_trace(self._comm, self._place, self._timeline)
         self._timeline = None
         if trace is not None and self._out is not None:
-            _replace_text(self._out / TIMELINE_FILE, json.dumps(trace, allow_nan=False) + "\n")
+            replace_text(self._out / TIMELINE_FILE, json.dumps(trace, allow_nan=False) + "\n")
         if self._clock is not None:
             # Like a validation, in none of the times.
             self._clock += monotonic() - before
@@ -641,7 +663,8 @@ class Recorder:
             print(text, file=sys.stderr, flush=True)
 
 
-def _replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that at any moment it has either its old text or the new one, as a whole."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w") as file:
         file.write(text)
@@ -651,9 +674,9 @@ def _replace_text(path: Path, text: str) -> None:
 
 
 def _records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
-    """What a log has up to an iteration; its summary, now out of date, is left out."""
+    """What a log has up to an iteration; how the run ended, now out of date, is left out."""
     records = read_log(path) if path.exists() else []
-    return [r for r in records if r["kind"] != "summary" and r["iteration"] <= iteration]
+    return [r for r in records if r["kind"] not in ("summary", "diverged") and r["iteration"] <= iteration]
 
 
 def _json_line(record: dict[str, Any]) -> str:
@@ -747,8 +770,8 @@ def _percent(fraction: float | None) -> str:
     return "n/a" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def _terminal_columns() -> int | None:
-    """Width of the terminal that shows this process's stderr; None when no terminal does.
+def terminal_columns() -> int | None:
+    """Return the width of the terminal that shows this process's stderr; None when no terminal does.
 
     Under mpirun, stderr is a pipe to mpirun, which copies it to its own: then that one counts.
     """

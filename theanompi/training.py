@@ -100,7 +100,8 @@ def train_epoch(
     Raises
     ------
     Diverged
-        On every rank, if the loss of any of them is not finite; the line says which, when, and at what η.
+        On every rank, if the loss of any of them is not finite; the line says which, when, and at what η, and so
+        does the log.
     """
     model.epoch = epoch
     for count in range(start, stop):
@@ -112,6 +113,7 @@ def train_epoch(
         except Diverged as error:
             schedule = getattr(model, "schedule", None)
             rate = f", η = {schedule(iteration - 1):g}" if schedule else ""
+            recorder.diverged(epoch, iteration, f"{error}{rate}")
             raise Diverged(f"iteration {iteration}: {error}{rate}") from None
         recorder.train(epoch, iteration, *totals, lr=float(eta))
         after(count + 1)

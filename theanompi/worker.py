@@ -284,7 +284,7 @@ def versions() -> dict[str, str]:
 
 
 def _identity(model: Any, config: RunConfig) -> dict[str, Any]:
-    """What must not change between a checkpoint and its resumption, or the minibatches would be others."""
+    """What must not change between a checkpoint and its resumption: the minibatches, and what is done with them."""
     assert config.batch_size
     return {
         "model": f"{config.modelfile}.{config.modelclass}",
@@ -294,7 +294,13 @@ def _identity(model: Any, config: RunConfig) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "minibatch": model.schedule.minibatch if isinstance(model, Model) else 0,
         "epochs": model.n_epochs,
+        "shuffle": config.shuffle,
         "momentum_form": config.momentum_form,
+        "scaled": config.scaled,
+        "normalization": config.normalization,
+        "zero_gamma": config.zero_gamma,
+        # Under avg every rank has one, whatever the minibatch.
+        "velocities": model.size if config.sync_type == "avg" else 1,
         "color_jitter": config.color_jitter,
         "lighting": config.lighting,
     }

@@ -2,8 +2,13 @@
 
 A minibatch is A·k *units* of n images (A accumulation steps, k ranks, n images per rank and step). Unit i of
 a minibatch belongs to rank i % k at accumulation step i // k, and the units of an epoch are consecutive
-pieces of one global permutation. The same A·k therefore gives the same minibatches, unit by unit, however it
-is split into ranks and steps.
+pieces of one global permutation (Goyal et al. 2017, §3, remark 4). The same A·k therefore gives the same
+minibatches, unit by unit, however it is split into ranks and steps.
+
+To show what happens where that remark is not heeded, there is ``shuffle="worker"``: unit i of each minibatch is
+worker i's, who shuffles *all* images by itself, independently of the others, and takes the next n of its own
+order. An epoch then has as many images, but some of them more than once and about 1/e of them not at all. The
+split into ranks and steps still does not matter. An image that comes twice in an epoch is cropped alike.
 
 The images left over after the last full minibatch form one trailing minibatch of u = rest // n units, if
 u > 0. Its loss is normalised by u·n, and ranks without a unit in one of its steps contribute nothing. Fewer
@@ -16,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from theanompi.config import SHUFFLES
 from theanompi.data.random import permutation
 
 
@@ -34,6 +40,8 @@ class Sampler:
         A, units per rank and minibatch.
     seed : int
         Seed of the order.
+    shuffle : {"global", "worker"}
+        One order for all, or each worker its own.
 
     Attributes
     ----------
@@ -45,7 +53,7 @@ class Sampler:
     Raises
     ------
     ValueError
-        If a number is out of range, or the images do not fill even one unit.
+        If a number is out of range, the images do not fill even one unit, or `shuffle` is another.
 
     Examples
     --------
@@ -59,7 +67,14 @@ class Sampler:
     """
 
     def __init__(
-        self, n_images: int, batch_size: int, size: int, rank: int, accumulation: int, seed: int
+        self,
+        n_images: int,
+        batch_size: int,
+        size: int,
+        rank: int,
+        accumulation: int,
+        seed: int,
+        shuffle: str = "global",
     ) -> None:
         for name, value in (("batch_size", batch_size), ("size", size), ("accumulation", accumulation)):
             if value < 1:
@@ -70,8 +85,10 @@ class Sampler:
             raise ValueError(
                 f"sampler: expected at least batch_size = {batch_size} training images, got {n_images}"
             )
+        if shuffle not in SHUFFLES:
+            raise ValueError(f"sampler: expected shuffle to be one of {', '.join(SHUFFLES)}, got {shuffle!r}")
         self.n_images, self.batch_size, self.size, self.rank = n_images, batch_size, size, rank
-        self.accumulation, self.seed = accumulation, seed
+        self.accumulation, self.seed, self.shuffle = accumulation, seed, shuffle
         self._units = n_images // batch_size
         self.dropped = n_images % batch_size
         self.iterations_per_epoch = -(-self._units // (accumulation * size))
@@ -128,7 +145,7 @@ class Sampler:
         Parameters
         ----------
         epoch : int
-            Which epoch's permutation to use.
+            Which epoch's order to use.
         start : int
             Position in the epoch to begin at, for a resumed run; `iterations_per_epoch` gives an empty
             iterator.
@@ -154,11 +171,22 @@ class Sampler:
         return self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[NDArray[np.int64]]]:
-        order = permutation(self.seed, epoch, self.n_images)
-        units = order[: self._units * self.batch_size].reshape(self._units, self.batch_size)
         full = self.accumulation * self.size
-        for iteration in range(start, self.iterations_per_epoch):
-            yield list(units[iteration * full : (iteration + 1) * full][self.rank :: self.size])
+        if self.shuffle == "global":
+            units = self._pieces(permutation(self.seed, epoch, self.n_images), self._units)
+            for iteration in range(start, self.iterations_per_epoch):
+                yield list(units[iteration * full : (iteration + 1) * full][self.rank :: self.size])
+        else:
+            own = [
+                self._pieces(permutation(self.seed, epoch, self.n_images, worker), self.iterations_per_epoch)
+                for worker in range(self.rank, full, self.size)
+            ]
+            for iteration in range(start, self.iterations_per_epoch):
+                yield [pieces[iteration] for pieces in own[: self.own_units(iteration)]]
+
+    def _pieces(self, order: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """The first `count` pieces of n images; a copy, for the order may be much longer."""
+        return order[: count * self.batch_size].reshape(count, self.batch_size).copy()
 
 
 def validation_batches(

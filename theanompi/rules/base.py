@@ -82,7 +82,7 @@ class Rule(ABC):
         )
 
     def start(
-        self, config: RunConfig, *, bind: bool = False, plan: bool = False, module: str = WORKER
+        self, config: RunConfig, *, bind: bool = False, plan: bool = False, module: str = WORKER, **job: Any
     ) -> None:
         """Do what `init` does, with the settings in one object.
 
@@ -96,6 +96,8 @@ class Rule(ABC):
             Whether the workers shall only print the plan.
         module
             The worker's module.
+        **job
+            What else `theanompi.launch.Job` can be told. With an `output`, `wait` prints nothing either.
 
         Raises
         ------
@@ -104,9 +106,15 @@ class Rule(ABC):
         """
         check(config)
         self._config, self._plan, self._module = config, plan, module
+        self._silent = "output" in job
         self._started = time.monotonic()
         if mpi_rank() is None:
-            self._job = Job(config, module=module, bind=bind, plan=plan)
+            self._job = Job(config, module=module, bind=bind, plan=plan, **job)
+
+    def cancel(self) -> None:
+        """Begin to end the workers, from any thread; `wait` then raises `RunFailed`."""
+        if self._job is not None:
+            self._job.cancel()
 
     def wait(self) -> int:
         """Wait for the workers and print how they ended; under the user's own mpirun, be the worker.
@@ -135,7 +143,8 @@ class Rule(ABC):
             raise RunFailed(
                 f"{self.name}: {ranks} rank(s) failed with exit status {status} after {seconds:.0f} s", status
             )
-        print(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s", flush=True)
+        if not self._silent:
+            print(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s", flush=True)
         return 0
 
     def run(self, config: RunConfig, *, plan: bool = False, module: str = WORKER) -> None:
