@@ -116,7 +116,8 @@ def build_model(
     """
     net: dict[str, Layer] = {"input": InputLayer(input_shape, name="input")}
     rectified(net, convolution(net, net["input"], "conv1", 64, 7, 2), "conv1_relu")
-    net["pool1"] = top = Pool2DLayer(net["conv1_relu"], 3, 2, pad=1, mode="max", name="pool1")
+    net["pool1"] = Pool2DLayer(net["conv1_relu"], 3, 2, pad=1, mode="max", name="pool1")
+    top = net["pool1"]
     for stage, blocks in STAGES.items():
         for block in blocks:
             stride = 2 if block == "a" and stage > 2 else 1
@@ -132,4 +133,4 @@ class ResNet50(Model):
     """ResNet-50 for whatever data set the run is given."""
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
-        return build_model(input_shape, num_classes, getattr(self.config,"zero_gamma",True))["prob"]
+        return build_model(input_shape, num_classes, zero_gamma=self.config.zero_gamma)["prob"]

@@ -277,6 +277,7 @@ def _check_runs(trials: Iterable[Trial]) -> None:
     if not Path(GLYPHS).exists() and any(trial.config.data == GLYPHS for trial in trials):
         from theanompi.data.pack import main  # with NumPy and HDF5
 
+        Path(GLYPHS).parent.mkdir(exist_ok=True)
         if main(["glyphs", "-o", GLYPHS]):
             raise ConfigError(f"data: expected {GLYPHS} to be made, got the above")
     for trial in trials:

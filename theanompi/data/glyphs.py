@@ -6,7 +6,7 @@ noisy. Some characters look alike in some fonts (O, o and 0; I and l), so that n
 
 import string
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ _PATCHES = 2
 _COUNTS = (1, 8, 5 * _PATCHES, 3 * SIZE * SIZE)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _drawn(font: int, character: str) -> Image.Image:
     """A character, white on black, its line's middle in the middle."""
     from matplotlib import get_data_path
@@ -149,7 +149,9 @@ class Glyphs(Source):
             if number < least:
                 raise ConfigError(f"--{option}: expected at least {least}, got {number}")
         self._seed = seed
-        self.description = f"Pictures of letters and digits in {len(FONTS)} fonts, 32 × 32 pixels, seed {seed}."
+        self.description = (
+            f"Pictures of letters and digits in {len(FONTS)} fonts, 32 × 32 pixels, seed {seed}."
+        )
         self.class_names = list(CHARACTERS)
         self.labels = {"train": np.arange(train) % 62, "val": np.arange(val) % 62}
         self.image_bytes = SIZE * SIZE

@@ -201,6 +201,7 @@ def _stamp(path: Path) -> tuple[str, int, int]:
 
 
 def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:
+    """SHA-256 of what a source consists of, in hexadecimal, row by row: another source has another one."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update("\0".join(map(str, row)).encode("utf-8", "surrogateescape") + b"\n")
