@@ -18,6 +18,7 @@ from tests.archives import python2_pickle, tar_bytes, write_files, write_tar
 from tests.photographs import jpeg
 from theanompi.config import ConfigError
 from theanompi.data.augment import POLICIES
+from theanompi.data.glyphs import Glyphs
 from theanompi.data.schema import SPLITS, Split
 from theanompi.data.sources import (
     Arrays,
@@ -616,6 +617,6 @@ def test_blocks_take_some_megabytes() -> None:
     assert (block(4), block(32), block(224), block(4000)) == (16384, 2730, 55, 1)
 
 
-@pytest.mark.parametrize("kind", [Folder, Ilsvrc, Cifar10, Cifar100, Mnist, Npz, Synthetic])
+@pytest.mark.parametrize("kind", [Folder, Ilsvrc, Cifar10, Cifar100, Mnist, Npz, Synthetic, Glyphs])
 def test_every_source_names_a_policy(kind: type[Source]) -> None:
     assert kind.augmentation in POLICIES

@@ -1,4 +1,4 @@
-"""ResNet-50 against an independent implementation in plain torch."""
+"""The zoo's residual networks against independent implementations in plain torch."""
 
 from typing import Any
 
@@ -7,10 +7,12 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 import torch
-from reference_resnet import ReferenceResNet50
+from reference_resnet import ReferenceResNet50, ReferenceResNetCifar
 
+from models import resnet_cifar
 from models.resnet50 import ResNet50, build_model
-from theanompi import device
+from models.resnet_cifar import ResNetCifar
+from theanompi import Model, device
 from theanompi.functions import classification
 from theanompi.lasagne.layers import get_all_params, get_output
 from theanompi.lasagne.random import set_rng
@@ -24,8 +26,8 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-@pytest.fixture(scope="module")
-def both() -> dict[str, Any]:
+@pytest.fixture(scope="module", params=["resnet50", "resnet_cifar"])
+def both(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Scores, loss and gradients of the same weights and images, ours and torch's.
 
     γ is drawn at random everywhere: where it is zero the gradients of its block would be zero too. β is around
@@ -33,22 +35,27 @@ def both() -> dict[str, Any]:
     with β around 0 two float32 runs of plain torch in different layouts differ by percents.
     """
     rng = np.random.default_rng(7)
-    net = build_model((N, 3, SIZE, SIZE), CLASSES)
+    size: int
+    if request.param == "resnet50":
+        size, build, top, count, reference_of = SIZE, build_model, "fc1000", 161, ReferenceResNet50
+    else:
+        size, build, top, count, reference_of = 32, resnet_cifar.build_model, "fc", 38, ReferenceResNetCifar
+    net = build((N, 3, size, size), CLASSES)
     params = get_all_params(net["prob"], trainable=True)
     for p in params:
         if p.name.endswith((".gamma", ".beta")):
             gamma = p.name.endswith(".gamma")
             p.set_value(rng.uniform(0.5, 1.5, p.type.shape) if gamma else rng.normal(3, 0.1, p.type.shape))
-    images = rng.normal(size=(N, 3, SIZE, SIZE)).astype("float32")
+    images = rng.normal(size=(N, 3, size, size)).astype("float32")
     labels = rng.integers(0, CLASSES, N)
 
     x, y = device.shared(images), device.shared(labels)
-    scores = get_output(net["fc1000"], x, batch_norm_statistics={})
+    scores = get_output(net[top], x, batch_norm_statistics={})
     loss = pt.mean(classification(scores, y)[0])
     outputs = [scores, loss, *pytensor.grad(loss, params)]
     ours = pytensor.function([], outputs, mode=device.mode())()
 
-    reference = ReferenceResNet50(3, CLASSES)
+    reference = reference_of(3, CLASSES)
     reference.load_named({p.name: p.get_value() for p in params})
     torch_scores = reference(torch.from_numpy(images))
     torch_loss = torch.nn.functional.cross_entropy(torch_scores, torch.from_numpy(labels))
@@ -58,6 +65,7 @@ def both() -> dict[str, Any]:
         "loss": (ours[1], torch_loss.item()),
         "gradients": dict(zip([p.name for p in params], ours[2:], strict=True)),
         "reference": reference.named_gradients(),
+        "count": count,
     }
 
 
@@ -68,7 +76,7 @@ def test_forward_and_loss(both: dict[str, Any]) -> None:
 
 def test_all_gradients(both: dict[str, Any]) -> None:
     ours, reference = both["gradients"], both["reference"]
-    assert ours.keys() == reference.keys() and len(ours) == 161
+    assert ours.keys() == reference.keys() and len(ours) == both["count"]
     # Batch normalisation cancels the gradients of some β to nothing: there rounding is measured against all gradients.
     floor = 1e-3 * np.linalg.norm([np.linalg.norm(value) for value in reference.values()])
     errors = {
@@ -118,10 +126,17 @@ def test_initial_values_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("zero_gamma", [True, False])
-def test_the_run_says_where_gamma_starts(zero_gamma: bool) -> None:
-    model = ResNet50({"image_size": 32, "devices": ["cpu"], "zero_gamma": zero_gamma})
-    last = [p.get_value() for p in model.params if str(p.name).endswith("branch2c.gamma")]
-    assert len(last) == 16 and all((gamma == (0 if zero_gamma else 1)).all() for gamma in last)
+@pytest.mark.parametrize(
+    ("network", "end", "blocks"), [(ResNet50, "branch2c.gamma", 16), (ResNetCifar, "branch2b.gamma", 4)]
+)
+def test_the_run_says_where_gamma_starts(
+    network: type[Model], end: str, blocks: int, zero_gamma: bool
+) -> None:
+    model = network({"image_size": 32, "devices": ["cpu"], "zero_gamma": zero_gamma})
+    gammas = {str(p.name): p.get_value() for p in model.params if str(p.name).endswith(".gamma")}
+    last = [gamma for name, gamma in gammas.items() if name.endswith(end)]
+    assert len(last) == blocks and all((gamma == (0 if zero_gamma else 1)).all() for gamma in last)
+    assert all((gamma == 1).all() for name, gamma in gammas.items() if not name.endswith(end))
     model.cleanup()
 
 
@@ -132,3 +147,18 @@ def test_only_filters_and_the_dense_matrix_decay() -> None:
     # Backward reaches the last layer first: its gradient is ready first.
     assert model.state.decayed[0].name == "fc1000.W" and model.state.decayed[-1].name == "conv1.W"
     model.cleanup()
+
+
+def test_the_small_network_is_the_papers() -> None:
+    net = resnet_cifar.build_model((None, 1, 32, 32), 62)
+    assert net["conv1"].output_shape == (None, 16, 16, 16)
+    assert [net[f"res{block}"].output_shape[1:] for block in range(2, 6)] == [
+        (16, 16, 16),
+        (32, 8, 8),
+        (64, 4, 4),
+        (128, 2, 2),
+    ]
+    assert "res2_branch1" not in net and net["res3_branch1"].stride == (2, 2)
+    assert net["prob"].output_shape == (None, 62)
+    wider = resnet_cifar.build_model(width=32)
+    assert wider["res5"].output_shape == (None, 256, 2, 2)
