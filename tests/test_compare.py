@@ -316,6 +316,7 @@ def test_not_under_an_mpirun(folder):
 
 
 def test_the_data_set_of_the_small_scale_is_made(folder, monkeypatch, capsys):
+    # As in a fresh clone: there is no folder runs yet.
     made = []
 
     def pack(argv):
@@ -325,14 +326,14 @@ def test_the_data_set_of_the_small_scale_is_made(folder, monkeypatch, capsys):
 
     monkeypatch.setattr("theanompi.data.pack.main", pack)
     Path("test.toml").write_text(EXPERIMENT.replace('data = "digits"\n', ""))
-    assert run("--seeds", "1") == 0
-    assert run() == 0
+    assert run("--seeds", "1", "--out", "e") == 0
+    assert run("--out", "e") == 0
     assert made == [["glyphs", "-o", "runs/glyphs.h5"]]
     Path("runs/glyphs.h5").unlink()
     monkeypatch.setattr("theanompi.data.pack.main", lambda argv: 1)
-    assert run() == 0  # nothing is left that needs it
+    assert run("--out", "e") == 0  # nothing is left that needs it
     capsys.readouterr()
-    assert refused(capsys, "--seeds", "3").startswith("data: expected runs/glyphs.h5 to be made")
+    assert refused(capsys, "--seeds", "3", "--out", "e").startswith("data: expected runs/glyphs.h5 to be made")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

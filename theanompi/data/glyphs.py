@@ -26,7 +26,7 @@ FONTS = (
     *(f"cm{style}10" for style in ("b", "r", "ss", "ti", "tt")),
 )
 SIZE = 32
-TRAIN_GLYPHS, VAL_GLYPHS = 9_000, 2_000
+TRAIN_GLYPHS, VAL_GLYPHS = 7_000, 2_000
 # A character is drawn once in this size, in the middle of a square that holds it, and then transformed.
 _EM, _CANVAS = 64, 128
 _PATCHES = 2
@@ -48,9 +48,9 @@ def _drawn(font: int, character: str) -> Image.Image:
 
 def _coverage(font: int, character: str, u: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much of each pixel the turned, sheared, scaled and moved character covers, (SIZE, SIZE) from 0 to 1."""
-    angle, shear = np.deg2rad(30 * u[0] - 15), 0.6 * u[1] - 0.3
-    scale = (22 + 16 * u[2]) / _EM * np.array([0.85 + 0.3 * u[3], 1])
-    shift = 6 * u[4:6] - 3
+    angle, shear = np.deg2rad(20 * u[0] - 10), 0.3 * u[1] - 0.15
+    scale = (24 + 10 * u[2]) / _EM * np.array([0.9 + 0.2 * u[3], 1])
+    shift = 3 * u[4:6] - 1.5
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = turn @ np.array([[1, shear], [0, 1]]) @ np.diag(scale)
     # At twice the size, then averaged: the interpolation alone would skip pixels of the drawing.
@@ -78,9 +78,9 @@ def glyphs(seed: int, split: int, ids: Labels, labels: Labels) -> Pixels:
     Returns
     -------
     uint8 (n, 32, 32, 1)
-        A bright character on a dark ground: turned by up to 15°, sheared by up to 0.3, 22 to 38 pixels high from
-        line to line and up to 15 % narrower or wider, moved by up to 3 pixels, covered by two grey
-        patches, with noise of standard deviation 0.05 of the range.
+        A bright character on a dark ground: turned by up to 10°, sheared by up to 0.15, 24 to 34 pixels high from
+        line to line and up to 10 % narrower or wider, moved by up to 1.5 pixels, covered by two grey patches, with
+        noise of standard deviation 0.05 of the range.
 
     Examples
     --------
