@@ -333,7 +333,9 @@ def test_the_data_set_of_the_small_scale_is_made(folder, monkeypatch, capsys):
     monkeypatch.setattr("theanompi.data.pack.main", lambda argv: 1)
     assert run("--out", "e") == 0  # nothing is left that needs it
     capsys.readouterr()
-    assert refused(capsys, "--seeds", "3", "--out", "e").startswith("data: expected runs/glyphs.h5 to be made")
+    assert refused(capsys, "--seeds", "3", "--out", "e").startswith(
+        "data: expected runs/glyphs.h5 to be made"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -566,7 +566,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"number of {meaning} (default: {number})",
         )
-    packing[-2].add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    packing[-2].add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
+    )
     for sub in packing[:2]:
         sub.add_argument(
             "--store", choices=STORES, default="jpeg", help="the files' own bytes, or pixels (default: jpeg)"
@@ -587,7 +589,9 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=_positive, required=True, metavar="S", help="height and width in pixels"
     )
     packing[-1].add_argument("--channels", type=_positive, default=3, metavar="N", help="(default: 3)")
-    packing[-1].add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    packing[-1].add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
+    )
     for sub in packing:
         sub.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="the file to write")
         sub.add_argument("--overwrite", action="store_true", help="replace a file of that name")
