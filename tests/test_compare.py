@@ -166,7 +166,8 @@ def test_a_failed_run_does_not_lose_the_others(folder, capsys):
     assert err.endswith("2 of 6 runs failed; the same command tries them again\n")
     assert "the user's own mistake" in Path(where).read_text()
     assert "Traceback" not in out + err
-    assert out.count("wrong, 2 workers, seed") == 2  # said to be incomplete
+    incomplete = "stopped after epoch 1; its output ends with: ArithmeticError: the user's own mistake"
+    assert f"not complete:\n  wrong, 2 workers, seeds 0, 1: {incomplete}\n" in out
     Path("mended").touch()
     assert run("--out", "e") == 0
     out, err = capsys.readouterr()
