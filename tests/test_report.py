@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -515,6 +516,17 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["report", "--help"])
     assert capsys.readouterr().out.startswith("usage: tmlauncher report DIR\n")
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "docs" / "results").glob("*")), ids=lambda folder: folder.name)
+def test_the_results_in_the_repository_are_those_of_their_logs(tmp_path, folder):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name in ("report.md", "report.json"):
+        (tmp_path / name).unlink()
+    report(tmp_path)
+    for name in ("report.md", "report.json"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    assert not read_experiment(folder).cells[0].incomplete
 
 
 def test_a_report_loads_neither_torch_nor_mpi(tmp_path):

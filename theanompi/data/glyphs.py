@@ -26,7 +26,7 @@ FONTS = (
     *(f"cm{style}10" for style in ("b", "r", "ss", "ti", "tt")),
 )
 SIZE = 32
-TRAIN_GLYPHS, VAL_GLYPHS = 6_000, 2_000
+TRAIN_GLYPHS, VAL_GLYPHS = 12_000, 2_000
 # A character is drawn once in this size, in the middle of a square that holds it, and then transformed.
 _EM, _CANVAS = 64, 128
 _PATCHES = 2
