@@ -40,7 +40,7 @@ BELOW: dict[str, set[str]] = {
     "facts": {"model"},
     "findings": {"config"},
     "doctor": {"rules", "findings"},
-    "experiment": {"config"},
+    "experiment": {"comparison"},
     "compare": {"rules", "experiment", "data", "report"},
     "cli": {"doctor", "cfgfile", "nodes", "compare"},
 }

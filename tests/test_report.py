@@ -518,7 +518,9 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("usage: tmlauncher report DIR\n")
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "docs" / "results").glob("*")), ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder", sorted((ROOT / "docs" / "results").glob("*")), ids=lambda folder: folder.name
+)
 def test_the_results_in_the_repository_are_those_of_their_logs(tmp_path, folder):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     for name in ("report.md", "report.json"):

@@ -34,7 +34,8 @@ OUTPUT_FILE = "output.txt"
 LAST_EPOCHS = 5
 CONFIDENCE = 0.95
 
-_CLAIM = re.compile(r"\s*(\S+)@(\d+)\s*([~<>])\s*(\S+)@(\d+)\s*")
+CLAIM = re.compile(r"\s*(\S+)@(\d+)\s*([~<>])\s*(\S+)@(\d+)\s*")
+"""Arm, worker count and relation of a claim, and what it is held against: "none@64 > gradual@64"."""
 
 Curve = dict[int, float]
 """Errors (%) by epoch, of which the first is 1."""
@@ -447,7 +448,7 @@ class Experiment:
         ConfigError
             If it is not of that form, or names a cell that there is not.
         """
-        match = _CLAIM.fullmatch(claim)
+        match = CLAIM.fullmatch(claim)
         cells = match and (self.cell(match[1], int(match[2])), self.cell(match[4], int(match[5])))
         if not match or not cells or cells[0] is None or cells[1] is None:
             known = ", ".join(f"{c.arm}@{c.workers}" for c in self.cells)

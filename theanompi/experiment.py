@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from theanompi.comparison import CLAIM
 from theanompi.config import ConfigError, RunConfig, closest, parse_devices
 
 THEIR_WAY: dict[str, Any] = {
@@ -131,7 +132,6 @@ _ELSEWHERE = {
 }
 _KEYS = ("name", "question", "scale", "seeds", "claims", "workers", "settings", "arms")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_CLAIM = re.compile(r"\s*(\S+)@(\d+)\s*([~<>])\s*(\S+)@(\d+)\s*")
 
 
 class Arm(NamedTuple):
@@ -437,7 +437,7 @@ def _texts(where: str, value: Any) -> list[str]:
 
 def _claim(text: str, counts: Mapping[str, Iterable[int]]) -> tuple[str, list[tuple[str, int]]]:
     """A claim in its plain spelling, and which arms and worker counts it is about."""
-    match = _CLAIM.fullmatch(text)
+    match = CLAIM.fullmatch(text)
     if match is None:
         raise ConfigError(f"claims: expected such as 'none@64 > gradual@64' (or ~, <), got {text!r}")
     cells = [(match[1], int(match[2])), (match[4], int(match[5]))]
