@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mpi import ROOT, run_mpi
 
+from theanompi.experiment import read_experiment
+
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -45,3 +47,11 @@ def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "BSP: 2 rank(s) ended well" in done.stdout
+
+
+def test_the_experiment_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "warmup.toml"
+    path.write_text(block("question ="))
+    experiment = read_experiment(path)
+    assert {name: arm.workers for name, arm in experiment.arms.items()} == {"gradual": (32,), "none": (32,)}
+    assert experiment.claims == ("none@32 > gradual@32",)
