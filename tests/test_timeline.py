@@ -232,6 +232,6 @@ def test_a_rank_that_is_slow_is_found(n: int, tmp_path: Path) -> None:
     summary = read_log(tmp_path / "run" / "log.jsonl")[-1]
     waited = [rank["sync_s"] for rank in summary["ranks"]]
     assert waited.index(min(waited)) == n - 1
-    # Eight times 0.1 s, for all others alike.
-    assert all(0.5 < seconds < 5 for seconds in waited[:-1])
+    # Eight times 0.1 s, less what a rank is late itself where there are more ranks than cores.
+    assert all(0.2 < seconds < 5 for seconds in waited[:-1])
     assert summary["sync_s"] == waited[0]
