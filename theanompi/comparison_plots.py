@@ -65,7 +65,7 @@ def plot_comparison(experiment: Experiment, png_path: str | Path) -> None:
     rows = -(-count // columns)
     figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), dpi=150, layout="constrained")
     figure.suptitle(f"{experiment.name} ({experiment.scale} scale)", fontsize=13)
-    figure.supxlabel(("\n" if columns == 1 else " ").join(_CAPTION), fontsize=8)
+    figure.supxlabel(("\n" if columns == 1 else " ").join(_CAPTION), fontsize=7 if columns == 1 else 8)
     lowest, highest = _range(experiment.cells)
     epochs = max(arm["epochs"] for arm in experiment.arms.values())
     for index, (title, series) in enumerate(panels):
