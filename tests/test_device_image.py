@@ -143,15 +143,16 @@ def test_images_taken_as_they_are_are_those_of_the_filter() -> None:
     images = torch.from_numpy(np.ascontiguousarray(IMAGES[:, :, :7]))
     whole = torch.tensor([[0.0, 0, 7, 7, 0, 7, 7]]).repeat(len(images), 1)
     steps = torch.arange(7) + 0.5
-    for change in (None, 0, 4, 6):
-        boxes = whole.clone()
-        if change is not None:
-            # Only the last image is not as it is: moved, mirrored, or narrower than its canvas.
-            boxes[-1, change] = {0: 1.0, 4: 1.0, 6: 5.0}[change]
-        short, filtered = (_crop_resize(images, boxes, steps, tight) for tight in (True, False))
-        assert torch.equal(short, filtered)
-        assert torch.equal(short[-1], images[-1].float()) == (change is None)
-        assert short.is_contiguous(memory_format=torch.channels_last)
+    # Moved, mirrored, or narrower than its canvas: none of them, all, or only the last image.
+    for which in (slice(0, 0), slice(None), slice(-1, None)):
+        for column, value in ((0, 1.0), (4, 1.0), (6, 5.0)):
+            boxes = whole.clone()
+            boxes[which, column] = value
+            short, filtered = (_crop_resize(images, boxes, steps, tight) for tight in (True, False))
+            assert torch.equal(short, filtered)
+            changed = len(boxes[which]) > 0
+            assert torch.equal(short[-1], images[-1].float()) != changed
+            assert short.is_contiguous(memory_format=torch.channels_last)
 
 
 @ON_EACH_DEVICE

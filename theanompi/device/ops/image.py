@@ -15,11 +15,6 @@ _OVERHANG = 1.125
 """How much larger than its canvas a box may be, along each axis; `theanompi.data.augment` stays below it."""
 
 
-def _whole(size: int) -> list[int]:
-    """The box that leaves an image of this size as it is."""
-    return [0, 0, size, size, 0, size, size]
-
-
 def _taps(
     start: torch.Tensor, length: torch.Tensor, extent: torch.Tensor, steps: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +65,9 @@ def _crop_resize(images: torch.Tensor, boxes: torch.Tensor, steps: torch.Tensor,
     """
     n, channels, *canvas = images.shape
     size = len(steps)
-    if tight and canvas == [size, size] and torch.equal(boxes, boxes.new_tensor(_whole(size)).expand(n, 7)):
+    # The box of an image that stays as it is.
+    whole = [0, 0, size, size, 0, size, size]
+    if tight and canvas == [size, size] and torch.equal(boxes, boxes.new_tensor(whole).expand(n, 7)):
         return images.to(torch.float32, memory_format=torch.channels_last, copy=True)
     y0, x0, height, width, flip, *extent = boxes[:, :, None].unbind(1)
     longest = [_OVERHANG * side for side in canvas]
