@@ -345,12 +345,7 @@ def test_what_is_in_memory(tmp_path):
     path = tmp_path / "data"
     path.write_bytes(bytes(1 << 20))
     assert facts.cached(path) in (1.0, None)
-    with open(path, "rb") as file:
-        # The kernel may keep a page for a moment, where another core has just touched it.
-        for _ in range(50):
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            if facts.cached(path) in (0.0, None):
-                break
-            time.sleep(0.1)
-    assert facts.cached(path) in (0.0, None)
+    # A hole that nobody has read; the kernel need not drop pages of what was written when asked.
+    os.truncate(path, 64 << 20)
+    share = facts.cached(path)
+    assert share is None or share == pytest.approx(1 / 64, abs=0.005)
