@@ -45,7 +45,7 @@ def build_step(args: argparse.Namespace, device: torch.device) -> Callable[[], o
             network, gradient_as_bucket_view=True, broadcast_buffers=False
         )
     if args.compile:
-        network = torch.compile(network, mode="max-autotune")  # type: ignore[assignment]
+        network = torch.compile(network, mode=args.compile)  # type: ignore[assignment]
     optimiser = torch.optim.SGD(
         network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True, foreach=True
     )
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
     parser.add_argument("--contiguous", action="store_true", help="NCHW in memory, torch's default layout")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, mode max-autotune")
+    parser.add_argument("--compile", metavar="MODE", help="torch.compile in this mode, as max-autotune")
     parser.add_argument("--port", type=int, help="of DDP's rendezvous on this host")
     args = parser.parse_args()
 

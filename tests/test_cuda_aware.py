@@ -59,7 +59,7 @@ def test_a_library_that_is_faster_than_staging(library):
 
 
 def test_one_that_is_slower(library):
-    proof = prove(["cpu"], values=1_000_000, module=library("time.sleep(0.05)"))
+    proof = prove(["cpu"], values=500_000, module=library("time.sleep(0.05)"))
     assert proof.right and not proof.use_direct
     assert proof.reason.startswith("right sums, not faster: 5")
 
@@ -93,10 +93,26 @@ def test_one_that_raises(library):
     assert proof.reason.startswith("not proven: 2 ranks on cpu: the job failed (mpi4py.MPI.Exception: ")
 
 
+def test_one_that_fails_on_a_second_thread(library):
+    """Where the exchange runs that is hidden behind backward: what works on the main thread is no proof."""
+    spoil = (
+        "if threading.current_thread() is not threading.main_thread(): raise MPI.Exception(MPI.ERR_INTERN)"
+    )
+    proof = prove(["cpu"], values=1000, module=library(f"import threading\n        {spoil}"))
+    assert not proof.right
+    assert proof.reason.startswith("not proven: 2 ranks on cpu: the job failed (mpi4py.MPI.Exception: ")
+
+
+def test_one_that_fails_at_parts_of_what_it_was_given_whole(library):
+    """The exchange sums in chunks: 2 MiB of 4 MB is one."""
+    proof = prove(["cpu"], values=1_000_000, module=library("assert len(message[0]) == 1_000_000"))
+    assert not proof.right
+
+
 def test_one_that_hangs(library):
-    proof = prove(["cpu"], values=1000, timeout=5, module=library("time.sleep(300)"))
+    proof = prove(["cpu"], values=1000, timeout=15, module=library("time.sleep(300)"))
     assert (proof.claimed, proof.right, proof.direct_s) == (True, False, None)
-    assert proof.reason == "not proven: 2 ranks on cpu: the job had not ended after 5 s"
+    assert proof.reason == "not proven: 2 ranks on cpu: the job had not ended after 15 s"
 
 
 def test_without_an_mpirun(tmp_path, monkeypatch):

@@ -132,9 +132,9 @@ def test_the_papers_experiments(path, scale):
     assert path.read_text().startswith("# ")
 
 
-def test_there_are_six_of_them():
+def test_which_there_are():
     assert [p.stem for p in EXAMPLES] == [
-        *("gamma", "minibatch", "pitfalls", "scaling_rules", "slides", "warmup"),
+        *("gamma", "minibatch", "pitfalls", "scaling_rules", "slides", "slides_resnet50", "warmup"),
     ]
 
 

@@ -12,7 +12,7 @@ from tests.mpi import run_mpi
 from tests.test_hosts import SUMMING
 from theanompi.config import ALGORITHMS, ConfigError, RunConfig
 from theanompi.launch import Job
-from theanompi.library import _ALGORITHMS, algorithm_settings, check_algorithm, launch_settings, set_waiting
+from theanompi.library import _ALGORITHMS, algorithm_settings, check_algorithm, launch_settings, prepare_rank
 
 
 def test_every_algorithm_is_somewhere_and_no_other():
@@ -39,6 +39,24 @@ def test_settings_of_intel_mpi():
         "I_MPI_OFFLOAD_MODE": "cuda",
     }
     assert launch_settings("intel", ("cpu", "auto"), False) == {"I_MPI_FABRICS": "shm"}
+
+
+def test_the_wheel_of_intel_mpi_finds_its_gpu_kernels(tmp_path, monkeypatch):
+    """Without its root it claims to be CUDA-aware, and fails at the first sum: no coll.fatbin."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.delenv("I_MPI_ROOT", raising=False)
+    prepare_rank(("cuda:0",))
+    assert "I_MPI_ROOT" not in os.environ
+    (tmp_path / "opt/mpi/etc").mkdir(parents=True)
+    (tmp_path / "opt/mpi/etc/coll.fatbin").touch()
+    assert launch_settings("intel", ("cuda:0",), False)["I_MPI_ROOT"] == str(tmp_path)
+    assert "I_MPI_ROOT" not in launch_settings("intel", ("cpu",), False)
+    assert "I_MPI_ROOT" not in launch_settings("mpich", ("cuda:0",), False)
+    prepare_rank(("cuda:0",))
+    assert os.environ["I_MPI_ROOT"] == str(tmp_path)
+    monkeypatch.setenv("I_MPI_ROOT", "/opt/intel/mpi")
+    prepare_rank(("cuda:0",))
+    assert os.environ["I_MPI_ROOT"] == "/opt/intel/mpi"
 
 
 def test_only_ranks_that_compute_on_their_cores_give_them_up_while_they_wait():
@@ -134,10 +152,10 @@ def test_srun_without_pmi_is_said_once():
 )
 def test_a_rank_of_the_users_own_mpirun_gives_its_core_up_too(here, device, expected, monkeypatch):
     monkeypatch.setattr(os, "environ", {"MPI_LOCALNRANKS": here, "PMI_SIZE": "2"})
-    set_waiting((device,))
+    prepare_rank((device,))
     assert os.environ.get("MPIR_CVAR_ENABLE_HEAVY_YIELD") == expected
     os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "0"
-    set_waiting((device,))
+    prepare_rank((device,))
     assert os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "0", "the user's own setting goes first"
 
 

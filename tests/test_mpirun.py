@@ -176,6 +176,18 @@ def test_how_a_job_ended(crash, how):
             Outcome(255, "", "-----\nssh: unknown host\n[mpiexec] what follows\n"),
             "failed (ssh: unknown host)",
         ),
+        (
+            Outcome(
+                1,
+                "",
+                "mpi4py.MPI.Exception: Other MPI error, error stack:\n"
+                "internal_Allreduce_c(4791).............: MPI_Allreduce_c(count=1000000, MPI_FLOAT) failed\n"
+                "MPIR_Allreduce(331)....................: \n"
+                "MPIDI_GPU_kernel_get(59)...............: Error returned from GPU AP\n"
+                "Abort(1) on node 0 (rank 0 in comm 0): application called MPI_Abort\n",
+            ),
+            "failed (mpi4py.MPI.Exception: Other MPI error: Error returned from GPU AP)",
+        ),
     ],
 )
 def test_how_others_ended(outcome, how):

@@ -6,6 +6,7 @@ Each of them reads its settings from the environment when MPI starts, and not la
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from theanompi.config import ConfigError
 
@@ -174,7 +175,7 @@ def launch_settings(kind: str, devices: tuple[str, ...], several_hosts: bool) ->
     settings: dict[str, str] = {}
     if kind == "intel":
         if cuda:
-            settings |= {"I_MPI_OFFLOAD": "1", "I_MPI_OFFLOAD_MODE": "cuda"}
+            settings |= {"I_MPI_OFFLOAD": "1", "I_MPI_OFFLOAD_MODE": "cuda"} | _intel_root()
         if not several_hosts:
             settings["I_MPI_FABRICS"] = "shm"
     elif kind == "mpich" and several_hosts and not cuda:
@@ -184,16 +185,25 @@ def launch_settings(kind: str, devices: tuple[str, ...], several_hosts: bool) ->
     return settings
 
 
-def set_waiting(devices: tuple[str, ...]) -> None:
-    """Put what `launch_settings` has for several hosts into the environment of a rank of the user's own mpirun.
+def _intel_root() -> dict[str, str]:
+    """Where Intel MPI finds its GPU kernels, if they are its wheel's: oneAPI's scripts say it, the wheel does not."""
+    wheel = Path(sys.prefix, "opt", "mpi", "etc", "coll.fatbin").exists()
+    return {"I_MPI_ROOT": sys.prefix} if wheel else {}
 
-    Of the launchers only MPICH's tells before MPI starts how many of the ranks are on this host.
+
+def prepare_rank(devices: tuple[str, ...]) -> None:
+    """Put what `launch_settings` has into the environment of a rank of the user's own mpirun, where it can be known.
+
+    That is Intel MPI's root, and what MPICH needs on several hosts: of the launchers only its own tells before MPI
+    starts how many of the ranks are on this one.
 
     Parameters
     ----------
     devices
         Of this machine.
     """
+    for name, value in _intel_root().items():
+        os.environ.setdefault(name, value)
     here, everywhere = os.environ.get("MPI_LOCALNRANKS"), os.environ.get("PMI_SIZE")
     if here and everywhere and int(here) < int(everywhere):
         for name, value in launch_settings("mpich", devices, several_hosts=True).items():

@@ -76,6 +76,10 @@ class Outcome(NamedTuple):
         if number in {item.value for item in signal.Signals}:
             return f"was ended by {signal.Signals(number).name}"
         errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", self.err, re.MULTILINE)
+        # Of MPICH and Intel MPI one line for each function follows, the innermost one last.
+        stack = re.findall(r"^\w+\(\d+\)\.*: (\S.*)", self.err, re.MULTILINE)
+        if stack and errors and errors[-1].endswith(", error stack:"):
+            errors[-1] = errors[-1].replace(", error stack", "") + f" {stack[-1]}"
         # An mpirun says the cause first, and then what follows from it.
         words = [
             text.strip()

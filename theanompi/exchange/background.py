@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError
 from theanompi.exchange.base import Buffer, Exchanger, make_buckets
+from theanompi.exchange.path import bind_thread
 from theanompi.exchange.waiting import poll
 
 # Bytes. The smaller, the sooner the first one starts and the less is left after the last value; but each bucket
@@ -136,6 +137,8 @@ class Background(Exchanger):
         self._join()
 
     def _work(self) -> None:
+        if self._stream is not None:
+            bind_thread(self._stream.device)
         with torch.cuda.stream(self._stream):
             while self._steps.get():
                 error: BaseException | None = None

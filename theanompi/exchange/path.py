@@ -11,6 +11,15 @@ from theanompi.exchange.base import Buffer
 CHUNK = 2 << 20
 
 
+def bind_thread(device: torch.device) -> None:
+    """Make a CUDA device's context the calling thread's, for an MPI library that is about to use the driver's API.
+
+    The driver knows a context for each thread. CUDA's runtime, which torch calls, sets it at a thread's first call that
+    needs one; a thread that only waits and calls MPI has made none, and MPI's own calls then fail.
+    """
+    torch.cuda.synchronize(device)
+
+
 class Path:
     """`Allreduce` in place on ranges of a flat buffer, chunk by chunk.
 

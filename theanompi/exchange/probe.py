@@ -7,7 +7,8 @@ is known (`theanompi.mpirun.say`): first the facts of the library, then one `Sum
 ``host``
     One `Allreduce` in place, of host memory.
 ``direct``
-    One `Allreduce` in place, of device memory, as MPI is given it when it is CUDA-aware.
+    Device memory in chunks, on a second thread: as MPI is given it when it is CUDA-aware. A library may take it on
+    the main thread, and as a whole, and fail at this.
 ``staged``
     The device memory copied to pinned host memory and summed there in chunks, each of which returns while the next
     one is summed.
@@ -18,15 +19,15 @@ import os
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
 from mpi4py import MPI
 
 from theanompi.exchange import cuda_aware
+from theanompi.exchange.path import CHUNK, bind_thread
 from theanompi.mpirun import say
-
-CHUNK = 2 << 20
 
 
 class Sum(NamedTuple):
@@ -82,14 +83,25 @@ def measure(comm: MPI.Comm, path: str, flat: torch.Tensor, repeats: int) -> Sum:
         _synchronise(flat)
         comm.Barrier()
         start = time.perf_counter()
-        if host is None:
-            comm.Allreduce(MPI.IN_PLACE, [flat, MPI.FLOAT])
-        else:
+        if host is not None:
             _sum_staged(comm, flat, host)
+        elif path == "direct":
+            # A new thread each time: none but the first would miss what the first has set up.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(_sum_direct, comm, flat).result()
+        else:
+            comm.Allreduce(MPI.IN_PLACE, [flat, MPI.FLOAT])
         _synchronise(flat)
         times.append(comm.allreduce(time.perf_counter() - start, MPI.MAX))
         right = comm.allreduce(right and torch.equal(flat, expected), MPI.LAND)
     return Sum(path, flat.numel() * flat.element_size(), statistics.median(times[1:]), right)
+
+
+def _sum_direct(comm: MPI.Comm, flat: torch.Tensor) -> None:
+    if flat.is_cuda:
+        bind_thread(flat.device)
+    for chunk in flat.split(CHUNK // flat.element_size()):
+        comm.Allreduce(MPI.IN_PLACE, [chunk, MPI.FLOAT])
 
 
 def _sum_staged(comm: MPI.Comm, flat: torch.Tensor, host: torch.Tensor) -> None:

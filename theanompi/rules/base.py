@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from theanompi.config import ConfigError, RunConfig, closest, hosts
 from theanompi.launch import WORKER, Job, mpi_rank
-from theanompi.library import set_algorithm, set_waiting
+from theanompi.library import prepare_rank, set_algorithm
 
 
 class RunFailed(RuntimeError):
@@ -160,7 +160,7 @@ class Rule(ABC):
             The worker's module, imported here because it brings torch and MPI along.
         """
         set_algorithm(config.allreduce_algorithm)
-        set_waiting(config.devices)
+        prepare_rank(config.devices)
         importlib.import_module(module).run(config, config.devices, plan)
 
 

@@ -43,6 +43,9 @@ class ReluGrad(TorchOp):
             into = torch.ops.aten.threshold_backward.grad_input
             return lambda gy, y: into(gy, y, 0, grad_input=gy)
         backward = torch.ops.aten.threshold_backward.default
+        if node.outputs[0].type.ndim == 0:
+            # A constant scalar lies on the CPU, as torch's arithmetic allows, but not this.
+            return lambda gy, y: backward(gy.to(y.device), y, 0)
         return lambda gy, y: backward(gy, y, 0)
 
     def pullback(
