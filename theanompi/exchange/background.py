@@ -137,12 +137,14 @@ class Background(Exchanger):
         self._join()
 
     def _work(self) -> None:
-        if self._stream is not None:
-            bind_thread(self._stream.device)
+        bound = self._stream is None
         with torch.cuda.stream(self._stream):
             while self._steps.get():
                 error: BaseException | None = None
                 try:
+                    if not bound:
+                        bind_thread(self.buffer.flat.device)
+                        bound = True
                     for k, bucket in enumerate(self.buckets):
                         self._signals.wait(k)
                         self._exchange(bucket, f"bucket {k}, {(bucket.end - bucket.start) * 4 / 1e6:.1f} MB")

@@ -17,7 +17,7 @@ def bind_thread(device: torch.device) -> None:
     The driver knows a context for each thread. CUDA's runtime, which torch calls, sets it at a thread's first call that
     needs one; a thread that only waits and calls MPI has made none, and MPI's own calls then fail.
     """
-    torch.cuda.synchronize(device)
+    torch.cuda.current_stream(device).synchronize()
 
 
 class Path:
