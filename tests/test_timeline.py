@@ -202,7 +202,8 @@ def test_all_ranks_of_a_run_are_in_one_picture(n: int, settings: dict[str, Any],
         assert main == 3 * phases
         iterations = [name for name, *_ in found[rank, "main"] if name.startswith("iteration")]
         assert iterations == ["iteration: 3", "iteration: 4", "iteration: 5"]
-        assert sum(name == "read" for row in loaders for name, *_ in found.get((rank, row), [])) >= 3
+        # They read ahead: not every batch of these iterations is read within them.
+        assert sum(name == "read" for row in loaders for name, *_ in found.get((rank, row), [])) >= 1
     if n == 1:
         return
     # Nobody may sum before everybody is there, on whichever rank's clock; each rank has every sum.
