@@ -245,14 +245,17 @@ def cached(path: Path, samples: int = 256) -> float | None:
     import numpy as np
 
     facts = path.stat()
+    own = facts.st_uid == os.geteuid() or os.access(path, os.W_OK)
     mincore = getattr(ctypes.CDLL(None), "mincore", None)
-    if (
-        not facts.st_size
-        or mincore is None
-        or (facts.st_uid != os.geteuid() and not os.access(path, os.W_OK))
-    ):
+    if not facts.st_size or not own or mincore is None:
         return None
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+    with open(path, "rb") as file:
+        try:
+            mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except OSError:
+            # Not every file system maps files into memory.
+            return None
+    with mapping:
         start = np.frombuffer(mapping, np.uint8).ctypes.data
         pages, resident, hits = -(-facts.st_size // mmap.PAGESIZE), ctypes.c_ubyte(), 0
         for i in range(samples):

@@ -20,6 +20,12 @@ def bind_thread(device: torch.device) -> None:
     torch.cuda.current_stream(device).synchronize()
 
 
+def allreduce_chunks(comm: MPI.Comm, flat: torch.Tensor) -> None:
+    """Sum a vector over the ranks in place, chunk by chunk; MPI is given its own memory."""
+    for chunk in flat.split(CHUNK // flat.element_size()):
+        comm.Allreduce(MPI.IN_PLACE, [chunk if chunk.is_cuda else chunk.numpy(), MPI.FLOAT])
+
+
 class Path:
     """`Allreduce` in place on ranges of a flat buffer, chunk by chunk.
 
@@ -60,14 +66,13 @@ class Path:
     def allreduce(self, start: int, end: int) -> None:
         """Sum the elements from `start` to `end`; what the device was told to write there has been written."""
         flat = self.buffer.flat[start:end]
-        size = CHUNK // flat.element_size()
-        if not self.direct:
-            self._staged(flat, self._host[start:end], size)
-            return
-        for chunk in flat.split(size):
-            self.comm.Allreduce(MPI.IN_PLACE, [chunk if chunk.is_cuda else chunk.numpy(), MPI.FLOAT])
+        if self.direct:
+            allreduce_chunks(self.comm, flat)
+        else:
+            self._staged(flat, self._host[start:end])
 
-    def _staged(self, flat: torch.Tensor, host: torch.Tensor, size: int) -> None:
+    def _staged(self, flat: torch.Tensor, host: torch.Tensor) -> None:
+        size = CHUNK // flat.element_size()
         pairs = list(zip(flat.split(size), host.split(size), strict=True))
         arrived = []
         with torch.cuda.stream(self._down):

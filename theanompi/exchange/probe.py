@@ -26,7 +26,7 @@ import torch
 from mpi4py import MPI
 
 from theanompi.exchange import cuda_aware
-from theanompi.exchange.path import CHUNK, bind_thread
+from theanompi.exchange.path import CHUNK, allreduce_chunks, bind_thread
 from theanompi.mpirun import say
 
 
@@ -100,8 +100,7 @@ def measure(comm: MPI.Comm, path: str, flat: torch.Tensor, repeats: int) -> Sum:
 def _sum_direct(comm: MPI.Comm, flat: torch.Tensor) -> None:
     if flat.is_cuda:
         bind_thread(flat.device)
-    for chunk in flat.split(CHUNK // flat.element_size()):
-        comm.Allreduce(MPI.IN_PLACE, [chunk, MPI.FLOAT])
+    allreduce_chunks(comm, flat)
 
 
 def _sum_staged(comm: MPI.Comm, flat: torch.Tensor, host: torch.Tensor) -> None:
