@@ -28,7 +28,8 @@ def test_a_library_without_a_counterpart_says_so():
     )
 
 
-def test_settings_of_intel_mpi():
+def test_settings_of_intel_mpi(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert launch_settings("intel", ("cuda:0",), False) == {
         "I_MPI_OFFLOAD": "1",
         "I_MPI_OFFLOAD_MODE": "cuda",
@@ -44,7 +45,7 @@ def test_settings_of_intel_mpi():
 def test_the_wheel_of_intel_mpi_finds_its_gpu_kernels(tmp_path, monkeypatch):
     """Without its root it claims to be CUDA-aware, and fails at the first sum: no coll.fatbin."""
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.delenv("I_MPI_ROOT", raising=False)
+    monkeypatch.setattr(os, "environ", {})
     prepare_rank(("cuda:0",))
     assert "I_MPI_ROOT" not in os.environ
     (tmp_path / "opt/mpi/etc").mkdir(parents=True)
@@ -54,7 +55,7 @@ def test_the_wheel_of_intel_mpi_finds_its_gpu_kernels(tmp_path, monkeypatch):
     assert "I_MPI_ROOT" not in launch_settings("mpich", ("cuda:0",), False)
     prepare_rank(("cuda:0",))
     assert os.environ["I_MPI_ROOT"] == str(tmp_path)
-    monkeypatch.setenv("I_MPI_ROOT", "/opt/intel/mpi")
+    os.environ["I_MPI_ROOT"] = "/opt/intel/mpi"
     prepare_rank(("cuda:0",))
     assert os.environ["I_MPI_ROOT"] == "/opt/intel/mpi"
 

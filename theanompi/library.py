@@ -168,8 +168,8 @@ def launch_settings(kind: str, devices: tuple[str, ...], several_hosts: bool) ->
 
     Examples
     --------
-    >>> launch_settings("intel", ("cuda:0", "cuda:1"), several_hosts=False)
-    {'I_MPI_OFFLOAD': '1', 'I_MPI_OFFLOAD_MODE': 'cuda', 'I_MPI_FABRICS': 'shm'}
+    >>> launch_settings("intel", ("cpu", "cpu"), several_hosts=False)
+    {'I_MPI_FABRICS': 'shm'}
     """
     cuda = any("cuda" in name for name in devices)
     settings: dict[str, str] = {}
