@@ -138,6 +138,8 @@ def test_ranks_and_threads_share_the_cores(folder, monkeypatch):
     started = []
 
     class Recorded:
+        ended_by = None
+
         def __init__(self, config, **how):
             started.append((len(config.devices), config.accumulation, how["threads"]))
 
@@ -354,6 +356,18 @@ def test_a_signal_stops_all_and_reports_what_there_is(folder, number):
     assert "Traceback" not in err and "failed" not in err
     assert "theirs@2 < mine@2" in out
     assert_gone(jobs)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(folder):
+    Path("test.toml").write_text(EXPERIMENT.replace("seeds = 2", "seeds = 20"))
+    process = subprocess.Popen(
+        ["nohup", *command("--out", "e")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    await_file(process, Path("e/mine/2-workers/seed-1/config.json"))
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, err
 
 
 def test_ctrl_c_after_the_runs(folder, monkeypatch, capsys):

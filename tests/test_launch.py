@@ -179,6 +179,15 @@ def test_a_signal_to_the_launcher_ends_all_ranks(folder, number):
     assert_gone([item["pid"] for item in facts(folder)])
 
 
+def test_under_nohup_a_closed_terminal_ends_nothing(folder):
+    process = subprocess.Popen(["nohup", sys.executable, "-c", SCRIPT, "sleep"])
+    await_files(process, folder, "rank*.json", 2)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
 def test_ranks_that_ignore_signals_are_killed(folder):
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, "deaf"])
     await_files(process, folder, "deaf*", 2)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from theanompi.comparison import EXPERIMENT_FILE, OUTPUT_FILE, Run, read_run
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
 from theanompi.experiment import GLYPHS, Experiment, Trial
-from theanompi.launch import FORWARDED, WORKER, cores, mpi_rank
+from theanompi.launch import WORKER, cores, handle_signals, mpi_rank
 from theanompi.mpirun import Outcome
 from theanompi.recorder import (
     CHECKPOINT_FILE,
@@ -374,15 +374,12 @@ class _Runner:
             while handlers:
                 signal.signal(*handlers.popitem())
 
-        def handle(number: int, frame: FrameType | None) -> None:
+        def end(number: int, frame: FrameType | None) -> None:
             restore()
             self._stop(number)
 
         if threading.current_thread() is threading.main_thread():
-            for number in FORWARDED:
-                # Under nohup a closed terminal is ignored.
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    handlers[number] = signal.signal(number, handle)
+            handlers |= handle_signals(end)
         try:
             yield
         finally:

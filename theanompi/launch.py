@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +34,26 @@ _EXPORTED = (
     *("CUDA_", "FI_", "HDF5_", "LD_LIBRARY_PATH", "MKL_", "MPI4PY_", "NCCL_", "OMP_"),
     *("PYTENSOR_", "TORCH", "UCX_"),
 )
+
+
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Handle the signals that end a job; those that are ignored stay so, as SIGHUP under ``nohup``.
+
+    Parameters
+    ----------
+    handler
+        As for `signal.signal`.
+
+    Returns
+    -------
+    dict
+        By signal number, the handlers before.
+    """
+    return {
+        number: signal.signal(number, handler)
+        for number in FORWARDED
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
 
 
 def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
@@ -168,8 +188,8 @@ class Job:
     """A running mpirun: started by the constructor, ended by itself, a signal or the end of this process.
 
     While it runs, SIGINT, SIGTERM and SIGHUP to this process end all ranks (when the job was made in the main
-    thread, the only one that may handle signals). A second signal does what it would have done before. A job
-    that another thread has made also ends with that thread.
+    thread, the only one that may handle signals), unless it ignores them. A second signal does what it would have
+    done before. A job that another thread has made also ends with that thread.
 
     Parameters
     ----------
@@ -185,6 +205,11 @@ class Job:
         Of each rank, where ``OMP_NUM_THREADS`` does not say it; by default as in `command`.
     keep_open
         File descriptors that mpirun (and what it starts, if it allows that) shall inherit.
+
+    Attributes
+    ----------
+    ended_by
+        The number of the signal that ended it, sent to this process or given to `cancel`; None for any other end.
 
     Raises
     ------
@@ -225,7 +250,7 @@ class Job:
             module=module,
             bind=bind,
         )
-        self._signal: int | None = None
+        self.ended_by: int | None = None
         self._handlers: dict[int, Any] = {}
         tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
         with contextlib.ExitStack() as files:
@@ -242,7 +267,7 @@ class Job:
             )
         atexit.register(self.stop)
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._forward) for number in FORWARDED}
+            self._handlers = handle_signals(self._forward)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._restore()
@@ -250,7 +275,7 @@ class Job:
 
     def cancel(self, number: int = signal.SIGTERM) -> None:
         """Begin to end all ranks, from any thread, as after the signal `number`: `wait` sees to the rest."""
-        self._signal = number
+        self.ended_by = number
         self._send(signal.SIGTERM)
 
     def _restore(self) -> None:
@@ -279,13 +304,13 @@ class Job:
             0 when all ranks ended well; mpirun's exit status when not; 128 + the number of a signal that this
             process was sent, or of `cancel`.
         """
-        while self._signal is None and self._mpirun.poll() is None:
+        while self.ended_by is None and self._mpirun.poll() is None:
             # Short waits, so that a signal is acted upon even if mpirun ignores it.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._mpirun.wait(timeout=0.5)
         self.stop()
-        if self._signal is not None:
-            return 128 + self._signal
+        if self.ended_by is not None:
+            return 128 + self.ended_by
         status = self._mpirun.returncode
         return 128 - status if status < 0 else status
 

@@ -11,6 +11,7 @@ from abc import ABC
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
+from signal import Signals
 from typing import Any, ClassVar
 
 from theanompi.config import ConfigError, RunConfig, closest, hosts
@@ -127,8 +128,8 @@ class Rule(ABC):
         Raises
         ------
         RunFailed
-            When a worker failed or a signal ended the run: one line with the exit status. The worker's own
-            message is on the standard error above it.
+            When a worker failed or a signal ended the run: one line with the exit status or the signal. The worker's
+            own message is on the standard error above it.
         RuntimeError
             Without `init` before it.
         """
@@ -140,9 +141,11 @@ class Rule(ABC):
         status = self._job.wait()
         ranks, seconds = len(self._config.devices), time.monotonic() - self._started
         if status:
-            raise RunFailed(
-                f"{self.name}: {ranks} rank(s) failed with exit status {status} after {seconds:.0f} s", status
+            number = self._job.ended_by
+            how = (
+                f"failed with exit status {status}" if number is None else f"ended by {Signals(number).name}"
             )
+            raise RunFailed(f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", status)
         if not self._silent:
             print(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s", flush=True)
         return 0
