@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from reference_resnet import ReferenceResNet50
 
-from theanompi.mpirun import Outcome
+from theanompi.mpirun import run, run_ranks
 
 FLOAT32_LIMIT = 1e-4
 TORCH_FACTOR = 2.0
@@ -42,6 +42,8 @@ NEGLIGIBLE = 1e-3
 DATA_LIMIT = 0.05
 CURVE_ITERATIONS, CURVE_WINDOW = 200, 20
 RANKS = (1, 2, 4, 8)
+LIMIT = 300.0
+"""Seconds that a job of several ranks, or a short training run, may take."""
 SHARED_GPU = ("overlap", "ar", "shm", "naive", "asa32", "fp16", "bf16")
 """The strategies that let ranks share a GPU."""
 BATCHES = (32, 256)
@@ -276,22 +278,18 @@ def flax(place: str) -> dict[str, Any]:
     return throughput(place, {"flax": ("opponent_flax.py", [])})
 
 
-def _how(result: subprocess.CompletedProcess[str]) -> str:
-    return Outcome(result.returncode, result.stdout, result.stderr).how(0)
-
-
 def exchange(place: str) -> dict[str, Any]:
     """The sum over ranks on one device: is it right, by which path, how fast."""
     if shutil.which("mpirun") is None:
         return {"skipped": "no mpirun on PATH", "passed": True}
     report: dict[str, Any] = {}
     for ranks in RANKS:
-        command = [*common.mpirun(ranks), sys.executable, __file__, "--exchange-rank", "--device", place]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-        said = [line.partition(common.MARK)[2] for line in result.stdout.splitlines() if common.MARK in line]
-        if result.returncode or not said:
-            print(result.stderr, file=sys.stderr)
-            raise RuntimeError(f"exchange over {ranks} ranks {_how(result)}")
+        args = [__file__, "--exchange-rank", "--device", place]
+        result = run_ranks(ranks, args, LIMIT, [place] * ranks)
+        said = [line.partition(common.MARK)[2] for line in result.out.splitlines() if common.MARK in line]
+        if result.status != 0 or not said:
+            print(result.err, file=sys.stderr)
+            raise RuntimeError(f"exchange over {ranks} ranks {result.how(LIMIT)}")
         report[f"ranks{ranks}"] = rows = {row.pop("strategy"): row for row in map(json.loads, said)}
         for strategy, row in rows.items():
             print(
@@ -344,16 +342,17 @@ def exchange_rank(place: str) -> None:
         exchanger.close()
 
 
-def train(folder: Path, ranks: int, flags: list[str]) -> list[dict[str, Any]]:
+def train(folder: Path, ranks: int, place: str, flags: list[str]) -> list[dict[str, Any]]:
     """The log of a run of the example."""
-    command = common.mpirun(ranks) if ranks > 1 else []
-    command += [sys.executable, "examples/train_resnet50.py", "--out", str(folder), *flags]
-    result = subprocess.run(
-        command, cwd=common.ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    if result.returncode:
-        print(result.stderr, file=sys.stderr)
-        raise RuntimeError(f"training {_how(result)}")
+    example = str(common.ROOT / "examples" / "train_resnet50.py")
+    args = [example, "--out", str(folder), "--device", place, *flags]
+    if ranks > 1:
+        result = run_ranks(ranks, args, LIMIT, [place] * ranks)
+    else:
+        result = run([sys.executable, *args], LIMIT)
+    if result.status != 0:
+        print(result.err, file=sys.stderr)
+        raise RuntimeError(f"training {result.how(LIMIT)}")
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -365,10 +364,10 @@ def hidden(place: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "noise.h5")
         common.write_synthetic(data, 224, 1024)
-        shape = ["--data", str(data), "--batch-size", "32", "--precision", "bf16", "--device", place]
+        shape = ["--data", str(data), "--batch-size", "32", "--precision", "bf16"]
         for strategy in ("ar", "overlap", "shm"):
             flags = [*shape, "--exchange", strategy, "--max-iterations", "30", "--log-interval", "1"]
-            log = train(Path(folder, strategy), 2, flags)
+            log = train(Path(folder, strategy), 2, place, flags)
             # The first steps also compile, and fill caches.
             steps = [row for row in log if row["kind"] == "train"][5:]
             names = [name for name in steps[0] if name.endswith("_s")]
@@ -392,7 +391,7 @@ def curves(place: str) -> dict[str, Any]:
             "bf16": ["--precision", "bf16"],
         }.items():
             iterations = ["--max-iterations", str(CURVE_ITERATIONS), "--log-interval", "1"]
-            log = train(Path(folder, name), 1, [*flags, *iterations, "--device", place])
+            log = train(Path(folder, name), 1, place, [*flags, *iterations])
             loss = np.array([row["loss"] for row in log if row["kind"] == "train"])
             losses[name] = loss.reshape(-1, CURVE_WINDOW).mean(axis=1)
     reference = losses["float32"]
@@ -472,7 +471,7 @@ def main() -> int:
         # Time on a GPU is scarce: what one part runs into must not cost the results of the others.
         try:
             result[name] = parts[name](args.device)
-        except (RuntimeError, ValueError, OSError, subprocess.TimeoutExpired) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             result[name] = {"failed": f"{type(error).__name__}: {error}", "passed": False}
             print(f"{name}: {result[name]['failed']}", file=sys.stderr, flush=True)
         common.write_json(args.out, result)
