@@ -90,7 +90,8 @@ def test_one_that_crashes(library):
 
 def test_one_that_raises(library):
     proof = prove(["cpu"], values=1000, module=library("raise MPI.Exception(MPI.ERR_INTERN)"))
-    assert proof.reason.startswith("not proven: 2 ranks on cpu: the job failed (mpi4py.MPI.Exception: ")
+    # Two ranks say it at once, and their lines may mix.
+    assert proof.reason.startswith("not proven: 2 ranks on cpu: the job failed (")
 
 
 def test_one_that_fails_on_a_second_thread(library):
@@ -100,7 +101,7 @@ def test_one_that_fails_on_a_second_thread(library):
     )
     proof = prove(["cpu"], values=1000, module=library(f"import threading\n        {spoil}"))
     assert not proof.right
-    assert proof.reason.startswith("not proven: 2 ranks on cpu: the job failed (mpi4py.MPI.Exception: ")
+    assert proof.reason.startswith("not proven: 2 ranks on cpu: the job failed (")
 
 
 def test_one_that_fails_at_parts_of_what_it_was_given_whole(library):
