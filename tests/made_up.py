@@ -22,8 +22,8 @@ def log_lines(trial: Trial) -> list[dict[str, Any]]:
     """The log of a run, with two training lines an epoch of 300 and 100 images, unless `train` says otherwise."""
     lines: list[dict[str, Any]] = []
     for epoch, error in enumerate(trial.errors):
-        mean = error + 0.1 if trial.train is None else trial.train[epoch]
-        for i, (wrong, images) in enumerate([(mean - 0.01, 300), (mean + 0.03, 100)]):
+        mean = min(error + 0.1, 0.97) if trial.train is None else trial.train[epoch]
+        for i, (wrong, images) in enumerate([(max(mean - 0.01, 0.0), 300), (mean + 0.03, 100)]):
             lines.append(
                 {
                     "kind": "train",

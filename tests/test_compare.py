@@ -291,11 +291,98 @@ def test_runs_of_other_experiments_are_reused(folder, capsys):
     )
 
 
+def logs(folder: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("log.jsonl")}
+
+
+def test_a_call_that_is_refused_removes_nothing(folder, capsys):
+    assert run("--out", "e", "--seeds", "1") == 0
+    before = logs("e") | {path: path.stat().st_mtime_ns for path in Path("e").glob("[!.]*.*")}
+    capsys.readouterr()
+    again = ("--out", "e", "--seeds", "1", "--overwrite")
+    Path("test.toml").write_text(EXPERIMENT.replace("epochs = 3", "epochs = 4"))
+    assert refused(capsys, *again, "--reuse", "nowhere").startswith(
+        "reuse: expected the folder of an experiment"
+    )
+    assert refused(capsys, *again, "--reuse", "e") == (
+        "reuse: expected the folder of another experiment, got that of this one, 'e'"
+    )
+    Path("test.toml").write_text(EXPERIMENT.replace('"digits"', '"nowhere.h5"'))
+    assert refused(capsys, *again).startswith("theirs: data: expected")
+    assert logs("e") | {path: path.stat().st_mtime_ns for path in Path("e").glob("[!.]*.*")} == before
+    Path("test.toml").write_text(EXPERIMENT.replace("epochs = 3", "epochs = 4"))
+    assert run(*again) == 0
+    assert len(logs("e")) == 2 and not logs("e").items() & before.items()
+
+
+def test_a_damaged_run_is_set_aside_and_made_again(folder, capsys):
+    assert run("--out", "e") == 0
+    whole = files(Path("e"))
+    log = Path("e/mine/2-workers/seed-0/log.jsonl")
+    damaged = b"\0" * 100 + b"\n" + log.read_bytes()
+    log.write_bytes(damaged)
+    # Stopped before its turn comes, there is a report all the same.
+    Path("mended").touch()
+    Path("test.toml").write_text(EXPERIMENT.replace("seeds = 2", "seeds = [0, 1, 2]"))
+    process = subprocess.Popen(
+        command("--out", "e", "--jobs", "1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    aside = Path("e/mine/2-workers/seed-0.damaged/log.jsonl")
+    await_file(process, aside)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert f"mine, 2 workers, seed 0: log {log}, line 1: expected a JSON object, got " in err
+    assert "; now e/mine/2-workers/seed-0.damaged, and begun again\n" in err
+    assert "Traceback" not in out + err and "e: report.md, report.json, curves.png" in out
+    assert aside.read_bytes() == damaged
+    Path("test.toml").write_text(EXPERIMENT)
+    assert run("--out", "e") == 0
+    assert files(Path("e")) == whole
+
+
+def test_a_report_that_cannot_be_made_is_one_line(folder, capsys):
+    Path("e/report.md.tmp").mkdir(parents=True)
+    assert run("--out", "e", "--seeds", "1") == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "no report: [Errno 21] Is a directory: 'e/report.md.tmp'\n" in err
+
+
+def test_the_machine_is_that_of_the_runs(folder, capsys):
+    """Who only looks at runs, or copies them, has not made them."""
+
+    def machine(name: str) -> dict[str, object]:
+        return json.loads(Path(name, "experiment.json").read_text())["machine"]
+
+    assert run("--out", "e", "--seeds", "1") == 0
+    about = Path("e/experiment.json")
+    about.write_text(about.read_text().replace(f'"cores": {launch.cores()}', '"cores": 1234'))
+    assert run("--out", "e", "--seeds", "1") == 0 and machine("e")["cores"] == 1234
+    assert run("--out", "copy", "--seeds", "1", "--reuse", "e") == 0 and machine("copy")["cores"] == 1234
+    assert run("--out", "copy", "--seeds", "2", "--reuse", "e") == 0
+    assert machine("copy")["cores"] == launch.cores()
+
+
+def test_the_page_says_with_which_flags(folder, capsys):
+    assert run("--out", "e", "--seeds", "1", "--workers", "4", "2", "--device", "cpu0") == 0
+    flags = "--scale small --seeds 1 --simulate 1 --workers 4 2 --device cpu0"
+    assert f"`tmlauncher compare test.toml {flags}` runs it" in Path("e/report.md").read_text()
+
+
 def test_bad_calls_are_one_line(folder, capsys):
     Path("file").touch()
     assert (
         refused(capsys, "--out", "file")
         == "out: expected a folder to write in, got 'file' (a file of this name)"
+    )
+    Path("locked/.lock").mkdir(parents=True)
+    assert refused(capsys, "--out", "locked") == (
+        "locked/.lock: expected to be readable and writable, got: Is a directory"
+    )
+    Path("taken/experiment.json").mkdir(parents=True)
+    assert refused(capsys, "--out", "taken") == (
+        "taken/experiment.json: expected to be readable and writable, got: Is a directory"
     )
     assert refused(capsys, "--jobs", "0") == "jobs: expected a whole number of at least 1, got 0"
     Path("test.toml").write_text(EXPERIMENT.replace("small_models", "smal_models"))
@@ -407,6 +494,9 @@ def test_stopped_at_ten_random_moments_it_gives_the_same_report(folder):
         process.wait(timeout=30)
     assert run("--out", "parts", "--jobs", "2") == 0
     assert files(Path("parts")) == files(Path("whole"))
+    # and that by going on, not by beginning again
+    resumed = [json.loads(path.read_text())["resume"] for path in Path("parts").rglob("config.json")]
+    assert any(resumed)
 
 
 def test_real_runs_go_on_where_they_were(folder, capsys):

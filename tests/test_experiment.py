@@ -140,7 +140,7 @@ def test_which_there_are():
 
 WORKERS = "workers: expected a list of different whole numbers of at least 1, such as [4, 8], "
 WORKERS += "here or at the top of the file, got"
-NAME = "expected a name of letters, digits, '_', '-' and '.', which makes a folder, got"
+NAME = "expected a name of at most 100 letters, digits, '_', '-' and '.', which makes a folder, got"
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,11 @@ NAME = "expected a name of letters, digits, '_', '-' and '.', which makes a fold
         ('"small"', '"smal"', "scale: expected one of imagenet, small, got 'smal'; did you mean 'small'?"),
         ('scale = "small"', "", "scale: expected one of imagenet, small, got none"),
         ("seeds = 2", "seeds = 0",
-         "seeds: expected how many (at least 1), or a list of different whole numbers, got 0"),
+         "seeds: expected how many (1 to 10000), or a list of different whole numbers, got 0"),
         ("seeds = 2", "seeds = [1, 1]",
-         "seeds: expected how many (at least 1), or a list of different whole numbers, got [1, 1]"),
+         "seeds: expected how many (1 to 10000), or a list of different whole numbers, got [1, 1]"),
         ("seeds = 2", "seeds = true",
-         "seeds: expected how many (at least 1), or a list of different whole numbers, got True"),
+         "seeds: expected how many (1 to 10000), or a list of different whole numbers, got True"),
         ('preset = "their_way"', 'preset = "ther_way"',
          f"arms.baseline: preset: expected one of {', '.join(PRESETS)}, got 'ther_way'; did you mean 'their_way'?"),
         ("[arms.none]", "[arms.'no ne']", f"arms: {NAME} 'no ne'"),
@@ -186,6 +186,13 @@ NAME = "expected a name of letters, digits, '_', '-' and '.', which makes a fold
         ("claims = [", "claims = 3 # [", "claims: expected a list of texts, got 3"),
         ("[settings]\n", "[settings", "expected TOML, got: "),
         ("[settings]", "[[settings]]", "settings: expected a table, got [{"),
+        ("[settings]\n", "[settings]\nepochs = " + "9" * 5000 + "\n", "expected TOML, got: "),
+        ("[settings]\n", "[settings]\nepochs = " + "[" * 100_000 + "\n", "expected TOML, got: "),
+        ("[arms.none]", "[arms.'report.md']",
+         "arms: expected a name that is none of a file of the report, got 'report.md'"),
+        ("[arms.none]", "[arms." + "a" * 101 + "]",
+         "arms: expected a name of at most 100 letters, digits, '_', '-' and '.', which makes a folder, "
+         f"got '{'a' * 101}'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(read, tmp_path, old, new, message):
@@ -198,6 +205,16 @@ def test_mistakes_are_one_line(read, tmp_path, old, new, message):
     assert rest.startswith(message) if message[-2:] in (": ", "[{") else rest == message
 
 
+def test_settings_that_go_together_only_as_a_whole(read):
+    """Under avg nothing is scaled by default, and there is nothing for "loss" to scale."""
+    arm = '[arms.mine]\nsync_type = "avg"\nscaled = "loss"\n'
+    head = 'scale = "small"\nworkers = [4]\n'
+    mine = read(f'{head}[settings]\nscaling = "linear"\n{arm}').arms["mine"].settings
+    assert (mine["sync_type"], mine["scaled"], mine["scaling"]) == ("avg", "loss", "linear")
+    with pytest.raises(ConfigError, match=r"arms\.mine: scaled: expected rate, as with scaling none"):
+        read(head + arm)
+
+
 def test_mistakes_of_flags(read):
     for options, message in [
         (
@@ -205,8 +222,13 @@ def test_mistakes_of_flags(read):
             "arms.baseline: workers: expected multiples of 3, the ranks that simulate them, got 8",
         ),
         ({"simulate": -1}, "simulate: expected a whole number of at least 0, got -1"),
-        ({"workers": [0]}, f"--workers: {WORKERS} [0]"),
-        ({"seeds": 0}, "seeds: expected how many (at least 1), or a list of different whole numbers, got 0"),
+        ({"workers": [0]}, "--workers: expected different whole numbers of at least 1, got 0"),
+        ({"workers": [4, 4]}, "--workers: expected different whole numbers of at least 1, got 4 4"),
+        (
+            {"seeds": 200_000_000},
+            "seeds: expected how many (1 to 10000), or a list of different whole numbers, got 200000000",
+        ),
+        ({"seeds": 0}, "seeds: expected how many (1 to 10000), or a list of different whole numbers, got 0"),
         (
             {"device": "gpu"},
             "devices: expected device names such as cpu, cpu0, cuda0, cuda:0, auto or host:cuda0, got 'gpu'",

@@ -571,6 +571,39 @@ def test_only_rank_0_writes_that_a_run_diverged(tmp_path: Path) -> None:
     assert not (tmp_path / "log.jsonl").exists()
 
 
+def test_a_log_that_ends_before_the_checkpoint_is_refused(tmp_path: Path, clock: Clock) -> None:
+    """It has lost lines, and what comes after would look like the whole run."""
+    train_epochs(make(tmp_path), clock, 0, 2)
+    before = (tmp_path / "log.jsonl").read_text()
+    make(tmp_path, resume_from=6)
+    with pytest.raises(ConfigError) as raised:
+        make(tmp_path, resume_from=7)
+    assert str(raised.value) == (
+        f"log {tmp_path / 'log.jsonl'}: expected lines up to iteration 7, to which the checkpoint goes, got them up to "
+        "6; remove the log to go on without it"
+    )
+    assert (tmp_path / "log.jsonl").read_text() == before
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_is(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path, path.read_text().count("\n")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    recorder = make(tmp_path, log_interval=10)
+    step(recorder, clock, 0, 1)
+    recorder.flush()
+    assert synced == [(tmp_path / "log.jsonl", 1)]
+    recorder.validation(0, 1, 10, 1.0, 1.0, 1.0)
+    recorder.flush()
+    assert synced[-1] == (tmp_path / "log.jsonl", 2)
+
+
 def test_resuming_without_a_log_begins_one(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path, resume_from=3)
     step(recorder, clock, 1, 4)

@@ -135,6 +135,17 @@ def test_the_state_of_a_run_is_in_its_log(tmp_path, trial, state, reason, epoch)
     assert (run.error is not None) == (state == "finished")
 
 
+def test_a_run_with_a_validation_missing_has_not_finished(tmp_path):
+    """As when the log lost lines that were not on the disk yet."""
+    write_run(tmp_path, Trial([0.3, 0.2, 0.1]))
+    (tmp_path / "config.json").write_text(json.dumps({"epochs": 3}))
+    log = tmp_path / "log.jsonl"
+    assert read_run(tmp_path, 0).state == "finished"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"epoch": 1' not in line))
+    assert read_run(tmp_path, 0).state == "unfinished"
+
+
 def test_a_torn_last_line_is_a_run_that_goes_on(tmp_path):
     write_run(tmp_path, Trial([0.2, 0.1]))
     log = tmp_path / "log.jsonl"
@@ -468,17 +479,56 @@ def test_no_experiment(tmp_path):
     [
         ("{", "expected a JSON object, got a damaged file"),
         ("[]", "expected a JSON object, got a damaged file"),
-        ("{}", "expected what tmlauncher compare writes, got a bad entry: 'seeds'"),
-        ('{"seeds": [0], "arms": {}}', "expected what tmlauncher compare writes, got a bad entry: no seeds or no arms"),
-        ('{"seeds": [0], "arms": {"a": {"settings": {"epoch": 3}, "workers": [1]}}}',
-         "unknown setting 'epoch'; did you mean 'epochs'?"),
+        ('{"a":' * 100_000, "expected a JSON object, got a damaged file"),
+        ("{}", "expected what tmlauncher compare writes, got a bad entry: name"),
     ],
-)  # fmt: skip
+    ids=["torn", "list", "deep", "empty"],
+)
 def test_a_damaged_experiment(tmp_path, content, message):
     (tmp_path / "experiment.json").write_text(content)
     with pytest.raises(ConfigError) as raised:
         report(tmp_path)
     assert str(raised.value) == f"{tmp_path / 'experiment.json'}: {message}"
+
+
+def _arm(**other: Any) -> dict[str, Any]:
+    return {"a": {"settings": {}, "workers": [1]} | other}
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("question", 5),
+        ("scale", None),
+        *(("seeds", value) for value in ("012", [], [0, 0], [-1], [True], [1.0], None)),
+        *(("simulate", value) for value in (0, True, "1")),
+        *(("arms", value) for value in ({}, [], {"..": {}}, {"a/b": _arm()["a"]}, {"a" * 101: _arm()["a"]})),
+        *(("arms", _arm(workers=value)) for value in ([], [0], 4, [10.0])),
+        ("arms", _arm(settings=None)),
+        ("claims", [1]),
+        ("machine", None),
+        ("machine", {"cores": 1e999}),
+        ("machine", {"gpus": [1]}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_bad_entry_is_named_and_nothing_is_written(tmp_path, entry, value):
+    slides(tmp_path, **{entry: value})
+    with pytest.raises(ConfigError) as raised:
+        report(tmp_path)
+    where = tmp_path / "experiment.json"
+    assert str(raised.value) == f"{where}: expected what tmlauncher compare writes, got a bad entry: {entry}"
+    assert not list(tmp_path.glob("report.*"))
+
+
+def test_a_bad_setting_of_an_arm(tmp_path):
+    slides(tmp_path, arms=_arm(settings={"epoch": 3}))
+    with pytest.raises(ConfigError) as raised:
+        report(tmp_path)
+    assert (
+        str(raised.value)
+        == f"{tmp_path / 'experiment.json'}: unknown setting 'epoch'; did you mean 'epochs'?"
+    )
 
 
 def test_a_damaged_log_is_named(tmp_path):
@@ -492,7 +542,34 @@ def test_a_damaged_log_is_named(tmp_path):
     with pytest.raises(ValueError) as raised:
         report(tmp_path)
     assert str(raised.value) == f"log {log}: expected the lines of a run, got one without a good 'error'"
+    for entry, value in [
+        *(("error", value) for value in ("null", "NaN", "Infinity", "57", "true", "-0.1", "1" + 400 * "0")),
+        *(("epoch", value) for value in ("null", "-1", "1.5", '"1"', "true")),
+    ]:
+        record = {"kind": '"val"', "epoch": "6", "error": "0.1"} | {entry: value}
+        log.write_text(good + "{" + ", ".join(f'"{key}": {text}' for key, text in record.items()) + "}\n")
+        with pytest.raises(ValueError) as raised:
+            report(tmp_path)
+        assert (
+            str(raised.value) == f"log {log}: expected the lines of a run, got one without a good '{entry}'"
+        )
+    for value in ("0", "null", "NaN", "1" + 400 * "0"):
+        log.write_text(good + f'{{"kind": "train", "epoch": 6, "error": 0.1, "images": {value}}}\n')
+        with pytest.raises(ValueError) as raised:
+            report(tmp_path)
+        assert str(raised.value) == f"log {log}: expected the lines of a run, got one without a good 'images'"
+    log.write_text("[" * 100_000 + "\n" + good)
+    with pytest.raises(ValueError) as raised:
+        report(tmp_path)
+    assert str(raised.value).startswith(f"log {log}, line 1: expected a JSON object, got b'[[[")
     log.write_text(good)
+    for versions in (None, [], {"torch": 2}):
+        log.with_name("config.json").write_text(json.dumps({"versions": versions}))
+        with pytest.raises(ValueError) as raised:
+            report(tmp_path)
+        assert str(raised.value) == (
+            f"{log.with_name('config.json')}: versions: expected a text for each package, got {versions!r}"
+        )
     log.with_name("config.json").write_text("{")
     with pytest.raises(ValueError) as raised:
         report(tmp_path)
@@ -528,7 +605,7 @@ def test_the_results_in_the_repository_are_those_of_their_logs(tmp_path, folder)
     report(tmp_path)
     for name in ("report.md", "report.json"):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
-    assert not read_experiment(folder).cells[0].incomplete
+    assert not any(cell.incomplete for cell in read_experiment(folder).cells)
 
 
 def test_a_report_loads_neither_torch_nor_mpi(tmp_path):

@@ -285,6 +285,21 @@ def test_resuming_with_other_minibatches_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_resuming_with_a_log_that_lost_lines_is_refused(n: int, tmp_path: Path) -> None:
+    trained(n, tmp_path / "run", max_iterations=3, log_interval=1)
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    before = (tmp_path / "run" / "checkpoint.h5").read_bytes()
+    done = train(n, tmp_path / "run", max_iterations=5, log_interval=1, resume=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    line = f"theanompi: log {log}: expected lines up to iteration 3, to which the checkpoint goes, "
+    assert done.stderr.count(line + "got them up to 1; remove the log to go on without it\n") == 1, (
+        done.stderr
+    )
+    assert (tmp_path / "run" / "checkpoint.h5").read_bytes() == before
+
+
 def test_resuming_with_workers_split_otherwise_is_refused_where_each_has_a_velocity(tmp_path: Path) -> None:
     trained(2, tmp_path / "run", sync_type="avg")
     for n, settings, message in (

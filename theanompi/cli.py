@@ -237,6 +237,11 @@ def _compare(argv: list[str], module: str) -> int:
         except KeyboardInterrupt:  # before or after the runs, which stop by themselves
             print("stopped; the same command goes on", file=sys.stderr)
             return 128 + signal.SIGINT
+        except OSError as error:
+            where = error.filename or out
+            raise ConfigError(
+                f"{where}: expected to be readable and writable, got: {error.strerror}"
+            ) from None
 
 
 def _report(argv: list[str]) -> int:

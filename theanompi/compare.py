@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -112,14 +112,22 @@ def compare(
     trials = experiment.trials(out)
     _make_folder(out)
     with _alone(out) as lock:
-        _check_same(experiment, out, trials, overwrite)
-        _copy(trials, reuse)
-        if any(not _read(trial).complete for trial in trials):
-            _check_runs(trials)
-        replace_text(
-            out / EXPERIMENT_FILE,
-            json.dumps(experiment.to_dict() | {"machine": _machine(experiment.device)}, indent=2) + "\n",
-        )
+        # Whatever may be wrong is found before anything is changed.
+        others = _check_same(experiment, out, trials, overwrite)
+        if any(folder.resolve() == out.resolve() for folder in reuse):
+            raise ConfigError(
+                f"reuse: expected the folder of another experiment, got that of this one, {str(out)!r}"
+            )
+        sources = _sources(trials, others, reuse)
+        to_run = [t for t in trials if t not in sources and (t in others or not _read(t).complete)]
+        if to_run:
+            _check_runs(to_run)
+        about = experiment.to_dict() | {"machine": _machine_of(experiment, out, bool(to_run), sources)}
+        for trial in others:
+            shutil.rmtree(trial.folder)
+        _set_aside(trials)
+        _copy(sources)
+        replace_text(out / EXPERIMENT_FILE, json.dumps(about, indent=2) + "\n")
         ranks = experiment.simulate or max(trial.workers for trial in trials)
         at_once = jobs or (max(1, cores() // ranks) if experiment.device == "cpu" else 1)
         runner = _Runner(trials, at_once, lock, module)
@@ -133,9 +141,14 @@ def compare(
         _say(f"stopped with {len(complete)} of {len(trials)} runs done; the same command goes on")
     elif runner.failed:
         _say(f"{runner.failed} of {len(trials)} runs failed; the same command tries them again")
+    status = 128 + runner.stopped if runner.stopped is not None else int(runner.failed > 0)
     if complete:
-        print(report(out), flush=True)
-    return 128 + runner.stopped if runner.stopped is not None else int(runner.failed > 0)
+        try:
+            print(report(out), flush=True)
+        except (ValueError, OSError) as error:
+            _say(f"no report: {error}")
+            status = status or 1
+    return status
 
 
 def _say(text: str) -> None:
@@ -143,10 +156,10 @@ def _say(text: str) -> None:
 
 
 def _read(trial: Trial) -> Run:
-    """What there is of a run; nothing where its files are damaged, as by a loss of power."""
+    """What there is of a run; nothing where its files are damaged, as by a loss of power, or just being replaced."""
     try:
         return read_run(trial.folder, trial.seed)
-    except ValueError:
+    except (ValueError, OSError):
         return Run(trial.seed, "missing")
 
 
@@ -188,30 +201,36 @@ def _alone(out: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], overwrite: bool) -> None:
-    """See to it that runs with other settings than the experiment's are not taken for its own."""
+def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], overwrite: bool) -> list[Trial]:
+    """See to it that runs with other settings than the experiment's are not taken for its own.
+
+    Gives those to be replaced, of which there are none without `overwrite`.
+    """
     remedy = "--overwrite runs it again, --out takes another folder"
     about = out / EXPERIMENT_FILE
     if about.exists() and not overwrite:
         try:
             earlier = json.loads(about.read_text())
             names = {key: earlier[key] for key in ("name", "scale")}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
-                f"{about}: expected what compare writes, got a damaged file; {remedy}"
+                f"{about}: expected what compare writes, got a damaged file; "
+                "--overwrite writes it anew, --out takes another folder"
             ) from None
         for key, value in names.items():
             if value != getattr(experiment, key):
                 raise ConfigError(
                     f"{about}: {key}: expected {getattr(experiment, key)!r}, got {value!r}; {remedy}"
                 )
+    others = []
     for trial in trials:
         begun = _read(trial).complete or (trial.folder / CHECKPOINT_FILE).exists()
         difference = begun and _difference(trial)
         if difference and not overwrite:
             raise ConfigError(f"{trial.folder / CONFIG_FILE}: {difference}; {remedy}")
         if difference:
-            shutil.rmtree(trial.folder)
+            others.append(trial)
+    return others
 
 
 def _settings(config: RunConfig) -> RunConfig:
@@ -247,8 +266,8 @@ def _difference(trial: Trial) -> str | None:
     return f"{name}: expected {wanted[name]!r} as the experiment has it, got {there[name]!r}{more}"
 
 
-def _copy(trials: Iterable[Trial], reuse: Iterable[Path]) -> None:
-    """Copy what is missing from other experiments."""
+def _sources(trials: Iterable[Trial], others: Sequence[Trial], reuse: Iterable[Path]) -> dict[Trial, Path]:
+    """Where other experiments have what is missing here, or is to be replaced."""
     found: dict[RunConfig, Path] = {}
     for folder in reuse:
         if not (folder / EXPERIMENT_FILE).is_file():
@@ -257,10 +276,13 @@ def _copy(trials: Iterable[Trial], reuse: Iterable[Path]) -> None:
             with contextlib.suppress(ValueError):
                 if read_run(path.parent, 0).complete:
                     found.setdefault(_settings_in(path.parent), path.parent)
-    for trial in trials:
-        source = found.get(_settings(trial.config))
-        if source is None or _read(trial).complete:
-            continue
+    missing = [trial for trial in trials if trial in others or not _read(trial).complete] if found else []
+    return {trial: source for trial in missing if (source := found.get(_settings(trial.config)))}
+
+
+def _copy(sources: Mapping[Trial, Path]) -> None:
+    """Copy runs of other experiments."""
+    for trial, source in sources.items():
         copy = trial.folder.with_name(f"{trial.folder.name}.tmp")
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir(parents=True)
@@ -270,6 +292,18 @@ def _copy(trials: Iterable[Trial], reuse: Iterable[Path]) -> None:
         shutil.rmtree(trial.folder, ignore_errors=True)
         copy.rename(trial.folder)
         _say(f"{trial}: taken from {source}")
+
+
+def _set_aside(trials: Iterable[Trial]) -> None:
+    """Give runs with damaged files another name: they are made again, and a report cannot be made of them."""
+    for trial in trials:
+        try:
+            read_run(trial.folder, trial.seed)
+        except ValueError as error:
+            aside = trial.folder.with_name(f"{trial.folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            trial.folder.rename(aside)
+            _say(f"{trial}: {error}; now {aside}, and begun again")
 
 
 def _check_runs(trials: Iterable[Trial]) -> None:
@@ -287,8 +321,18 @@ def _check_runs(trials: Iterable[Trial]) -> None:
             raise ConfigError(f"{trial.arm}: {error}") from None
 
 
+def _machine_of(experiment: Experiment, out: Path, runs: bool, sources: Mapping[Trial, Path]) -> Any:
+    """On what the runs were made: this machine if it makes some of them, else as the folder or its source says."""
+    if not runs:
+        # Of a source: <experiment>/<arm>/<k>-workers/seed-<s>.
+        for folder in [out, *(source.parents[2] for source in sources.values())]:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return json.loads((folder / EXPERIMENT_FILE).read_text())["machine"]
+    return _machine(experiment.device)
+
+
 def _machine(device: str) -> dict[str, Any]:
-    """On what the runs were made, for the report."""
+    """This machine, for the report."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     about: dict[str, Any] = {"cpu": models[0] if models else "unknown", "cores": cores()}
@@ -395,6 +439,7 @@ class _Runner:
         if self.stopped is not None:
             return None
         begin, output = time.monotonic(), trial.folder / OUTPUT_FILE
+        resume = False
         try:
             resume = _read(trial).state == "unfinished" and (trial.folder / CHECKPOINT_FILE).exists()
             trial.folder.mkdir(parents=True, exist_ok=True)
@@ -412,9 +457,12 @@ class _Runner:
             # Above 128: a signal, of which the number says less than its name.
             why = Outcome(status if status <= 128 else 128 - status, "", text).how(0)
             why = why.replace("(theanompi: ", "(", 1)
-        except (ConfigError, OSError) as error:
+        except Exception as error:  # of one run: the others go on
             run, why = Run(trial.seed, "missing"), f"failed ({error})"
-        return _Ending(trial, run, time.monotonic() - begin, f"{why}; see {output}")
+        why += f"; see {output}"
+        if resume:
+            why += f", or remove {trial.folder} to begin it again"
+        return _Ending(trial, run, time.monotonic() - begin, why)
 
     def _wait(self, trial: Trial, resume: bool, output: Path) -> int:
         """Start a run and wait for its end; gives its exit status."""

@@ -21,7 +21,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,9 @@ CONFIDENCE = 0.95
 
 CLAIM = re.compile(r"\s*(\S+)@(\d+)\s*([~<>])\s*(\S+)@(\d+)\s*")
 """Arm, worker count and relation of a claim, and what it is held against: "none@64 > gradual@64"."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""Names that make a folder."""
 
 Curve = dict[int, float]
 """Errors (%) by epoch, of which the first is 1."""
@@ -108,21 +111,48 @@ def read_run(folder: Path, seed: int) -> Run:
     if not log.exists():
         return Run(seed, "missing", reason=_last_line(folder / OUTPUT_FILE))
     records = read_log(log)
+    config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+    versions = config.get("versions", {})
+    if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
+        raise ConfigError(
+            f"{folder / CONFIG_FILE}: versions: expected a text for each package, got {versions!r}"
+        )
     try:
-        validation = {r["epoch"] + 1: 100.0 * r["error"] for r in records if r["kind"] == "val"}
+        validation = {_epoch(r): 100.0 * _error(r) for r in records if r["kind"] == "val"}
         train = _train_curve(r for r in records if r["kind"] == "train")
         last: dict[str, Any] = records[-1] if records else {"kind": "none"}
         state, reason, epoch = "unfinished", "", max(validation, default=0)
         if last["kind"] == "diverged":
-            state, reason, epoch = "diverged", last["reason"], last["epoch"] + 1
-        elif last["kind"] == "summary" and validation:
+            state, reason, epoch = "diverged", str(last["reason"]), _epoch(last)
+        elif last["kind"] == "summary" and validation and _every_epoch(validation, config):
             state = "finished"
         else:
             reason = _last_line(folder / OUTPUT_FILE)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"log {log}: expected the lines of a run, got one without a good {error}") from None
-    config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
-    return Run(seed, state, train, validation, reason, epoch, config.get("versions", {}))
+    return Run(seed, state, train, validation, reason, epoch, versions)
+
+
+def _epoch(record: Mapping[str, Any]) -> int:
+    """Of which the first is 1."""
+    epoch = record["epoch"]
+    if type(epoch) is not int or epoch < 0:
+        raise KeyError("epoch")
+    return epoch + 1
+
+
+def _error(record: Mapping[str, Any]) -> float:
+    """A fraction."""
+    error = record["error"]
+    if type(error) not in (int, float) or not 0 <= error <= 1:
+        raise KeyError("error")
+    return float(error)
+
+
+def _every_epoch(validation: Curve, config: Mapping[str, Any]) -> bool:
+    """Whether no validation is missing, as after a loss of power."""
+    epochs = config.get("epochs")
+    return type(epochs) is not int or sorted(validation) == list(range(1, epochs + 1))
 
 
 def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
@@ -131,9 +161,11 @@ def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
     images: dict[int, int] = {}
     for record in records:
         if record["error"] is not None:
-            epoch = record["epoch"] + 1
-            wrong[epoch] = wrong.get(epoch, 0.0) + record["error"] * record["images"]
-            images[epoch] = images.get(epoch, 0) + record["images"]
+            epoch, count = _epoch(record), record["images"]
+            if type(count) is not int or not 0 < count < 2**63:
+                raise KeyError("images")
+            wrong[epoch] = wrong.get(epoch, 0.0) + _error(record) * count
+            images[epoch] = images.get(epoch, 0) + count
     return {epoch: 100.0 * wrong[epoch] / images[epoch] for epoch in wrong}
 
 
@@ -149,7 +181,7 @@ def _last_line(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
@@ -409,6 +441,8 @@ class Experiment:
         By arm, and by worker count in it.
     claims : tuple of str
     machine : dict
+    flags : tuple of str
+        Of ``tmlauncher compare``, besides those for scale, seeds and ranks.
     """
 
     name: str
@@ -420,6 +454,7 @@ class Experiment:
     cells: tuple[Cell, ...]
     claims: tuple[str, ...]
     machine: dict[str, Any]
+    flags: tuple[str, ...] = ()
 
     @property
     def workers(self) -> list[int]:
@@ -464,6 +499,60 @@ class Experiment:
         return Claim(claim, match[3], found, result)
 
 
+def whole_numbers(values: Any, minimum: int) -> bool:
+    """Return whether this is a list of different whole numbers, at least one.
+
+    >>> whole_numbers([4, 8], 1), whole_numbers([0], 1), whole_numbers([4, 4], 1), whole_numbers([], 1)
+    (True, False, False, False)
+    """
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(value) is int and value >= minimum for value in values)
+        and len(set(values)) == len(values)
+    )
+
+
+def _bad_entry(about: Mapping[str, Any]) -> str | None:
+    """The first entry of ``experiment.json`` that is missing or not what it should be."""
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+    def arms(value: Any) -> bool:
+        return (
+            isinstance(value, dict)
+            and bool(value)
+            and all(
+                NAME.fullmatch(name)
+                and isinstance(arm, dict)
+                and isinstance(arm.get("settings"), dict)
+                and whole_numbers(arm.get("workers"), 1)
+                for name, arm in value.items()
+            )
+        )
+
+    def machine(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            type(entry) in (str, int) or texts(entry) for entry in value.values()
+        )
+
+    good: dict[str, Callable[[Any], bool]] = {
+        "name": lambda value: isinstance(value, str),
+        "question": lambda value: isinstance(value, str),
+        "scale": lambda value: isinstance(value, str),
+        "seeds": lambda value: whole_numbers(value, 0),
+        "simulate": lambda value: value is None or whole_numbers([value], 1),
+        "arms": arms,
+        "claims": texts,
+        "machine": machine,
+        "flags": texts,
+    }
+    # Earlier versions did not write the flags down.
+    about = {"flags": []} | dict(about)
+    return next((name for name, holds in good.items() if name not in about or not holds(about[name])), None)
+
+
 def read_experiment(folder: Path) -> Experiment:
     """Read an experiment and all its runs.
 
@@ -492,22 +581,18 @@ def read_experiment(folder: Path) -> Experiment:
     if not path.is_file():
         raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
     about = _read_json(path)
+    bad = _bad_entry(about)
+    if bad is not None:
+        raise ConfigError(f"{path}: expected what tmlauncher compare writes, got a bad entry: {bad}")
+    seeds, claims = tuple(about["seeds"]), tuple(about["claims"])
     try:
-        seeds = tuple(int(seed) for seed in about["seeds"])
-        if not seeds or not about["arms"]:
-            raise ValueError("no seeds or no arms")
         arms = {
             n: resolve(RunConfig.from_dict(arm["settings"])).to_dict() for n, arm in about["arms"].items()
         }
-        counts = {name: sorted(int(k) for k in arm["workers"]) for name, arm in about["arms"].items()}
-        claims = tuple(str(claim) for claim in about["claims"])
-        named = {name: about[name] for name in ("name", "question", "scale", "simulate", "machine")}
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: expected what tmlauncher compare writes, got a bad entry: {error}"
-        ) from None
+    counts = {name: sorted(arm["workers"]) for name, arm in about["arms"].items()}
+    named = {name: about[name] for name in ("name", "question", "scale", "simulate", "machine")}
     cells = tuple(
         Cell(
             name,
@@ -518,4 +603,5 @@ def read_experiment(folder: Path) -> Experiment:
         for name, arm in arms.items()
         for k in counts[name]
     )
-    return Experiment(seeds=seeds, arms=arms, cells=cells, claims=claims, **named)
+    flags = tuple(about.get("flags", ()))
+    return Experiment(seeds=seeds, arms=arms, cells=cells, claims=claims, flags=flags, **named)

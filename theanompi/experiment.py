@@ -26,20 +26,20 @@ file is TOML:
     warmup = "none"
 
 An arm has the settings of the scale, of ``[settings]``, of its preset and its own, each overriding those before.
-Every value may be a table by scale instead: ``workers = { imagenet = [256], small = [64] }``. Claims are ``~`` (no
-difference that the seeds can show), ``>`` and ``<`` between the errors of two arms at a worker count each.
+Settings, presets, workers and claims may be a table by scale instead: ``workers = { imagenet = [256], small = [64] }``.
+Claims are ``~`` (no difference that the seeds can show), ``>`` and ``<`` between the errors of two arms at a worker
+count each.
 
 Nothing here needs torch or MPI.
 """
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.comparison import CLAIM
+from theanompi.comparison import CLAIM, NAME, whole_numbers
 from theanompi.config import ConfigError, RunConfig, closest, parse_devices
 
 THEIR_WAY: dict[str, Any] = {
@@ -130,8 +130,10 @@ _ELSEWHERE = {
     "timeline": "the experiment",
     "verbose": "the experiment",
 }
+_MOST_SEEDS = 10_000
 _KEYS = ("name", "question", "scale", "seeds", "claims", "workers", "settings", "arms")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_REPORT = (".md", ".json", ".png")
+"""Endings of files that are beside the folders of the arms."""
 
 
 class Arm(NamedTuple):
@@ -169,6 +171,8 @@ class Experiment:
     arms : dict of str to Arm
     claims : tuple of str
         Such as "none@64 > gradual@64".
+    flags : tuple of str
+        What was given instead of the file's or the scale's, where the other attributes do not tell.
     """
 
     name: str
@@ -179,6 +183,7 @@ class Experiment:
     device: str
     arms: dict[str, Arm]
     claims: tuple[str, ...]
+    flags: tuple[str, ...]
 
     def trials(self, out: Path) -> list[Trial]:
         """List the runs to make, seed by seed, so that a part of them has something of every arm.
@@ -224,6 +229,7 @@ class Experiment:
                 for name, arm in self.arms.items()
             },
             "claims": list(self.claims),
+            "flags": list(self.flags),
         }
 
 
@@ -278,7 +284,7 @@ def read_experiment(
         raise ConfigError(
             f"experiment: expected a readable TOML file, got {str(path)!r} ({reason})"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected TOML, got: {error}") from None
     try:
         return _read(table, path.stem, scale, seeds, workers, simulate, device)
@@ -318,7 +324,11 @@ def _read(
         "settings", _table("settings", table.get("settings", {})), scale
     )
     everyone = _at("workers", table.get("workers"), scale)
-    given = None if workers is None else _workers("--workers", list(workers))
+    if workers is not None and not whole_numbers(list(workers), 1):
+        raise ConfigError(
+            f"--workers: expected different whole numbers of at least 1, got {' '.join(map(str, workers))}"
+        )
+    given = None if workers is None else tuple(sorted(workers))
     arms, counts = {}, {}
     for arm, values in _table("arms", table.get("arms", {})).items():
         where = f"arms.{_name('arms', arm)}"
@@ -340,7 +350,9 @@ def _read(
     ]
     kept = tuple(text for text, cells in claims if all(k in arms[arm].workers for arm, k in cells))
     seeds_given = _seeds(table.get("seeds", 5) if seeds is None else seeds)
-    return Experiment(name, question, scale, seeds_given, ranks, devices[0], arms, kept)
+    flags = [] if workers is None else ["--workers", *map(str, workers)]
+    flags += [] if device is None else ["--device", device]
+    return Experiment(name, question, scale, seeds_given, ranks, devices[0], arms, kept, tuple(flags))
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:
@@ -350,10 +362,13 @@ def _table(where: str, value: Any) -> dict[str, Any]:
 
 
 def _name(where: str, value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not NAME.fullmatch(value):
         raise ConfigError(
-            f"{where}: expected a name of letters, digits, '_', '-' and '.', which makes a folder, got {value!r}"
+            f"{where}: expected a name of at most 100 letters, digits, '_', '-' and '.', which makes a folder, "
+            f"got {value!r}"
         )
+    if where == "arms" and value.endswith(_REPORT):
+        raise ConfigError(f"{where}: expected a name that is none of a file of the report, got {value!r}")
     return value
 
 
@@ -380,7 +395,9 @@ def _settings(where: str, values: Mapping[str, Any], scale: str) -> dict[str, An
                 f"{where}: {name}: expected none here, as {_ELSEWHERE[name]} decides it, got {value!r}"
             )
     found = {name: _at(f"{where}: {name}", value, scale) for name, value in values.items()}
-    _checked(where, found)
+    # One at a time: what does not go together, another table may still put right.
+    for name, value in found.items():
+        _checked(where, {name: value})
     return found
 
 
@@ -401,18 +418,8 @@ def _preset(where: str, name: Any) -> dict[str, Any]:
     return PRESETS[name]
 
 
-def _whole(values: Any, minimum: int) -> bool:
-    """Whether this is a list of different whole numbers, at least one."""
-    return (
-        isinstance(values, list)
-        and bool(values)
-        and all(type(value) is int and value >= minimum for value in values)
-        and len(set(values)) == len(values)
-    )
-
-
 def _workers(where: str, values: Any) -> tuple[int, ...]:
-    if not _whole(values, 1):
+    if not whole_numbers(values, 1):
         raise ConfigError(
             f"{where}: workers: expected a list of different whole numbers of at least 1, such as [4, 8], "
             f"here or at the top of the file, got {'none' if values is None else repr(values)}"
@@ -421,10 +428,10 @@ def _workers(where: str, values: Any) -> tuple[int, ...]:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    values = list(range(value)) if type(value) is int else value
-    if not _whole(values, 0):
+    values = list(range(min(value, _MOST_SEEDS + 1))) if type(value) is int else value
+    if not whole_numbers(values, 0) or len(values) > _MOST_SEEDS:
         raise ConfigError(
-            f"seeds: expected how many (at least 1), or a list of different whole numbers, got {value!r}"
+            f"seeds: expected how many (1 to {_MOST_SEEDS}), or a list of different whole numbers, got {value!r}"
         )
     return tuple(values)
 

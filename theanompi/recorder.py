@@ -190,7 +190,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate([*lines, last], 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict):
             records.append(record)
@@ -254,7 +254,7 @@ class Recorder:
     FileExistsError
         If there is a log in `out` and `resume_from` is None.
     ValueError
-        If the log to go on with is damaged.
+        If the log to go on with is damaged, or ends before `resume_from`.
 
     Examples
     --------
@@ -475,9 +475,13 @@ class Recorder:
             self._write_timeline()
 
     def flush(self) -> None:
-        """Write down the interval so far, and stop its clock until the next `start`."""
+        """Write down the interval so far, on the disk, and stop its clock until the next `start`."""
         if self._interval.images:
             self._close_interval()
+        if self._log is not None:
+            # Before a checkpoint: after a loss of power the log must not end earlier.
+            with open(self._log, "rb") as log:
+                os.fsync(log.fileno())
         # What was timed while nothing was trained, as in a validation, is not part of the next interval.
         self._begin_interval(None)
         self._iteration = None
@@ -666,7 +670,7 @@ class Recorder:
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that at any moment it has either its old text or the new one, as a whole."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -674,9 +678,17 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
-    """What a log has up to an iteration; how the run ended, now out of date, is left out."""
-    records = read_log(path) if path.exists() else []
-    return [r for r in records if r["kind"] not in ("summary", "diverged") and r["iteration"] <= iteration]
+    """What a log has up to an iteration; how the run ended, now out of date, is left out. No log has nothing."""
+    if not path.exists():
+        return []
+    records = [r for r in read_log(path) if r["kind"] not in ("summary", "diverged")]
+    last = max((r["iteration"] for r in records), default=0)
+    if last < iteration:
+        raise ConfigError(
+            f"log {path}: expected lines up to iteration {iteration}, to which the checkpoint goes, got them up to "
+            f"{last}; remove the log to go on without it"
+        )
+    return [r for r in records if r["iteration"] <= iteration]
 
 
 def _json_line(record: dict[str, Any]) -> str:

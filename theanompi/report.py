@@ -22,7 +22,7 @@ from theanompi.comparison import (
     workers_of,
 )
 from theanompi.comparison_plots import plot_comparison
-from theanompi.recorder import CURVES_FILE
+from theanompi.recorder import CURVES_FILE, replace_text
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"
@@ -64,10 +64,15 @@ def report(folder: str | Path) -> str:
     folder = Path(folder)
     experiment = read_experiment(folder)
     claims = [experiment.judge(claim) for claim in experiment.claims]
-    (folder / JSON_FILE).write_text(_json(experiment, claims))
-    (folder / MARKDOWN_FILE).write_text(_markdown(experiment, claims))
-    plot_comparison(experiment, folder / CURVES_FILE)
-    return _terminal(experiment, claims, folder)
+    # All that can go wrong with the content comes before the first file is replaced.
+    texts = {JSON_FILE: _json(experiment, claims), MARKDOWN_FILE: _markdown(experiment, claims)}
+    summary = _terminal(experiment, claims, folder)
+    drawing = folder / f".{CURVES_FILE}"
+    plot_comparison(experiment, drawing)
+    drawing.replace(folder / CURVES_FILE)
+    for name, text in texts.items():
+        replace_text(folder / name, text)
+    return summary
 
 
 def sentence(found: Difference) -> str:
@@ -301,8 +306,9 @@ def _how(experiment: Experiment) -> Iterable[str]:
         yield f"Versions: {version}"
     yield "Machine: " + ", ".join(f"{name} {_value(value)}" for name, value in experiment.machine.items())
     seeds = f" --seeds {len(experiment.seeds)}" * (experiment.seeds == tuple(range(len(experiment.seeds))))
+    flags = " ".join((f"--simulate {ranks or 0}", *experiment.flags))
     yield (
-        f"`tmlauncher compare {experiment.name}.toml --scale {experiment.scale}{seeds} --simulate {ranks or 0}` runs "
+        f"`tmlauncher compare {experiment.name}.toml --scale {experiment.scale}{seeds} {flags}` runs "
         "it, `tmlauncher report DIR` with its folder makes this page again from the logs"
     )
 

@@ -200,18 +200,21 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
     say(f"exchange: {config.sync_type}, {way}{algorithm}")
 
-    recorder = Recorder(
-        out,
-        rank,
-        size,
-        last,
-        config.log_interval,
-        config.verbose,
-        resume_from=iteration if config.resume else None,
-        draw=plot_curves,
-        timeline=config.timeline,
-        comm=comm,
-        place=f"{name} on {platform.node()}",
+    recorder = together(
+        comm,
+        lambda: Recorder(
+            out,
+            rank,
+            size,
+            last,
+            config.log_interval,
+            config.verbose,
+            resume_from=iteration if config.resume else None,
+            draw=plot_curves,
+            timeline=config.timeline,
+            comm=comm,
+            place=f"{name} on {platform.node()}",
+        ),
     )
     saved = iteration
 
