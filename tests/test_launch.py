@@ -222,6 +222,22 @@ def test_the_end_of_the_launcher_ends_all_ranks(folder):
     assert_gone([item["pid"] for item in facts(folder)])
 
 
+def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
+    """As MPICH's is when its proxy is killed before it has answered: there is no process that could end any more."""
+    fake = folder / "mpirun"
+    fake.write_text("#!/bin/sh\n[ $1 = --version ] && echo HYDRA build details: && exit\nexec sleep 100\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(launch, "find_mpirun", lambda: str(fake))
+    monkeypatch.setattr(launch, "PATIENCE", 1.0)
+    job = Job(RunConfig(devices="cpu"), module="small_worker")
+    begin = time.monotonic()
+    assert job.wait() == 128 + signal.SIGKILL and time.monotonic() - begin < 10
+    assert job.ended_by == signal.SIGKILL
+    # One that has a process may take its time.
+    fake.write_text(fake.read_text().replace("exec sleep 100", "sleep 3; exit 4"))
+    assert Job(RunConfig(devices="cpu"), module="small_worker").wait() == 4
+
+
 def test_signal_handlers_are_put_back(folder):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     job = Job(RunConfig(devices="cpu"), module="small_worker")

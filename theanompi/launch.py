@@ -22,6 +22,8 @@ from theanompi.library import algorithm_settings, flavour, launch_settings
 from theanompi.mpirun import find_mpirun
 
 WORKER = "theanompi.worker"
+PATIENCE = 20.0
+"""Seconds in which mpirun has to have a process of its own to wait for: one that has none waits for ever."""
 GRACE = 10.0
 """Seconds that mpirun gets to end its processes after a signal, before it is killed."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -184,6 +186,15 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
+def _has_children(pid: int) -> bool:
+    """Whether a process has children; True where the kernel does not tell."""
+    lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    try:
+        return not lists or any(path.read_text().strip() for path in lists)
+    except OSError:
+        return True
+
+
 class Job:
     """A running mpirun: started by the constructor, ended by itself, a signal or the end of this process.
 
@@ -250,6 +261,8 @@ class Job:
             module=module,
             bind=bind,
         )
+        # What mpirun starts on other machines need not be its child: Open MPI's ssh goes to the background.
+        self._local = len(machines) == 1
         self.ended_by: int | None = None
         self._handlers: dict[int, Any] = {}
         tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
@@ -302,12 +315,18 @@ class Job:
         -------
         int
             0 when all ranks ended well; mpirun's exit status when not; 128 + the number of a signal that this
-            process was sent, or of `cancel`.
+            process was sent, or of `cancel`, or of SIGKILL when mpirun alone was left.
         """
+        seen = time.monotonic()
         while self.ended_by is None and self._mpirun.poll() is None:
             # Short waits, so that a signal is acted upon even if mpirun ignores it.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._mpirun.wait(timeout=0.5)
+            if not self._local or _has_children(self._mpirun.pid):
+                seen = time.monotonic()
+            elif time.monotonic() - seen > PATIENCE:
+                # MPICH's does not see it when the process that was to start the ranks is killed right away.
+                self.ended_by = signal.SIGKILL
         self.stop()
         if self.ended_by is not None:
             return 128 + self.ended_by
