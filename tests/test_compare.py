@@ -170,12 +170,39 @@ def test_a_failed_run_does_not_lose_the_others(folder, capsys):
     assert "Traceback" not in out + err
     incomplete = "stopped after epoch 1; its output ends with: ArithmeticError: the user's own mistake"
     assert f"not complete:\n  wrong, 2 workers, seeds 0, 1: {incomplete}\n" in out
+    # tried once more from its checkpoint, and what is left to do if that is what is wrong
+    assert run("--out", "e") == 1
+    remedy = f"; see {where}, or remove e/wrong/2-workers/seed-1 to begin it again ("
+    assert (
+        f"wrong, 2 workers, seed 1: failed (ArithmeticError: the user's own mistake){remedy}"
+        in capsys.readouterr().err
+    )
     Path("mended").touch()
     assert run("--out", "e") == 0
     out, err = capsys.readouterr()
     assert "6 runs, 4 of them done" in err and "failed" not in out + err
     # from its checkpoint, with what it said before
-    assert re.findall(r"begins at \d+", Path(where).read_text()) == ["begins at 0", "begins at 4"]
+    assert re.findall(r"begins at \d+", Path(where).read_text()) == [
+        "begins at 0",
+        "begins at 4",
+        "begins at 4",
+    ]
+
+
+def test_a_mistake_of_ours_in_one_run_does_not_lose_the_others(folder, capsys, monkeypatch):
+    get_rule = compare.get_rule
+
+    def broken(name, calls=[]):  # noqa: B006
+        calls.append(name)
+        if len(calls) == 1:
+            raise RuntimeError("not thought of")
+        return get_rule(name)
+
+    monkeypatch.setattr(compare, "get_rule", broken)
+    assert run("--out", "e", "--seeds", "1", "--jobs", "1") == 1
+    err = capsys.readouterr().err
+    assert "theirs, 2 workers, seed 0: failed (not thought of); see " in err
+    assert "mine, 2 workers, seed 0: " in err and "1 of 2 runs failed" in err
 
 
 def test_a_killed_rank_is_named_by_its_signal(folder, capsys):
@@ -322,7 +349,6 @@ def test_a_damaged_run_is_set_aside_and_made_again(folder, capsys):
     damaged = b"\0" * 100 + b"\n" + log.read_bytes()
     log.write_bytes(damaged)
     # Stopped before its turn comes, there is a report all the same.
-    Path("mended").touch()
     Path("test.toml").write_text(EXPERIMENT.replace("seeds = 2", "seeds = [0, 1, 2]"))
     process = subprocess.Popen(
         command("--out", "e", "--jobs", "1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

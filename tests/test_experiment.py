@@ -189,7 +189,7 @@ NAME = "expected a name of at most 100 letters, digits, '_', '-' and '.', which 
         ("[settings]\n", "[settings]\nepochs = " + "9" * 5000 + "\n", "expected TOML, got: "),
         ("[settings]\n", "[settings]\nepochs = " + "[" * 100_000 + "\n", "expected TOML, got: "),
         ("[arms.none]", "[arms.'report.md']",
-         "arms: expected a name that is none of a file of the report, got 'report.md'"),
+         "arms: expected a name that does not end in .md, .json, .png, got 'report.md'"),
         ("[arms.none]", "[arms." + "a" * 101 + "]",
          "arms: expected a name of at most 100 letters, digits, '_', '-' and '.', which makes a folder, "
          f"got '{'a' * 101}'"),

@@ -233,9 +233,11 @@ def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
     begin = time.monotonic()
     assert job.wait() == 128 + signal.SIGKILL and time.monotonic() - begin < 10
     assert job.ended_by == signal.SIGKILL
-    # One that has a process may take its time.
-    fake.write_text(fake.read_text().replace("exec sleep 100", "sleep 3; exit 4"))
-    assert Job(RunConfig(devices="cpu"), module="small_worker").wait() == 4
+    # One that has a process may take its time, and one whose processes are on another machine.
+    for devices, slow in (("cpu", "sleep 3; exit 4"), ("node7:cpu", "exec sleep 3")):
+        fake.write_text(fake.read_text().replace("exec sleep 100", slow))
+        assert Job(RunConfig(devices=devices), module="small_worker").wait() == (4 if devices == "cpu" else 0)
+        fake.write_text(fake.read_text().replace(slow, "exec sleep 100"))
 
 
 def test_signal_handlers_are_put_back(folder):

@@ -114,12 +114,9 @@ def compare(
     with _alone(out) as lock:
         # Whatever may be wrong is found before anything is changed.
         others = _check_same(experiment, out, trials, overwrite)
-        if any(folder.resolve() == out.resolve() for folder in reuse):
-            raise ConfigError(
-                f"reuse: expected the folder of another experiment, got that of this one, {str(out)!r}"
-            )
-        sources = _sources(trials, others, reuse)
-        to_run = [t for t in trials if t not in sources and (t in others or not _read(t).complete)]
+        missing = [trial for trial in trials if trial in others or not _read(trial).complete]
+        sources = _sources(missing, out, reuse)
+        to_run = [trial for trial in missing if trial not in sources]
         if to_run:
             _check_runs(to_run)
         about = experiment.to_dict() | {"machine": _machine_of(experiment, out, bool(to_run), sources)}
@@ -201,7 +198,7 @@ def _alone(out: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], overwrite: bool) -> list[Trial]:
+def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], overwrite: bool) -> set[Trial]:
     """See to it that runs with other settings than the experiment's are not taken for its own.
 
     Gives those to be replaced, of which there are none without `overwrite`.
@@ -222,14 +219,14 @@ def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], over
                 raise ConfigError(
                     f"{about}: {key}: expected {getattr(experiment, key)!r}, got {value!r}; {remedy}"
                 )
-    others = []
+    others = set()
     for trial in trials:
         begun = _read(trial).complete or (trial.folder / CHECKPOINT_FILE).exists()
         difference = begun and _difference(trial)
         if difference and not overwrite:
             raise ConfigError(f"{trial.folder / CONFIG_FILE}: {difference}; {remedy}")
         if difference:
-            others.append(trial)
+            others.add(trial)
     return others
 
 
@@ -266,17 +263,20 @@ def _difference(trial: Trial) -> str | None:
     return f"{name}: expected {wanted[name]!r} as the experiment has it, got {there[name]!r}{more}"
 
 
-def _sources(trials: Iterable[Trial], others: Sequence[Trial], reuse: Iterable[Path]) -> dict[Trial, Path]:
-    """Where other experiments have what is missing here, or is to be replaced."""
+def _sources(missing: Iterable[Trial], out: Path, reuse: Iterable[Path]) -> dict[Trial, Path]:
+    """Where other experiments than that in `out` have what is missing there."""
     found: dict[RunConfig, Path] = {}
     for folder in reuse:
+        if folder.resolve() == out.resolve():
+            raise ConfigError(
+                f"reuse: expected the folder of another experiment, got that of this one, {str(out)!r}"
+            )
         if not (folder / EXPERIMENT_FILE).is_file():
             raise ConfigError(f"reuse: expected the folder of an experiment, got {str(folder)!r}")
         for path in sorted(folder.glob(f"*/*-workers/seed-*/{CONFIG_FILE}")):
             with contextlib.suppress(ValueError):
                 if read_run(path.parent, 0).complete:
                     found.setdefault(_settings_in(path.parent), path.parent)
-    missing = [trial for trial in trials if trial in others or not _read(trial).complete] if found else []
     return {trial: source for trial in missing if (source := found.get(_settings(trial.config)))}
 
 

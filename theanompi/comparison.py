@@ -548,8 +548,6 @@ def _bad_entry(about: Mapping[str, Any]) -> str | None:
         "machine": machine,
         "flags": texts,
     }
-    # Earlier versions did not write the flags down.
-    about = {"flags": []} | dict(about)
     return next((name for name, holds in good.items() if name not in about or not holds(about[name])), None)
 
 
@@ -580,7 +578,8 @@ def read_experiment(folder: Path) -> Experiment:
         raise ConfigError(f"experiment {folder}: expected a folder, got none there")
     if not path.is_file():
         raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
-    about = _read_json(path)
+    # Earlier versions did not write the flags down.
+    about = {"flags": []} | _read_json(path)
     bad = _bad_entry(about)
     if bad is not None:
         raise ConfigError(f"{path}: expected what tmlauncher compare writes, got a bad entry: {bad}")
@@ -603,5 +602,5 @@ def read_experiment(folder: Path) -> Experiment:
         for name, arm in arms.items()
         for k in counts[name]
     )
-    flags = tuple(about.get("flags", ()))
+    flags = tuple(about["flags"])
     return Experiment(seeds=seeds, arms=arms, cells=cells, claims=claims, flags=flags, **named)

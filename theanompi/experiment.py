@@ -368,7 +368,9 @@ def _name(where: str, value: Any) -> str:
             f"got {value!r}"
         )
     if where == "arms" and value.endswith(_REPORT):
-        raise ConfigError(f"{where}: expected a name that is none of a file of the report, got {value!r}")
+        raise ConfigError(
+            f"{where}: expected a name that does not end in {', '.join(_REPORT)}, got {value!r}"
+        )
     return value
 
 

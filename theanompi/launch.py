@@ -262,7 +262,7 @@ class Job:
             bind=bind,
         )
         # What mpirun starts on other machines need not be its child: Open MPI's ssh goes to the background.
-        self._local = len(machines) == 1
+        self._local = [machine.name for machine in machines] == [None]
         self.ended_by: int | None = None
         self._handlers: dict[int, Any] = {}
         tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
