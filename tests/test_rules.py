@@ -1,7 +1,10 @@
 """`init` and `wait`: what is checked before anything starts, how a run ends, and who is the worker."""
 
+import gc
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -86,6 +89,28 @@ def test_a_class_inside_a_function_is_none_of_the_module(folder):
     (folder / "inner.py").write_text("def f():\n    class Net: pass\n")
     with pytest.raises(ConfigError, match="modelclass: expected a class of"):
         base.check(RunConfig(modelfile="inner", modelclass="Net"))
+
+
+@pytest.fixture
+def threads_switch_while_a_tree_is_built():
+    """Collect garbage often and let the other threads run meanwhile, as a finalizer that waits would."""
+
+    def pause(phase, info):
+        time.sleep(0.0005)
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50)
+    gc.callbacks.append(pause)
+    yield
+    gc.callbacks.remove(pause)
+    gc.set_threshold(*thresholds)
+
+
+def test_models_can_be_checked_in_several_threads(threads_switch_while_a_tree_is_built):
+    config = RunConfig(modelfile="models.resnet50", modelclass="ResNet50")
+    with ThreadPoolExecutor(4) as pool:
+        for checked in [pool.submit(base.check, config) for _ in range(40)]:
+            checked.result()
 
 
 def start(out: str | None = None, n: int = 2) -> Rule:

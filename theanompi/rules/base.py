@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import threading
 import time
 from abc import ABC
 from collections.abc import Iterable
@@ -17,6 +18,10 @@ from typing import Any, ClassVar
 from theanompi.config import ConfigError, RunConfig, closest, hosts
 from theanompi.launch import WORKER, Job, mpi_rank
 from theanompi.library import prepare_rank, set_algorithm
+
+# CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
+# at the same time end in a SystemError (python/cpython#106905). `compare` starts runs from several threads.
+_parsing = threading.Lock()
 
 
 class RunFailed(RuntimeError):
@@ -211,7 +216,8 @@ def _check_model(modelfile: str, modelclass: str) -> None:
             f"modelfile: expected a Python file, got {modelfile!r} ({spec.origin or 'a folder'})"
         )
     try:
-        tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
+        with _parsing:
+            tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
     except SyntaxError as error:
         raise ConfigError(
             f"modelfile: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
