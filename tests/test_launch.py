@@ -225,19 +225,20 @@ def test_the_end_of_the_launcher_ends_all_ranks(folder):
 def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
     """As MPICH's is when its proxy is killed before it has answered: there is no process that could end any more."""
     fake = folder / "mpirun"
-    fake.write_text("#!/bin/sh\n[ $1 = --version ] && echo HYDRA build details: && exit\nexec sleep 100\n")
-    fake.chmod(0o755)
     monkeypatch.setattr(launch, "find_mpirun", lambda: str(fake))
     monkeypatch.setattr(launch, "PATIENCE", 1.0)
-    job = Job(RunConfig(devices="cpu"), module="small_worker")
-    begin = time.monotonic()
+
+    def job_of(devices: str, doing: str) -> Job:
+        fake.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo HYDRA build details: && exit\n{doing}\n")
+        fake.chmod(0o755)
+        return Job(RunConfig(devices=devices), module="small_worker")
+
+    job, begin = job_of("cpu", "exec sleep 100"), time.monotonic()
     assert job.wait() == 128 + signal.SIGKILL and time.monotonic() - begin < 10
     assert job.ended_by == signal.SIGKILL
     # One that has a process may take its time, and one whose processes are on another machine.
-    for devices, slow in (("cpu", "sleep 3; exit 4"), ("node7:cpu", "exec sleep 3")):
-        fake.write_text(fake.read_text().replace("exec sleep 100", slow))
-        assert Job(RunConfig(devices=devices), module="small_worker").wait() == (4 if devices == "cpu" else 0)
-        fake.write_text(fake.read_text().replace(slow, "exec sleep 100"))
+    assert job_of("cpu", "sleep 3; exit 4").wait() == 4
+    assert job_of("node7:cpu", "exec sleep 3").wait() == 0
 
 
 def test_signal_handlers_are_put_back(folder):

@@ -220,7 +220,8 @@ class Job:
     Attributes
     ----------
     ended_by
-        The number of the signal that ended it, sent to this process or given to `cancel`; None for any other end.
+        The number of the signal that ended it: sent to this process, given to `cancel`, or SIGKILL when mpirun alone
+        was left; None for any other end.
 
     Raises
     ------
