@@ -17,7 +17,8 @@ from typing import Any
 import common
 
 from tests.network import Hosts, measure, refusal
-from theanompi.recorder import LOG_FILE, read_log
+from theanompi.folder import LOG_FILE
+from theanompi.recorder import read_log
 
 
 def train(hosts: Hosts, strategy: str, data: Path, args: argparse.Namespace) -> dict[str, float]:

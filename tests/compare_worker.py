@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 from theanompi.config import from_environment, resolve
+from theanompi.ends import tell
+from theanompi.folder import CHECKPOINT_FILE, RunFolder, replace_text, write_config
 from theanompi.launch import mpi_rank
-from theanompi.recorder import CHECKPOINT_FILE, Recorder, prepare_run_folder, replace_text, write_config
+from theanompi.recorder import Recorder
 
 PER_EPOCH = 4
 
@@ -21,7 +23,8 @@ def main() -> None:
     if mpi_rank():
         return
     out = Path(config.out or "")
-    prepare_run_folder(out, config.resume, config.overwrite)
+    folder = RunFolder(out, resume=config.resume, overwrite=config.overwrite)
+    folder.clear()
     write_config(out, {**config.to_dict(), "size": len(config.devices), "versions": {"worker": "1"}})
     begin = json.loads((out / CHECKPOINT_FILE).read_text()) if config.resume else 0
     total = (config.epochs or 0) * PER_EPOCH
@@ -47,6 +50,8 @@ def main() -> None:
             replace_text(out / CHECKPOINT_FILE, json.dumps(iteration))
             (out / "curves.png").touch()
     recorder.close()
+    folder.release()
+    tell(well=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 from mpi4py import MPI
 from theanompi.config import from_environment
+from theanompi.ends import tell
 
 def run(config, devices, plan=False):
     comm = MPI.COMM_WORLD
@@ -44,6 +45,9 @@ def run(config, devices, plan=False):
             signal.signal(number, signal.SIG_IGN)
         Path(f"deaf{rank}").touch()
         time.sleep(100)
+    comm.Barrier()
+    if config.out != "early" and rank == 0:
+        tell(well=True)
 
 if __name__ == "__main__":
     run(*from_environment())

@@ -25,17 +25,10 @@ from tqdm import tqdm
 from theanompi.comparison import EXPERIMENT_FILE, OUTPUT_FILE, Run, read_run
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
 from theanompi.experiment import GLYPHS, Experiment, Trial
+from theanompi.folder import CHECKPOINT_FILE, CONFIG_FILE, CURVES_FILE, LOG_FILE, replace_text
 from theanompi.launch import WORKER, cores, handle_signals, mpi_rank
 from theanompi.mpirun import Outcome
-from theanompi.recorder import (
-    CHECKPOINT_FILE,
-    CONFIG_FILE,
-    CURVES_FILE,
-    LOG_FILE,
-    SECONDS_BETWEEN_LINES,
-    replace_text,
-    terminal_columns,
-)
+from theanompi.recorder import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.report import report
 from theanompi.rules import Rule, RunFailed, get_rule
 from theanompi.rules.base import check
@@ -55,6 +48,9 @@ _INDIFFERENT = (
     "log_interval",
     "checkpoint_interval",
     "verbose",
+    "save_on_signal",
+    "stall_seconds",
+    "stall_abort",
 )
 
 
@@ -466,7 +462,8 @@ class _Runner:
 
     def _wait(self, trial: Trial, resume: bool, output: Path) -> int:
         """Start a run and wait for its end; gives its exit status."""
-        config = replace(trial.config, resume=resume, overwrite=not resume)
+        # Runs that are stopped go on from the end of an epoch: their logs are those of runs that never were.
+        config = replace(trial.config, resume=resume, overwrite=not resume, save_on_signal=False)
         rule = get_rule(config.rule)
         rule.start(
             config,

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from theanompi.config import ConfigError, RunConfig, resolve
-from theanompi.recorder import CONFIG_FILE, LOG_FILE, read_log
+from theanompi.folder import CONFIG_FILE, LOG_FILE
+from theanompi.recorder import read_log
 
 EXPERIMENT_FILE = "experiment.json"
 OUTPUT_FILE = "output.txt"

@@ -427,6 +427,18 @@ class RunConfig:
     checkpoint_interval: int | None = _option(
         None, _whole(1), "folder and log", "updates between checkpoints (default: at the end of each epoch)"
     )
+    save_on_signal: bool = _option(
+        True,
+        SWITCH,
+        "folder and log",
+        "at SIGINT, SIGTERM or SIGUSR1 save after the update, then end: status 75",
+    )
+    stall_seconds: float = _option(
+        60.0, POSITIVE, "folder and log", "say where each rank is when one has done nothing for so long"
+    )
+    stall_abort: bool = _option(
+        False, SWITCH, "folder and log", "then also end the run, with a stack of each rank"
+    )
     timeline: int | None = _option(
         None,
         _whole(1),

@@ -40,7 +40,7 @@ class _Listener:
         self.validation = np.zeros(4)
 
     def start(self) -> None:
-        self.recorder.start()
+        self.recorder.start("computing, in the model's own train_iter or val_iter")
 
     def end(self, kind: str) -> None:
         self.recorder.end(kind)
@@ -114,11 +114,14 @@ class ContractModel:
         self._listener.recorder = recorder
         self.model.train_iter(count, self._listener)
 
-    def totals(self, count: int) -> tuple[Totals, list[float]]:
+    def ask_to_stop(self) -> None:
+        """Nothing: there is no sum of gradients that could carry it."""
+
+    def totals(self, count: int) -> tuple[Totals, list[float], bool]:
         """This rank's metrics of the iteration."""
         n = self.images_per_batch
         loss, error = (float(v) * n for v in self._listener.train)
-        return Totals(n, loss, error, 0.0), [loss] * self.size
+        return Totals(n, loss, error, 0.0), [loss] * self.size, False
 
     def update(self) -> float:
         """Nothing is left to update; the model keeps its learning rate to itself."""
@@ -162,6 +165,10 @@ class ContractModel:
     def plan(self) -> str:
         """There is none: the model keeps its schedule to itself."""
         return f"{type(self.model).__name__} keeps its own schedule: {self.n_epochs} epochs."
+
+    def finite(self) -> bool:
+        """Whether all parameters are finite numbers."""
+        return all(bool(np.isfinite(value).all()) for value in self.state_arrays().values())
 
     def state_arrays(self) -> Mapping[str, np.ndarray]:
         """The parameters as ``weights/NUMBER``."""

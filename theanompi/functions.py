@@ -22,7 +22,10 @@ from theanompi.lasagne.layers import BatchNormLayer, Layer, get_all_layers, get_
 from theanompi.recipe import Group, Schedule, update_graph
 
 METRICS = "metrics"
-"""The view of the gradient buffer that holds the sums of loss, top-1 and top-5 errors, and each rank's loss."""
+"""The view of the gradient buffer that holds the sums of loss, top-1 and top-5 errors, how many ranks were asked to
+stop, and each rank's loss."""
+N_SUMS = 4
+"""How many of them are sums."""
 
 
 class State:
@@ -69,7 +72,7 @@ class State:
         statistics = {p.name: p.type.shape for p in self.statistics}
         self.weights = FlatBuffer(parameters | statistics)
         self.velocity = FlatBuffer(parameters)
-        self.gradients = FlatBuffer(parameters | statistics | {METRICS: (3 + size,)})
+        self.gradients = FlatBuffer(parameters | statistics | {METRICS: (N_SUMS + size,)})
         for p in [*trainable, *self.statistics]:
             p.rebind(self.weights.views[p.name])
         self.iteration = device.shared(np.int64(0), "iteration")
@@ -133,6 +136,7 @@ def gradient_function(
     inputs: Inputs,
     share: DeviceSharedVariable,
     statistics_share: DeviceSharedVariable,
+    stop: DeviceSharedVariable,
     image: Callable[[Inputs], Variable],
     rank: int,
     accumulate: bool,
@@ -151,6 +155,8 @@ def gradient_function(
     share, statistics_share : float32 scalar
         Both 1 / (A·k), so that the sum over steps and ranks is the gradient of the mean over A·k·n images, and the
         mean of their statistics.
+    stop : float32 scalar
+        1 where this rank was asked to stop, else 0; travels with the metrics.
     image : callable
         From `inputs` to the network's input.
     rank : int
@@ -169,8 +175,8 @@ def gradient_function(
     values = dict(zip(state.parameters, pytensor.grad(cost, state.parameters), strict=True))
     values |= {s: batch_statistics[s] * statistics_share for s in state.statistics}
     total = pt.sum(loss)
-    metrics = pt.stack([total, pt.sum(error), pt.sum(error_top5)])
-    n_ranks = state.gradients.views[METRICS].numel() - 3
+    metrics = pt.stack([total, pt.sum(error), pt.sum(error_top5), stop])
+    n_ranks = state.gradients.views[METRICS].numel() - N_SUMS
     per_rank = pt.concatenate(
         [np.zeros(rank, "float32"), total[None], np.zeros(n_ranks - 1 - rank, "float32")]
     )

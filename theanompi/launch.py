@@ -7,6 +7,7 @@ environment (`theanompi.config.to_environment`).
 import atexit
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
+from theanompi.ends import LAUNCHER, STOPPED, Account, launcher_name, signal_name
 from theanompi.library import algorithm_settings, flavour, launch_settings
 from theanompi.mpirun import find_mpirun
 
@@ -26,8 +28,15 @@ PATIENCE = 20.0
 """Seconds in which mpirun has to have a process of its own to wait for: one that has none waits for ever."""
 GRACE = 10.0
 """Seconds that mpirun gets to end its processes after a signal, before it is killed."""
+SAVING = 30.0
+"""Seconds that the workers get to finish an update and save it after a signal, before they are ended: as long as
+Slurm waits between SIGTERM and SIGKILL."""
+LAST = 2.0
+"""Seconds that ranks get to notice that their mpirun is gone."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a job."""
+WARNING = signal.SIGUSR1
+"""The signal that asks a job's workers to save and to end; nothing hurries them."""
 
 # Each of these is set by every launcher of its kind for each process, and by nothing else.
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
@@ -53,7 +62,7 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int
     """
     return {
         number: signal.signal(number, handler)
-        for number in FORWARDED
+        for number in (*FORWARDED, WARNING)
         if signal.getsignal(number) is not signal.SIG_IGN
     }
 
@@ -176,6 +185,17 @@ def _context(config: RunConfig, machine: Host, kind: str, threads: bool) -> list
     return words
 
 
+def _print(data: bytes) -> None:
+    """Write to standard output as it is now: a notebook's is no file."""
+    binary = getattr(sys.stdout, "buffer", None)
+    with contextlib.suppress(OSError, ValueError):
+        if binary is None:
+            sys.stdout.write(data.decode(errors="replace"))
+        else:
+            binary.write(data)
+        sys.stdout.flush()
+
+
 # Becomes mpirun, which from now on gets SIGTERM when the thread that started it is gone, by SIGKILL too. This is
 # no preexec_fn, because that may hang when there are other threads.
 _TIED = """
@@ -188,19 +208,46 @@ if os.getppid() == int(sys.argv[1]):
 
 def _has_children(pid: int) -> bool:
     """Whether a process has children; True where the kernel does not tell."""
+    children = _children(pid)
+    return children is None or bool(children)
+
+
+def _children(pid: int) -> list[int] | None:
     lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
     try:
-        return not lists or any(path.read_text().strip() for path in lists)
+        return (
+            [int(child) for path in lists for child in path.read_text(encoding="ascii").split()]
+            if lists
+            else None
+        )
     except OSError:
-        return True
+        return None
+
+
+def _has_variable(pid: int, text: bytes) -> bool:
+    """Whether a process is there whose environment has ``NAME=value``."""
+    try:
+        return text in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """Name and state of a process, as ``/proc`` has them; empty when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", ""
+    return text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2]
 
 
 class Job:
     """A running mpirun: started by the constructor, ended by itself, a signal or the end of this process.
 
-    While it runs, SIGINT, SIGTERM and SIGHUP to this process end all ranks (when the job was made in the main
-    thread, the only one that may handle signals), unless it ignores them. A second signal does what it would have
-    done before. A job that another thread has made also ends with that thread.
+    While it runs, SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process let the workers save and then end all ranks (when
+    the job was made in the main thread, the only one that may handle signals), unless it ignores them. A second signal
+    ends them at once, a third does what it would have done before. A job that another thread has made also ends
+    with that thread.
 
     Parameters
     ----------
@@ -222,6 +269,8 @@ class Job:
     ended_by
         The number of the signal that ended it: sent to this process, given to `cancel`, or SIGKILL when mpirun alone
         was left; None for any other end.
+    account
+        What the workers have told.
 
     Raises
     ------
@@ -241,7 +290,7 @@ class Job:
         keep_open: Sequence[int] = (),
     ):
         mpirun = find_mpirun()
-        environ = {**os.environ, **to_environment(config, config.devices, plan)}
+        environ = {**os.environ, **to_environment(config, config.devices, plan), LAUNCHER: launcher_name()}
         # Workers find modules where this process finds them. Intel's mpirun looks for its parts on PATH.
         environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environ["PATH"] = os.pathsep.join([str(Path(mpirun).parent), environ.get("PATH", os.defpath)])
@@ -264,7 +313,11 @@ class Job:
         )
         # What mpirun starts on other machines need not be its child: Open MPI's ssh goes to the background.
         self._local = [machine.name for machine in machines] == [None]
+        self._stall_seconds, self._stall_abort = config.stall_seconds, config.stall_abort
         self.ended_by: int | None = None
+        self._deadline: float | None = None
+        self._stopped: dict[int, float] = {}
+        self._told: set[str] = set()
         self._handlers: dict[int, Any] = {}
         tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
         with contextlib.ExitStack() as files:
@@ -274,22 +327,50 @@ class Job:
                 [*tied, *words],
                 env=environ,
                 stdin=subprocess.DEVNULL,
-                stdout=printed,
+                stdout=subprocess.PIPE,
                 stderr=printed,
                 start_new_session=True,
                 pass_fds=keep_open,
             )
+        self._output = open(output, "ab", buffering=0) if output else None
+        self.account = Account(_print if self._output is None else self._output.write)
+        self._reader = threading.Thread(target=self._read, name="output of mpirun", daemon=True)
+        self._reader.start()
         atexit.register(self.stop)
         if threading.current_thread() is threading.main_thread():
             self._handlers = handle_signals(self._forward)
 
+    def _read(self) -> None:
+        """Read what mpirun prints until nothing has its standard output open any more."""
+        assert self._mpirun.stdout is not None
+        descriptor = self._mpirun.stdout.fileno()
+        while data := os.read(descriptor, 1 << 16):
+            self.account.feed(data)
+        self.account.close()
+
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
-        self.cancel(number)
+        if self.ended_by is None:
+            self.ask(number)
+        else:
+            self._restore()
+            self.cancel(number)
+
+    def ask(self, number: int = WARNING) -> None:
+        """Let the workers save after their update and end, as after the signal `number`: `wait` sees to the rest."""
+        self.ended_by = number
+        if number != WARNING:
+            self._deadline = time.monotonic() + SAVING
+        # mpirun passes it on. Intel's is a shell script, which would only end.
+        pid = self._mpirun.pid
+        if _state(pid)[0] in ("sh", "bash", "dash"):
+            pid = next(iter(_children(pid) or ()), pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, WARNING)
 
     def cancel(self, number: int = signal.SIGTERM) -> None:
         """Begin to end all ranks, from any thread, as after the signal `number`: `wait` sees to the rest."""
         self.ended_by = number
+        self._deadline = 0.0
         self._send(signal.SIGTERM)
 
     def _restore(self) -> None:
@@ -319,20 +400,61 @@ class Job:
             process was sent, or of `cancel`, or of SIGKILL when mpirun alone was left.
         """
         seen = time.monotonic()
-        while self.ended_by is None and self._mpirun.poll() is None:
+        while self._mpirun.poll() is None and (self._deadline is None or time.monotonic() < self._deadline):
             # Short waits, so that a signal is acted upon even if mpirun ignores it.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._mpirun.wait(timeout=0.5)
+            self._look_for_stopped()
             if not self._local or _has_children(self._mpirun.pid):
                 seen = time.monotonic()
             elif time.monotonic() - seen > PATIENCE:
                 # MPICH's does not see it when the process that was to start the ranks is killed right away.
-                self.ended_by = signal.SIGKILL
+                self.cancel(signal.SIGKILL)
         self.stop()
+        status = self._mpirun.returncode
+        if status is not None and status < 0 and self.ended_by is None:
+            self.account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
+        if self.account.stopped is not None and not self.account.deaths:
+            return STOPPED
         if self.ended_by is not None:
             return 128 + self.ended_by
-        status = self._mpirun.returncode
         return 128 - status if status < 0 else status
+
+    def _look_for_stopped(self) -> None:
+        """Say so when mpirun, or a process of it that ranks speak through, does not run, and end the job if asked."""
+        now, pid = time.monotonic(), self._mpirun.pid
+        stopped = {p for p in (pid, *(_children(pid) or ())) if _state(p)[1] in ("T", "t")}
+        self._stopped = {p: self._stopped.get(p, now) for p in stopped}
+        for p in sorted(p for p, begin in self._stopped.items() if now - begin >= self._stall_seconds):
+            who = f"{_state(p)[0]} (pid {p})"
+            if who not in self._told:
+                self._told.add(who)
+                ends = "; the run ends, as --stall-abort has it" if self._stall_abort else ""
+                text = f"{who} has been stopped for {self._stall_seconds:g} s: nothing is heard of its ranks{ends}"
+                print(f"theanompi: {text}", file=sys.stderr, flush=True)
+            if self._stall_abort:
+                self.account.deaths.append(f"{who} was stopped")
+                # To which a stopped process would not answer.
+                self._send(signal.SIGKILL)
+
+    def _end_ranks(self) -> None:
+        """End the ranks of this machine that have outlived their mpirun, being stopped or blocked."""
+        deadline = time.monotonic() + LAST
+        name = f"{LAUNCHER}={launcher_name()}".encode()
+        while True:
+            own = [
+                pid
+                for host, pid in self.account.ranks
+                if host == platform.node() and _has_variable(pid, name)
+            ]
+            if not own:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        for pid in own:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End all ranks if they still run: ask mpirun, and kill it after `GRACE` seconds."""
@@ -343,4 +465,9 @@ class Job:
             deadline = time.monotonic() + GRACE
             while self._send(0) and time.monotonic() < deadline:
                 time.sleep(0.05)
+        self._end_ranks()
+        # Whoever has inherited it from a rank may hold it open for ever.
+        self._reader.join(LAST)
+        if self._output is not None:
+            self._output.close()
         atexit.unregister(self.stop)

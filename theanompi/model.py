@@ -32,6 +32,7 @@ from theanompi.exchange import Exchanger
 from theanompi.feed import Feed, Inputs
 from theanompi.functions import (
     METRICS,
+    N_SUMS,
     State,
     gradient_function,
     load_views,
@@ -157,7 +158,11 @@ class Model:
         assert run.batch_size and run.epochs and run.image_size and run.scaling
         assert run.warmup_epochs is not None and run.decay_epochs is not None
         self.n_epochs, self.epoch = run.epochs, 0
-        self.data = Data(run, self.rank, self.size)
+        try:
+            self.data = Data(run, self.rank, self.size)
+        except (ValueError, OSError) as error:
+            # One line, also where a user's own constructor has called this one.
+            raise ConfigError(str(error)) from error
         dataset = self.data.dataset
 
         set_rng(np.random.default_rng(run.seed))
@@ -192,6 +197,7 @@ class Model:
         self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
         self._share = device.shared(np.float32(1), "share")
         self._statistics_share = device.shared(np.float32(1), "statistics_share")
+        self._stop = device.shared(np.float32(0), "stop")
         self._validation_sums = device.shared(np.zeros(4), "validation_sums")
         self._exchanger: Exchanger | None = None
         self._feed = Feed(self.inputs, iter(()))
@@ -240,6 +246,7 @@ class Model:
             self.inputs,
             self._share,
             self._statistics_share,
+            self._stop,
             partial(image, color=color),
             self.rank,
             run.accumulation > 1,
@@ -279,21 +286,23 @@ class Model:
         self._statistics_share.tensor.fill_(statistics_share)
         if self.config.accumulation > 1 or not own_units:
             self.state.gradients.flat.zero_()
+        if not own_units:
+            self.state.gradients.views[METRICS][N_SUMS - 1] = self._stop.tensor
         missing = self.config.accumulation - own_units
         if missing and not self.sums_gradients:
             # These workers have no batch to move the running statistics towards: theirs stay where they are.
             for s in self.state.statistics:
                 self.state.gradients.views[s.name].copy_(s.tensor * (missing * statistics_share))
         for unit in range(own_units):
-            recorder.start()
+            recorder.start("waiting for a batch")
             self._feed.load()
             recorder.end("wait")
-            recorder.start()
+            recorder.start("computing gradients")
             if self._exchanger is not None and unit == own_units - 1:
                 self._exchanger.begin()
             self._gradients()
             recorder.end("calc")
-            recorder.start()
+            recorder.start("waiting for a batch")
             self._feed.stage()  # while the device computes
             recorder.end("wait")
 
@@ -310,16 +319,20 @@ class Model:
         mean = 1 / self.data.sampler.units(count)
         return (1.0 if self.config.normalization == "worker" else mean), mean
 
-    def totals(self, count: int) -> tuple[Totals, list[float]]:
-        """The metrics of the minibatch at position `count`, and the loss of each rank (nats, summed).
+    def ask_to_stop(self) -> None:
+        """Let all ranks know, by the next sum of gradients, that this one was asked to stop."""
+        self._stop.tensor.fill_(1)
+
+    def totals(self, count: int) -> tuple[Totals, list[float], bool]:
+        """The metrics of the minibatch at position `count`, the loss of each rank (nats, summed), whether to stop.
 
         They are those of all ranks under ``cdd``, once the gradients have been summed, and this rank's own
         under ``avg``. Waits for the device.
         """
-        loss, errors, errors_top5, *losses = self.state.gradients.views[METRICS].tolist()
+        loss, errors, errors_top5, asked, *losses = self.state.gradients.views[METRICS].tolist()
         sampler = self.data.sampler
         units = sampler.units(count) if self.sums_gradients else sampler.own_units(count)
-        return Totals(units * self.data.batch_size, loss, errors, errors_top5), losses
+        return Totals(units * self.data.batch_size, loss, errors, errors_top5), losses, asked > 0
 
     def update(self) -> torch.Tensor:
         """Apply the compiled update to the gradients in the buffer; gives η."""
@@ -370,6 +383,10 @@ class Model:
             normalization=run.normalization,
             shuffle=run.shuffle,
         )
+
+    def finite(self) -> bool:
+        """Whether all weights, running statistics and velocities are finite numbers; waits for the device."""
+        return all(bool(b.flat.isfinite().all()) for b in (self.state.weights, self.state.velocity))
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Weights and running statistics as ``weights/NAME`` and velocities as ``velocity/NAME``."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from theanompi.recorder import CURVES_FILE, EXPOSED, HIDDEN, LOG_FILE, read_log
+from theanompi.folder import CURVES_FILE, LOG_FILE
+from theanompi.recorder import EXPOSED, HIDDEN, read_log
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc3311", "#222222"
 # Colour and name of each kind of work, in the order in which they are stacked.

@@ -1,4 +1,4 @@
-"""What a run writes down: its folder, its log, the progress that one watches, and the closing summary.
+"""What a run writes down: its log, the progress that one watches, and the closing summary.
 
 ``log.jsonl`` has one strict JSON object a line (what is not finite is null), of four kinds:
 
@@ -46,9 +46,8 @@ import math
 import os
 import statistics
 import sys
-import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -57,13 +56,16 @@ from typing import Any
 from tqdm import tqdm
 
 from theanompi.config import ConfigError
+from theanompi.folder import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    CURVES_FILE,
+    LOG_FILE,
+    TIMELINE_FILE,
+    replace_text,
+)
+from theanompi.progress import Progress
 from theanompi.timeline import Span, Timeline, gather_trace
-
-CONFIG_FILE = "config.json"
-LOG_FILE = "log.jsonl"
-CURVES_FILE = "curves.png"
-CHECKPOINT_FILE = "checkpoint.h5"
-TIMELINE_FILE = "timeline.json"
 
 # The phases that `Recorder.end` takes, and what each is called in a timeline.
 PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
@@ -84,77 +86,6 @@ WAITS = 4096
 LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun"}
 # Where no terminal shows the bar, a line at most this often says that the run is alive.
 SECONDS_BETWEEN_LINES = 60.0
-
-
-def prepare_run_folder(out: Path, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a run, and see to it that no other run is lost.
-
-    Parameters
-    ----------
-    out : Path
-        The folder; made with its parents where missing.
-    resume : bool
-        Go on with the run in it, which must have a checkpoint.
-    overwrite : bool
-        Remove the files of the run in it, and nothing else.
-
-    Raises
-    ------
-    ConfigError
-        If there is a run in `out` and neither was asked for, if there is no checkpoint to resume from, if
-        both were asked for, or if `out` is not a folder in which one can write.
-
-    Examples
-    --------
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     prepare_run_folder(Path(folder, "runs", "first"), resume=False, overwrite=False)
-    ...     os.listdir(Path(folder, "runs"))
-    ['first']
-    """
-    if resume and overwrite:
-        raise ConfigError(f"run folder {out}: expected one of --resume and --overwrite, got both")
-    if resume and not (out / CHECKPOINT_FILE).is_file():
-        raise ConfigError(f"run folder {out}: expected {CHECKPOINT_FILE} to resume from, got none there")
-    has_run = any((out / name).exists() for name in (CONFIG_FILE, LOG_FILE, CHECKPOINT_FILE))
-    if has_run and not (resume or overwrite):
-        raise ConfigError(
-            f"run folder {out}: expected none or one without a run, got one with a run in it; "
-            "continue it with --resume, replace it with --overwrite, or choose another with --out"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        reason = "a file of this name" if isinstance(error, FileExistsError) else error.strerror
-        raise ConfigError(f"run folder {out}: expected a folder to write in, got: {reason}") from error
-    if overwrite:
-        for name in (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, TIMELINE_FILE):
-            (out / name).unlink(missing_ok=True)
-            (out / f"{name}.tmp").unlink(missing_ok=True)
-
-
-def write_config(out: Path, config: Mapping[str, Any]) -> None:
-    """Write ``config.json``, replacing a previous one as a whole.
-
-    Parameters
-    ----------
-    out : Path
-        The folder of the run.
-    config : mapping
-        What `theanompi.config.RunConfig` was resolved to, as JSON values.
-
-    Examples
-    --------
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_config(Path(folder), {"seed": 0})
-    ...     print(Path(folder, "config.json").read_text())
-    {
-      "seed": 0
-    }
-    <BLANKLINE>
-    """
-    replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -222,7 +153,7 @@ class Recorder:
     Parameters
     ----------
     out : Path or None
-        The folder of the run, made by `prepare_run_folder`; None writes no files.
+        The folder of the run, made by `theanompi.folder.RunFolder`; None writes no files.
     rank, size : int
         This process and how many there are. Every rank calls the same methods; only rank 0 writes.
     iterations : int
@@ -243,6 +174,8 @@ class Recorder:
         All ranks, to compare them at the end and for the timeline. Then `close` and `train` are collective.
     place : str
         Where this rank is, as in "cuda:1 on node0".
+    progress : Progress, optional
+        Told of each phase.
 
     Attributes
     ----------
@@ -282,6 +215,7 @@ class Recorder:
         timeline: int | None = None,
         comm: Any = None,
         place: str = "",
+        progress: Progress | None = None,
     ) -> None:
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._interval = _Interval()
@@ -295,22 +229,28 @@ class Recorder:
             left_over = iterations - (resume_from or 0) - timeline
             self._timeline = Timeline(timeline, skip=min(WARM_UP, max(0, left_over)))
         self._comm, self._place = comm, place
+        self._progress = Progress() if progress is None else progress
         self._said = monotonic()
         # The other ranks do the same sums, and nothing comes of them.
         self._out = out if rank == 0 else None
         self._verbose = verbose and rank == 0
         self._size, self._iterations = size, iterations
         self._log_interval, self._draw = log_interval, draw
-        self._records: list[dict[str, Any]] = []
+        # Sums and no lists: a run may have millions of intervals.
+        self._all, self._own = _Totals(), _Totals()
+        self._epochs: dict[int, _Totals] = {}
+        self._validations: list[dict[str, Any]] = []
+        self._last = 0
         self._log: Path | None = None
         if self._out is not None:
             self._log = self._out / LOG_FILE
             if resume_from is None:
                 self._log.touch(exist_ok=False)
             else:
-                self._records = _records_until(self._log, resume_from)
-                replace_text(self._log, "".join(_json_line(record) for record in self._records))
-        self._earlier = len(self._records)
+                records = _records_until(self._log, resume_from)
+                replace_text(self._log, "".join(_json_line(record) for record in records))
+                for record in records:
+                    self._count(record)
         self._bar: Any = None
         columns = terminal_columns() if self._verbose else None
         if columns is not None:
@@ -325,9 +265,16 @@ class Recorder:
                 bar_format="{desc}{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
             )
 
-    def start(self) -> None:
-        """Begin a phase, which `end` names; the first one after a `flush` starts the interval's clock."""
-        self._phase = monotonic()
+    def start(self, doing: str = "computing") -> None:
+        """Begin a phase, which `end` names; the first one after a `flush` starts the interval's clock.
+
+        Parameters
+        ----------
+        doing : str
+            What is said of this rank if it never ends.
+        """
+        self._progress.now(doing)
+        self._phase = self._progress.doing.since
         if self._clock is None:
             self._clock = self._phase
         if self._iteration is None:
@@ -513,7 +460,7 @@ class Recorder:
             "images": int(count),
         }
         self._write(record)
-        trained = _totals([r for r in self._of_kind("train") if r["epoch"] == epoch])
+        trained = self._epochs.pop(epoch, _Totals()).means()
         self._say(
             f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: "
             f"{_number(trained['images_per_s'])} images/s; "
@@ -538,6 +485,11 @@ class Recorder:
         self._write({"kind": "diverged", "epoch": int(epoch), "iteration": int(iteration), "reason": reason})
         self._close_bar()
 
+    def stopped(self) -> None:
+        """End a run in good order before its end: a resumed one goes on with its log."""
+        self.flush()
+        self._close_bar()
+
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
@@ -550,12 +502,11 @@ class Recorder:
             self._write_timeline()
         ranks = self._compare()
         self._close_bar()
-        train, val = self._of_kind("train"), self._of_kind("val")
-        totals = _totals(train)
-        known = [record for record in val if record["error"] is not None]
+        totals = self._all.means()
+        known = [record for record in self._validations if record["error"] is not None]
         best = min(known, key=lambda record: record["error"], default=None)
         last = [record["error"] for record in known[-5:]]
-        iteration = max((record["iteration"] for record in train + val), default=0)
+        iteration = self._last
         self._write(
             {"kind": "summary", "iteration": iteration}
             | totals
@@ -565,7 +516,7 @@ class Recorder:
             }
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
-        if self._out is not None and self._draw is not None and (train or val):
+        if self._out is not None and self._draw is not None and iteration:
             self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
@@ -602,7 +553,7 @@ class Recorder:
 
     def _compare(self) -> list[dict[str, Any]]:
         """How each rank spent its time since this process began, on rank 0."""
-        own = _totals([r for r in self._records[self._earlier :] if r["kind"] == "train"])
+        own = self._own.means()
         names = ("wall_s", *(f"{kind}_s" for kind in KINDS))
         mine = {"place": self._place} | {name: own[name] for name in names}
         ranks = [mine] if self._comm is None else self._comm.gather(mine, root=0) or []
@@ -627,6 +578,7 @@ class Recorder:
     def _close_interval(self) -> dict[str, Any]:
         now = monotonic()
         record = self._train_record(now)
+        self._own.add(record)
         self._write(record)
         # The time that writing takes belongs to the next interval: nothing falls between two of them.
         self._begin_interval(None if self._clock is None else now)
@@ -650,14 +602,20 @@ class Recorder:
             "wall_s": wall,
         }
 
-    def _of_kind(self, kind: str) -> list[dict[str, Any]]:
-        return [record for record in self._records if record["kind"] == kind]
-
     def _write(self, record: dict[str, Any]) -> None:
-        self._records.append(record)
+        self._count(record)
         if self._log is not None:
-            with open(self._log, "a") as log:
+            with open(self._log, "a", encoding="utf-8") as log:
                 log.write(_json_line(record))
+
+    def _count(self, record: dict[str, Any]) -> None:
+        """Keep of a record what the summary needs."""
+        self._last = max(self._last, record["iteration"])
+        if record["kind"] == "train":
+            self._all.add(record)
+            self._epochs.setdefault(record["epoch"], _Totals()).add(record)
+        elif record["kind"] == "val":
+            self._validations.append(record)
 
     def _say(self, text: str) -> None:
         self._said = monotonic()
@@ -665,16 +623,6 @@ class Recorder:
             self._bar.write(text, file=sys.stderr)
         elif self._verbose:
             print(text, file=sys.stderr, flush=True)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that at any moment it has either its old text or the new one, as a whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
@@ -701,21 +649,37 @@ def _ratio(numerator: float, denominator: float) -> float | None:
     return quotient if math.isfinite(quotient) else None
 
 
-def _totals(train: list[dict[str, Any]]) -> dict[str, Any]:
+class _Totals:
     """The means and sums of several intervals; None where an interval has none."""
-    images = sum(record["images"] for record in train)
-    # A run that is resumed may have been begun by a version that knew fewer kinds.
-    totals: dict[str, Any] = {
-        name: sum(record.get(name, 0.0) for record in train)
-        for name in ("wall_s", *(f"{kind}_s" for kind in KINDS))
-    }
-    counted = all("iterations" in record for record in train)
-    totals["iterations"] = sum(record["iterations"] for record in train) if counted else None
-    totals |= {"images": images, "images_per_s": _ratio(images, totals["wall_s"])}
-    for name in ("loss", "error"):
-        known = all(record[name] is not None for record in train)
-        totals[name] = _ratio(sum(r[name] * r["images"] for r in train), images) if known else None
-    return totals
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(("wall_s", *(f"{kind}_s" for kind in KINDS)), 0.0)
+        self._iterations: int | None = 0
+        self._images = 0
+        self._products: dict[str, float | None] = {"loss": 0.0, "error": 0.0}
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take in an interval."""
+        for name in self._seconds:
+            # A run that is resumed may have been begun by a version that knew fewer kinds.
+            self._seconds[name] += record.get(name, 0.0)
+        counted = record.get("iterations")
+        self._iterations = None if counted is None or self._iterations is None else self._iterations + counted
+        self._images += record["images"]
+        for name, product in self._products.items():
+            known = product is not None and record[name] is not None
+            self._products[name] = product + record[name] * record["images"] if known else None
+
+    def means(self) -> dict[str, Any]:
+        """What the summary has of them."""
+        images = self._images
+        return {
+            **self._seconds,
+            "iterations": self._iterations,
+            "images": images,
+            "images_per_s": _ratio(images, self._seconds["wall_s"]),
+            **{name: None if p is None else _ratio(p, images) for name, p in self._products.items()},
+        }
 
 
 def _use_of_time(totals: dict[str, Any], size: int) -> list[str]:

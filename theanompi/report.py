@@ -22,7 +22,7 @@ from theanompi.comparison import (
     workers_of,
 )
 from theanompi.comparison_plots import plot_comparison
-from theanompi.recorder import CURVES_FILE, replace_text
+from theanompi.folder import CURVES_FILE, replace_text
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"

@@ -9,6 +9,8 @@ from mpi4py import MPI
 
 from theanompi.exchange import Exchanger
 from theanompi.model import Totals
+from theanompi.progress import Doing, Progress
+from theanompi.stop import StopSignals
 
 
 class Diverged(RuntimeError):
@@ -16,7 +18,7 @@ class Diverged(RuntimeError):
 
 
 def sum_gradients(
-    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int
+    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int, stop: StopSignals
 ) -> tuple[Totals, Any]:
     """The sync type ``cdd``: sum the gradients of all ranks, then update ('their way').
 
@@ -27,15 +29,15 @@ def sum_gradients(
     float
         η of the update.
     """
-    recorder.start()
+    recorder.start("computing gradients")
     exchanger.synchronise()
     recorder.end("calc")
-    recorder.start()
+    recorder.start("exchanging")
     exchanger.sum()
     recorder.end("comm")
     recorder.exchanged(exchanger.spans)
-    recorder.start()
-    totals, losses = model.totals(count)  # waits for the device
+    recorder.start("updating")
+    totals, losses, stop.agreed = model.totals(count)  # waits for the device
     _check_finite(model, losses)
     eta = model.update()
     recorder.end("calc", "update")
@@ -43,27 +45,29 @@ def sum_gradients(
 
 
 def average_weights(
-    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int
+    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int, stop: StopSignals
 ) -> tuple[Totals, Any]:
     """The sync type ``avg``: each rank updates with its own velocity, then weights are averaged ('my way')."""
-    recorder.start()
-    own, _ = model.totals(count)  # waits for the device
+    recorder.start("updating")
+    own, *_ = model.totals(count)  # waits for the device
     eta = model.update()
     weights = model.weights_to_average()
     exchanger.synchronise()
     recorder.end("calc", "update")
-    recorder.start()
+    recorder.start("exchanging")
     exchanger.sum()
     weights.flat.div_(comm.Get_size())
     model.weights_averaged()
-    sums, per_rank = np.array(own, dtype=float), np.zeros(comm.Get_size())
+    sums, per_rank = np.array([*own, stop.asked], dtype=float), np.zeros(comm.Get_size())
     per_rank[comm.Get_rank()] = own.loss
     for values in (sums, per_rank):
         comm.Allreduce(MPI.IN_PLACE, values)
     recorder.end("comm")
     recorder.exchanged(exchanger.spans)
     _check_finite(model, per_rank.tolist())
-    return Totals(*sums.tolist()), eta
+    *totals, asked = sums.tolist()
+    stop.agreed = asked > 0
+    return Totals(*totals), eta
 
 
 def _check_finite(model: Any, losses: list[float]) -> None:
@@ -74,16 +78,17 @@ def _check_finite(model: Any, losses: list[float]) -> None:
 
 def train_epoch(
     model: Any,
-    step: Callable[[Any, Exchanger, MPI.Comm, Any, int], tuple[Totals, Any]],
+    step: Callable[[Any, Exchanger, MPI.Comm, Any, int, StopSignals], tuple[Totals, Any]],
     exchanger: Exchanger,
     comm: MPI.Comm,
     recorder: Any,
     epoch: int,
     start: int,
-    stop: int,
+    end: int,
+    stop: StopSignals,
     after: Callable[[int], None],
 ) -> None:
-    """Train from position `start` of an epoch to position `stop`.
+    """Train from position `start` of an epoch to position `end`.
 
     Parameters
     ----------
@@ -93,7 +98,9 @@ def train_epoch(
     exchanger : Exchanger
     comm : MPI.Comm
     recorder : Recorder
-    epoch, start, stop : int
+    epoch, start, end : int
+    stop : StopSignals
+        That this rank was asked to stop travels with the metrics of each step, so that all agree when.
     after : callable
         Called with the next position after each iteration; saves checkpoints.
 
@@ -104,12 +111,14 @@ def train_epoch(
         does the log.
     """
     model.epoch = epoch
-    for count in range(start, stop):
+    for count in range(start, end):
         iteration = epoch * model.data.n_batch_train + count + 1
+        if stop.asked:
+            model.ask_to_stop()
         model.train_iter(count, recorder)
         recorder.loaded(model.readings())
         try:
-            totals, eta = step(model, exchanger, comm, recorder, count)
+            totals, eta = step(model, exchanger, comm, recorder, count, stop)
         except Diverged as error:
             schedule = getattr(model, "schedule", None)
             rate = f", η = {schedule(iteration - 1):g}" if schedule else ""
@@ -120,7 +129,15 @@ def train_epoch(
     recorder.flush()
 
 
-def validate(model: Any, comm: MPI.Comm, recorder: Any, epoch: int, iteration: int) -> None:
+def validate(
+    model: Any,
+    comm: MPI.Comm,
+    recorder: Any,
+    epoch: int,
+    iteration: int,
+    stop: StopSignals,
+    progress: Progress,
+) -> None:
     """Validate on every rank's share of the images and record the sums.
 
     Raises
@@ -128,11 +145,17 @@ def validate(model: Any, comm: MPI.Comm, recorder: Any, epoch: int, iteration: i
     RuntimeError
         If not every image of the data set was counted exactly once.
     """
-    for count in range(model.data.n_batch_val):
+    batches = model.data.n_batch_val
+    for count in range(batches):
+        progress.now(f"validating, batch {count + 1} of {batches}")
         model.val_iter(count, recorder)
-    sums = np.array(model.validation_sums(), dtype=float)
+    sums = np.array([*model.validation_sums(), stop.asked], dtype=float)
+    progress.now("waiting for the other ranks' validation")
+    progress.exchange = Doing("waiting for the other ranks", progress.doing.since)
     comm.Allreduce(MPI.IN_PLACE, sums)
-    images, loss, errors, errors_top5 = sums.tolist()
+    progress.exchange = None
+    images, loss, errors, errors_top5, asked = sums.tolist()
+    stop.agreed = asked > 0
     dataset = getattr(model.data, "dataset", None)
     if dataset is not None and images != dataset.n_val:
         raise RuntimeError(

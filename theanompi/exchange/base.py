@@ -10,6 +10,7 @@ import torch
 from mpi4py import MPI
 
 from theanompi.exchange.waiting import barrier
+from theanompi.progress import Doing, Progress
 from theanompi.timeline import Span
 
 
@@ -87,6 +88,8 @@ class Exchanger(ABC):
         Which way the bytes take and why, for the log.
     spans : list of Span
         What the last step's exchange consisted of, in order.
+    progress : Progress
+        Told what the exchange is doing.
 
     Raises
     ------
@@ -116,6 +119,7 @@ class Exchanger(ABC):
             )
         self.comm, self.buffer = comm, buffer
         self.spans: list[Span] = []
+        self.progress = Progress()
 
     def begin(self) -> None:  # noqa: B027
         """Say that the values of this step are going to be written from now on, each once."""
@@ -141,9 +145,9 @@ class Exchanger(ABC):
 
     def _exchange(self, bucket: Bucket, what: str) -> None:
         """Sum a bucket once it is complete on all ranks, and note how long it took."""
-        with self._span("sync", what):
+        with self._span("sync", what, "waiting for the other ranks"):
             self._meet(self.comm)
-        with self._span("comm", what):
+        with self._span("comm", what, "summing"):
             self._sum(bucket)
 
     def _meet(self, comm: MPI.Intracomm) -> None:
@@ -155,9 +159,11 @@ class Exchanger(ABC):
         return True
 
     @contextmanager
-    def _span(self, kind: str, detail: str) -> Iterator[None]:
+    def _span(self, kind: str, detail: str, doing: str) -> Iterator[None]:
         start = time.monotonic()
+        self.progress.exchange = Doing(f"{doing}: {detail}", start)
         yield
+        self.progress.exchange = None
         self.spans.append(Span(kind, start, time.monotonic(), detail))
 
     @abstractmethod

@@ -12,11 +12,11 @@ from abc import ABC
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
-from signal import Signals
 from typing import Any, ClassVar
 
-from theanompi.config import ConfigError, RunConfig, closest, hosts
-from theanompi.launch import WORKER, Job, mpi_rank
+from theanompi.config import ConfigError, RunConfig, closest, hosts, resolve
+from theanompi.ends import STOPPED, signal_name, what_is_saved
+from theanompi.launch import WARNING, WORKER, Job, mpi_rank
 from theanompi.library import prepare_rank, set_algorithm
 
 # CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
@@ -133,8 +133,8 @@ class Rule(ABC):
         Raises
         ------
         RunFailed
-            When a worker failed or a signal ended the run: one line with the exit status or the signal. The worker's
-            own message is on the standard error above it.
+            When a worker failed, left early or a signal ended the run: one line with the exit status or the signal, who
+            it was and what is saved. The worker's own message is on the standard error above it.
         RuntimeError
             Without `init` before it.
         """
@@ -143,14 +143,21 @@ class Rule(ABC):
         if self._job is None:
             self.run(self._config, plan=self._plan, module=self._module)
             return 0
-        status = self._job.wait()
+        status, account = self._job.wait(), self._job.account
         ranks, seconds = len(self._config.devices), time.monotonic() - self._started
+        if status == 0 and not account.well:
+            status, how = 1, "left before the end of the run, though with exit status 0"
+        elif status == STOPPED and account.stopped is not None:
+            how = f"stopped in good order by {signal_name(self._job.ended_by or WARNING)}"
+        elif self._job.ended_by is not None:
+            how = f"ended by {signal_name(self._job.ended_by)}"
+        else:
+            how = f"failed with exit status {status}"
         if status:
-            number = self._job.ended_by
-            how = (
-                f"failed with exit status {status}" if number is None else f"ended by {Signals(number).name}"
-            )
-            raise RunFailed(f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", status)
+            parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *account.deaths[:2]]
+            if account.ranks:
+                parts.append(what_is_saved(account.saved, str(resolve(self._config).out)))
+            raise RunFailed("; ".join(parts), status)
         if not self._silent:
             print(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s", flush=True)
         return 0

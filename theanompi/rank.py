@@ -1,0 +1,345 @@
+"""One rank, top to bottom: device, model, exchange, compiled functions, and every epoch to the last checkpoint."""
+
+import importlib
+import os
+import platform
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mpi4py
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from theanompi import __version__, checkpoint, device
+from theanompi.config import ConfigError, RunConfig, local_device
+from theanompi.contract import ContractModel
+from theanompi.device import FlatBuffer
+from theanompi.ends import LAUNCHER, STOPPED, tell, what_is_saved
+from theanompi.exchange import Exchanger, choose, get_exchanger
+from theanompi.folder import CHECKPOINT_FILE, RunFolder, write_config
+from theanompi.library import check_algorithm
+from theanompi.model import Model
+from theanompi.plots import plot_curves
+from theanompi.progress import Progress
+from theanompi.ranks import Agreed, agree, forget_shared_memory, guarded, library, together
+from theanompi.recorder import Recorder
+from theanompi.stop import StopSignals
+from theanompi.training import Diverged, average_weights, sum_gradients, train_epoch, validate
+from theanompi.watchdog import Watchdog
+
+
+def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
+    """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores."""
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    local_rank, local_size = local.Get_rank(), local.Get_size()
+    # srun and mpirun may have given each rank cores of its own, or all of them the same.
+    cores = max(1, len(set().union(*local.allgather(os.sched_getaffinity(0)))) // local_size)
+    local.Free()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores)
+    name = local_device(devices, local_rank, torch.cuda.device_count())
+    device.use(name)
+    return name, cores
+
+
+def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
+    """Import the model's class and make an instance for this rank."""
+    rank = comm.Get_rank()
+    module = importlib.import_module(config.modelfile)
+    model_class = getattr(module, config.modelclass, None)
+    if model_class is None:
+        raise ConfigError(f"modelclass: expected a class of {module.__file__}, got {config.modelclass!r}")
+    settings = {
+        **config.to_dict(),
+        "rank": rank,
+        "size": comm.Get_size(),
+        "verbose": config.verbose and rank == 0,
+    }
+    model = model_class(settings)
+    return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
+
+
+def make_exchanger(config: RunConfig, comm: MPI.Intracomm, buffer: FlatBuffer) -> tuple[Exchanger, str]:
+    """The exchanger of a run, and what the log says of it."""
+    averages = config.sync_type == "avg"
+    if config.exchange == "auto" and comm.Get_size() > 1:
+        choice = choose(comm, buffer, require_cuda_aware=config.require_cuda_aware)
+        nbytes = buffer.flat.numel() * buffer.flat.element_size()
+        return choice.exchanger, f"{choice.name}, {choice.exchanger.description}\n{choice.table(nbytes)}"
+    # A single rank has nothing to choose by.
+    name = "overlap" if config.exchange == "auto" else config.exchange
+    exchanger = get_exchanger(
+        name, comm, buffer, averages=averages, require_cuda_aware=config.require_cuda_aware
+    )
+    return exchanger, f"{name}, {exchanger.description}"
+
+
+def train(config: RunConfig, devices: tuple[str, ...], plan: bool, folder: RunFolder | None) -> None:
+    """Be one rank of a run, from the choice of its device to the last checkpoint; `theanompi.worker.run` calls it.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved.
+    devices : tuple of str
+        The devices of this machine, one per local rank, or one name for all.
+    plan : bool
+        Print the schedule and return.
+    folder : RunFolder or None
+        The run's, on rank 0.
+
+    Raises
+    ------
+    SystemExit
+        With status 1, after one line on one rank, for anything that the user can put right; with
+        `theanompi.ends.STOPPED` when a signal has stopped the run.
+    """
+    comm = MPI.COMM_WORLD
+    progress = Progress()
+    out = config.out or ""
+    with (
+        guarded(comm, progress, lambda saved: "" if LAUNCHER in os.environ else what_is_saved(saved, out)),
+        Watchdog(comm, progress, stall_seconds=config.stall_seconds, abort=config.stall_abort),
+    ):
+        forget_shared_memory(comm)
+        places = comm.gather((platform.node(), os.getpid()))
+        if places is not None:
+            tell(ranks=places)
+        _train(config, devices, plan, folder, comm, progress)
+        comm.Barrier()
+        if places is not None:
+            tell(well=True)
+
+
+def _train(
+    config: RunConfig,
+    devices: tuple[str, ...],
+    plan: bool,
+    folder: RunFolder | None,
+    comm: MPI.Intracomm,
+    progress: Progress,
+) -> None:
+    rank, size = comm.Get_rank(), comm.Get_size()
+    together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
+    name, cores = together(comm, lambda: choose_device(comm, devices), errors=(ValueError, OSError))
+    if config.loader_processes is None:
+        config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
+    progress.now("building the model")
+    model = together(comm, lambda: make_model(config, comm))
+    if plan:
+        if rank == 0:
+            print(model.plan(), flush=True)
+        model.cleanup()
+        return
+
+    out = Path(config.out or "")
+    gradients = config.sync_type == "cdd"
+    buffer = model.state.gradients if gradients else model.weights_to_average()
+    progress.now("setting up the exchange")
+    exchanger, way = together(
+        comm, lambda: make_exchanger(config, comm, buffer), errors=(ValueError, OSError)
+    )
+    exchanger.progress = progress
+    # Compiled after the exchange may have moved the buffer.
+    progress.now("compiling")
+    if gradients:
+        together(comm, lambda: model.compile_iter_fns(config.sync_type, exchanger))
+    else:
+        together(comm, lambda: model.compile_iter_fns(config.sync_type))
+    iteration = together(comm, lambda: load_checkpoint(model, out, comm, config)) if config.resume else 0
+    progress.iteration, progress.saved = iteration, iteration if config.resume else None
+    if folder is not None:
+        folder.clear()
+        write_config(out, {**config.to_dict(), "size": size, "versions": versions()})
+    say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
+    per_epoch = model.data.n_batch_train
+    total = model.n_epochs * per_epoch
+    last = min(total, config.max_iterations or total)
+    say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
+    algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
+    say(f"exchange: {config.sync_type}, {way}{algorithm}")
+
+    recorder = together(
+        comm,
+        lambda: Recorder(
+            out,
+            rank,
+            size,
+            last,
+            config.log_interval,
+            config.verbose,
+            resume_from=iteration if config.resume else None,
+            draw=plot_curves,
+            timeline=config.timeline,
+            comm=comm,
+            place=f"{name} on {platform.node()}",
+            progress=progress,
+        ),
+    )
+    if rank == 0 and config.resume:
+        tell(saved=iteration)
+
+    stop = StopSignals(heed=config.save_on_signal)
+
+    def save(done: int, epoch: int) -> None:
+        if done > (progress.saved or 0):
+            progress.now("writing a checkpoint")
+            recorder.flush()
+            if not comm.allreduce(model.finite(), MPI.LAND):
+                reason = "the update has made weights or velocities that are not finite"
+                recorder.diverged(epoch, done, reason)
+                raise Diverged(f"iteration {done}: {reason}")
+            save_checkpoint(model, out, comm, config, done)
+            progress.saved = done
+            if rank == 0:
+                tell(saved=done)
+
+    def stop_if_agreed(done: int, epoch: int) -> None:
+        """End in good order if all ranks know that one of them was asked to."""
+        if not stop.agreed or done == last:
+            return
+        save(done, epoch)
+        recorder.stopped()
+        if rank == 0:
+            tell(stopped=done)
+            if LAUNCHER not in os.environ:
+                why = f"stopped by {stop.name}; {what_is_saved(done, str(out))}"
+                print(f"theanompi: {why}", file=sys.stderr, flush=True)
+        raise Agreed(STOPPED)
+
+    try:
+        while iteration < last:
+            epoch, start = divmod(iteration, per_epoch)
+            end = min(per_epoch, last - epoch * per_epoch)
+
+            def after(position: int, epoch: int = epoch) -> None:
+                done = epoch * per_epoch + position
+                progress.iteration = done
+                # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
+                if position < per_epoch:
+                    if config.checkpoint_interval and done % config.checkpoint_interval == 0:
+                        save(done, epoch)
+                    stop_if_agreed(done, epoch)
+
+            train_epoch(
+                model,
+                sum_gradients if gradients else average_weights,
+                exchanger,
+                comm,
+                recorder,
+                epoch,
+                start,
+                end,
+                stop,
+                after,
+            )
+            iteration = epoch * per_epoch + end
+            if end == per_epoch:
+                validate(model, comm, recorder, epoch, iteration, stop, progress)
+                model.adjust_hyperp(epoch)
+            save(iteration, epoch)
+            stop_if_agreed(iteration, epoch)
+    except Diverged as error:
+        agree(comm, ConfigError(str(error)))
+    finally:
+        stop.close()
+        model.cleanup()
+    progress.now("writing the summary")
+    recorder.close()
+    exchanger.close()
+    if last < total:
+        say(f"stopped after iteration {last} of {total} (max_iterations)")
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a run's numbers depend on."""
+    import pytensor
+
+    return {
+        "theanompi": __version__,
+        "python": platform.python_version(),
+        "pytensor": pytensor.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "mpi4py": mpi4py.__version__,
+        "mpi": library(),
+    }
+
+
+def _identity(model: Any, config: RunConfig) -> dict[str, Any]:
+    """What must not change between a checkpoint and its resumption: the minibatches, and what is done with them."""
+    assert config.batch_size
+    return {
+        "model": f"{config.modelfile}.{config.modelclass}",
+        "data": Path(config.data).name,
+        "sync_type": config.sync_type,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "minibatch": model.schedule.minibatch if isinstance(model, Model) else 0,
+        "epochs": model.n_epochs,
+        "shuffle": config.shuffle,
+        "momentum_form": config.momentum_form,
+        "scaled": config.scaled,
+        "normalization": config.normalization,
+        "zero_gamma": config.zero_gamma,
+        # Under avg every rank has one, whatever the minibatch.
+        "velocities": model.size if config.sync_type == "avg" else 1,
+        "color_jitter": config.color_jitter,
+        "lighting": config.lighting,
+    }
+
+
+def save_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig, iteration: int) -> None:
+    """Write the state after `iteration` updates; a collective call, as each rank has a velocity under ``avg``."""
+    arrays = dict(model.state_arrays())
+    if config.sync_type == "avg":
+        own = {k: v for k, v in arrays.items() if k.startswith("velocity/")}
+        everyone = comm.gather(own, root=0) or []
+        arrays = {k: v for k, v in arrays.items() if k not in own}
+        for rank, velocities in enumerate(everyone):
+            arrays |= {f"velocity/{rank}/{k.removeprefix('velocity/')}": v for k, v in velocities.items()}
+    if comm.Get_rank() == 0:
+        epoch, position = divmod(iteration, model.data.n_batch_train)
+        attributes = {
+            "iteration": iteration,
+            "epoch": epoch,
+            "position": position,
+            **_identity(model, config),
+        }
+        checkpoint.save(out / CHECKPOINT_FILE, arrays, attributes)
+    comm.Barrier()
+
+
+def load_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig) -> int:
+    """Take over the state of the folder's checkpoint; gives the number of updates it has had.
+
+    Every rank reads the file.
+
+    Raises
+    ------
+    ConfigError
+        If the checkpoint belongs to another run: other minibatches, another network or another recipe.
+    """
+    path = out / CHECKPOINT_FILE
+    arrays, attributes = checkpoint.load(path)
+    for key, value in _identity(model, config).items():
+        if attributes.get(key) != value:
+            raise ConfigError(
+                f"{path}: {key}: expected {value!r} as this run has, got {attributes.get(key)!r}"
+            )
+    expected = {k: v.shape for k, v in model.state_arrays().items()}
+    if config.sync_type == "avg":
+        prefix = f"velocity/{comm.Get_rank()}/"
+        arrays = {
+            f"velocity/{k.removeprefix(prefix)}" if k.startswith(prefix) else k: v
+            for k, v in arrays.items()
+            if k.startswith((prefix, "weights/"))
+        }
+    checkpoint.check(arrays, expected, path)
+    iteration = int(attributes["iteration"])
+    model.load_state_arrays(arrays, iteration)
+    return iteration

@@ -1,0 +1,73 @@
+"""Signals that ask a run to stop in good order: batch systems send them some time before they kill."""
+
+import signal
+import threading
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""A Ctrl-C, the end of an allocation or preemption, and the warning that Slurm's ``--signal`` asks for."""
+SAME = 3.0
+"""Seconds in which a further signal is taken for the same: launcher and batch system may each pass it on."""
+
+
+class StopSignals:
+    """Takes note of the signals of `ASKING`, so that the training loop can act on them between two updates.
+
+    A second one, later, does what it would have done without this. Signals that are ignored stay so.
+
+    Parameters
+    ----------
+    heed : bool
+        Without, signals do what they do.
+
+    Attributes
+    ----------
+    number : int or None
+        The signal that this rank got.
+    agreed : bool
+        Whether all ranks know that one of them got a signal.
+
+    Examples
+    --------
+    >>> stop = StopSignals(heed=True)
+    >>> signal.raise_signal(signal.SIGUSR1)
+    >>> stop.close()
+    >>> stop.asked, stop.name
+    (True, 'SIGUSR1')
+    """
+
+    def __init__(self, *, heed: bool) -> None:
+        self.number: int | None = None
+        self.agreed = False
+        self._at = 0.0
+        self._handlers: dict[int, Any] = {}
+        if heed and threading.current_thread() is threading.main_thread():
+            for number in ASKING:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
+
+    @property
+    def asked(self) -> bool:
+        """Whether this rank got a signal."""
+        return self.number is not None
+
+    @property
+    def name(self) -> str:
+        """Which one."""
+        return "a signal to another rank" if self.number is None else signal.Signals(self.number).name
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = monotonic()
+        if self.number is None:
+            self.number, self._at = number, now
+        elif now - self._at > SAME:
+            self.close()
+            signal.raise_signal(number)
+
+    def close(self) -> None:
+        """Put the handlers back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
