@@ -15,7 +15,7 @@ from theanompi.exchange import get_exchanger
 class Unrecorded:
     """A recorder that keeps nothing."""
 
-    def start(self) -> None:
+    def start(self, doing: str = "") -> None:
         """Begin a phase."""
 
     def end(self, phase: str) -> None:

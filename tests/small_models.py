@@ -1,6 +1,10 @@
 """Small networks for the tests of training: the whole machine in a fraction of a second an iteration."""
 
+import os
+import sys
+import threading
 import time
+from functools import partial
 from typing import Any
 
 from theanompi import Model
@@ -91,3 +95,86 @@ class Broken(Plain):
         if self.rank == self.size - 1 and count == 1:
             raise ArithmeticError("the user's own mistake")
         super().train_iter(count, recorder)
+
+
+class Leaves(Plain):
+    """Which leaves early in the middle of training: by the last rank alone, or by all."""
+
+    everybody = False
+
+    @staticmethod
+    def leave() -> None:
+        os._exit(0)
+
+    def train_iter(self, count: int, recorder: object) -> None:
+        if count == 2 and (self.everybody or self.rank == self.size - 1):
+            self.leave()
+        super().train_iter(count, recorder)
+
+
+class ExitsOnAll(Leaves):
+    """By ``sys.exit(0)``, on all ranks."""
+
+    everybody = True
+    leave = staticmethod(partial(sys.exit, 0))
+
+
+class Exits(Leaves):
+    """By ``sys.exit(3)``, on the last rank."""
+
+    leave = staticmethod(partial(sys.exit, 3))
+
+
+class ExitsInBuild(Plain):
+    """By ``sys.exit(3)`` in `build_model`, on the last rank."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        if self.rank == self.size - 1:
+            sys.exit(3)
+        return super().build_model(input_shape, num_classes)
+
+
+class ExitsInValidation(Plain):
+    """By ``sys.exit(3)`` in `val_iter`, on the last rank."""
+
+    def val_iter(self, count: int, recorder: object) -> None:
+        if self.rank == self.size - 1:
+            sys.exit(3)
+        super().val_iter(count, recorder)
+
+
+class Mistaken(Plain):
+    """Whose `build_model` has a mistake."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        n, channels = input_shape  # type: ignore[misc]
+        return super().build_model(input_shape, num_classes)
+
+
+class FailsInThread(Plain):
+    """A thread of which raises, on the last rank."""
+
+    def train_iter(self, count: int, recorder: object) -> None:
+        super().train_iter(count, recorder)
+        if self.rank == self.size - 1 and count == 1:
+            threading.Thread(target=lambda: 1 / 0).start()
+            time.sleep(100)
+
+
+class Blocks(Plain):
+    """The last rank of which does nothing any more."""
+
+    def train_iter(self, count: int, recorder: object) -> None:
+        super().train_iter(count, recorder)
+        if self.rank == self.size - 1 and count == 2:
+            time.sleep(1000)
+
+
+class SpoiltUpdate(Plain):
+    """Whose third update makes a weight that is not a number, though its loss is one."""
+
+    def update(self) -> Any:
+        eta = super().update()
+        if self.state.iteration.get_value() == 3:
+            self.state.weights.flat[0] = float("nan")
+        return eta

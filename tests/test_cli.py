@@ -13,6 +13,7 @@ from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import cli
 from theanompi.config import EXCHANGES, RunConfig
+from theanompi.ends import Account
 
 
 @pytest.fixture
@@ -34,6 +35,8 @@ def started(monkeypatch):
     class Recorded:
         def __init__(self, config, **how):
             calls.append((config, how))
+            self.account, self.ended_by = Account(print), None
+            self.account.well = True
 
         def wait(self):
             return 0

@@ -36,7 +36,7 @@ BELOW: dict[str, set[str]] = {
     "training": {"model", "checkpoint", "plots", "stop"},
     "watchdog": {"progress"},
     "ends": {"mpirun"},
-    "ranks": {"data", "library", "progress"},
+    "ranks": {"data", "library", "progress", "ends", "stop"},
     "contract": {"model"},
     "rank": {"training", "contract", "library", "ranks", "watchdog", "ends"},
     "launch": {"ends"},

@@ -169,7 +169,7 @@ SCRIPT = """
 import sys
 from theanompi import launch
 from theanompi.config import RunConfig
-launch.GRACE = 2
+launch.GRACE, launch.SAVING = 2, 1
 sys.exit(launch.Job(RunConfig(devices=["cpu"] * 2, out=sys.argv[1]), module="small_worker").wait())
 """
 

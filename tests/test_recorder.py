@@ -15,7 +15,7 @@ import pytest
 from tests.mpi import mpirun, run_mpi
 from theanompi import recorder as module
 from theanompi.config import ConfigError
-from theanompi.recorder import Recorder, prepare_run_folder, read_log, write_config
+from theanompi.recorder import Recorder, read_log
 from theanompi.timeline import Span
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -764,77 +764,3 @@ def test_a_pipe_gets_no_control_characters(ranks: int) -> None:
     assert line.startswith("epoch 1, iteration 4/4: ")
     assert "\x1b" not in line
     assert result.stdout.count(f"4 of 4 iterations on {ranks} rank") == 1
-
-
-def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    prepare_run_folder(tmp_path / "runs" / "a", resume=False, overwrite=False)
-    prepare_run_folder(tmp_path / "runs" / "a", resume=False, overwrite=True)
-    assert list((tmp_path / "runs" / "a").iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "checkpoint.h5"])
-def test_a_run_is_not_overwritten_without_being_asked(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError) as caught:
-        prepare_run_folder(tmp_path, resume=False, overwrite=False)
-    assert str(caught.value) == (
-        f"run folder {tmp_path}: expected none or one without a run, got one with a run in it; "
-        "continue it with --resume, replace it with --overwrite, or choose another with --out"
-    )
-    assert (tmp_path / name).read_text() == "mine"
-
-
-def test_a_folder_with_other_things_is_fine(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    prepare_run_folder(tmp_path, resume=False, overwrite=False)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
-def test_overwriting_removes_our_files_only(tmp_path: Path) -> None:
-    ours = ["config.json", "log.jsonl", "curves.png", "timeline.json", "checkpoint.h5", "checkpoint.h5.tmp"]
-    theirs = ["notes.txt", "best.h5", "log.jsonl.bak"]
-    for name in ours + theirs:
-        (tmp_path / name).write_text(name)
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "config.json").touch()
-    prepare_run_folder(tmp_path, resume=False, overwrite=True)
-    assert sorted(os.listdir(tmp_path)) == sorted([*theirs, "sub"])
-    assert os.listdir(tmp_path / "sub") == ["config.json"]
-
-
-def test_resuming_needs_a_checkpoint_and_keeps_everything(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"folder .*: expected checkpoint\.h5 to resume from, got none there$"
-    ):
-        prepare_run_folder(tmp_path / "typo", resume=True, overwrite=False)
-    assert os.listdir(tmp_path) == []
-    for name in ("config.json", "log.jsonl", "checkpoint.h5"):
-        (tmp_path / name).write_text(name)
-    prepare_run_folder(tmp_path, resume=True, overwrite=False)
-    assert len(os.listdir(tmp_path)) == 3
-    with pytest.raises(ConfigError, match="expected one of --resume and --overwrite, got both"):
-        prepare_run_folder(tmp_path, resume=True, overwrite=True)
-    assert len(os.listdir(tmp_path)) == 3
-
-
-def test_what_is_no_folder_to_write_in_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for out, reason in (
-        (tmp_path / "file", "a file of this name"),
-        (tmp_path / "file" / "run", "Not a directory"),
-        (Path("/proc/run"), "No such file or directory"),
-        (Path("/proc"), ""),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            prepare_run_folder(out, resume=False, overwrite=True)
-        assert str(caught.value).startswith(f"run folder {out}: expected a folder to write in, got: {reason}")
-
-
-def test_the_config_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    write_config(tmp_path, {"seed": 0, "devices": ("cpu",), "out": None})
-    with pytest.raises(TypeError):
-        write_config(tmp_path, {"seed": object()})
-    with pytest.raises(ValueError):
-        write_config(tmp_path, {"seed": float("nan")})
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0, "devices": ["cpu"], "out": None}
-    assert os.listdir(tmp_path) == ["config.json"]

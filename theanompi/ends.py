@@ -20,10 +20,10 @@ LAUNCHER = "THEANOMPI_LAUNCHER"
 """The variable that says a launcher listens: its host and process."""
 
 _BANNER = re.compile(
-    rb"=+\s*|=   .*|YOUR APPLICATION TERMINATED WITH THE EXIT .*|This typically refers to a problem with your .*"
-    rb"|Please see the FAQ page for debugging suggestions\s*|\s*"
+    rb"=+|=   .*|YOUR APPLICATION TERMINATED WITH THE EXIT .*|This typically refers to a problem with your .*"
+    rb"|Please see the FAQ page for debugging suggestions|"
 )
-_RULER = re.compile(rb"={40,}\s*")
+_RULER = re.compile(rb"={40,}")
 _PID = re.compile(rb"\bPID (\d+) RUNNING AT (\S+)")
 _SIGNAL = re.compile(rb"\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)")
 _STATUS = re.compile(rb"EXIT (?:CODE|STATUS): (\d+)")
@@ -61,8 +61,8 @@ class Account:
         Host and process of each rank, empty until they have told.
     saved : int or None
         The iteration of the last checkpoint.
-    stopped : int or None
-        The iteration after which the workers stopped in good order, before the end.
+    stopped : str or None
+        What made the workers stop in good order before the end, if they did.
     well : bool
         Whether they came to the end.
     deaths : list of str
@@ -86,7 +86,7 @@ class Account:
         self._banner: list[bytes] | None = None
         self.ranks: list[tuple[str, int]] = []
         self.saved: int | None = None
-        self.stopped: int | None = None
+        self.stopped: str | None = None
         self.well = False
         self.deaths: list[str] = []
 
@@ -116,7 +116,7 @@ class Account:
 
     def _line(self, line: bytes) -> None:
         if self._banner is not None:
-            if _BANNER.fullmatch(line):
+            if _BANNER.fullmatch(line.strip()):
                 self._banner.append(line)
                 return
             self._end_banner()
@@ -124,7 +124,7 @@ class Account:
         if ruler and b"BAD TERMINATION" in line:
             self._banner = [line]
             return
-        if _RULER.fullmatch(line):
+        if _RULER.fullmatch(line.strip()):
             self._write(ruler)
             self._ruler = line
             return

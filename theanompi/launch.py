@@ -318,6 +318,7 @@ class Job:
         self._deadline: float | None = None
         self._stopped: dict[int, float] = {}
         self._told: set[str] = set()
+        self._proxies: set[int] = set()
         self._handlers: dict[int, Any] = {}
         tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
         with contextlib.ExitStack() as files:
@@ -343,9 +344,9 @@ class Job:
     def _read(self) -> None:
         """Read what mpirun prints until nothing has its standard output open any more."""
         assert self._mpirun.stdout is not None
-        descriptor = self._mpirun.stdout.fileno()
-        while data := os.read(descriptor, 1 << 16):
-            self.account.feed(data)
+        with self._mpirun.stdout as printed:
+            while data := os.read(printed.fileno(), 1 << 16):
+                self.account.feed(data)
         self.account.close()
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
@@ -423,7 +424,8 @@ class Job:
     def _look_for_stopped(self) -> None:
         """Say so when mpirun, or a process of it that ranks speak through, does not run, and end the job if asked."""
         now, pid = time.monotonic(), self._mpirun.pid
-        stopped = {p for p in (pid, *(_children(pid) or ())) if _state(p)[1] in ("T", "t")}
+        self._proxies |= set(_children(pid) or ())
+        stopped = {p for p in (pid, *self._proxies) if _state(p)[1] in ("T", "t")}
         self._stopped = {p: self._stopped.get(p, now) for p in stopped}
         for p in sorted(p for p, begin in self._stopped.items() if now - begin >= self._stall_seconds):
             who = f"{_state(p)[0]} (pid {p})"
@@ -437,16 +439,13 @@ class Job:
                 # To which a stopped process would not answer.
                 self._send(signal.SIGKILL)
 
-    def _end_ranks(self) -> None:
-        """End the ranks of this machine that have outlived their mpirun, being stopped or blocked."""
+    def _end_the_rest(self) -> None:
+        """End what has outlived mpirun on this machine, being stopped or blocked: its proxies, the ranks."""
         deadline = time.monotonic() + LAST
         name = f"{LAUNCHER}={launcher_name()}".encode()
+        pids = self._proxies | {pid for host, pid in self.account.ranks if host == platform.node()}
         while True:
-            own = [
-                pid
-                for host, pid in self.account.ranks
-                if host == platform.node() and _has_variable(pid, name)
-            ]
+            own = [pid for pid in pids if _has_variable(pid, name)]
             if not own:
                 return
             if time.monotonic() > deadline:
@@ -465,7 +464,7 @@ class Job:
             deadline = time.monotonic() + GRACE
             while self._send(0) and time.monotonic() < deadline:
                 time.sleep(0.05)
-        self._end_ranks()
+        self._end_the_rest()
         # Whoever has inherited it from a rank may hold it open for ever.
         self._reader.join(LAST)
         if self._output is not None:

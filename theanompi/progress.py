@@ -1,14 +1,17 @@
 """What a rank is doing and since when, as its training thread says and its watchdog reads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import NamedTuple
 
 
 class Doing(NamedTuple):
-    """What a thread is doing, since when (seconds of `time.monotonic`)."""
+    """What a thread is doing, since when (seconds of `time.monotonic`), and whether that is waiting for other ranks."""
 
     what: str
     since: float
+    waits: bool = False
 
 
 class Progress:
@@ -42,3 +45,10 @@ class Progress:
     def now(self, what: str) -> None:
         """Say what is done from now on."""
         self.doing = Doing(what, monotonic())
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say that within the block the training thread waits for the other ranks, for what reason."""
+        self.exchange = Doing(what, monotonic(), waits=True)
+        yield
+        self.exchange = None

@@ -25,11 +25,10 @@ from theanompi.library import check_algorithm
 from theanompi.model import Model
 from theanompi.plots import plot_curves
 from theanompi.progress import Progress
-from theanompi.ranks import Agreed, agree, forget_shared_memory, guarded, library, together
+from theanompi.ranks import Agreed, agree, library, together
 from theanompi.recorder import Recorder
 from theanompi.stop import StopSignals
 from theanompi.training import Diverged, average_weights, sum_gradients, train_epoch, validate
-from theanompi.watchdog import Watchdog
 
 
 def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
@@ -78,7 +77,16 @@ def make_exchanger(config: RunConfig, comm: MPI.Intracomm, buffer: FlatBuffer) -
     return exchanger, f"{name}, {exchanger.description}"
 
 
-def train(config: RunConfig, devices: tuple[str, ...], plan: bool, folder: RunFolder | None) -> None:
+def train(
+    config: RunConfig,
+    devices: tuple[str, ...],
+    *,
+    plan: bool,
+    folder: RunFolder | None,
+    comm: MPI.Intracomm,
+    progress: Progress,
+    stop: StopSignals,
+) -> None:
     """Be one rank of a run, from the choice of its device to the last checkpoint; `theanompi.worker.run` calls it.
 
     Parameters
@@ -91,38 +99,18 @@ def train(config: RunConfig, devices: tuple[str, ...], plan: bool, folder: RunFo
         Print the schedule and return.
     folder : RunFolder or None
         The run's, on rank 0.
+    comm : mpi4py.MPI.Intracomm
+        All ranks.
+    progress : Progress
+        Told what this rank is doing.
+    stop : StopSignals
+        Whether it was asked to stop.
 
     Raises
     ------
     SystemExit
-        With status 1, after one line on one rank, for anything that the user can put right; with
-        `theanompi.ends.STOPPED` when a signal has stopped the run.
+        As `theanompi.worker.run`.
     """
-    comm = MPI.COMM_WORLD
-    progress = Progress()
-    out = config.out or ""
-    with (
-        guarded(comm, progress, lambda saved: "" if LAUNCHER in os.environ else what_is_saved(saved, out)),
-        Watchdog(comm, progress, stall_seconds=config.stall_seconds, abort=config.stall_abort),
-    ):
-        forget_shared_memory(comm)
-        places = comm.gather((platform.node(), os.getpid()))
-        if places is not None:
-            tell(ranks=places)
-        _train(config, devices, plan, folder, comm, progress)
-        comm.Barrier()
-        if places is not None:
-            tell(well=True)
-
-
-def _train(
-    config: RunConfig,
-    devices: tuple[str, ...],
-    plan: bool,
-    folder: RunFolder | None,
-    comm: MPI.Intracomm,
-    progress: Progress,
-) -> None:
     rank, size = comm.Get_rank(), comm.Get_size()
     together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
     name, cores = together(comm, lambda: choose_device(comm, devices), errors=(ValueError, OSError))
@@ -183,13 +171,14 @@ def _train(
     if rank == 0 and config.resume:
         tell(saved=iteration)
 
-    stop = StopSignals(heed=config.save_on_signal)
-
     def save(done: int, epoch: int) -> None:
         if done > (progress.saved or 0):
             progress.now("writing a checkpoint")
             recorder.flush()
-            if not comm.allreduce(model.finite(), MPI.LAND):
+            finite = model.finite()
+            with progress.waiting("waiting for the other ranks"):
+                finite = comm.allreduce(finite, MPI.LAND)
+            if not finite:
                 reason = "the update has made weights or velocities that are not finite"
                 recorder.diverged(epoch, done, reason)
                 raise Diverged(f"iteration {done}: {reason}")
@@ -205,12 +194,13 @@ def _train(
         save(done, epoch)
         recorder.stopped()
         if rank == 0:
-            tell(stopped=done)
+            tell(stopped=stop.name)
             if LAUNCHER not in os.environ:
                 why = f"stopped by {stop.name}; {what_is_saved(done, str(out))}"
                 print(f"theanompi: {why}", file=sys.stderr, flush=True)
         raise Agreed(STOPPED)
 
+    stop.begin()
     try:
         while iteration < last:
             epoch, start = divmod(iteration, per_epoch)
@@ -246,7 +236,6 @@ def _train(
     except Diverged as error:
         agree(comm, ConfigError(str(error)))
     finally:
-        stop.close()
         model.cleanup()
     progress.now("writing the summary")
     recorder.close()

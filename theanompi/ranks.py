@@ -19,8 +19,10 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError
 from theanompi.data import LoaderError
+from theanompi.ends import STOPPED, tell
 from theanompi.library import flavour
 from theanompi.progress import Progress
+from theanompi.stop import Interrupted
 
 # Where code is that its users did not write.
 _OURS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen ")
@@ -43,7 +45,7 @@ class Guard:
     def __init__(self, comm: MPI.Comm, progress: Progress, last_words: Callable[[int | None], str]) -> None:
         self._comm, self._progress, self._last_words = comm, progress, last_words
 
-    def fail(self, lines: str, one_line: bool = False) -> NoReturn:
+    def fail(self, lines: str, *, one_line: bool = False, status: int = 1) -> NoReturn:
         """Print why, and end all ranks."""
         rank = self._comm.Get_rank()
         # What goes wrong on all is said by one of them.
@@ -53,18 +55,21 @@ class Guard:
         if words:
             print(f"theanompi: {words}", file=sys.stderr)
         sys.stderr.flush()
-        self._comm.Abort(1)
-        os._exit(1)
+        self._comm.Abort(status)
+        os._exit(status)
 
     def uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """End all ranks for an exception that nobody caught."""
         if isinstance(error, SystemExit):
             self.left(error)
+        if isinstance(error, Interrupted):
+            tell(stopped=str(error))
+            self.fail(f"stopped by {error} before training began", status=STOPPED)
         one_line = isinstance(error, LoaderError | ConfigError) or (
             isinstance(error, OSError) and not _foreign(error)
         )
         text = str(error) if one_line else "".join(traceback.format_exception(kind, error, trace))
-        self.fail(text if one_line else f"failed:\n{text}", one_line)
+        self.fail(text if one_line else f"failed:\n{text}", one_line=one_line)
 
     def left(self, error: SystemExit | None) -> NoReturn:
         """End all ranks because this one's program has ended early."""

@@ -274,7 +274,7 @@ class Recorder:
             What is said of this rank if it never ends.
         """
         self._progress.now(doing)
-        self._phase = self._progress.doing.since
+        self._phase = monotonic()
         if self._clock is None:
             self._clock = self._phase
         if self._iteration is None:
@@ -307,6 +307,7 @@ class Recorder:
             self._waits.append(phase)
         self.spans("main", [Span(name or PHASES[kind], *phase)])
         self._phase = None
+        self._progress.now("in the training loop")
 
     def exchanged(self, spans: Sequence[Span]) -> None:
         """Take in what the exchange consisted of that the last phase "comm" waited for.

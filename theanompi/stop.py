@@ -4,7 +4,7 @@ import signal
 import threading
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """A Ctrl-C, the end of an allocation or preemption, and the warning that Slurm's ``--signal`` asks for."""
@@ -12,10 +12,15 @@ SAME = 3.0
 """Seconds in which a further signal is taken for the same: launcher and batch system may each pass it on."""
 
 
+class Interrupted(BaseException):
+    """A signal has come while there was nothing to save."""
+
+
 class StopSignals:
     """Takes note of the signals of `ASKING`, so that the training loop can act on them between two updates.
 
-    A second one, later, does what it would have done without this. Signals that are ignored stay so.
+    Until `begin`, one raises `Interrupted`. A second one, later, does what it would have done without this. Signals
+    that are ignored stay so.
 
     Parameters
     ----------
@@ -31,9 +36,9 @@ class StopSignals:
 
     Examples
     --------
-    >>> stop = StopSignals(heed=True)
-    >>> signal.raise_signal(signal.SIGUSR1)
-    >>> stop.close()
+    >>> with StopSignals(heed=True) as stop:
+    ...     stop.begin()
+    ...     signal.raise_signal(signal.SIGUSR1)
     >>> stop.asked, stop.name
     (True, 'SIGUSR1')
     """
@@ -42,11 +47,16 @@ class StopSignals:
         self.number: int | None = None
         self.agreed = False
         self._at = 0.0
+        self._begun = False
         self._handlers: dict[int, Any] = {}
         if heed and threading.current_thread() is threading.main_thread():
             for number in ASKING:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._note)
+
+    def begin(self) -> None:
+        """Say that from now on somebody looks whether this rank was asked to stop."""
+        self._begun = True
 
     @property
     def asked(self) -> bool:
@@ -60,6 +70,9 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = monotonic()
+        if not self._begun:
+            self.close()
+            raise Interrupted(signal.Signals(number).name)
         if self.number is None:
             self.number, self._at = number, now
         elif now - self._at > SAME:
@@ -71,3 +84,9 @@ class StopSignals:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 from theanompi.exchange import Exchanger
 from theanompi.model import Totals
-from theanompi.progress import Doing, Progress
+from theanompi.progress import Progress
 from theanompi.stop import StopSignals
 
 
@@ -150,10 +150,9 @@ def validate(
         progress.now(f"validating, batch {count + 1} of {batches}")
         model.val_iter(count, recorder)
     sums = np.array([*model.validation_sums(), stop.asked], dtype=float)
-    progress.now("waiting for the other ranks' validation")
-    progress.exchange = Doing("waiting for the other ranks", progress.doing.since)
-    comm.Allreduce(MPI.IN_PLACE, sums)
-    progress.exchange = None
+    progress.now("validating")
+    with progress.waiting("waiting for the other ranks"):
+        comm.Allreduce(MPI.IN_PLACE, sums)
     images, loss, errors, errors_top5, asked = sums.tolist()
     stop.agreed = asked > 0
     dataset = getattr(model.data, "dataset", None)

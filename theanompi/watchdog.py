@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from mpi4py import MPI
 
@@ -41,21 +41,26 @@ class Ancestor(NamedTuple):
     pid: int
     started: int
 
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
     @classmethod
-    def of(cls, pid: int) -> tuple["Ancestor", int] | None:
-        """Look a process up; gives it and its parent, or None when it is gone (or only waits to be buried)."""
+    def of(cls, pid: int) -> tuple["Ancestor", int, bool] | None:
+        """Look a process up; gives it, its parent and whether it is stopped, or None when it is gone."""
         try:
             text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
         name = text[text.index("(") + 1 : text.rindex(")")]
         state, parent, *rest = text[text.rindex(")") + 2 :].split()
-        return None if state in "ZX" else (cls(name, pid, int(rest[17])), int(parent))
+        return None if state in "ZX" else (cls(name, pid, int(rest[17])), int(parent), state in "Tt")
 
-    def alive(self) -> bool:
-        """Whether it still is the same process."""
+    def state(self) -> str:
+        """Return ``"gone"``, ``"stopped"`` or ``"runs"``."""
         found = Ancestor.of(self.pid)
-        return found is not None and found[0].started == self.started
+        if found is None or found[0].started != self.started:
+            return "gone"
+        return "stopped" if found[2] else "runs"
 
 
 def launchers() -> list[Ancestor]:
@@ -121,6 +126,7 @@ class Watchdog:
         self._heard: dict[int, tuple[Word, float]] = {}
         self._sent: list[MPI.Request] = []
         self._launchers = launchers()
+        self._stopped: dict[Ancestor, float] = {}
         self._said_at = 0.0
         self._end = threading.Event()
         # In C: it needs neither Python's lock nor its interpreter to be well.
@@ -144,7 +150,7 @@ class Watchdog:
         doing, exchange = self._progress.doing, self._progress.exchange
         what, waits = doing.what, False
         if exchange is not None:
-            waits = exchange.what.startswith("waiting")
+            waits = exchange.waits
             what += f" ({exchange.what})"
         return Word(
             self._rank,
@@ -157,9 +163,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._end.wait(TICK):
-            for launcher in self._launchers:
-                if not launcher.alive():
-                    self._leave(f"{launcher.name} (pid {launcher.pid}), which started it, is gone")
+            self._look_at_launchers()
             self._listen()
             word = self.word()
             # Said again after twice as long, and so on.
@@ -169,10 +173,23 @@ class Watchdog:
                 self._said_at = word.seconds
                 self._speak(word)
 
+    def _look_at_launchers(self) -> None:
+        stopped = {}
+        for launcher in self._launchers:
+            state = launcher.state()
+            if state == "gone":
+                self._leave(f"{launcher}, which started it, is gone")
+            if state == "stopped":
+                begin = stopped[launcher] = self._stopped.get(launcher, monotonic())
+                if self._abort and monotonic() - begin >= self._limit:
+                    _signal(launcher.pid, signal.SIGKILL)
+                    self._leave(f"{launcher}, which started it, has been stopped for {self._limit:g} s")
+        self._stopped = stopped
+
     def _leave(self, why: str) -> None:
-        """End this process, whatever its other threads are doing."""
+        """End this process, as there is nobody to run for."""
         self._print([f"rank {self._rank} on {self._places[self._rank]} ends: {why}"])
-        os._exit(1)
+        _end_now()
 
     def _print(self, lines: list[str]) -> None:
         try:
@@ -190,7 +207,7 @@ class Watchdog:
             if message == "end":
                 self._show_stack()
                 if not self._end.wait(GRACE):
-                    os._exit(1)
+                    _end_now()
             else:
                 self._heard[status.Get_source()] = Word(*message), monotonic()
 
@@ -235,7 +252,7 @@ class Watchdog:
         for rank, pid in self._here.items():
             if rank != self._rank:
                 _signal(pid, signal.SIGKILL)
-        os._exit(1)
+        _end_now()
 
     def _saved(self) -> str:
         saved = self._progress.saved
@@ -256,6 +273,14 @@ class Watchdog:
         if held_up_by and len(held_up_by) < self._comm.size:
             ranks = ", ".join(map(str, held_up_by))
             yield f"  the others wait for rank{'s' * (len(held_up_by) > 1)} {ranks}"
+
+
+def _end_now() -> NoReturn:
+    """End this process and its children, which may be stopped, whatever its other threads are doing."""
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text(encoding="ascii").split():
+            _signal(int(pid), signal.SIGKILL)
+    os._exit(1)
 
 
 def _signal(pid: int, number: int) -> None:

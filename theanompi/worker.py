@@ -5,13 +5,17 @@ What can be refused is refused before torch is imported and anything is compiled
 
 import contextlib
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from theanompi.config import ConfigError, RunConfig, from_environment, resolve
+from theanompi.ends import LAUNCHER, tell, what_is_saved
 from theanompi.folder import RunFolder
 from theanompi.launch import mpi_rank
+from theanompi.progress import Progress
+from theanompi.stop import StopSignals
 
 
 def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None:
@@ -44,14 +48,32 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
                 error = caught
         from mpi4py import MPI
 
-        from theanompi.ranks import agree, check_launcher
+        from theanompi.ranks import agree, check_launcher, forget_shared_memory, guarded
+        from theanompi.watchdog import Watchdog
 
-        check_launcher(MPI.COMM_WORLD)
+        comm, progress, out = MPI.COMM_WORLD, Progress(), str(config.out)
+        stop = stack.enter_context(StopSignals(heed=config.save_on_signal))
+        check_launcher(comm)
         # Every rank has to hear of it, or the others would wait.
-        agree(MPI.COMM_WORLD, error)
+        agree(comm, error)
+        launched = LAUNCHER in os.environ
+        stack.enter_context(
+            guarded(comm, progress, lambda saved: "" if launched else what_is_saved(saved, out))
+        )
+        stack.enter_context(
+            Watchdog(comm, progress, stall_seconds=config.stall_seconds, abort=config.stall_abort)
+        )
+        forget_shared_memory(comm)
+        places = comm.gather((platform.node(), os.getpid()))
+        if places is not None:
+            tell(ranks=places)
+        progress.now("importing torch")
         from theanompi.rank import train
 
-        train(config, devices, plan, folder)
+        train(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
+        comm.Barrier()
+        if places is not None:
+            tell(well=True)
 
 
 def main() -> NoReturn:

@@ -542,9 +542,9 @@ def _start(dataset: Dataset, memory: int, layout: Layout) -> tuple[Connection, s
     descriptors = (theirs.fileno(), dataset.fileno(), memory)
     # -P: without the current folder, which may hold a numpy.py or anything else.
     command = [sys.executable, "-P", "-m", "theanompi.data.process"]
-    # Ctrl-C goes to all processes of a terminal, and it is for this one to decide what to do then. The mask is
-    # inherited, so there is no moment at which the other could be hit.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Ctrl-C goes to all processes of a terminal, and what an mpirun passes on to all of a rank; it is for this one to
+    # decide what to do then. The mask is inherited, so there is no moment at which the other could be hit.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
     try:
         process = subprocess.Popen(
             [*command, *map(str, (*descriptors, dataset.store, *layout))],
@@ -566,7 +566,7 @@ def _end(children: dict[Connection, _Child]) -> None:
     for connection in children:
         connection.close()
     processes = [child.process for child in children.values()]
-    for end in (None, subprocess.Popen.terminate, subprocess.Popen.kill):
+    for end in (None, subprocess.Popen.kill):
         deadline = monotonic() + _GRACE_SECONDS
         for process in processes:
             if end is not None:

@@ -145,9 +145,9 @@ class Exchanger(ABC):
 
     def _exchange(self, bucket: Bucket, what: str) -> None:
         """Sum a bucket once it is complete on all ranks, and note how long it took."""
-        with self._span("sync", what, "waiting for the other ranks"):
+        with self._span("sync", what):
             self._meet(self.comm)
-        with self._span("comm", what, "summing"):
+        with self._span("comm", what):
             self._sum(bucket)
 
     def _meet(self, comm: MPI.Intracomm) -> None:
@@ -159,9 +159,10 @@ class Exchanger(ABC):
         return True
 
     @contextmanager
-    def _span(self, kind: str, detail: str, doing: str) -> Iterator[None]:
-        start = time.monotonic()
-        self.progress.exchange = Doing(f"{doing}: {detail}", start)
+    def _span(self, kind: str, detail: str) -> Iterator[None]:
+        start, waits = time.monotonic(), kind == "sync"
+        doing = "waiting for the other ranks" if waits else "summing"
+        self.progress.exchange = Doing(f"{doing}: {detail}", start, waits)
         yield
         self.progress.exchange = None
         self.spans.append(Span(kind, start, time.monotonic(), detail))

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from theanompi.config import ConfigError, RunConfig, closest, hosts, resolve
 from theanompi.ends import STOPPED, signal_name, what_is_saved
-from theanompi.launch import WARNING, WORKER, Job, mpi_rank
+from theanompi.launch import WORKER, Job, mpi_rank
 from theanompi.library import prepare_rank, set_algorithm
 
 # CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
@@ -148,7 +148,8 @@ class Rule(ABC):
         if status == 0 and not account.well:
             status, how = 1, "left before the end of the run, though with exit status 0"
         elif status == STOPPED and account.stopped is not None:
-            how = f"stopped in good order by {signal_name(self._job.ended_by or WARNING)}"
+            number = self._job.ended_by
+            how = f"stopped in good order by {account.stopped if number is None else signal_name(number)}"
         elif self._job.ended_by is not None:
             how = f"ended by {signal_name(self._job.ended_by)}"
         else:

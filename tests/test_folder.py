@@ -1,0 +1,157 @@
+"""A run's folder: no run in it is lost, and one process at a time is at work in it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mpi import ROOT
+from theanompi import folder as module
+from theanompi.config import ConfigError
+from theanompi.folder import RunFolder, write_config
+
+
+def use(out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Take a folder, begin the run that is asked for, and let it go."""
+    with RunFolder(out, resume=resume, overwrite=overwrite) as folder:
+        folder.clear()
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "runs" / "a", resume=False, overwrite=False):
+        assert os.listdir(tmp_path / "runs" / "a") == ["run.lock"]
+    assert os.listdir(tmp_path / "runs") == [], "made for nothing"
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "checkpoint.h5"])
+def test_a_run_is_not_overwritten_without_being_asked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        use(tmp_path)
+    assert str(caught.value) == (
+        f"run folder {tmp_path}: expected none or one without a run, got one with a run in it; "
+        "continue it with --resume, replace it with --overwrite, or choose another with --out"
+    )
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_with_other_things_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    use(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_removes_our_files_only(tmp_path: Path) -> None:
+    ours = ["config.json", "log.jsonl", "curves.png", "timeline.json", "checkpoint.h5", "checkpoint.h5.tmp"]
+    theirs = ["notes.txt", "best.h5", "log.jsonl.bak"]
+    for name in ours + theirs:
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "config.json").touch()
+    use(tmp_path, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == sorted([*theirs, "sub"])
+    assert os.listdir(tmp_path / "sub") == ["config.json"]
+
+
+def test_resuming_needs_a_checkpoint_and_keeps_everything(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"folder .*: expected checkpoint\.h5 to resume from, got none there$"
+    ):
+        use(tmp_path / "typo", resume=True)
+    assert os.listdir(tmp_path) == []
+    for name in ("config.json", "log.jsonl", "checkpoint.h5"):
+        (tmp_path / name).write_text(name)
+    use(tmp_path, resume=True)
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_what_is_no_folder_to_write_in_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out, reason in (
+        (tmp_path / "file", "a file of this name"),
+        (tmp_path / "file" / "run", "Not a directory"),
+        (Path("/proc/run"), "No such file or directory"),
+        (Path("/proc"), ""),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            use(out, overwrite=True)
+        assert str(caught.value).startswith(f"run folder {out}: expected a folder to write in, got: {reason}")
+
+
+def test_the_config_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write_config(tmp_path, {"seed": 0, "devices": ("cpu",), "out": None})
+    with pytest.raises(TypeError):
+        write_config(tmp_path, {"seed": object()})
+    with pytest.raises(ValueError):
+        write_config(tmp_path, {"seed": float("nan")})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0, "devices": ["cpu"], "out": None}
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_the_old_run_is_there_until_the_new_one_can_start(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.h5").write_text("mine")
+    with RunFolder(tmp_path, resume=False, overwrite=True) as folder:
+        assert (tmp_path / "checkpoint.h5").read_text() == "mine"
+        folder.clear()
+        assert os.listdir(tmp_path) == ["run.lock"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from theanompi.folder import RunFolder
+with RunFolder(Path(sys.argv[1]), resume=False, overwrite=True):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_GRACE", 0.3)
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
+    tmp_path: Path, holder: subprocess.Popen[str], resume: bool
+) -> None:
+    (tmp_path / "checkpoint.h5").write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        use(tmp_path, resume=resume, overwrite=not resume)
+    host = os.uname().nodename
+    line = f"in which no run is at work, got one in which process {holder.pid} on {host}, since 20"
+    assert line in str(caught.value) and len(str(caught.value)) < 300
+    assert (tmp_path / "checkpoint.h5").read_text() == "mine"
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.kill()
+    holder.wait()
+    assert json.loads((tmp_path / "run.lock").read_text())["pid"] == holder.pid
+    use(tmp_path)
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_where_a_file_system_has_no_locks_the_process_decides(
+    tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: int, how: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    with pytest.raises(ConfigError, match=f"process {holder.pid} on "):
+        use(tmp_path)
+    holder.kill()
+    holder.wait()
+    use(tmp_path)
+    (tmp_path / "run.lock").write_text('{"host": "elsewhere", "pid": 1, "since": "2026-01-01 00:00:00"}')
+    with pytest.raises(ConfigError, match="process 1 on elsewhere, since 2026-01-01 00:00:00, is$"):
+        use(tmp_path)
