@@ -34,7 +34,7 @@ BELOW: dict[str, set[str]] = {
     "checkpoint": {"config"},
     "model": {"functions", "exchange", "data"},
     "training": {"model", "checkpoint", "plots", "stop"},
-    "watchdog": {"progress"},
+    "watchdog": {"progress", "ends"},
     "ends": {"mpirun"},
     "ranks": {"data", "library", "progress", "ends", "stop"},
     "contract": {"model"},

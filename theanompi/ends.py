@@ -39,7 +39,7 @@ def launcher_name() -> str:
 
 
 def tell(**facts: Any) -> None:
-    """Tell the launcher, if there is one: `ranks`, `saved`, `stopped` or `well`, as `Account` reads them."""
+    """Tell the launcher, if there is one: `ranks`, `saved`, `stopped`, `failed` or `well`, as `Account` reads them."""
     if LAUNCHER in os.environ:
         say(**facts)
 
@@ -65,6 +65,8 @@ class Account:
         What made the workers stop in good order before the end, if they did.
     well : bool
         Whether they came to the end.
+    failed : bool
+        Whether one of them has said why it could not go on.
     deaths : list of str
         Who ended badly, in words.
 
@@ -87,7 +89,7 @@ class Account:
         self.ranks: list[tuple[str, int]] = []
         self.saved: int | None = None
         self.stopped: str | None = None
-        self.well = False
+        self.well = self.failed = False
         self.deaths: list[str] = []
 
     def feed(self, data: bytes) -> None:
@@ -140,6 +142,7 @@ class Account:
         self.saved = facts.get("saved", self.saved)
         self.stopped = facts.get("stopped", self.stopped)
         self.well = facts.get("well", self.well)
+        self.failed = facts.get("failed", self.failed)
 
     def _end_banner(self) -> None:
         text, self._banner = b"".join(self._banner or ()), None

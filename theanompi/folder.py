@@ -77,6 +77,9 @@ class RunFolder:
         try:
             # Again, as the process that has just let it go may have left a run there.
             self._check(resume)
+            for name in RUN_FILES:
+                # What a killed process was about to put in a file's place.
+                (path / f"{name}.tmp").unlink(missing_ok=True)
         except ConfigError:
             self.release()
             raise
@@ -129,7 +132,6 @@ class RunFolder:
         if self._overwrite:
             for name in RUN_FILES:
                 (self.path / name).unlink(missing_ok=True)
-                (self.path / f"{name}.tmp").unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let another process have the folder; one that was made for nothing is removed."""

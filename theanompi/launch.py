@@ -415,6 +415,11 @@ class Job:
         status = self._mpirun.returncode
         if status is not None and status < 0 and self.ended_by is None:
             self.account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
+        elif status and self.ended_by is None and not (self.account.failed or self.account.deaths):
+            others = ", ".join(str(pid) for pid in sorted(self._proxies))
+            self.account.deaths.append(
+                f"no rank has said why; what mpirun starts them by (pid {others}) may have been ended from outside"
+            )
         if self.account.stopped is not None and not self.account.deaths:
             return STOPPED
         if self.ended_by is not None:

@@ -193,11 +193,14 @@ def train(
             return
         save(done, epoch)
         recorder.stopped()
+        names = comm.allgather(stop.name)
         if rank == 0:
-            tell(stopped=stop.name)
+            asked = next(of for of, name in enumerate(names) if name)
+            why = names[asked] + (f" to rank {asked}" if asked else "")
+            tell(stopped=why)
             if LAUNCHER not in os.environ:
-                why = f"stopped by {stop.name}; {what_is_saved(done, str(out))}"
-                print(f"theanompi: {why}", file=sys.stderr, flush=True)
+                text = f"stopped in good order by {why}; {what_is_saved(done, str(out))}"
+                print(f"theanompi: {text}", file=sys.stderr, flush=True)
         raise Agreed(STOPPED)
 
     stop.begin()

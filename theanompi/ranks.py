@@ -51,6 +51,7 @@ class Guard:
         # What goes wrong on all is said by one of them.
         time.sleep(_TURN * min(rank, 5))
         words = self._last_words(self._progress.saved)
+        tell(failed=True)
         print(f"theanompi: rank {rank}{':' * one_line} {lines.rstrip()}", file=sys.stderr)
         if words:
             print(f"theanompi: {words}", file=sys.stderr)
@@ -131,6 +132,7 @@ def agree(comm: MPI.Comm, error: Exception | None) -> None:
     first, text = next(iter(found.items()))
     if comm.Get_rank() == first:
         where = "" if first == 0 else f"rank {first} on {platform.node()}: "
+        tell(failed=True)
         print(f"theanompi: {where}{text}", file=sys.stderr, flush=True)
     comm.Barrier()
     raise Agreed(1)

@@ -19,8 +19,7 @@ class Interrupted(BaseException):
 class StopSignals:
     """Takes note of the signals of `ASKING`, so that the training loop can act on them between two updates.
 
-    Until `begin`, one raises `Interrupted`. A second one, later, does what it would have done without this. Signals
-    that are ignored stay so.
+    A second one, later, does what it would have done without this. Signals that are ignored stay so.
 
     Parameters
     ----------
@@ -37,7 +36,6 @@ class StopSignals:
     Examples
     --------
     >>> with StopSignals(heed=True) as stop:
-    ...     stop.begin()
     ...     signal.raise_signal(signal.SIGUSR1)
     >>> stop.asked, stop.name
     (True, 'SIGUSR1')
@@ -47,16 +45,33 @@ class StopSignals:
         self.number: int | None = None
         self.agreed = False
         self._at = 0.0
-        self._begun = False
+        self._raises = False
         self._handlers: dict[int, Any] = {}
         if heed and threading.current_thread() is threading.main_thread():
-            for number in ASKING:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._handlers[number] = signal.signal(number, self._note)
+            self._handlers = {
+                number: signal.getsignal(number)
+                for number in ASKING
+                if signal.getsignal(number) is not signal.SIG_IGN
+            }
+            self._handle()
+
+    def _handle(self) -> None:
+        for number in self._handlers:
+            signal.signal(number, self._note)
+
+    def set_up(self) -> None:
+        """Raise `Interrupted` at a signal from now on, or at once if there was one: nothing is trained yet.
+
+        To be called when MPI has started, which may have put handlers of its own in the place of these.
+        """
+        self._raises = True
+        self._handle()
+        if self.number is not None:
+            raise Interrupted(self.name)
 
     def begin(self) -> None:
-        """Say that from now on somebody looks whether this rank was asked to stop."""
-        self._begun = True
+        """Only take note of signals again: from now on somebody looks at `asked`."""
+        self._raises = False
 
     @property
     def asked(self) -> bool:
@@ -65,16 +80,15 @@ class StopSignals:
 
     @property
     def name(self) -> str:
-        """Which one."""
-        return "a signal to another rank" if self.number is None else signal.Signals(self.number).name
+        """Which one; nothing if there was none."""
+        return "" if self.number is None else signal.Signals(self.number).name
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = monotonic()
-        if not self._begun:
-            self.close()
-            raise Interrupted(signal.Signals(number).name)
         if self.number is None:
             self.number, self._at = number, now
+            if self._raises:
+                raise Interrupted(self.name)
         elif now - self._at > SAME:
             self.close()
             signal.raise_signal(number)
@@ -82,7 +96,8 @@ class StopSignals:
     def close(self) -> None:
         """Put the handlers back."""
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            # None is one that was not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._handlers = {}
 
     def __enter__(self) -> Self:

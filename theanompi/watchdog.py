@@ -19,6 +19,7 @@ from typing import NamedTuple, NoReturn
 
 from mpi4py import MPI
 
+from theanompi.ends import tell
 from theanompi.progress import Progress
 
 LAUNCHERS = {
@@ -235,6 +236,7 @@ class Watchdog:
             return
         self._print(list(self._report(words)))
         if self._abort:
+            tell(failed=True)
             self._print([f"the run ends, as --stall-abort has it; {self._saved()}"])
             self._tell_others("end")
             for rank, pid in self._here.items():

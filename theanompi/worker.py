@@ -46,14 +46,16 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
                 )
             except ConfigError as caught:
                 error = caught
+        # Before MPI starts: what it has begun has to be cleaned up by its own end.
+        stop = stack.enter_context(StopSignals(heed=config.save_on_signal))
         from mpi4py import MPI
 
         from theanompi.ranks import agree, check_launcher, forget_shared_memory, guarded
         from theanompi.watchdog import Watchdog
 
         comm, progress, out = MPI.COMM_WORLD, Progress(), str(config.out)
-        stop = stack.enter_context(StopSignals(heed=config.save_on_signal))
         check_launcher(comm)
+        forget_shared_memory(comm)
         # Every rank has to hear of it, or the others would wait.
         agree(comm, error)
         launched = LAUNCHER in os.environ
@@ -63,7 +65,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         stack.enter_context(
             Watchdog(comm, progress, stall_seconds=config.stall_seconds, abort=config.stall_abort)
         )
-        forget_shared_memory(comm)
+        stop.set_up()
         places = comm.gather((platform.node(), os.getpid()))
         if places is not None:
             tell(ranks=places)

@@ -1,0 +1,326 @@
+"""What becomes of runs whose processes are killed, stopped or asked to end: `python benchmarks/kills.py`.
+
+Each case starts a run of two ranks, under an mpirun of its own or by tmlauncher, and at a random moment, set-up and
+end included, sends SIGKILL, SIGTERM, SIGINT or SIGSTOP to one of its processes: a rank, a loader process, mpirun, its
+proxy, or tmlauncher. Then
+
+gone       every process of the run has ended, after so many seconds (a stopped one holds the others up until
+           `--stall-abort` ends them)
+status     the exit status is not 0
+named      what was printed names the process that got the signal, or says by which signal the run was stopped; of a
+           process that the user had started, and of one through which all others speak, the exit status does
+same       the run is resumed, or begun again where nothing was saved yet, and ends with the same bytes in its
+           checkpoint and the same validations as a run that was left alone
+left       files in /dev/shm after it, and files beside the run's own after resuming
+
+Some signals do nothing, and that is right: a SIGTERM or SIGINT to a loader process alone, which is for its rank to
+judge, or to hydra's proxy, which ignores them. Such a run is then stopped through its launcher. A run that is over, but
+for its last lines, when the signal comes ends well; a tmlauncher that was stopped then ends when it goes on.
+
+The result is a JSON file under benchmarks/results/; the exit status is 1 if a case was not as it must be.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import common
+
+from theanompi.folder import CHECKPOINT_FILE, LOG_FILE, RUN_FILES
+from theanompi.recorder import read_log
+
+WAYS = ("tmlauncher", "mpirun")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
+TARGETS = {
+    "tmlauncher": ("rank", "loader", "mpirun", "proxy", "tmlauncher"),
+    "mpirun": ("rank", "loader", "mpirun", "proxy"),
+}
+GONE = 10.0
+STALL = 2.0
+RANKS, ITERATIONS, INTERVAL = 2, 400, 7
+MARK = "KILLS_RUN"
+
+
+class Case(NamedTuple):
+    """A signal to a process of a run that was started in some way, `after` seconds."""
+
+    way: str
+    target: str
+    signal: int
+    after: float
+
+
+class Process(NamedTuple):
+    """A process of a run; `kind` is one of the targets."""
+
+    pid: int
+    kind: str
+
+
+def settings(out: Path, resume: bool, overwrite: bool) -> dict[str, Any]:
+    """A small network with batch normalisation and dropout, whose checkpoints come often."""
+    return {
+        "modelfile": "small_models",
+        "modelclass": "Normalised",
+        "batch_size": 16,
+        "epochs": 12,
+        "max_iterations": ITERATIONS,
+        "checkpoint_interval": INTERVAL,
+        "stall_seconds": STALL,
+        "stall_abort": True,
+        "out": str(out),
+        "resume": resume,
+        "overwrite": overwrite,
+    }
+
+
+def command(way: str, config: dict[str, Any]) -> list[str]:
+    """How a user starts such a run."""
+    if way == "mpirun":
+        return [
+            *common.mpirun(RANKS),
+            sys.executable,
+            str(common.ROOT / "tests/train.py"),
+            json.dumps(config),
+        ]
+    words = [str(Path(sys.executable).with_name("tmlauncher")), "-s", str(RANKS)]
+    names = {"modelfile": "-file", "modelclass": "-class"}
+    for name, value in config.items():
+        flag = names.get(name, "--" + name.replace("_", "-"))
+        words += [flag] * value if isinstance(value, bool) else [flag, str(value)]
+    return words
+
+
+def start(way: str, mark: str, config: dict[str, Any], printed: Path) -> subprocess.Popen[bytes]:
+    """Start a run whose processes bear a mark."""
+    paths = [str(common.ROOT), str(common.ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",
+        MARK: mark,
+    }
+    with open(printed, "wb") as file:
+        return subprocess.Popen(
+            command(way, config), env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def processes(mark: str) -> Iterator[Process]:
+    """The living processes of a run."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{MARK}={mark}".encode() not in (folder / "environ").read_bytes().split(b"\0"):
+                continue
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            name = (folder / "comm").read_text(encoding="utf-8").strip()
+            kind = "other"
+            if name == "tmlauncher":
+                kind = name
+            elif name in ("mpirun", "mpiexec", "mpiexec.hydra", "prterun"):
+                kind = "mpirun"
+            elif name in ("hydra_pmi_proxy", "prted"):
+                kind = "proxy"
+            elif b"theanompi.data.process" in words:
+                kind = "loader"
+            elif b"theanompi.worker" in words or any(word.endswith(b"tests/train.py") for word in words):
+                kind = "rank"
+            yield Process(int(folder.name), kind)
+
+
+def wait_until_gone(mark: str, seconds: float) -> float | None:
+    """Wait for the end of a run's processes; gives how long it took, None if some are still there."""
+    begin = time.monotonic()
+    while any(True for _ in processes(mark)):
+        if time.monotonic() - begin > seconds:
+            return None
+        time.sleep(0.05)
+    return time.monotonic() - begin
+
+
+def shared_memory() -> set[str]:
+    """The names in /dev/shm."""
+    return set(os.listdir("/dev/shm"))
+
+
+def hit(case: Case, mark: str, run: subprocess.Popen[bytes], rng: random.Random) -> Process | None:
+    """Send the case's signal at its moment, or as soon as there is such a process; None if there was none."""
+    time.sleep(case.after)
+    while run.poll() is None:
+        found = [process for process in processes(mark) if process.kind == case.target]
+        if found:
+            chosen = rng.choice(sorted(found))
+            with suppress(ProcessLookupError):
+                os.kill(chosen.pid, case.signal)
+                return chosen
+        time.sleep(0.01)
+    return None
+
+
+def named(case: Case, process: Process, printed: str, status: int) -> bool:
+    """Whether the user can tell from what was printed, or from the status, what has ended the run."""
+    text = printed + f" {signal.Signals(case.signal).name}" * (status == -case.signal)
+    if case.target == case.way or (case.target == "proxy" and case.way == "mpirun"):
+        return status != 0
+    if case.signal in (signal.SIGTERM, signal.SIGINT):
+        asked = signal.Signals(case.signal).name in text or "SIGUSR1" in text
+        return asked or str(process.pid) in text
+    return str(process.pid) in text
+
+
+def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random.Random) -> dict[str, Any]:
+    """Do one case; gives what was seen."""
+    out, printed, mark = folder / f"run{number}", folder / f"run{number}.txt", f"{os.getpid()}-{number}"
+    seen: dict[str, Any] = {
+        "way": case.way,
+        "target": case.target,
+        "signal": signal.Signals(case.signal).name,
+    }
+    before = shared_memory()
+    run = start(case.way, mark, settings(out, resume=False, overwrite=False), printed)
+    process = hit(case, mark, run, rng)
+    if process is None:
+        wait_until_gone(mark, GONE)
+        return {**seen, "hit": False, "status": run.wait()}
+    begin = time.monotonic()
+    if case.target in ("loader", "proxy") and case.signal in (signal.SIGTERM, signal.SIGINT):
+        seen["went_on"] = wait_until_gone(mark, 1.0) is None
+        if seen["went_on"]:
+            with suppress(ProcessLookupError):
+                os.kill(run.pid, signal.SIGTERM)
+            case = case._replace(target=case.way, signal=signal.SIGTERM)
+    gone = wait_until_gone(mark, GONE)
+    if gone is None and complete(out) and [left.pid for left in processes(mark)] == [run.pid]:
+        os.kill(run.pid, signal.SIGCONT)
+        gone = wait_until_gone(mark, GONE)
+    seen["gone_s"] = gone and time.monotonic() - begin
+    for left in list(processes(mark)):
+        with suppress(ProcessLookupError):
+            os.kill(left.pid, signal.SIGKILL)
+    status = run.wait()
+    text = printed.read_text(encoding="utf-8", errors="replace")
+    seen |= {
+        "hit": True,
+        "status": status,
+        "named": named(case, process, text, status),
+        "traceback": "Traceback" in text,
+    }
+    seen["complete"] = complete(out)
+    seen["left_in_shm"] = sorted(shared_memory() - before)
+    saved = (out / CHECKPOINT_FILE).exists()
+    again = start(
+        "tmlauncher", mark, settings(out, resume=saved, overwrite=not saved), folder / f"again{number}.txt"
+    )
+    seen["resumed"] = saved
+    seen["resume_status"] = again.wait()
+    seen["same"] = seen["resume_status"] == 0 and outcome(out) == outcome(reference)
+    seen["left_beside"] = sorted({path.name for path in out.iterdir()} - set(RUN_FILES))
+    return seen
+
+
+def complete(out: Path) -> bool:
+    """Whether a run has come to its end."""
+    return (out / LOG_FILE).exists() and any(r["kind"] == "summary" for r in read_log(out / LOG_FILE))
+
+
+def outcome(out: Path) -> Any:
+    """What a run has come to: the bytes of its checkpoint, and its validations."""
+    validations = [r for r in read_log(out / LOG_FILE) if r["kind"] == "val"]
+    return (out / CHECKPOINT_FILE).read_bytes(), validations
+
+
+def wrong(seen: dict[str, Any]) -> list[str]:
+    """What was not as it must be."""
+    if not seen["hit"]:
+        return []
+    checks = {
+        "processes left": seen["gone_s"] is not None,
+        "status 0": seen["status"] != 0 or seen["complete"],
+        "not named": seen["named"] or seen["complete"],
+        "a traceback": not seen["traceback"],
+        "other weights": seen["same"],
+        "files in /dev/shm": not seen["left_in_shm"],
+        "files beside": not seen["left_beside"],
+    }
+    return [what for what, right in checks.items() if not right]
+
+
+def cases(n: int, rng: random.Random, ways: list[str], seconds: float) -> Iterator[Case]:
+    """So many cases: every signal to every target in turn, at random moments of a run that takes so many seconds."""
+    kinds = [(way, target, number) for way in ways for target in TARGETS[way] for number in SIGNALS]
+    while n > 0:
+        rng.shuffle(kinds)
+        for way, target, number in kinds[:n]:
+            yield Case(way, target, number, rng.uniform(0, seconds))
+        n -= len(kinds)
+
+
+def main() -> int:
+    """Run the cases, print a table and write the JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100, metavar="N", help="how many (default: 100)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--out", type=Path, default=common.RESULTS / "kills.json")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        begin = time.monotonic()
+        reference = folder / "reference"
+        done = start(
+            "tmlauncher", f"{os.getpid()}-reference", settings(reference, False, False), folder / "r.txt"
+        )
+        if done.wait():
+            raise SystemExit((folder / "r.txt").read_text(encoding="utf-8"))
+        seconds = time.monotonic() - begin
+        print(f"a run that is left alone takes {seconds:.1f} s", flush=True)
+        for number, case in enumerate(cases(args.kills, rng, args.ways, 0.8 * seconds)):
+            seen = try_case(case, number, reference, folder, rng)
+            results.append(seen | {"after_s": case.after, "wrong": wrong(seen)})
+            gone, problems = seen.get("gone_s"), results[-1]["wrong"]
+            how = "still there" if gone is None else f"gone after {gone:.1f} s"
+            line = (
+                f"{number + 1:4} {case.way:10} {seen['signal']:7} to {case.target:10} after {case.after:5.1f} s: "
+                f"{how if seen['hit'] else 'had ended before'}, status {seen['status']}"
+            )
+            print(line + f"; WRONG: {', '.join(problems)}" * bool(problems), flush=True)
+            if problems:
+                print((folder / f"run{number}.txt").read_text(encoding="utf-8", errors="replace"), flush=True)
+    hits = [seen for seen in results if seen["hit"]]
+    times = [seen["gone_s"] for seen in hits if seen["gone_s"] is not None]
+    failures = [seen for seen in results if seen["wrong"]]
+    print(
+        f"{len(hits)} hits: gone after {statistics.median(times):.1f} s (median), {max(times):.1f} s at most; ",
+        end="",
+    )
+    print(
+        f"{sum(seen['same'] for seen in hits)} resumed to the same bytes; {len(failures)} not as they must be"
+    )
+    report = {
+        "seed": args.seed,
+        "environment": common.environment(),
+        "cases": results,
+        "wrong": len(failures),
+    }
+    common.write_json(args.out, report)
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
