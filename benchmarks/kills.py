@@ -21,7 +21,6 @@ The result is a JSON file under benchmarks/results/; the exit status is 1 if a c
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -47,7 +46,7 @@ TARGETS = {
     "mpirun": ("rank", "loader", "mpirun", "proxy"),
 }
 GONE = 10.0
-STALL = 2.0
+STALL = 3.0
 RANKS, ITERATIONS, INTERVAL = 2, 400, 7
 MARK = "KILLS_RUN"
 
@@ -88,12 +87,7 @@ def settings(out: Path, resume: bool, overwrite: bool) -> dict[str, Any]:
 def command(way: str, config: dict[str, Any]) -> list[str]:
     """How a user starts such a run."""
     if way == "mpirun":
-        return [
-            *common.mpirun(RANKS),
-            sys.executable,
-            str(common.ROOT / "tests/train.py"),
-            json.dumps(config),
-        ]
+        return [*common.mpirun(RANKS), sys.executable, "-m", "theanompi.worker"]
     words = [str(Path(sys.executable).with_name("tmlauncher")), "-s", str(RANKS)]
     names = {"modelfile": "-file", "modelclass": "-class"}
     for name, value in config.items():
@@ -135,7 +129,7 @@ def processes(mark: str) -> Iterator[Process]:
                 kind = "proxy"
             elif b"theanompi.data.process" in words:
                 kind = "loader"
-            elif b"theanompi.worker" in words or any(word.endswith(b"tests/train.py") for word in words):
+            elif b"theanompi.worker" in words:
                 kind = "rank"
             yield Process(int(folder.name), kind)
 

@@ -187,7 +187,7 @@ def test_the_exit_status_is_the_runs(folder):
         tmlauncher("-cfg", "bsp.cfg", "--out", "exit"), capture_output=True, text=True, timeout=60
     )
     assert done.returncode != 0
-    line = rf"^tmlauncher: BSP: 2 rank\(s\) failed with exit status {done.returncode} after \d+ s$"
+    line = rf"^tmlauncher: BSP: 2 rank\(s\) failed with exit status {done.returncode} after \d+ s; "
     assert re.search(line, done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
 

@@ -127,13 +127,29 @@ def test_init_spawns_and_wait_reports(folder, capfd, n):
     assert len(list(folder.glob("rank*.json"))) == n
 
 
-@pytest.mark.parametrize("way", ["exit", "kill"])
-def test_wait_raises_one_line_when_a_rank_dies(folder, way):
+@pytest.mark.parametrize(
+    ("way", "how"),
+    [
+        ("exit", "left with exit status 3|no rank has said why: one has left by os._exit"),
+        ("kill", "was ended by SIGKILL"),
+    ],
+)
+def test_wait_raises_one_line_when_a_rank_dies(folder, capfd, way, how):
     with pytest.raises(
-        RunFailed, match=r"^BSP: 2 rank\(s\) failed with exit status \d+ after \d+ s$"
+        RunFailed, match=rf"^BSP: 2 rank\(s\) failed with exit status \d+ after \d+ s; .*({how})"
     ) as caught:
         start(out=way).wait()
-    assert caught.value.status != 0
+    assert caught.value.status != 0 and "\n" not in str(caught.value)
+    # hydra's banner blames the application and names no rank.
+    assert "BAD TERMINATION" not in capfd.readouterr().out
+
+
+def test_ranks_that_leave_early_with_status_0_have_not_ended_well(folder):
+    with pytest.raises(
+        RunFailed, match="left before the end of the run, though with exit status 0"
+    ) as caught:
+        start(out="early").wait()
+    assert caught.value.status == 1
 
 
 def test_wait_before_init():
@@ -159,6 +175,18 @@ def test_under_the_users_mpirun_the_script_is_the_worker(folder, n):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("between") == n
     assert len(list(folder.glob("rank*.json"))) == n
+
+
+def test_a_rank_whose_script_ends_before_wait_takes_all_along(folder):
+    (folder / "train.py").write_text(
+        SCRIPT.replace("rule.wait()", "import os\nif os.environ['PMI_RANK'] == '1': 1 / 0\nrule.wait()")
+    )
+    done = run_mpi(
+        2, ["-c", f"import os, runpy; os.chdir({str(folder)!r}); runpy.run_path('train.py')"], timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("ZeroDivisionError") == 1
+    assert done.stderr.count("theanompi: a rank's program has ended before wait was called\n") == 1
 
 
 def test_run_is_one_worker_in_this_process(folder, monkeypatch):

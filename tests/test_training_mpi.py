@@ -263,7 +263,8 @@ def test_a_loader_process_that_dies_ends_all_ranks_with_one_line(n: int, tmp_pat
     done = train(n, tmp_path / "run", "kill-loader-3", checkpoint_interval=1, loader_processes=1)
     assert done.returncode == 1
     lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
-    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert len(lines) == 2 and "Traceback" not in done.stderr, done.stderr
+    assert re.fullmatch(r"theanompi: iteration \d is saved in .*run: --resume goes on from there", lines[1])
     assert re.fullmatch(
         rf"theanompi: rank {n - 1}: loader process \d+ ended by signal SIGKILL .*; somebody ended it, or the machine "
         "is out of memory: then give it fewer loader processes",

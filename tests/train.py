@@ -3,7 +3,7 @@
 ``python tests/train.py '{"epochs": 1, …}'``; a second argument spoils the run in a way that a test must notice:
 ``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
-its loader process.
+its loader process, ``term-N`` sends the last rank SIGTERM.
 """
 
 import json
@@ -34,7 +34,8 @@ def spoil(how: str) -> None:
         def train_and_kill(self: Recorder, epoch: int, iteration: int, *args: float, **kwargs: float) -> None:
             train(self, epoch, iteration, *args, **kwargs)  # type: ignore[arg-type]
             if iteration == int(last) and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
-                os.kill(loader_process() if "loader" in how else os.getpid(), signal.SIGKILL)
+                number = signal.SIGTERM if how.startswith("term") else signal.SIGKILL
+                os.kill(loader_process() if "loader" in how else os.getpid(), number)
 
         Recorder.train = train_and_kill  # type: ignore[method-assign]
 

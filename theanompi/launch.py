@@ -358,6 +358,10 @@ class Job:
 
     def ask(self, number: int = WARNING) -> None:
         """Let the workers save after their update and end, as after the signal `number`: `wait` sees to the rest."""
+        if not self.account.ranks:
+            # They have not begun: there is nothing to save, and nobody who would heed it.
+            self.cancel(number)
+            return
         self.ended_by = number
         if number != WARNING:
             self._deadline = time.monotonic() + SAVING
@@ -418,7 +422,7 @@ class Job:
         elif status and self.ended_by is None and not (self.account.failed or self.account.deaths):
             others = ", ".join(str(pid) for pid in sorted(self._proxies))
             self.account.deaths.append(
-                f"no rank has said why; what mpirun starts them by (pid {others}) may have been ended from outside"
+                f"no rank has said why: one has left by os._exit, or what mpirun started (pid {others}) was ended"
             )
         if self.account.stopped is not None and not self.account.deaths:
             return STOPPED

@@ -28,6 +28,7 @@ from theanompi.stop import Interrupted
 _OURS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen ")
 # Seconds for which each rank leaves it to those before it to say what goes wrong on all.
 _TURN = 0.3
+_PRINTING = 0.2
 
 
 class Guard:
@@ -56,6 +57,8 @@ class Guard:
         if words:
             print(f"theanompi: {words}", file=sys.stderr)
         sys.stderr.flush()
+        # A launcher that ends its processes may not read any more what they have just printed.
+        time.sleep(_PRINTING)
         self._comm.Abort(status)
         os._exit(status)
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from theanompi.config import ConfigError, RunConfig, from_environment, resolve
+from theanompi.config import RunConfig, from_environment, resolve
 from theanompi.ends import LAUNCHER, tell, what_is_saved
 from theanompi.folder import RunFolder
 from theanompi.launch import mpi_rank
@@ -38,13 +38,13 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     config = resolve(config)
     with contextlib.ExitStack() as stack:
         folder: RunFolder | None = None
-        error: ConfigError | None = None
+        error: Exception | None = None
         if not plan and not mpi_rank():
             try:
                 folder = stack.enter_context(
                     RunFolder(Path(config.out or ""), resume=config.resume, overwrite=config.overwrite)
                 )
-            except ConfigError as caught:
+            except Exception as caught:  # the other ranks wait for this one where MPI starts
                 error = caught
         # Before MPI starts: what it has begun has to be cleaned up by its own end.
         stop = stack.enter_context(StopSignals(heed=config.save_on_signal))

@@ -1,6 +1,7 @@
 """What every rule offers its user: `Rule.init`, `Rule.wait`, and checks before anything is spawned."""
 
 import ast
+import atexit
 import importlib
 import importlib.util
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from theanompi.config import ConfigError, RunConfig, closest, hosts, resolve
-from theanompi.ends import STOPPED, signal_name, what_is_saved
+from theanompi.ends import STOPPED, signal_name, take_others_along, what_is_saved
 from theanompi.launch import WORKER, Job, mpi_rank
 from theanompi.library import prepare_rank, set_algorithm
 
@@ -116,6 +117,8 @@ class Rule(ABC):
         self._started = time.monotonic()
         if mpi_rank() is None:
             self._job = Job(config, module=module, bind=bind, plan=plan, **job)
+        else:
+            atexit.register(take_others_along)
 
     def cancel(self) -> None:
         """Begin to end the workers, from any thread; `wait` then raises `RunFailed`."""
@@ -141,6 +144,7 @@ class Rule(ABC):
         if self._config is None:
             raise RuntimeError(f"{self.name}.wait: expected a call of init before it, got none")
         if self._job is None:
+            atexit.unregister(take_others_along)
             self.run(self._config, plan=self._plan, module=self._module)
             return 0
         status, account = self._job.wait(), self._job.account

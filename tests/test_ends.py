@@ -1,0 +1,300 @@
+"""How runs end: well only if the workers say so, all ranks together, with one message, and nothing lost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.mpi import ROOT, mpirun, run_mpi
+from tests.test_training_mpi import processes_of, train, trained
+from theanompi import BSP, checkpoint
+from theanompi.config import RunConfig
+from theanompi.ends import Account
+from theanompi.recorder import read_log
+from theanompi.rules import RunFailed
+from theanompi.stop import StopSignals
+
+BANNER = b"""
+===================================================================================
+=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES
+=   PID 4037 RUNNING AT node0
+=   EXIT CODE: 9
+=   CLEANING UP REMAINING PROCESSES
+=   YOU CAN IGNORE THE BELOW CLEANUP MESSAGES
+===================================================================================
+YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)
+This typically refers to a problem with your application.
+Please see the FAQ page for debugging suggestions
+"""
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+def test_what_workers_tell_is_taken_out_of_what_they_print(piece):
+    printed = (
+        b'epoch 1\n@theanompi {"ranks": [["node0.site", 4036], ["node0.site", 4037]]}\n'
+        b'half @theanompi {"saved": 45}\n==== mine ====\n'
+        + b"=" * 60
+        + b"\nmine too\n"
+        + BANNER
+        + b"the last"
+    )
+    shown = []
+    account = Account(shown.append)
+    for begin in range(0, len(printed), piece):
+        account.feed(printed[begin : begin + piece])
+    account.close()
+    assert b"".join(shown) == b"epoch 1\nhalf ==== mine ====\n" + b"=" * 60 + b"\nmine too\n\nthe last"
+    assert account.saved == 45 and not account.well
+    assert account.deaths == ["rank 1 (node0.site, pid 4037) was ended by SIGKILL"]
+
+
+def test_half_a_line_is_shown_at_once():
+    shown = []
+    Account(shown.append).feed(b"50 %")
+    assert shown == [b"50 %"]
+
+
+GUARDED = """
+import os, signal, sys, threading, time
+from mpi4py import MPI
+from theanompi.progress import Progress
+from theanompi.ranks import guarded
+from theanompi.stop import StopSignals
+comm = MPI.COMM_WORLD
+last = comm.rank == comm.size - 1
+with StopSignals(heed=True) as stop, guarded(comm, Progress(), lambda saved: "last words"):
+    comm.Barrier()
+    {what}
+    time.sleep(60)
+"""
+
+
+WHERE = "in <string>, line 11, before the end of the run"
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("what", "status", "message"),
+    [
+        (
+            "if last: sys.exit(3)",
+            1,
+            r"rank {last} left by sys.exit\(3\) in <string>, line 11, before the end of the run",
+        ),
+        ("sys.exit(0)", 1, r"rank 0 left by sys.exit\(0\) in <string>, line 11, before the end of the run"),
+        (
+            "if last: raise ArithmeticError('mine')",
+            1,
+            "rank {last} failed:\nTraceback (?s:.)*\nArithmeticError: mine",
+        ),
+        (
+            "if last: threading.Thread(target=lambda: 1 / 0).start()",
+            1,
+            "rank {last} failed:\nTraceback (?s:.)*\nZeroDivisionError: division by zero",
+        ),
+        ("if last: open('/proc/nothing')", 1, "rank {last} failed:\nTraceback (?s:.)*/proc/nothing'"),
+        (
+            "stop.set_up(); last and os.kill(os.getpid(), signal.SIGTERM)",
+            75,
+            "rank {last} stopped by SIGTERM before training began",
+        ),
+    ],
+)
+def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, message):
+    done = run_mpi(n, ["-c", GUARDED.format(what=what)], timeout=30)
+    assert done.returncode == status, done.stderr
+    said = re.findall("^theanompi: .*", done.stderr, re.MULTILINE)
+    assert len(said) == 2 and said[1] == "theanompi: last words", done.stderr
+    assert re.search("theanompi: " + message.format(last=n - 1), done.stderr), done.stderr
+
+
+def test_shared_memory_has_no_name_once_all_ranks_have_it():
+    program = """
+from mpi4py import MPI
+from pathlib import Path
+from theanompi.ranks import forget_shared_memory
+import re
+comm = MPI.COMM_WORLD
+forget_shared_memory(comm)
+comm.Barrier()
+mapped = {word for word in Path("/proc/self/maps").read_text().split() if "/mpich_shm_" in word}
+print("left", [name for name in mapped if Path(name).exists()], comm.allreduce(1))
+"""
+    done = run_mpi(2, ["-c", program])
+    assert done.returncode == 0 and done.stdout == "left [] 2\n" * 2, done.stdout + done.stderr
+
+
+def settings(out: Path, **changes) -> RunConfig:
+    return RunConfig(
+        modelfile="small_models", devices=["cpu"] * 2, out=str(out), batch_size=4, checkpoint_interval=1,
+        **{"max_iterations": 5, **changes},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small_models(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_rank_that_leaves_early_with_status_0_is_no_good_end(small_models, tmp_path):
+    rule = BSP()
+    rule.start(settings(tmp_path / "run", modelclass="Leaves", checkpoint_interval=1))
+    with pytest.raises(RunFailed) as caught:
+        rule.wait()
+    assert re.fullmatch(
+        r"BSP: 2 rank\(s\) left before the end of the run, though with exit status 0 after \d+ s; "
+        rf"iteration 2 is saved in {tmp_path}/run: --resume goes on from there",
+        str(caught.value),
+    )
+    assert caught.value.status == 1
+
+
+def test_a_mistake_in_a_model_keeps_its_traceback_once(tmp_path):
+    done = train(2, tmp_path / "run", modelclass="Mistaken")
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1 and done.stderr.count("small_models.py") == 1, done.stderr
+    assert "ValueError: too many values to unpack (expected 2)" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("n", "sync_type"), [(1, "cdd"), (2, "cdd"), (4, "avg")])
+def test_a_signal_to_one_rank_saves_and_stops_all_and_the_run_goes_on_bit_for_bit(n, sync_type, tmp_path):
+    common = {"modelclass": "Normalised", "sync_type": sync_type, "max_iterations": 9}
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    trained(n, straight, **common)
+    done = train(n, stopped, "term-4", **common)
+    assert done.returncode == 75, done.stderr
+    to = f" to rank {n - 1}" if n > 1 else ""
+    saved = f"iteration 5 is saved in {stopped}: --resume goes on from there"
+    line = f"theanompi: stopped in good order by SIGTERM{to}; {saved}"
+    assert done.stderr.count("theanompi") == done.stderr.count(line) == 1, done.stderr
+    trained(n, stopped, resume=True, **common)
+    assert (straight / "checkpoint.h5").read_bytes() == (stopped / "checkpoint.h5").read_bytes()
+    assert sorted(os.listdir(stopped)) == sorted(os.listdir(straight))
+
+
+@pytest.mark.parametrize("last", [3, 6])
+def test_weights_that_are_not_finite_are_never_saved(last, tmp_path):
+    """The third update spoils a weight; its own loss is finite, and with 3 updates in all there is no other."""
+    done = train(
+        2, tmp_path, modelclass="SpoiltUpdate", checkpoint_interval=1, max_iterations=last, overwrite=True
+    )
+    assert done.returncode == 1
+    text = "the update has made weights or velocities that are not finite"
+    assert done.stderr.count(f"theanompi: iteration 3: {text}\n") == 1, done.stderr
+    arrays, attributes = checkpoint.load(tmp_path / "checkpoint.h5")
+    assert attributes["iteration"] == 2 and all(np.isfinite(value).all() for value in arrays.values())
+    assert read_log(tmp_path / "log.jsonl")[-1] == {
+        "kind": "diverged", "epoch": 0, "iteration": 3, "reason": text,
+    }  # fmt: skip
+
+
+def test_a_blocked_rank_is_named_by_all_and_ends_the_run_when_asked_to(tmp_path):
+    done = train(2, tmp_path / "run", modelclass="Blocks", stall_seconds=2, stall_abort=True, timeout=60)
+    assert done.returncode == 1
+    lines = "\n".join(re.findall(r"^theanompi: (.*)$", done.stderr, re.MULTILINE))
+    assert re.search(
+        r"no progress for 2 s, after iteration [23]:\n"
+        r"  rank 0 on \S+, pid \d+: exchanging \(waiting for the other ranks: bucket 0, .* MB\), for 2 s\n"
+        r"  rank 1 on \S+, pid \d+: in the training loop, for 2 s\n"
+        r"  the others wait for rank 1\n"
+        r"the run ends, as --stall-abort has it; nothing is saved\n",
+        lines,
+    ), done.stderr
+    assert "small_models.py" in done.stderr.partition("its stack")[2], "the stack of the blocked rank"
+
+
+STUCK = """
+import os, signal, sys, time
+from mpi4py import MPI
+from theanompi.progress import Progress
+from theanompi.watchdog import Watchdog
+comm = MPI.COMM_WORLD
+progress = Progress()
+with Watchdog(comm, progress, stall_seconds=1, abort=sys.argv[1] == "abort"):
+    comm.Barrier()
+    if comm.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    with progress.waiting("waiting for the other ranks"):
+        comm.Barrier()
+"""
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_stopped_rank_is_named_by_the_others_and_ended(n):
+    done = run_mpi(n, ["-c", STUCK, "abort"], timeout=30)
+    assert done.returncode != 0
+    assert done.stderr.count("no progress for ") == 1, done.stderr
+    assert re.search(
+        r"rank 1 on \S+, pid \d+: says nothing; stopped, stuck outside Python, or gone\n"
+        r"theanompi:   the others wait for rank 1\n",
+        done.stderr,
+    ), done.stderr
+    assert done.stderr.count("setting up (waiting for the other ranks), for ") == n - 1
+    assert f"rank {n - 1 if n > 2 else 0} on " in done.stderr.partition("its stack")[0]
+
+
+@pytest.mark.parametrize("target", ["mpirun", "hydra_pmi_proxy"])
+def test_ranks_do_not_outlive_what_started_them(target, tmp_path):
+    environ = {**os.environ, "RUN_OF_A_TEST": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    program = STUCK.replace(
+        "os.kill(os.getpid(), signal.SIGSTOP)", "print('here', flush=True); time.sleep(100)"
+    )
+    command = [*mpirun(), "-np", "2", sys.executable, "-c", program, "report"]
+    job = subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert job.stdout is not None and job.stdout.readline() == b"here\n"
+    pids = [job.pid] if target == "mpirun" else children(job.pid)
+    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+    if names != [target]:
+        job.kill()
+        pytest.skip(f"this MPI starts its ranks by {names}")
+    os.kill(pids[0], signal.SIGKILL)
+    job.wait(timeout=20)
+    job.stdout.close()
+    deadline = time.monotonic() + 5
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(tmp_path) == []
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_second_run_in_the_folder_of_one_at_work_is_refused_and_disturbs_nothing(small_models, tmp_path):
+    rule = BSP()
+    rule.start(settings(tmp_path / "run", modelclass="Slow", max_iterations=60))
+    log = tmp_path / "run" / "log.jsonl"
+    while not log.exists():
+        time.sleep(0.05)
+    done = train(2, tmp_path / "run", overwrite=True)
+    assert done.returncode == 1
+    lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
+    assert (
+        len(lines) == 1 and "expected one in which no run is at work, got one in which process " in lines[0]
+    )
+    assert rule.wait() == 0
+    assert [r["iteration"] for r in read_log(log) if r["kind"] == "train"] == [10, 20, 30, 40, 50, 60]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["modelclass"] == "Slow"
+
+
+def test_a_signal_twice_within_moments_is_one_and_later_does_what_it_did_before(monkeypatch):
+    with StopSignals(heed=True) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.name == "SIGINT"
+        monkeypatch.setattr("theanompi.stop.SAME", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with StopSignals(heed=False) as stop, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
