@@ -132,10 +132,8 @@ print("left", [name for name in mapped if Path(name).exists()], comm.allreduce(1
 
 
 def settings(out: Path, **changes) -> RunConfig:
-    return RunConfig(
-        modelfile="small_models", devices=["cpu"] * 2, out=str(out), batch_size=4, checkpoint_interval=1,
-        **{"max_iterations": 5, **changes},
-    )  # fmt: skip
+    common = {"modelfile": "small_models", "devices": ["cpu"] * 2, "batch_size": 4, "max_iterations": 5}
+    return RunConfig.from_dict({**common, "out": str(out), **changes})
 
 
 @pytest.fixture
