@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -710,6 +711,7 @@ def test_an_unfinished_or_empty_run_can_be_closed(tmp_path: Path, clock: Clock) 
 
 SHOW = """
 import time
+import tracemalloc
 from mpi4py import MPI
 from theanompi.recorder import Recorder
 rank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
@@ -764,3 +766,20 @@ def test_a_pipe_gets_no_control_characters(ranks: int) -> None:
     assert line.startswith("epoch 1, iteration 4/4: ")
     assert "\x1b" not in line
     assert result.stdout.count(f"4 of 4 iterations on {ranks} rank") == 1
+
+
+def test_the_memory_of_a_run_does_not_grow_with_its_length() -> None:
+    recorder = Recorder(None, 0, 1, 4000, log_interval=1, verbose=False, resume_from=None)
+
+    def go_on(first: int, last: int) -> None:
+        for iteration in range(first, last):
+            recorder.start()
+            recorder.end("calc")
+            recorder.train(0, iteration, 32, loss_sum=1.0, errors=1, errors_top5=0, lr=0.1)
+
+    go_on(1, 1000)
+    tracemalloc.start()
+    go_on(1000, 4001)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 20_000
