@@ -355,6 +355,8 @@ def write_synthetic(path: Path, size: int, images: int) -> None:
 
 def environment() -> dict[str, Any]:
     """Hardware, versions, commit and date, for the head of a result file."""
+    from theanompi.cgroup import cores
+
     packages = ("torch", "pytensor", "numpy", "mpi4py", "mpich", "openmpi", "impi-rt")
     installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
     return {
@@ -364,7 +366,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: installed[name] for name in packages if name in installed},
         "cpu": _field("/proc/cpuinfo", "model name"),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_mib": int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) // 1024,
         "gpus": (
             _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""

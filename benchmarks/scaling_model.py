@@ -9,7 +9,6 @@ your own; neither measures anything. The result is a JSON file under benchmarks/
 import argparse
 import json
 import math
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -620,7 +619,9 @@ def measure(ranks: Sequence[int], rounds: int) -> tuple[Inputs, dict[str, Any]]:
     report : dict
         ``fit``, `check`'s ``allreduce`` and ``training``, and the measured ``phases_s`` by ranks.
     """
-    cores = len(os.sched_getaffinity(0))
+    from theanompi import cgroup
+
+    cores = cgroup.cores()
     several = [k for k in ranks if k > 1]
     # Ranks that share a core wait for their turn, which is neither latency nor bandwidth.
     fitted = [k for k in several if k <= cores] or [min(several)]

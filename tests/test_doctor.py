@@ -126,7 +126,7 @@ def test_json(tmp_path):
     found = report["facts"]
     assert found["ranks"]["size"] == 2 and found["ranks"]["threads"] == 3
     assert [item["path"] for item in found["ranks"]["sums"]] == ["host"]
-    assert found["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert found["machine"]["processors"] == len(os.sched_getaffinity(0))
     assert found["data"]["n_train"] == 1437 and found["data"]["images_per_s"] > 0
     assert found["model"]["parameters"] == 23_522_250
     for host in ("localhost", "127.0.0.1"):
@@ -302,30 +302,6 @@ def test_a_host_that_is_not_there():
     (text,) = found
     assert text.startswith("problem host nosuchhost.invalid: no process could be started there: it failed (")
     assert "remedy: 'ssh nosuchhost.invalid true' must work" in text
-
-
-def test_control_groups(tmp_path):
-    """Both versions, as the kernel lays them out; the tightest limit on the way up counts."""
-
-    def write(path: str, text: str) -> None:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-
-    write("proc/self/cgroup", "0::/job/step\n")
-    write("sys/fs/cgroup/job/step/memory.max", "max\n")
-    write("sys/fs/cgroup/job/memory.max", "8000\n")
-    write("sys/fs/cgroup/job/memory.current", "3000\n")
-    write("sys/fs/cgroup/job/cpu.max", "150000 100000\n")
-    write("sys/fs/cgroup/cpu.max", "max 100000\n")
-    assert facts.cgroup_limits(tmp_path) == {"cores": 1.5, "memory": 8000, "memory_used": 3000}
-    write("proc/self/cgroup", "4:memory:/job\n1:cpu:/job\n0::/\n")
-    write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "9223372036854771712\n")
-    write("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n")
-    write("sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n")
-    assert facts.cgroup_limits(tmp_path) == {}
-    write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "5000\n")
-    write("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "400000\n")
-    assert facts.cgroup_limits(tmp_path) == {"cores": 4, "memory": 5000, "memory_used": 0}
 
 
 def test_files_of_crashed_jobs(tmp_path):

@@ -174,25 +174,37 @@ def test_gpus():
             "problem cores: 8 for 9 ranks: 1 thread and 1 loader process each; --bind needs a core for each rank",
         ),
         (
-            {"limits": {"cores": 2.5}},
+            {"cores": 5, "limits": {"cores": 5.5}},
             2,
             False,
             None,
-            "warning cores: 8 for 2 ranks: 4 threads and 3 loader processes each; the control group allows 2.5: "
-            "threads above that limit are held up",
+            "ok cores: 5 (of 8: the control group allows 5.5) for 2 ranks: 2 threads and 1 loader process each",
+        ),
+        (
+            {"cores": 5, "limits": {"cores": 5.5}},
+            2,
+            False,
+            "3",
+            "warning cores: 5 (of 8: the control group allows 5.5) for 2 ranks: OMP_NUM_THREADS=3 and 1 loader "
+            "process each: threads above that limit are held up",
         ),
     ],
 )
 def test_cores(facts, ranks, bind, omp, expected):
-    facts = {"cores": 8, "limits": {}, "memory": MEMORY, **facts}
+    facts = {"cores": 8, "processors": 8, "limits": {}, "memory": MEMORY, **facts}
     found = list(findings.cores(facts, RunConfig(), ranks, bind, omp))
     assert lines(found)[0] == expected
-    if "limits" in expected:
-        assert found[0].remedy.startswith("export OMP_NUM_THREADS=1,")
+    if "held up" in expected:
+        assert found[0].remedy.startswith("unset OMP_NUM_THREADS, for 2 each,")
 
 
 def test_memory():
-    facts = {"cores": 8, "limits": {"memory": 4 * GIB, "memory_used": 3 * GIB}, "memory": MEMORY}
+    facts = {
+        "cores": 8,
+        "processors": 8,
+        "limits": {"memory": 4 * GIB, "memory_used": 3 * GIB},
+        "memory": MEMORY,
+    }
     assert lines(findings.cores(facts, RunConfig(), 2, False, None))[1] == (
         "warning memory: 1 GiB of 4 GiB free, 512 MiB for each rank (limited by the control group)"
     )

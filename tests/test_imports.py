@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # For each module or sub-package of theanompi, those directly below it; what they rest on is below it too.
 BELOW: dict[str, set[str]] = {
     "config": set(),
+    "cgroup": set(),
     "device": {"config"},
     "lasagne": {"device"},
     "recipe": {"lasagne"},
@@ -25,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "library": {"config"},
     "mpirun": {"library"},
     "exchange": {"device", "mpirun", "timeline", "progress"},
-    "data": {"timeline"},
+    "data": {"timeline", "cgroup"},
     "recorder": {"timeline", "folder", "progress"},
     "plots": {"recorder"},
     "comparison": {"recorder"},
@@ -39,7 +40,7 @@ BELOW: dict[str, set[str]] = {
     "ranks": {"data", "library", "progress", "ends", "stop"},
     "contract": {"model"},
     "rank": {"training", "contract", "library", "ranks", "watchdog", "ends"},
-    "launch": {"ends"},
+    "launch": {"ends", "cgroup"},
     "worker": {"rank", "launch"},
     "cfgfile": {"config"},
     "nodes": {"config"},
@@ -53,7 +54,7 @@ BELOW: dict[str, set[str]] = {
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
 LIGHT = (
-    *("config", "cfgfile", "library", "mpirun", "launch", "nodes", "rules", "findings", "doctor"),
+    *("config", "cgroup", "cfgfile", "library", "mpirun", "launch", "nodes", "rules", "findings", "doctor"),
     *("comparison", "report", "experiment", "compare", "cli"),
 )
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}

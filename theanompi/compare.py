@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from theanompi.cgroup import cores
 from theanompi.comparison import EXPERIMENT_FILE, OUTPUT_FILE, Run, read_run
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
 from theanompi.experiment import GLYPHS, Experiment, Trial
 from theanompi.folder import CHECKPOINT_FILE, CONFIG_FILE, CURVES_FILE, LOG_FILE, replace_text
-from theanompi.launch import WORKER, cores, handle_signals, mpi_rank
+from theanompi.launch import WORKER, handle_signals, mpi_rank
 from theanompi.mpirun import Outcome
 from theanompi.recorder import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.report import report

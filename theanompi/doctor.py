@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from theanompi import __version__, findings
+from theanompi.cgroup import cores
 from theanompi.config import ConfigError, Host, RunConfig, hosts, resolve, to_environment
 from theanompi.findings import Finding, problem, warning
-from theanompi.launch import command, cores
+from theanompi.launch import command
 from theanompi.mpirun import Outcome, environment, identify, run, run_ranks
 from theanompi.rules.base import check
 

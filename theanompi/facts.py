@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from theanompi import __version__
+from theanompi import __version__, cgroup
 from theanompi.config import RunConfig, resolve
 from theanompi.mpirun import say
 
@@ -45,9 +45,10 @@ def machine(data: str | None = None) -> None:
         system=f"{platform.system()} {platform.release()}, {platform.machine()}",
     )
     say(
-        cores=len(os.sched_getaffinity(0)),
+        cores=cgroup.cores(),
+        processors=len(os.sched_getaffinity(0)),
         memory=_meminfo(),
-        limits=cgroup_limits(),
+        limits=cgroup.limits(),
         locked_memory=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
         infiniband=Path("/sys/class/infiniband").is_dir(),
     )
@@ -108,43 +109,6 @@ def _meminfo() -> dict[str, int]:
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     kib = {words[0]: int(words[1]) for words in lines}
     return {"total": kib["MemTotal:"] * 1024, "available": kib["MemAvailable:"] * 1024}
-
-
-def cgroup_limits(root: Path = Path("/")) -> dict[str, float]:
-    """Return what this process's control groups (version 1 or 2) leave it: ``cores`` and ``memory`` in bytes.
-
-    What is not limited is left out.
-
-    >>> set(cgroup_limits()) <= {"cores", "memory", "memory_used"}
-    True
-    """
-    found: dict[str, float] = {}
-
-    def numbers(file: Path) -> list[float]:
-        try:
-            return [float(word) for word in file.read_text().split()]
-        except (OSError, ValueError):  # not there, or "max"
-            return []
-
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        top = root / "sys/fs/cgroup" / controllers
-        own = top / path.strip("/")
-        for folder in [own, *own.parents]:
-            if not folder.is_relative_to(top):
-                break
-            cpu = numbers(folder / "cpu.max") or [
-                *numbers(folder / "cpu.cfs_quota_us"),
-                *numbers(folder / "cpu.cfs_period_us"),
-            ]
-            if len(cpu) == 2 and cpu[0] > 0:
-                found["cores"] = min(found.get("cores", cpu[0] / cpu[1]), cpu[0] / cpu[1])
-            memory = numbers(folder / "memory.max") or numbers(folder / "memory.limit_in_bytes")
-            # Version 1 says "no limit" by a number near 2^63.
-            if memory and memory[0] < min(2**60, found.get("memory", 2**60)):
-                used = numbers(folder / "memory.current") or numbers(folder / "memory.usage_in_bytes")
-                found |= {"memory": memory[0], "memory_used": used[0] if used else 0.0}
-    return found
 
 
 def left_behind(folder: Path = Path("/dev/shm")) -> dict[str, int]:

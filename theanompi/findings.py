@@ -301,24 +301,25 @@ def cores(
 ) -> Iterator[Finding]:
     """Judge cores and memory for the ranks of one machine.
 
-    >>> facts = {"cores": 2, "limits": {}, "memory": {"total": 8 * GIB, "available": 6 * GIB}}
+    >>> memory = {"total": 8 * GIB, "available": 6 * GIB}
+    >>> facts = {"cores": 2, "processors": 2, "limits": {}, "memory": memory}
     >>> [finding.level for finding in cores(facts, RunConfig(), ranks=4, bind=False, omp_threads=None)]
     ['warning', 'ok']
     """
     n, limits, memory = facts["cores"], facts["limits"], facts["memory"]
     threads, loaders = shares(n, ranks, config.loader_processes)
-    text = f"{n} for {ranks} rank{'s' * (ranks > 1)}: "
+    limited = n < facts["processors"]
+    of = f" (of {facts['processors']}: the control group allows {limits['cores']:.3g})" if limited else ""
+    text = f"{n}{of} for {ranks} rank{'s' * (ranks > 1)}: "
     text += f"OMP_NUM_THREADS={omp_threads}" if omp_threads else f"{threads} thread{'s' * (threads > 1)}"
     text += f" and {loaders} loader process{'es' * (loaders > 1)} each"
-    if limits.get("cores", n) < n:
-        text += f"; the control group allows {limits['cores']:.3g}"
     if ranks > n and bind:
         yield problem("cores", f"{text}; --bind needs a core for each rank", "fewer ranks, or no --bind")
-    elif limits.get("cores", n) < min(n, ranks * threads):
+    elif limited and (omp_threads or "").isdecimal() and ranks * int(omp_threads or 0) > limits["cores"]:
         yield warning(
             "cores",
             f"{text}: threads above that limit are held up",
-            f"export OMP_NUM_THREADS={max(1, int(limits['cores'] / ranks))}, or a larger CPU limit of the container",
+            f"unset OMP_NUM_THREADS, for {threads} each, or a larger CPU limit of the container",
         )
     elif ranks > n:
         yield warning("cores", f"{text}: ranks take turns on a core", f"at most {n} ranks here")

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from theanompi.cgroup import cores
 from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
 from theanompi.ends import LAUNCHER, STOPPED, Account, launcher_name, signal_name
 from theanompi.library import algorithm_settings, flavour, launch_settings
@@ -85,15 +86,6 @@ def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
     if not names and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         names = ["SLURM_PROCID"]
     return int(environ[names[0]]) if names else None
-
-
-def cores() -> int:
-    """Count the cores that this process may use.
-
-    >>> cores() >= 1
-    True
-    """
-    return len(os.sched_getaffinity(0))
 
 
 def command(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from theanompi import __version__, checkpoint, device
+from theanompi import __version__, cgroup, checkpoint, device
 from theanompi.config import ConfigError, RunConfig, local_device
 from theanompi.contract import ContractModel
 from theanompi.device import FlatBuffer
@@ -36,7 +36,8 @@ def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     local_rank, local_size = local.Get_rank(), local.Get_size()
     # srun and mpirun may have given each rank cores of its own, or all of them the same.
-    cores = max(1, len(set().union(*local.allgather(os.sched_getaffinity(0)))) // local_size)
+    together_on = set().union(*local.allgather(os.sched_getaffinity(0)))
+    cores = max(1, cgroup.cores(together_on) // local_size)
     local.Free()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from theanompi import cgroup
 from theanompi.config import ConfigError
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, as_jpeg, decode, resize_shorter
@@ -296,7 +297,7 @@ def pack(
     augmentation, name : str, optional
         Otherwise the source's.
     processes : int, optional
-        Worker processes; by default one for each core that this process may use.
+        Worker processes; by default one for each core that this process may use (`theanompi.cgroup.cores`).
 
     Returns
     -------
@@ -325,7 +326,7 @@ def pack(
     True
     """
     start = monotonic()
-    cores = processes or len(os.sched_getaffinity(0))
+    cores = processes or cgroup.cores()
     augmentation = augmentation or source.augmentation
     name = name or source.name
     for note in source.notes:

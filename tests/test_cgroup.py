@@ -1,0 +1,112 @@
+"""What control groups leave a process, from trees as the kernel lays them out, and in one of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mpi import run_mpi
+
+from theanompi import cgroup
+
+Write = Callable[[str, str], None]
+CPU = Path("/sys/fs/cgroup/cpu")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+
+    return write
+
+
+def test_the_tightest_limit_on_the_way_up_counts_in_version_2(tmp_path: Path, write: Write) -> None:
+    write("proc/self/cgroup", "0::/job/step\n")
+    write("sys/fs/cgroup/job/step/memory.max", "max\n")
+    write("sys/fs/cgroup/job/step/cpu.max", "400000 100000\n")
+    write("sys/fs/cgroup/job/memory.max", "8000\n")
+    write("sys/fs/cgroup/job/memory.current", "3000\n")
+    write("sys/fs/cgroup/job/cpu.max", "150000 100000\n")
+    write("sys/fs/cgroup/cpu.max", "max 100000\n")
+    assert cgroup.limits(tmp_path) == {"cores": 1.5, "memory": 8000, "memory_used": 3000}
+
+
+def test_version_1_has_a_tree_for_each_controller(tmp_path: Path, write: Write) -> None:
+    write("proc/self/cgroup", "4:memory:/job\n1:cpu,cpuacct:/job\n0::/\n")
+    write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "9223372036854771712\n")
+    write("sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us", "-1\n")
+    write("sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us", "100000\n")
+    assert cgroup.limits(tmp_path) == {}
+    write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "5000\n")
+    write("sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us", "400000\n")
+    assert cgroup.limits(tmp_path) == {"cores": 4, "memory": 5000, "memory_used": 0}
+
+
+def test_a_container_may_see_its_group_as_the_top(tmp_path: Path, write: Write) -> None:
+    # As docker's, in whose /sys the folder that /proc names is not.
+    write("proc/self/cgroup", "1:cpu:/docker/0123\n")
+    write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "200000\n")
+    write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    assert cgroup.cores(range(8), tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "cores"),
+    [(8, "max", 8), (8, "250000", 2), (8, "100000", 1), (8, "50000", 1), (2, "800000", 2), (8, "0", 8)],
+)
+def test_as_many_cores_count_as_can_be_kept_busy(
+    tmp_path: Path, write: Write, affinity: int, quota: str, cores: int
+) -> None:
+    write("proc/self/cgroup", "0::/\n")
+    write("sys/fs/cgroup/cpu.max", f"{quota} 100000\n")
+    assert cgroup.cores(range(affinity), tmp_path) == cores
+
+
+def test_a_kernel_without_control_groups_has_no_limits(tmp_path: Path) -> None:
+    assert cgroup.limits(tmp_path) == {}
+    assert cgroup.cores(root=tmp_path) == len(os.sched_getaffinity(0))
+
+
+def test_the_ranks_of_a_machine_share_the_quota() -> None:
+    program = (
+        "import os; from mpi4py import MPI; from theanompi import cgroup\n"
+        "os.sched_getaffinity = lambda pid: set(range(8))\n"
+        "cgroup.limits = lambda root: {'cores': 4.5}\n"
+        "from theanompi.rank import choose_device; print(choose_device(MPI.COMM_WORLD, ('cpu',))[1])"
+    )
+    done = run_mpi(2, ["-c", program])
+    assert done.stdout.split() == ["2"] * 2, done.stderr
+
+
+@pytest.fixture
+def one_core() -> Iterator[Path]:
+    """A real group with the time of one core, where this user may make one."""
+    group = CPU / f"theanompi_test_{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("100000", encoding="utf-8")
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_all_that_count_cores_count_those_of_a_real_group(one_core: Path) -> None:
+    program = (
+        f"import os; open({str(one_core / 'cgroup.procs')!r}, 'w', encoding='utf-8').write('0')\n"
+        "os.sched_getaffinity = lambda pid: set(range(8))\n"
+        "from theanompi import compare, doctor, launch\n"
+        "from theanompi.config import RunConfig\n"
+        "words = launch.command(RunConfig(), 'mpirun', 'mpich')\n"
+        "print(launch.cores(), compare.cores(), doctor.cores(), words[words.index('OMP_NUM_THREADS') + 1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+    assert done.stdout.split() == ["1"] * 4, done.stderr
