@@ -26,6 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # So that a benchmark runs in any checkout, and finds the reference network, which the tests share.
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from theanompi.cgroup import cores  # noqa: E402
+from theanompi.output import print_anything  # noqa: E402
+
+print_anything()
+
 RESULTS = ROOT / "benchmarks" / "results"
 MARK = "@benchmark "
 PIPES = "BENCHMARK_PIPES"
@@ -82,7 +87,7 @@ def serve(
         step()
     synchronise()
     say(step_s=(time.perf_counter() - start) / WARM_UP_STEPS)
-    with open(Path(os.environ[PIPES], str(rank_and_size()[0]))) as pipe:
+    with open(Path(os.environ[PIPES], str(rank_and_size()[0])), encoding="utf-8") as pipe:
         for line in pipe:
             barrier()
             start = time.perf_counter()
@@ -126,7 +131,7 @@ class Contender:
             os.mkfifo(pipe)
             # Opened for reading too, or this would wait for a contender that may never come.
             self._pipes.append(os.open(pipe, os.O_RDWR))
-        self._errors = open(Path(self._folder.name, "errors"), "w+")  # noqa: SIM115
+        self._errors = open(Path(self._folder.name, "errors"), "w+", encoding="utf-8")  # noqa: SIM115
         python = [sys.executable, str(ROOT / "benchmarks" / script), *args]
         start = time.perf_counter()
         self._process = subprocess.Popen(
@@ -136,7 +141,7 @@ class Contender:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
+            encoding="utf-8",
         )
         self._hear("first_step")
         self.first_step_s = time.perf_counter() - start
@@ -205,7 +210,7 @@ def mpirun(ranks: int) -> list[str]:
     path = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
     if path is None:
         raise FileNotFoundError(f"mpirun: expected it beside {sys.executable} or on PATH, found none")
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run([path, "--version"], capture_output=True, encoding="utf-8", check=False).stdout
     extra = ["--allow-run-as-root", "--oversubscribe"] if "Open MPI" in version else []
     return [path, *extra, "-np", str(ranks)]
 
@@ -355,8 +360,6 @@ def write_synthetic(path: Path, size: int, images: int) -> None:
 
 def environment() -> dict[str, Any]:
     """Hardware, versions, commit and date, for the head of a result file."""
-    from theanompi.cgroup import cores
-
     packages = ("torch", "pytensor", "numpy", "mpi4py", "mpich", "openmpi", "impi-rt")
     installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
     return {
@@ -378,12 +381,12 @@ def environment() -> dict[str, Any]:
 def _output(*command: str) -> str | None:
     if shutil.which(command[0]) is None:
         return None
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _field(path: str, name: str) -> str | None:
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()

@@ -163,7 +163,7 @@ def measure(ranks: int, rounds: int) -> dict[str, Any]:
             [*common.mpirun(ranks), sys.executable, __file__, *flags],
             env=common.child_environment(threads=1),
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             check=True,
             timeout=600,
         )

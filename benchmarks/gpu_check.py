@@ -353,7 +353,7 @@ def train(folder: Path, ranks: int, place: str, flags: list[str]) -> list[dict[s
     if result.status != 0:
         print(result.err, file=sys.stderr)
         raise RuntimeError(f"training {result.how(LIMIT)}")
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def hidden(place: str) -> dict[str, Any]:
@@ -422,7 +422,7 @@ def side_by_side(names: list[str], place: str) -> dict[str, Any]:
         }
         ended = {name: process.wait() for name, process in running.items()}
         return {
-            name: json.loads(path.read_text())[name]
+            name: json.loads(path.read_text(encoding="utf-8"))[name]
             if path.exists()
             else {"failed": f"exit {ended[name]}", "passed": False}
             for name, path in paths.items()

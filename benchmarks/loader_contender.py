@@ -190,7 +190,7 @@ def serve(step: Step, synchronise: Step, ahead: int) -> None:
     synchronise()
     common.say(step_s=(time.perf_counter() - start) / WARM_UP_BATCHES)
     settle()
-    with open(Path(os.environ[common.PIPES], "0")) as pipe:
+    with open(Path(os.environ[common.PIPES], "0"), encoding="utf-8") as pipe:
         for line in pipe:
             ticks = cpu_ticks()
             for _ in range(ahead):

@@ -132,7 +132,7 @@ def child(*words: str) -> dict[str, Any]:
     python = [sys.executable, str(common.ROOT / "benchmarks" / "data_child.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        python, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, check=False
+        python, capture_output=True, encoding="utf-8", stdin=subprocess.DEVNULL, env=environment, check=False
     )
     said = [line for line in result.stdout.splitlines() if line.startswith(common.MARK)]
     if result.returncode or not said:
@@ -330,7 +330,7 @@ def wait(amounts: Amounts, materials: Materials) -> dict[str, Any]:
                 cwd=common.ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 stdin=subprocess.DEVNULL,
                 check=False,
             )

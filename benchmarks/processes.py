@@ -11,7 +11,9 @@ def _stat() -> dict[int, list[str]]:
         if folder.name.isdecimal():
             try:
                 # The name, in parentheses, may itself hold spaces and parentheses.
-                fields[int(folder.name)] = Path(folder, "stat").read_text().rpartition(")")[2].split()
+                fields[int(folder.name)] = (
+                    Path(folder, "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                )
             except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
                 continue
     return fields
@@ -34,6 +36,6 @@ def resident_mib() -> list[float]:
     """Resident memory in MiB: of this process, then of each descendant."""
     sizes = []
     for pid in _family(_stat()):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
         sizes += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")]
     return sizes

@@ -26,7 +26,7 @@ def main() -> None:
     folder = RunFolder(out, resume=config.resume, overwrite=config.overwrite)
     folder.clear()
     write_config(out, {**config.to_dict(), "size": len(config.devices), "versions": {"worker": "1"}})
-    begin = json.loads((out / CHECKPOINT_FILE).read_text()) if config.resume else 0
+    begin = json.loads((out / CHECKPOINT_FILE).read_text(encoding="utf-8")) if config.resume else 0
     total = (config.epochs or 0) * PER_EPOCH
     resume_from = begin if config.resume else None
     recorder = Recorder(out, 0, 1, total, config.log_interval, False, resume_from)

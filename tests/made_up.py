@@ -73,15 +73,17 @@ def write_experiment(
         "claims": list(claims),
         "machine": {"cpu": "a processor", "cores": 2},
     }
-    (folder / "experiment.json").write_text(json.dumps(content | about))
+    (folder / "experiment.json").write_text(json.dumps(content | about), encoding="utf-8")
     return folder
 
 
 def write_run(folder: Path, trial: Trial) -> None:
     """Write the folder of one run; a run without epochs and end has no log."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "output.txt").write_text(trial.output)
+    (folder / "output.txt").write_text(trial.output, encoding="utf-8")
     if trial.errors or trial.end:
         versions = {"theanompi": "0.1", "torch": "2.13.0"}
-        (folder / "config.json").write_text(json.dumps({"seed": 0, "versions": versions}))
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log_lines(trial)))
+        (folder / "config.json").write_text(json.dumps({"seed": 0, "versions": versions}), encoding="utf-8")
+        (folder / "log.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in log_lines(trial)), encoding="utf-8"
+        )

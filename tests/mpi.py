@@ -35,7 +35,7 @@ def mpirun() -> list[str]:
     if path is None:
         raise FileNotFoundError(f"mpirun: expected it beside {sys.executable} or on PATH, found none")
     version = subprocess.run(
-        [path, "--version"], capture_output=True, text=True, check=False, timeout=60
+        [path, "--version"], capture_output=True, encoding="utf-8", check=False, timeout=60
     ).stdout
     return [path, "--allow-run-as-root", "--oversubscribe"] if "Open MPI" in version else [path]
 
@@ -78,7 +78,7 @@ def run_mpi(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         cwd=ROOT,
         # unbuffered, print writes a line in pieces, and hydra mixes those of several ranks
         env={**os.environ, "PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(env or {})},

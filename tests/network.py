@@ -60,7 +60,9 @@ def refusal() -> str | None:
     missing = [name for name in ("ip", "nsenter", "tc", "unshare") if shutil.which(name) is None]
     if missing:
         return f"network namespaces need {', '.join(missing)}"
-    tried = subprocess.run(["unshare", *_NAMESPACES, "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        ["unshare", *_NAMESPACES, "true"], capture_output=True, encoding="utf-8", check=False
+    )
     if tried.returncode:
         return f"network namespaces are not permitted here ({tried.stderr.strip()})"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
@@ -115,7 +117,9 @@ class Hosts:
         folder = Path(self._folder.name)
         addresses = [f"10.77.0.{number + 1}" for number in range(len(self.names))]
         known = zip(["127.0.0.1", *addresses], ["localhost", *self.names], strict=True)
-        (folder / "hosts").write_text("".join(f"{address} {name}\n" for address, name in known))
+        (folder / "hosts").write_text(
+            "".join(f"{address} {name}\n" for address, name in known), encoding="utf-8"
+        )
         for name in self.names:
             # cat ends when its input does, and that with this process; a namespace ends with its last process.
             words = (
@@ -134,7 +138,10 @@ class Hosts:
         cases = [f"{name}) host={pid};;" for name, pid in zip(self.names, self._pids, strict=True)]
         keep = f"OPAL_PREFIX={os.environ['OPAL_PREFIX']}" if "OPAL_PREFIX" in os.environ else ""
         agent = folder / "agent"
-        agent.write_text(_AGENT.format(cases="\n".join(cases), namespaces=" ".join(_NAMESPACES), keep=keep))
+        agent.write_text(
+            _AGENT.format(cases="\n".join(cases), namespaces=" ".join(_NAMESPACES), keep=keep),
+            encoding="utf-8",
+        )
         agent.chmod(0o755)
         self.environ = {
             "HYDRA_LAUNCHER": "ssh",
@@ -173,7 +180,7 @@ class Hosts:
             self.enter(number, command),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, **self.environ, **(env or {})},
             start_new_session=True,
         )

@@ -44,7 +44,7 @@ def loader_process() -> int:
     """The process id of this rank's loader process."""
     (child,) = (
         int(pid)
-        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
         if b"theanompi.data.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     return child

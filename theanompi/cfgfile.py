@@ -57,7 +57,7 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
     Examples
     --------
     >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
+    >>> with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".cfg") as file:
     ...     _ = file.write("DEVICES=(cpu0 cpu1)  # two workers\nEPOCHS=3\n")
     ...     file.flush()
     ...     read_cfg(file.name)

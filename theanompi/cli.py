@@ -16,6 +16,7 @@ from theanompi.doctor import examine
 from theanompi.experiment import SCALES, read_experiment
 from theanompi.launch import WORKER, mpi_rank
 from theanompi.nodes import read_hostfile, slurm_devices
+from theanompi.output import print_anything
 from theanompi.report import report
 from theanompi.rules import RunFailed, get_rule
 from theanompi.rules.base import check
@@ -79,6 +80,7 @@ def from_flags(
     >>> config.epochs, config.seed, plan
     (2, 1, True)
     """
+    print_anything()
     parser = Parser(None, description)
     add_arguments(parser)
     args = parser.parse_args(argv)
@@ -282,6 +284,7 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
         ...
     SystemExit: 2
     """
+    print_anything()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["doctor"]:
         return _doctor(argv[1:])

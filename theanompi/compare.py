@@ -204,7 +204,7 @@ def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], over
     about = out / EXPERIMENT_FILE
     if about.exists() and not overwrite:
         try:
-            earlier = json.loads(about.read_text())
+            earlier = json.loads(about.read_text(encoding="utf-8"))
             names = {key: earlier[key] for key in ("name", "scale")}
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
@@ -235,7 +235,7 @@ def _settings(config: RunConfig) -> RunConfig:
 
 def _settings_in(folder: Path) -> RunConfig:
     try:
-        values = json.loads((folder / CONFIG_FILE).read_text())
+        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return _settings(
             RunConfig.from_dict({k: v for k, v in values.items() if k not in ("size", "versions")})
         )
@@ -324,18 +324,20 @@ def _machine_of(experiment: Experiment, out: Path, runs: bool, sources: Mapping[
         # Of a source: <experiment>/<arm>/<k>-workers/seed-<s>.
         for folder in [out, *(source.parents[2] for source in sources.values())]:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                return json.loads((folder / EXPERIMENT_FILE).read_text())["machine"]
+                return json.loads((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))["machine"]
     return _machine(experiment.device)
 
 
 def _machine(device: str) -> dict[str, Any]:
     """This machine, for the report."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     about: dict[str, Any] = {"cpu": models[0] if models else "unknown", "cores": cores()}
     if device != "cpu":
         gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        about["gpus"] = [path.read_text().splitlines()[0].partition(":")[2].strip() for path in gpus]
+        about["gpus"] = [
+            path.read_text(encoding="utf-8").splitlines()[0].partition(":")[2].strip() for path in gpus
+        ]
     return about
 
 

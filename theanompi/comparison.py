@@ -172,7 +172,7 @@ def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
 
 def _last_line(path: Path) -> str:
     try:
-        lines = path.read_text(errors="replace").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return ""
     # A progress bar writes over its line again and again.
@@ -181,7 +181,7 @@ def _last_line(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError):
         value = None
     if not isinstance(value, dict):

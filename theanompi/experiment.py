@@ -265,7 +265,7 @@ def read_experiment(
     Examples
     --------
     >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    >>> with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
     ...     _ = file.write('scale = "small"\nseeds = 2\nworkers = [4, 8]\n[arms.theirs]\npreset = "their_way"\n')
     ...     file.flush()
     ...     experiment = read_experiment(file.name)

@@ -25,6 +25,7 @@ from typing import Any
 from theanompi import __version__, cgroup
 from theanompi.config import RunConfig, resolve
 from theanompi.mpirun import say
+from theanompi.output import print_anything
 
 PACKAGES = ("torch", "pytensor", "numpy", "h5py", "mpi4py", "PIL", "simplejpeg")
 _DISTRIBUTIONS = {"PIL": "pillow"}
@@ -98,7 +99,7 @@ def _gpus() -> Iterator[dict[str, Any]]:
 
 def _driver() -> str | None:
     try:
-        text = Path("/proc/driver/nvidia/version").read_text()
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return None
     match = re.search(r"Kernel Module.*?\s(\d[\d.]*)\s", text)
@@ -106,7 +107,7 @@ def _driver() -> str | None:
 
 
 def _meminfo() -> dict[str, int]:
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     kib = {words[0]: int(words[1]) for words in lines}
     return {"total": kib["MemTotal:"] * 1024, "available": kib["MemAvailable:"] * 1024}
 
@@ -129,7 +130,7 @@ def left_behind(folder: Path = Path("/dev/shm")) -> dict[str, int]:
     if found:
         for maps in Path("/proc").glob("[0-9]*/maps"):
             try:
-                used = maps.read_text()
+                used = maps.read_text(encoding="utf-8", errors="surrogateescape")
             except OSError:  # it has ended, or is another user's
                 continue
             found = {name: size for name, size in found.items() if f"{folder}/{name}\n" not in used}
@@ -143,11 +144,12 @@ def file_system(path: Path) -> str:
     'proc'
     """
     path, kind, depth = path.resolve(), "", -1
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields = line.split()
-        point = Path(fields[4].encode().decode("unicode_escape"))
+        name = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4])
+        point = Path(os.fsdecode(name))
         if path.is_relative_to(point) and len(point.parts) >= depth:
-            kind, depth = fields[fields.index("-") + 1], len(point.parts)
+            kind, depth = os.fsdecode(fields[fields.index(b"-") + 1]), len(point.parts)
     return kind
 
 
@@ -285,6 +287,7 @@ QUESTIONS: dict[str, Callable[..., None]] = {
 
 
 if __name__ == "__main__":
+    print_anything()
     try:
         QUESTIONS[sys.argv[1]](*map(json.loads, sys.argv[2:]))
     except (ValueError, OSError) as error:

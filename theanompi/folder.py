@@ -202,7 +202,7 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
     --------
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_config(Path(folder), {"seed": 0})
-    ...     print(Path(folder, "config.json").read_text())
+    ...     print(Path(folder, "config.json").read_text(encoding="utf-8"))
     {
       "seed": 0
     }

@@ -287,7 +287,12 @@ class Job:
         environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environ["PATH"] = os.pathsep.join([str(Path(mpirun).parent), environ.get("PATH", os.defpath)])
         version = subprocess.run(
-            [mpirun, "--version"], env=environ, capture_output=True, text=True, check=False
+            [mpirun, "--version"],
+            env=environ,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         kind = flavour(version.stdout)
         machines = hosts(config.devices)

@@ -194,7 +194,7 @@ def run(command: Sequence[str], timeout: float, environ: Mapping[str, str] | Non
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     )

@@ -39,7 +39,7 @@ def read_hostfile(path: str | Path, device: str = "auto") -> tuple[str, ...]:
     Examples
     --------
     >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+    >>> with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
     ...     _ = file.write("# two machines\nnode0 slots=2\nnode1\n")
     ...     file.flush()
     ...     read_hostfile(file.name)

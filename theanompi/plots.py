@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from theanompi.folder import CURVES_FILE, LOG_FILE
+from theanompi.output import print_anything
 from theanompi.recorder import EXPOSED, HIDDEN, read_log
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc3311", "#222222"
@@ -177,6 +178,7 @@ def _column(records: list[dict[str, Any]], name: str, missing: float | None = No
 
 def main() -> None:
     """Draw the curves of the run folder that the command line names."""
+    print_anything()
     parser = argparse.ArgumentParser(
         prog="python -m theanompi.plots", description="Draw the curves of a run."
     )

@@ -109,7 +109,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     --------
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "log.jsonl").write_text('{"kind": "train", "loss": 2.5}\n{"kind": "tr')
+    ...     _ = Path(folder, "log.jsonl").write_bytes(b'{"kind": "train", "loss": 2.5}\n{"kind": "tr')
     ...     read_log(folder + "/log.jsonl")
     [{'kind': 'train', 'loss': 2.5}]
     """
@@ -758,7 +758,7 @@ def terminal_columns() -> int | None:
         pid, name = os.getpid(), ""
         while pid and name not in LAUNCHERS:
             launcher = pid
-            stat = Path(f"/proc/{pid}/stat").read_text()
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="surrogateescape")
             name = stat[stat.index("(") + 1 : stat.rindex(")")]
             pid = int(stat[stat.rindex(")") + 2 :].split()[1])
         if name not in LAUNCHERS:

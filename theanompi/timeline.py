@@ -287,7 +287,7 @@ def _machine() -> str:
     """What processes have in common that read the same clock."""
     boot = namespace = ""
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/time")
     return f"{platform.node()} {boot} {namespace}"

@@ -14,6 +14,7 @@ from theanompi.config import RunConfig, from_environment, resolve
 from theanompi.ends import LAUNCHER, tell, what_is_saved
 from theanompi.folder import RunFolder
 from theanompi.launch import mpi_rank
+from theanompi.output import print_anything
 from theanompi.progress import Progress
 from theanompi.stop import StopSignals
 
@@ -35,6 +36,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         With status 1, after one line on one rank, for anything that the user can put right; with
         `theanompi.ends.STOPPED` when a signal has stopped the run.
     """
+    print_anything()
     config = resolve(config)
     with contextlib.ExitStack() as stack:
         folder: RunFolder | None = None

@@ -518,7 +518,7 @@ class Loader:
 
 def _shared_memory(layout: Layout) -> tuple[NDArray[np.uint8], int]:
     """Memory that other processes can share, and its descriptor. It has no name: it lives as long as its users."""
-    with open("/proc/meminfo") as file:
+    with open("/proc/meminfo", encoding="utf-8") as file:
         kib = dict(line.split(":") for line in file)["MemAvailable"].split()[0]
     if layout.nbytes > int(kib) * 1024:
         raise ValueError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from theanompi.data.random import Purpose, uniforms
 from theanompi.data.writer import write_dataset
+from theanompi.output import print_anything
 
 VALIDATION_IMAGES = 360
 # Grey levels are multiples of this. The source has 17 levels, so nothing is lost to the eye, and the file
@@ -113,6 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     Traceback (most recent call last):
     SystemExit: 0
     """
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m theanompi.data.make_digits", description=DESCRIPTION)
     parser.add_argument("out", metavar="OUT.h5", help="the file to write")
     out = parser.parse_args(arguments).out

@@ -46,6 +46,7 @@ from theanompi.data.sources import (
     printable,
 )
 from theanompi.data.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.output import print_anything
 
 # Of how images become blocks; a change makes unfinished work of before unusable.
 LAYOUT = 1
@@ -663,6 +664,7 @@ def main(arguments: list[str] | None = None) -> int:
     ...
     0
     """
+    print_anything()
     args = _parser().parse_args(arguments)
     try:
         return 0 if _run(args) else 1

@@ -37,8 +37,12 @@ def library(source: Path, folder: Path) -> ctypes.CDLL | None:
     >>> library(Path("no/such.c"), Path("."))
     """
     try:
-        flags = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")]
-        key = "\n".join([source.read_text(), *FLAGS, platform.machine(), *flags[:1]])
+        flags = [
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("flags")
+        ]
+        key = "\n".join([source.read_text(encoding="utf-8"), *FLAGS, platform.machine(), *flags[:1]])
         target = folder / f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         if not target.exists():
             compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
