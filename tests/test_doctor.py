@@ -325,3 +325,41 @@ def test_what_is_in_memory(tmp_path):
     os.truncate(path, 64 << 20)
     share = facts.cached(path)
     assert share is None or share == pytest.approx(1 / 64, abs=0.005)
+
+
+SMALL = {"shm": {"size": 16 << 20, "free": 16 << 20, "left": {}}}
+
+
+def test_too_little_shared_memory_to_start_mpi_is_named_once(monkeypatch):
+    """As with MPICH and 16 MiB: the first process that imports mpi4py.MPI crashes, and each one after it would."""
+
+    def ask(self, question, *args):
+        assert question in ("machine", "data", "folder"), f"{question} starts MPI"
+        answer = {"machine": (SMALL, "crashed (Segmentation fault)")}.get(question, ({}, "failed"))
+        return self.facts.setdefault(question, answer[0]), answer[1]
+
+    monkeypatch.setattr(Doctor, "_ask", ask)
+    found = list(Doctor(RunConfig(), bind=False).examine())
+    (shm,) = [item for item in found if item.topic == "/dev/shm"]
+    assert shm.level == "problem" and shm.text == (
+        "16 MiB of 16 MiB free, where 256 MiB should be: MPI needs it to start, and a process that did crashed "
+        "(Segmentation fault)"
+    )
+    assert "--shm-size=2g" in shm.remedy
+    assert not {"mpirun", "machine", "model"} & {item.topic for item in found}
+
+
+def test_too_little_shared_memory_for_several_ranks_is_named(other):
+    other('[ "$1" = --version ] && exec echo HYDRA; kill -BUS $$')
+    (found,) = diagnose("_mpi", **SMALL)
+    assert found.startswith(
+        "problem /dev/shm 16 MiB of 16 MiB free, where 256 MiB should be: MPI needs it to start, and a process that "
+        "did as one of 2 ranks was ended by SIGBUS"
+    )
+
+
+def test_what_crashes_with_enough_shared_memory_is_not_blamed_on_it(monkeypatch):
+    large = {"shm": {"size": 1 << 30, "free": 1 << 30, "left": {}}}
+    monkeypatch.setattr(Doctor, "_ask", lambda self, *_: (large, "crashed (Segmentation fault)"))
+    (found,) = diagnose("_machine")
+    assert found.startswith("problem machine the process that looks at it crashed (Segmentation fault)")

@@ -130,6 +130,7 @@ class Doctor:
         here = (None, "localhost", "127.0.0.1", platform.node(), platform.node().split(".")[0])
         self.local = next((machine for machine in self.machines if machine.name in here), None)
         self.facts: dict[str, Any] = {}
+        self.starts_mpi = True
 
     def examine(self) -> Iterator[Finding]:
         """Find out, one thing after the other: what is timed shall have the machine for itself."""
@@ -159,12 +160,15 @@ class Doctor:
         if "cores" in facts:
             threads = environment(sys.executable).get("OMP_NUM_THREADS")
             yield from findings.cores(facts, self.config, self.ranks, self.bind, threads)
-        if "shm" in facts:
+        if {"shm", "gpus"} <= facts.keys():
             yield from findings.system(facts)
         if "gpus" in facts and self.local:
             yield from findings.devices(self.local.devices, facts, platform.node())
         if failure:
-            yield problem(
+            small = None if "packages" in facts else findings.small_shm(facts, failure)
+            # Whatever starts MPI next would fail in the same way, without saying why.
+            self.starts_mpi = small is None
+            yield small or problem(
                 "machine",
                 f"the process that looks at it {failure}",
                 f"{sys.executable} -m theanompi.facts machine shows where",
@@ -172,7 +176,8 @@ class Doctor:
 
     def _broken(self) -> list[str]:
         packages = self.facts["machine"].get("packages", {})
-        return [name for name, about in packages.items() if "error" in about]
+        broken = [name for name, about in packages.items() if "error" in about]
+        return broken if self.starts_mpi else [*broken, "mpi4py"]
 
     def _mpi(self) -> Iterator[Finding]:
         if {"torch", "mpi4py"} & {*self._broken()}:
@@ -193,7 +198,9 @@ class Doctor:
         if first:
             yield from findings.mpirun(mpirun, n, library, first)
         if outcome.status != 0:
-            yield findings.no_mpirun(mpirun, kind, library, outcome.how(TIMEOUTS["ranks"]))
+            how = outcome.how(TIMEOUTS["ranks"])
+            small = findings.small_shm(self.facts["machine"], f"as one of {n} ranks {how}")
+            yield small or findings.no_mpirun(mpirun, kind, library, how)
         yield from findings.allreduce(n, sums)
         if first:
             yield from self._cuda_aware(first)

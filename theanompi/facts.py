@@ -53,12 +53,12 @@ def machine(data: str | None = None) -> None:
         locked_memory=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
         infiniband=Path("/sys/class/infiniband").is_dir(),
     )
+    # Before MPI starts, which crashes where this is too small.
+    say(shm=shared_memory())
     say(packages={name: _package(name) for name in PACKAGES})
     if "mpi4py.MPI" in sys.modules:
         say(library=library_version())
     say(gpus=list(_gpus()), driver=_driver(), cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
-    shm = os.statvfs("/dev/shm")
-    say(shm={"size": shm.f_blocks * shm.f_frsize, "free": shm.f_bavail * shm.f_frsize, "left": left_behind()})
     if data is not None:
         say(data=Path(data).is_file())
     if {"torch", "pytensor", "numpy"} <= sys.modules.keys():
@@ -110,6 +110,22 @@ def _meminfo() -> dict[str, int]:
     lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     kib = {words[0]: int(words[1]) for words in lines}
     return {"total": kib["MemTotal:"] * 1024, "available": kib["MemAvailable:"] * 1024}
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> dict[str, Any]:
+    """Return size and free bytes of the file system of shared memory, 0 where there is none, and what is left in it.
+
+    >>> sorted(shared_memory())
+    ['free', 'left', 'size']
+    """
+    if not folder.is_dir():
+        return {"size": 0, "free": 0, "left": {}}
+    about = os.statvfs(folder)
+    return {
+        "size": about.f_blocks * about.f_frsize,
+        "free": about.f_bavail * about.f_frsize,
+        "left": left_behind(folder),
+    }
 
 
 def left_behind(folder: Path = Path("/dev/shm")) -> dict[str, int]:

@@ -14,6 +14,9 @@ MIB, GIB = 2**20, 2**30
 THREAD_LEVELS = ("MPI_THREAD_SINGLE", "MPI_THREAD_FUNNELED", "MPI_THREAD_SERIALIZED", "MPI_THREAD_MULTIPLE")
 MOST_NAMES = 4
 SMALL_SHM = 256 * MIB
+LARGER_SHM = (
+    "remove what fills it, or make it larger: docker run --shm-size=2g, or mount -o remount,size=2g /dev/shm"
+)
 SMALL_MEMORY = GIB
 _NETWORK = re.compile(r"nfs|lustre|gpfs|beegfs|ceph|cifs|smb|afs|glusterfs|9p|panfs|fuse\.(?!fuse-overlayfs)")
 
@@ -363,13 +366,28 @@ def system(facts: Facts) -> Iterator[Finding]:
             f"while no job of yours runs: {_remove(list(shm['left']))}",
         )
     elif shm["free"] < SMALL_SHM:
-        yield warning(
-            "/dev/shm",
-            f"{text}; ranks of one machine exchange through it",
-            "remove what fills it; in a container docker run --shm-size=2g",
-        )
+        yield warning("/dev/shm", f"{text}; ranks of one machine exchange through it", LARGER_SHM)
     else:
         yield ok("/dev/shm", text)
+
+
+def small_shm(facts: Facts, how: str) -> Finding | None:
+    """Judge whether a process that started MPI, and failed, had too little shared memory for it.
+
+    >>> small_shm({"shm": {"size": 16 * MIB, "free": 16 * MIB}}, "crashed (Segmentation fault)").text
+    '16 MiB of 16 MiB free, where 256 MiB should be: MPI needs it to start, and a process that did crashed \
+(Segmentation fault)'
+    >>> small_shm({"shm": {"size": GIB, "free": GIB}}, "crashed (Segmentation fault)")
+    """
+    shm = facts.get("shm")
+    if shm is None or shm["free"] >= SMALL_SHM:
+        return None
+    return problem(
+        "/dev/shm",
+        f"{size(shm['free'])} of {size(shm['size'])} free, where {size(SMALL_SHM)} should be: MPI needs it to start, "
+        f"and a process that did {how}",
+        LARGER_SHM,
+    )
 
 
 def _remove(names: Sequence[str]) -> str:

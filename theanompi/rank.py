@@ -39,6 +39,9 @@ def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
     together_on = set().union(*local.allgather(os.sched_getaffinity(0)))
     cores = max(1, cgroup.cores(together_on) // local_size)
     local.Free()
+    _, note = device.compile_folder()
+    if note and local_rank == 0:
+        print(f"theanompi: {platform.node()}: {note}", file=sys.stderr, flush=True)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
     name = local_device(devices, local_rank, torch.cuda.device_count())

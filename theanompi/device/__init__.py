@@ -11,8 +11,19 @@
 from theanompi.device import ops
 from theanompi.device.buffers import FlatBuffer
 from theanompi.device.linker import mode
+from theanompi.device.native import compile_folder
 from theanompi.device.pinned import Pinned
 from theanompi.device.placement import current, use
 from theanompi.device.shared import DeviceSharedVariable, shared
 
-__all__ = ["DeviceSharedVariable", "FlatBuffer", "Pinned", "current", "mode", "ops", "shared", "use"]
+__all__ = [
+    "DeviceSharedVariable",
+    "FlatBuffer",
+    "Pinned",
+    "compile_folder",
+    "current",
+    "mode",
+    "ops",
+    "shared",
+    "use",
+]

@@ -5,17 +5,70 @@ Without a C compiler there are none, and torch's own calls do the same work in m
 
 import ctypes
 import hashlib
+import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import pytensor
 import torch
+
+from theanompi.config import ConfigError
 
 _ADDRESS = ctypes.c_void_p
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
+
+
+@cache
+def compile_folder() -> tuple[Path, str]:
+    """The folder that keeps compiled code, PyTensor's and ours; if nothing can be written there, another one.
+
+    That one is in the temporary folder and this user's alone: what is in it is run. To be asked for before PyTensor
+    compiles anything, which would fail.
+
+    Returns
+    -------
+    folder : pathlib.Path
+    note : str
+        One line that says why it is not PyTensor's own, or nothing.
+
+    Raises
+    ------
+    ConfigError
+        If there is no temporary folder either.
+
+    Examples
+    --------
+    >>> compile_folder()[0].is_dir()
+    True
+    """
+    try:
+        return Path(pytensor.config.compiledir), ""
+    except (ValueError, OSError):
+        pass
+    try:
+        base = Path(tempfile.gettempdir(), f"pytensor-{os.geteuid()}")
+        with suppress(FileExistsError):
+            base.mkdir(0o700)
+        about = base.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o022:
+            base = Path(tempfile.mkdtemp(prefix="pytensor-"))
+        folder = base / f"python-{platform.python_version()}"
+        pytensor.config.compiledir = folder
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"PYTENSOR_FLAGS: expected base_compiledir=FOLDER, for compiled code, as nothing can be written in "
+            f"{pytensor.config.base_compiledir} nor in a temporary folder, got: {error}"
+        ) from None
+    return folder, (
+        f"nothing can be written in {pytensor.config.base_compiledir}: compiled code is kept in {base} "
+        "(PYTENSOR_FLAGS=base_compiledir=FOLDER names another)"
+    )
 
 
 @cache

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytensor
 import torch
 
 from theanompi.device import native
@@ -25,7 +24,7 @@ BLOCK = 1 << 16
 @cache
 def _library() -> Any:
     """The compiled functions, or None."""
-    library = native.library(Path(__file__).with_suffix(".c"), Path(pytensor.config.compiledir))
+    library = native.library(Path(__file__).with_suffix(".c"), native.compile_folder()[0])
     if library is not None:
         address, length = ctypes.c_void_p, ctypes.c_ssize_t
         common: list[Any] = [address, ctypes.c_uint, length, length, length]

@@ -1,0 +1,96 @@
+"""Where compiled code is kept when the home cannot be written in."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.mpi import ROOT, run_mpi
+
+PROGRAM = """
+import sys
+import pytensor
+from theanompi import device
+from theanompi.device.ops import rows
+folder, note = device.compile_folder()
+assert pytensor.config.compiledir == folder
+print(folder, note, rows.compiled(), sep="\\n")
+"""
+
+
+@pytest.fixture
+def homeless(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user whose home is no folder; their temporary one is `tmp_path`."""
+    (tmp_path / "file").touch()
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {"HOME": str(tmp_path / "file" / "home"), "TMPDIR": str(tmp_path), "PYTHONPATH": path}
+
+
+def run(program: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environ},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+
+
+def test_it_goes_to_the_temporary_folder_for_this_user_alone(
+    tmp_path: Path, homeless: dict[str, str]
+) -> None:
+    done = run(PROGRAM, homeless)
+    assert (done.returncode, done.stderr) == (0, "")
+    own = tmp_path / f"pytensor-{os.geteuid()}"
+    folder, note, compiled = done.stdout.splitlines()
+    assert Path(folder).parent == own and own.stat().st_mode & 0o777 == 0o700
+    assert note == (
+        f"nothing can be written in {homeless['HOME']}/.pytensor: compiled code is kept in {own} "
+        "(PYTENSOR_FLAGS=base_compiledir=FOLDER names another)"
+    )
+    # What is found there by the next run is what this one compiled.
+    assert compiled == str(bool(list(Path(folder).glob("rows_*.so"))))
+
+
+@pytest.mark.parametrize("trap", ["open to all", "a link", "a file"])
+def test_a_folder_that_others_may_have_filled_is_not_used(
+    tmp_path: Path, homeless: dict[str, str], trap: str
+) -> None:
+    own = tmp_path / f"pytensor-{os.geteuid()}"
+    if trap == "a link":
+        own.symlink_to(tmp_path)
+    elif trap == "a file":
+        own.touch()
+    else:
+        own.mkdir()
+        own.chmod(0o777)
+    done = run("from theanompi import device; print(*device.compile_folder())", homeless)
+    assert done.stdout.startswith(f"{tmp_path}/pytensor-") and not done.stdout.startswith(f"{own}/")
+
+
+def test_without_any_folder_one_line_names_the_setting(homeless: dict[str, str]) -> None:
+    program = (
+        "import tempfile\n"
+        "def nowhere(*_, **__): raise FileNotFoundError('no temporary folder')\n"
+        "tempfile.gettempdir = nowhere\n"
+        "from theanompi import device\n"
+        "try:\n    device.compile_folder()\nexcept ValueError as error:\n    print(error)"
+    )
+    (line,) = run(program, homeless).stdout.splitlines()
+    assert line == (
+        "PYTENSOR_FLAGS: expected base_compiledir=FOLDER, for compiled code, as nothing can be written in "
+        f"{homeless['HOME']}/.pytensor nor in a temporary folder, got: no temporary folder"
+    )
+
+
+def test_one_rank_of_a_machine_says_it(homeless: dict[str, str]) -> None:
+    program = (
+        "from mpi4py import MPI\n"
+        "from theanompi.rank import choose_device; choose_device(MPI.COMM_WORLD, ('cpu',))"
+    )
+    done = run_mpi(2, ["-c", program], env=homeless)
+    assert done.returncode == 0 and done.stderr.count("nothing can be written in") == 1
