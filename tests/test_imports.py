@@ -15,6 +15,7 @@ BELOW: dict[str, set[str]] = {
     "config": set(),
     "cgroup": set(),
     "output": set(),
+    "modelfile": {"config"},
     "device": {"config"},
     "lasagne": {"device"},
     "recipe": {"lasagne"},
@@ -40,12 +41,12 @@ BELOW: dict[str, set[str]] = {
     "ends": {"mpirun"},
     "ranks": {"data", "library", "progress", "ends", "stop"},
     "contract": {"model"},
-    "rank": {"training", "contract", "library", "ranks", "watchdog", "ends"},
+    "rank": {"training", "contract", "library", "ranks", "watchdog", "ends", "modelfile"},
     "launch": {"ends", "cgroup"},
     "worker": {"rank", "launch", "output"},
     "cfgfile": {"config"},
     "nodes": {"config"},
-    "rules": {"launch"},
+    "rules": {"launch", "modelfile"},
     "facts": {"model", "output"},
     "findings": {"config"},
     "doctor": {"rules", "findings"},
@@ -55,19 +56,8 @@ BELOW: dict[str, set[str]] = {
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
 LIGHT = (
-    *(
-        "config",
-        "cgroup",
-        "output",
-        "cfgfile",
-        "library",
-        "mpirun",
-        "launch",
-        "nodes",
-        "rules",
-        "findings",
-        "doctor",
-    ),
+    *("config", "cgroup", "output", "modelfile", "cfgfile", "library"),
+    *("mpirun", "launch", "nodes", "rules", "findings", "doctor"),
     *("comparison", "report", "experiment", "compare", "cli"),
 )
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}

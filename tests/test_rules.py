@@ -77,6 +77,63 @@ def test_what_is_wrong_is_said_before_anything_starts(folder, nothing_spawned, s
     assert "\n" not in str(caught.value)
 
 
+HIDDEN = """
+import sys
+from importlib.machinery import PathFinder
+root = sys.argv[1]
+sys.path[:] = [path for path in sys.path if path != root]
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        return PathFinder.find_spec(name, [root]) if path is None else None
+
+sys.meta_path.insert(sys.meta_path.index(PathFinder) + 1, Finder())
+from theanompi.config import ConfigError, RunConfig
+from theanompi.rules.base import check
+try:
+    check(RunConfig(modelfile="models.resnet50", modelclass="ResNet50"))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["package", "folder", "module"])
+def test_what_hides_the_models_is_named(folder, kind):
+    """All three hide an editable installation, which has a finder of its own behind all folders."""
+    place = folder / ("models.py" if kind == "module" else "models")
+    if kind == "module":
+        place.touch()
+    else:
+        place.mkdir()
+        (place / ("__init__.py" if kind == "package" else "notes.txt")).touch()
+    words = [sys.executable, "-c", HIDDEN, str(ROOT)]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert done.stdout == (
+        f"modelfile: expected a module on sys.path, got 'models.resnet50'; models is {place} here, which hides "
+        f"{ROOT / 'models'}: rename it, or start elsewhere\n"
+    ), done.stderr
+
+
+def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
+    """As on another host, where nobody has checked; what the model itself lacks is a traceback."""
+    (folder / "models").mkdir()
+    (folder / "models" / "__init__.py").touch()
+    (folder / "lacks.py").write_text("import models.nothing")
+    program = (
+        "from mpi4py import MPI; from theanompi.config import RunConfig\n"
+        "from theanompi.rank import make_model, together\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        # That of an editable installation gives a hidden package's modules out all the same.
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if '_editable_' not in repr(finder)]\n"
+        "config = RunConfig(modelfile=sys.argv[2])\n"
+        "together(MPI.COMM_WORLD, lambda: make_model(config, MPI.COMM_WORLD))"
+    )
+    done = run_mpi(2, ["-m", "mpi4py", "-c", program, str(folder), "models.resnet50"])
+    assert done.stderr.count("modelfile: expected") == 1 and "Traceback" not in done.stderr
+    assert f"models is {folder / 'models'} here, which hides {ROOT / 'models'}:" in done.stderr
+    assert "No module named 'models.nothing'" in run_mpi(1, ["-c", program, str(folder), "lacks"]).stderr
+
+
 def test_the_model_may_be_an_imported_or_assigned_name(folder):
     for number, text in enumerate(
         ["from x import Net", "from x import M as Net", "Net = 1", "from x import *"]

@@ -23,6 +23,7 @@ from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.folder import CHECKPOINT_FILE, RunFolder, write_config
 from theanompi.library import check_algorithm
 from theanompi.model import Model
+from theanompi.modelfile import find_module
 from theanompi.plots import plot_curves
 from theanompi.progress import Progress
 from theanompi.ranks import Agreed, agree, library, together
@@ -52,7 +53,12 @@ def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
 def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
     """Import the model's class and make an instance for this rank."""
     rank = comm.Get_rank()
-    module = importlib.import_module(config.modelfile)
+    try:
+        module = importlib.import_module(config.modelfile)
+    except ModuleNotFoundError as error:
+        if f"{config.modelfile}.".startswith(f"{error.name}."):
+            find_module(config.modelfile)  # which says what hides it
+        raise
     model_class = getattr(module, config.modelclass, None)
     if model_class is None:
         raise ConfigError(f"modelclass: expected a class of {module.__file__}, got {config.modelclass!r}")

@@ -3,15 +3,12 @@
 import ast
 import atexit
 import importlib
-import importlib.util
 import os
-import pkgutil
 import sys
 import threading
 import time
 from abc import ABC
 from collections.abc import Iterable
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +16,7 @@ from theanompi.config import ConfigError, RunConfig, closest, hosts, resolve
 from theanompi.ends import STOPPED, signal_name, take_others_along, what_is_saved
 from theanompi.launch import WORKER, Job, mpi_rank
 from theanompi.library import prepare_rank, set_algorithm
+from theanompi.modelfile import find_module
 
 # CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
 # at the same time end in a SystemError (python/cpython#106905). `compare` starts runs from several threads.
@@ -212,17 +210,7 @@ def check(config: RunConfig) -> None:
 
 
 def _check_model(modelfile: str, modelclass: str) -> None:
-    importlib.invalidate_caches()
-    top, *parts = modelfile.split(".")
-    spec, folder, name = importlib.util.find_spec(top), None, top
-    for part in parts:
-        # importlib.util.find_spec would run the packages above the module.
-        folder = list(spec.submodule_search_locations or ()) if spec else []
-        name = f"{name}.{part}"
-        spec = PathFinder.find_spec(name, folder)
-    if spec is None:
-        hint = closest(modelfile.rpartition(".")[2], [module.name for module in pkgutil.iter_modules(folder)])
-        raise ConfigError(f"modelfile: expected a module on sys.path, got {modelfile!r}{hint}")
+    spec = find_module(modelfile)
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise ConfigError(
             f"modelfile: expected a Python file, got {modelfile!r} ({spec.origin or 'a folder'})"
