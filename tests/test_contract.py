@@ -6,13 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytest
+import torch
 from mpi import ROOT, run_mpi
-from small_models import Normalised
+from small_models import Normalised, Plain
 
 from theanompi import checkpoint
 from theanompi.config import ConfigError, RunConfig
 from theanompi.contract import CONTRACT, ContractModel
+from theanompi.lasagne.layers import DenseLayer, InputLayer, Layer, NonlinearityLayer
 from theanompi.recorder import Recorder, read_log
 
 
@@ -136,3 +139,32 @@ def test_what_is_missing_is_named() -> None:
         ContractModel(model, RunConfig(), 1)
     with pytest.raises(ConfigError, match="model class Regression: expected no resume"):
         ContractModel(model, RunConfig(sync_type="avg", resume=True), 1)
+
+
+class Scaled(Plain):
+    """With a constant that has no float32, before and after a layer with parameters."""
+
+    factor: Any = 1e-4
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        net = NonlinearityLayer(InputLayer(input_shape), lambda x: x * self.factor, name="scale")
+        net = DenseLayer(net, num_classes, nonlinearity=None, name="dense")
+        return NonlinearityLayer(net, lambda x: 3 * x**1.7 * self.factor, name="scores")
+
+
+def test_a_python_constant_leaves_a_network_in_float32() -> None:
+    assert pytensor.config.floatX == "float64"
+    model = Scaled({"verbose": False, "batch_size": 4})
+    model.compile_iter_fns()
+    model.train_iter(0, Recorder(None, 0, 1, 10, 10, False, None))
+    assert model.state.gradients.flat.dtype == torch.float32 and model.totals(0)[0].images == 4
+    model.cleanup()
+
+
+def test_a_float64_network_is_refused_when_it_is_made() -> None:
+    Scaled.factor = np.float64([[1e-4]])
+    try:
+        with pytest.raises(ConfigError, match="layer 'scale': expected a float32 output, got float64 from"):
+            Scaled({"verbose": False, "batch_size": 4})
+    finally:
+        Scaled.factor = 1e-4

@@ -6,6 +6,7 @@ import pytensor.tensor as pt
 import pytest
 
 from theanompi import device
+from theanompi.config import ConfigError
 from theanompi.lasagne.layers import (
     BatchNormLayer,
     Conv2DLayer,
@@ -324,3 +325,23 @@ def test_a_lasagne_recipe_ports_by_its_import_lines():
     losses = [float(train_fn(images, targets, rng.integers(2**62, size=64))) for _ in range(30)]
     assert losses[-1] < 0.3 * losses[0]
     assert float(val_fn(images, targets)) > max(0.95, before)
+
+
+def test_a_python_constant_makes_no_float64():
+    """Whatever floatX says, of which PyTensor's own default is used here."""
+    assert pytensor.config.floatX == "float64"
+    net = NonlinearityLayer(InputLayer((2, 3)), lambda x: x * 1e-4 + 0.1, name="scale")
+    assert get_output(net).dtype == "float32"
+    assert get_output(net, np.ones((2, 3))).dtype == "float64", "who gives float64 gets it"
+
+
+@pytest.mark.parametrize("function", [lambda x: x * np.full(3, 1e-4), lambda x: x.astype("float64")])
+def test_the_layer_that_makes_float64_is_named(function):
+    net = NonlinearityLayer(InputLayer((2, 3)), function, name="scale")
+    net = DenseLayer(net, 4, name="dense")
+    with pytest.raises(ConfigError) as caught:
+        get_output(net)
+    assert str(caught.value) == (
+        "layer 'scale': expected a float32 output, got float64 from float32: a float64 array, or whole numbers of "
+        "32 or 64 bits with float32, make one"
+    )

@@ -172,7 +172,10 @@ def gradient_function(
     loss, error, error_top5 = classification(output, inputs.labels)
     n = inputs.labels.type.shape[0]
     cost = pt.sum(loss) * (share / np.float32(n))
-    values = dict(zip(state.parameters, pytensor.grad(cost, state.parameters), strict=True))
+    # As in get_output, what is not of our layers included.
+    with pytensor.config.change_flags(floatX="float32"):
+        gradients = pytensor.grad(cost, state.parameters)
+    values = dict(zip(state.parameters, gradients, strict=True))
     values |= {s: batch_statistics[s] * statistics_share for s in state.statistics}
     total = pt.sum(loss)
     metrics = pt.stack([total, pt.sum(error), pt.sum(error_top5), stop])

@@ -20,6 +20,8 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytensor
+import pytensor.tensor as pt
 import torch
 from pytensor.graph.basic import Variable
 
@@ -40,7 +42,7 @@ from theanompi.functions import (
     update_function,
     validation_function,
 )
-from theanompi.lasagne.layers import Layer
+from theanompi.lasagne.layers import Layer, get_output
 from theanompi.lasagne.random import set_rng
 from theanompi.recipe import Schedule, plan
 from theanompi.timeline import Span
@@ -167,7 +169,8 @@ class Model:
 
         set_rng(np.random.default_rng(run.seed))
         shape = (run.batch_size, dataset.channels, run.image_size, run.image_size)
-        self.network = self.build_model(shape, dataset.n_classes)
+        with pytensor.config.change_flags(floatX="float32"):
+            self.network = self.build_model(shape, dataset.n_classes)
         if not isinstance(self.network, Layer):
             raise ConfigError(
                 f"{type(self).__name__}.build_model: expected an output layer, got {type(self.network).__name__}"
@@ -195,6 +198,13 @@ class Model:
             decay_factor=run.decay_factor,
         )
         self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
+        # What the network refuses is known now, and not after the first part of compiling.
+        get_output(
+            self.network,
+            pt.tensor(dtype="float32", shape=shape),
+            sample_keys=self.inputs.keys,
+            batch_norm_statistics={},
+        )
         self._share = device.shared(np.float32(1), "share")
         self._statistics_share = device.shared(np.float32(1), "statistics_share")
         self._stop = device.shared(np.float32(0), "stop")

@@ -6,8 +6,10 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytensor.tensor as pt
 
+from theanompi.config import ConfigError
 from theanompi.lasagne.layers.base import Layer, MergeLayer
 from theanompi.lasagne.layers.input import InputLayer
 from theanompi.lasagne.utils import Shape, unique
@@ -101,6 +103,8 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
         If an input is missing, does not fit its layer, or one variable is given for several input layers; if
         a layer cannot work with its input (the message names the layer); if two dropout layers that are
         active would draw the same masks.
+    ConfigError
+        If a layer makes float64 of something else. Python's floats do not: they are taken for float32 here.
 
     Examples
     --------
@@ -123,9 +127,18 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
 
     def step(layer: Layer, x: Any) -> Any:
         try:
-            return layer.get_output_for(x, **kwargs)
+            # Or PyTensor takes a Python 1e-4 for a float64, and makes one of all that follows.
+            with pytensor.config.change_flags(floatX="float32"):
+                y = layer.get_output_for(x, **kwargs)
         except ValueError as error:
             raise ValueError(f"{layer}: {error}") from error
+        before = [value.dtype for value in (x if isinstance(x, list) else [x])]
+        if getattr(y, "dtype", None) == "float64" and "float64" not in before:
+            raise ConfigError(
+                f"{layer}: expected a float32 output, got float64 from {', '.join(before)}: a float64 array, or "
+                "whole numbers of 32 or 64 bits with float32, make one"
+            )
+        return y
 
     return _propagate(layer_or_layers, layers, outputs, step)
 
