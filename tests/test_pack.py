@@ -8,6 +8,7 @@ import platform
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -514,9 +515,44 @@ def test_a_file_that_vanishes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         write_files(tmp_path / split, {f"a/{i}.jpg": jpeg(i, 8, 8) for i in range(3)})
     source = Folder(tmp_path / "train", tmp_path / "val")
     (tmp_path / "val" / "a" / "1.jpg").unlink()
-    with pytest.raises(FileNotFoundError) as caught:
-        pack.pack(source, tmp_path / "out.h5", store="jpeg", processes=1)
-    assert caught.value.filename == str(tmp_path / "val" / "a" / "1.jpg")
+    assert not pack.pack(source, tmp_path / "out.h5", store="jpeg", processes=1)
+    bad = "val/a/1.jpg: No such file or directory"
+    assert capsys.readouterr().err.splitlines()[0] == bad
+    assert pack.pack(source, tmp_path / "out.h5", store="jpeg", processes=1, skip_bad=True)
+    with open_dataset(tmp_path / "out.h5") as dataset:
+        assert (dataset.n_train, dataset.n_val, dataset.left_out) == (3, 2, [bad])
+
+
+def test_what_is_no_regular_file_is_named_and_left_out_only_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A FIFO would be waited for for ever, and a device never ends."""
+    for split in SPLITS:
+        write_files(tmp_path / split, {f"a/{i}.jpg": jpeg(i, 8, 8) for i in range(3)})
+    place = tmp_path / "train" / "a"
+    os.mkfifo(place / "fifo.jpg")
+    (place / "gone.jpg").symlink_to("nowhere.jpg")
+    (place / "self.jpg").symlink_to("self.jpg")
+    (place / "zero.jpg").symlink_to("/dev/zero")
+    (place / "elsewhere.jpg").symlink_to(tmp_path / "val" / "a" / "1.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(place / "socket.jpg"))
+        words = ["folder", str(tmp_path / "train"), str(tmp_path / "val"), "-o", str(tmp_path / "out.h5")]
+        words += ["--processes", "1"]
+        assert pack.main(words) == 1
+        *lines, last = capsys.readouterr().err.splitlines()[1:]
+        bad = [
+            "train/a/fifo.jpg: expected a regular file, got a FIFO",
+            "train/a/gone.jpg: a link to nothing",
+            "train/a/self.jpg: Too many levels of symbolic links",
+            "train/a/socket.jpg: expected a regular file, got a socket",
+            "train/a/zero.jpg: expected a regular file, got a device",
+        ]
+        assert lines == bad and "expected only images, got 5 files of 12 that show none" in last
+        assert pack.main([*words, "--skip-bad"]) == 0
+    with open_dataset(tmp_path / "out.h5") as dataset:
+        # A link to a file is that file, wherever it is.
+        assert (dataset.n_train, dataset.n_val, dataset.left_out) == (4, 3, bad)
 
 
 def test_a_full_disk(

@@ -107,6 +107,29 @@ def test_links_to_class_folders_are_followed(folders: Path) -> None:
     assert len(Folder(folders / "train", folders / "val").labels["val"]) == 5
 
 
+@pytest.mark.parametrize("target", [".", "..", "../..", "../cat", "deep"])
+def test_each_folder_is_listed_once(folders: Path, target: str) -> None:
+    """A link to a folder around it, to another class, or to what is listed already."""
+    link = folders / "train" / "dog" / "self"
+    link.symlink_to(target)
+    source = Folder(folders / "train", folders / "val")
+    assert len(source.labels["train"]) == 5 and len(source.labels["val"]) == 2
+    assert source.notes[-1].startswith("1 links to folders that are listed already are ignored, such as ")
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(folders: Path, tmp_path: Path) -> None:
+    write_files(tmp_path, {"more/m.jpg": b"8"})
+    (folders / "train" / "dog" / "more").symlink_to(tmp_path / "more")
+    assert files_of(Folder(folders / "train", folders / "val"), "train")["dog/more/m.jpg"] == (1, b"8")
+
+
+def test_two_classes_of_one_folder_are_refused(folders: Path) -> None:
+    (folders / "train" / "wolf").symlink_to("dog")
+    message = f"{folders / 'train' / 'wolf'}: expected a folder of its own, got that of class 'dog'"
+    with says(message, error=ConfigError):
+        Folder(folders / "train", folders / "val")
+
+
 def test_a_name_that_is_no_utf8_can_be_read_and_printed(folders: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     (folders / "val" / "cat" / name).write_bytes(b"8")
@@ -411,6 +434,8 @@ def cifar_entry(**changes: Any) -> bytes:
         (cifar_entry(labels=None), "expected an entry 'labels', got 'data'"),
         (cifar_entry(labels=[0, 1]), "expected a label for each image, got 2 for 3 images"),
         (cifar_entry(labels=[0, 1, 10]), "expected labels from 0 to 9, got 10 for image 2"),
+        (cifar_entry(labels=[0, 10**12, 1]), f"expected labels from 0 to 9, got {10**12} for image 1"),
+        (cifar_entry(labels=[0, 1, 10**30]), f"expected labels from 0 to 9, got {10**30} for image 2"),
         (cifar_entry(labels=[0, 1, "2"]), "labels: expected a list of whole numbers, got something else"),
         (cifar_entry(data=np.zeros((3, 3000), np.uint8)), "data: expected uint8 (n, 3072), got (3, 3000)"),
         (cifar_entry(data=[1, 2]), "data: expected uint8 (n, 3072), got list"),
@@ -546,6 +571,8 @@ def test_arrays_of_grey_images_and_names_of_classes(tmp_path: Path) -> None:
         ({"train_labels": np.zeros(11)}, "train_labels: expected whole numbers (n,), got float64 (11,)"),
         ({"train_labels": np.zeros(10, int)}, "train_labels: expected 11, one for each of train_images, got 10"),
         ({"val_labels": np.array([0, -1, 0, 0])}, "val_labels: expected labels from 0 to 3, got -1 for image 1"),
+        ({"val_labels": np.array([0, 0, 10**12, 0])}, f"expected labels from 0 to 999999, got {10**12} for image 2"),
+        ({"val_labels": np.full(4, 2**64 - 1, np.uint64)}, f"expected labels from 0 to 999999, got {2**64 - 1} for"),
         ({"class_names": ["a", "b"]}, "train_labels: expected labels from 0 to 1, got 2 for image 2"),
         ({"class_names": np.arange(4)}, "class_names: expected texts (n,), got int64 (4,)"),
         ({"class_names": np.array(["a", 1], object)}, "got: Object arrays cannot be loaded"),
@@ -605,6 +632,8 @@ def test_nothing_cannot_be_generated(option: str) -> None:
         Synthetic(**{**numbers, option: 0})
     with says("--seed: expected at least 0, got -1", error=ConfigError):
         Synthetic(**numbers, seed=-1)
+    with says(f"--{option}: expected at most ", f", got {10**12}", error=ConfigError):
+        Synthetic(**{**numbers, option: 10**12})
 
 
 # --- All

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from theanompi.config import ConfigError
 from theanompi.data.random import Purpose, uniforms
 from theanompi.data.schema import SPLITS, Split
-from theanompi.data.sources import Arrays, Items, Labels, Pixels, Source, fingerprint
+from theanompi.data.sources import MOST_IMAGES, Arrays, Items, Labels, Pixels, Source, fingerprint
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 FONTS = (
@@ -128,7 +128,7 @@ class Glyphs(Source):
     Raises
     ------
     ConfigError
-        If a number is below 1, or `seed` below 0.
+        If a number is below 1 or too large, or `seed` below 0.
 
     Examples
     --------
@@ -148,6 +148,8 @@ class Glyphs(Source):
         for option, number, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
             if number < least:
                 raise ConfigError(f"--{option}: expected at least {least}, got {number}")
+            if option != "seed" and number > MOST_IMAGES:
+                raise ConfigError(f"--{option}: expected at most {MOST_IMAGES}, got {number}")
         self._seed = seed
         self.description = (
             f"Pictures of letters and digits in {len(FONTS)} fonts, 32 × 32 pixels, seed {seed}."

@@ -171,6 +171,8 @@ def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Bl
         map(printable, items.names), items.labels.tolist(), items.contents(), strict=True
     ):
         try:
+            if isinstance(content, BadImage):
+                raise content
             if store == "jpeg":
                 data, pixels = as_jpeg(content)
             else:

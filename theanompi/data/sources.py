@@ -7,6 +7,7 @@ class that lists its images in `__init__` and says in `items` how to read some o
 Nothing is unpacked on the disk: an archive is listed once, and its files are then read at their positions.
 """
 
+import errno
 import gzip
 import hashlib
 import io
@@ -14,6 +15,7 @@ import math
 import os
 import pickle
 import re
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
+from theanompi.data.decode import BadImage
 from theanompi.data.random import Purpose, splitmix64, uniforms
 from theanompi.data.schema import SPLITS, Split
 
@@ -39,6 +42,9 @@ IMAGE_ENDINGS = (".jpeg", ".jpg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tif
 _BLOCK_BYTES = 8 * 2**20
 _BLOCK_FILES = 128
 _BLOCK_MOST = 16384
+# Each class has a name and each image a label: what is beyond these is a mistake, and would fill the memory.
+MOST_CLASSES = 10**6
+MOST_IMAGES = 10**8
 
 # What a damaged archive makes the readers of the standard library raise.
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
@@ -62,8 +68,8 @@ class Files(Items):
     """Images that are files to decode."""
 
     @abstractmethod
-    def contents(self) -> Iterator[bytes]:
-        """Read one file after another."""
+    def contents(self) -> Iterator[bytes | BadImage]:
+        """Read one file after another; what cannot be read has its reason instead."""
 
 
 class Arrays(Items):
@@ -78,9 +84,46 @@ class Arrays(Items):
 class _FolderFiles(Files):
     folder: str
 
-    def contents(self) -> Iterator[bytes]:
+    def contents(self) -> Iterator[bytes | BadImage]:
         for name in self.names:
-            yield Path(self.folder, name).read_bytes()
+            try:
+                yield _read_regular(os.path.join(self.folder, name))
+            except BadImage as error:
+                yield error
+
+
+# What is wrong with one name, and not with the file system that it is on.
+_OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def _read_regular(path: str) -> bytes:
+    """Read a regular file or a link to one: from anything else there may never come an end, or a beginning."""
+    try:
+        # A FIFO would be waited for, until somebody writes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _OF_ONE_FILE:
+            raise
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise BadImage(f"expected a regular file, got {_kind(os.lstat(path).st_mode)}") from None
+        dangling = error.errno == errno.ENOENT and os.path.islink(path)
+        raise BadImage("a link to nothing" if dangling else _reason(error)) from None
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise BadImage(f"expected a regular file, got {_kind(mode)}")
+        return file.read()
 
 
 @lru_cache(maxsize=4)
@@ -94,7 +137,7 @@ class _ArchiveFiles(Files):
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
-    def contents(self) -> Iterator[bytes]:
+    def contents(self) -> Iterator[bytes | BadImage]:
         # Opened once in each process, and left to its end to close.
         descriptor = _descriptor(self.path)
         for name, offset, length in zip(
@@ -195,8 +238,8 @@ def _stamp(path: Path) -> tuple[str, int, int]:
         status = path.stat()
     except OSError as error:
         raise ConfigError(f"{path}: expected a file, got: {_reason(error)}") from None
-    if not path.is_file():
-        raise ConfigError(f"{path}: expected a file, got a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: expected a file, got {_kind(status.st_mode)}")
     return path.name, status.st_size, status.st_mtime_ns
 
 
@@ -214,8 +257,9 @@ def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:
 class Folder(Source):
     """Class folders, one for training and one for validation: the layout that every ImageNet user has.
 
-    The sorted names of the class folders in `train` are the classes. Folders within them are searched too.
-    Files that do not end like an image, and hidden ones, are not looked at.
+    The sorted names of the class folders in `train` are the classes. Folders within them are searched too, links to
+    folders included, but each folder once: a link to one above it or to another class has nothing new. Files that do
+    not end like an image, and hidden ones, are not looked at.
 
     Parameters
     ----------
@@ -224,8 +268,8 @@ class Folder(Source):
     Raises
     ------
     ConfigError
-        If a folder is missing, has no class folders, one of them has no images, or `val` has a class that
-        `train` lacks.
+        If a folder is missing, has no class folders, one of them has no images or is a link to another one, or
+        `val` has a class that `train` lacks.
 
     Examples
     --------
@@ -252,12 +296,31 @@ class Folder(Source):
         self._names: dict[Split, list[str]] = {}
         self.labels = {}
         self._ignored = 0
+        self._again: list[str] = []
         self.fingerprint = fingerprint(self._list(classes))
+        self.notes = []
         if self._ignored:
-            self.notes = [f"{self._ignored} files that are not named like images are ignored"]
+            self.notes.append(f"{self._ignored} files that are not named like images are ignored")
+        if self._again:
+            self.notes.append(
+                f"{len(self._again)} links to folders that are listed already are ignored, such as {self._again[0]}"
+            )
 
     def _list(self, classes: dict[Split, list[str]]) -> Iterator[tuple[object, ...]]:
         numbers = {name: label for label, name in enumerate(classes["train"])}
+        starts = [
+            folder for root in self._roots.values() for folder in (root.resolve(), *root.resolve().parents)
+        ]
+        for split, root in self._roots.items():
+            owners: dict[tuple[int, int], str] = {}
+            for class_name in classes[split]:
+                owner = owners.setdefault(_identity(root / class_name), class_name)
+                if owner != class_name:
+                    raise ConfigError(
+                        f"{root / class_name}: expected a folder of its own, got that of class {printable(owner)!r}"
+                    )
+            starts += [root / class_name for class_name in classes[split]]
+        self._starts = {_identity(folder) for folder in starts}
         for split, root in self._roots.items():
             self._names[split] = []
             counts = np.zeros(len(numbers), np.int64)
@@ -266,8 +329,7 @@ class Folder(Source):
                 if not names:
                     raise ConfigError(f"{root / class_name}: expected images of its class, got none")
                 for name in names:
-                    status = os.stat(root / name)
-                    yield split, name, numbers[class_name], status.st_size, status.st_mtime_ns
+                    yield split, name, numbers[class_name], *_size_and_time(root / name)
                 self._names[split] += names
                 counts[numbers[class_name]] = len(names)
             self.labels[split] = np.repeat(np.arange(len(numbers)), counts)
@@ -278,7 +340,14 @@ class Folder(Source):
 
         names = []
         top = os.path.join(root, "")
-        for folder, _, files in os.walk(root / class_name, onerror=stop, followlinks=True):
+        seen = set(self._starts)
+        for folder, folders, files in os.walk(root / class_name, onerror=stop, followlinks=True):
+            for name in sorted(folders):
+                identity = _identity(Path(folder, name))
+                if identity in seen:
+                    folders.remove(name)
+                    self._again.append(printable(os.path.join(folder, name)))
+                seen.add(identity)
             for name in files:
                 if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
                     names.append(os.path.join(folder.removeprefix(top), name))
@@ -290,6 +359,23 @@ class Folder(Source):
         return _FolderFiles(
             self._names[split][start:stop], self.labels[split][start:stop], str(self._roots[split])
         )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What a folder is, by whatever name: its device and inode."""
+    about = folder.stat()
+    return about.st_dev, about.st_ino
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Size and time of modification of a file, 0 of what cannot be asked: that shows when it is read."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        if error.errno not in _OF_ONE_FILE:
+            raise
+        return 0, 0
+    return about.st_size, about.st_mtime_ns
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -406,10 +492,11 @@ def _devkit(path: Path) -> tuple[dict[int, _Synset], list[int]]:
     text = files["ILSVRC2012_validation_ground_truth.txt"].decode("ascii", "replace")
     truth = []
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip().isdecimal() or int(line) not in synsets:
+        # Beyond 4,300 digits Python refuses to make a number of them.
+        if not line.strip().isdecimal() or len(line) > 20 or int(line) not in synsets:
             raise ValueError(
                 f"{path}: ILSVRC2012_validation_ground_truth.txt, line {number}: expected the ILSVRC2012_ID of one "
-                f"of {len(synsets)} classes, got {line!r}"
+                f"of {len(synsets)} classes, got {line[:40]!r}"
             )
         truth.append(int(line))
     return synsets, truth
@@ -708,6 +795,8 @@ class _Cifar(_PixelSource):
             raise ValueError(
                 f"{where}: {self._python_labels}: expected a list of whole numbers, got something else"
             )
+        # Before they are int64, which has no room for some.
+        _check_labels(np.array(numbers, object), self._n_classes, where)
         return self._checked(values, np.array(numbers, np.int64), where)
 
     def _records(self, data: bytes, name: str) -> tuple[Pixels, Labels]:
@@ -727,11 +816,11 @@ class _Cifar(_PixelSource):
         return np.ascontiguousarray(values.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
-def _check_labels(labels: Labels, n_classes: int, where: str) -> None:
+def _check_labels(labels: NDArray[Any], n_classes: int, where: str) -> None:
     wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if wrong.size:
         raise ValueError(
-            f"{where}: expected labels from 0 to {n_classes - 1}, got {labels[wrong[0]]} for image {wrong[0]}"
+            f"{where}: expected labels from 0 to {n_classes - 1}, got {str(labels[wrong[0]])[:40]} for image {wrong[0]}"
         )
 
 
@@ -915,15 +1004,14 @@ class Npz(_PixelSource):
                 f"got {pixels['val'].shape[3]}"
             )
         names = content.get("class_names")
-        if names is None:
-            n_classes = 1 + max(int(numbers.max()) for numbers in labels.values())
-            self.class_names = [str(i) for i in range(n_classes)]
-        elif names.ndim != 1 or names.dtype.kind != "U":
+        if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
             raise ValueError(f"{path}: class_names: expected texts (n,), got {names.dtype} {names.shape}")
-        else:
-            self.class_names = names.tolist()
+        most = max(int(numbers.max()) for numbers in labels.values())
+        n_classes = min(1 + most, MOST_CLASSES) if names is None else len(names)
         for split in SPLITS:
-            _check_labels(labels[split], len(self.class_names), f"{path}: {split}_labels")
+            _check_labels(labels[split], n_classes, f"{path}: {split}_labels")
+            labels[split] = labels[split].astype(np.int64)
+        self.class_names = [str(i) for i in range(n_classes)] if names is None else names.tolist()
         self._set(pixels, labels, [stamp])
 
     def _array(self, content: dict[str, NDArray[Any]], key: str) -> NDArray[Any]:
@@ -940,13 +1028,13 @@ class Npz(_PixelSource):
             )
         return images if images.ndim == 4 else images[..., None]
 
-    def _labels(self, content: dict[str, NDArray[Any]], split: Split) -> Labels:
+    def _labels(self, content: dict[str, NDArray[Any]], split: Split) -> NDArray[Any]:
         labels = self._array(content, f"{split}_labels")
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
             raise ValueError(
                 f"{self._path}: {split}_labels: expected whole numbers (n,), got {labels.dtype} {labels.shape}"
             )
-        return labels.astype(np.int64)
+        return labels
 
 
 # --- Generated images ----------------------------------------------------------------------------------------
@@ -998,7 +1086,7 @@ class Synthetic(Source):
     Raises
     ------
     ConfigError
-        If a number is below 1, or `seed` below 0.
+        If a number is below 1 or too large, or `seed` below 0.
 
     Examples
     --------
@@ -1015,9 +1103,18 @@ class Synthetic(Source):
         self, classes: int, train: int, val: int, size: int, channels: int = 3, seed: int = 0
     ) -> None:
         numbers = {"classes": classes, "train": train, "val": val, "size": size, "channels": channels}
+        most = {
+            "classes": MOST_CLASSES,
+            "train": MOST_IMAGES,
+            "val": MOST_IMAGES,
+            "size": 1 << 14,
+            "channels": 16,
+        }
         for option, number in numbers.items():
             if number < 1:
                 raise ConfigError(f"--{option}: expected at least 1, got {number}")
+            if number > most[option]:
+                raise ConfigError(f"--{option}: expected at most {most[option]}, got {number}")
         if seed < 0:
             raise ConfigError(f"--seed: expected at least 0, got {seed}")
         self._seed, self._size, self.channels = seed, size, channels
