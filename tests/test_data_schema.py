@@ -145,6 +145,12 @@ def test_not_hdf5(tmp_path: Path, contents: bytes) -> None:
     assert str(error.value) == f"data file {file}: expected an HDF5 file, got something else"
 
 
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "f.h5")
+    with pytest.raises(ValueError, match="f.h5: expected an HDF5 file, got something else"):
+        open_dataset(tmp_path / "f.h5")
+
+
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
 def test_truncated(path: Path, part: float) -> None:
     contents = path.read_bytes()

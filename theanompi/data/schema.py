@@ -37,6 +37,7 @@ a lock and without a copy.
 import hashlib
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -212,11 +213,12 @@ def _check_split(file: h5py.File, split: Split) -> None:
 
 def _open(path: Path) -> h5py.File:
     try:
-        with path.open("rb"):
-            pass
+        # Not blocking: a FIFO would be waited for, until somebody writes.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
+            regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
     except OSError as error:
         raise ConfigError(f"data file {path}: expected an HDF5 file, got: {error.strerror}") from None
-    if not h5py.is_hdf5(path):
+    if not regular or not h5py.is_hdf5(path):
         raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
     try:
         return h5py.File(path, "r")
