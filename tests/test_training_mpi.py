@@ -87,6 +87,14 @@ def test_every_strategy_gives_the_same_weights(strategy: str, tolerance: float, 
     assert tolerance < 1e-5 or difference(other, overlap) > 0, "nothing was rounded"
 
 
+def test_choosing_an_exchange_changes_nothing_of_what_is_trained(tmp_path: Path) -> None:
+    """Under ``avg`` what is timed holds the weights."""
+    settings = {"modelclass": "Normalised", "sync_type": "avg"}
+    chosen = trained(2, tmp_path / "auto", exchange="auto", **settings)
+    given = trained(2, tmp_path / "overlap", exchange="overlap", **settings)
+    assert difference(chosen, given) < 1e-6
+
+
 def test_without_exchange_parity_fails(tmp_path: Path) -> None:
     one = trained(1, tmp_path / "1", accumulation=2)
     apart = trained(2, tmp_path / "2", "no-exchange")
