@@ -397,14 +397,15 @@ class Model:
             for name, view in buffer.views.items()
         }
 
-    def load_state_arrays(self, arrays: Mapping[str, np.ndarray], iteration: int) -> None:
-        """Take over what `state_arrays` gave, after `iteration` updates."""
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray], iteration: int, last_eta: float) -> None:
+        """Take over what `state_arrays` gave, after `iteration` updates, the last of them at the rate `last_eta`."""
         for group, buffer in {"weights": self.state.weights, "velocity": self.state.velocity}.items():
             load_views(
                 buffer,
                 {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")},
             )
         self.state.iteration.set_value(iteration)
+        self.state.last_eta.set_value(np.float64(last_eta))
 
     def weights_to_average(self) -> FlatBuffer:
         """The buffer that the sync type ``avg`` averages, in place: weights and running statistics."""

@@ -139,7 +139,9 @@ def train(
         together(comm, lambda: model.compile_iter_fns(config.sync_type, exchanger))
     else:
         together(comm, lambda: model.compile_iter_fns(config.sync_type))
-    iteration = together(comm, lambda: load_checkpoint(model, out, comm, config)) if config.resume else 0
+    iteration, changes = 0, ""
+    if config.resume:
+        iteration, changes = together(comm, lambda: load_checkpoint(model, out, comm, config))
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
@@ -151,6 +153,8 @@ def train(
     say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
     say(f"exchange: {config.sync_type}, {way}{algorithm}")
+    if changes:
+        say(f"resumed with another recipe: {changes}")
 
     recorder = together(
         comm,
