@@ -46,7 +46,7 @@ BELOW: dict[str, set[str]] = {
     "nodes": {"config"},
     "rules": {"launch"},
     "facts": {"model"},
-    "findings": {"config"},
+    "findings": {"mpirun"},
     "doctor": {"rules", "findings"},
     "experiment": {"comparison"},
     "compare": {"rules", "experiment", "data", "report"},

@@ -26,8 +26,8 @@ from theanompi.comparison import EXPERIMENT_FILE, OUTPUT_FILE, Run, read_run
 from theanompi.config import FIELDS, ConfigError, RunConfig, fields_of, resolve
 from theanompi.experiment import GLYPHS, Experiment, Trial
 from theanompi.folder import CHECKPOINT_FILE, CONFIG_FILE, CURVES_FILE, LOG_FILE, replace_text
-from theanompi.launch import WORKER, cores, handle_signals, mpi_rank
-from theanompi.mpirun import Outcome
+from theanompi.launch import WORKER, cores, handle_signals
+from theanompi.mpirun import Outcome, world
 from theanompi.recorder import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.report import report
 from theanompi.rules import Rule, RunFailed, get_rule
@@ -87,7 +87,8 @@ def compare(
     ConfigError
         When a setting is wrong, the folder has runs with other settings or another compare is at work in it.
     """
-    if mpi_rank() is not None:
+    place = world()
+    if place is not None and place.size != 1:
         raise ConfigError(
             "compare: expected to be started alone, as it starts an mpirun for each run, got a rank of one"
         )

@@ -16,7 +16,7 @@ from theanompi import __version__, findings
 from theanompi.config import ConfigError, Host, RunConfig, hosts, resolve, to_environment
 from theanompi.findings import Finding, problem, warning
 from theanompi.launch import command, cores
-from theanompi.mpirun import Outcome, environment, identify, run, run_ranks
+from theanompi.mpirun import Outcome, environment, identify, run, run_ranks, world
 from theanompi.rules.base import check
 
 TIMEOUTS = {
@@ -133,6 +133,7 @@ class Doctor:
     def examine(self) -> Iterator[Finding]:
         """Find out, one thing after the other: what is timed shall have the machine for itself."""
         yield from self._machine()
+        yield from findings.launcher(world(), self.config.devices)
         yield from self._mpi()
         yield from self._hosts()
         yield from self._run()

@@ -15,14 +15,14 @@ import torch
 from mpi4py import MPI
 
 from theanompi import __version__, device
-from theanompi.config import ConfigError, RunConfig, local_device
+from theanompi.config import ConfigError, RunConfig, hosts, local_device
 from theanompi.contract import ContractModel
 from theanompi.device import FlatBuffer
 from theanompi.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.folder import RunFolder, write_config
 from theanompi.library import check_algorithm
-from theanompi.model import Model
+from theanompi.model import Model, refuse_unheeded
 from theanompi.plots import plot_curves
 from theanompi.progress import Progress
 from theanompi.ranks import Agreed, agree, library, together
@@ -32,13 +32,29 @@ from theanompi.stop import StopSignals
 from theanompi.training import Diverged, average_weights, sum_gradients, train_epoch, validate
 
 
-def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
-    """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores."""
+def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -> tuple[str, int]:
+    """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores.
+
+    Raises
+    ------
+    ConfigError
+        On all ranks, when there are more or fewer of them than the run has devices, or on those whose device is not
+        there.
+    """
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     local_rank, local_size = local.Get_rank(), local.Get_size()
     # srun and mpirun may have given each rank cores of its own, or all of them the same.
     cores = max(1, len(set().union(*local.allgather(os.sched_getaffinity(0)))) // local_size)
     local.Free()
+    # Of ranks that we have started on several machines, each knows the devices of its own.
+    started = devices != config.devices
+    given, ranks = len(config.devices if started else devices), comm.allreduce(local_size, MPI.MAX)
+    ranks = comm.Get_size() if started else ranks
+    if given != ranks and (started or given > 1) and hosts(devices)[0].name is None:
+        where = "in all" if started else "on each machine, or one for all"
+        raise ConfigError(
+            f"devices: expected {ranks}, as many as mpirun has started ranks {where}, got {given}"
+        )
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
     name = local_device(devices, local_rank, torch.cuda.device_count())
@@ -60,6 +76,8 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
         "verbose": config.verbose and rank == 0,
     }
     model = model_class(settings)
+    if isinstance(model, Model):
+        refuse_unheeded(model)
     return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
 
 
@@ -114,7 +132,7 @@ def train(
     """
     rank, size = comm.Get_rank(), comm.Get_size()
     together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
-    name, cores = together(comm, lambda: choose_device(comm, devices), errors=(ValueError, OSError))
+    name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
     if config.loader_processes is None:
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     progress.now("building the model")
