@@ -28,30 +28,19 @@ MARK = "@theanompi"
 # would take that for its own, or go to the other machines of the allocation. What begins with a word of
 # _SETTINGS comes from the user and decides what the library does, so it stays.
 _OF_A_RANK = (
-    *(
-        "HYDI_",
-        "I_MPI_HYDRA_UUID",
-        "I_MPI_INFO_",
-        "I_MPI_PIN",
-        "MPI_LOCAL",
-        "OMPI_",
-        "OPAL_",
-        "PMIX_",
-        "PMI_",
-        "PRTE_",
-    ),
+    *("HYDI_", "I_MPI_HYDRA_UUID", "I_MPI_INFO_", "I_MPI_PIN", "MPI_LOCAL"),
+    *("OMPI_", "OPAL_", "PMIX_", "PMI_", "PRTE_"),
     *("SLURM_GTIDS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_PROCID", "SLURM_STEP", "SLURM_TASK_PID"),
 )
 _OF_A_JOB = (*_OF_A_RANK, "HYDRA_BSTRAP_", "LSB_", "PBS_", "PE_HOSTFILE", "SLURM_")
 _SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_")
-
 
 # Each of these is set by every launcher of its kind for each process, and by nothing else; Slurm's PMIx tells no size.
 _RANKS = {"PMI_RANK": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE", "PMIX_RANK": ""}
 
 
 class World(NamedTuple):
-    """What a launcher tells a process of its place: its rank, and how many there are, or None where that is not told."""
+    """What a launcher tells a process of its place: its rank, and how many there are, or None if it does not tell."""
 
     rank: int
     size: int | None
