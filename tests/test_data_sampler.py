@@ -180,6 +180,18 @@ def test_validation_counts_each_image_once(size: int, n_val: int) -> None:
         ({"accumulation": -1}, "sampler: expected accumulation of at least 1, got -1"),
         ({"rank": 2}, "sampler: expected a rank from 0 to 1, got 2"),
         ({"rank": -1}, "sampler: expected a rank from 0 to 1, got -1"),
+        (
+            {"n_images": 80, "batch_size": 32, "size": 1, "accumulation": 64},
+            "accumulation: expected at most 2 on 1 rank, as the 80 training images make 2 batches of 32, got 64",
+        ),
+        (
+            {"accumulation": 7},
+            "accumulation: expected at most 6 on 2 ranks, as the 100 training images make 12 batches of 8, got 7",
+        ),
+        (
+            {"size": 13},
+            "devices: expected at most 12, as the 100 training images make 12 batches of 8, got 13",
+        ),
         ({"shuffle": "local"}, "sampler: expected shuffle to be one of global, worker, got 'local'"),
     ],
 )
