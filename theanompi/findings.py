@@ -130,6 +130,7 @@ def launcher(place: World | None, devices: Sequence[str]) -> Iterator[Finding]:
     """
     if place is None:
         return
+    of = place.size or "several"
     if place.size == 1:
         yield ok(
             "launcher",
@@ -138,12 +139,12 @@ def launcher(place: World | None, devices: Sequence[str]) -> Iterator[Finding]:
         )
     elif len(devices) in (1, place.size):
         yield ok(
-            "launcher", f"this is a rank of an mpirun with {place.size or 'some'}, and so will be a worker"
+            "launcher", f"this is a rank of an mpirun with {place.size or 'several'}, and so will be a worker"
         )
     else:
         yield problem(
             "launcher",
-            f"this is a rank of an mpirun with {place.size or 'some'}: no other is started for the {len(devices)} "
+            f"this is a rank of an mpirun with {place.size or 'several'}: no other is started for the {len(devices)} "
             "devices",
             "one device for all ranks, or as many on each machine as ranks, or tmlauncher without that mpirun",
         )
