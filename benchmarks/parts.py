@@ -152,9 +152,9 @@ def update(rounds: int) -> dict[str, Any]:
     """The compiled update of ResNet-50's parameters in one buffer, against torch's SGD on one tensor of that size."""
     values = [np.random.default_rng(0).normal(size=PARAMETERS).astype("float32") for _ in range(3)]
     w, v, g = (device.shared(value) for value in values)
-    t = device.shared(np.int64(0))
+    t, last_eta = device.shared(np.int64(0)), device.shared(np.float64(0))
     schedule = Schedule(minibatch=256, iterations_per_epoch=5000)
-    eta, updates = update_graph([Group(w, v, g, decayed=True)], t, schedule)
+    eta, updates = update_graph([Group(w, v, g, decayed=True)], t, last_eta, schedule)
     ours = pytensor.function([], eta, updates=updates, mode=device.mode())
     parameter = torch.nn.Parameter(torch.from_numpy(values[0]))
     parameter.grad = torch.from_numpy(values[2])

@@ -103,6 +103,22 @@ def test_in_an_allocation_of_slurm_its_nodes_are_the_hosts(folder, started, monk
     ]
 
 
+def test_under_an_mpirun_of_several_ranks_it_says_how_many_there_are(folder, started, monkeypatch, capsys):
+    for name, value in {"PMI_RANK": "0", "PMI_SIZE": "2", "SLURM_JOB_NODELIST": "n[1-2]"}.items():
+        monkeypatch.setenv(name, value)
+    words = ["-file", "mymodel", "-class", "Net"]
+    for more in ([], ["-s", "2"]):
+        assert cli.main([*words, *more]) == 0
+    assert [config.devices for config, _ in started] == [("auto",), ("cpu",)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*words, "-s", "3"])
+    assert caught.value.code == 2
+    assert (
+        capsys.readouterr().err
+        == "tmlauncher: error: size: expected 2, the ranks of your own mpirun, got 3\n"
+    )
+
+
 def test_flags_override_the_file(folder, started):
     cli.main("-cfg bsp.cfg --seed 8 --device cpu --epochs 2 --rule BSP -bind --size 1".split())
     config, how = started[0]

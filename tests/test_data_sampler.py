@@ -116,7 +116,7 @@ def test_with_a_shuffle_per_worker_an_epoch_repeats_images_and_misses_others() -
 
 @pytest.mark.parametrize("n", [8, 9, 70, 1001])
 def test_a_shuffle_per_worker_never_asks_for_more_images_than_there_are(n: int) -> None:
-    for workers in (1, 3, 200):
+    for workers in {1, min(3, n // BATCH), n // BATCH}:
         whole = minibatches(1, workers, 2, n=n, shuffle="worker")
         assert sum(map(len, whole)) == n // BATCH
         assert all(ids.shape == (BATCH,) and ids.max() < n for units in whole for ids in units)
@@ -130,7 +130,7 @@ def test_a_shuffle_per_worker_never_asks_for_more_images_than_there_are(n: int) 
         (72, 2, 2, 3, 1, [1, 0], 0),  # rank 1 has none
         (90, 2, 2, 3, 3, [2, 1], 2),  # ranks differ
         (72, 4, 1, 3, 1, [1, 0, 0, 0], 0),
-        (9, 4, 2, 1, 1, [1, 0, 0, 0], 1),  # nothing but a trailing minibatch
+        (65, 4, 2, 1, 8, [2, 2, 2, 2], 1),  # a single minibatch
     ],
 )
 def test_trailing_minibatch(
@@ -180,6 +180,18 @@ def test_validation_counts_each_image_once(size: int, n_val: int) -> None:
         ({"accumulation": -1}, "sampler: expected accumulation of at least 1, got -1"),
         ({"rank": 2}, "sampler: expected a rank from 0 to 1, got 2"),
         ({"rank": -1}, "sampler: expected a rank from 0 to 1, got -1"),
+        (
+            {"n_images": 80, "batch_size": 32, "size": 1, "accumulation": 64},
+            "accumulation: expected at most 2 on 1 rank, as the 80 training images make 2 batches of 32, got 64",
+        ),
+        (
+            {"accumulation": 7},
+            "accumulation: expected at most 6 on 2 ranks, as the 100 training images make 12 batches of 8, got 7",
+        ),
+        (
+            {"size": 13},
+            "devices: expected at most 12, as the 100 training images make 12 batches of 8, got 13",
+        ),
         ({"shuffle": "local"}, "sampler: expected shuffle to be one of global, worker, got 'local'"),
     ],
 )

@@ -242,6 +242,7 @@ def test_ar_works_in_chunks() -> None:
 
 CHOOSE = """
 import time
+import torch
 from mpi4py import MPI
 from theanompi import device
 from theanompi.config import ConfigError
@@ -260,8 +261,12 @@ STRATEGIES["nccl"] = Impossible
 if {slow!r}:
     STRATEGIES["ar"] = Fastest
 buffer = device.FlatBuffer({{"w": (300_000, 1), "b": (3,)}})
+values = torch.randn(300_003, generator=torch.Generator().manual_seed(MPI.COMM_WORLD.rank))
+values[:2] = torch.tensor([float("nan"), -0.0])
+buffer.flat.copy_(values)
 start = time.monotonic()
 choice = choose(MPI.COMM_WORLD, buffer, seconds=1.0)
+assert torch.equal(buffer.flat.view(torch.int32), values.view(torch.int32)), "the measurement changed the buffer"
 assert time.monotonic() - start < 20
 assert set(choice.seconds) == {{"overlap", "ar", "shm"}} and choice.refused == {{"nccl": "not here"}}
 assert choice.seconds[choice.name] == min(choice.seconds.values())
@@ -274,7 +279,7 @@ print(choice.table(1_200_012), flush=True)
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_auto_takes_the_fastest_everywhere(n: int) -> None:
+def test_auto_takes_the_fastest_everywhere_and_leaves_the_values(n: int) -> None:
     result = run_mpi(n, ["-m", "mpi4py", "-c", CHOOSE.format(slow=True)])
     assert result.returncode == 0, result.stderr
     names = [line for line in result.stdout.splitlines() if not line.startswith(" ")]

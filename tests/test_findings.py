@@ -5,6 +5,7 @@ import pytest
 from theanompi import findings
 from theanompi.config import Host, RunConfig
 from theanompi.findings import GIB, MIB
+from theanompi.mpirun import World
 
 H100 = {"name": "NVIDIA H100", "uuid": "GPU-a", "memory": 80 * GIB, "free": 79 * GIB}
 OTHER = {**H100, "uuid": "GPU-b"}
@@ -28,6 +29,19 @@ def test_a_c_compiler():
     (there,), (missing,) = (list(findings.software({"compiled": is_there})) for is_there in (True, False))
     assert (there.level, missing.level) == ("ok", "warning")
     assert missing.text.startswith("none that works") and "gcc" in missing.remedy
+
+
+def test_where_a_run_would_be_started_from():
+    assert lines(findings.launcher(None, ("cpu", "cpu"))) == []
+    assert lines(findings.launcher(World(0, 1), ("cpu", "cpu"))) == [
+        "ok launcher: this is the only process of a job: an mpirun starts 2 ranks"
+    ]
+    assert lines(findings.launcher(World(0, 2), ("cpu",))) == [
+        "ok launcher: this is a rank of an mpirun with 2, and so will be a worker"
+    ]
+    assert lines(findings.launcher(World(0, None), ("cpu", "cpu", "cpu"))) == [
+        "problem launcher: this is a rank of an mpirun with several: no other is started for the 3 devices"
+    ]
 
 
 def test_packages():

@@ -15,7 +15,7 @@ import pytest
 from tests.mpi import ROOT
 from theanompi import launch
 from theanompi.config import ConfigError, RunConfig
-from theanompi.launch import Job, command, mpi_rank
+from theanompi.launch import Job, command, is_worker, mpi_rank
 
 WORKER = """
 import json, os, signal, sys, time
@@ -259,6 +259,8 @@ def test_signal_handlers_are_put_back(folder):
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 1),
         ({"OMPI_COMM_WORLD_RANK": "2", "PMIX_RANK": "2"}, 2),
         ({"PMIX_RANK": "0"}, 0),
+        # an mpirun in a shell of a job of one process, which has handed its variables on
+        ({"PMI_RANK": "0", "PMI_SIZE": "1", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}, 3),
         # a batch script, then a step of one task and one of several, without PMI
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "9"}, None),
         ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
@@ -269,6 +271,35 @@ def test_signal_handlers_are_put_back(folder):
 )
 def test_under_an_mpirun_or_not(environ, rank):
     assert mpi_rank(environ) == rank
+
+
+ALONE = [
+    {"PMI_RANK": "0", "PMI_SIZE": "1"},
+    {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1", "PMIX_RANK": "0"},
+    {"PMIX_RANK": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+    {"PMI_RANK": "0", "PMI_SIZE": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+]
+
+
+@pytest.mark.parametrize("environ", ALONE)
+def test_a_world_of_one_is_the_worker_of_one_device_only(environ):
+    assert is_worker(("cpu",), environ)
+    assert not is_worker(("cpu", "cpu"), environ)
+    assert not is_worker(("node7:cpu",), environ)
+
+
+def test_a_rank_of_several_is_a_worker_whatever_the_devices():
+    for devices in (("cpu",), ("cpu", "cpu", "cpu")):
+        assert is_worker(devices, {"PMI_RANK": "1", "PMI_SIZE": "2"})
+        assert not is_worker(devices, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
+
+
+@pytest.mark.parametrize("environ", ALONE)
+def test_a_job_in_a_world_of_one_has_a_world_of_its_own(folder, monkeypatch, environ):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert Job(RunConfig(devices=["cpu"] * 2), module="small_worker").wait() == 0
+    assert [item["total"] for item in facts(folder)] == [1, 1]
 
 
 @pytest.fixture

@@ -64,9 +64,16 @@ def ours(
     """The weights after each iteration (STEPS, P), from the graph compiled in `mode`."""
     shared = pytensor.shared if mode is None else device.shared
     w, v, g = (shared(x.astype("float32")) for x in (start(), np.zeros_like(start()), np.zeros_like(start())))
-    t = shared(np.int64(0))
+    t, last_eta = shared(np.int64(0)), shared(np.float64(0))
     eta, updates = update_graph(
-        [Group(w, v, g, decayed)], t, schedule, momentum=M, weight_decay=DECAY, form=form, nesterov=nesterov
+        [Group(w, v, g, decayed)],
+        t,
+        last_eta,
+        schedule,
+        momentum=M,
+        weight_decay=DECAY,
+        form=form,
+        nesterov=nesterov,
     )
     step = pytensor.function([], eta, updates=updates, mode=mode)
     history = []
@@ -155,8 +162,8 @@ def test_first_iteration_is_not_corrected() -> None:
     schedule = Schedule(minibatch=5, base_batch=1, iterations_per_epoch=4, warmup_epochs=1, base_lr=0.125)
     assert schedule(0) == schedule.increment
     w, v, g = (pytensor.shared(np.float32([x])) for x in (1, 2, 4))
-    t = pytensor.shared(np.int64(0))
-    _, updates = update_graph([Group(w, v, g, False)], t, schedule, momentum=0.5, nesterov=False)
+    t, last_eta = pytensor.shared(np.int64(0)), pytensor.shared(np.float64(0))
+    _, updates = update_graph([Group(w, v, g, False)], t, last_eta, schedule, momentum=0.5, nesterov=False)
     pytensor.function([], updates=updates)()
     assert v.get_value() == 0.5 * 2 + 0.125 * 4
 
@@ -254,9 +261,9 @@ def test_several_groups_share_one_rate(form: str, nesterov: bool) -> None:
         Group(pytensor.shared(w), pytensor.shared(np.zeros_like(w)), pytensor.shared(g), decayed)
         for (w, g), decayed in zip(values, [True, False], strict=True)
     ]
-    t = pytensor.shared(np.int64(0))
+    t, last_eta = pytensor.shared(np.int64(0)), pytensor.shared(np.float64(0))
     eta, updates = update_graph(
-        groups, t, SCHEDULE, momentum=M, weight_decay=DECAY, form=form, nesterov=nesterov
+        groups, t, last_eta, SCHEDULE, momentum=M, weight_decay=DECAY, form=form, nesterov=nesterov
     )
     step = pytensor.function([], eta, updates=updates)
 

@@ -246,6 +246,13 @@ def test_a_rank_whose_script_ends_before_wait_takes_all_along(folder):
     assert done.stderr.count("theanompi: a rank's program has ended before wait was called\n") == 1
 
 
+def test_in_a_world_of_one_the_script_starts_its_workers(folder, monkeypatch):
+    for name, value in {"PMI_RANK": "0", "PMI_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert start(n=2).wait() == 0
+    assert len(list(folder.glob("rank*.json"))) == 2
+
+
 def test_run_is_one_worker_in_this_process(folder, monkeypatch):
     calls = []
     monkeypatch.setitem(
@@ -254,6 +261,49 @@ def test_run_is_one_worker_in_this_process(folder, monkeypatch):
     config = RunConfig(devices="cuda0")
     BSP().run(config, plan=True, module="stand_in")
     assert calls == [(config, ("cuda:0",), True)]
+
+
+@pytest.fixture
+def started(folder, monkeypatch):
+    """The settings of jobs that were to be started."""
+    jobs = []
+    monkeypatch.setattr(base, "Job", lambda config, **_: jobs.append(config))
+    return jobs
+
+
+def test_attributes_of_a_rule_count(started, monkeypatch):
+    monkeypatch.setattr(BSP, "sync_type", "avg", raising=False)
+    rule = BSP()
+    rule.exch_strategy = "ar"
+    rule.init(["cpu"], **NET)
+    assert (started[-1].sync_type, started[-1].exchange) == ("avg", "ar")
+    # The rule's own goes before its class's.
+    rule.sync_type = "cdd"
+    rule.init(["cpu"], **NET, epochs=3)
+    assert (started[-1].sync_type, started[-1].epochs) == ("cdd", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("sync_type", "sum", "sync_type: expected one of cdd, avg, got 'sum'"),
+        (
+            "synctype",
+            "avg",
+            "BSP.synctype: expected a setting of a run; did you mean 'sync_type'.*, got none",
+        ),
+        ("exch_strategy", "naive", "BSP.exch_strategy: expected 'ar', as exchange was given, got 'naive'"),
+        ("devices", ["cpu"], "BSP.devices: expected a setting of a run"),
+    ],
+)
+@pytest.mark.parametrize("of_class", [False, True])
+def test_attributes_of_a_rule_that_cannot_count_are_refused(
+    folder, nothing_spawned, monkeypatch, name, value, message, of_class
+):
+    rule = BSP()
+    monkeypatch.setattr(BSP if of_class else rule, name, value, raising=False)
+    with pytest.raises(ConfigError, match=message):
+        rule.init(["cpu"], **NET, exchange="ar")
 
 
 def test_every_rule_can_be_made_by_its_name():

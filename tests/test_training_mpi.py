@@ -87,6 +87,14 @@ def test_every_strategy_gives_the_same_weights(strategy: str, tolerance: float, 
     assert tolerance < 1e-5 or difference(other, overlap) > 0, "nothing was rounded"
 
 
+def test_choosing_an_exchange_changes_nothing_of_what_is_trained(tmp_path: Path) -> None:
+    """Under ``avg`` what is timed holds the weights."""
+    settings = {"modelclass": "Normalised", "sync_type": "avg"}
+    chosen = trained(2, tmp_path / "auto", exchange="auto", **settings)
+    given = trained(2, tmp_path / "overlap", exchange="overlap", **settings)
+    assert difference(chosen, given) < 1e-6
+
+
 def test_without_exchange_parity_fails(tmp_path: Path) -> None:
     one = trained(1, tmp_path / "1", accumulation=2)
     apart = trained(2, tmp_path / "2", "no-exchange")
@@ -344,6 +352,37 @@ def test_an_mpirun_of_another_mpi_is_noticed(rank: str, tmp_path: Path) -> None:
         r"^theanompi: mpirun: expected the one that belongs to .+ got one whose 2 ", done.stderr, re.M
     )
     assert len(lines) == (1 if rank == "0" else 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("n", "devices", "got"), [(2, ["cpu"] * 3, 3), (3, ["cpu"] * 2, 2), (1, ["cpu"] * 2, 2)]
+)
+def test_more_or_fewer_devices_than_ranks_are_one_line(
+    n: int, devices: list[str], got: int, tmp_path: Path
+) -> None:
+    done = train(n, tmp_path / "run", devices=devices, timeout=60)
+    assert done.returncode == 1
+    line = (
+        f"theanompi: devices: expected {n}, as many as mpirun has started ranks on each machine, or one for all, "
+        f"got {got}\n"
+    )
+    assert re.findall(r"^theanompi: .*\n", done.stderr, re.MULTILINE) == [line], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_recipe_at_a_resume_is_said_once_and_kept(tmp_path: Path) -> None:
+    trained(2, tmp_path / "run", max_iterations=2)
+    done = train(2, tmp_path / "run", max_iterations=3, base_lr=0.001, resume=True, verbose=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("resumed with another recipe: base_lr 0.1 -> 0.001\n") == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["base_lr"] == 0.001
+
+
+def test_a_minibatch_that_never_occurs_is_one_line(tmp_path: Path) -> None:
+    done = train(2, tmp_path / "run", accumulation=200, timeout=60)
+    assert done.returncode == 1
+    line = "accumulation: expected at most 179 on 2 ranks, as the 1437 training images make 359 batches of 4, got 200"
+    assert done.stderr.count(line) == 1 and "Traceback" not in done.stderr, done.stderr
 
 
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:

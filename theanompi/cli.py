@@ -15,6 +15,7 @@ from theanompi.config import ConfigError, RunConfig, add_arguments, from_args
 from theanompi.doctor import examine
 from theanompi.experiment import SCALES, read_experiment
 from theanompi.launch import WORKER, mpi_rank
+from theanompi.mpirun import world
 from theanompi.nodes import read_hostfile, slurm_devices
 from theanompi.output import print_anything
 from theanompi.report import report
@@ -154,6 +155,12 @@ def _devices(size: str | None, hostfile: str | None, given: tuple[str, ...] | No
             )
         given = read_hostfile(hostfile, *(given or ()))
     if given is None:
+        place = world()
+        if place is not None and place.size != 1:
+            # Under the user's own mpirun: one name serves all of its ranks.
+            if size is not None and place.size is not None and int(size) != place.size:
+                raise ConfigError(f"size: expected {place.size}, the ranks of your own mpirun, got {size}")
+            return None if size is None else ("cpu",)
         return slurm_devices() if size is None else ("cpu",) * int(size)
     if size is not None and len(given) != int(size):
         raise ConfigError(f"size: expected {len(given)}, the number of devices given, got {size}")

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from theanompi.cgroup import cores
 from theanompi.comparison import EXPERIMENT_FILE, OUTPUT_FILE, Run, read_run
-from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.config import FIELDS, ConfigError, RunConfig, fields_of, resolve
 from theanompi.experiment import GLYPHS, Experiment, Trial
 from theanompi.folder import CHECKPOINT_FILE, CONFIG_FILE, CURVES_FILE, LOG_FILE, replace_text
-from theanompi.launch import WORKER, handle_signals, mpi_rank
-from theanompi.mpirun import Outcome
+from theanompi.launch import WORKER, handle_signals
+from theanompi.mpirun import Outcome, world
 from theanompi.recorder import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.report import report
 from theanompi.rules import Rule, RunFailed, get_rule
@@ -39,20 +39,6 @@ GRACE = 20.0
 """Seconds in which the runs of a compare that was killed have to be gone."""
 TICK = 0.5
 """Seconds between two looks at the logs."""
-
-# Settings that have no influence on what a run's log says of learning.
-_INDIFFERENT = (
-    "out",
-    "resume",
-    "overwrite",
-    "loader_processes",
-    "log_interval",
-    "checkpoint_interval",
-    "verbose",
-    "save_on_signal",
-    "stall_seconds",
-    "stall_abort",
-)
 
 
 class _Ending(NamedTuple):
@@ -102,7 +88,8 @@ def compare(
     ConfigError
         When a setting is wrong, the folder has runs with other settings or another compare is at work in it.
     """
-    if mpi_rank() is not None:
+    place = world()
+    if place is not None and place.size != 1:
         raise ConfigError(
             "compare: expected to be started alone, as it starts an mpirun for each run, got a rank of one"
         )
@@ -229,7 +216,7 @@ def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], over
 
 def _settings(config: RunConfig) -> RunConfig:
     """What two runs must have in common to be the same."""
-    defaults: dict[str, Any] = {name: FIELDS[name].default for name in _INDIFFERENT}
+    defaults: dict[str, Any] = {name: FIELDS[name].default for name in fields_of("aside")}
     return replace(resolve(config), **defaults)
 
 

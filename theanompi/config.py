@@ -258,9 +258,23 @@ DEVICES = Kind(DEVICE_NAMES, parse_devices)
 EPOCHS = Kind("increasing epochs above 0, such as 30,60,80", _read_epochs)
 
 
-def _option(default: Any, kind: Kind, group: str = "", help: str = "", flags: tuple[str, ...] = ()) -> Any:
+ROLES = {
+    "run": "another value makes another run: a resume refuses it",
+    "recipe": "how weights are updated: a resume goes on with another value and says so",
+    "ends": "counts only where a run begins or stops: a resume takes any value",
+    "machine": "how the work is shared out and summed, which rounds otherwise: a resume takes any value",
+    "aside": "what is kept, printed and read ahead: neither a resume nor a comparison cares",
+}
+"""What a field of `RunConfig` may be to a run."""
+
+
+def _option(
+    role: str, default: Any, kind: Kind, group: str = "", help: str = "", flags: tuple[str, ...] = ()
+) -> Any:
     """Make a field of `RunConfig`; one with a `group` has a command-line flag, by default its own name."""
-    return field(default=default, metadata={"kind": kind, "group": group, "help": help, "flags": flags})
+    assert role in ROLES
+    about = {"role": role, "kind": kind, "group": group, "help": help, "flags": flags}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -283,21 +297,22 @@ class RunConfig:
     True
     """
 
-    rule: str = _option("BSP", _choice(RULES))
-    modelfile: str = _option("models.resnet50", MODULE)
-    modelclass: str = _option("ResNet50", TEXT)
+    rule: str = _option("run", "BSP", _choice(RULES))
+    modelfile: str = _option("run", "models.resnet50", MODULE)
+    modelclass: str = _option("run", "ResNet50", TEXT)
 
-    data: str = _option("digits", TEXT, "data", "'digits' (packaged) or the path of an HDF5 data set")
+    data: str = _option("run", "digits", TEXT, "data", "'digits' (packaged) or the path of an HDF5 data set")
     image_size: int | None = _option(
-        None, _whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
+        "run", None, _whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
     )
     batch_size: int | None = _option(
-        None, _whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
+        "run", None, _whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
     )
     accumulation: int = _option(
-        1, _whole(1), "data", "A, steps before one update, as if each were a worker of its own"
+        "machine", 1, _whole(1), "data", "A, steps before one update, as if each were a worker of its own"
     )
     shuffle: str = _option(
+        "run",
         "global",
         _choice(SHUFFLES),
         "data",
@@ -305,18 +320,21 @@ class RunConfig:
     )
 
     color_jitter: float = _option(
+        "run",
         0.0,
         _number("a number from 0 to 1", lambda x: 0 <= x <= 1),
         "data",
         "of brightness, contrast and saturation, as in fb.resnet.torch, which has 0.4; 0: none",
     )
     lighting: float = _option(
+        "run",
         0.0,
         NOT_NEGATIVE,
         "data",
         "noise along the principal components of colour, as in fb.resnet.torch, which has 0.1; 0: none",
     )
     loader_processes: int | None = _option(
+        "aside",
         None,
         _whole(1),
         "data",
@@ -324,13 +342,14 @@ class RunConfig:
     )
 
     epochs: int | None = _option(
-        None, _whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
+        "run", None, _whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
     )
     max_iterations: int | None = _option(
-        None, _whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
+        "ends", None, _whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
     )
-    seed: int = _option(0, _whole(0), "run", "of the weights, the order, the augmentation and dropout")
+    seed: int = _option("run", 0, _whole(0), "run", "of the weights, the order, the augmentation and dropout")
     devices: tuple[str, ...] = _option(
+        "machine",
         ("auto",),
         DEVICES,
         "run",
@@ -338,15 +357,24 @@ class RunConfig:
         ("--device", "--devices"),
     )
     precision: str = _option(
-        "float32", _choice(PRECISIONS), "run", "arithmetic of the computation; the weights stay float32"
+        "run",
+        "float32",
+        _choice(PRECISIONS),
+        "run",
+        "arithmetic of the computation; the weights stay float32",
     )
     cuda_graph: bool = _option(
-        True, SWITCH, "run", "on a CUDA device, record each step's kernels once and replay them"
+        "machine", True, SWITCH, "run", "on a CUDA device, record each step's kernels once and replay them"
     )
     sync_type: str = _option(
-        "cdd", _choice(SYNC_TYPES), "run", "cdd sums gradients ('their way'), avg averages weights ('my way')"
+        "run",
+        "cdd",
+        _choice(SYNC_TYPES),
+        "run",
+        "cdd sums gradients ('their way'), avg averages weights ('my way')",
     )
     exchange: str = _option(
+        "machine",
         "overlap",
         _choice(EXCHANGES),
         "run",
@@ -355,97 +383,136 @@ class RunConfig:
         "tensor; auto: the fastest one that is exact; nccl32, nccl16, asa32, asa16: as in Theano-MPI",
     )
     require_cuda_aware: bool = _option(
-        False, SWITCH, "run", "refuse to take gradients through host memory if MPI is not CUDA-aware"
+        "machine",
+        False,
+        SWITCH,
+        "run",
+        "refuse to take gradients through host memory if MPI is not CUDA-aware",
     )
     allreduce_algorithm: str | None = _option(
-        None, _choice(ALGORITHMS), "run", "MPI's own way of summing (default: the library's choice)"
+        "machine",
+        None,
+        _choice(ALGORITHMS),
+        "run",
+        "MPI's own way of summing (default: the library's choice)",
     )
 
-    base_lr: float = _option(0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images")
-    base_batch: int = _option(256, _whole(1), "recipe", "the minibatch that base-lr is meant for")
+    base_lr: float = _option(
+        "recipe", 0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images"
+    )
+    base_batch: int = _option("recipe", 256, _whole(1), "recipe", "the minibatch that base-lr is meant for")
     scaling: str | None = _option(
+        "recipe",
         None,
         _choice(SCALINGS),
         "recipe",
         "of base-lr with the minibatch (default: linear for cdd, none for avg)",
     )
     scaled: str = _option(
+        "run",
         "rate",
         _choice(SCALED),
         "recipe",
         "what scaling and warmup multiply: the rate, or the loss without its weight decay (pitfall 1)",
     )
     normalization: str = _option(
+        "run",
         "minibatch",
         _choice(NORMALIZATIONS),
         "recipe",
         "what the summed loss is divided by: all images, or those of one worker (pitfall 3)",
     )
     warmup: str = _option(
-        "gradual", _choice(WARMUPS), "recipe", "from base-lr to the scaled rate, when that is larger"
+        "recipe",
+        "gradual",
+        _choice(WARMUPS),
+        "recipe",
+        "from base-lr to the scaled rate, when that is larger",
     )
     warmup_epochs: float | None = _option(
-        None, NOT_NEGATIVE, "recipe", "length of the warmup (default: epochs * 5/90)"
+        "recipe", None, NOT_NEGATIVE, "recipe", "length of the warmup (default: epochs * 5/90)"
     )
     decay_epochs: tuple[float, ...] | None = _option(
-        None, EPOCHS, "recipe", "where the rate decays (default: epochs * 30/90, 60/90, 80/90)"
+        "recipe", None, EPOCHS, "recipe", "where the rate decays (default: epochs * 30/90, 60/90, 80/90)"
     )
     decay_factor: float = _option(
+        "recipe",
         0.1,
         _number("a number above 0 and at most 1", lambda x: 0 < x <= 1),
         "recipe",
         "of the rate, each time",
     )
     momentum: float = _option(
+        "recipe",
         0.9,
         _number("a number of at least 0 and below 1", lambda x: 0 <= x < 1),
         "recipe",
         "m of the velocity",
     )
     momentum_form: str = _option(
+        "recipe",
         "v",
         _choice(MOMENTUM_FORMS),
         "recipe",
         "v: velocity holds the rate, corrected when it changes; u: without; uncorrected: with it, but not corrected "
         "(pitfall 2)",
     )
-    nesterov: bool = _option(True, SWITCH, "recipe", "Nesterov's momentum, or plain")
+    nesterov: bool = _option("recipe", True, SWITCH, "recipe", "Nesterov's momentum, or plain")
     weight_decay: float = _option(
-        1e-4, NOT_NEGATIVE, "recipe", "L2 penalty on the weights of convolutions and dense layers"
+        "recipe", 1e-4, NOT_NEGATIVE, "recipe", "L2 penalty on the weights of convolutions and dense layers"
     )
     zero_gamma: bool = _option(
+        "ends",
         True,
         SWITCH,
         "recipe",
         "start each residual block as the identity: 0 for gamma of its last batch norm",
     )
 
-    out: str | None = _option(None, TEXT, "folder and log", "the run's folder (default: runs/<model>-<data>)")
-    resume: bool = _option(False, SWITCH, "folder and log", "go on from the folder's last checkpoint")
-    overwrite: bool = _option(False, SWITCH, "folder and log", "replace the run that is in the folder")
-    log_interval: int = _option(10, _whole(1), "folder and log", "updates between two lines of the log")
+    out: str | None = _option(
+        "aside", None, TEXT, "folder and log", "the run's folder (default: runs/<model>-<data>)"
+    )
+    resume: bool = _option(
+        "aside", False, SWITCH, "folder and log", "go on from the folder's last checkpoint"
+    )
+    overwrite: bool = _option(
+        "aside", False, SWITCH, "folder and log", "replace the run that is in the folder"
+    )
+    log_interval: int = _option(
+        "aside", 10, _whole(1), "folder and log", "updates between two lines of the log"
+    )
     checkpoint_interval: int | None = _option(
-        None, _whole(1), "folder and log", "updates between checkpoints (default: at the end of each epoch)"
+        "aside",
+        None,
+        _whole(1),
+        "folder and log",
+        "updates between checkpoints (default: at the end of each epoch)",
     )
     save_on_signal: bool = _option(
+        "aside",
         True,
         SWITCH,
         "folder and log",
         "at SIGINT, SIGTERM or SIGUSR1 save after the update, then end: status 75",
     )
     stall_seconds: float = _option(
-        60.0, POSITIVE, "folder and log", "say where each rank is when one has done nothing for so long"
+        "aside",
+        60.0,
+        POSITIVE,
+        "folder and log",
+        "say where each rank is when one has done nothing for so long",
     )
     stall_abort: bool = _option(
-        False, SWITCH, "folder and log", "then also end the run, with a stack of each rank"
+        "aside", False, SWITCH, "folder and log", "then also end the run, with a stack of each rank"
     )
     timeline: int | None = _option(
+        "aside",
         None,
         _whole(1),
         "folder and log",
         "updates to trace on all ranks, in a timeline.json for https://ui.perfetto.dev (default: none)",
     )
-    verbose: bool = _option(True, SWITCH)
+    verbose: bool = _option("aside", True, SWITCH)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -495,6 +562,15 @@ class RunConfig:
 
 
 FIELDS = {item.name: item for item in fields(RunConfig)}
+
+
+def fields_of(*roles: str) -> tuple[str, ...]:
+    """Name the fields that have one of these `ROLES`.
+
+    >>> fields_of("ends")
+    ('max_iterations', 'zero_gamma')
+    """
+    return tuple(name for name, item in FIELDS.items() if item.metadata["role"] in roles)
 
 
 def default_scaling(sync_type: str) -> str:

@@ -17,7 +17,7 @@ from theanompi.cgroup import cores
 from theanompi.config import ConfigError, Host, RunConfig, hosts, resolve, to_environment
 from theanompi.findings import Finding, problem, warning
 from theanompi.launch import command
-from theanompi.mpirun import Outcome, environment, identify, run, run_ranks
+from theanompi.mpirun import Outcome, environment, identify, run, run_ranks, world
 from theanompi.rules.base import check
 
 TIMEOUTS = {
@@ -135,6 +135,7 @@ class Doctor:
     def examine(self) -> Iterator[Finding]:
         """Find out, one thing after the other: what is timed shall have the machine for itself."""
         yield from self._machine()
+        yield from findings.launcher(world(), self.config.devices)
         yield from self._mpi()
         yield from self._hosts()
         yield from self._run()

@@ -191,7 +191,12 @@ def data(settings: dict[str, Any]) -> None:
         cached=cached(dataset.path),
     )
     sampler = Sampler(
-        dataset.n_train, config.batch_size, size=1, rank=0, accumulation=config.accumulation, seed=config.seed
+        dataset.n_train,
+        config.batch_size,
+        size=len(config.devices),
+        rank=0,
+        accumulation=config.accumulation,
+        seed=config.seed,
     )
     with Loader(
         dataset, config.batch_size, config.image_size,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from theanompi.config import ConfigError, Host, RunConfig, local_device
+from theanompi.mpirun import World
 
 LEVELS = ("ok", "warning", "problem")
 MIB, GIB = 2**20, 2**30
@@ -121,6 +122,33 @@ def software(facts: Facts) -> Iterator[Finding]:
             "C compiler",
             "none that works: batch normalisation on the CPU takes more passes over memory",
             "a C compiler on PATH, such as apt install gcc",
+        )
+
+
+def launcher(place: World | None, devices: Sequence[str]) -> Iterator[Finding]:
+    """Judge what a run would be that is started from where the doctor is: in a job, perhaps, of somebody's mpirun.
+
+    >>> next(launcher(World(0, 2), ("cpu", "cpu", "cpu"))).text
+    'this is a rank of an mpirun with 2: no other is started for the 3 devices'
+    """
+    if place is None:
+        return
+    if place.size == 1:
+        yield ok(
+            "launcher",
+            "this is the only process of a job: "
+            + ("it can be the worker" if len(devices) == 1 else f"an mpirun starts {len(devices)} ranks"),
+        )
+    elif len(devices) in (1, place.size):
+        yield ok(
+            "launcher", f"this is a rank of an mpirun with {place.size or 'several'}, and so will be a worker"
+        )
+    else:
+        yield problem(
+            "launcher",
+            f"this is a rank of an mpirun with {place.size or 'several'}: no other is started for the {len(devices)} "
+            "devices",
+            "one device for all ranks, or as many on each machine as ranks, or tmlauncher without that mpirun",
         )
 
 

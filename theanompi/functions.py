@@ -53,6 +53,8 @@ class State:
         The running averages.
     iteration : DeviceSharedVariable, int64 scalar
         t, the number of finished updates.
+    last_eta : DeviceSharedVariable, float64 scalar
+        η of the last update, which the velocity may hold.
     """
 
     def __init__(self, network: Layer, size: int) -> None:
@@ -76,6 +78,7 @@ class State:
         for p in [*trainable, *self.statistics]:
             p.rebind(self.weights.views[p.name])
         self.iteration = device.shared(np.int64(0), "iteration")
+        self.last_eta = device.shared(np.float64(0), "last_eta")
 
     @property
     def parameters(self) -> list[DeviceSharedVariable]:
@@ -221,6 +224,7 @@ def update_function(
     eta, updates = update_graph(
         groups,
         state.iteration,
+        state.last_eta,
         schedule,
         momentum=momentum,
         weight_decay=weight_decay,

@@ -22,7 +22,7 @@ from theanompi.cgroup import cores
 from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
 from theanompi.ends import LAUNCHER, STOPPED, Account, launcher_name, signal_name
 from theanompi.library import algorithm_settings, flavour, launch_settings
-from theanompi.mpirun import find_mpirun
+from theanompi.mpirun import find_mpirun, without_job, world
 
 WORKER = "theanompi.worker"
 PATIENCE = 20.0
@@ -39,8 +39,6 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WARNING = signal.SIGUSR1
 """The signal that asks a job's workers to save and to end; nothing hurries them."""
 
-# Each of these is set by every launcher of its kind for each process, and by nothing else.
-_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 # What Open MPI must be told to take to other machines; the hydras take the whole environment.
 _EXPORTED = (
     *("CUDA_", "FI_", "HDF5_", "LD_LIBRARY_PATH", "MKL_", "MPI4PY_", "NCCL_", "OMP_"),
@@ -69,23 +67,25 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int
 
 
 def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
-    """Return this process's rank when an mpirun or srun started it, else None; MPI is not loaded.
+    """Return this process's rank when an mpirun or srun started it, else None: see `theanompi.mpirun.world`."""
+    place = world(environ)
+    return None if place is None else place.rank
 
-    Of Slurm's own variables, most are also set in a batch script, which runs once and may start an mpirun. Only a
-    step of several tasks is surely srun's, even without PMI, where MPI takes each task for a world of its own:
-    `theanompi.worker.check_launcher` says so.
 
-    >>> mpi_rank({"PMI_RANK": "3", "PMI_SIZE": "4"})
-    3
-    >>> mpi_rank({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None
+def is_worker(devices: Sequence[str], environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of the workers that compute on these devices, and does not start them.
+
+    It is under an mpirun of the user's own with several ranks. A world of one, as an interactive shell of Slurm
+    is, can be the only worker, on one device of this machine; for more it starts an mpirun.
+
+    >>> is_worker(("cpu", "cpu"), {"PMI_RANK": "0", "PMI_SIZE": "1"})
+    False
+    >>> is_worker(("cpu", "cpu"), {"PMI_RANK": "0", "PMI_SIZE": "2"})
     True
-    >>> mpi_rank({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"})
-    1
     """
-    names = [name for name in _RANK_VARIABLES if name in environ]
-    if not names and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        names = ["SLURM_PROCID"]
-    return int(environ[names[0]]) if names else None
+    place = world(environ)
+    alone = len(devices) == 1 and hosts(devices)[0].name is None
+    return place is not None and (place.size != 1 or alone)
 
 
 def command(
@@ -282,7 +282,10 @@ class Job:
         keep_open: Sequence[int] = (),
     ):
         mpirun = find_mpirun()
-        environ = {**os.environ, **to_environment(config, config.devices, plan), LAUNCHER: launcher_name()}
+        several = hosts(config.devices)[0].name is not None
+        # In a job of one process: that job's variables are not for these ranks.
+        outer = without_job(os.environ, allocation=several) if world() else os.environ
+        environ = {**outer, **to_environment(config, config.devices, plan), LAUNCHER: launcher_name()}
         # Workers find modules where this process finds them. Intel's mpirun looks for its parts on PATH.
         environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environ["PATH"] = os.pathsep.join([str(Path(mpirun).parent), environ.get("PATH", os.defpath)])

@@ -47,6 +47,28 @@ from theanompi.lasagne.random import set_rng
 from theanompi.recipe import Schedule, plan
 from theanompi.timeline import Span
 
+# What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
+_FOR_FIELDS = {name: name for name in FIELDS} | {
+    "n_epochs": "epochs",
+    "learning_rate": "base_lr",
+    "lr": "base_lr",
+    "lr_policy": "decay_epochs",
+    "lr_step": "decay_epochs",
+    "file_batch_size": "batch_size",
+    "use_momentum": "momentum",
+    "use_nesterov_momentum": "nesterov",
+}
+# What other trainers call by these names. Not `forward` and the like, which a build_model may well use itself.
+_NOT_CALLED = (
+    "loss",
+    "cost",
+    "objective",
+    "objectives",
+    "optimizer",
+    "configure_optimizers",
+    "training_step",
+)
+
 
 class Totals(NamedTuple):
     """Sums over images: how many, their loss (nats), and top-1 and top-5 errors."""
@@ -185,7 +207,7 @@ class Model:
         # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
         self.sums_gradients = run.sync_type == "cdd"
         self.schedule = Schedule(
-            minibatch=run.accumulation * run.batch_size * self.size,
+            minibatch=self.data.sampler.minibatch,
             iterations_per_epoch=self.data.n_batch_train,
             epochs=run.epochs,
             base_lr=run.base_lr,
@@ -407,14 +429,15 @@ class Model:
             for name, view in buffer.views.items()
         }
 
-    def load_state_arrays(self, arrays: Mapping[str, np.ndarray], iteration: int) -> None:
-        """Take over what `state_arrays` gave, after `iteration` updates."""
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray], iteration: int, last_eta: float) -> None:
+        """Take over what `state_arrays` gave, after `iteration` updates, the last of them at the rate `last_eta`."""
         for group, buffer in {"weights": self.state.weights, "velocity": self.state.velocity}.items():
             load_views(
                 buffer,
                 {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")},
             )
         self.state.iteration.set_value(iteration)
+        self.state.last_eta.set_value(np.float64(last_eta))
 
     def weights_to_average(self) -> FlatBuffer:
         """The buffer that the sync type ``avg`` averages, in place: weights and running statistics."""
@@ -422,3 +445,35 @@ class Model:
 
     def weights_averaged(self) -> None:
         """Nothing: the parameters are views of the buffer."""
+
+
+def refuse_unheeded(model: Model) -> None:
+    """Refuse what a model's class or constructor has set that looks as if it decided something, but does not.
+
+    Raises
+    ------
+    ConfigError
+        For the first attribute that is named as a setting or as a method that other trainers call.
+    """
+    for cls in type(model).__mro__:
+        if cls is Model:
+            break
+        for name in vars(cls):
+            if name in _FOR_FIELDS:
+                raise ConfigError(
+                    f"{cls.__name__}.{name}: expected no such attribute, as a model does not decide this, got one; "
+                    f"remedy: the setting {_FOR_FIELDS[name]}"
+                )
+            if name in _NOT_CALLED:
+                raise ConfigError(
+                    f"{cls.__name__}.{name}: expected no such attribute, as nothing here uses it, got one; every model "
+                    "is trained by the cross-entropy of its scores, with momentum"
+                )
+    own = vars(model)
+    changed = [name for name in own if name in _FOR_FIELDS and name not in ("data", "verbose", "n_epochs")]
+    if changed or own["n_epochs"] != model.config.epochs:
+        name = changed[0] if changed else "n_epochs"
+        raise ConfigError(
+            f"{type(model).__name__}: expected its constructor to leave {name} alone, as a model does not decide this, "
+            f"got {name} = {own[name]!r}; remedy: the setting {_FOR_FIELDS[name]}"
+        )

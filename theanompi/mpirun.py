@@ -27,11 +27,69 @@ MARK = "@theanompi"
 # What a launcher or a batch system tells the processes of its job: another mpirun that was started by one of them
 # would take that for its own, or go to the other machines of the allocation. What begins with a word of
 # _SETTINGS comes from the user and decides what the library does, so it stays.
-_OF_A_JOB = (
-    *("HYDI_", "HYDRA_BSTRAP_", "I_MPI_HYDRA_UUID", "I_MPI_INFO_", "I_MPI_PIN", "LSB_", "MPI_LOCAL", "OMPI_"),
-    *("OPAL_", "PBS_", "PE_HOSTFILE", "PMIX_", "PMI_", "PRTE_", "SLURM_"),
+_OF_A_RANK = (
+    *("HYDI_", "I_MPI_HYDRA_UUID", "I_MPI_INFO_", "I_MPI_PIN", "MPI_LOCAL"),
+    *("OMPI_", "OPAL_", "PMIX_", "PMI_", "PRTE_"),
+    *("SLURM_GTIDS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_PROCID", "SLURM_STEP", "SLURM_TASK_PID"),
 )
+_OF_A_JOB = (*_OF_A_RANK, "HYDRA_BSTRAP_", "LSB_", "PBS_", "PE_HOSTFILE", "SLURM_")
 _SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_")
+
+# Each of these is set by every launcher of its kind for each process, and by nothing else; Slurm's PMIx tells no size.
+_RANKS = {"PMI_RANK": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE", "PMIX_RANK": ""}
+
+
+class World(NamedTuple):
+    """What a launcher tells a process of its place: its rank, and how many there are, or None if it does not tell."""
+
+    rank: int
+    size: int | None
+
+
+def world(environ: Mapping[str, str] = os.environ) -> World | None:
+    """Return this process's place when an mpirun or srun started it, else None; MPI is not loaded.
+
+    A shell or script in a job of one process hands that job's variables on to what is started from it, an mpirun
+    included: of several places the largest world counts.
+
+    Of Slurm's own variables, most are also set in a batch script, which runs once and may start an mpirun. Only a
+    step of several tasks is surely srun's, even without PMI, where MPI takes each task for a world of its own:
+    `theanompi.ranks.check_launcher` says so.
+
+    Examples
+    --------
+    >>> world({"PMI_RANK": "3", "PMI_SIZE": "4"})
+    World(rank=3, size=4)
+    >>> world({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None
+    True
+    >>> world({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"})
+    World(rank=1, size=2)
+    """
+
+    def number(name: str) -> int | None:
+        text = environ.get(name, "")
+        return int(text) if text.isdecimal() and len(text) < 10 else None
+
+    tasks = number("SLURM_STEP_NUM_TASKS")
+    places = [
+        World(rank, number(size) or tasks)
+        for name, size in _RANKS.items()
+        if (rank := number(name)) is not None
+    ]
+    rank = number("SLURM_PROCID")
+    if not places and rank is not None and (tasks or 1) > 1:
+        places = [World(rank, tasks)]
+    return max(places, key=lambda place: place.size or 0, default=None)
+
+
+def without_job(environ: Mapping[str, str], allocation: bool = False) -> dict[str, str]:
+    """Leave out what tells a process its place in a job, and unless it is kept, the batch system's `allocation`.
+
+    >>> without_job({"PMI_RANK": "1", "OMPI_MCA_pml": "ucx", "SLURM_JOB_ID": "9", "HOME": "/root"})
+    {'OMPI_MCA_pml': 'ucx', 'HOME': '/root'}
+    """
+    gone = _OF_A_RANK if allocation else _OF_A_JOB
+    return {k: v for k, v in environ.items() if k.startswith(_SETTINGS) or not k.startswith(gone)}
 
 
 class Outcome(NamedTuple):
@@ -159,7 +217,7 @@ def environment(program: str, environ: Mapping[str, str] = os.environ) -> dict[s
     >>> sorted(environment("/opt/mpi/bin/mpirun", {"PMI_RANK": "1", "OMPI_MCA_pml": "ucx", "HOME": "/root"}))
     ['HOME', 'OMPI_MCA_pml', 'PATH', 'PYTHONPATH']
     """
-    kept = {k: v for k, v in environ.items() if k.startswith(_SETTINGS) or not k.startswith(_OF_A_JOB)}
+    kept = without_job(environ)
     path = os.pathsep.join([str(Path(program).parent), environ.get("PATH", os.defpath)])
     return {**kept, "PATH": path, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 

@@ -14,26 +14,34 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from theanompi import __version__, cgroup, checkpoint, device
-from theanompi.config import ConfigError, RunConfig, local_device
+from theanompi import __version__, cgroup, device
+from theanompi.config import ConfigError, RunConfig, hosts, local_device
 from theanompi.contract import ContractModel
 from theanompi.device import FlatBuffer
 from theanompi.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.exchange import Exchanger, choose, get_exchanger
-from theanompi.folder import CHECKPOINT_FILE, RunFolder, write_config
+from theanompi.folder import RunFolder, write_config
 from theanompi.library import check_algorithm
-from theanompi.model import Model
+from theanompi.model import Model, refuse_unheeded
 from theanompi.modelfile import find_module
 from theanompi.plots import plot_curves
 from theanompi.progress import Progress
 from theanompi.ranks import Agreed, agree, library, together
 from theanompi.recorder import Recorder
+from theanompi.saving import load_checkpoint, save_checkpoint
 from theanompi.stop import StopSignals
 from theanompi.training import Diverged, average_weights, sum_gradients, train_epoch, validate
 
 
-def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
-    """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores."""
+def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -> tuple[str, int]:
+    """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores.
+
+    Raises
+    ------
+    ConfigError
+        On all ranks, when there are more or fewer of them than the run has devices, or on those whose device is not
+        there.
+    """
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     local_rank, local_size = local.Get_rank(), local.Get_size()
     # srun and mpirun may have given each rank cores of its own, or all of them the same.
@@ -43,6 +51,15 @@ def choose_device(comm: MPI.Comm, devices: tuple[str, ...]) -> tuple[str, int]:
     _, note = device.compile_folder()
     if note and local_rank == 0:
         print(f"theanompi: {platform.node()}: {note}", file=sys.stderr, flush=True)
+    # Of ranks that we have started on several machines, each knows the devices of its own.
+    started = devices != config.devices
+    given, ranks = len(config.devices if started else devices), comm.allreduce(local_size, MPI.MAX)
+    ranks = comm.Get_size() if started else ranks
+    if given != ranks and (started or given > 1) and hosts(devices)[0].name is None:
+        where = "in all" if started else "on each machine, or one for all"
+        raise ConfigError(
+            f"devices: expected {ranks}, as many as mpirun has started ranks {where}, got {given}"
+        )
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
     name = local_device(devices, local_rank, torch.cuda.device_count())
@@ -69,6 +86,8 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
         "verbose": config.verbose and rank == 0,
     }
     model = model_class(settings)
+    if isinstance(model, Model):
+        refuse_unheeded(model)
     return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
 
 
@@ -123,7 +142,7 @@ def train(
     """
     rank, size = comm.Get_rank(), comm.Get_size()
     together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
-    name, cores = together(comm, lambda: choose_device(comm, devices), errors=(ValueError, OSError))
+    name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
     if config.loader_processes is None:
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     progress.now("building the model")
@@ -148,7 +167,9 @@ def train(
         together(comm, lambda: model.compile_iter_fns(config.sync_type, exchanger))
     else:
         together(comm, lambda: model.compile_iter_fns(config.sync_type))
-    iteration = together(comm, lambda: load_checkpoint(model, out, comm, config)) if config.resume else 0
+    iteration, changes = 0, ""
+    if config.resume:
+        iteration, changes = together(comm, lambda: load_checkpoint(model, out, comm, config))
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
@@ -160,6 +181,8 @@ def train(
     say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
     say(f"exchange: {config.sync_type}, {way}{algorithm}")
+    if changes:
+        say(f"resumed with another recipe: {changes}")
 
     recorder = together(
         comm,
@@ -270,78 +293,3 @@ def versions() -> dict[str, str]:
         "mpi4py": mpi4py.__version__,
         "mpi": library(),
     }
-
-
-def _identity(model: Any, config: RunConfig) -> dict[str, Any]:
-    """What must not change between a checkpoint and its resumption: the minibatches, and what is done with them."""
-    assert config.batch_size
-    return {
-        "model": f"{config.modelfile}.{config.modelclass}",
-        "data": Path(config.data).name,
-        "sync_type": config.sync_type,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "minibatch": model.schedule.minibatch if isinstance(model, Model) else 0,
-        "epochs": model.n_epochs,
-        "shuffle": config.shuffle,
-        "momentum_form": config.momentum_form,
-        "scaled": config.scaled,
-        "normalization": config.normalization,
-        "zero_gamma": config.zero_gamma,
-        # Under avg every rank has one, whatever the minibatch.
-        "velocities": model.size if config.sync_type == "avg" else 1,
-        "color_jitter": config.color_jitter,
-        "lighting": config.lighting,
-    }
-
-
-def save_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig, iteration: int) -> None:
-    """Write the state after `iteration` updates; a collective call, as each rank has a velocity under ``avg``."""
-    arrays = dict(model.state_arrays())
-    if config.sync_type == "avg":
-        own = {k: v for k, v in arrays.items() if k.startswith("velocity/")}
-        everyone = comm.gather(own, root=0) or []
-        arrays = {k: v for k, v in arrays.items() if k not in own}
-        for rank, velocities in enumerate(everyone):
-            arrays |= {f"velocity/{rank}/{k.removeprefix('velocity/')}": v for k, v in velocities.items()}
-    if comm.Get_rank() == 0:
-        epoch, position = divmod(iteration, model.data.n_batch_train)
-        attributes = {
-            "iteration": iteration,
-            "epoch": epoch,
-            "position": position,
-            **_identity(model, config),
-        }
-        checkpoint.save(out / CHECKPOINT_FILE, arrays, attributes)
-    comm.Barrier()
-
-
-def load_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig) -> int:
-    """Take over the state of the folder's checkpoint; gives the number of updates it has had.
-
-    Every rank reads the file.
-
-    Raises
-    ------
-    ConfigError
-        If the checkpoint belongs to another run: other minibatches, another network or another recipe.
-    """
-    path = out / CHECKPOINT_FILE
-    arrays, attributes = checkpoint.load(path)
-    for key, value in _identity(model, config).items():
-        if attributes.get(key) != value:
-            raise ConfigError(
-                f"{path}: {key}: expected {value!r} as this run has, got {attributes.get(key)!r}"
-            )
-    expected = {k: v.shape for k, v in model.state_arrays().items()}
-    if config.sync_type == "avg":
-        prefix = f"velocity/{comm.Get_rank()}/"
-        arrays = {
-            f"velocity/{k.removeprefix(prefix)}" if k.startswith(prefix) else k: v
-            for k, v in arrays.items()
-            if k.startswith((prefix, "weights/"))
-        }
-    checkpoint.check(arrays, expected, path)
-    iteration = int(attributes["iteration"])
-    model.load_state_arrays(arrays, iteration)
-    return iteration

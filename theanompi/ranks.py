@@ -21,6 +21,7 @@ from theanompi.config import ConfigError
 from theanompi.data import LoaderError
 from theanompi.ends import STOPPED, tell
 from theanompi.library import flavour
+from theanompi.mpirun import world
 from theanompi.progress import Progress
 from theanompi.stop import Interrupted
 
@@ -181,23 +182,20 @@ def together(
 
 def check_launcher(comm: MPI.Comm) -> None:
     """End here if what started this process is not seen by MPI: every process would take itself for the only one."""
-    environ = os.environ
-    tasks = environ.get("SLURM_STEP_NUM_TASKS", "1")
-    started = environ.get("PMI_SIZE") or environ.get("OMPI_COMM_WORLD_SIZE") or tasks
-    if comm.Get_size() == int(started) or (comm.Get_size() > 1 and started is tasks):
+    place = world()
+    if comm.Get_size() > 1 or place is None or place.size in (None, 1):
         return
-    rank = environ.get("PMI_RANK") or environ.get("OMPI_COMM_WORLD_RANK") or environ.get("SLURM_PROCID")
-    if rank == "0":
-        if tasks == started and environ.get("SLURM_PROCID") == rank:
+    if place.rank == 0:
+        if os.environ.get("SLURM_STEP_NUM_TASKS") == str(place.size):
             how = "pmix" if flavour(library()) == "openmpi" else "pmi2"
             text = (
-                f"srun: expected one world of {tasks} ranks, got {tasks} processes that {library()}, the MPI of "
-                f"this Python, does not see; remedy: srun --mpi={how}"
+                f"srun: expected one world of {place.size} ranks, got {place.size} processes that {library()}, the MPI "
+                f"of this Python, does not see; remedy: srun --mpi={how}"
             )
         else:
             text = (
                 f"mpirun: expected the one that belongs to {library()}, the MPI of this Python, "
-                f"got one whose {started} processes that MPI does not see"
+                f"got one whose {place.size} processes that MPI does not see"
             )
         print(f"theanompi: {text}", file=sys.stderr)
     raise SystemExit(1)

@@ -287,6 +287,7 @@ class Group(NamedTuple):
 def update_graph(
     groups: Iterable[Group],
     t: TensorSharedVariable,
+    last_eta: TensorSharedVariable,
     schedule: Schedule,
     *,
     momentum: float = 0.9,
@@ -302,6 +303,9 @@ def update_graph(
         Every parameter belongs to exactly one.
     t : TensorSharedVariable
         The iteration, an int64 scalar; it is part of the updates.
+    last_eta : TensorSharedVariable
+        η of the last update, which the velocity holds, a float64 scalar; it is part of the updates, and read from the
+        second one on. Where a run is resumed at another rate, the schedule does not know it.
     schedule : Schedule
         Gives η_t, and s_t where the loss is scaled.
     momentum, weight_decay, form, nesterov
@@ -312,23 +316,23 @@ def update_graph(
     eta : TensorVariable
         η_t of this update, a float64 scalar, to be an output of the compiled function.
     updates : list of (TensorSharedVariable, TensorVariable)
-        New weights and velocities, and t ← t + 1.
+        New weights and velocities, t ← t + 1 and η.
 
     Examples
     --------
     >>> import numpy as np, pytensor
     >>> w, v, g = (pytensor.shared(np.full(2, x, "float32")) for x in (1.0, 0.0, 0.5))
-    >>> t = pytensor.shared(np.int64(0))
+    >>> t, last_eta = pytensor.shared(np.int64(0)), pytensor.shared(np.float64(0))
     >>> schedule = Schedule(minibatch=256, iterations_per_epoch=10)
-    >>> eta, updates = update_graph([Group(w, v, g, decayed=False)], t, schedule, nesterov=False)
+    >>> eta, updates = update_graph([Group(w, v, g, decayed=False)], t, last_eta, schedule, nesterov=False)
     >>> float(pytensor.function([], eta, updates=updates)())
     0.1
-    >>> [round(x, 6) for x in w.get_value().tolist()], int(t.get_value())
-    ([0.95, 0.95], 1)
+    >>> [round(x, 6) for x in w.get_value().tolist()], int(t.get_value()), float(last_eta.get_value())
+    ([0.95, 0.95], 1, 0.1)
     """
     eta = schedule.symbolic(t)
-    eta_prev = schedule.symbolic(pt.maximum(t - 1, 0))
-    updates = [(t, t + 1)]
+    eta_prev = pt.switch(pt.eq(t, 0), eta, last_eta)
+    updates = [(t, t + 1), (last_eta, eta)]
     for w, v, g, decayed in groups:
         penalty = weight_decay if decayed else 0.0
         if schedule.scaled == "loss":

@@ -45,6 +45,8 @@ class Sampler:
 
     Attributes
     ----------
+    minibatch : int
+        A·k·n, the images of each minibatch but a trailing one.
     iterations_per_epoch : int
         Minibatches per epoch, the trailing one included.
     dropped : int
@@ -53,7 +55,7 @@ class Sampler:
     Raises
     ------
     ValueError
-        If a number is out of range, the images do not fill even one unit, or `shuffle` is another.
+        If a number is out of range, the images do not fill even one minibatch, or `shuffle` is another.
 
     Examples
     --------
@@ -90,6 +92,16 @@ class Sampler:
         self.n_images, self.batch_size, self.size, self.rank = n_images, batch_size, size, rank
         self.accumulation, self.seed, self.shuffle = accumulation, seed, shuffle
         self._units = n_images // batch_size
+        self.minibatch = accumulation * size * batch_size
+        # A learning rate is meant for a minibatch: there has to be one.
+        if accumulation * size > self._units:
+            why = f"as the {n_images} training images make {self._units} batches of {batch_size}"
+            if size > self._units:
+                raise ValueError(f"devices: expected at most {self._units}, {why}, got {size}")
+            raise ValueError(
+                f"accumulation: expected at most {self._units // size} on {size} rank{'s' * (size > 1)}, {why}, "
+                f"got {accumulation}"
+            )
         self.dropped = n_images % batch_size
         self.iterations_per_epoch = -(-self._units // (accumulation * size))
 

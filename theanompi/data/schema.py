@@ -255,6 +255,8 @@ class Dataset:
         Of the training images' channels, scaled to 0 … 1.
     left_out : list of str
         What could not be packed, and why.
+    sha256 : str
+        What tells its contents from any other's, wherever the file lies: `index_sha256`.
 
     Raises
     ------
@@ -289,6 +291,7 @@ class Dataset:
         self.description: str = attributes["description"]
         self.source: str = attributes["source"]
         self.licence: str = attributes["licence"]
+        self.sha256: str = attributes["sha256"]
         self.augmentation: str = attributes["augmentation"]
         self.store: Store = attributes["store"]
         self.channels: int = attributes["channels"]

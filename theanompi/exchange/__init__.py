@@ -121,7 +121,7 @@ def choose(
 ) -> Choice:
     """Time the strategies that sum float32 numbers on the real buffer, and take the fastest; collective.
 
-    All ranks take the same one. The buffer is filled with zeros.
+    All ranks take the same one. The buffer, which holds the weights under ``avg``, keeps its values.
 
     Parameters
     ----------
@@ -139,6 +139,8 @@ def choose(
     share = seconds / len(candidates)
     found: dict[str, float] = {}
     refused: dict[str, str] = {}
+    # A measurement must not use up what it measures.
+    values = buffer.flat.clone()
     for name in candidates:
         start = time.monotonic()
         try:
@@ -157,6 +159,7 @@ def choose(
             samples.append(time.monotonic() - begin)
         found[name] = comm.allreduce(float(np.median(samples[1:])), MPI.MAX)
         exchanger.close()
+    buffer.flat.copy_(values)
     if not found:
         raise ConfigError("exchange auto: " + "; ".join(refused.values()))
     name = min(found, key=lambda name: found[name])

@@ -12,15 +12,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from theanompi.config import ConfigError, RunConfig, closest, hosts, resolve
+from theanompi.config import FIELDS, ConfigError, RunConfig, closest, hosts, read_field, resolve
 from theanompi.ends import STOPPED, signal_name, take_others_along, what_is_saved
-from theanompi.launch import WORKER, Job, mpi_rank
+from theanompi.launch import WORKER, Job, is_worker
 from theanompi.library import prepare_rank, set_algorithm
 from theanompi.modelfile import find_module
 
 # CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
 # at the same time end in a SystemError (python/cpython#106905). `compare` starts runs from several threads.
 _parsing = threading.Lock()
+
+
+ATTRIBUTES = {
+    **{name: name for name in FIELDS if name not in ("rule", "devices", "modelfile", "modelclass")},
+    "exch_strategy": "exchange",
+}
+"""By the name of an attribute of a rule, the field of `RunConfig` that it sets."""
 
 
 class RunFailed(RuntimeError):
@@ -35,7 +42,11 @@ class Rule(ABC):
     """A way of training together: `init` starts one process per device, `wait` waits for their end.
 
     Under an mpirun of the user's own the script is the worker: `init` then checks and keeps the settings and
-    spawns nothing, and `wait` trains in this very process.
+    spawns nothing, and `wait` trains in this very process. Where that mpirun (or a shell in a job) has one process
+    and there are several devices, `init` starts them all the same.
+
+    What `init` takes by its keywords may also be set as attributes before it, of the rule or of its class, by the name
+    of the field or Theano-MPI's (``exch_strategy``).
     """
 
     name: ClassVar[str]
@@ -76,6 +87,7 @@ class Rule(ABC):
         self.start(
             RunConfig.from_dict(
                 {
+                    **{name: value for name, _, value in self._attributes()},
                     **config,
                     "rule": self.name,
                     "devices": devices,
@@ -109,14 +121,44 @@ class Rule(ABC):
         theanompi.config.ConfigError
             As in `init`.
         """
+        for name, where, value in self._attributes():
+            if read_field(name, value) != getattr(config, name):
+                raise ConfigError(
+                    f"{where}: expected {getattr(config, name)!r}, as {name} was given, got {value!r}"
+                )
         check(config)
         self._config, self._plan, self._module = config, plan, module
         self._silent = "output" in job
         self._started = time.monotonic()
-        if mpi_rank() is None:
+        if job or not is_worker(config.devices):
             self._job = Job(config, module=module, bind=bind, plan=plan, **job)
         else:
             atexit.register(take_others_along)
+
+    def _attributes(self) -> list[tuple[str, str, Any]]:
+        """What was set as an attribute of the rule or of its class: field, place and value, the rule's own last.
+
+        Raises
+        ------
+        ConfigError
+            For one that is no setting, or is an argument of `init`.
+        """
+        found: dict[str, tuple[str, str, Any]] = {}
+        for owner in (*reversed(type(self).__mro__), self):
+            owner_name = self.name if owner is self else getattr(owner, "__name__", "")
+            if owner is not self and not (isinstance(owner, type) and issubclass(owner, Rule)):
+                continue
+            for attribute, value in vars(owner).items():
+                if attribute.startswith("_") or attribute == "name" or hasattr(value, "__get__"):
+                    continue
+                field = ATTRIBUTES.get(attribute)
+                if field is None:
+                    hint = closest(attribute, ATTRIBUTES)
+                    raise ConfigError(
+                        f"{owner_name}.{attribute}: expected a setting of a run{hint}, got none"
+                    )
+                found[field] = field, f"{owner_name}.{attribute}", value
+        return list(found.values())
 
     def cancel(self) -> None:
         """Begin to end the workers, from any thread; `wait` then raises `RunFailed`."""

@@ -1,0 +1,60 @@
+"""What a model class may have, and what would look as if it counted and is refused."""
+
+from typing import Any
+
+import pytest
+from small_models import Plain
+
+from theanompi.config import ConfigError
+from theanompi.model import refuse_unheeded
+
+
+def made(namespace: dict[str, Any]) -> Any:
+    model = type("Net", (Plain,), namespace)({"verbose": False})
+    model.cleanup()
+    return model
+
+
+def constructor(name: str, value: Any) -> Any:
+    def init(self: Any, config: Any) -> None:
+        Plain.__init__(self, config)
+        setattr(self, name, value)
+
+    return init
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("base_lr", "base_lr"),
+        ("n_epochs", "epochs"),
+        ("batch_size", "batch_size"),
+        ("learning_rate", "base_lr"),
+    ],
+)
+def test_settings_on_a_model_class_are_refused_by_name(name: str, setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        refuse_unheeded(made({name: 0.3}))
+    assert str(caught.value) == (
+        f"Net.{name}: expected no such attribute, as a model does not decide this, got one; "
+        f"remedy: the setting {setting}"
+    )
+    with pytest.raises(
+        ConfigError, match=f"^Net: expected its constructor to leave {name} alone.* {setting}$"
+    ):
+        refuse_unheeded(made({"__init__": constructor(name, 3)}))
+
+
+@pytest.mark.parametrize("name", ["loss", "optimizer"])
+def test_methods_that_nothing_calls_are_refused_by_name(name: str) -> None:
+    inherited = type("Base", (Plain,), {name: lambda self: None})
+    model = type("Net", (inherited,), {})({"verbose": False})
+    model.cleanup()
+    with pytest.raises(
+        ConfigError, match=f"^Base.{name}: expected no such attribute, as nothing here uses it"
+    ):
+        refuse_unheeded(model)
+
+
+def test_everything_else_is_the_users_own() -> None:
+    refuse_unheeded(made({"width": 8, "forward": lambda self: None, "__init__": constructor("depth", 3)}))

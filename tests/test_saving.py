@@ -1,0 +1,230 @@
+"""Resuming: what may be another than before, what follows from it exactly, and what is refused."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+from small_models import Plain
+
+from theanompi import checkpoint
+from theanompi.config import FIELDS, ROLES, ConfigError, fields_of
+from theanompi.data import open_dataset
+from theanompi.saving import Resumed, load_checkpoint, save_checkpoint
+
+SETTINGS: dict[str, Any] = {
+    "modelfile": "small_models",
+    "modelclass": "Plain",
+    "batch_size": 8,
+    "base_batch": 4,
+    "base_lr": 0.01,
+    "warmup_epochs": 0.02,
+    "decay_epochs": [0.06],
+    "seed": 3,
+}
+Arrays = dict[str, np.ndarray]
+
+
+class Silent:
+    """A recorder that keeps nothing."""
+
+    def start(self, *_: object) -> None:
+        pass
+
+    end = start
+
+
+def make(**settings: Any) -> Plain:
+    return Plain({**SETTINGS, **settings, "verbose": False})
+
+
+def train(model: Plain, start: int, stop: int) -> Arrays:
+    model.compile_iter_fns()
+    for count in range(start, stop):
+        model.train_iter(count, Silent())
+        model.update()
+    model.cleanup()
+    return dict(model.state_arrays())
+
+
+def save(model: Plain, folder: Path, iteration: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_checkpoint(model, folder, MPI.COMM_SELF, model.config, iteration)
+    return folder
+
+
+def load(model: Plain, folder: Path) -> Resumed:
+    try:
+        return load_checkpoint(model, folder, MPI.COMM_SELF, model.config)
+    finally:
+        model.cleanup()
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    arrays, attributes = checkpoint.load(folder / "checkpoint.h5")
+    change(attributes)
+    checkpoint.save(folder / "checkpoint.h5", arrays, attributes)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints after 5 updates, by the form of the momentum."""
+    folder = tmp_path_factory.mktemp("saved")
+    found = {}
+    for form in ("v", "u"):
+        model = make(momentum_form=form)
+        train(model, 0, 5)
+        found[form] = save(model, folder / form, 5)
+    return found
+
+
+@pytest.mark.parametrize(("before", "after"), [("v", "v"), ("u", "u"), ("v", "u"), ("u", "v")])
+def test_a_lower_rate_counts_from_the_first_update_on(
+    before: str, after: str, saved: dict[str, Path]
+) -> None:
+    model = make(momentum_form=after, base_lr=0.0001)
+    changes = load(model, saved[before]).changes
+    form = "" if before == after else f"; momentum_form {before} -> {after}"
+    assert changes == f"base_lr 0.01 -> 0.0001{form}"
+    start = dict(model.state_arrays())
+    got = train(model, 5, 6)
+
+    # By hand, in the u-form, whose velocity does not know of rates.
+    m, eta, old = 0.9, 0.0001 * 8 / 4, 0.01 * 8 / 4
+    velocities, _ = checkpoint.load(saved["u"] / "checkpoint.h5")
+    for name in ("conv.W", "conv.b", "dense.W", "dense.b"):
+        w, u = start[f"weights/{name}"], velocities[f"velocity/{name}"].astype(float)
+        gradient = model.state.gradients.views[name].numpy() + (1e-4 * w if name.endswith("W") else 0)
+        new = m * u + gradient
+        np.testing.assert_allclose(
+            got[f"weights/{name}"] - w, -eta * (gradient + m * new), rtol=2e-3, atol=1e-8
+        )
+        held = eta if after == "v" else 1.0
+        np.testing.assert_allclose(got[f"velocity/{name}"], held * new, rtol=1e-4, atol=1e-7)
+        wrong = -(m * (m * old * u + eta * gradient) + eta * gradient)
+        assert np.abs(wrong).max() > 10 * np.abs(got[f"weights/{name}"] - w).max()
+
+
+@pytest.mark.parametrize("form", ["v", "u"])
+@pytest.mark.parametrize("old", [False, True], ids=["", "of an earlier version"])
+def test_the_same_recipe_goes_on_bit_for_bit(
+    form: str, old: bool, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    """Across the end of the warmup and a decay."""
+    folder = shutil.copytree(saved[form], tmp_path / "run")
+    if old:
+        rewrite(folder, as_before)
+    straight = train(make(momentum_form=form), 0, 13)
+    model = make(momentum_form=form)
+    assert load(model, folder) == (5, "")
+    resumed = train(model, 5, 13)
+    assert straight.keys() == resumed.keys()
+    assert all(np.array_equal(straight[name], resumed[name]) for name in straight)
+
+
+def as_before(attributes: dict[str, Any]) -> None:
+    """The attributes of a checkpoint as versions wrote it that did not save rate, recipe and digest."""
+    attributes["model"] = f"{attributes['modelfile']}.{attributes['modelclass']}"
+    kept = {"iteration", "epoch", "position", "model", "data", "sync_type", "seed", "batch_size", "minibatch"}
+    kept |= {"epochs", "shuffle", "momentum_form", "scaled", "normalization", "velocities"}
+    kept |= {"color_jitter", "lighting"}
+    for name in set(attributes) - kept:
+        del attributes[name]
+    attributes["zero_gamma"] = True
+
+
+def test_a_recipe_may_change_and_the_line_names_all_of_it(saved: dict[str, Path]) -> None:
+    model = make(momentum=0.8, nesterov=False, weight_decay=0, decay_epochs=[1, 2], zero_gamma=False)
+    assert load(model, saved["v"]) == (
+        5,
+        "decay_epochs 0.06 -> 1.0,2.0; momentum 0.9 -> 0.8; nesterov True -> False; weight_decay 0.0001 -> 0.0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 24}, "image_size: expected 24 as this run has, got 32"),
+        ({"precision": "tf32"}, "precision: expected 'tf32' as this run has, got 'float32'"),
+        ({"epochs": 13}, "epochs: expected 13 as this run has, got 12"),
+        ({"seed": 4}, "seed: expected 4 as this run has, got 3"),
+        ({"scaled": "loss"}, "scaled: expected 'loss' as this run has, got 'rate'"),
+        ({"batch_size": 16}, "batch_size: expected 16 as this run has, got 8"),
+        ({"accumulation": 2}, "minibatch: expected 16 as this run has, got 8"),
+        ({"max_iterations": 4}, "iteration: expected one from 1 to 4, the end of this run, got 5"),
+    ],
+)
+def test_another_run_is_refused_by_name(
+    settings: dict[str, Any], message: str, saved: dict[str, Path]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(make(**settings), saved["v"])
+    assert str(caught.value).endswith(f"checkpoint.h5: {message}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"iteration": 10_000_000},
+            r"iteration: expected one from 1 to \d+, the end of this run, got 10000000",
+        ),
+        (
+            {"position": 4},
+            "expected iteration 5 to be in epoch 0 at position 5, as an epoch has 179 iterations",
+        ),
+        ({"last_eta": float("nan")}, "last_eta: expected a rate above 0, got nan"),
+        ({"last_eta": 0.0}, r"last_eta: expected a rate above 0, got 0\.0"),
+        ({"momentum_form": "w"}, "momentum_form: expected 'v' as this run has, got 'w'"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_itself_is_refused(
+    change: dict[str, Any], message: str, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved["v"], tmp_path / "run")
+    rewrite(folder, lambda attributes: attributes.update(change))
+    with pytest.raises(ConfigError, match=f"checkpoint.h5: {message}"):
+        load(make(), folder)
+
+
+def test_other_images_of_the_same_name_are_refused_and_the_same_elsewhere_taken(
+    saved: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = shutil.copyfile(open_dataset("digits").path, tmp_path / "elsewhere.h5")
+    same = make(data=str(copy), image_size=32, epochs=12)
+    assert load(same, saved["v"]) == (5, "")
+    other = make()
+    own, other.data.dataset.sha256 = other.data.dataset.sha256, "f" * 64
+    with pytest.raises(ConfigError) as caught:
+        load(other, saved["v"])
+    assert str(caught.value).endswith(
+        f"checkpoint.h5: data: expected the images of {other.data.dataset.path} (SHA-256 {12 * 'f'}), "
+        f"got a run on those of digits (SHA-256 {own[:12]})"
+    )
+
+
+def test_of_an_earlier_version_what_it_has_is_compared(saved: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved["v"], tmp_path / "run")
+    rewrite(folder, as_before)
+    copy = shutil.copyfile(open_dataset("digits").path, tmp_path / "elsewhere.h5")
+    for settings, message in (
+        (
+            {"data": str(copy), "image_size": 32, "epochs": 12},
+            "data: expected 'elsewhere.h5' .* got 'digits'",
+        ),
+        ({"momentum_form": "u"}, "momentum_form: expected 'u' as this run has, got 'v'"),
+        ({"modelclass": "Plane"}, "modelclass: expected 'Plane' as this run has, got 'Plain'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load(make(**settings), folder)
+    rewrite(folder, lambda attributes: attributes.update(iteration=184, epoch=2))
+    with pytest.raises(ConfigError, match="expected iteration 184 to be in epoch 1 at position 5"):
+        load(make(), folder)
+
+
+def test_every_field_has_a_role() -> None:
+    assert {item.metadata["role"] for item in FIELDS.values()} == set(ROLES)
+    assert sorted(fields_of(*ROLES)) == sorted(FIELDS)
