@@ -169,11 +169,14 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(
 
 def test_check_names_the_first_array_that_does_not_fit() -> None:
     arrays = {"a": np.zeros((2, 3)), "b": np.zeros(4)}
-    checkpoint.check(arrays, {"b": (4,), "a": (2, 3)}, "c.h5")
+    a, b, other = arrays["a"], arrays["b"], np.zeros(1)
+    checkpoint.check(arrays, {"b": b, "a": a}, "c.h5")
     for expected, message in (
-        ({"a": (2, 3), "z": (1,), "y": (1,)}, "array 'z': expected shape (1,), got no such array"),
-        ({"b": (5,), "a": (9,)}, "array 'b': expected shape (5,), got (4,)"),
-        ({"a": (2, 3)}, "array 'b': expected none of this name in this model, got one of shape (4,)"),
+        ({"a": a, "z": other, "y": other}, "array 'z': expected shape (1,), got no such array"),
+        ({"b": np.zeros(5), "a": np.zeros(9)}, "array 'b': expected shape (5,), got (4,)"),
+        ({"b": b.astype(np.float32), "a": a}, "array 'b': expected dtype float32, got float64"),
+        ({"b": b, "a": a.astype(bool)}, "array 'a': expected dtype bool, got float64"),
+        ({"a": a}, "array 'b': expected none of this name in this model, got one of shape (4,)"),
     ):
         with pytest.raises(ValueError) as caught:
             checkpoint.check(arrays, expected, "c.h5")

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # For each module or sub-package of theanompi, those directly below it; what they rest on is below it too.
 BELOW: dict[str, set[str]] = {
     "config": set(),
+    "files": {"config"},
     "device": {"config"},
     "lasagne": {"device"},
     "recipe": {"lasagne"},
@@ -22,22 +23,22 @@ BELOW: dict[str, set[str]] = {
     "library": {"config"},
     "mpirun": {"library"},
     "exchange": {"device", "mpirun", "timeline"},
-    "data": {"timeline"},
-    "recorder": {"timeline"},
+    "data": {"timeline", "files"},
+    "recorder": {"timeline", "files"},
     "plots": {"recorder"},
     "comparison": {"recorder"},
     "comparison_plots": {"comparison"},
     "report": {"comparison_plots"},
-    "checkpoint": {"config"},
+    "checkpoint": {"files"},
     "model": {"functions", "exchange", "data"},
     "training": {"model", "checkpoint", "plots"},
     "contract": {"model"},
     "saving": {"contract", "checkpoint", "recorder"},
     "worker": {"training", "saving", "library"},
     "launch": {"mpirun"},
-    "cfgfile": {"config"},
-    "nodes": {"config"},
-    "rules": {"launch"},
+    "cfgfile": {"files"},
+    "nodes": {"files"},
+    "rules": {"launch", "files"},
     "facts": {"model"},
     "findings": {"config"},
     "doctor": {"rules", "findings"},
@@ -47,7 +48,7 @@ BELOW: dict[str, set[str]] = {
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
 LIGHT = (
-    *("config", "cfgfile", "library", "mpirun", "launch", "nodes", "rules", "findings", "doctor"),
+    *("config", "files", "cfgfile", "library", "mpirun", "launch", "nodes", "rules", "findings", "doctor"),
     *("comparison", "report", "experiment", "compare", "cli"),
 )
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}

@@ -6,7 +6,7 @@ from typing import Any
 from mpi4py import MPI
 
 from theanompi import checkpoint
-from theanompi.config import ConfigError, RunConfig
+from theanompi.config import ConfigError, RunConfig, got
 from theanompi.model import Model
 from theanompi.recorder import CHECKPOINT_FILE
 
@@ -70,9 +70,9 @@ def load_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig) ->
     for key, value in _identity(model, config).items():
         if attributes.get(key) != value:
             raise ConfigError(
-                f"{path}: {key}: expected {value!r} as this run has, got {attributes.get(key)!r}"
+                f"{path}: {key}: expected {value!r} as this run has, got {got(attributes.get(key))}"
             )
-    expected = {k: v.shape for k, v in model.state_arrays().items()}
+    expected = dict(model.state_arrays())
     if config.sync_type == "avg":
         prefix = f"velocity/{comm.Get_rank()}/"
         arrays = {
@@ -81,6 +81,7 @@ def load_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig) ->
             if k.startswith((prefix, "weights/"))
         }
     checkpoint.check(arrays, expected, path)
-    iteration = int(attributes["iteration"])
+    per_epoch = model.data.n_batch_train
+    iteration = checkpoint.progress(attributes, path, per_epoch, model.n_epochs * per_epoch)
     model.load_state_arrays(arrays, iteration)
     return iteration
