@@ -223,7 +223,7 @@ def test_mistakes_of_flags(read):
         ),
         ({"simulate": -1}, "simulate: expected a whole number of at least 0, got -1"),
         ({"workers": [0]}, "--workers: expected different whole numbers of at least 1, got 0"),
-        ({"workers": [4, 4]}, "--workers: expected different whole numbers of at least 1, got 4 4"),
+        ({"workers": [4, 4]}, "--workers: expected different whole numbers of at least 1, got 4, 4"),
         (
             {"seeds": 200_000_000},
             "seeds: expected how many (1 to 10000), or a list of different whole numbers, got 200000000",

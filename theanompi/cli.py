@@ -53,7 +53,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
-        self.exit(2, None if mpi_rank() else f"{one_line(f'{self.prog}: error: {message}')}\n")
+        try:
+            rank = mpi_rank()
+        except ConfigError:  # perhaps what the message is about
+            rank = None
+        self.exit(2, None if rank else f"{one_line(f'{self.prog}: error: {message}')}\n")
 
     @contextlib.contextmanager
     def one_line(self) -> Iterator[None]:

@@ -322,7 +322,7 @@ def _read_epochs(value: Any) -> tuple[float, ...]:
 TEXT = Kind("a text that is not empty", _read_text)
 MODULE = Kind("a module such as models.resnet50, or its file under the current folder", _read_module)
 SWITCH = Kind("true or false", _read_switch)
-RANKS, SIMULATED = _whole(1, MOST_RANKS), _whole(0, MOST_RANKS)
+COUNT, RANKS, SIMULATED = _whole(0), _whole(1, MOST_RANKS), _whole(0, MOST_RANKS)
 POSITIVE = _number("a number above 0", lambda x: x > 0)
 NOT_NEGATIVE = _number("a number of at least 0", lambda x: x >= 0)
 DEVICES = Kind(DEVICE_NAMES, parse_devices)

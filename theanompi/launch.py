@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
+from theanompi.config import COUNT, ConfigError, Host, RunConfig, hosts, read_as, to_environment
 from theanompi.library import algorithm_settings, flavour, launch_settings
 from theanompi.mpirun import find_mpirun
 
@@ -65,6 +65,13 @@ def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
     step of several tasks is surely srun's, even without PMI, where MPI takes each task for a world of its own:
     `theanompi.worker.check_launcher` says so.
 
+    Raises
+    ------
+    ConfigError
+        When a variable has no number in it.
+
+    Examples
+    --------
     >>> mpi_rank({"PMI_RANK": "3", "PMI_SIZE": "4"})
     3
     >>> mpi_rank({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None
@@ -73,9 +80,9 @@ def mpi_rank(environ: Mapping[str, str] = os.environ) -> int | None:
     1
     """
     names = [name for name in _RANK_VARIABLES if name in environ]
-    if not names and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if not names and read_as(COUNT, "SLURM_STEP_NUM_TASKS", environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         names = ["SLURM_PROCID"]
-    return int(environ[names[0]]) if names else None
+    return read_as(COUNT, names[0], environ.get(names[0])) if names else None
 
 
 def cores() -> int:

@@ -18,11 +18,12 @@ import torch
 from mpi4py import MPI
 
 from theanompi import __version__, device
-from theanompi.config import ConfigError, RunConfig, from_environment, local_device, resolve
+from theanompi.config import ConfigError, RunConfig, from_environment, local_device, one_line, resolve
 from theanompi.contract import ContractModel
 from theanompi.data import LoaderError
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger, choose, get_exchanger
+from theanompi.files import CannotWrite
 from theanompi.library import check_algorithm, flavour
 from theanompi.model import Model
 from theanompi.plots import plot_curves
@@ -38,8 +39,8 @@ def abort_on_error(comm: MPI.Comm) -> None:
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, LoaderError):
-            print(f"theanompi: rank {comm.Get_rank()}: {error}", file=sys.stderr)
+        if isinstance(error, LoaderError | CannotWrite):
+            print(f"theanompi: rank {comm.Get_rank()}: {one_line(error)}", file=sys.stderr)
         else:
             print(f"theanompi: rank {comm.Get_rank()} failed:", file=sys.stderr)
             traceback.print_exception(kind, error, trace)
@@ -85,7 +86,7 @@ def agree(comm: MPI.Comm, error: Exception | None) -> None:
     first, text = next(iter(found.items()))
     if comm.Get_rank() == first:
         where = "" if first == 0 else f"rank {first} on {platform.node()}: "
-        print(f"theanompi: {where}{text}", file=sys.stderr, flush=True)
+        print(one_line(f"theanompi: {where}{text}"), file=sys.stderr, flush=True)
     comm.Barrier()
     raise SystemExit(1)
 

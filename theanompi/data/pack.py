@@ -11,21 +11,21 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, got, one_line
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, as_jpeg, decode, resize_shorter
 from theanompi.data.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
@@ -45,6 +45,7 @@ from theanompi.data.sources import (
     printable,
 )
 from theanompi.data.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.files import reason
 
 # Of how images become blocks; a change makes unfinished work of before unusable.
 LAYOUT = 1
@@ -504,16 +505,30 @@ def verify(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{one_line(f'{self.prog}: error: {message}')}\n")
+
+
+def _number(least: int) -> Callable[[str], int]:
+    """Read a number for `argparse`, which makes the message of the exception its own."""
+
+    def read(text: str) -> int:
+        try:
+            if least <= int(text) < 2**63:
+                return int(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {got(text)}")
+
+    return read
+
+
+_positive = _number(1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
-    )
+    parser = _OneLineParser(prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *paths: tuple[str, str]) -> argparse.ArgumentParser:
@@ -567,7 +582,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"number of {meaning} (default: {number})",
         )
     packing[-2].add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
+        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
     )
     for sub in packing[:2]:
         sub.add_argument(
@@ -590,7 +605,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     packing[-1].add_argument("--channels", type=_positive, default=3, metavar="N", help="(default: 3)")
     packing[-1].add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
+        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
     )
     for sub in packing:
         sub.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="the file to write")
@@ -670,11 +685,11 @@ def main(arguments: list[str] | None = None) -> int:
         say("interrupted" + ("; what is packed is kept: the same command continues" if packs else ""))
         return 130
     except (ValueError, WorkerDied) as error:
-        say(str(error))
+        say(one_line(error))
     except OSError as error:
         # A disk that is full has no name.
         where = error.filename or getattr(args, "output", args.command)
-        say(f"{printable(str(where))}: {error.strerror or error}")
+        say(one_line(f"{where}: {reason(error)}"))
     return 1
 
 
