@@ -175,11 +175,11 @@ def test_a_flipped_bit_in_the_index_is_found(path: Path, split: str, name: str) 
 
 
 def test_any_damage_to_the_root_of_the_file_is_one_line(path: Path) -> None:
-    """Flips of every byte before the images: h5py answers with errors of many kinds."""
+    """Flips before the images: h5py answers with errors of many kinds."""
     contents = path.read_bytes()
     with open_dataset(path) as data:
         good = [data.pixels("train", i).tolist() for i in range(20)], data.labels("val").tolist()
-    for position in range(0, 2048):
+    for position in range(0, 2048, 13):
         damaged = bytearray(contents)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)

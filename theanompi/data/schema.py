@@ -202,8 +202,9 @@ def _check_split(file: h5py.File, split: Split) -> None:
         values, shape = file[f"{split}/{name}"], shapes.get(name, (n,))
         right = values.dtype.kind == "S" if dtype == "S" else values.dtype.newbyteorder("=") == dtype
         if not right or values.shape != shape:
+            found = shortened(str(values.dtype), 80)
             raise ValueError(
-                f"{split}/{name}: expected {dtype} {shape} for {n} images, got {shortened(str(values.dtype), 80)} {values.shape}"
+                f"{split}/{name}: expected {dtype} {shape} for {n} images, got {found} {values.shape}"
             )
         if values.dtype.itemsize > _MOST_NAME:
             raise ValueError(
