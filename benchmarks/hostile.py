@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -78,12 +79,19 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     return found
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it came from."""
+def beyond(error: BaseException) -> bool:
+    """Whether an exception comes from a limit, be it that it was caught and made a line of."""
     at: BaseException | None = error
     while at is not None:
-        yield at
+        if isinstance(at, PastLimit):
+            return True
+        if isinstance(at, MemoryError):
+            last = traceback.extract_tb(at.__traceback__)[-1:]
+            # Python's parser says so of what is nested too deeply, however much memory there is.
+            if not last or Path(last[0].filename).name != "ast.py":
+                return True
         at = at.__cause__ or at.__context__
+    return False
 
 
 def judge(kind: Kind, given: Input, folder: Path) -> tuple[str, str]:
@@ -103,12 +111,12 @@ def judge(kind: Kind, given: Input, folder: Path) -> tuple[str, str]:
             result = error.code
             if error.code:
                 refused = printed.getvalue()
-            if any(isinstance(earlier, PastLimit | MemoryError) for earlier in chain(error)):
+            if beyond(error):
                 return "past limit", printed.getvalue()
         except Exception as error:
             if kind.command or not isinstance(error, ValueError | OSError):
                 return "traceback", f"{type(error).__name__}: {error}"
-            if any(isinstance(earlier, PastLimit | MemoryError) for earlier in chain(error)):
+            if beyond(error):
                 return "past limit", f"{error}"
             # As `theanompi.worker.agree` and `tmpack` print it.
             refused = kind.printed(error)

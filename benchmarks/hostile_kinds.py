@@ -220,7 +220,7 @@ def damaged(rng: Random, data: bytes, first: int | None = None) -> bytes:
 def damaged_text(rng: Random, text: str) -> bytes:
     """A text with something wrong in it: bytes, or a word in the place of another one."""
     if rng.random() < 0.4:
-        return damaged(rng, text.encode())
+        return damaged(rng, text.encode("utf-8", "surrogatepass"))
     words = [i for i, c in enumerate(text) if not c.isalnum()] or [0]
     at = rng.choice(words)
     end = next((i for i in range(at + 1, len(text)) if not text[i].isalnum()), len(text))
@@ -500,8 +500,8 @@ def _(rng: Random, folder: Path) -> Input:
     )
     counts = ("2,1", "1(x2)", "2(x99999999)", "9" * 400, "0", "1(x", "99999(x2)")
     given = {
-        "SLURM_JOB_NODELIST": rng.choice((*nodes, argument(rng))),
-        "SLURM_TASKS_PER_NODE": rng.choice((*counts, argument(rng))),
+        "SLURM_JOB_NODELIST": rng.choice((nodes[0], rng.choice(nodes), argument(rng))),
+        "SLURM_TASKS_PER_NODE": rng.choice((counts[0], rng.choice(counts), argument(rng))),
     }
     for name in (
         "SLURM_STEP_NUM_TASKS",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -284,3 +285,57 @@ for i in range(1, 1_000_000):
         process.communicate(timeout=60)
         arrays, attributes = checkpoint.load(path)
         assert all((array == attributes["iteration"]).all() for array in arrays.values())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "iteration: expected a whole number from 0 to 100, got None"),
+        ({"iteration": -1}, "iteration: expected a whole number from 0 to 100, got -1"),
+        ({"iteration": 10**12}, "iteration: expected a whole number from 0 to 100, got 1000000000000"),
+        ({"iteration": 2**63}, "iteration: expected a whole number from 0 to 100, got 9223372036854775808"),
+        ({"iteration": float("inf")}, "iteration: expected a whole number from 0 to 100, got inf"),
+        ({"iteration": 25.0}, "iteration: expected a whole number from 0 to 100, got 25.0"),
+        ({"iteration": True}, "iteration: expected a whole number from 0 to 100, got True"),
+        ({"iteration": 25}, "epoch: expected 2 after 25 updates, 10 of an epoch, got None"),
+        (
+            {"iteration": 25, "epoch": 2, "position": 4},
+            "position: expected 5 after 25 updates, 10 of an epoch, got 4",
+        ),
+    ],
+)
+def test_a_number_of_updates_that_cannot_be(attributes: dict[str, int], message: str) -> None:
+    assert checkpoint.progress({"iteration": 25, "epoch": 2, "position": 5}, "c.h5", 10, 100) == 25
+    with pytest.raises(ValueError) as caught:
+        checkpoint.progress(attributes, "c.h5", 10, 100)
+    assert str(caught.value) == f"checkpoint c.h5: {message}"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "attributes", "message"),
+    [
+        ({"a": np.array([b"x"])}, {}, "array 'a': expected numbers, got dtype dtype('S1')"),
+        ({}, {"iteration": [1, 2]}, "attribute 'iteration': expected a number or a text, got array([1, 2])"),
+        ({}, {"iteration": h5py.Empty("f")}, "attribute 'iteration': expected a number or a text, got <h5py"),
+        ({}, {"iteration": 1j}, "attribute 'iteration': expected a number or a text, got np.complex128(1j)"),
+    ],
+)
+def test_right_checksums_over_other_types(
+    tmp_path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "c.h5"
+    path.write_bytes(checkpoint._file_content(arrays, attributes))
+    with pytest.raises(ValueError) as caught:
+        checkpoint.load(path)
+    assert str(caught.value).startswith(f"checkpoint {path}: {message}")
+
+
+def test_a_path_that_leads_nowhere_is_one_line(tmp_path: Path) -> None:
+    for path, reason in (
+        (f"{__file__}/c.h5", "Not a directory"),
+        ("n" * 300, "File name too long"),
+        (str(tmp_path), "a folder"),
+        ("/dev/zero", "a device"),
+    ):
+        with pytest.raises(ValueError, match=rf"^checkpoint {path}: expected a file, got {reason}$"):
+            checkpoint.load(path)

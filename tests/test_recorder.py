@@ -878,3 +878,27 @@ def test_the_config_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_config(tmp_path, {"seed": float("nan")})
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0, "devices": ["cpu"], "out": None}
     assert os.listdir(tmp_path) == ["config.json"]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "timeline.json"])
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, clock: Clock, name: str) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    recorder = make(out, timeline=1 if name == "timeline.json" else None, iterations=1)
+    (out / "log.jsonl").unlink()
+    out.rmdir()
+    with pytest.raises(CannotWrite) as caught:
+        step(recorder, clock, 0, 1)
+        recorder.flush()
+    assert str(caught.value) == f"{out / name}: cannot be written: No such file or directory"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_folder_that_cannot_be(tmp_path: Path, resume: bool) -> None:
+    """Below a file, with a name that is too long, or none at all: one line, not an exception of the system's."""
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file / "run", tmp_path / ("n" * 300), Path("a\0b")):
+        with pytest.raises(ConfigError, match="^run folder ") as caught:
+            prepare_run_folder(path, resume, False)
+        assert "\n" not in str(caught.value)

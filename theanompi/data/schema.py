@@ -464,7 +464,7 @@ class Dataset:
         if self.store == "raw":
             return np.frombuffer(data, np.uint8).reshape(height, width, self.channels)
         try:
-            return decode_jpeg(data)
+            return decode_jpeg(data, size=(int(height), int(width)))
         except BadImage as error:
             raise ValueError(f"data file {self.path}: {split} image {i}: {error}") from None
 
