@@ -312,6 +312,7 @@ def measure(inputs: int, sample: int, seed: int, jobs: int) -> dict[str, Any]:
         counts[case.kind][case.verdict] += 1
         if case.verdict in FORBIDDEN:
             failures.append(case)
+            print(f"{case.kind} {case.number}: {case.verdict}: {case.about[:500]}", flush=True)
         elif case.verdict == "refused" and case.words and KINDS[case.kind].command:
             refused.append(case)
     seconds = time.perf_counter() - begin
@@ -326,11 +327,10 @@ def measure(inputs: int, sample: int, seed: int, jobs: int) -> dict[str, Any]:
                 by_command[f"{case.kind}, real"][case.verdict] += 1
                 if case.verdict != "refused":
                     failures.append(case)
+                    print(f"{case.kind} {case.number}, real: {case.verdict}: {case.about[:500]}", flush=True)
         print()
         show(dict(sorted(by_command.items())))
-    for case in failures:
-        print(f"{case.kind} {case.number}: {case.verdict}: {case.about[:500]}")
-    print(f"{sum(map(sum, (c.values() for c in counts.values()))):,} inputs in {seconds:.0f} s; seed {seed}")
+    print(f"{sum(found.total() for found in counts.values()):,} inputs in {seconds:.0f} s; seed {seed}")
     return {
         "seed": seed,
         "limits": {"seconds": SECONDS, "bytes": MEMORY, "characters": MOST_LINE},

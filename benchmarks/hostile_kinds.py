@@ -918,7 +918,7 @@ def _(rng: Random, folder: Path) -> Input:
             elif what == "shape":
                 file[name] = values[:-1]
             elif what == "huge":
-                file.create_dataset(name, (10**9,), values.dtype, chunks=(1000,))
+                file.create_dataset(name, (10**6,), values.dtype, chunks=(1000,))
             elif what == "value" and values.dtype.kind in "iu":
                 values.flat[rng.randrange(values.size)] = rng.choice((-1, 0, 1, 2**31 - 1, 10**6)) % 2**31
                 file[name] = values

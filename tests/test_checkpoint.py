@@ -316,7 +316,11 @@ def test_a_number_of_updates_that_cannot_be(attributes: dict[str, int], message:
     [
         ({"a": np.array([b"x"])}, {}, "array 'a': expected numbers, got dtype dtype('S1')"),
         ({}, {"iteration": [1, 2]}, "attribute 'iteration': expected a number or a text, got array([1, 2])"),
-        ({}, {"iteration": h5py.Empty("f")}, "attribute 'iteration': expected a number or a text, got <h5py"),
+        (
+            {},
+            {"iteration": h5py.Empty("f")},
+            "attribute 'iteration': expected a number or a text, got Empty(",
+        ),
         ({}, {"iteration": 1j}, "attribute 'iteration': expected a number or a text, got np.complex128(1j)"),
     ],
 )

@@ -183,6 +183,7 @@ def test_dict_survives_json_with_every_field_changed():
         ("devices", ["cpu"] * 10_001, "devices: expected at most 10000 devices, got more"),
         ("x" * 5000, 1, "unknown setting 'xxx"),
     ],
+    ids=range(9),  # pytest would write out the numbers
 )
 def test_what_is_beyond_all_limits_is_one_short_line(name, value, message):
     with pytest.raises(ConfigError) as caught:

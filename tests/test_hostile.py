@@ -25,10 +25,10 @@ def hostile() -> Iterator[ModuleType]:
 def test_a_few_inputs_of_every_kind_are_refused_in_a_line_or_read(
     hostile: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = hostile.measure(inputs=400, sample=2, seed=2, jobs=2)
+    report = hostile.measure(inputs=300, sample=2, seed=2, jobs=2)
     assert report["failures"] == []
     assert all(sum(counts.values()) for counts in report["inputs"].values())
-    assert sum(counts["refused"] for counts in report["inputs"].values()) > 200
+    assert sum(counts["refused"] for counts in report["inputs"].values()) > 150
     assert "in all" in capsys.readouterr().out
     json.dumps(report)
 

@@ -135,7 +135,7 @@ def say(line: str) -> None:
     --------
     >>> say("reading")
     """
-    print(f"tmpack: {line}", file=sys.stderr, flush=True)
+    print(one_line(f"tmpack: {line}"), file=sys.stderr, flush=True)
 
 
 def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Block:
@@ -685,11 +685,11 @@ def main(arguments: list[str] | None = None) -> int:
         say("interrupted" + ("; what is packed is kept: the same command continues" if packs else ""))
         return 130
     except (ValueError, WorkerDied) as error:
-        say(one_line(error))
+        say(str(error))
     except OSError as error:
         # A disk that is full has no name.
         where = error.filename or getattr(args, "output", args.command)
-        say(one_line(f"{where}: {reason(error)}"))
+        say(f"{where}: {reason(error)}")
     return 1
 
 
