@@ -7,6 +7,7 @@ the input consists of, and returns an `Input`; `@kind` puts it into `KINDS`. To 
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -26,8 +27,6 @@ import numpy as np
 import scipy.io  # noqa: F401  # here, and not within the limits of the first input that needs it
 from PIL import Image
 
-from tests import archives
-from tests.made_up import Trial, log_lines, write_experiment
 from theanompi import checkpoint, cli, compare, doctor, launch, recorder
 from theanompi.config import FIELDS, RunConfig, hosts, one_line, to_environment
 from theanompi.data import pack, schema, sources
@@ -38,6 +37,9 @@ from theanompi.experiment import PRESETS, Experiment
 from theanompi.launch import command
 from theanompi.rules.base import check
 
+# Not import statements: mypy knows what is in tests/ by other names.
+archives: Any = importlib.import_module("tests.archives")
+made_up: Any = importlib.import_module("tests.made_up")
 Random = random.Random
 
 
@@ -521,6 +523,10 @@ def _(rng: Random, folder: Path) -> Input:
             .replace("\0", "")
         )
     os.environ.update(given)
+    with contextlib.suppress(ValueError):
+        if launch.mpi_rank():
+            # Only the first rank prints.
+            os.environ.update({name: "0" for name in given if "RANK" in name or "PROCID" in name})
     return tmlauncher(["--data", "digits"])
 
 
@@ -627,10 +633,10 @@ def _(rng: Random, folder: Path) -> Input:
 def _experiment() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         runs = {
-            ("a", 4): [Trial([0.5, 0.2]), Trial([0.5], "diverged")],
-            ("b", 8): [Trial([0.4, 0.1], output="x\n"), Trial([0.3], "")],
+            ("a", 4): [made_up.Trial([0.5, 0.2]), made_up.Trial([0.5], "diverged")],
+            ("b", 8): [made_up.Trial([0.4, 0.1], output="x\n"), made_up.Trial([0.3], "")],
         }
-        write_experiment(Path(folder), runs, claims=["a@4 ~ b@8"])
+        made_up.write_experiment(Path(folder), runs, claims=["a@4 ~ b@8"])
         return {
             str(path.relative_to(folder)): path.read_bytes()
             for path in sorted(Path(folder).rglob("*"))
@@ -662,7 +668,7 @@ def _damaged_log(rng: Random, lines: list[dict[str, Any]]) -> bytes:
 
 @kind("logs that a run goes on with", share=5)
 def _(rng: Random, folder: Path) -> Input:
-    lines = log_lines(Trial([0.5, 0.4, 0.3], rng.choice(("", "diverged", "summary"))))
+    lines = made_up.log_lines(made_up.Trial([0.5, 0.4, 0.3], rng.choice(("", "diverged", "summary"))))
     (folder / recorder.LOG_FILE).write_bytes(_damaged_log(rng, lines))
     lost: list[str] = []
 
@@ -686,7 +692,7 @@ def _(rng: Random, folder: Path) -> Input:
 
 @kind("config.json", share=2)
 def _(rng: Random, folder: Path) -> Input:
-    config = {**RunConfig(devices="cpu,cpu").to_dict(), "size": 2, "versions": {"torch": "2"}}
+    config = {**RunConfig(devices=("cpu", "cpu")).to_dict(), "size": 2, "versions": {"torch": "2"}}
     (folder / recorder.CONFIG_FILE).write_bytes(json_bytes(rng, config))
     return Input(lambda: compare._settings_in(folder) and 0)
 

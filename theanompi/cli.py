@@ -14,6 +14,7 @@ from theanompi.compare import compare
 from theanompi.config import (
     RANKS,
     ConfigError,
+    OneLineParser,
     RunConfig,
     add_arguments,
     from_args,
@@ -31,7 +32,7 @@ from theanompi.rules import RunFailed, get_rule
 from theanompi.rules.base import check
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(OneLineParser):
     """An argument parser whose help fits a screen and whose errors are one line, printed by rank 0 alone.
 
     >>> parser = Parser("train.py", "Train a network.")
@@ -57,7 +58,9 @@ class Parser(argparse.ArgumentParser):
             rank = mpi_rank()
         except ConfigError:  # perhaps what the message is about
             rank = None
-        self.exit(2, None if rank else f"{one_line(f'{self.prog}: error: {message}')}\n")
+        if rank:
+            self.exit(2)
+        super().error(message)
 
     @contextlib.contextmanager
     def one_line(self) -> Iterator[None]:

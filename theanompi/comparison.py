@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.config import ConfigError, RunConfig, got, listed, resolve
+from theanompi.config import ConfigError, RunConfig, got, is_text, listed, resolve
 from theanompi.files import read_bytes, read_text
 from theanompi.recorder import CONFIG_FILE, LOG_FILE, read_log
 
@@ -172,7 +172,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not is_text(json.dumps(value, ensure_ascii=False)):
         raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
     return value
 

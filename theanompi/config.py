@@ -23,10 +23,11 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 SYNC_TYPES = ("cdd", "avg")
 EXCHANGES = (
@@ -79,7 +80,7 @@ def got(value: Any, most: int = _MOST_GOT) -> str:
     ("'x'", "'xxxxxxx … xxxxxxx'")
     """
     # Before its repr, which takes as much memory again, and does not write numbers of 4,300 digits.
-    if isinstance(value, str | bytes) and len(value) > 2 * most:
+    if isinstance(value, str) and len(value) > 2 * most:
         value = value[:most] + value[-most:]
     try:
         text = repr(value)
@@ -109,6 +110,31 @@ def one_line(text: object, most: int = MOST_MESSAGE) -> str:
     if not line.isprintable():
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return shortened(line, most)
+
+
+def is_text(value: Any) -> bool:
+    r"""Whether something is a text that can be written to a file: halves of characters cannot.
+
+    >>> is_text("a"), is_text("\ud800"), is_text(3)
+    (True, False, False)
+    """
+    return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse ``--flag=--``, of which `argparse` makes an empty list, whatever the flag's type."""
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            if word.startswith("-") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: expected a value, got '--'")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with status 2."""
+        self.exit(2, f"{one_line(f'{self.prog}: error: {message}')}\n")
 
 
 class Host(NamedTuple):

@@ -56,7 +56,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from theanompi.config import ConfigError, got
+from theanompi.config import ConfigError, got, is_text
 from theanompi.files import read_bytes, reason, writing
 from theanompi.timeline import Span, Timeline, gather_trace
 
@@ -246,7 +246,7 @@ _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("loss", "lr", "images_per_s"), _NUMBER),
     **dict.fromkeys(("error", "error_top5", "best_error", "median_error"), _FRACTION),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
-    "reason": ("a text", lambda value: isinstance(value, str)),
+    "reason": ("a text", is_text),
 }
 # What a line of each kind cannot be without; earlier versions wrote less of the rest.
 _NEEDED = {

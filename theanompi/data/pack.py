@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from theanompi.config import ConfigError, got, one_line
+from theanompi.config import ConfigError, OneLineParser, got, one_line
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, as_jpeg, decode, resize_shorter
 from theanompi.data.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
@@ -505,11 +505,6 @@ def verify(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{one_line(f'{self.prog}: error: {message}')}\n")
-
-
 def _number(least: int) -> Callable[[str], int]:
     """Read a number for `argparse`, which makes the message of the exception its own."""
 
@@ -528,7 +523,7 @@ _positive = _number(1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser = OneLineParser(prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *paths: tuple[str, str]) -> argparse.ArgumentParser:
