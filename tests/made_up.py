@@ -29,12 +29,23 @@ def log_lines(trial: Trial) -> list[dict[str, Any]]:
                     "kind": "train",
                     "epoch": epoch,
                     "iteration": 2 * epoch + i + 1,
+                    "loss": 1.5,
                     "error": wrong,
+                    "lr": 0.1,
+                    "images_per_s": 50.0,
                     "images": images,
+                    "wall_s": images / 50,
                 }
             )
         lines.append(
-            {"kind": "val", "epoch": epoch, "iteration": 2 * epoch + 2, "error": error, "images": 500}
+            {
+                "kind": "val",
+                "epoch": epoch,
+                "iteration": 2 * epoch + 2,
+                "loss": 1.5,
+                "error": error,
+                "images": 500,
+            }
         )
     epochs = len(trial.errors)
     if trial.end == "diverged":

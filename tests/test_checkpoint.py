@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -169,11 +170,14 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(
 
 def test_check_names_the_first_array_that_does_not_fit() -> None:
     arrays = {"a": np.zeros((2, 3)), "b": np.zeros(4)}
-    checkpoint.check(arrays, {"b": (4,), "a": (2, 3)}, "c.h5")
+    a, b, other = arrays["a"], arrays["b"], np.zeros(1)
+    checkpoint.check(arrays, {"b": b, "a": a}, "c.h5")
     for expected, message in (
-        ({"a": (2, 3), "z": (1,), "y": (1,)}, "array 'z': expected shape (1,), got no such array"),
-        ({"b": (5,), "a": (9,)}, "array 'b': expected shape (5,), got (4,)"),
-        ({"a": (2, 3)}, "array 'b': expected none of this name in this model, got one of shape (4,)"),
+        ({"a": a, "z": other, "y": other}, "array 'z': expected shape (1,), got no such array"),
+        ({"b": np.zeros(5), "a": np.zeros(9)}, "array 'b': expected shape (5,), got (4,)"),
+        ({"b": b.astype(np.float32), "a": a}, "array 'b': expected dtype float32, got float64"),
+        ({"b": b, "a": a.astype(bool)}, "array 'a': expected dtype bool, got float64"),
+        ({"a": a}, "array 'b': expected none of this name in this model, got one of shape (4,)"),
     ):
         with pytest.raises(ValueError) as caught:
             checkpoint.check(arrays, expected, "c.h5")
@@ -281,3 +285,72 @@ for i in range(1, 1_000_000):
         process.communicate(timeout=60)
         arrays, attributes = checkpoint.load(path)
         assert all((array == attributes["iteration"]).all() for array in arrays.values())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "iteration: expected a whole number from 0 to 100, got None"),
+        ({"iteration": -1}, "iteration: expected a whole number from 0 to 100, got -1"),
+        ({"iteration": 10**12}, "iteration: expected a whole number from 0 to 100, got 1000000000000"),
+        ({"iteration": 2**63}, "iteration: expected a whole number from 0 to 100, got 9223372036854775808"),
+        ({"iteration": float("inf")}, "iteration: expected a whole number from 0 to 100, got inf"),
+        ({"iteration": 25.0}, "iteration: expected a whole number from 0 to 100, got 25.0"),
+        ({"iteration": True}, "iteration: expected a whole number from 0 to 100, got True"),
+        ({"iteration": 25}, "epoch: expected 2 after 25 updates, 10 of an epoch, got None"),
+        (
+            {"iteration": 25, "epoch": 2, "position": 4},
+            "position: expected 5 after 25 updates, 10 of an epoch, got 4",
+        ),
+    ],
+)
+def test_a_number_of_updates_that_cannot_be(attributes: dict[str, int], message: str) -> None:
+    assert checkpoint.progress({"iteration": 25, "epoch": 2, "position": 5}, "c.h5", 10, 100) == 25
+    with pytest.raises(ValueError) as caught:
+        checkpoint.progress(attributes, "c.h5", 10, 100)
+    assert str(caught.value) == f"checkpoint c.h5: {message}"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "attributes", "message"),
+    [
+        ({"a": np.array([b"x"])}, {}, "array 'a': expected numbers, got dtype dtype('S1')"),
+        ({}, {"iteration": [1, 2]}, "attribute 'iteration': expected a number or a text, got array([1, 2])"),
+        (
+            {},
+            {"iteration": h5py.Empty("f")},
+            "attribute 'iteration': expected a number or a text, got Empty(",
+        ),
+        ({}, {"iteration": 1j}, "attribute 'iteration': expected a number or a text, got np.complex128(1j)"),
+    ],
+)
+def test_right_checksums_over_other_types(
+    tmp_path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "c.h5"
+    path.write_bytes(checkpoint._file_content(arrays, attributes))
+    with pytest.raises(ValueError) as caught:
+        checkpoint.load(path)
+    assert str(caught.value).startswith(f"checkpoint {path}: {message}")
+
+
+def test_a_path_that_leads_nowhere_is_one_line(tmp_path: Path) -> None:
+    for path, reason in (
+        (f"{__file__}/c.h5", "Not a directory"),
+        ("n" * 300, "File name too long"),
+        (str(tmp_path), "a folder"),
+        ("/dev/zero", "a device"),
+    ):
+        with pytest.raises(ValueError, match=rf"^checkpoint {path}: expected a file, got {reason}$"):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_name(odd: float) -> None:
+    wanted = {"weights/fc.W": np.zeros((3, 2), "float32")}
+    arrays = {"weights/fc.W": np.array([[1, 2], [3, odd], [odd, 6]], "float32")}
+    with pytest.raises(
+        ValueError,
+        match=r"^checkpoint c.h5: array 'weights/fc.W': expected finite numbers, got 2 that are not$",
+    ):
+        checkpoint.check(arrays, wanted, "c.h5")

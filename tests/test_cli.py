@@ -134,6 +134,20 @@ def test_flags_override_the_file(folder, started):
         ("-cfg bsp.cfg --epochs x", "epochs: expected a whole number of at least 1, got 'x'"),
         ("-cfg bsp.cfg -s 3", "size: expected 2, the number of devices given, got 3"),
         ("-file mymodel -class Net -s none", "size: expected a whole number of at least 1, got 'none'"),
+        (
+            f"-file mymodel -class Net -s {'9' * 20}",
+            "size: expected a whole number of at least 1, got '99999",
+        ),
+        (
+            f"-file mymodel -class Net -s {'9' * 5000}",
+            "size: expected a whole number of at least 1, got '99999",
+        ),
+        (
+            "-file mymodel -class Net --hostfile /dev/zero",
+            "hostfile: expected a readable text file, got '/dev/zero' (a",
+        ),
+        (f"-cfg bsp.cfg --data {'d' * 300}", "data: expected 'digits' or the path of an HDF5 file, got 'ddd"),
+        (f"-cfg bsp.cfg --{'e' * 5000}", "unrecognized arguments: --eee"),
         ("-cfg bsp.cfg -class Ned", "modelclass: expected a class of "),
         (
             "-cfg bsp.cfg -bsp_exch_strategy asa64",

@@ -18,6 +18,7 @@ from theanompi.config import (
     from_environment,
     hosts,
     local_device,
+    one_line,
     parse_devices,
     read_field,
     resolve,
@@ -147,6 +148,54 @@ def test_dict_survives_json_with_every_field_changed():
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.modelfile == "mine"
     assert config.decay_epochs == (2.0, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "epochs",
+            2**63,
+            "epochs: expected a whole number of at least 1, got 9223372036854775808; the largest is 92",
+        ),
+        (
+            "seed",
+            16**4000,
+            "seed: expected a whole number of at least 0, got a very large int; the largest is 92",
+        ),
+        ("base_lr", 10**400, "base_lr: expected a number above 0, got 1000000000"),
+        (
+            "warmup_epochs",
+            -(16**4000),
+            "warmup_epochs: expected a number of at least 0, got a very large int",
+        ),
+        (
+            "data",
+            "a\0b",
+            r"data: expected a text that is not empty, got 'a\x00b'; '\x00' in it is no character",
+        ),
+        (
+            "out",
+            "a\udcffb",
+            r"out: expected a text that is not empty, got 'a\udcffb'; '\udcff' in it is no character",
+        ),
+        ("devices", "cuda:" + "9" * 5000, "devices: expected device names"),
+        ("devices", ["cpu"] * 10_001, "devices: expected at most 10000 devices, got more"),
+        ("x" * 5000, 1, "unknown setting 'xxx"),
+    ],
+    ids=range(9),  # pytest would write out the numbers
+)
+def test_what_is_beyond_all_limits_is_one_short_line(name, value, message):
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_dict({name: value})
+    text = str(caught.value)
+    assert text.startswith(message) and len(text) <= 300 and text.isprintable()
+
+
+def test_a_message_is_one_line_of_at_most_300_characters():
+    text = one_line("out: expected\none" + "x" * 5000 + ", got 'y\udcff'")
+    assert len(text) <= 300 and text.isprintable()
+    assert text.startswith("out: expected\\none") and text.endswith(", got 'y\\udcff'")
 
 
 def test_unknown_setting_names_the_closest():

@@ -116,6 +116,13 @@ def test_arrays_and_values(cfg):
         ("EPOCHS=3\nSEED=1\nEPOCHS=4", "line 3: expected EPOCHS once, got it in line 1 too"),
         ("SYNC_TYPE=cdd\nBSP_SYNC_TYPE=cdd", "line 2: expected BSP_SYNC_TYPE once, got it in line 1 too"),
         ("#\nEPOCHS=0", "line 2: epochs: expected a whole number of at least 1, got '0'"),
+        ("HOSTFILE=", "line 1: hostfile: expected a text that is not empty, got ''"),
+        ("SEED=" + "9" * 5000, "line 1: seed: expected a whole number of at least 0, got '9+ … 9+'$"),
+        ("BASE_LR=" + "9" * 400, "line 1: base_lr: expected a number above 0, got '9+ … 9+'$"),
+        (
+            "OUT=" + "a" * 5000,
+            "line 1: out: expected a text .* 'a+ … a+'; it has 5000 characters, 4096 are the most$",
+        ),
         ("DEVICES=()", "line 1: devices: expected at least one device, got none"),
         ("'a\nb'\nEPOCHS=0", "line 1: expected KEY=value"),
         ("OUT='a\nb'\nEPOCHS=0", "line 3: epochs"),

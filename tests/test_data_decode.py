@@ -193,3 +193,14 @@ def test_resizing_by_the_shorter_side(shape: tuple[int, int], size: int) -> None
     assert sorted(got.shape[:2]) == [size, int(size * long / short)]
     want = Image.fromarray(pixels).resize((got.shape[1], got.shape[0]), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(got, np.asarray(want))
+
+
+def test_a_picture_of_gigabytes_in_a_few_bytes_is_not_begun() -> None:
+    data = bytearray(jpeg(0, 30, 40))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = b"\xff\x00\xff\x00"
+    for reduction in (1, 8):
+        with pytest.raises(
+            BadImage, match="^expected a picture of 30 × 40 pixels, got one of 65280 × 65280$"
+        ):
+            decode_jpeg(bytes(data), reduction, size=(30, 40))

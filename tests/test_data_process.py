@@ -159,10 +159,7 @@ def test_a_file_that_ends_too_soon(file: io.BufferedRandom, store: str, canvas_w
 @pytest.mark.parametrize("reduction", [1, 2])
 def test_a_picture_of_another_size(file: io.BufferedRandom, reduction: int) -> None:
     row = Row(*put(file, jpeg(0, 30, 40)), 40, 30, reduction, 0, 0, 10, 10, 1)
-    text = (
-        f"^expected a picture of 40 × 30 pixels, got one that decodes to {30 // reduction} × {40 // reduction} "
-        f"at 1/{reduction} of its size$"
-    )
+    text = "^expected a picture of 40 × 30 pixels, got one of 30 × 40$"
     with pytest.raises(BadImage, match=text):
         Reader(file.fileno(), "jpeg").read(row, np.zeros((40, 30, 3), np.uint8))
 

@@ -133,7 +133,7 @@ def test_no_such_file(tmp_path: Path, name: str) -> None:
 def test_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         open_dataset(tmp_path)
-    assert str(error.value) == f"data file {tmp_path}: expected an HDF5 file, got: Is a directory"
+    assert str(error.value) == f"data file {tmp_path}: expected an HDF5 file, got: a folder"
 
 
 @pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 a zip file, say"])
@@ -178,6 +178,26 @@ def test_a_flipped_bit_in_the_index_is_found(path: Path, split: str, name: str) 
     with pytest.raises(ValueError) as error:
         open_dataset(path)
     assert str(error.value).startswith(f"data file {path}: ") and "\n" not in str(error.value)
+
+
+def test_any_damage_to_the_root_of_the_file_is_one_line(path: Path) -> None:
+    """Flips before the images: h5py answers with errors of many kinds."""
+    contents = path.read_bytes()
+    with open_dataset(path) as data:
+        good = [data.pixels("train", i).tolist() for i in range(20)], data.labels("val").tolist()
+    for position in range(0, 2048, 13):
+        damaged = bytearray(contents)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            with open_dataset(path) as data:
+                # What HDF5 does not use, or the time of a change.
+                assert (
+                    [data.pixels("train", i).tolist() for i in range(20)],
+                    data.labels("val").tolist(),
+                ) == good
+        except ValueError as error:
+            assert str(error).startswith(f"data file {path}: ") and len(str(error)) < 300 + len(str(path))
 
 
 def test_a_flipped_bit_in_an_attribute_is_found(path: Path) -> None:
@@ -257,6 +277,30 @@ BACKWARDS = OFFSETS.copy()
 BACKWARDS[5] = 300
 DATA = TRAIN[0].ravel()
 WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
+    (attribute("format", [1, 2]), "expected format 'theanompi-dataset', got [1, 2]"),
+    (attribute("channels", "three"), "attribute 'channels': expected a whole number, got 'three'"),
+    (attribute("channels", 3.0), "attribute 'channels': expected a whole number, got 3.0"),
+    (attribute("train_count", [20]), "attribute 'train_count': expected a whole number, got [20]"),
+    (
+        attribute("val_count", 10**12),
+        "attribute 'val_count': expected at most 4096, the bytes of all, got 1000000000000",
+    ),
+    (
+        attribute("mean", [True, False, True]),
+        "attribute 'mean': expected 3 float64 numbers from 0 to 1, got [True, False, True] (bool)",
+    ),
+    (
+        replace("train/offsets", (np.arange(21) * 90).astype(np.int16)),
+        "train/offsets: expected int64 (21,) for 20 images, got int16 (21,)",
+    ),
+    (
+        replace("val/labels", VAL[1].astype(np.int8)),
+        "val/labels: expected int64 (7,) for 7 images, got int8 (7,)",
+    ),
+    (
+        replace("train/crc32", np.zeros(20, np.uint64)),
+        "train/crc32: expected uint32 (20,) for 20 images, got uint64 (20,)",
+    ),
     (without("format"), "expected format 'theanompi-dataset', got None"),
     (attribute("format", "cifar"), "expected format 'theanompi-dataset', got 'cifar'"),
     (attribute("version", 1), "expected version 2, got 1"),
@@ -273,11 +317,11 @@ WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
     ),
     (
         replace("train/labels", LABELS[:-1]),
-        "train/labels: expected (20,) of kind 'i' for 20 images, got int64 (19,)",
+        "train/labels: expected int64 (20,) for 20 images, got int64 (19,)",
     ),
     (
         replace("train/labels", LABELS / 2),
-        "train/labels: expected (20,) of kind 'i' for 20 images, got float64 (20,)",
+        "train/labels: expected int64 (20,) for 20 images, got float64 (20,)",
     ),
     (replace("train/labels", LABELS), "train/labels[3]: expected a label from 0 to 3, got 4"),
     (replace("val/labels", NEGATIVE), "val/labels[2]: expected a label from 0 to 3, got -1"),
@@ -294,7 +338,7 @@ WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
         replace("train/offsets", BACKWARDS),
         "train/offsets: expected increasing positions from 0 to at most 4096, got others",
     ),
-    (attribute("val_count", 8), "val/offsets: expected (9,) of kind 'i' for 8 images, got int64 (8,)"),
+    (attribute("val_count", 8), "val/offsets: expected int64 (9,) for 8 images, got int64 (8,)"),
     (attribute("val_count", 0), "attribute 'val_count': expected at least 1, got 0"),
     (
         attribute("augmentation", "flip"),
@@ -304,10 +348,13 @@ WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
     (attribute("channels", 0), "attribute 'channels': expected 3, or at least 1 for raw images, got 0"),
     (attribute("class_names", "four"), "attribute 'class_names': expected a list of texts, got 'four'"),
     (attribute("licence", 4), "attribute 'licence': expected text, got np.int64(4)"),
-    (attribute("mean", [0.5]), "attribute 'mean': expected 3 numbers from 0 to 1, got array([0.5])"),
+    (
+        attribute("mean", [0.5]),
+        "attribute 'mean': expected 3 float64 numbers from 0 to 1, got [0.5] (float64)",
+    ),
     (
         attribute("std", [0.5, 40, 0.5]),
-        "attribute 'std': expected 3 numbers from 0 to 1, got array([ 0.5, 40. ,  0.5])",
+        "attribute 'std': expected 3 float64 numbers from 0 to 1, got [0.5, 40.0, 0.5] (float64)",
     ),
     *((without(name), f"expected an attribute {name!r}, found none") for name in schema._ATTRIBUTES),
 ]

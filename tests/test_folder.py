@@ -155,3 +155,14 @@ def test_where_a_file_system_has_no_locks_the_process_decides(
     (tmp_path / "run.lock").write_text('{"host": "elsewhere", "pid": 1, "since": "2026-01-01 00:00:00"}')
     with pytest.raises(ConfigError, match="process 1 on elsewhere, since 2026-01-01 00:00:00, is$"):
         use(tmp_path)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_folder_that_cannot_be(tmp_path: Path, resume: bool) -> None:
+    """Below a file, with a name that is too long, or none at all: one line, not an exception of the system's."""
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file / "run", tmp_path / ("n" * 300), Path("a\0b")):
+        with pytest.raises(ConfigError, match="^run folder ") as caught:
+            use(path, resume=resume)
+        assert "\n" not in str(caught.value)

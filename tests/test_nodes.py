@@ -1,5 +1,7 @@
 """Hostfiles and Slurm allocations become one device per slot."""
 
+import os
+
 import pytest
 
 from theanompi.config import ConfigError
@@ -85,3 +87,48 @@ def test_task_counts_that_do_not_fit(counts):
         ConfigError, match="SLURM_TASKS_PER_NODE: expected counts for the 2 nodes of the alloc"
     ):
         slurm_devices({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": counts})
+
+
+@pytest.mark.parametrize("text", ["node0:10001", "node0 slots=9999\nnode1:2", "node0\n" * 10_001])
+def test_a_hostfile_with_more_slots_than_any_machine(tmp_path, text):
+    path = tmp_path / "hosts.txt"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r", line \d+: expected at most 10000 slots up to here, got more$"):
+        read_hostfile(path)
+
+
+def test_numbers_of_thousands_of_digits_are_no_counts(tmp_path):
+    path = tmp_path / "hosts.txt"
+    path.write_text("node0:" + "9" * 5000)
+    with pytest.raises(ConfigError, match="line 1: expected a host and its slots, ") as caught:
+        read_hostfile(path)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ConfigError, match="SLURM_TASKS_PER_NODE: expected counts"):
+        slurm_devices({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "9" * 5000})
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/full"])
+def test_a_device_is_no_hostfile(path):
+    with pytest.raises(ConfigError, match=rf"got '{path}' \(a device\)$"):
+        read_hostfile(path)
+
+
+def test_a_pipe_or_a_path_that_is_none_is_no_hostfile(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (tmp_path / "pipe", "a pipe"),
+        (tmp_path, "a folder"),
+        ("n" * 300, "File name too long"),
+        (f"{__file__}/below", "Not a directory"),
+        ("a\0b", "embedded null byte"),
+    ):
+        with pytest.raises(ConfigError, match=rf"\({reason}\)$"):
+            read_hostfile(path)
+
+
+def test_more_nodes_than_any_machine_has_and_lists_that_take_for_ever():
+    for text in ("n[1-999999999]", "n[1-99][1-99][1-99]", "a" * 60 + "["):
+        with pytest.raises(ConfigError, match="^SLURM_JOB_NODELIST: expected "):
+            expand_nodes(text)
+    with pytest.raises(ConfigError, match="^SLURM_TASKS_PER_NODE: expected counts for the 2 nodes"):
+        slurm_devices({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "2(x999999999)"})

@@ -592,6 +592,11 @@ def test_files_that_hold_no_arrays(tmp_path: Path) -> None:
         path.write_bytes(wrong)
         with says(f"{path}: expected an .npz file of arrays, got:"):
             Npz(path)
+    # The way of compression, which no reader knows, and a member that is said to be encrypted.
+    for position, byte in ((data.rindex(b"PK\1\2") + 10, 77), (data.rindex(b"PK\1\2") + 8, 1)):
+        path.write_bytes(data[:position] + bytes([byte]) + data[position + 1 :])
+        with says(f"{path}: expected an .npz file of arrays, got:"):
+            Npz(path)
     np.save(tmp_path / "a.npy", np.zeros(3))
     with says("a.npy: expected an .npz file of arrays, got: no zip archive"):
         Npz(tmp_path / "a.npy")

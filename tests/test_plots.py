@@ -72,7 +72,7 @@ def curve(axes: Any, label: str) -> list[list[float]]:
 
 def test_the_curves_are_the_logged_values_against_epochs(tmp_path: Path, figures: list[Figure]) -> None:
     diverged = {"kind": "diverged", "epoch": 2, "iteration": 13, "reason": "the loss is not finite"}
-    draw(tmp_path, [*lines(2), diverged, {"kind": "summary", "iteration": 12}])
+    draw(tmp_path, [*lines(2), diverged, {"kind": "summary", "iteration": 13}])
     error, loss, rate, time, speed, hidden = figures[0].axes
     thirds = pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert curve(error, "training") == [thirds, pytest.approx([40, 20, 80 / 6, 10, 8, 80 / 12])]
@@ -175,7 +175,7 @@ def test_odd_logs_are_drawn_too(tmp_path: Path, log: list[dict[str, Any]]) -> No
 
 
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text('{"kind": "summary"}\n')
+    (tmp_path / "log.jsonl").write_text('{"kind": "summary", "iteration": 0}\n')
     with pytest.raises(
         ValueError, match=r"log\.jsonl: expected lines of kind 'train' or 'val', got none to draw$"
     ):

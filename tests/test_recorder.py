@@ -16,10 +16,12 @@ import pytest
 from tests.mpi import mpirun, run_mpi
 from theanompi import recorder as module
 from theanompi.config import ConfigError
+from theanompi.files import CannotWrite
 from theanompi.recorder import Recorder, read_log
 from theanompi.timeline import Span
 
 ROOT = Path(__file__).resolve().parents[1]
+SUMMARY = '{"kind": "summary", "iteration": 6}'
 
 
 class Clock:
@@ -536,7 +538,7 @@ def test_a_resumed_log_is_that_of_an_uninterrupted_run(tmp_path: Path, clock: Cl
 
     train_epochs(make(resumed), clock, 0, 3)
     with open(resumed / "log.jsonl", "a") as file:
-        file.write('{"kind": "summary", "iteration": 6}\n{"kind": "train", "epo')
+        file.write('{"kind": "summary", "iteration": 9}\n{"kind": "train", "epo')
     recorder = make(resumed, resume_from=6)
     assert [line["iteration"] for line in log(resumed)] == [2, 3, 3, 4, 6, 6]
     assert os.listdir(resumed) == ["log.jsonl"]
@@ -613,7 +615,7 @@ def test_resuming_without_a_log_begins_one(tmp_path: Path, clock: Clock) -> None
 
 def test_a_log_is_not_begun_over_another_one(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("mine")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(CannotWrite, match=r"log\.jsonl: cannot be written: File exists$"):
         make(tmp_path)
     assert (tmp_path / "log.jsonl").read_text() == "mine"
 
@@ -623,19 +625,57 @@ def test_a_damaged_log_is_named_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"log\.jsonl: expected a file, got none there$"):
         read_log(path)
     for damage in ("tra", "[1]", "\xff"):
-        path.write_bytes(f'{{"kind": "val"}}\n{damage}\n{{"kind": "val"}}\n'.encode("latin-1"))
+        path.write_bytes(f"{SUMMARY}\n{damage}\n{SUMMARY}\n".encode("latin-1"))
         with pytest.raises(ValueError, match=r"log\.jsonl, line 2: expected a JSON object, got b'"):
             read_log(path)
     # A last line that has its end was not torn.
-    path.write_text('{"kind": "val"}\n{"ki\n')
+    path.write_text(SUMMARY + '\n{"ki\n')
     with pytest.raises(ValueError, match=r"log\.jsonl, line 2: expected a JSON object, got b'{\"ki'$"):
         read_log(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("train", {"kind": "tra)n"}, "a kind of train, val, summary, diverged, got 'tra)n'"),
+        ("train", {"kind": None}, "a kind of train, val, summary, diverged, got None"),
+        ("train", {"iteration": ...}, "'iteration' in a line of kind 'train', got none"),
+        ("train", {"images": ...}, "'images' in a line of kind 'train', got none"),
+        ("train", {"images": -32}, "'images' to be a whole number of at least 0, got -32"),
+        ("train", {"wall_s": "1"}, "'wall_s' to be a number of at least 0, got '1'"),
+        ("train", {"calc_s": None}, "'calc_s' to be a number of at least 0, got None"),
+        ("train", {"loss": [1.0]}, "'loss' to be a number or null, got [1.0]"),
+        ("train", {"lr": 10**400}, "'lr' to be a number or null, got a very"),
+        ("train", {"iteration": 3}, "an iteration of at least 4, as in the lines before, got 3"),
+        ("val", {"epoch": 1.0}, "'epoch' to be a whole number of at least 0, got 1.0"),
+        ("val", {"error": 1.5}, "'error' to be a number from 0 to 1 or null, got 1.5"),
+        ("diverged", {"reason": 3}, "'reason' to be a text, got 3"),
+    ],
+)
+def test_a_line_that_no_run_writes_is_refused_before_the_run_goes_on(
+    tmp_path: Path, clock: Clock, kind: str, change: dict[str, Any], message: str
+) -> None:
+    recorder = make(tmp_path)
+    train_epochs(recorder, clock, 0, 2)
+    recorder.diverged(2, 5, "the loss is not finite")
+    lines = log(tmp_path)
+    number = max(i for i, line in enumerate(lines) if line["kind"] == kind)
+    lines[number] = {k: v for k, v in (lines[number] | change).items() if v is not ...}
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "log.jsonl").write_text(text)
+    message = message.replace("a very", "1000000000")
+    with pytest.raises(ValueError) as caught:
+        make(tmp_path, resume_from=4)
+    assert str(caught.value).startswith(
+        f"log {tmp_path / 'log.jsonl'}, line {number + 1}: expected {message}"
+    )
+    assert (tmp_path / "log.jsonl").read_text() == text
+
+
 @pytest.mark.parametrize("tail", ["", "\n", "\n{", '\n{"kind": "val"', "\n\0\0\0", "\n12"])
 def test_a_torn_last_line_is_left_out(tmp_path: Path, tail: str) -> None:
-    (tmp_path / "log.jsonl").write_text('{"kind": "train"}' + tail)
-    assert read_log(tmp_path / "log.jsonl") == [{"kind": "train"}]
+    (tmp_path / "log.jsonl").write_text(SUMMARY + tail)
+    assert read_log(tmp_path / "log.jsonl") == [json.loads(SUMMARY)]
 
 
 def test_every_line_is_in_the_file_when_it_is_due(tmp_path: Path) -> None:
@@ -783,3 +823,16 @@ def test_the_memory_of_a_run_does_not_grow_with_its_length() -> None:
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 20_000
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "timeline.json"])
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, clock: Clock, name: str) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    recorder = make(out, timeline=1 if name == "timeline.json" else None, iterations=1)
+    (out / "log.jsonl").unlink()
+    out.rmdir()
+    with pytest.raises(CannotWrite) as caught:
+        step(recorder, clock, 0, 1)
+        recorder.flush()
+    assert str(caught.value) == f"{out / name}: cannot be written: No such file or directory"

@@ -410,3 +410,20 @@ def test_what_the_user_got_wrong_is_one_line_on_one_rank(
     lines = re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE)
     assert len(lines) == 1 and re.search(message, lines[0]), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("gone-2", r"\S*\.(jsonl|h5): cannot be written: No such file"),
+        ("full", r".*: cannot be written: File too large"),
+    ],
+)
+def test_files_that_can_no_longer_be_written_end_the_run_in_a_line(
+    tmp_path: Path, spoil: str, message: str
+) -> None:
+    done = train(2, tmp_path / "run", spoil, timeout=60, log_interval=1, checkpoint_interval=1)
+    assert done.returncode != 0
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("theanompi: "))
+    assert re.search(f"^theanompi: rank 0: .*{message}", line), line
+    assert "Traceback" not in done.stderr

@@ -3,11 +3,14 @@
 ``python tests/train.py '{"epochs": 1, …}'``; a second argument spoils the run in a way that a test must notice:
 ``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
-its loader process, ``term-N`` sends the last rank SIGTERM.
+its loader process, ``term-N`` sends the last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N,
+``full`` leaves room for 2 kB in a file.
 """
 
 import json
 import os
+import resource
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -27,13 +30,17 @@ def spoil(how: str) -> None:
         Model.shares = lambda self, count: (  # type: ignore[method-assign]
             (1 / max(self.data.sampler.own_units(count), 1),) * 2
         )
+    elif how == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     else:
         *_, last = how.split("-")
         train = Recorder.train
 
         def train_and_kill(self: Recorder, epoch: int, iteration: int, *args: float, **kwargs: float) -> None:
             train(self, epoch, iteration, *args, **kwargs)  # type: ignore[arg-type]
-            if iteration == int(last) and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
+            if iteration == int(last) and how.startswith("gone"):
+                shutil.rmtree(json.loads(sys.argv[1])["out"], ignore_errors=True)
+            elif iteration == int(last) and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
                 number = signal.SIGTERM if how.startswith("term") else signal.SIGKILL
                 os.kill(loader_process() if "loader" in how else os.getpid(), number)
 

@@ -11,7 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.config import FIELDS, TEXT, ConfigError, closest, read_field
+from theanompi.config import FIELDS, TEXT, ConfigError, closest, got, read_as, read_field, shortened
+from theanompi.files import read_text
 
 KEYS = {name.upper(): name for name in FIELDS} | {
     "BSP_SYNC_TYPE": "sync_type",
@@ -63,24 +64,20 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
     ...     read_cfg(file.name)
     {'devices': ('cpu', 'cpu'), 'epochs': 3}
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"cfg file: expected a readable text file, got {str(path)!r} ({reason})") from None
+    text = read_text(path, "cfg file")
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for line, key, value in _assignments(text, str(path)):
         where = f"{path}, line {line}"
         if key not in KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}{closest(key, KEYS)}")
+            raise ConfigError(f"{where}: unknown key {got(key)}{closest(key, KEYS)}")
         name = KEYS[key]
         if name in lines:
             raise ConfigError(f"{where}: expected {key} once, got it in line {lines[name]} too")
         if isinstance(value, list) and name not in _SEVERAL:
             raise ConfigError(f"{where}: {key}: expected one value, got an array of {len(value)}")
         try:
-            values[name] = read_field(name, value) if name in FIELDS else TEXT.read(value)
+            values[name] = read_field(name, value) if name in FIELDS else read_as(TEXT, name, value)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         lines[name] = line
@@ -93,9 +90,9 @@ def _tokens(text: str, path: str) -> list[_Token]:
         match = _TOKEN.match(text, position)
         if match is None:
             bad = text[position]
-            got = "a quote that is not closed" if bad in "'\"" else repr(bad)
+            what = "a quote that is not closed" if bad in "'\"" else repr(bad)
             raise ConfigError(
-                f"{path}, line {line}: expected plain text, because the file is read and not run, got {got}"
+                f"{path}, line {line}: expected plain text, because the file is read and not run, got {what}"
             )
         kind = match.lastgroup or ""
         if kind not in ("space", "comment"):
@@ -114,7 +111,7 @@ def _assignments(text: str, path: str) -> Iterator[tuple[int, str, str | list[st
         where = f"{path}, line {first.line}"
         key, equals, rest = first.text.partition("=")
         if first.kind != "word" or not equals or not key.isidentifier():
-            raise ConfigError(f"{where}: expected KEY=value without spaces around '=', got {first.text!r}")
+            raise ConfigError(f"{where}: expected KEY=value without spaces around '=', got {got(first.text)}")
         value: str | list[str] = _plain(rest, where)
         token = next(tokens)
         if not rest and token.kind == "open":
@@ -127,7 +124,7 @@ def _assignments(text: str, path: str) -> Iterator[tuple[int, str, str | list[st
             token = next(tokens)
         if token.kind != "end":
             raise ConfigError(
-                f"{where}: {key}: expected the end of the line after the value, got {token.text!r} "
+                f"{where}: {key}: expected the end of the line after the value, got {got(token.text)} "
                 "(a value with spaces needs quotes)"
             )
         yield first.line, key, value
@@ -142,7 +139,7 @@ def _plain(word: str, where: str) -> str:
         elif piece[0] == '"':
             if re.search(r"(?<!\\)(?:\\\\)*[$`]", piece):
                 raise ConfigError(
-                    f"{where}: expected plain text, because the file is read and not run, got {piece} "
+                    f"{where}: expected plain text, because the file is read and not run, got {shortened(piece, 80)} "
                     "(single quotes take it as it is)"
                 )
             plain += re.sub(r'\\([\\"$`\n])', lambda match: match[1].strip("\n"), piece[1:-1])

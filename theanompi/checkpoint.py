@@ -14,6 +14,7 @@ file: it sees only files that have passed. Equal states give bit-identical files
 order and HDF5 records no times.
 """
 
+import errno
 import io
 import json
 import os
@@ -26,11 +27,16 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from theanompi.config import got
+from theanompi.files import reason, trouble, writing
+
 VERSION = 1
 HEADER = "theanompi checkpoint, version {}, {} bytes, checksums at {} with crc32 {:08x}\n"
 USER_BLOCK = 512
 
 Scalar = int | float | str
+# Kinds of dtypes: bool, integers, floats, complex numbers.
+_NUMBERS = "biufc"
 
 
 class _Extent(NamedTuple):
@@ -58,7 +64,7 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     ValueError
         If a name is not a path of non-empty parts or is also the group of another one, or if a value has a
         type that a checkpoint cannot hold.
-    OSError
+    theanompi.files.CannotWrite
         If the file cannot be written (a full disk, no permission); the previous checkpoint is kept.
 
     Examples
@@ -75,12 +81,8 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     arrays = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
     _check_writable(arrays, attributes, path)
     content = _file_content(arrays, attributes)
-    try:
+    with writing(f"checkpoint {path}", "; a previous one is kept as it was"):
         _replace(path, content)
-    except OSError as error:
-        raise OSError(
-            f"checkpoint {path}: cannot be written: {error.strerror}; a previous one is kept as it was"
-        ) from error
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
@@ -100,8 +102,8 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
     Raises
     ------
     ValueError
-        In one line that names the file: if it is missing, not a checkpoint, of another version, truncated, or
-        damaged (naming the array whose checksum differs).
+        In one line that names the file: if it is missing, not a checkpoint, of another version, truncated,
+        damaged (naming the array whose checksum differs), or has what `save` does not write.
 
     Examples
     --------
@@ -111,68 +113,138 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
     ValueError: checkpoint nowhere.h5: expected a file, got none there
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"checkpoint {path}: expected a file, got {'a folder' if path.is_dir() else 'none there'}"
-        )
-    problem = _damage(path)
-    if problem:
-        raise ValueError(f"checkpoint {path}: {problem}")
+    wrong = trouble(path)
+    if wrong:
+        what = "none there" if wrong == os.strerror(errno.ENOENT) else wrong
+        raise ValueError(f"checkpoint {path}: expected a file, got {what}")
+    try:
+        problem = _damage(path)
+        if not problem:
+            return _content(path)
+    except OSError as error:
+        problem = f"expected to be read, got: {reason(error)}"
+    except _Foreign as error:
+        problem = str(error)
+    except Exception as error:  # h5py lets through whatever a foreign structure makes happen
+        problem = f"expected what theanompi writes, got something else ({type(error).__name__}: {error})"
+    raise ValueError(f"checkpoint {path}: {problem}")
+
+
+class _Foreign(ValueError):
+    """Something in a file that `save` does not write."""
+
+
+def _content(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
     arrays: dict[str, np.ndarray] = {}
 
     def read(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
+            if item.dtype.kind not in _NUMBERS:
+                raise _Foreign(f"array {got(name)}: expected numbers, got dtype {got(item.dtype)}")
+            # Contiguous: a small file could otherwise say that it has more than memory can hold.
+            if item.chunks is not None or item.nbytes > len_file:
+                raise _Foreign(
+                    f"array {got(name)}: expected its {item.nbytes} bytes in the file's {len_file}, got others"
+                )
             arrays[name] = np.asarray(item[()])
 
+    len_file = path.stat().st_size
+    attributes: dict[str, Scalar] = {}
     # No lock: renaming keeps the writer away from readers, and locks fail on some network file systems.
     with h5py.File(path, "r", locking=False) as file:
         file["arrays"].visititems(read)
-        scalars = file["attributes"].attrs
-        return arrays, {name: v if isinstance(v, str) else v.item() for name, v in scalars.items()}
+        for name, value in file["attributes"].attrs.items():
+            if isinstance(value, np.bool_ | np.integer | np.floating):
+                value = value.item()
+            if not isinstance(value, int | float | str):
+                raise _Foreign(f"attribute {got(name)}: expected a number or a text, got {got(value)}")
+            attributes[name] = value
+    return arrays, attributes
 
 
-def check(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], path: str | Path
-) -> None:
+def progress(attributes: Mapping[str, Scalar], path: str | Path, per_epoch: int, last: int) -> int:
+    """Return how many updates a checkpoint has had, checked.
+
+    Parameters
+    ----------
+    attributes : mapping of str to int, float or str
+        As returned by `load`, with ``iteration``, and ``epoch`` and ``position`` in it.
+    path : str or Path
+        Where they come from, for the message.
+    per_epoch, last : int
+        Updates of an epoch and of the whole run.
+
+    Raises
+    ------
+    ValueError
+        If they are not there, no whole numbers, beyond the end, or do not go together.
+
+    Examples
+    --------
+    >>> progress({"iteration": 25, "epoch": 2, "position": 5}, "c.h5", 10, 100)
+    25
+    >>> progress({"iteration": -1, "epoch": 0, "position": 0}, "c.h5", 10, 100)
+    Traceback (most recent call last):
+    ...
+    ValueError: checkpoint c.h5: iteration: expected a whole number from 0 to 100, got -1
+    """
+    iteration = attributes.get("iteration")
+    if type(iteration) is not int or not 0 <= iteration <= last:
+        raise ValueError(
+            f"checkpoint {path}: iteration: expected a whole number from 0 to {last}, got {got(iteration)}"
+        )
+    for name, expected in zip(("epoch", "position"), divmod(iteration, per_epoch), strict=True):
+        found = attributes.get(name)
+        if type(found) is not int or found != expected:
+            raise ValueError(
+                f"checkpoint {path}: {name}: expected {expected} after {iteration} updates, {per_epoch} of an epoch, "
+                f"got {got(found)}"
+            )
+    return iteration
+
+
+def check(arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Check that a checkpoint holds exactly the arrays that a model needs.
 
     Parameters
     ----------
     arrays : mapping of str to ndarray
         As returned by `load`.
-    expected : mapping of str to tuple of int
-        The shape of every array that must be there.
+    expected : mapping of str to ndarray
+        For every array that must be there, one of its shape and dtype.
     path : str or Path
         Where the arrays come from, for the message.
 
     Raises
     ------
     ValueError
-        For the first array that is missing or has another shape, in the order of `expected`, else for the
-        first one that was not expected.
+        For the first array that is missing, has another shape or dtype or numbers that are not finite, in the order
+        of `expected`, else for the first one that was not expected.
 
     Examples
     --------
     >>> import numpy as np
-    >>> check({"fc.W": np.zeros((3, 2))}, {"fc.W": (3, 2)}, "c.h5")
-    >>> check({"fc.W": np.zeros((3, 2))}, {"fc.W": (3, 10)}, "c.h5")
+    >>> check({"fc.W": np.zeros((3, 2))}, {"fc.W": np.ones((3, 2))}, "c.h5")
+    >>> check({"fc.W": np.zeros((3, 2))}, {"fc.W": np.ones((3, 10))}, "c.h5")
     Traceback (most recent call last):
     ...
     ValueError: checkpoint c.h5: array 'fc.W': expected shape (3, 10), got (3, 2)
     """
-    for name, shape in expected.items():
+    for name, wanted in expected.items():
+        where, shape = f"checkpoint {path}: array {got(name)}", wanted.shape
         if name not in arrays:
-            raise ValueError(
-                f"checkpoint {path}: array {name!r}: expected shape {tuple(shape)}, got no such array"
-            )
-        if arrays[name].shape != tuple(shape):
-            raise ValueError(
-                f"checkpoint {path}: array {name!r}: expected shape {tuple(shape)}, got {arrays[name].shape}"
-            )
+            raise ValueError(f"{where}: expected shape {shape}, got no such array")
+        if arrays[name].shape != shape:
+            raise ValueError(f"{where}: expected shape {shape}, got {arrays[name].shape}")
+        if arrays[name].dtype != wanted.dtype:
+            raise ValueError(f"{where}: expected dtype {wanted.dtype}, got {arrays[name].dtype}")
+        odd = arrays[name].size - np.count_nonzero(np.isfinite(arrays[name]))
+        if odd:
+            raise ValueError(f"{where}: expected finite numbers, got {odd} that are not")
     for name in arrays:
         if name not in expected:
             raise ValueError(
-                f"checkpoint {path}: array {name!r}: expected none of this name in this model, "
+                f"checkpoint {path}: array {got(name)}: expected none of this name in this model, "
                 f"got one of shape {arrays[name].shape}"
             )
 
@@ -239,11 +311,11 @@ def _damage(path: Path) -> str:
     if zlib.crc32(table) != int(header[4], 16):
         return "the table of checksums is damaged"
     records = json.loads(table)
-    got = _checksums(content[:start], [_Extent(*extent) for extent in records["arrays"]])
+    found = _checksums(content[:start], [_Extent(*extent) for extent in records["arrays"]])
     for name, expected in records["crc32"].items():
-        if got[name] != expected:
+        if found[name] != expected:
             what = f"array {name!r}" if name else "the structure of HDF5"
-            return f"{what}: expected checksum {expected:08x}, got {got[name]:08x}: the file is damaged"
+            return f"{what}: expected checksum {expected:08x}, got {found[name]:08x}: the file is damaged"
     return ""
 
 
@@ -268,7 +340,7 @@ def _check_writable(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, S
                     f"checkpoint {path}: array {name!r}: expected a group {'/'.join(parts[:end])!r}, "
                     "got an array of this name"
                 )
-        if array.dtype.kind not in "biufc":
+        if array.dtype.kind not in _NUMBERS:
             raise ValueError(f"checkpoint {path}: array {name!r}: expected numbers, got dtype {array.dtype}")
     for name, value in attributes.items():
         if not isinstance(value, int | float | str) or (

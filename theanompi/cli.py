@@ -11,9 +11,20 @@ from typing import Any, NoReturn
 
 from theanompi.cfgfile import read_cfg
 from theanompi.compare import compare
-from theanompi.config import ConfigError, RunConfig, add_arguments, from_args
+from theanompi.config import (
+    RANKS,
+    ConfigError,
+    OneLineParser,
+    RunConfig,
+    add_arguments,
+    from_args,
+    listed,
+    one_line,
+    read_as,
+)
 from theanompi.doctor import examine
 from theanompi.experiment import SCALES, read_experiment
+from theanompi.files import reason
 from theanompi.launch import WORKER, mpi_rank
 from theanompi.mpirun import world
 from theanompi.nodes import read_hostfile, slurm_devices
@@ -23,7 +34,7 @@ from theanompi.rules import RunFailed, get_rule
 from theanompi.rules.base import check
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(OneLineParser):
     """An argument parser whose help fits a screen and whose errors are one line, printed by rank 0 alone.
 
     >>> parser = Parser("train.py", "Train a network.")
@@ -45,7 +56,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
-        self.exit(2, None if mpi_rank() else f"{self.prog}: error: {message}\n")
+        try:
+            rank = mpi_rank()
+        except ConfigError:  # perhaps what the message is about
+            rank = None
+        if rank:
+            self.exit(2)
+        super().error(message)
 
     @contextlib.contextmanager
     def one_line(self) -> Iterator[None]:
@@ -145,25 +162,24 @@ def _launcher(doctor: bool = False) -> Parser:
 
 def _devices(size: str | None, hostfile: str | None, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """One device per worker, from the first that says so: devices, a hostfile, a size, a Slurm allocation."""
-    if size is not None and (not size.isdecimal() or int(size) < 1):
-        raise ConfigError(f"size: expected a whole number of at least 1, got {size!r}")
+    ranks = None if size is None else read_as(RANKS, "size", size)
     if hostfile is not None:
         if given is not None and (len(given) > 1 or given[0] not in ("auto", "cpu", "cuda")):
             raise ConfigError(
                 "devices: expected one of auto, cpu, cuda for every slot of the hostfile, "
-                f"got {', '.join(given)}"
+                f"got {listed(given)}"
             )
         given = read_hostfile(hostfile, *(given or ()))
     if given is None:
         place = world()
         if place is not None and place.size != 1:
             # Under the user's own mpirun: one name serves all of its ranks.
-            if size is not None and place.size is not None and int(size) != place.size:
-                raise ConfigError(f"size: expected {place.size}, the ranks of your own mpirun, got {size}")
-            return None if size is None else ("cpu",)
-        return slurm_devices() if size is None else ("cpu",) * int(size)
-    if size is not None and len(given) != int(size):
-        raise ConfigError(f"size: expected {len(given)}, the number of devices given, got {size}")
+            if ranks is not None and place.size is not None and ranks != place.size:
+                raise ConfigError(f"size: expected {place.size}, the ranks of your own mpirun, got {ranks}")
+            return None if ranks is None else ("cpu",)
+        return slurm_devices() if ranks is None else ("cpu",) * ranks
+    if ranks is not None and len(given) != ranks:
+        raise ConfigError(f"size: expected {len(given)}, the number of devices given, got {ranks}")
     return given
 
 
@@ -249,7 +265,7 @@ def _compare(argv: list[str], module: str) -> int:
         except OSError as error:
             where = error.filename or out
             raise ConfigError(
-                f"{where}: expected to be readable and writable, got: {error.strerror}"
+                f"{where}: expected to be readable and writable, got: {reason(error)}"
             ) from None
 
 
@@ -311,5 +327,5 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     try:
         return rule.wait()
     except RunFailed as failure:
-        print(f"tmlauncher: {failure}", file=sys.stderr)
+        print(one_line(f"tmlauncher: {failure}"), file=sys.stderr)
         return failure.status

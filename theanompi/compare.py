@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from theanompi.cgroup import cores
 from theanompi.comparison import EXPERIMENT_FILE, OUTPUT_FILE, Run, read_run
-from theanompi.config import FIELDS, ConfigError, RunConfig, fields_of, resolve
+from theanompi.config import FIELDS, ConfigError, RunConfig, fields_of, got, one_line, resolve, shortened
 from theanompi.experiment import GLYPHS, Experiment, Trial
+from theanompi.files import read_text, reason, trouble
 from theanompi.folder import CHECKPOINT_FILE, CONFIG_FILE, CURVES_FILE, LOG_FILE, replace_text
 from theanompi.launch import WORKER, handle_signals
 from theanompi.mpirun import Outcome, world
@@ -127,7 +128,7 @@ def compare(
         try:
             print(report(out), flush=True)
         except (ValueError, OSError) as error:
-            _say(f"no report: {error}")
+            _say(one_line(f"no report: {error}"))
             status = status or 1
     return status
 
@@ -147,9 +148,9 @@ def _read(trial: Trial) -> Run:
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "a file of this name" if isinstance(error, FileExistsError) else error.strerror
-        raise ConfigError(f"out: expected a folder to write in, got {str(out)!r} ({reason})") from None
+    except (OSError, ValueError) as error:
+        wrong = "a file of this name" if isinstance(error, FileExistsError) else reason(error)
+        raise ConfigError(f"out: expected a folder to write in, got {got(str(out))} ({wrong})") from None
 
 
 @contextlib.contextmanager
@@ -189,9 +190,9 @@ def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], over
     """
     remedy = "--overwrite runs it again, --out takes another folder"
     about = out / EXPERIMENT_FILE
-    if about.exists() and not overwrite:
+    if os.path.exists(about) and not overwrite:
         try:
-            earlier = json.loads(about.read_text(encoding="utf-8"))
+            earlier = json.loads(read_text(about, str(about)))
             names = {key: earlier[key] for key in ("name", "scale")}
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
@@ -201,11 +202,11 @@ def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], over
         for key, value in names.items():
             if value != getattr(experiment, key):
                 raise ConfigError(
-                    f"{about}: {key}: expected {getattr(experiment, key)!r}, got {value!r}; {remedy}"
+                    f"{about}: {key}: expected {getattr(experiment, key)!r}, got {got(value)}; {remedy}"
                 )
     others = set()
     for trial in trials:
-        begun = _read(trial).complete or (trial.folder / CHECKPOINT_FILE).exists()
+        begun = _read(trial).complete or os.path.exists(trial.folder / CHECKPOINT_FILE)
         difference = begun and _difference(trial)
         if difference and not overwrite:
             raise ConfigError(f"{trial.folder / CONFIG_FILE}: {difference}; {remedy}")
@@ -222,14 +223,16 @@ def _settings(config: RunConfig) -> RunConfig:
 
 def _settings_in(folder: Path) -> RunConfig:
     try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        values = json.loads(read_text(folder / CONFIG_FILE, CONFIG_FILE))
         return _settings(
             RunConfig.from_dict({k: v for k, v in values.items() if k not in ("size", "versions")})
         )
     except ConfigError:
         raise
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"expected the settings of a run, got none that can be read ({error})") from None
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"expected the settings of a run, got none that can be read ({shortened(str(error), 120)})"
+        ) from None
 
 
 def _difference(trial: Trial) -> str | None:
@@ -244,7 +247,7 @@ def _difference(trial: Trial) -> str | None:
         return None
     name, others = different[0], len(different) - 1
     more = f" (and {others} more)" if others else ""
-    return f"{name}: expected {wanted[name]!r} as the experiment has it, got {there[name]!r}{more}"
+    return f"{name}: expected {got(wanted[name])} as the experiment has it, got {got(there[name])}{more}"
 
 
 def _sources(missing: Iterable[Trial], out: Path, reuse: Iterable[Path]) -> dict[Trial, Path]:
@@ -255,8 +258,8 @@ def _sources(missing: Iterable[Trial], out: Path, reuse: Iterable[Path]) -> dict
             raise ConfigError(
                 f"reuse: expected the folder of another experiment, got that of this one, {str(out)!r}"
             )
-        if not (folder / EXPERIMENT_FILE).is_file():
-            raise ConfigError(f"reuse: expected the folder of an experiment, got {str(folder)!r}")
+        if trouble(folder / EXPERIMENT_FILE):
+            raise ConfigError(f"reuse: expected the folder of an experiment, got {got(str(folder))}")
         for path in sorted(folder.glob(f"*/*-workers/seed-*/{CONFIG_FILE}")):
             with contextlib.suppress(ValueError):
                 if read_run(path.parent, 0).complete:
@@ -311,7 +314,7 @@ def _machine_of(experiment: Experiment, out: Path, runs: bool, sources: Mapping[
         # Of a source: <experiment>/<arm>/<k>-workers/seed-<s>.
         for folder in [out, *(source.parents[2] for source in sources.values())]:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                return json.loads((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))["machine"]
+                return json.loads(read_text(folder / EXPERIMENT_FILE, EXPERIMENT_FILE))["machine"]
     return _machine(experiment.device)
 
 

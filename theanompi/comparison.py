@@ -19,6 +19,7 @@ The rules, chosen before any result was seen:
 
 import json
 import math
+import os
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.config import ConfigError, RunConfig, resolve
+from theanompi.config import ConfigError, RunConfig, got, is_text, listed, resolve
+from theanompi.files import read_bytes, read_text
 from theanompi.folder import CONFIG_FILE, LOG_FILE
 from theanompi.recorder import read_log
 
@@ -35,7 +37,7 @@ OUTPUT_FILE = "output.txt"
 LAST_EPOCHS = 5
 CONFIDENCE = 0.95
 
-CLAIM = re.compile(r"\s*(\S+)@(\d+)\s*([~<>])\s*(\S+)@(\d+)\s*")
+CLAIM = re.compile(r"\s*(\S{1,100})@(\d{1,9})\s*([~<>])\s*(\S{1,100})@(\d{1,9})\s*")
 """Arm, worker count and relation of a claim, and what it is held against: "none@64 > gradual@64"."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -109,51 +111,38 @@ def read_run(folder: Path, seed: int) -> Run:
     'missing'
     """
     log = folder / LOG_FILE
-    if not log.exists():
+    if not os.path.exists(log):
         return Run(seed, "missing", reason=_last_line(folder / OUTPUT_FILE))
     records = read_log(log)
-    config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+    config = _read_json(folder / CONFIG_FILE) if os.path.exists(folder / CONFIG_FILE) else {}
     versions = config.get("versions", {})
     if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
         raise ConfigError(
-            f"{folder / CONFIG_FILE}: versions: expected a text for each package, got {versions!r}"
+            f"{folder / CONFIG_FILE}: versions: expected a text for each package, got {got(versions)}"
         )
-    try:
-        validation = {_epoch(r): 100.0 * _error(r) for r in records if r["kind"] == "val"}
-        train = _train_curve(r for r in records if r["kind"] == "train")
-        last: dict[str, Any] = records[-1] if records else {"kind": "none"}
-        state, reason, epoch = "unfinished", "", max(validation, default=0)
-        if last["kind"] == "diverged":
-            state, reason, epoch = "diverged", str(last["reason"]), _epoch(last)
-        elif last["kind"] == "summary" and validation and _every_epoch(validation, config):
-            state = "finished"
-        else:
-            reason = _last_line(folder / OUTPUT_FILE)
-    except KeyError as error:
-        raise ValueError(f"log {log}: expected the lines of a run, got one without a good {error}") from None
+    validations = [r for r in records if r["kind"] == "val"]
+    if any(record["error"] is None for record in validations):
+        raise ValueError(f"log {log}: expected an error in each validation, got one that is null")
+    validation = {record["epoch"] + 1: 100.0 * record["error"] for record in validations}
+    train = _train_curve(r for r in records if r["kind"] == "train")
+    last: dict[str, Any] = records[-1] if records else {"kind": "none"}
+    state, reason, epoch = "unfinished", "", max(validation, default=0)
+    if last["kind"] == "diverged":
+        state, reason, epoch = "diverged", last["reason"], last["epoch"] + 1
+    elif last["kind"] == "summary" and validation and _every_epoch(validation, config):
+        state = "finished"
+    else:
+        reason = _last_line(folder / OUTPUT_FILE)
     return Run(seed, state, train, validation, reason, epoch, versions)
-
-
-def _epoch(record: Mapping[str, Any]) -> int:
-    """Of which the first is 1."""
-    epoch = record["epoch"]
-    if type(epoch) is not int or epoch < 0:
-        raise KeyError("epoch")
-    return epoch + 1
-
-
-def _error(record: Mapping[str, Any]) -> float:
-    """A fraction."""
-    error = record["error"]
-    if type(error) not in (int, float) or not 0 <= error <= 1:
-        raise KeyError("error")
-    return float(error)
 
 
 def _every_epoch(validation: Curve, config: Mapping[str, Any]) -> bool:
     """Whether no validation is missing, as after a loss of power."""
     epochs = config.get("epochs")
-    return type(epochs) is not int or sorted(validation) == list(range(1, epochs + 1))
+    return type(epochs) is not int or (
+        # As many first: a damaged file may ask for any number.
+        len(validation) == epochs and sorted(validation) == list(range(1, epochs + 1))
+    )
 
 
 def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
@@ -161,18 +150,16 @@ def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
     wrong: dict[int, float] = {}
     images: dict[int, int] = {}
     for record in records:
-        if record["error"] is not None:
-            epoch, count = _epoch(record), record["images"]
-            if type(count) is not int or not 0 < count < 2**63:
-                raise KeyError("images")
-            wrong[epoch] = wrong.get(epoch, 0.0) + _error(record) * count
+        if record["error"] is not None and record["images"]:
+            epoch, count = record["epoch"] + 1, record["images"]
+            wrong[epoch] = wrong.get(epoch, 0.0) + record["error"] * count
             images[epoch] = images.get(epoch, 0) + count
     return {epoch: 100.0 * wrong[epoch] / images[epoch] for epoch in wrong}
 
 
 def _last_line(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_bytes(path).decode(errors="replace").split("\n")
     except OSError:
         return ""
     # A progress bar writes over its line again and again.
@@ -181,10 +168,12 @@ def _last_line(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
+        value = json.loads(read_text(path, str(path)))
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not is_text(json.dumps(value, ensure_ascii=False)):
         raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
     return value
 
@@ -487,8 +476,8 @@ class Experiment:
         match = CLAIM.fullmatch(claim)
         cells = match and (self.cell(match[1], int(match[2])), self.cell(match[4], int(match[5])))
         if not match or not cells or cells[0] is None or cells[1] is None:
-            known = ", ".join(f"{c.arm}@{c.workers}" for c in self.cells)
-            raise ConfigError(f"claim {claim!r}: expected A@k ~, < or > B@k with two of {known}")
+            known = listed(f"{c.arm}@{c.workers}" for c in self.cells)
+            raise ConfigError(f"claim {got(claim)}: expected A@k ~, < or > B@k with two of {known}")
         found = difference(cells[0], cells[1])
         agreeing = {"~": "same", ">": "worse", "<": "better"}[match[3]]
         if found.verdict == agreeing:
@@ -509,7 +498,7 @@ def whole_numbers(values: Any, minimum: int) -> bool:
     return (
         isinstance(values, list)
         and bool(values)
-        and all(type(value) is int and value >= minimum for value in values)
+        and all(type(value) is int and minimum <= value < 2**63 for value in values)
         and len(set(values)) == len(values)
     )
 
@@ -575,9 +564,9 @@ def read_experiment(folder: Path) -> Experiment:
     theanompi.config.ConfigError: experiment nowhere: expected a folder, got none there
     """
     path = folder / EXPERIMENT_FILE
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ConfigError(f"experiment {folder}: expected a folder, got none there")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
     # Earlier versions did not write the flags down.
     about = {"flags": []} | _read_json(path)

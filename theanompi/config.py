@@ -23,10 +23,11 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 SYNC_TYPES = ("cdd", "avg")
 EXCHANGES = (
@@ -44,11 +45,96 @@ NORMALIZATIONS = ("minibatch", "worker")
 SHUFFLES = ("global", "worker")
 
 DEVICE_NAMES = "device names such as cpu, cpu0, cuda0, cuda:0, auto or host:cuda0"
-_DEVICE = re.compile(r"(?:(?P<host>[^:,\s]+):)?(?P<kind>auto|cpu|cuda)(?::?(?P<index>\d+))?")
+HOST = r"\w[\w.@-]{0,254}"
+"""A machine's name, as a regular expression."""
+_DEVICE = re.compile(rf"(?:(?P<host>{HOST}):)?(?P<kind>auto|cpu|cuda)(?::?(?P<index>\d{{1,6}}))?")
+
+MOST_MESSAGE = 300
+"""Characters of a message about something that is refused."""
+MOST_RANKS = 10_000
+"""Ranks of a run: far more than this package was made for, far fewer than memory holds the names of."""
+_MOST_GOT = 80
+_MOST_PATH = 4096
 
 
 class ConfigError(ValueError):
     """Something that a user typed is wrong; the message is one line: what, where, expected, got."""
+
+
+def shortened(text: str, most: int) -> str:
+    """Cut a text in its middle.
+
+    >>> shortened("abcdefghijklmnopqrstuvwxyz", 12)
+    'abcd … wxyz'
+    """
+    if len(text) <= most:
+        return text
+    half = (most - 3) // 2
+    return f"{text[:half]} … {text[len(text) - half :]}"
+
+
+def got(value: Any, most: int = _MOST_GOT) -> str:
+    """Show a value in a message: its `repr`, cut in the middle when it is long.
+
+    >>> got("x"), got("x" * 1000, 20)
+    ("'x'", "'xxxxxxx … xxxxxxx'")
+    """
+    # Before its repr, which takes as much memory again, and does not write numbers of 4,300 digits.
+    if isinstance(value, str) and len(value) > 2 * most:
+        value = value[:most] + value[-most:]
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = f"a very large {type(value).__name__}"
+    return shortened(text, most)
+
+
+def listed(names: Iterable[str], most: int = 100) -> str:
+    """Write names one after another, without those in the middle when they are many.
+
+    >>> listed(["a", "b"]), listed(map(str, range(1000)), 20)
+    ('a, b', '0, 1, 2, … 998, 999')
+    """
+    return shortened(", ".join(names), most)
+
+
+def one_line(text: object, most: int = MOST_MESSAGE) -> str:
+    r"""Make a message fit one line of any terminal: what cannot be printed is escaped, what is too long is cut.
+
+    Every message about something refused goes through here just before it is printed.
+
+    >>> one_line("a\nb \udcff")
+    'a\\nb \\udcff'
+    """
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return shortened(line, most)
+
+
+def is_text(value: Any) -> bool:
+    r"""Whether something is a text that can be written to a file: halves of characters cannot.
+
+    >>> is_text("a"), is_text("\ud800"), is_text(3)
+    (True, False, False)
+    """
+    return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse ``--flag=--``, of which `argparse` makes an empty list, whatever the flag's type."""
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            if word.startswith("-") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: expected a value, got '--'")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with status 2."""
+        self.exit(2, f"{one_line(f'{self.prog}: error: {message}')}\n")
 
 
 class Host(NamedTuple):
@@ -70,7 +156,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     >>> closest("zzz", ["epochs", "seed"])
     ''
     """
-    match = difflib.get_close_matches(name, list(known), n=1)
+    # Comparing takes time that grows with the square of the length.
+    match = difflib.get_close_matches(name, list(known), n=1) if len(name) <= 100 else []
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
@@ -109,16 +196,18 @@ def parse_devices(devices: str | Iterable[str]) -> tuple[str, ...]:
         for item in str(entry).split(","):
             match = _DEVICE.fullmatch(item.strip())
             if match is None or (match["kind"] == "auto" and match["index"] is not None):
-                raise ConfigError(f"devices: expected {DEVICE_NAMES}, got {item.strip()!r}")
+                raise ConfigError(f"devices: expected {DEVICE_NAMES}, got {got(item.strip())}")
             host = match["host"] or host
             numbered = match["kind"] == "cuda" and match["index"]
             name = f"cuda:{int(match['index'])}" if numbered else match["kind"]
             names.append(f"{host}:{name}" if host else name)
             places.append(host)
+            if len(names) > MOST_RANKS:
+                raise ConfigError(f"devices: expected at most {MOST_RANKS} devices, got more")
     if not names:
         raise ConfigError("devices: expected at least one device, got none")
     if None in places and any(places):
-        raise ConfigError(f"devices: expected a host for every device or for none, got {', '.join(names)}")
+        raise ConfigError(f"devices: expected a host for every device or for none, got {listed(names)}")
     return tuple(names)
 
 
@@ -172,7 +261,7 @@ def local_device(devices: Sequence[str], local_rank: int, n_cuda: int) -> str:
     if local[0].name is not None:
         raise ConfigError(
             "devices: expected names without a host, because your own mpirun chooses the hosts, "
-            f"got {', '.join(devices)}"
+            f"got {listed(devices)}"
         )
     names = local[0].devices
     if len(names) > 1 and local_rank >= len(names):
@@ -195,10 +284,12 @@ class Kind(NamedTuple):
     read: Callable[[Any], Any]
 
 
-def _whole(minimum: int) -> Kind:
+def _whole(minimum: int, maximum: int = 2**63 - 1) -> Kind:
     def read(value: Any) -> int:
         if isinstance(value, bool | float) or int(value) < minimum:
             raise ValueError
+        if int(value) > maximum:
+            raise ValueError(f"; the largest is {maximum}")
         return int(value)
 
     return Kind(f"a whole number of at least {minimum}", read)
@@ -225,6 +316,11 @@ def _choice(names: Sequence[str]) -> Kind:
 def _read_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError
+    if len(value) > _MOST_PATH:
+        raise ValueError(f"; it has {len(value)} characters, {_MOST_PATH} are the most")
+    wrong = re.search("[\0\ud800-\udfff]", value)
+    if wrong:
+        raise ValueError(f"; {wrong[0]!r} in it is no character")
     return value
 
 
@@ -252,6 +348,7 @@ def _read_epochs(value: Any) -> tuple[float, ...]:
 TEXT = Kind("a text that is not empty", _read_text)
 MODULE = Kind("a module such as models.resnet50, or its file under the current folder", _read_module)
 SWITCH = Kind("true or false", _read_switch)
+COUNT, RANKS, SIMULATED = _whole(0), _whole(1, MOST_RANKS), _whole(0, MOST_RANKS)
 POSITIVE = _number("a number above 0", lambda x: x > 0)
 NOT_NEGATIVE = _number("a number of at least 0", lambda x: x >= 0)
 DEVICES = Kind(DEVICE_NAMES, parse_devices)
@@ -557,7 +654,7 @@ class RunConfig:
         """
         for name in values:
             if name not in FIELDS:
-                raise ConfigError(f"unknown setting {name!r}{closest(name, FIELDS)}")
+                raise ConfigError(f"unknown setting {got(name)}{closest(name, FIELDS)}")
         return cls(**values)
 
 
@@ -595,14 +692,29 @@ def read_field(name: str, value: Any) -> Any:
     >>> read_field("decay_epochs", "30,60,80")
     (30.0, 60.0, 80.0)
     """
-    kind = FIELDS[name].metadata["kind"]
+    return read_as(FIELDS[name].metadata["kind"], name, value)
+
+
+def read_as(kind: Kind, name: str, value: Any) -> Any:
+    """Return what `kind` makes of a value that the user knows as `name`, checked.
+
+    Raises
+    ------
+    ConfigError
+        When it may not have that value.
+
+    Examples
+    --------
+    >>> read_as(RANKS, "size", "2")
+    2
+    """
     try:
         return kind.read(value)
     except ConfigError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
-        hint = str(error) if str(error).startswith("; did") else ""
-        raise ConfigError(f"{name}: expected {kind.expected}, got {value!r}{hint}") from None
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        hint = str(error) if str(error).startswith("; ") else ""
+        raise ConfigError(f"{name}: expected {kind.expected}, got {got(value)}{hint}") from None
 
 
 def to_environment(config: RunConfig, devices: Sequence[str], plan: bool = False) -> dict[str, str]:

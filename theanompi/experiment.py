@@ -40,7 +40,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from theanompi.comparison import CLAIM, NAME, whole_numbers
-from theanompi.config import ConfigError, RunConfig, closest, parse_devices
+from theanompi.config import (
+    MOST_RANKS,
+    SIMULATED,
+    ConfigError,
+    RunConfig,
+    closest,
+    got,
+    listed,
+    parse_devices,
+    read_as,
+    shortened,
+)
+from theanompi.files import read_text
 
 THEIR_WAY: dict[str, Any] = {
     "sync_type": "cdd",
@@ -131,6 +143,8 @@ _ELSEWHERE = {
     "verbose": "the experiment",
 }
 _MOST_SEEDS = 10_000
+_MOST_RUNS = 10_000
+_MOST_RANKS_IN_ALL = 1_000_000
 _KEYS = ("name", "question", "scale", "seeds", "claims", "workers", "settings", "arms")
 _REPORT = (".md", ".json", ".png")
 """Endings of files that are beside the folders of the arms."""
@@ -277,15 +291,13 @@ def read_experiment(
     theirs, 8 workers, seed 1 in runs/theirs/8-workers/seed-1
     """
     path = Path(path)
+    text = read_text(path, "experiment", "TOML file")
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(
-            f"experiment: expected a readable TOML file, got {str(path)!r} ({reason})"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected TOML, got: {error}") from None
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: expected TOML, got: values nested too deeply") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected TOML, got: {shortened(str(error), 120)}") from None
     try:
         return _read(table, path.stem, scale, seeds, workers, simulate, device)
     except ConfigError as error:
@@ -303,21 +315,21 @@ def _read(
 ) -> Experiment:
     for key in table:
         if key not in _KEYS:
-            raise ConfigError(f"unknown key {key!r}{closest(key, _KEYS)}")
+            raise ConfigError(f"unknown key {got(key)}{closest(key, _KEYS)}")
     name = _name("name", table.get("name", stem))
     question = table.get("question", "")
     if not isinstance(question, str):
-        raise ConfigError(f"question: expected a text, got {question!r}")
+        raise ConfigError(f"question: expected a text, got {got(question)}")
     scale = scale or table.get("scale")
     if not isinstance(scale, str) or scale not in SCALES:
         hint = closest(scale, SCALES) if isinstance(scale, str) else ""
-        got = "none" if scale is None else repr(scale)
-        raise ConfigError(f"scale: expected one of {', '.join(SCALES)}, got {got}{hint}")
+        what = "none" if scale is None else got(scale)
+        raise ConfigError(f"scale: expected one of {', '.join(SCALES)}, got {what}{hint}")
     devices = parse_devices(SCALES[scale].device if device is None else device)
     if len(devices) != 1:
-        raise ConfigError(f"devices: expected one for all ranks, got {device!r}")
-    if simulate is not None and simulate < 0:
-        raise ConfigError(f"simulate: expected a whole number of at least 0, got {simulate}")
+        raise ConfigError(f"devices: expected one for all ranks, got {got(device)}")
+    if simulate is not None:
+        read_as(SIMULATED, "simulate", simulate)
     ranks = SCALES[scale].simulate if simulate is None else simulate or None
 
     common = SCALES[scale].settings | _settings(
@@ -326,7 +338,7 @@ def _read(
     everyone = _at("workers", table.get("workers"), scale)
     if workers is not None and not whole_numbers(list(workers), 1):
         raise ConfigError(
-            f"--workers: expected different whole numbers of at least 1, got {' '.join(map(str, workers))}"
+            f"--workers: expected different whole numbers of at least 1, got {listed(map(str, workers))}"
         )
     given = None if workers is None else tuple(sorted(workers))
     arms, counts = {}, {}
@@ -343,6 +355,8 @@ def _read(
                 raise ConfigError(
                     f"{where}: workers: expected multiples of {ranks}, the ranks that simulate them, got {k}"
                 )
+            if ranks is None and k > MOST_RANKS:
+                raise ConfigError(f"{where}: workers: expected at most {MOST_RANKS}, each a rank, got {k}")
     if not arms:
         raise ConfigError("arms: expected at least one, such as [arms.their_way], got none")
     claims = [
@@ -350,6 +364,12 @@ def _read(
     ]
     kept = tuple(text for text, cells in claims if all(k in arms[arm].workers for arm, k in cells))
     seeds_given = _seeds(table.get("seeds", 5) if seeds is None else seeds)
+    runs = [ranks or k for arm in arms.values() for k in arm.workers]
+    if len(runs) * len(seeds_given) > _MOST_RUNS or sum(runs) * len(seeds_given) > _MOST_RANKS_IN_ALL:
+        raise ConfigError(
+            f"workers, seeds: expected at most {_MOST_RUNS:,} runs of {_MOST_RANKS_IN_ALL:,} ranks in all, "
+            f"got {len(runs) * len(seeds_given):,} of {sum(runs) * len(seeds_given):,}"
+        )
     flags = [] if workers is None else ["--workers", *map(str, workers)]
     flags += [] if device is None else ["--device", device]
     return Experiment(name, question, scale, seeds_given, ranks, devices[0], arms, kept, tuple(flags))
@@ -357,7 +377,7 @@ def _read(
 
 def _table(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected a table, got {value!r}")
+        raise ConfigError(f"{where}: expected a table, got {got(value)}")
     return value
 
 
@@ -365,7 +385,7 @@ def _name(where: str, value: Any) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise ConfigError(
             f"{where}: expected a name of at most 100 letters, digits, '_', '-' and '.', which makes a folder, "
-            f"got {value!r}"
+            f"got {got(value)}"
         )
     if where == "arms" and value.endswith(_REPORT):
         raise ConfigError(
@@ -381,11 +401,11 @@ def _at(where: str, value: Any, scale: str) -> Any:
     for key in value:
         if key not in SCALES:
             raise ConfigError(
-                f"{where}: expected a scale ({', '.join(SCALES)}), got {key!r}{closest(key, SCALES)}"
+                f"{where}: expected a scale ({', '.join(SCALES)}), got {got(key)}{closest(key, SCALES)}"
             )
     if scale not in value:
         raise ConfigError(
-            f"{where}: expected a value for the scale {scale!r}, got one for {', '.join(value) or 'none'}"
+            f"{where}: expected a value for the scale {scale!r}, got one for {listed(value) or 'none'}"
         )
     return value[scale]
 
@@ -394,7 +414,7 @@ def _settings(where: str, values: Mapping[str, Any], scale: str) -> dict[str, An
     for name, value in values.items():
         if name in _ELSEWHERE:
             raise ConfigError(
-                f"{where}: {name}: expected none here, as {_ELSEWHERE[name]} decides it, got {value!r}"
+                f"{where}: {name}: expected none here, as {_ELSEWHERE[name]} decides it, got {got(value)}"
             )
     found = {name: _at(f"{where}: {name}", value, scale) for name, value in values.items()}
     # One at a time: what does not go together, another table may still put right.
@@ -416,7 +436,7 @@ def _preset(where: str, name: Any) -> dict[str, Any]:
         return {}
     if not isinstance(name, str) or name not in PRESETS:
         hint = closest(name, PRESETS) if isinstance(name, str) else ""
-        raise ConfigError(f"{where}: preset: expected one of {', '.join(PRESETS)}, got {name!r}{hint}")
+        raise ConfigError(f"{where}: preset: expected one of {listed(PRESETS)}, got {got(name)}{hint}")
     return PRESETS[name]
 
 
@@ -424,7 +444,7 @@ def _workers(where: str, values: Any) -> tuple[int, ...]:
     if not whole_numbers(values, 1):
         raise ConfigError(
             f"{where}: workers: expected a list of different whole numbers of at least 1, such as [4, 8], "
-            f"here or at the top of the file, got {'none' if values is None else repr(values)}"
+            f"here or at the top of the file, got {'none' if values is None else got(values)}"
         )
     return tuple(sorted(values))
 
@@ -433,14 +453,14 @@ def _seeds(value: Any) -> tuple[int, ...]:
     values = list(range(min(value, _MOST_SEEDS + 1))) if type(value) is int else value
     if not whole_numbers(values, 0) or len(values) > _MOST_SEEDS:
         raise ConfigError(
-            f"seeds: expected how many (1 to {_MOST_SEEDS}), or a list of different whole numbers, got {value!r}"
+            f"seeds: expected how many (1 to {_MOST_SEEDS}), or a list of different whole numbers, got {got(value)}"
         )
     return tuple(values)
 
 
 def _texts(where: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{where}: expected a list of texts, got {value!r}")
+        raise ConfigError(f"{where}: expected a list of texts, got {got(value)}")
     return value
 
 
@@ -448,17 +468,17 @@ def _claim(text: str, counts: Mapping[str, Iterable[int]]) -> tuple[str, list[tu
     """A claim in its plain spelling, and which arms and worker counts it is about."""
     match = CLAIM.fullmatch(text)
     if match is None:
-        raise ConfigError(f"claims: expected such as 'none@64 > gradual@64' (or ~, <), got {text!r}")
+        raise ConfigError(f"claims: expected such as 'none@64 > gradual@64' (or ~, <), got {got(text)}")
     cells = [(match[1], int(match[2])), (match[4], int(match[5]))]
     for arm, k in cells:
         if arm not in counts:
             raise ConfigError(
-                f"claims: {text!r}: expected one of {', '.join(counts)}, got {arm!r}{closest(arm, counts)}"
+                f"claims: {got(text)}: expected one of {listed(counts)}, got {got(arm)}{closest(arm, counts)}"
             )
         if k not in counts[arm]:
-            known = ", ".join(map(str, counts[arm]))
+            known = listed(map(str, counts[arm]))
             raise ConfigError(
-                f"claims: {text!r}: expected a number of workers that {arm} has ({known}), got {k}"
+                f"claims: {got(text)}: expected a number of workers that {arm} has ({known}), got {k}"
             )
     (left, k), (right, other) = cells
     return f"{left}@{k} {match[3]} {right}@{other}", cells

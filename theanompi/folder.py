@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from theanompi.config import ConfigError
+from theanompi.files import reason, writing
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -65,15 +66,14 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
         self.path, self._overwrite = path, overwrite
         self._check(resume)
-        self._made = not path.exists()
+        self._made = not os.path.lexists(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
             self._lock: int | None = self._hold()
-        except OSError as error:
-            reason = "a file of this name" if isinstance(error, FileExistsError) else error.strerror
-            raise ConfigError(f"run folder {path}: expected a folder to write in, got: {reason}") from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(_no_folder(path, error)) from error
         try:
             # Again, as the process that has just let it go may have left a run there.
             self._check(resume)
@@ -85,12 +85,7 @@ class RunFolder:
             raise
 
     def _check(self, resume: bool) -> None:
-        try:
-            there = {name for name in RUN_FILES if (self.path / name).exists()}
-        except OSError as error:
-            raise ConfigError(
-                f"run folder {self.path}: expected a folder to write in, got: {error.strerror}"
-            ) from None
+        there = {name for name in RUN_FILES if os.path.lexists(self.path / name)}
         if resume and CHECKPOINT_FILE not in there:
             raise ConfigError(
                 f"run folder {self.path}: expected {CHECKPOINT_FILE} to resume from, got none there"
@@ -131,7 +126,8 @@ class RunFolder:
         """Remove the files of the run that was to be replaced, and nothing else."""
         if self._overwrite:
             for name in RUN_FILES:
-                (self.path / name).unlink(missing_ok=True)
+                with writing(self.path / name):
+                    (self.path / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let another process have the folder; one that was made for nothing is removed."""
@@ -148,6 +144,11 @@ class RunFolder:
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+def _no_folder(path: Path, error: OSError | ValueError) -> str:
+    got = "a file of this name" if isinstance(error, FileExistsError) else reason(error)
+    return f"run folder {path}: expected a folder to write in, got: {got}"
 
 
 def _lock(lock: int) -> bool:
@@ -212,10 +213,17 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that at any moment it has either its old text or the new one, as a whole."""
+    """Write a file so that at any moment it has either its old text or the new one, as a whole.
+
+    Raises
+    ------
+    theanompi.files.CannotWrite
+        Which has changed nothing.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path):
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)

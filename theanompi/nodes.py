@@ -5,14 +5,18 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from theanompi.config import ConfigError
+from theanompi.config import HOST, MOST_RANKS, ConfigError, got
+from theanompi.files import read_text
 
+# No number with more digits than can be a count: Python refuses to read thousands of them.
+_COUNT = r"\d{1,9}"
 _LINE = re.compile(
-    r"(?P<host>[^\s:=#]+)(?::(?P<colon>\d+)|(?:\s+slots\s*=\s*(?P<slots>\d+))?(?:\s+max[_-]slots\s*=\s*\d+)?)"
+    rf"(?P<host>{HOST})(?::(?P<colon>{_COUNT})|(?:\s+slots\s*=\s*(?P<slots>{_COUNT}))?(?:\s+max[_-]slots\s*=\s*\d+)?)"
 )
-_NAME = r"(?:[^,\[\]\s]+|\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\])+"
+_RANGE = rf"{_COUNT}(?:-{_COUNT})?"
+_NAME = rf"(?:[\w.@-]|\[{_RANGE}(?:,{_RANGE})*\])+"
 _NODES = re.compile(rf"{_NAME}(?:,{_NAME})*")
-_SLURM_COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+_SLURM_COUNT = re.compile(rf"({_COUNT})(?:\(x({_COUNT})\))?")
 
 
 def read_hostfile(path: str | Path, device: str = "auto") -> tuple[str, ...]:
@@ -45,13 +49,8 @@ def read_hostfile(path: str | Path, device: str = "auto") -> tuple[str, ...]:
     ...     read_hostfile(file.name)
     ('node0:auto', 'node0:auto', 'node1:auto')
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"hostfile: expected a readable text file, got {str(path)!r} ({reason})") from None
     slots: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path, "hostfile").splitlines(), 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
@@ -60,9 +59,13 @@ def read_hostfile(path: str | Path, device: str = "auto") -> tuple[str, ...]:
         if match is None or count < 1:
             raise ConfigError(
                 f"{path}, line {number}: expected a host and its slots, such as node0, node0:2 or "
-                f"node0 slots=2, got {text!r}"
+                f"node0 slots=2, got {got(text)}"
             )
         slots[match["host"]] = slots.get(match["host"], 0) + count
+        if sum(slots.values()) > MOST_RANKS:
+            raise ConfigError(
+                f"{path}, line {number}: expected at most {MOST_RANKS} slots up to here, got more"
+            )
     if not slots:
         raise ConfigError(f"{path}: expected at least one host, got none")
     return tuple(f"{host}:{device}" for host, count in slots.items() for _ in range(count))
@@ -100,10 +103,12 @@ def slurm_devices(environ: Mapping[str, str] = os.environ, device: str = "auto")
     counts: list[int] = []
     for item in text.split(","):
         match = _SLURM_COUNT.fullmatch(item)
-        counts += [int(match[1])] * int(match[2] or 1) if match else []
-    if len(counts) != len(names) or 0 in counts:
+        # One more than there are nodes is as wrong as a billion more.
+        counts += [int(match[1])] * min(int(match[2] or 1), len(names) + 1) if match else []
+    if len(counts) != len(names) or 0 in counts or sum(counts) > MOST_RANKS:
         raise ConfigError(
-            f"SLURM_TASKS_PER_NODE: expected counts for the {len(names)} nodes of the allocation, got {text!r}"
+            f"SLURM_TASKS_PER_NODE: expected counts for the {len(names)} nodes of the allocation, "
+            f"at most {MOST_RANKS} in all, got {got(text)}"
         )
     if names == [environ.get("SLURMD_NODENAME")]:
         return (device,) * counts[0]
@@ -128,13 +133,19 @@ def expand_nodes(text: str) -> list[str]:
         expanded = [""]
         for plain, numbers in re.findall(r"([^\[\]]+)|\[(.+?)\]", name):
             tails = [plain] if plain else [tail for item in numbers.split(",") for tail in _range(item)]
+            if len(expanded) * len(tails) + len(names) > MOST_RANKS:
+                raise ConfigError(
+                    f"SLURM_JOB_NODELIST: expected at most {MOST_RANKS} nodes, got more in {got(text)}"
+                )
             expanded = [head + tail for head in expanded for tail in tails]
         names += expanded
     if not names:
-        raise ConfigError(f"SLURM_JOB_NODELIST: expected a list such as node[01-03,7], got {text!r}")
+        raise ConfigError(f"SLURM_JOB_NODELIST: expected a list such as node[01-03,7], got {got(text)}")
     return names
 
 
 def _range(item: str) -> list[str]:
     first, _, last = item.partition("-")
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
+    numbers = range(int(first), int(last or first) + 1)
+    # As many as show that they are too many.
+    return [str(number).zfill(len(first)) for number in numbers[: MOST_RANKS + 1]]

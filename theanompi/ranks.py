@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 
 from mpi4py import MPI
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, one_line
 from theanompi.data import LoaderError
 from theanompi.ends import STOPPED, tell
+from theanompi.files import CannotWrite
 from theanompi.library import flavour
 from theanompi.mpirun import world
 from theanompi.progress import Progress
@@ -47,14 +48,14 @@ class Guard:
     def __init__(self, comm: MPI.Comm, progress: Progress, last_words: Callable[[int | None], str]) -> None:
         self._comm, self._progress, self._last_words = comm, progress, last_words
 
-    def fail(self, lines: str, *, one_line: bool = False, status: int = 1) -> NoReturn:
+    def fail(self, lines: str, *, short: bool = False, status: int = 1) -> NoReturn:
         """Print why, and end all ranks."""
         rank = self._comm.Get_rank()
         # What goes wrong on all is said by one of them.
         time.sleep(_TURN * min(rank, 5))
         words = self._last_words(self._progress.saved)
         tell(failed=True)
-        print(f"theanompi: rank {rank}{':' * one_line} {lines.rstrip()}", file=sys.stderr)
+        print(f"theanompi: rank {rank}{':' * short} {lines.rstrip()}", file=sys.stderr)
         if words:
             print(f"theanompi: {words}", file=sys.stderr)
         sys.stderr.flush()
@@ -70,11 +71,11 @@ class Guard:
         if isinstance(error, Interrupted):
             tell(stopped=str(error))
             self.fail(f"stopped by {error} before training began", status=STOPPED)
-        one_line = isinstance(error, LoaderError | ConfigError) or (
+        short = isinstance(error, LoaderError | CannotWrite | ConfigError) or (
             isinstance(error, OSError) and not _foreign(error)
         )
-        text = str(error) if one_line else "".join(traceback.format_exception(kind, error, trace))
-        self.fail(text if one_line else f"failed:\n{text}", one_line=one_line)
+        trace_text = "".join(traceback.format_exception(kind, error, trace))
+        self.fail(one_line(error) if short else f"failed:\n{trace_text}", short=short)
 
     def left(self, error: SystemExit | None) -> NoReturn:
         """End all ranks because this one's program has ended early."""
@@ -143,12 +144,9 @@ def agree(comm: MPI.Comm, error: Exception | None) -> None:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, ConfigError):
-        return str(error)
-    trace = "".join(traceback.format_exception(error)).rstrip()
-    if isinstance(error, ValueError | OSError) and not _foreign(error):
-        return str(error)
-    return f"failed:\n{trace}"
+    if isinstance(error, ConfigError) or (isinstance(error, ValueError | OSError) and not _foreign(error)):
+        return one_line(error)
+    return "failed:\n" + "".join(traceback.format_exception(error)).rstrip()
 
 
 def _foreign(error: BaseException) -> bool:

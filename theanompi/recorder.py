@@ -47,7 +47,7 @@ import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -55,7 +55,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, got, is_text
+from theanompi.files import read_bytes, reason, writing
 from theanompi.folder import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -103,31 +104,87 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     Raises
     ------
     ValueError
-        If there is no such file, or if a line is not a JSON object.
+        If there is no such file, or if a line is not one that a run writes, with its number.
 
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "log.jsonl").write_bytes(b'{"kind": "train", "loss": 2.5}\n{"kind": "tr')
-    ...     read_log(folder + "/log.jsonl")
-    [{'kind': 'train', 'loss': 2.5}]
+    ...     _ = Path(folder, "log.jsonl").write_bytes(
+    ...         b'{"kind": "diverged", "epoch": 0, "iteration": 3, "reason": "loss nan"}\n{"kind": "tr')
+    ...     [record["iteration"] for record in read_log(folder + "/log.jsonl")]
+    [3]
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"log {path}: expected a file, got none there")
-    *lines, last = path.read_bytes().split(b"\n")
-    records = []
+    try:
+        *lines, last = read_bytes(path).split(b"\n")
+    except FileNotFoundError:
+        raise ValueError(f"log {path}: expected a file, got none there") from None
+    except OSError as error:
+        raise ValueError(f"log {path}: expected a file, got: {reason(error)}") from None
+    records: list[dict[str, Any]] = []
+    reached = 0
     for number, line in enumerate([*lines, last], 1):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if isinstance(record, dict):
+        wrong = _wrong(record, reached) if isinstance(record, dict) else f"a JSON object, got {got(line)}"
+        if not wrong:
             records.append(record)
+            reached = record["iteration"]
         elif number <= len(lines):
-            raise ValueError(f"log {path}, line {number}: expected a JSON object, got {line[:60]!r}")
+            raise ValueError(f"log {path}, line {number}: expected {wrong}")
     return records
+
+
+def _wrong(record: Mapping[str, Any], reached: int) -> str:
+    """What a line is expected to have and has not, after `reached` iterations; nothing when all is right."""
+    kind = record.get("kind")
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        return f"a kind of {', '.join(_NEEDED)}, got {got(kind)}"
+    for name in _NEEDED[kind]:
+        if name not in record:
+            return f"{name!r} in a line of kind {kind!r}, got none"
+    for name, value in record.items():
+        if name in _VALUES and not _VALUES[name][1](value):
+            return f"{name!r} to be {_VALUES[name][0]}, got {got(value)}"
+    if record["iteration"] < reached:
+        return f"an iteration of at least {reached}, as in the lines before, got {record['iteration']}"
+    return ""
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**1023
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+_WHOLE = "a whole number of at least 0", _is_whole
+_SECONDS = "a number of at least 0", lambda value: _is_number(value) and value >= 0
+_NUMBER = "a number or null", lambda value: value is None or _is_number(value)
+_FRACTION = "a number from 0 to 1 or null", lambda value: value is None or _is_fraction(value)
+# What the values of a line may be, by their names: they mean the same in every kind of line.
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("epoch", "iteration", "images"), _WHOLE),
+    **dict.fromkeys(("wall_s", *(f"{kind}_s" for kind in KINDS)), _SECONDS),
+    **dict.fromkeys(("loss", "lr", "images_per_s"), _NUMBER),
+    **dict.fromkeys(("error", "error_top5", "best_error", "median_error"), _FRACTION),
+    "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
+    "reason": ("a text", is_text),
+}
+# What a line of each kind cannot be without; earlier versions wrote less of the rest.
+_NEEDED = {
+    "train": ("epoch", "iteration", "images", "loss", "error", "lr", "images_per_s", "wall_s"),
+    "val": ("epoch", "iteration", "images", "loss", "error"),
+    "summary": ("iteration",),
+    "diverged": ("epoch", "iteration", "reason"),
+}
 
 
 @dataclass
@@ -184,8 +241,8 @@ class Recorder:
 
     Raises
     ------
-    FileExistsError
-        If there is a log in `out` and `resume_from` is None.
+    theanompi.files.CannotWrite
+        If there is a log in `out` and `resume_from` is None; from any method, if the run's files cannot be written.
     ValueError
         If the log to go on with is damaged, or ends before `resume_from`.
 
@@ -245,7 +302,8 @@ class Recorder:
         if self._out is not None:
             self._log = self._out / LOG_FILE
             if resume_from is None:
-                self._log.touch(exist_ok=False)
+                with writing(self._log):
+                    self._log.touch(exist_ok=False)
             else:
                 records = _records_until(self._log, resume_from)
                 replace_text(self._log, "".join(_json_line(record) for record in records))
@@ -428,7 +486,7 @@ class Recorder:
             self._close_interval()
         if self._log is not None:
             # Before a checkpoint: after a loss of power the log must not end earlier.
-            with open(self._log, "rb") as log:
+            with writing(self._log), open(self._log, "rb") as log:
                 os.fsync(log.fileno())
         # What was timed while nothing was trained, as in a validation, is not part of the next interval.
         self._begin_interval(None)
@@ -518,7 +576,8 @@ class Recorder:
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
         if self._out is not None and self._draw is not None and iteration:
-            self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
+            with writing(self._out / CURVES_FILE):
+                self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
             print("\n" + "\n".join(self._summary(iteration, totals, ranks, best, last)), flush=True)
@@ -548,7 +607,7 @@ class Recorder:
         if self._out is not None:
             names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE)
             lines.append(
-                f"in {self._out}: " + ", ".join(name for name in names if (self._out / name).exists())
+                f"in {self._out}: " + ", ".join(name for name in names if os.path.exists(self._out / name))
             )
         return lines
 
@@ -606,7 +665,7 @@ class Recorder:
     def _write(self, record: dict[str, Any]) -> None:
         self._count(record)
         if self._log is not None:
-            with open(self._log, "a", encoding="utf-8") as log:
+            with writing(self._log), open(self._log, "a", encoding="utf-8") as log:
                 log.write(_json_line(record))
 
     def _count(self, record: dict[str, Any]) -> None:
@@ -628,7 +687,7 @@ class Recorder:
 
 def _records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
     """What a log has up to an iteration; how the run ended, now out of date, is left out. No log has nothing."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     records = [r for r in read_log(path) if r["kind"] not in ("summary", "diverged")]
     last = max((r["iteration"] for r in records), default=0)

@@ -68,7 +68,7 @@ def load_checkpoint(model: Model, out: Path, comm: MPI.Comm, config: RunConfig) 
     elif not isinstance(last_eta, float) or not 0 < last_eta < math.inf:
         raise ConfigError(f"{path}: last_eta: expected a rate above 0, got {last_eta!r}")
 
-    expected = {k: v.shape for k, v in model.state_arrays().items()}
+    expected = dict(model.state_arrays())
     if config.sync_type == "avg":
         prefix = f"velocity/{comm.Get_rank()}/"
         arrays = {
@@ -125,19 +125,8 @@ def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: 
         if found.get(name) != value:
             raise ConfigError(f"{path}: {name}: expected {value!r} as this run has, got {found.get(name)!r}")
 
-    iteration, per_epoch = found.get("iteration"), model.data.n_batch_train
     last = min(model.schedule.iterations, model.config.max_iterations or model.schedule.iterations)
-    if not isinstance(iteration, int) or not 0 < iteration <= last:
-        raise ConfigError(
-            f"{path}: iteration: expected one from 1 to {last}, the end of this run, got {iteration!r}"
-        )
-    got = found.get("epoch"), found.get("position")
-    if got != divmod(iteration, per_epoch):
-        raise ConfigError(
-            f"{path}: expected iteration {iteration} to be in epoch {iteration // per_epoch} at position "
-            f"{iteration % per_epoch}, as an epoch has {per_epoch} iterations, got epoch {got[0]}, position {got[1]}"
-        )
-    return iteration
+    return checkpoint.progress(attributes, path, model.data.n_batch_train, last)
 
 
 def _in_form(

@@ -84,7 +84,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_jpeg(data: bytes | memoryview, reduction: int = 1) -> Pixels:
+def decode_jpeg(data: bytes | memoryview, reduction: int = 1, size: tuple[int, int] | None = None) -> Pixels:
     """Decode a JPEG file as it is stored: no rotation, no colour management.
 
     A file with harmless faults, such as extraneous bytes between its parts, is decoded as by Pillow.
@@ -95,6 +95,9 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1) -> Pixels:
         The file.
     reduction : 1, 2, 4 or 8
         Decode to 1/reduction of the size, by a smaller inverse DCT: faster, and free of aliasing.
+    size : (int, int), optional
+        Height and width that the whole picture must have. Told beforehand, because a few bytes may say that they
+        are a picture of gigabytes.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1) -> Pixels:
     Raises
     ------
     BadImage
-        If the file is empty, truncated, or not a JPEG file.
+        If the file is empty, truncated, not a JPEG file, or of another size.
     ValueError
         If there is no such reduction.
 
@@ -117,17 +120,29 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1) -> Pixels:
     if reduction not in (1, 2, 4, 8):
         raise ValueError(f"decode_jpeg: expected a reduction of 1, 2, 4 or 8, got {reduction}")
     try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size((height, width), size)
         if reduction == 1:
             return simplejpeg.decode_jpeg(data)
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         least = -(-height // reduction), -(-width // reduction)
         # The smallest of libjpeg-turbo's scales, multiples of 1/8, that is not below: exactly the reduction.
         return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
+    except BadImage:
+        raise
     except ValueError:
         # Truncated, or one of the few with harmless faults. Pillow tells them apart; simplejpeg, when it is not
         # strict, takes truncated files and refuses some with extraneous bytes.
         with _reasons():
-            return np.array(_rgb(_open(data, ("JPEG",))).reduce(reduction))
+            image = _open(data, ("JPEG",))
+            _check_size((image.height, image.width), size)
+            return np.array(_rgb(image).reduce(reduction))
+
+
+def _check_size(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
+    if expected is not None and size != expected:
+        raise BadImage(
+            f"expected a picture of {expected[0]} × {expected[1]} pixels, got one of {size[0]} × {size[1]}"
+        )
 
 
 def decode(data: bytes) -> Pixels:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from theanompi import cgroup
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, OneLineParser, got, one_line
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, as_jpeg, decode, resize_shorter
 from theanompi.data.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
@@ -46,6 +46,7 @@ from theanompi.data.sources import (
     printable,
 )
 from theanompi.data.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.files import reason
 from theanompi.output import print_anything
 
 # Of how images become blocks; a change makes unfinished work of before unusable.
@@ -136,7 +137,7 @@ def say(line: str) -> None:
     --------
     >>> say("reading")
     """
-    print(f"tmpack: {line}", file=sys.stderr, flush=True)
+    print(one_line(f"tmpack: {line}"), file=sys.stderr, flush=True)
 
 
 def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Block:
@@ -508,16 +509,25 @@ def verify(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+def _number(least: int) -> Callable[[str], int]:
+    """Read a number for `argparse`, which makes the message of the exception its own."""
+
+    def read(text: str) -> int:
+        try:
+            if least <= int(text) < 2**63:
+                return int(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {got(text)}")
+
+    return read
+
+
+_positive = _number(1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
-    )
+    parser = OneLineParser(prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *paths: tuple[str, str]) -> argparse.ArgumentParser:
@@ -571,7 +581,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"number of {meaning} (default: {number})",
         )
     packing[-2].add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
+        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
     )
     for sub in packing[:2]:
         sub.add_argument(
@@ -594,7 +604,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     packing[-1].add_argument("--channels", type=_positive, default=3, metavar="N", help="(default: 3)")
     packing[-1].add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
+        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
     )
     for sub in packing:
         sub.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="the file to write")
@@ -679,7 +689,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         # A disk that is full has no name.
         where = error.filename or getattr(args, "output", args.command)
-        say(f"{printable(str(where))}: {error.strerror or error}")
+        say(f"{where}: {reason(error)}")
     return 1
 
 

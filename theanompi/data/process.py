@@ -209,13 +209,8 @@ class Reader:
         return lines[:, row.left : row.left + row.cut_width]
 
     def _jpeg(self, row: Row) -> NDArray[np.uint8]:
-        pixels = decode_jpeg(self._bytes(row.length, row.position), row.reduction)
-        expected = (-(-row.height // row.reduction), -(-row.width // row.reduction), 3)
-        if pixels.shape != expected:
-            raise BadImage(
-                f"expected a picture of {row.height} × {row.width} pixels, got one that decodes to "
-                f"{pixels.shape[0]} × {pixels.shape[1]} at 1/{row.reduction} of its size"
-            )
+        data = self._bytes(row.length, row.position)
+        pixels = decode_jpeg(data, row.reduction, (row.height, row.width))
         return pixels[row.top : row.top + row.cut_height, row.left : row.left + row.cut_width]
 
     def _bytes(self, length: int, position: int) -> memoryview:

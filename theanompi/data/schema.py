@@ -37,7 +37,6 @@ a lock and without a copy.
 import hashlib
 import json
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -48,9 +47,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, got, shortened
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, decode_jpeg
+from theanompi.files import reason, trouble
 
 FORMAT = "theanompi-dataset"
 VERSION = 2
@@ -58,6 +58,10 @@ PACKAGED = {"digits": "digits.h5"}
 # The images of a data set of at most so many bytes are checked when it is opened; of larger ones on demand.
 CHECKED_BYTES = 64 * 2**20
 _READ_BYTES = 4 * 2**20
+_MOST_NAME = 65536
+
+# What h5py raises, besides OSError, for a damaged structure, according to where in it the damage is.
+_DAMAGE = (RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError)
 
 Split = Literal["train", "val"]
 Store = Literal["jpeg", "raw"]
@@ -67,7 +71,9 @@ STORES: tuple[Store, ...] = ("jpeg", "raw")
 _TEXTS = ("name", "description", "source", "licence", "store", "augmentation", "sha256")
 _LISTS = ("class_names", "left_out")
 _ATTRIBUTES = (*_TEXTS, *_LISTS, "channels", "train_count", "val_count", "mean", "std")
-_COLUMNS = {"offsets": "i", "sizes": "i", "labels": "i", "names": "S", "crc32": "u"}
+_WHOLE = ("channels", "train_count", "val_count")
+# Names have as many bytes as the longest one.
+_COLUMNS = {"offsets": "int64", "sizes": "int32", "labels": "int64", "names": "S", "crc32": "uint32"}
 
 
 def is_store(text: str) -> TypeGuard[Store]:
@@ -134,36 +140,44 @@ def check(file: h5py.File) -> None:
     """
     attributes = file.attrs
     for name, expected in (("format", FORMAT), ("version", VERSION)):
-        got = attributes.get(name)
-        if got is None or got != expected:
-            raise ValueError(f"expected {name} {expected!r}, got {_plain(got)!r}")
+        found = attributes.get(name)
+        if not isinstance(found, str | np.integer) or found != expected:
+            raise ValueError(f"expected {name} {expected!r}, got {got(_plain(found))}")
     for name in _ATTRIBUTES:
         if name not in attributes:
             raise ValueError(f"expected an attribute {name!r}, found none")
     for name in _TEXTS:
         if not isinstance(attributes[name], str):
-            raise ValueError(f"attribute {name!r}: expected text, got {attributes[name]!r}")
+            raise ValueError(f"attribute {name!r}: expected text, got {got(attributes[name])}")
     for name in _LISTS:
         texts = _plain(attributes[name])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"attribute {name!r}: expected a list of texts, got {texts!r}")
+            raise ValueError(f"attribute {name!r}: expected a list of texts, got {got(texts)}")
+    for name in _WHOLE:
+        if not isinstance(attributes[name], np.integer):
+            raise ValueError(
+                f"attribute {name!r}: expected a whole number, got {got(_plain(attributes[name]))}"
+            )
     for name, known in (("augmentation", POLICIES), ("store", STORES)):
         if attributes[name] not in known:
             raise ValueError(
-                f"attribute {name!r}: expected one of {', '.join(known)}; got {attributes[name]!r}"
+                f"attribute {name!r}: expected one of {', '.join(known)}; got {got(attributes[name])}"
             )
     channels = attributes["channels"]
     if channels < 1 or (attributes["store"] == "jpeg" and channels != 3):
         raise ValueError(f"attribute 'channels': expected 3, or at least 1 for raw images, got {channels}")
     for name in ("mean", "std"):
-        value = attributes[name]
-        if np.shape(value) != (channels,) or not np.all((0 <= value) & (value <= 1)):
-            raise ValueError(f"attribute {name!r}: expected {channels} numbers from 0 to 1, got {value!r}")
+        value = np.asarray(attributes[name])
+        if value.dtype != np.float64 or value.shape != (channels,) or not np.all((0 <= value) & (value <= 1)):
+            raise ValueError(
+                f"attribute {name!r}: expected {channels} float64 numbers from 0 to 1, got {got(_plain(value))} "
+                f"({value.dtype})"
+            )
     for split in SPLITS:
         _check_split(file, split)
-    expected, got = attributes["sha256"], index_sha256(file)
-    if got != expected:
-        raise ValueError(f"index: expected contents with SHA-256 {expected[:12]}…, got {got[:12]}…")
+    expected, found = attributes["sha256"], index_sha256(file)
+    if found != expected:
+        raise ValueError(f"index: expected contents with SHA-256 {expected[:12]}…, got {found[:12]}…")
 
 
 def _check_split(file: h5py.File, split: Split) -> None:
@@ -178,13 +192,23 @@ def _check_split(file: h5py.File, split: Split) -> None:
         )
     if n < 1:
         raise ValueError(f"attribute '{split}_count': expected at least 1, got {n}")
+    if n > len(data):  # and so on: else a small file could ask for any amount of memory
+        raise ValueError(
+            f"attribute '{split}_count': expected at most {len(data)}, the bytes of all, got {n}"
+        )
     shapes = {"offsets": (n + 1,), "sizes": (n, 2)}
     column = {}
-    for name, kind in _COLUMNS.items():
+    for name, dtype in _COLUMNS.items():
         values, shape = file[f"{split}/{name}"], shapes.get(name, (n,))
-        if values.dtype.kind != kind or values.shape != shape:
+        right = values.dtype.kind == "S" if dtype == "S" else values.dtype.newbyteorder("=") == dtype
+        if not right or values.shape != shape:
+            found = shortened(str(values.dtype), 80)
             raise ValueError(
-                f"{split}/{name}: expected {shape} of kind {kind!r} for {n} images, got {values.dtype} {values.shape}"
+                f"{split}/{name}: expected {dtype} {shape} for {n} images, got {found} {values.shape}"
+            )
+        if values.dtype.itemsize > _MOST_NAME:
+            raise ValueError(
+                f"{split}/{name}: expected at most {_MOST_NAME} bytes each, got {values.dtype.itemsize}"
             )
         column[name] = values[:]
     offsets, sizes, labels = column["offsets"], column["sizes"], column["labels"]
@@ -213,18 +237,21 @@ def _check_split(file: h5py.File, split: Split) -> None:
 
 def _open(path: Path) -> h5py.File:
     try:
-        # Not blocking: a FIFO would be waited for, until somebody writes.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
-            regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
+        wrong = trouble(path)
+        if not wrong:
+            with path.open("rb"):
+                pass
     except OSError as error:
-        raise ConfigError(f"data file {path}: expected an HDF5 file, got: {error.strerror}") from None
-    if not regular or not h5py.is_hdf5(path):
-        raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
+        wrong = reason(error)
+    if wrong:
+        raise ConfigError(f"data file {path}: expected an HDF5 file, got: {wrong}")
     try:
+        if not h5py.is_hdf5(path):
+            raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
         return h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, *_DAMAGE) as error:
         raise ValueError(
-            f"data file {path}: expected a whole HDF5 file, got a damaged one: {error}"
+            f"data file {path}: expected a whole HDF5 file, got a damaged one: {shortened(str(error), 120)}"
         ) from None
 
 
@@ -282,11 +309,11 @@ class Dataset:
                 self._labels = {split: file[f"{split}/labels"][:] for split in SPLITS}
                 self._offsets = {split: file[f"{split}/offsets"][:] for split in SPLITS}
                 self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
-            except (OSError, RuntimeError) as error:
-                raise ValueError(f"data file {self.path}: damaged ({error})") from None
+                attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            except (OSError, *_DAMAGE) as error:
+                raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
             except ValueError as error:
                 raise ValueError(f"data file {self.path}: {error}") from None
-            attributes = {name: _plain(value) for name, value in file.attrs.items()}
         self.name: str = attributes["name"]
         self.description: str = attributes["description"]
         self.source: str = attributes["source"]
@@ -385,7 +412,7 @@ class Dataset:
         """
         with _open(self.path) as file:
             name: bytes = file[f"{split}/names"][i]
-        return name.decode()
+        return name.decode(errors="backslashreplace")
 
     def fileno(self) -> int:
         """Give the descriptor of the file, open for reading.
@@ -440,7 +467,7 @@ class Dataset:
         if self.store == "raw":
             return np.frombuffer(data, np.uint8).reshape(height, width, self.channels)
         try:
-            return decode_jpeg(data)
+            return decode_jpeg(data, size=(int(height), int(width)))
         except BadImage as error:
             raise ValueError(f"data file {self.path}: {split} image {i}: {error}") from None
 
@@ -540,8 +567,8 @@ def open_dataset(name_or_path: str | os.PathLike[str], check_images: bool = True
     name = os.fspath(name_or_path)
     if name in PACKAGED:
         return Dataset(Path(__file__).with_name(PACKAGED[name]), check_images)
-    if not Path(name).exists() and Path(name).name == name and not Path(name).suffix:
+    if not os.path.exists(name) and Path(name).name == name and not Path(name).suffix:
         raise ConfigError(
-            f"data: expected {' or '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {name!r}"
+            f"data: expected {' or '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {got(name)}"
         )
     return Dataset(name, check_images)

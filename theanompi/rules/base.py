@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import errno
 import importlib
 import os
 import sys
@@ -9,11 +10,11 @@ import threading
 import time
 from abc import ABC
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, ClassVar
 
-from theanompi.config import FIELDS, ConfigError, RunConfig, closest, hosts, read_field, resolve
+from theanompi.config import FIELDS, ConfigError, RunConfig, closest, got, hosts, read_field, resolve
 from theanompi.ends import STOPPED, signal_name, take_others_along, what_is_saved
+from theanompi.files import MOST_TEXT, read_bytes, reason, trouble
 from theanompi.launch import WORKER, Job, is_worker
 from theanompi.library import prepare_rank, set_algorithm
 from theanompi.modelfile import find_module
@@ -245,9 +246,11 @@ def check(config: RunConfig) -> None:
         sys.path.insert(0, os.getcwd())
     _check_model(config.modelfile, config.modelclass)
     elsewhere = hosts(config.devices)[0].name is not None
-    if config.data != "digits" and not elsewhere and not Path(config.data).is_file():
+    wrong = "" if config.data == "digits" or elsewhere else trouble(config.data)
+    if wrong:
+        hint = "" if wrong == os.strerror(errno.ENOENT) else f" ({wrong})"
         raise ConfigError(
-            f"data: expected 'digits' or the path of an HDF5 file, got {config.data!r}, which is none"
+            f"data: expected 'digits' or the path of an HDF5 file, got {got(config.data)}, which is none{hint}"
         )
 
 
@@ -255,19 +258,21 @@ def _check_model(modelfile: str, modelclass: str) -> None:
     spec = find_module(modelfile)
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise ConfigError(
-            f"modelfile: expected a Python file, got {modelfile!r} ({spec.origin or 'a folder'})"
+            f"modelfile: expected a Python file, got {got(modelfile)} ({spec.origin or 'a folder'})"
         )
     try:
         with _parsing:
-            tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
+            tree = ast.parse(read_bytes(spec.origin, MOST_TEXT), spec.origin)
     except SyntaxError as error:
         raise ConfigError(
             f"modelfile: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
         ) from None
+    except (ValueError, OSError, RecursionError, MemoryError) as error:  # NUL bytes, or nested too deeply
+        raise ConfigError(f"modelfile: expected Python in {spec.origin}, got: {reason(error)}") from None
     names = _names(tree)
     if modelclass not in names and "*" not in names:
         hint = closest(modelclass, names)
-        raise ConfigError(f"modelclass: expected a class of {spec.origin}, got {modelclass!r}{hint}")
+        raise ConfigError(f"modelclass: expected a class of {spec.origin}, got {got(modelclass)}{hint}")
 
 
 def _names(tree: ast.Module) -> list[str]:

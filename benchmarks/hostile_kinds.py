@@ -1,0 +1,1169 @@
+"""The kinds of inputs of `hostile`: how a damaged one is made, and how this package reads it.
+
+A kind is a function that is given a random generator and an empty folder (the current one, too), writes there what
+the input consists of, and returns an `Input`; `@kind` puts it into `KINDS`. To add one is to write one function.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import io
+import json
+import os
+import random
+import shlex
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import common  # noqa: F401  # finds the package and the tests
+import h5py
+import numpy as np
+import scipy.io  # noqa: F401  # here, and not within the limits of the first input that needs it
+from PIL import Image
+
+from theanompi import checkpoint, cli, compare, doctor, launch, recorder
+from theanompi.config import FIELDS, RunConfig, hosts, one_line, to_environment
+from theanompi.data import pack, schema, sources
+from theanompi.data.decode import BadImage, as_jpeg, decode
+from theanompi.data.writer import Block, ChannelSums, Writer, write_dataset
+from theanompi.data.writer import Image as Packed
+from theanompi.experiment import PRESETS, Experiment
+from theanompi.folder import RunFolder
+from theanompi.launch import command
+from theanompi.rules.base import check
+
+# Not import statements: mypy knows what is in tests/ by other names.
+archives: Any = importlib.import_module("tests.archives")
+made_up: Any = importlib.import_module("tests.made_up")
+Random = random.Random
+
+
+class Input(NamedTuple):
+    """A damaged input.
+
+    Attributes
+    ----------
+    call
+        Reads it.
+    words
+        What the real command is given, where there is one that reads it.
+    good
+        What the call must return, if it is not refused; None for anything.
+    """
+
+    call: Callable[[], Any]
+    words: list[str] = []
+    good: Any = None
+
+
+class Kind(NamedTuple):
+    """A kind of inputs.
+
+    Attributes
+    ----------
+    make
+        Makes an input in a folder.
+    share
+        Of all inputs, relative to the others.
+    command
+        The module whose `main` reads the words of an input. It prints what it refuses; without one, ValueError and
+        OSError are what the user is shown in a line.
+    unprivileged
+        Whether the inputs must be read by a user who may not do everything.
+    """
+
+    make: Callable[[Random, Path], Input]
+    share: int = 1
+    command: str = ""
+    unprivileged: bool = False
+
+    def printed(self, error: Exception) -> str:
+        """The line that the user is shown of an exception."""
+        return one_line(f"theanompi: {error}")
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(
+    name: str, **more: Any
+) -> Callable[[Callable[[Random, Path], Input]], Callable[[Random, Path], Input]]:
+    """Put a function into the table of kinds."""
+
+    def register(make: Callable[[Random, Path], Input]) -> Callable[[Random, Path], Input]:
+        KINDS[name] = Kind(make, **more)
+        return make
+
+    return register
+
+
+# --- Values and damage ---------------------------------------------------------------------------------------
+
+VALUES = (
+    *(
+        "",
+        " ",
+        "x",
+        "0",
+        "-1",
+        "1",
+        "2",
+        "1.5",
+        "1e400",
+        "nan",
+        "inf",
+        "-inf",
+        "0x10",
+        "１２",
+        "1_0",
+        "true",
+        "none",
+    ),
+    *("9" * 20, "9" * 400, "9" * 5000, "-" + "9" * 30, "0." + "0" * 400 + "1", "1e-400"),
+    *("a" * 300, "b" * 5000, "../" * 1500, "c" * 100_000, "a,b", "a b", "a\nb", "a\tb", "\x1b[31m", "\x7f"),
+    *(
+        "\udcff",
+        "x\udce9.h5",
+        "é",
+        "🦉",
+        "'",
+        '"',
+        "$(id)",
+        "`id`",
+        "\\",
+        "#",
+        "%s%n",
+        "{}",
+        "[]",
+        "{0}",
+        "(",
+        "-",
+        "--",
+    ),
+    *(
+        "/",
+        "/dev/zero",
+        "/dev/null",
+        "/dev/full",
+        "/proc/self/mem",
+        "/etc/passwd",
+        "/etc/passwd/below",
+        "nowhere/x.h5",
+    ),
+    *(
+        "cpu",
+        "cuda:0",
+        "cuda:99999999999",
+        "host:cpu",
+        "host:cpu,cpu",
+        "cpu,host:cpu",
+        "-x:cpu",
+        "host:" * 50 + "cpu",
+    ),
+    *(
+        "digits",
+        "models.resnet50",
+        "os",
+        "__main__",
+        "..",
+        ".",
+        "a..b",
+        "é.x",
+        "global",
+        "cdd",
+        "avg",
+        "1,2,3",
+        "3,2,1",
+    ),
+)
+"""Texts that programs were seen to stumble over."""
+
+
+def value(rng: Random) -> str:
+    """A text for a place where a text is expected."""
+    text = rng.choice(VALUES)
+    if rng.random() < 0.2:
+        text = rng.choice(VALUES)[:300] + text
+    return text
+
+
+def argument(rng: Random) -> str:
+    """A text as the system hands it over to a program: without NUL, encodable."""
+    return value(rng).replace("\0", "")
+
+
+def damaged(rng: Random, data: bytes, first: int | None = None) -> bytes:
+    """Bytes with one to three things wrong with them, among the first so many or anywhere."""
+    found = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        n = min(len(found), first or len(found))
+        at = rng.randrange(n) if n else 0
+        what = rng.randrange(8)
+        if what <= 2 and n:
+            found[at] ^= 1 << rng.randrange(8)
+        elif what == 3 and n:
+            found[at] = rng.choice((0, 255, 10, 34, 44, 123, 125, 91, 93, 45, 57))
+        elif what == 4:
+            del found[at : at + rng.choice((1, 2, 8, 100, 10_000))]
+        elif what == 5:
+            found[at:at] = rng.choice((b"\0", b"\n", b"\xff\xfe", b"9" * 30, bytes(8), rng.randbytes(20)))
+        elif what == 6:
+            found[at:at] = found[at : at + rng.choice((1, 10, 1000))]
+        else:
+            found[at:] = b""
+    return bytes(found)
+
+
+def damaged_text(rng: Random, text: str) -> bytes:
+    """A text with something wrong in it: bytes, or a word in the place of another one."""
+    if rng.random() < 0.4:
+        return damaged(rng, text.encode("utf-8", "surrogatepass"))
+    words = [i for i, c in enumerate(text) if not c.isalnum()] or [0]
+    at = rng.choice(words)
+    end = next((i for i in range(at + 1, len(text)) if not text[i].isalnum()), len(text))
+    return (text[: at + 1] + value(rng) + text[end:]).encode("utf-8", "surrogatepass")
+
+
+JSONS: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1.5,
+        10**12,
+        2**63,
+        10**400,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "1",
+        "9" * 300,
+    ),
+    *([], {}, [[]], [0], ["x"], {"a": 1}, "\ud800", "\0", "../../x"),
+)
+
+
+def changed_json(rng: Random, content: Any) -> Any:
+    """JSON values of which one is gone or another one."""
+    places: list[tuple[Any, Any]] = []
+
+    def walk(at: Any) -> None:
+        for key in list(at) if isinstance(at, dict) else range(len(at)):
+            places.append((at, key))
+            if isinstance(at[key], dict | list):
+                walk(at[key])
+
+    content = json.loads(json.dumps(content))
+    walk(content)
+    holder, key = rng.choice(places)
+    if rng.random() < 0.25:
+        del holder[key]
+    else:
+        holder[key] = rng.choice(JSONS)
+    return content
+
+
+def json_bytes(rng: Random, content: Any) -> bytes:
+    """JSON in which something is wrong: a value, or bytes of the text."""
+    if rng.random() < 0.5:
+        return json.dumps(changed_json(rng, content)).encode()
+    return damaged_text(rng, json.dumps(content))
+
+
+def odd_path(rng: Random, folder: Path) -> str:
+    """A path at which there is nothing of use."""
+    file, pipe, locked = folder / "file.txt", folder / "pipe", folder / "locked"
+    file.write_text("not what you want\n")
+    if not pipe.exists():
+        os.mkfifo(pipe)
+        (folder / "loop").symlink_to("loop")
+        (folder / "dangling").symlink_to("nowhere")
+        locked.mkdir()
+        (locked / "x.h5").write_text("x")
+        locked.chmod(0)
+    return rng.choice(
+        (
+            *(
+                str(file),
+                f"{file}/below",
+                str(pipe),
+                str(folder),
+                f"{locked}/x.h5",
+                f"{locked}",
+                "loop",
+                "dangling",
+            ),
+            *(
+                "/dev/zero",
+                "/dev/full",
+                "/dev/null",
+                "n" * 300,
+                "n/" * 3000,
+                "/" + "n" * 256 + "/x",
+                "x\udcff.h5",
+                "a\nb",
+            ),
+            *("", " ", "/proc/self/mem", "/proc/1/mem", "/nowhere/x", "é🦉" * 60),
+        )
+    )
+
+
+# --- The commands, up to where they would start something ----------------------------------------------------
+
+
+class _Rule:
+    """Does what a rule does before it starts mpirun, for each kind of it."""
+
+    def start(self, config: RunConfig, *, bind: bool = False, plan: bool = False, module: str = "") -> None:
+        check(config)
+        if launch.mpi_rank() is None:
+            for flavour in ("mpich", "openmpi", "intel"):
+                command(config, "mpirun", flavour, bind=bind)
+            to_environment(config, hosts(config.devices)[0].devices, plan)
+
+    def wait(self) -> int:
+        return 0
+
+
+def _examine(config: RunConfig, bind: bool = False, as_json: bool = False) -> int:
+    json.dumps(doctor.Doctor(config, bind).config.to_dict())
+    return 0
+
+
+def _compare(experiment: Experiment, out: Path, **more: Any) -> int:
+    json.dumps(experiment.to_dict())
+    trials = experiment.trials(out)
+    compare._settings(trials[0].config)
+    return 0
+
+
+def _plot(experiment: Any, path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def tmlauncher(words: Sequence[str]) -> Input:
+    """A call of ``tmlauncher``."""
+
+    def call() -> int:
+        with (
+            mock.patch.object(cli, "get_rule", lambda name: _Rule()),
+            mock.patch.object(cli, "examine", _examine),
+            mock.patch.object(cli, "compare", _compare),
+            mock.patch("theanompi.report.plot_comparison", _plot),
+        ):
+            return cli.main(list(words))
+
+    return Input(call, list(words))
+
+
+CLI = "theanompi.cli"
+
+
+def _flags(rng: Random) -> list[str]:
+    words = ["--data", "digits"]
+    for name in rng.sample(
+        [name for name, item in FIELDS.items() if item.metadata["group"]], rng.randint(1, 3)
+    ):
+        item = FIELDS[name]
+        flag = (item.metadata["flags"] or (f"--{name.replace('_', '-')}",))[0]
+        if isinstance(item.default, bool):
+            words.append(flag if rng.random() < 0.5 else f"{flag}={argument(rng)}")
+        else:
+            words.append(f"{flag}={argument(rng)}")
+    if rng.random() < 0.1:
+        words.insert(rng.randrange(len(words) + 1), argument(rng))
+    return words
+
+
+@kind("flags of a script", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    words = _flags(rng)
+
+    def call() -> int:
+        json.dumps(cli.from_flags("Train.", words)[0].to_dict())
+        return 0
+
+    return Input(call)
+
+
+@kind("flags of tmlauncher", share=4, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    words = _flags(rng)
+    for flag in ("-s", "-file", "-class", "-r", "-cfg", "--hostfile", "-bsp_sync_type", "-bsp_exch_strategy"):
+        if rng.random() < 0.15:
+            words += [flag, argument(rng)]
+    return tmlauncher(words)
+
+
+@kind("flags of the doctor", share=2, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    more = ["-s", argument(rng)] if rng.random() < 0.3 else []
+    return tmlauncher(["doctor", *_flags(rng), *more])
+
+
+@kind("devices", share=2, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    names = (
+        "cpu",
+        "cpu0",
+        "cuda",
+        "cuda:1",
+        "auto",
+        "node0:cuda0",
+        "node0:cpu",
+        "n",
+        "cuda:" + "9" * 10,
+        "n:" * 9,
+    )
+    text = ",".join(rng.choice((*names, argument(rng))) for _ in range(rng.choice((1, 2, 3, 30))))
+    if rng.random() < 0.3:
+        text = (
+            damaged(rng, text.encode("utf-8", "replace")).decode("utf-8", "surrogateescape").replace("\0", "")
+        )
+    return tmlauncher([f"--device={text}", "-s", rng.choice(("1", "2", argument(rng)))])
+
+
+@kind("names of a model", share=2, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    module = rng.choice(("own", "own.deep", "models.resnet50", "own/deep.py", "n" * 300, argument(rng)))
+    text = 'class Net:\n    """A net."""\n\n    def build(self):\n        return ("(", [1, 2], {"a": 3})\n'
+    (folder / "own.py").write_bytes(
+        rng.choice(
+            (
+                damaged(rng, text.encode()),
+                b"(" * 5000,
+                b"x = " + b"-" * 50_000 + b"1",
+                b"\0",
+                b"class A" * 100,
+            )
+        )
+    )
+    name = rng.choice(("Net", "Nets", "ResNet50", argument(rng)))
+    return tmlauncher(["-file", module, "-class", name])
+
+
+CFG = """# as in Theano-MPI
+RULE=BSP
+MODELFILE='models.resnet50'
+MODELCLASS=ResNet50
+DEVICES=(cpu0 cpu1)
+BSP_SYNC_TYPE=cdd
+BSP_EXCH_STRATEGY="overlap"
+EPOCHS=3
+DECAY_EPOCHS=(1 2)  # two
+DATA=digits
+OUT=runs/a\\ b
+"""
+
+
+@kind("cfg files", share=4, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    text = CFG
+    if rng.random() < 0.4:
+        name = rng.choice((*FIELDS, "hostfile", "x"))
+        text += f"{name.upper()}={rng.choice(('', chr(39)))}{value(rng)}\n"
+    (folder / "bsp.cfg").write_bytes(
+        damaged_text(rng, text) if rng.random() < 0.8 else text.encode("utf-8", "surrogatepass")
+    )
+    return tmlauncher(["-cfg", "bsp.cfg"])
+
+
+@kind("hostfiles", share=3, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    text = "# hosts\nnode0 slots=2\nnode1:3\nnode2  slots = 1 max_slots=4\nnode3\n"
+    if rng.random() < 0.4:
+        text = text.replace(rng.choice("0123"), rng.choice(("9" * 9, "9" * 5000, "99999", value(rng))))
+        (folder / "hosts").write_text(text, "utf-8", "surrogatepass")
+    else:
+        (folder / "hosts").write_bytes(damaged_text(rng, text))
+    return tmlauncher(["--hostfile", "hosts", "--device", rng.choice(("cpu", "auto", argument(rng)))])
+
+
+@kind("Slurm and MPI variables", share=3, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    nodes = (
+        "n[1-2]",
+        "a,b",
+        "gpu[01-03,7],login",
+        "n[1-999999999]",
+        "n[1-99][1-99][1-99]",
+        "a" * 60 + "[",
+        "n[5-1]",
+        "n[]",
+    )
+    counts = ("2,1", "1(x2)", "2(x99999999)", "9" * 400, "0", "1(x", "99999(x2)")
+    given = {
+        "SLURM_JOB_NODELIST": rng.choice((nodes[0], rng.choice(nodes), argument(rng))),
+        "SLURM_TASKS_PER_NODE": rng.choice((counts[0], rng.choice(counts), argument(rng))),
+    }
+    for name in (
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_PROCID",
+        "PMI_RANK",
+        "PMI_SIZE",
+        "OMPI_COMM_WORLD_RANK",
+        "SLURMD_NODENAME",
+    ):
+        if rng.random() < 0.1:
+            given[name] = argument(rng)
+    if rng.random() < 0.3:
+        name = rng.choice(list(given))
+        given[name] = (
+            damaged(rng, given[name].encode("utf-8", "replace"))
+            .decode("utf-8", "surrogateescape")
+            .replace("\0", "")
+        )
+    os.environ.update(given)
+    with contextlib.suppress(ValueError):
+        if launch.mpi_rank():
+            # Only the first rank prints.
+            os.environ.update({name: "0" for name in given if "RANK" in name or "PROCID" in name})
+    return tmlauncher(["--data", "digits"])
+
+
+@kind("paths", share=3, command=CLI, unprivileged=True)
+def _(rng: Random, folder: Path) -> Input:
+    path = odd_path(rng, folder)
+    flag = rng.choice(("--data", "-cfg", "--hostfile", "report", "compare", "--reuse"))
+    if flag in ("report", "compare"):
+        return tmlauncher([flag, "--", path])
+    if flag == "--reuse":
+        return tmlauncher(["compare", path, flag, path, "--out", path])
+    return tmlauncher(
+        [f"{flag}={path}" if flag.startswith("--") else flag, *([] if flag.startswith("--") else [path])]
+    )
+
+
+@kind("run folders at odd places", share=2, unprivileged=True)
+def _(rng: Random, folder: Path) -> Input:
+    path, resume = odd_path(rng, folder), rng.random() < 0.5
+
+    def call() -> int:
+        with RunFolder(Path(path), resume=resume, overwrite=False):
+            return 0
+
+    return Input(call)
+
+
+TOML = """question = "Which warmup?"
+scale = "small"
+seeds = 2
+claims = ["gradual@64 ~ baseline@8", "none@64 > gradual@64"]
+workers = [64]
+
+[settings]
+momentum = 0.8
+epochs = { imagenet = 90, small = 6 }
+
+[arms.baseline]
+preset = "their_way"
+workers = [8]
+
+[arms.gradual]
+preset = "their_way"
+
+[arms.none]
+preset = "their_way"
+warmup = "none"
+"""
+TOMLS = (
+    *(
+        "9" * 400,
+        "0x" + "f" * 4000,
+        "9" * 5000,
+        "1e400",
+        "nan",
+        "-1",
+        "10000",
+        "true",
+        "[]",
+        "[1, 1]",
+        "{}",
+        "[9999999]",
+    ),
+    *(
+        '""',
+        "'" + "x" * 500 + "'",
+        "2020-01-01",
+        "[[[[[[]]]]]]",
+        "{a = 1}",
+        '"\\uD800"',
+        "0",
+        "[[1]]",
+        "1_000_000",
+    ),
+)
+
+
+@kind("experiments (TOML)", share=4, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    if rng.random() < 0.5:
+        lines = TOML.splitlines()
+        at = rng.choice([i for i, line in enumerate(lines) if " = " in line])
+        key = lines[at].partition(" = ")[0]
+        lines[at] = f"{rng.choice((key, key, key, rng.choice(list(FIELDS))))} = {rng.choice(TOMLS)}"
+        text = (
+            "\n".join(lines)
+            .replace("their_way", rng.choice(("their_way", "their_way", *PRESETS)), 1)
+            .encode()
+        )
+    else:
+        text = damaged_text(rng, TOML)
+    (folder / "e.toml").write_bytes(text)
+    more = []
+    for flag in ("--seeds", "--workers", "--simulate", "--device", "--jobs", "--scale"):
+        if rng.random() < 0.1:
+            more += [f"{flag}={argument(rng)}"]
+    return tmlauncher(["compare", "e.toml", *more])
+
+
+# --- What runs have left -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _experiment() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {
+            ("a", 4): [made_up.Trial([0.5, 0.2]), made_up.Trial([0.5], "diverged")],
+            ("b", 8): [made_up.Trial([0.4, 0.1], output="x\n"), made_up.Trial([0.3], "")],
+        }
+        made_up.write_experiment(Path(folder), runs, claims=["a@4 ~ b@8"])
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        }
+
+
+@kind("experiment folders", share=4, command=CLI)
+def _(rng: Random, folder: Path) -> Input:
+    files = dict(_experiment())
+    name = rng.choice((*files, "experiment.json"))
+    if name.endswith(".json"):
+        files[name] = json_bytes(rng, json.loads(files[name]))
+    elif name.endswith(".jsonl"):
+        files[name] = _damaged_log(rng, [json.loads(line) for line in files[name].splitlines()])
+    else:
+        files[name] = damaged(rng, files[name])
+    archives.write_files(folder, files)
+    return tmlauncher(["report", str(folder)])
+
+
+def _damaged_log(rng: Random, lines: list[dict[str, Any]]) -> bytes:
+    if rng.random() < 0.5:
+        at = rng.randrange(len(lines))
+        lines = [*lines[:at], changed_json(rng, lines[at]), *lines[at + 1 :]]
+        return "".join(json.dumps(line) + "\n" for line in lines).encode()
+    return damaged_text(rng, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+@kind("logs that a run goes on with", share=5)
+def _(rng: Random, folder: Path) -> Input:
+    lines = made_up.log_lines(made_up.Trial([0.5, 0.4, 0.3], rng.choice(("", "diverged", "summary"))))
+    (folder / recorder.LOG_FILE).write_bytes(_damaged_log(rng, lines))
+    lost: list[str] = []
+
+    def call() -> list[str]:
+        run = recorder.Recorder(folder, 0, 1, 10, 2, False, resume_from=4)
+        for iteration in (5, 6):
+            run.start()
+            run.end("calc")
+            run.train(2, iteration, images=8, loss_sum=1.0, errors=1, errors_top5=1, lr=0.1)
+        # From here on nothing may be refused any more.
+        try:
+            run.validation(2, 6, 8, 1.0, 1, 1)
+            run.close()
+            recorder.read_log(folder / recorder.LOG_FILE)
+        except Exception as error:
+            raise RuntimeError("after training") from error
+        return lost
+
+    return Input(call, good=lost)
+
+
+@kind("config.json", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    config = {**RunConfig(devices=("cpu", "cpu")).to_dict(), "size": 2, "versions": {"torch": "2"}}
+    (folder / recorder.CONFIG_FILE).write_bytes(json_bytes(rng, config))
+    return Input(lambda: compare._settings_in(folder) and 0)
+
+
+# --- Checkpoints ---------------------------------------------------------------------------------------------
+
+ARRAYS = {
+    "weights/conv.W": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
+    "weights/fc.b": np.ones(5, np.float32),
+    "velocity/conv.W": np.zeros((2, 3, 2, 2), np.float32),
+    "velocity/fc.b": np.zeros(5, np.float32),
+}
+ATTRIBUTES: dict[str, Any] = {
+    "iteration": 25,
+    "epoch": 2,
+    "position": 5,
+    "model": "a.B",
+    "lr": 0.1,
+    "nesterov": True,
+}
+FOREIGN: tuple[Any, ...] = (
+    *(
+        -1,
+        10**12,
+        2**64 - 1,
+        0,
+        1.5,
+        np.inf,
+        np.nan,
+        "x",
+        "",
+        b"x",
+        True,
+        1j,
+        np.float16(1),
+        np.int8(3),
+        np.uint64(2**63),
+    ),
+    *(
+        [1, 2],
+        [],
+        ["a", "b"],
+        np.zeros((2, 2)),
+        h5py.Empty("f"),
+        h5py.Empty(h5py.string_dtype()),
+        np.bytes_(b"\xff"),
+    ),
+    np.array((1, 2.0), [("a", "i4"), ("b", "f8")]),
+)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _resumed(path: Path) -> tuple[int, str]:
+    arrays, attributes = checkpoint.load(path)
+    checkpoint.check(arrays, ARRAYS, path)
+    return checkpoint.progress(attributes, path, per_epoch=10, last=100), _digest(arrays)
+
+
+@functools.cache
+def _checkpoint() -> bytes:
+    return bytes(checkpoint._file_content(ARRAYS, ATTRIBUTES))
+
+
+@kind("checkpoints, any bytes", share=5)
+def _(rng: Random, folder: Path) -> Input:
+    path = folder / recorder.CHECKPOINT_FILE
+    path.write_bytes(damaged(rng, _checkpoint(), rng.choice((None, 512, 4096))))
+    return Input(lambda: _resumed(path), good=(25, _digest(ARRAYS)))
+
+
+@kind("checkpoints, other types", share=4)
+def _(rng: Random, folder: Path) -> Input:
+    """Right checksums: only what is in the file is wrong."""
+    path = folder / recorder.CHECKPOINT_FILE
+    arrays: dict[str, Any] = dict(ARRAYS)
+    attributes = dict(ATTRIBUTES)
+    if rng.random() < 0.5:
+        name = rng.choice(("iteration", "epoch", "position"))
+        if rng.random() < 0.2:
+            del attributes[name]
+        else:
+            attributes[name] = rng.choice(FOREIGN)
+    else:
+        name = rng.choice(list(arrays))
+        dtype = rng.choice(
+            ("f8", "f2", ">f4", "i4", "i8", "?", "c8", "u1", "S4", "gone", "shape", "string", "more")
+        )
+        if dtype == "gone":
+            del arrays[name]
+        elif dtype == "shape":
+            arrays[name] = arrays[name].reshape(-1, 1)
+        elif dtype == "string":
+            arrays[name] = np.array("x", h5py.string_dtype())
+        elif dtype == "more":
+            arrays["weights/more"] = np.zeros(3, np.float32)
+        else:
+            arrays[name] = arrays[name].astype(dtype)
+    try:
+        content = bytes(checkpoint._file_content(arrays, attributes))
+    except (TypeError, ValueError, AttributeError):  # what h5py cannot write either
+        content = b""
+    path.write_bytes(content)
+    return Input(lambda: _resumed(path), good=(25, _digest(ARRAYS)))
+
+
+@kind("checkpoints, other tables", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    """The table of checksums, or HDF5's part, is something else, and the header agrees with it."""
+    path = folder / recorder.CHECKPOINT_FILE
+    content = bytearray(_checkpoint())
+    start = int(content.split(b"checksums at ")[1].split(b" ")[0])
+    table = json.loads(content[start:])
+    body = content[:start]
+    if rng.random() < 0.5:
+        body = bytearray(damaged(rng, bytes(body[checkpoint.USER_BLOCK :]), 1000))
+        body[:0] = bytes(checkpoint.USER_BLOCK)
+        extents = [checkpoint._Extent(*extent) for extent in table["arrays"]]
+        table["crc32"] = checkpoint._checksums(memoryview(body), extents)
+    else:
+        table = changed_json(rng, table)
+    text = json.dumps(table).encode()
+    header = checkpoint.HEADER.format(1, len(body) + len(text), len(body), zlib.crc32(text)).encode()
+    body[: checkpoint.USER_BLOCK] = header.ljust(checkpoint.USER_BLOCK, b"\0")
+    path.write_bytes(bytes(body) + text)
+    return Input(lambda: _resumed(path))
+
+
+# --- Data sets -----------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _dataset(store: str) -> bytes:
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "d.h5")
+        if store == "raw":
+            images = draw.integers(0, 256, (6, 5, 4, 3), np.uint8)
+            labels = np.arange(6) % 3
+            write_dataset(
+                path,
+                (images, labels),
+                (images[:3], labels[:3]),
+                name="raw",
+                class_names=["a", "b", "c"],
+                augmentation="none",
+                description="d",
+                source="s",
+                licence="CC0",
+            )
+        else:
+            with Writer(path, {}) as writer:
+                for split in schema.SPLITS:
+                    packed = []
+                    for i in range(3):
+                        data, pixels = as_jpeg(
+                            archives.encoded(Image.new("RGB", (20 + i, 16), (40 * i, 90, 7)), "JPEG")
+                        )
+                        packed.append(Packed(f"{i}.jpg", i % 2, pixels.shape[0], pixels.shape[1], data))
+                    writer.append(
+                        split, Block(packed, [], ChannelSums(100, (5000, 5000, 5000), (300_000,) * 3))
+                    )
+                writer.finish(
+                    name="jpeg",
+                    description="d",
+                    source="s",
+                    licence="CC0",
+                    class_names=["a", "b"],
+                    store="jpeg",
+                    channels=3,
+                    augmentation="imagenet",
+                )
+        return path.read_bytes()
+
+
+def _read_all(path: Path) -> str:
+    digest = hashlib.sha256()
+    with schema.open_dataset(path) as data:
+        texts = (data.name, data.description, data.source, data.licence, data.augmentation, data.store)
+        digest.update(repr((texts, data.class_names, data.left_out, data.channels, data.largest)).encode())
+        digest.update(repr((data.mean.tolist(), data.std.tolist())).encode())
+        for split in schema.SPLITS:
+            digest.update(
+                data.labels(split).astype("<i8").tobytes() + data.sizes(split).astype("<i4").tobytes()
+            )
+            for i in range(data.count(split)):
+                digest.update(data.pixels(split, i).tobytes() + data.image_name(split, i).encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _good_dataset(store: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "d.h5").write_bytes(_dataset(store))
+        return _read_all(Path(folder, "d.h5"))
+
+
+@kind("data sets, any bytes", share=6)
+def _(rng: Random, folder: Path) -> Input:
+    store, path = rng.choice(schema.STORES), folder / "d.h5"
+    content = _dataset(store)
+    path.write_bytes(damaged(rng, content, rng.choice((None, 512, 2048))))
+    return Input(lambda: _read_all(path), good=_good_dataset(store))
+
+
+@kind("data sets, other types", share=4)
+def _(rng: Random, folder: Path) -> Input:
+    """The digest of the index is right: only what is in the file is wrong."""
+    path = folder / "d.h5"
+    path.write_bytes(_dataset(rng.choice(schema.STORES)))
+    with contextlib.suppress(TypeError, ValueError, AttributeError, OSError), h5py.File(path, "r+") as file:
+        if rng.random() < 0.5:
+            name = rng.choice([name for name in file.attrs if name != "sha256"])
+            file.attrs[name] = rng.choice(FOREIGN)
+        else:
+            name = f"{rng.choice(schema.SPLITS)}/{rng.choice(list(schema._COLUMNS))}"
+            values = file[name][()]
+            del file[name]
+            what = rng.choice(
+                ("gone", "shape", "huge", "group", "value", "i2", "i4", "i8", "u8", "f8", "?", "c8", "S300")
+            )
+            if what == "group":
+                file.create_group(name)
+            elif what == "shape":
+                file[name] = values[:-1]
+            elif what == "huge":
+                file.create_dataset(name, (10**6,), values.dtype, chunks=(1000,))
+            elif what == "value" and values.dtype.kind in "iu":
+                values.flat[rng.randrange(values.size)] = rng.choice((-1, 0, 1, 2**31 - 1, 10**6)) % 2**31
+                file[name] = values
+            elif what != "gone":
+                file[name] = values.astype(what)
+        with contextlib.suppress(KeyError, MemoryError):
+            file.attrs["sha256"] = schema.index_sha256(file)
+    return Input(lambda: _read_all(path) and 0)
+
+
+@kind("data sets, other images", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    """The checksum of an image is right, and it is no such picture."""
+    path = folder / "d.h5"
+    path.write_bytes(_dataset("jpeg"))
+    with h5py.File(path, "r+") as file:
+        offsets, checksums = file["train/offsets"][()], file["train/crc32"][()]
+        image = bytearray(file["train/data"][offsets[1] : offsets[2]].tobytes())
+        at = image.index(b"\xff\xc0") + 5 if rng.random() < 0.5 else rng.randrange(len(image) - 4)
+        image[at : at + 4] = rng.choice(
+            (b"\xff\xff\xff\xff", bytes(4), b"\x40\x00\x40\x00", rng.randbytes(4))
+        )
+        position = file["train/data"].id.get_offset() + int(offsets[1])
+        checksums[1] = zlib.crc32(image)
+        file["train/crc32"][...] = checksums
+        file.attrs["sha256"] = schema.index_sha256(file)
+    with path.open("r+b") as raw:
+        raw.seek(position)
+        raw.write(image)
+    return Input(lambda: _read_all(path) and 0)
+
+
+# --- What tmpack reads ---------------------------------------------------------------------------------------
+
+
+def _packed(source: sources.Source) -> str:
+    """All that a source has, as `tmpack`'s workers make it."""
+    digest = hashlib.sha256(
+        repr((source.name, source.class_names, source.channels, source.fingerprint[:0])).encode()
+    )
+    for split in schema.SPLITS:
+        n = len(source.labels[split])
+        if n:
+            block = pack.pack_block(split, source.items(split, 0, n), "raw", 8)
+            digest.update(repr([(image.name, image.label, image.data) for image in block.images]).encode())
+    return digest.hexdigest()
+
+
+def _pack(source: Callable[[], sources.Source], good: str | None = None) -> Input:
+    return Input(lambda: _packed(source()) if good is not None else _packed(source()) and 0, good=good)
+
+
+@functools.cache
+def _npz() -> bytes:
+    file = io.BytesIO()
+    images = np.arange(4 * 6 * 5, dtype=np.uint8).reshape(4, 6, 5)
+    np.savez_compressed(
+        file, train_images=images, train_labels=[0, 1, 0, 1], val_images=images, val_labels=[1, 0, 1, 0]
+    )
+    return file.getvalue()
+
+
+@functools.cache
+def _good_npz() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a.npz").write_bytes(_npz())
+        return _packed(sources.Npz(Path(folder, "a.npz")))
+
+
+@kind("npz, any bytes", share=3)
+def _(rng: Random, folder: Path) -> Input:
+    path = folder / "a.npz"
+    path.write_bytes(damaged(rng, _npz()))
+    return _pack(lambda: sources.Npz(path), _good_npz())
+
+
+@kind("npz, other arrays", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    path = folder / "a.npz"
+    images, labels = np.zeros((4, 6, 5), np.uint8), np.array([0, 1, 0, 1])
+    content: dict[str, Any] = {
+        f"{split}_{what}": array
+        for split in schema.SPLITS
+        for what, array in (("images", images), ("labels", labels))
+    }
+    name = rng.choice(list(content))
+    if rng.random() < 0.7:
+        content[name] = rng.choice(
+            (
+                *(images.astype(d) for d in ("f4", "i8", "?", "c8", "S2")),
+                *(labels.astype(d) for d in ("f8", "?", "u8", "S2", "M8[s]")),
+                *(
+                    np.array(3),
+                    np.zeros((0, 6, 5), np.uint8),
+                    np.zeros((4, 0, 5), np.uint8),
+                    labels - 1,
+                    np.array(["a"]),
+                ),
+                *(
+                    np.array([0, 1, 0, 10**6]),
+                    np.array([2**64 - 1] * 4, np.uint64),
+                    np.zeros((4, 6, 5, 7), np.uint8),
+                ),
+            )
+        )
+        np.savez(path, **content)
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            for key, array in content.items():
+                member = io.BytesIO()
+                np.lib.format.write_array(member, array)
+                data = member.getvalue()
+                if key == name:
+                    data = data.replace(
+                        b"(4,", rng.choice((b"(9" + b"9" * 9 + b",", b"(-4,", b"(4.5,", b"((4,"))
+                    )
+                file.writestr(f"{key}.npy", data)
+    return _pack(lambda: sources.Npz(path))
+
+
+@functools.cache
+def _pictures() -> list[bytes]:
+    good, bad = archives.odd_files()
+    return [*good.values(), *(data for data, _ in bad.values() if data)]
+
+
+@kind("image files", share=4)
+def _(rng: Random, folder: Path) -> Input:
+    data = damaged(rng, rng.choice(_pictures()), rng.choice((None, 100)))
+
+    def call() -> int:
+        for read in (decode, as_jpeg):
+            with contextlib.suppress(BadImage):
+                read(data)
+        return 0
+
+    return Input(call)
+
+
+@functools.cache
+def _cifar(binary: bool) -> dict[str, bytes]:
+    batches = archives.cifar10_batches()
+    return archives.cifar10_binary(batches) if binary else archives.cifar10_python(batches)
+
+
+@kind("CIFAR", share=4)
+def _(rng: Random, folder: Path) -> Input:
+    files = {Path(name).name: data for name, data in _cifar(rng.random() < 0.3).items()}
+    name = rng.choice(list(files))
+    files[name] = damaged(rng, files[name], rng.choice((None, 200)))
+    archives.write_files(folder, files)
+    return _pack(lambda: sources.Cifar10(folder))
+
+
+@kind("tar archives of CIFAR", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    path = archives.write_tar(folder / "c.tar.gz", _cifar(True), rng.choice(("w", "w:gz")))
+    path.write_bytes(damaged(rng, path.read_bytes(), rng.choice((None, 1024))))
+    return _pack(lambda: sources.Cifar10(path))
+
+
+@kind("MNIST", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    draw = np.random.default_rng(0)
+    part = draw.integers(0, 256, (5, 28, 28), np.uint8), draw.integers(0, 10, 5, np.uint8)
+    files = archives.mnist(part, part, rng.random() < 0.5)
+    name = rng.choice(list(files))
+    files[name] = damaged(rng, files[name], rng.choice((None, 20)))
+    archives.write_files(folder, files)
+    return _pack(lambda: sources.Mnist(folder))
+
+
+@functools.cache
+def _ilsvrc() -> dict[str, bytes]:
+    picture = archives.encoded(Image.new("RGB", (12, 10), (1, 2, 3)), "JPEG")
+    synsets = [(1, "n01", "one", 0, 2), (2, "n02", "two", 0, 2)]
+    inner = {
+        f"{wnid}.tar": archives.tar_bytes({f"{wnid}_{i}.JPEG": picture for i in range(2)})
+        for wnid in ("n01", "n02")
+    }
+    val = {f"ILSVRC2012_val_0000000{i}.JPEG": picture for i in (1, 2)}
+    with tempfile.TemporaryDirectory() as folder:
+        kit = archives.write_tar(
+            Path(folder, "k.tar.gz"), archives.devkit(synsets, [1, 2]), "w:gz"
+        ).read_bytes()
+    return {"train.tar": archives.tar_bytes(inner), "val.tar": archives.tar_bytes(val), "devkit.tar.gz": kit}
+
+
+@kind("archives of ImageNet", share=3)
+def _(rng: Random, folder: Path) -> Input:
+    files = dict(_ilsvrc())
+    name = rng.choice(list(files))
+    files[name] = damaged(rng, files[name], rng.choice((None, 512)))
+    archives.write_files(folder, files)
+    return _pack(lambda: sources.Ilsvrc(*(folder / name for name in files)))
+
+
+@kind("class folders", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    picture = archives.encoded(Image.new("RGB", (12, 10), (1, 2, 3)), "JPEG")
+    for split in schema.SPLITS:
+        for name in ("a", "b"):
+            archives.write_files(folder / split / name, {"1.jpg": picture, "2.png": damaged(rng, picture)})
+    odd = rng.choice(("x\udcff.jpg", "a\nb.jpg", "n" * 250 + ".jpg", ".jpg", "é🦉.jpg", "t.JPEG"))
+    where = folder / rng.choice(schema.SPLITS) / rng.choice(("a", "b", "c", "x\udcff"))
+    where.mkdir(exist_ok=True)
+    (where / odd).write_bytes(damaged(rng, picture))
+    return _pack(lambda: sources.Folder(folder / "train", folder / "val"))
+
+
+@kind("flags of tmpack", share=4, command="theanompi.data.pack")
+def _(rng: Random, folder: Path) -> Input:
+    commands = {
+        "synthetic": "--classes --train --val --size --channels --seed",
+        "glyphs": "--train --val --seed",
+        "folder": "--store --size",
+        "mnist": "",
+        "cifar10": "",
+        "arrays": "",
+        "info": "",
+        "verify": "",
+    }
+    name = rng.choice(list(commands))
+    words = [name]
+    if name == "synthetic":
+        words += shlex.split("--classes 2 --train 4 --val 2 --size 4")
+    if name not in ("synthetic", "glyphs"):
+        words += ["--", odd_path(rng, folder)] if rng.random() < 0.5 else [argument(rng)]
+    flags = [*commands[name].split(), "--augmentation", "--name", "--processes", "-o"]
+    words[1:1] = [
+        f"{flag}={argument(rng)}" for flag in rng.sample(flags, rng.randint(0, 2)) if flag.startswith("--")
+    ]
+    if name not in ("info", "verify"):
+        words[1:1] = ["-o", "out.h5"]
+
+    def call() -> int:
+        with mock.patch.object(pack, "pack", lambda source, output, **more: True):
+            return pack.main(words)
+
+    # The real one would pack what is right.
+    return Input(call, words if name in ("info", "verify", "mnist", "cifar10", "arrays") else [])
