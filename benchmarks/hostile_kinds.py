@@ -30,7 +30,7 @@ from PIL import Image
 from theanompi import checkpoint, cli, compare, doctor, launch, recorder
 from theanompi.config import FIELDS, RunConfig, hosts, one_line, to_environment
 from theanompi.data import pack, schema, sources
-from theanompi.data.decode import BadImage, as_jpeg, decode
+from theanompi.data.decode import as_jpeg, decode
 from theanompi.data.writer import Block, ChannelSums, Writer, write_dataset
 from theanompi.data.writer import Image as Packed
 from theanompi.experiment import PRESETS, Experiment
@@ -1057,9 +1057,8 @@ def _(rng: Random, folder: Path) -> Input:
     data = damaged(rng, rng.choice(_pictures()), rng.choice((None, 100)))
 
     def call() -> int:
-        for read in (decode, as_jpeg):
-            with contextlib.suppress(BadImage):
-                read(data)
+        decode(data)
+        as_jpeg(data)
         return 0
 
     return Input(call)

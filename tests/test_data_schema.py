@@ -407,3 +407,17 @@ def test_writing_into_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         write_dataset(file, TRAIN, VAL, **TEXTS)
     assert str(error.value) == f"data file {file}: expected an existing folder, got {file.parent}"
+
+
+@pytest.mark.timeout(20)
+def test_a_heap_that_hdf5_would_walk_through_for_ever_is_refused(tmp_path: Path) -> None:
+    """HDF5 follows the size of a text into zeros, which say that the next one is nowhere but there."""
+    content = bytearray(open_dataset("digits").path.read_bytes())
+    heap = content.find(b"GCOL")
+    index, size = int.from_bytes(content[heap + 16 : heap + 18], "little"), content[heap + 24 : heap + 32]
+    assert index == 1 and 0 < int.from_bytes(size, "little") < 256
+    content[heap + 25] = 8  # 2,048 bytes more
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="expected a whole HDF5 file, got one with a damaged global heap$"):
+        open_dataset(path)

@@ -654,3 +654,11 @@ def test_blocks_take_some_megabytes() -> None:
 @pytest.mark.parametrize("kind", [Folder, Ilsvrc, Cifar10, Cifar100, Mnist, Npz, Synthetic, Glyphs])
 def test_every_source_names_a_policy(kind: type[Source]) -> None:
     assert kind.augmentation in POLICIES
+
+
+def test_a_pickle_that_asks_for_more_memory_than_there_is_gets_none(tmp_path: Path) -> None:
+    huge = b"\x80\x05\x96" + (2**50).to_bytes(8, "little") + b"."
+    names = ("batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6)))
+    archives.write_files(tmp_path, dict.fromkeys(names, huge))
+    with pytest.raises(ValueError, match="expected a pickle of CIFAR, got: a bytearray, which is neither"):
+        Cifar10(tmp_path)

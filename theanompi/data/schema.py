@@ -37,6 +37,7 @@ a lock and without a copy.
 import hashlib
 import json
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -58,6 +59,9 @@ PACKAGED = {"digits": "digits.h5"}
 # The images of a data set of at most so many bytes are checked when it is opened; of larger ones on demand.
 CHECKED_BYTES = 64 * 2**20
 _READ_BYTES = 4 * 2**20
+# Signature, version and reserved bytes of a global heap collection of HDF5.
+_HEAP = b"GCOL\x01\0\0\0"
+_HEAPS_WITHIN = 16 * 2**20
 _MOST_NAME = 65536
 
 # What h5py raises, besides OSError, for a damaged structure, according to where in it the damage is.
@@ -248,11 +252,48 @@ def _open(path: Path) -> h5py.File:
     try:
         if not h5py.is_hdf5(path):
             raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
+        if not _heaps_are_whole(path):
+            raise ValueError(
+                f"data file {path}: expected a whole HDF5 file, got one with a damaged global heap"
+            )
         return h5py.File(path, "r")
     except (OSError, *_DAMAGE) as error:
         raise ValueError(
             f"data file {path}: expected a whole HDF5 file, got a damaged one: {shortened(str(error), 120)}"
         ) from None
+
+
+def _heaps_are_whole(path: Path) -> bool:
+    """Whether the texts of a file's attributes lie in heaps that can be walked through.
+
+    HDF5 itself does not come to the end of a heap in which the size of a text is damaged, and cannot be interrupted.
+    Heaps are at the beginning or the end of a file, as the images are written before them.
+    """
+    with open(path, "rb") as file:
+        pieces = [file.read(_HEAPS_WITHIN)]
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(len(pieces[0]), end - _HEAPS_WITHIN))
+        pieces.append(file.read())
+    for piece in pieces:
+        start = piece.find(_HEAP)
+        while start >= 0:
+            if not _heap_is_whole(piece[start:]):
+                return False
+            start = piece.find(_HEAP, start + 1)
+    return True
+
+
+def _heap_is_whole(heap: bytes) -> bool:
+    """Walk through a global heap collection (HDF5 file format, III.E): its objects, then what is free."""
+    if len(heap) < 16:
+        return False
+    end, position = int.from_bytes(heap[8:16], "little"), 16
+    while position + 16 <= min(end, len(heap)):
+        index, _, _, size = struct.unpack_from("<HHIQ", heap, position)
+        if index == 0:
+            return bool(position + size == end)
+        position += 16 + -(-size // 8) * 8
+    return position == end <= len(heap)
 
 
 class Dataset:

@@ -677,11 +677,18 @@ _ALLOWED = {
 }
 
 
+def _refuse_bytearray(unpickler: Any) -> None:
+    """No file of CIFAR has one; room for as many bytes as it says that it has would be made before any is read."""
+    raise pickle.UnpicklingError("a bytearray, which is neither an array nor text")
+
+
 class _Unpickler(pickle._Unpickler):
     """Loads arrays, containers, numbers and text: a pickle could otherwise run any code.
 
     The one in Python, whose table of objects is a dictionary: the one in C allocates gigabytes for a damaged number.
     """
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
