@@ -151,7 +151,7 @@ def look(name: str, numbers: range, seed: int, parent: Connection) -> None:
             raise PastLimit
 
         signal.signal(signal.SIGALRM, over)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         for number in numbers:
             folder.mkdir()

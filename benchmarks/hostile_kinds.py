@@ -283,13 +283,13 @@ def json_bytes(rng: Random, content: Any) -> bytes:
 def odd_path(rng: Random, folder: Path) -> str:
     """A path at which there is nothing of use."""
     file, pipe, locked = folder / "file.txt", folder / "pipe", folder / "locked"
-    file.write_text("not what you want\n")
+    file.write_text("not what you want\n", encoding="utf-8")
     if not pipe.exists():
         os.mkfifo(pipe)
         (folder / "loop").symlink_to("loop")
         (folder / "dangling").symlink_to("nowhere")
         locked.mkdir()
-        (locked / "x.h5").write_text("x")
+        (locked / "x.h5").write_text("x", encoding="utf-8")
         locked.chmod(0)
     return rng.choice(
         (

@@ -48,7 +48,7 @@ class PhaseClock:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def start(self) -> None:
+    def start(self, doing: str = "") -> None:
         """Begin a phase."""
         self._start = time.perf_counter()
 

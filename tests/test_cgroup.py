@@ -76,7 +76,9 @@ def test_the_ranks_of_a_machine_share_the_quota() -> None:
         "import os; from mpi4py import MPI; from theanompi import cgroup\n"
         "os.sched_getaffinity = lambda pid: set(range(8))\n"
         "cgroup.limits = lambda root: {'cores': 4.5}\n"
-        "from theanompi.rank import choose_device; print(choose_device(MPI.COMM_WORLD, ('cpu',))[1])"
+        "from theanompi.config import RunConfig\n"
+        "from theanompi.rank import choose_device\n"
+        "print(choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))[1])"
     )
     done = run_mpi(2, ["-c", program])
     assert done.stdout.split() == ["2"] * 2, done.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
-from theanompi import cli
+from theanompi import BSP, cli
 from theanompi.config import EXCHANGES, RunConfig
 from theanompi.ends import Account
 
@@ -103,13 +103,15 @@ def test_in_an_allocation_of_slurm_its_nodes_are_the_hosts(folder, started, monk
     ]
 
 
-def test_under_an_mpirun_of_several_ranks_it_says_how_many_there_are(folder, started, monkeypatch, capsys):
+def test_under_an_mpirun_of_several_ranks_it_says_how_many_there_are(folder, monkeypatch, capsys):
+    devices: list[tuple[str, ...]] = []
+    monkeypatch.setattr(BSP, "run", lambda self, config, **how: devices.append(config.devices))
     for name, value in {"PMI_RANK": "0", "PMI_SIZE": "2", "SLURM_JOB_NODELIST": "n[1-2]"}.items():
         monkeypatch.setenv(name, value)
     words = ["-file", "mymodel", "-class", "Net"]
     for more in ([], ["-s", "2"]):
         assert cli.main([*words, *more]) == 0
-    assert [config.devices for config, _ in started] == [("auto",), ("cpu",)]
+    assert devices == [("auto",), ("cpu",)]
     with pytest.raises(SystemExit) as caught:
         cli.main([*words, "-s", "3"])
     assert caught.value.code == 2

@@ -210,10 +210,8 @@ def test_a_killed_rank_is_named_by_its_signal(folder, capsys):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
-    assert (
-        "theirs, 2 workers, seed 0: was ended by SIGKILL; see e/theirs/2-workers/seed-0/output.txt (0 of 4)"
-        in err
-    )
+    line = r"theirs, 2 workers, seed 0: a rank \(\S+, pid \d+\) was ended by SIGKILL; see e/theirs/2-workers/seed-0/"
+    assert re.search(line, err), err
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -366,7 +364,7 @@ def test_a_report_that_cannot_be_made_is_one_line(folder, capsys):
     Path("e/report.md.tmp").mkdir(parents=True)
     assert run("--out", "e", "--seeds", "1") == 1
     out, err = capsys.readouterr()
-    assert out == "" and "no report: [Errno 21] Is a directory: 'e/report.md.tmp'\n" in err
+    assert out == "" and "no report: e/report.md: cannot be written: Is a directory\n" in err
 
 
 def test_the_machine_is_that_of_the_runs(folder, capsys):
@@ -402,7 +400,7 @@ def test_bad_calls_are_one_line(folder, capsys):
     )
     Path("taken/experiment.json").mkdir(parents=True)
     assert refused(capsys, "--out", "taken") == (
-        "taken/experiment.json: expected to be readable and writable, got: Is a directory"
+        "taken/experiment.json: expected a readable text file, got 'taken/experiment.json' (a folder)"
     )
     assert refused(capsys, "--jobs", "0") == "jobs: expected a whole number of at least 1, got 0"
     Path("test.toml").write_text(EXPERIMENT.replace("small_models", "smal_models"))

@@ -92,6 +92,9 @@ def flags(*argv: str) -> RunConfig:
         ("resume", 2, "resume: expected true or false, got 2"),
         ("overwrite", None, "overwrite: expected true or false, got None"),
         ("log_interval", 0, "log_interval: expected a whole number of at least 1, got 0"),
+        ("save_on_signal", None, "save_on_signal: expected true or false, got None"),
+        ("stall_seconds", 0, "stall_seconds: expected a number above 0, got 0"),
+        ("stall_abort", "often", "stall_abort: expected true or false, got 'often'"),
         ("timeline", 0, "timeline: expected a whole number of at least 1, got 0"),
         ("checkpoint_interval", 0, "checkpoint_interval: expected a whole number of at least 1, got 0"),
         ("verbose", "", "verbose: expected true or false, got ''"),
@@ -141,7 +144,7 @@ def test_dict_survives_json_with_every_field_changed():
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
         require_cuda_aware=True, cuda_graph=False, timeline=3, allreduce_algorithm="ring",
-        scaled="loss", shuffle="worker", zero_gamma=False,
+        scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
     assert unchanged == {"rule", "overwrite", "normalization"}

@@ -13,7 +13,7 @@ from made_up import Trial, write_experiment
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("theanompi", "models", "examples", "benchmarks", "docs", "tests")
 # Of what opens things that are no text.
-OTHERS = {"os", "tarfile", "zipfile", "gzip", "Image", "h5py"}
+OTHERS = {"os", "tarfile", "zipfile", "archive", "gzip", "Image", "h5py"}
 PIPES = {"run", "Popen", "check_output", "check_call"}
 # Python's own way out, UTF-8 instead of ASCII, is closed.
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}

@@ -191,8 +191,9 @@ def _check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], over
     remedy = "--overwrite runs it again, --out takes another folder"
     about = out / EXPERIMENT_FILE
     if os.path.exists(about) and not overwrite:
+        text = read_text(about, str(about))
         try:
-            earlier = json.loads(read_text(about, str(about)))
+            earlier = json.loads(text)
             names = {key: earlier[key] for key in ("name", "scale")}
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
@@ -435,7 +436,7 @@ class _Runner:
             if not resume:
                 output.unlink(missing_ok=True)
             printed = output.stat().st_size if output.exists() else 0
-            status = self._wait(trial, resume, output)
+            status, deaths = self._wait(trial, resume, output)
             run = _read(trial)
             if run.complete:
                 _clean(trial)
@@ -444,7 +445,7 @@ class _Runner:
                 return None
             text = output.read_bytes()[printed:].decode(errors="replace")
             # Above 128: a signal, of which the number says less than its name.
-            why = Outcome(status if status <= 128 else 128 - status, "", text).how(0)
+            why = deaths[0] if deaths else Outcome(status if status <= 128 else 128 - status, "", text).how(0)
             why = why.replace("(theanompi: ", "(", 1)
         except Exception as error:  # of one run: the others go on
             run, why = Run(trial.seed, "missing"), f"failed ({error})"
@@ -453,8 +454,8 @@ class _Runner:
             why += f", or remove {trial.folder} to begin it again"
         return _Ending(trial, run, time.monotonic() - begin, why)
 
-    def _wait(self, trial: Trial, resume: bool, output: Path) -> int:
-        """Start a run and wait for its end; gives its exit status."""
+    def _wait(self, trial: Trial, resume: bool, output: Path) -> tuple[int, Sequence[str]]:
+        """Start a run and wait for its end; gives its exit status, and who ended badly."""
         # Runs that are stopped go on from the end of an epoch: their logs are those of runs that never were.
         config = replace(trial.config, resume=resume, overwrite=not resume, save_on_signal=False)
         rule = get_rule(config.rule)
@@ -470,9 +471,9 @@ class _Runner:
         if self.stopped is not None:
             rule.cancel()
         try:
-            return rule.wait()
+            return rule.wait(), ()
         except RunFailed as failure:
-            return failure.status
+            return failure.status, failure.deaths
         finally:
             del self._rules[trial]
 

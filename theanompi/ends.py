@@ -70,6 +70,8 @@ class Account:
         Whether one of them has said why it could not go on.
     deaths : list of str
         Who ended badly, in words.
+    guess : str
+        What may have happened where nobody has said it.
 
     Examples
     --------
@@ -92,6 +94,7 @@ class Account:
         self.stopped: str | None = None
         self.well = self.failed = False
         self.deaths: list[str] = []
+        self.guess = ""
 
     def feed(self, data: bytes) -> None:
         """Take in what was printed since the last call."""

@@ -421,8 +421,8 @@ class Job:
             self.account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
         elif status and self.ended_by is None and not (self.account.failed or self.account.deaths):
             others = ", ".join(str(pid) for pid in sorted(self._proxies))
-            self.account.deaths.append(
-                f"no rank has said why: one has left by os._exit, or what mpirun started (pid {others}) was ended"
+            self.account.guess = (
+                f"no rank has said why: one has left by os._exit, or what started it (pid {others}) was ended"
             )
         if self.account.stopped is not None and not self.account.deaths:
             return STOPPED

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from theanompi.config import FIELDS, ConfigError, RunConfig, closest, got, hosts, read_field, resolve
@@ -32,11 +32,11 @@ ATTRIBUTES = {
 
 
 class RunFailed(RuntimeError):
-    """A spawned run ended badly; `status` is its exit status, not 0."""
+    """A spawned run ended badly; `status` is its exit status, not 0, and `deaths` says which processes did."""
 
-    def __init__(self, message: str, status: int):
+    def __init__(self, message: str, status: int, deaths: Sequence[str] = ()):
         super().__init__(message)
-        self.status = status
+        self.status, self.deaths = status, deaths
 
 
 class Rule(ABC):
@@ -200,10 +200,11 @@ class Rule(ABC):
         else:
             how = f"failed with exit status {status}"
         if status:
-            parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *account.deaths[:2]]
+            who = account.deaths[:2] or [account.guess][: bool(account.guess)]
+            parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *who]
             if account.ranks:
                 parts.append(what_is_saved(account.saved, str(resolve(self._config).out)))
-            raise RunFailed("; ".join(parts), status)
+            raise RunFailed("; ".join(parts), status, account.deaths)
         if not self._silent:
             print(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s", flush=True)
         return 0
