@@ -165,7 +165,8 @@ def test_cores_are_shared_only_where_ranks_have_the_same(first, cores):
     program = (
         "import os; from mpi4py import MPI; rank = MPI.COMM_WORLD.rank\n"
         f"os.sched_getaffinity = lambda pid: set(range({first}, {first} + 4))\n"
-        "from theanompi.rank import choose_device; print(choose_device(MPI.COMM_WORLD, ('cpu',))[1])"
+        "from theanompi.config import RunConfig; from theanompi.rank import choose_device; "
+        "print(choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))[1])"
     )
     done = run_mpi(2, ["-c", program])
     assert done.stdout.split() == [cores] * 2, done.stderr
