@@ -90,7 +90,9 @@ def test_without_any_folder_one_line_names_the_setting(homeless: dict[str, str])
 def test_one_rank_of_a_machine_says_it(homeless: dict[str, str]) -> None:
     program = (
         "from mpi4py import MPI\n"
-        "from theanompi.rank import choose_device; choose_device(MPI.COMM_WORLD, ('cpu',))"
+        "from theanompi.config import RunConfig\n"
+        "from theanompi.rank import choose_device\n"
+        "choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))"
     )
     done = run_mpi(2, ["-c", program], env=homeless)
     assert done.returncode == 0 and done.stderr.count("nothing can be written in") == 1

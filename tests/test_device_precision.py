@@ -153,6 +153,7 @@ def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(
         inputs,
         device.shared(np.float32(1), "share"),
         device.shared(np.float32(1), "statistics_share"),
+        device.shared(np.float32(0), "stop"),
         lambda i: normalised(i, 32, np.zeros(3, "float32"), np.ones(3, "float32"), color=True),
         rank=0,
         accumulate=False,

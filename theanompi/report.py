@@ -22,13 +22,14 @@ from theanompi.comparison import (
     workers_of,
 )
 from theanompi.comparison_plots import plot_comparison
+from theanompi.config import fields_of
 from theanompi.folder import CURVES_FILE, replace_text
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"
 
 # Settings that are no part of the recipe and may differ between runs of an arm.
-_NOT_THE_RECIPE = {"seed", "accumulation", "devices", "out", "resume", "overwrite", "verbose"}
+_NOT_THE_RECIPE = {"seed", "accumulation", "devices", *fields_of("aside")}
 _PRECISION = "mean difference ± half of a 95 % confidence interval (Student's t, paired by seed)"
 _CAUTION = "each interval for itself, not corrected for how many there are"
 
@@ -321,7 +322,10 @@ def _json(experiment: Experiment, claims: Sequence[Claim]) -> str:
         "seeds": list(experiment.seeds),
         "simulate": experiment.simulate,
         "machine": experiment.machine,
-        "arms": [{"arm": arm, "settings": settings} for arm, settings in experiment.arms.items()],
+        "arms": [
+            {"arm": arm, "settings": {k: v for k, v in settings.items() if k not in fields_of("aside")}}
+            for arm, settings in experiment.arms.items()
+        ],
         "cells": [_cell_json(cell) for cell in experiment.cells],
         "differences": {
             "across_workers": [_difference_json(found) for found in experiment.across_workers()],

@@ -700,6 +700,8 @@ def _unpickle(data: bytes, where: str) -> dict[str, Any]:
     try:
         # The files were written by Python 2, whose text is bytes.
         content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+    except EOFError:
+        raise ValueError(f"{where}: expected a pickle of CIFAR, got one that is cut short") from None
     except Exception as error:  # the unpickler lets through whatever the damage makes happen
         raise ValueError(f"{where}: expected a pickle of CIFAR, got: {_reason(error)}") from None
     if not isinstance(content, dict):
