@@ -44,7 +44,7 @@ BELOW: dict[str, set[str]] = {
     "contract": {"model"},
     "saving": {"contract", "checkpoint", "folder"},
     "rank": {"training", "saving", "library", "ranks", "watchdog", "ends", "modelfile"},
-    "launch": {"ends", "cgroup"},
+    "launch": {"ends", "cgroup", "output"},
     "worker": {"rank", "launch", "output"},
     "cfgfile": {"files"},
     "nodes": {"files"},

@@ -377,3 +377,15 @@ def test_intel_mpi(machine):
 def test_more_bound_ranks_than_cores(machine):
     with pytest.raises(ConfigError, match="bind: expected at most 4 ranks on 4 cores, got 5"):
         command(RunConfig(devices=["cpu"] * 5), "mpirun", "mpich", bind=True)
+
+
+def test_a_reader_that_goes_away_ends_nothing(folder):
+    program = "from theanompi.rules import BSP; from theanompi.config import RunConfig; rule = BSP()\n"
+    program += "rule.start(RunConfig(devices='cpu', modelfile='small_worker', modelclass='Path'), module='small_worker')\n"
+    job = subprocess.Popen(
+        [sys.executable, "-c", program + "rule.wait()"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert job.stdout is not None
+    job.stdout.close()
+    _, err = job.communicate(timeout=60)
+    assert (job.returncode, err) == (0, b"")

@@ -23,6 +23,7 @@ from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
 from theanompi.ends import LAUNCHER, STOPPED, Account, launcher_name, signal_name
 from theanompi.library import algorithm_settings, flavour, launch_settings
 from theanompi.mpirun import find_mpirun, without_job, world
+from theanompi.output import put
 
 WORKER = "theanompi.worker"
 PATIENCE = 20.0
@@ -177,17 +178,6 @@ def _context(config: RunConfig, machine: Host, kind: str, threads: bool) -> list
     return words
 
 
-def _print(data: bytes) -> None:
-    """Write to standard output as it is now: a notebook's is no file."""
-    binary = getattr(sys.stdout, "buffer", None)
-    with contextlib.suppress(OSError, ValueError):
-        if binary is None:
-            sys.stdout.write(data.decode(errors="replace"))
-        else:
-            binary.write(data)
-        sys.stdout.flush()
-
-
 # Becomes mpirun, which from now on gets SIGTERM when the thread that started it is gone, by SIGKILL too. This is
 # no preexec_fn, because that may hang when there are other threads.
 _TIED = """
@@ -334,7 +324,7 @@ class Job:
                 pass_fds=keep_open,
             )
         self._output = open(output, "ab", buffering=0) if output else None
-        self.account = Account(_print if self._output is None else self._output.write)
+        self.account = Account(put if self._output is None else self._output.write)
         self._reader = threading.Thread(target=self._read, name="output of mpirun", daemon=True)
         self._reader.start()
         atexit.register(self.stop)

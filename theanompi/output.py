@@ -1,6 +1,7 @@
 """What is printed: in whatever encoding the terminal, or the file that takes it, has."""
 
 import io
+import os
 import sys
 
 
@@ -16,3 +17,22 @@ def print_anything() -> None:
     # Whatever else stands in for it, as a notebook's, takes any text.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def put(data: bytes) -> None:
+    r"""Write to standard output as it is now, which in a notebook is no file; to none once nobody reads it any more.
+
+    >>> put(b"epoch 1\\n")
+    epoch 1
+    """
+    binary = getattr(sys.stdout, "buffer", None)
+    try:
+        if binary is None:
+            sys.stdout.write(data.decode(errors="replace"))
+        else:
+            sys.stdout.flush()
+            binary.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # As of "… | head". What is still to be flushed must not fail at the end of this process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

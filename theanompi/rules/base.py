@@ -18,6 +18,7 @@ from theanompi.files import MOST_TEXT, read_bytes, reason, trouble
 from theanompi.launch import WORKER, Job, is_worker
 from theanompi.library import prepare_rank, set_algorithm
 from theanompi.modelfile import find_module
+from theanompi.output import put
 
 # CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
 # at the same time end in a SystemError (python/cpython#106905). `compare` starts runs from several threads.
@@ -206,7 +207,7 @@ class Rule(ABC):
                 parts.append(what_is_saved(account.saved, str(resolve(self._config).out)))
             raise RunFailed("; ".join(parts), status, account.deaths)
         if not self._silent:
-            print(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s", flush=True)
+            put(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s\n".encode())
         return 0
 
     def run(self, config: RunConfig, *, plan: bool = False, module: str = WORKER) -> None:
