@@ -381,7 +381,8 @@ def test_more_bound_ranks_than_cores(machine):
 
 def test_a_reader_that_goes_away_ends_nothing(folder):
     program = "from theanompi.rules import BSP; from theanompi.config import RunConfig; rule = BSP()\n"
-    program += "rule.start(RunConfig(devices='cpu', modelfile='small_worker', modelclass='Path'), module='small_worker')\n"
+    program += "config = RunConfig(devices='cpu', modelfile='small_worker', modelclass='Path')\n"
+    program += "rule.start(config, module='small_worker')\n"
     job = subprocess.Popen(
         [sys.executable, "-c", program + "rule.wait()"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -22,7 +22,7 @@ def print_anything() -> None:
 def put(data: bytes) -> None:
     r"""Write to standard output as it is now, which in a notebook is no file; to none once nobody reads it any more.
 
-    >>> put(b"epoch 1\\n")
+    >>> put(b"epoch 1\n")
     epoch 1
     """
     binary = getattr(sys.stdout, "buffer", None)
