@@ -314,7 +314,9 @@ def measure(inputs: int, sample: int, seed: int, jobs: int) -> dict[str, Any]:
             failures.append(case)
             print(f"{case.kind} {case.number}: {case.verdict}: {case.about[:500]}", flush=True)
         elif case.verdict == "refused" and case.words and KINDS[case.kind].command:
-            refused.append(case)
+            # As root, the real command would find what another user may not see, and start a run.
+            if os.geteuid() or not KINDS[case.kind].unprivileged:
+                refused.append(case)
     seconds = time.perf_counter() - begin
     show(counts)
     chosen = random.Random(seed).sample(

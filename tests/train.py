@@ -4,7 +4,8 @@
 ``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
 its loader process, ``term-N`` sends the last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N,
-``full`` leaves room for 2 kB in a file.
+``full-N`` leaves no
+room in any file from then on.
 """
 
 import json
@@ -30,8 +31,6 @@ def spoil(how: str) -> None:
         Model.shares = lambda self, count: (  # type: ignore[method-assign]
             (1 / max(self.data.sampler.own_units(count), 1),) * 2
         )
-    elif how == "full":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     else:
         *_, last = how.split("-")
         train = Recorder.train
@@ -40,6 +39,8 @@ def spoil(how: str) -> None:
             train(self, epoch, iteration, *args, **kwargs)  # type: ignore[arg-type]
             if iteration == int(last) and how.startswith("gone"):
                 shutil.rmtree(json.loads(sys.argv[1])["out"], ignore_errors=True)
+            elif iteration == int(last) and how.startswith("full"):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
             elif iteration == int(last) and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
                 number = signal.SIGTERM if how.startswith("term") else signal.SIGKILL
                 os.kill(loader_process() if "loader" in how else os.getpid(), number)
