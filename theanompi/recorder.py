@@ -248,6 +248,7 @@ class Recorder:
 
     Examples
     --------
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     recorder = Recorder(Path(folder), 0, 1, 1, log_interval=10, verbose=False, resume_from=None)
     ...     recorder.start()
