@@ -141,6 +141,8 @@ def look(name: str, numbers: range, seed: int, parent: Connection) -> None:
     folder = top / "here"
     environ = dict(os.environ)
     try:
+        # First of all: another user may not even see Python's own files.
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         if kind.unprivileged and os.geteuid() == 0:
             # root may enter any folder.
             os.chown(top, NOBODY, NOBODY)
@@ -151,7 +153,6 @@ def look(name: str, numbers: range, seed: int, parent: Connection) -> None:
             raise PastLimit
 
         signal.signal(signal.SIGALRM, over)
-        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         for number in numbers:
             folder.mkdir()
