@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from theanompi.config import RunConfig, from_environment, resolve
 from theanompi.ends import LAUNCHER, tell, what_is_saved
-from theanompi.folder import RunFolder
+from theanompi.folder import CHECKPOINT_FILE, RunFolder
 from theanompi.launch import mpi_rank
 from theanompi.output import print_anything
 from theanompi.progress import Progress
@@ -61,9 +61,12 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         # Every rank has to hear of it, or the others would wait.
         agree(comm, error)
         launched = LAUNCHER in os.environ
-        stack.enter_context(
-            guarded(comm, progress, lambda saved: "" if launched else what_is_saved(saved, out))
-        )
+
+        def last_words(saved: int | None) -> str:
+            there = os.path.exists(os.path.join(out, CHECKPOINT_FILE))
+            return "" if launched else what_is_saved(saved if there else None, out)
+
+        stack.enter_context(guarded(comm, progress, last_words))
         stack.enter_context(
             Watchdog(comm, progress, stall_seconds=config.stall_seconds, abort=config.stall_abort)
         )
