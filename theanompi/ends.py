@@ -77,11 +77,11 @@ class Account:
     --------
     >>> shown = []
     >>> account = Account(shown.append)
-    >>> account.feed(b'epoch 1\\n@theanompi {"saved": 45}\\nepoch')
-    >>> account.feed(b' 2\\n@theanompi {"well": true}\\n')
+    >>> account.feed(b'epoch 1\n@theanompi {"saved": 45}\nepoch')
+    >>> account.feed(b' 2\n@theanompi {"well": true}\n')
     >>> account.close()
     >>> b"".join(shown), account.saved, account.well
-    (b'epoch 1\\nepoch 2\\n', 45, True)
+    (b'epoch 1\nepoch 2\n', 45, True)
     """
 
     def __init__(self, write: Callable[[bytes], Any]) -> None:
