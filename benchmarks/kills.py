@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import common
 
+from theanompi.config import RunConfig, to_environment
 from theanompi.folder import CHECKPOINT_FILE, LOG_FILE, RUN_FILES
 from theanompi.recorder import read_log
 
@@ -105,6 +106,7 @@ def start(way: str, mark: str, config: dict[str, Any], printed: Path) -> subproc
         "OMP_NUM_THREADS": "1",
         MARK: mark,
     }
+    environ |= to_environment(RunConfig.from_dict({**config, "devices": ["cpu"]}), ["cpu"])
     with open(printed, "wb") as file:
         return subprocess.Popen(
             command(way, config), env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file,

@@ -153,14 +153,12 @@ class Watchdog:
         if exchange is not None:
             waits = exchange.waits
             what += f" ({exchange.what})"
-        return Word(
-            self._rank,
-            self._places[self._rank],
-            self._progress.iteration,
-            what,
-            monotonic() - doing.since,
-            waits,
-        )
+        seconds = monotonic() - doing.since
+        if seconds >= self._limit:
+            # Such as a loader process.
+            stopped = [str(pid) for pid in _children() if (found := Ancestor.of(pid)) and found[2]]
+            what += f"; its process {', '.join(stopped)} is stopped" * bool(stopped)
+        return Word(self._rank, self._places[self._rank], self._progress.iteration, what, seconds, waits)
 
     def _watch(self) -> None:
         while not self._end.wait(TICK):
@@ -279,10 +277,14 @@ class Watchdog:
 
 def _end_now() -> NoReturn:
     """End this process and its children, which may be stopped, whatever its other threads are doing."""
-    for path in Path("/proc/self/task").glob("*/children"):
-        for pid in path.read_text(encoding="ascii").split():
-            _signal(int(pid), signal.SIGKILL)
+    for pid in _children():
+        _signal(pid, signal.SIGKILL)
     os._exit(1)
+
+
+def _children() -> list[int]:
+    paths = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for path in paths for pid in path.read_text(encoding="ascii").split()]
 
 
 def _signal(pid: int, number: int) -> None:
