@@ -15,7 +15,7 @@ left       files in /dev/shm after it, and files beside the run's own after resu
 
 Some signals do nothing, and that is right: a SIGTERM or SIGINT to a loader process alone, which is for its rank to
 judge, or to hydra's proxy, which ignores them. Such a run is then stopped through its launcher. A run that is over, but
-for its last lines, when the signal comes ends well; a tmlauncher that was stopped then ends when it goes on.
+for its last lines, when the signal comes ends well; a process that was stopped then ends when it goes on.
 
 The result is a JSON file under benchmarks/results/; the exit status is 1 if a case was not as it must be.
 """
@@ -198,8 +198,8 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
                 os.kill(run.pid, signal.SIGTERM)
             case = case._replace(target=case.way, signal=signal.SIGTERM)
     gone = wait_until_gone(mark, GONE)
-    if gone is None and complete(out) and [left.pid for left in processes(mark)] == [run.pid]:
-        os.kill(run.pid, signal.SIGCONT)
+    if gone is None and complete(out) and case.signal == signal.SIGSTOP:
+        os.kill(process.pid, signal.SIGCONT)
         gone = wait_until_gone(mark, GONE)
     seen["gone_s"] = gone and time.monotonic() - begin
     for left in list(processes(mark)):
