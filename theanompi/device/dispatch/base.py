@@ -1,0 +1,97 @@
+"""What is common to the torch functions of PyTensor's ops: how one is found, and what the linker knows of them."""
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+from pytensor.compile.ops import DeepCopyOp
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+from pytensor.link.pytorch.dispatch import pytorch_funcify
+from pytensor.tensor.basic import Alloc, AllocEmpty
+from pytensor.tensor.blas import BatchedDot
+from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
+from pytensor.tensor.special import LogSoftmax, Softmax
+
+from theanompi.device.ops.base import Context, TorchOp
+
+FRESH = (
+    TorchOp,
+    Elemwise,
+    Sum,
+    Max,
+    Min,
+    Argmax,
+    Dot,
+    BatchedDot,
+    Softmax,
+    LogSoftmax,
+    DeepCopyOp,
+    Alloc,
+    AllocEmpty,
+)
+"""Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
+
+
+def destinations(op: Op) -> tuple[int, ...]:
+    """Which outputs of an op can be computed into a given tensor, so that no copy is needed.
+
+    Examples
+    --------
+    >>> destinations(Dot()), destinations(DeepCopyOp())
+    ((0,), ())
+    """
+    if isinstance(op, TorchOp):
+        return op.destinations
+    return (0,) if isinstance(op, Dot) else ()
+
+
+@singledispatch
+def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+    """The torch function that computes `node`.
+
+    Parameters
+    ----------
+    op : Op
+        ``node.op``; what is dispatched on.
+    node : Apply
+    context : Context
+
+    Returns
+    -------
+    callable
+        From the input tensors to the output tensor, or to a tuple of them.
+
+    Raises
+    ------
+    NotImplementedError
+        If neither we nor PyTensor's PyTorch backend know the op.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> node = pt.matrix("x", dtype="float32").T.owner
+    >>> torch_function(node.op, node=node, context=Context())(torch.zeros(2, 3)).shape
+    torch.Size([3, 2])
+    """
+    return pytorch_funcify(op, node=node)
+
+
+def constant_tensor(data: Any, device: torch.device) -> Any:
+    """A constant's value for the generated code.
+
+    Arrays become tensors on the device; numbers zero-dimensional tensors on the CPU, which torch combines
+    with tensors anywhere; slices and other values stay as they are.
+
+    Examples
+    --------
+    >>> constant_tensor(np.float32(2), torch.device("cpu")), constant_tensor(slice(3), torch.device("cpu"))
+    (tensor(2.), slice(None, 3, None))
+    """
+    if not isinstance(data, np.ndarray | np.number | bool | int | float):
+        return data
+    tensor = torch.from_numpy(np.array(data))
+    return tensor if tensor.ndim == 0 else tensor.to(device)
