@@ -11,7 +11,7 @@ named      what was printed names the process that got the signal, or says by wh
            process that the user had started, and of one through which all others speak, the exit status does
 same       the run is resumed, or begun again where nothing was saved yet, and ends with the same bytes in its
            checkpoint and the same validations as a run that was left alone
-left       files in /dev/shm after it, and files beside the run's own after resuming
+left       files in /dev/shm, and files beside the run's own, after resuming
 
 Some signals do nothing, and that is right: a SIGTERM or SIGINT to a loader process alone, which is for its rank to
 judge, or to hydra's proxy, which ignores them. Such a run is then stopped through its launcher. A run that is over, but
@@ -199,6 +199,8 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
             case = case._replace(target=case.way, signal=signal.SIGTERM)
     gone = wait_until_gone(mark, GONE)
     if gone is None and complete(out) and case.signal == signal.SIGSTOP:
+        # Nobody ends a process that is stopped when its run is over.
+        begin = time.monotonic()
         os.kill(process.pid, signal.SIGCONT)
         gone = wait_until_gone(mark, GONE)
     seen["gone_s"] = gone and time.monotonic() - begin
@@ -214,7 +216,6 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
         "traceback": "Traceback" in text,
     }
     seen["complete"] = complete(out)
-    seen["left_in_shm"] = sorted(shared_memory() - before)
     saved = (out / CHECKPOINT_FILE).exists()
     again = start(
         "tmlauncher", mark, settings(out, resume=saved, overwrite=not saved), folder / f"again{number}.txt"
@@ -222,6 +223,7 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
     seen["resumed"] = saved
     seen["resume_status"] = again.wait()
     seen["same"] = seen["resume_status"] == 0 and outcome(out) == outcome(reference)
+    seen["left_in_shm"] = sorted(shared_memory() - before)
     seen["left_beside"] = sorted({path.name for path in out.iterdir()} - set(RUN_FILES))
     return seen
 

@@ -304,19 +304,6 @@ def test_a_host_that_is_not_there():
     assert "remedy: 'ssh nosuchhost.invalid true' must work" in text
 
 
-def test_files_of_crashed_jobs(tmp_path):
-    """Old, of an MPI, and in no process's memory; others are none of ours."""
-    import mmap
-
-    for name in ("mpich_shm_1_0", "sm_segment.vm.0.1", "sem.mp-abc", "mpich_shm_new_0", "mpich_shm_used_0"):
-        (tmp_path / name).write_bytes(bytes(4096))
-        if "new" not in name:
-            os.utime(tmp_path / name, (0, 0))
-    with open(tmp_path / "mpich_shm_used_0", "r+b") as file, mmap.mmap(file.fileno(), 4096):
-        os.utime(tmp_path / "mpich_shm_used_0", (0, 0))
-        assert facts.left_behind(tmp_path) == {"mpich_shm_1_0": 4096, "sm_segment.vm.0.1": 4096}
-
-
 def test_what_is_in_memory(tmp_path):
     path = tmp_path / "data"
     path.write_bytes(bytes(1 << 20))

@@ -26,13 +26,11 @@ from theanompi import __version__, cgroup
 from theanompi.config import RunConfig, resolve
 from theanompi.mpirun import say
 from theanompi.output import print_anything
+from theanompi.segments import SHARED_MEMORY, left_behind
 
 PACKAGES = ("torch", "pytensor", "numpy", "h5py", "mpi4py", "PIL", "simplejpeg")
 _DISTRIBUTIONS = {"PIL": "pillow"}
 READ_SECONDS = 2.0
-# Files in /dev/shm of MPICH, Open MPI (two generations), UCX, Intel MPI, PSM and NCCL.
-_SEGMENTS = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.|ucx_shm_posix_|Intel_MPI_|psm2_shm|nccl-)")
-_LEFT_AFTER_SECONDS = 60
 
 
 def machine(data: str | None = None) -> None:
@@ -112,7 +110,7 @@ def _meminfo() -> dict[str, int]:
     return {"total": kib["MemTotal:"] * 1024, "available": kib["MemAvailable:"] * 1024}
 
 
-def shared_memory(folder: Path = Path("/dev/shm")) -> dict[str, Any]:
+def shared_memory(folder: Path = SHARED_MEMORY) -> dict[str, Any]:
     """Return size and free bytes of the file system of shared memory, 0 where there is none, and what is left in it.
 
     >>> sorted(shared_memory())
@@ -126,31 +124,6 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> dict[str, Any]:
         "free": about.f_bavail * about.f_frsize,
         "left": left_behind(folder),
     }
-
-
-def left_behind(folder: Path = Path("/dev/shm")) -> dict[str, int]:
-    """Return name and bytes of this user's MPI segments that no process uses any more: what crashed jobs leave.
-
-    >>> all(size >= 0 for size in left_behind().values())
-    True
-    """
-    found = {}
-    for file in sorted(folder.iterdir()):
-        if _SEGMENTS.match(file.name):
-            try:
-                about = file.stat()
-            except FileNotFoundError:
-                continue
-            if about.st_uid == os.geteuid() and time.time() - about.st_mtime > _LEFT_AFTER_SECONDS:
-                found[file.name] = about.st_size
-    if found:
-        for maps in Path("/proc").glob("[0-9]*/maps"):
-            try:
-                used = maps.read_text(encoding="utf-8", errors="surrogateescape")
-            except OSError:  # it has ended, or is another user's
-                continue
-            found = {name: size for name, size in found.items() if f"{folder}/{name}\n" not in used}
-    return found
 
 
 def file_system(path: Path) -> str:

@@ -16,6 +16,7 @@ from theanompi.folder import CHECKPOINT_FILE, RunFolder
 from theanompi.launch import mpi_rank
 from theanompi.output import print_anything
 from theanompi.progress import Progress
+from theanompi.segments import remove_left_behind
 from theanompi.stop import StopSignals
 
 
@@ -77,6 +78,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         progress.now("importing torch")
         from theanompi.rank import train
 
+        remove_left_behind()
         train(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
         comm.Barrier()
         if places is not None:

@@ -1,0 +1,35 @@
+"""What crashed jobs leave in /dev/shm: found, and removed where that cannot harm anybody."""
+
+import mmap
+import os
+
+import pytest
+
+from theanompi.segments import left_behind, remove_left_behind
+
+
+@pytest.fixture
+def shared_memory(tmp_path):
+    """Old, of an MPI, and in no process's memory; others are none of ours."""
+    for name in ("mpich_shm_1_0", "sm_segment.vm.0.1", "sem.mp-abc", "mpich_shm_new_0", "mpich_shm_used_0"):
+        (tmp_path / name).write_bytes(bytes(4096))
+        if "new" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    with open(tmp_path / "mpich_shm_used_0", "r+b") as file, mmap.mmap(file.fileno(), 4096):
+        os.utime(tmp_path / "mpich_shm_used_0", (0, 0))
+        yield tmp_path
+
+
+def test_files_of_crashed_jobs(shared_memory):
+    assert left_behind(shared_memory) == {"mpich_shm_1_0": 4096, "sm_segment.vm.0.1": 4096}
+
+
+def test_the_next_run_removes_what_mpich_has_left(shared_memory):
+    remove_left_behind(shared_memory)
+    assert {path.name for path in shared_memory.iterdir()} == {
+        *("sm_segment.vm.0.1", "sem.mp-abc", "mpich_shm_new_0", "mpich_shm_used_0"),
+    }
+
+
+def test_shared_memory_that_is_not_there(tmp_path):
+    remove_left_behind(tmp_path / "shm")

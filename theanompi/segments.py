@@ -1,0 +1,47 @@
+"""The files in /dev/shm through which MPI's ranks share memory, and those that jobs which crashed have left there."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+# MPICH, Open MPI (two generations), UCX, Intel MPI, PSM and NCCL.
+_NAMES = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.|ucx_shm_posix_|Intel_MPI_|psm2_shm|nccl-)")
+# Of a library that opens all of a segment's users before it lets any of them go on.
+_OPENED_AT_ONCE = "mpich_shm_"
+# A segment is in no process's memory for the moment between its making and its mapping.
+_MAKING_SECONDS = 1.0
+
+
+def left_behind(folder: Path = SHARED_MEMORY) -> dict[str, int]:
+    """Return name and bytes of this user's MPI segments that no process uses any more: what crashed jobs leave.
+
+    >>> all(size >= 0 for size in left_behind().values())
+    True
+    """
+    found = {}
+    for file in sorted(folder.iterdir()):
+        if _NAMES.match(file.name):
+            try:
+                about = file.stat()
+            except FileNotFoundError:
+                continue
+            if about.st_uid == os.geteuid() and time.time() - about.st_mtime > _MAKING_SECONDS:
+                found[file.name] = about.st_size
+    if found:
+        for maps in Path("/proc").glob("[0-9]*/maps"):
+            try:
+                used = maps.read_text(encoding="utf-8", errors="surrogateescape")
+            except OSError:  # it has ended, or is another user's
+                continue
+            found = {name: size for name, size in found.items() if f"{folder}/{name}\n" not in used}
+    return found
+
+
+def remove_left_behind(folder: Path = SHARED_MEMORY) -> None:
+    """Remove MPICH's segments that a job has left which was killed while MPI started."""
+    if folder.is_dir():
+        for name in left_behind(folder):
+            if name.startswith(_OPENED_AT_ONCE):
+                (folder / name).unlink(missing_ok=True)
