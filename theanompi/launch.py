@@ -24,6 +24,7 @@ from theanompi.ends import LAUNCHER, STOPPED, Account, launcher_name, signal_nam
 from theanompi.library import algorithm_settings, flavour, launch_settings
 from theanompi.mpirun import find_mpirun, without_job, world
 from theanompi.output import put
+from theanompi.processes import Process, children, has_variable, look_up
 
 WORKER = "theanompi.worker"
 PATIENCE = 20.0
@@ -188,41 +189,6 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
-def _has_children(pid: int) -> bool:
-    """Whether a process has children; True where the kernel does not tell."""
-    children = _children(pid)
-    return children is None or bool(children)
-
-
-def _children(pid: int) -> list[int] | None:
-    lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
-    try:
-        return (
-            [int(child) for path in lists for child in path.read_text(encoding="ascii").split()]
-            if lists
-            else None
-        )
-    except OSError:
-        return None
-
-
-def _has_variable(pid: int, text: bytes) -> bool:
-    """Whether a process is there whose environment has ``NAME=value``."""
-    try:
-        return text in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-
-
-def _state(pid: int) -> tuple[str, str]:
-    """Name and state of a process, as ``/proc`` has them; empty when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", ""
-    return text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2]
-
-
 class Job:
     """A running mpirun: started by the constructor, ended by itself, a signal or the end of this process.
 
@@ -306,7 +272,7 @@ class Job:
         self._stall_seconds, self._stall_abort = config.stall_seconds, config.stall_abort
         self.ended_by: int | None = None
         self._deadline: float | None = None
-        self._stopped: dict[int, float] = {}
+        self._stopped: dict[Process, float] = {}
         self._told: set[str] = set()
         self._proxies: set[int] = set()
         self._handlers: dict[int, Any] = {}
@@ -357,8 +323,9 @@ class Job:
             self._deadline = time.monotonic() + SAVING
         # mpirun passes it on. Intel's is a shell script, which would only end.
         pid = self._mpirun.pid
-        if _state(pid)[0] in ("sh", "bash", "dash"):
-            pid = next(iter(_children(pid) or ()), pid)
+        process = look_up(pid)
+        if process is not None and process.name in ("sh", "bash", "dash"):
+            pid = next(iter(children(pid) or ()), pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, WARNING)
 
@@ -400,7 +367,7 @@ class Job:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._mpirun.wait(timeout=0.5)
             self._look_for_stopped()
-            if not self._local or _has_children(self._mpirun.pid):
+            if not self._local or children(self._mpirun.pid) != []:
                 seen = time.monotonic()
             elif time.monotonic() - seen > PATIENCE:
                 # MPICH's does not see it when the process that was to start the ranks is killed right away.
@@ -423,11 +390,13 @@ class Job:
     def _look_for_stopped(self) -> None:
         """Say so when mpirun, or a process of it that ranks speak through, does not run, and end the job if asked."""
         now, pid = time.monotonic(), self._mpirun.pid
-        self._proxies |= set(_children(pid) or ())
-        stopped = {p for p in (pid, *self._proxies) if _state(p)[1] in ("T", "t")}
-        self._stopped = {p: self._stopped.get(p, now) for p in stopped}
-        for p in sorted(p for p, begin in self._stopped.items() if now - begin >= self._stall_seconds):
-            who = f"{_state(p)[0]} (pid {p})"
+        self._proxies |= set(children(pid) or ())
+        stopped = [found for p in (pid, *self._proxies) if (found := look_up(p)) and found.stopped]
+        self._stopped = {process: self._stopped.get(process, now) for process in stopped}
+        for process, begin in self._stopped.items():
+            if now - begin < self._stall_seconds:
+                continue
+            who = str(process)
             if who not in self._told:
                 self._told.add(who)
                 ends = "; the run ends, as --stall-abort has it" if self._stall_abort else ""
@@ -444,7 +413,7 @@ class Job:
         name = f"{LAUNCHER}={launcher_name()}".encode()
         pids = self._proxies | {pid for host, pid in self.account.ranks if host == platform.node()}
         while True:
-            own = [pid for pid in pids if _has_variable(pid, name)]
+            own = [pid for pid in pids if has_variable(pid, name)]
             if not own:
                 return
             if time.monotonic() > deadline:

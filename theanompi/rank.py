@@ -51,8 +51,8 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     _, note = device.compile_folder()
     if note and local_rank == 0:
         print(f"theanompi: {platform.node()}: {note}", file=sys.stderr, flush=True)
-    # Of ranks that we have started on several machines, each knows the devices of its own.
-    started = devices != config.devices
+    # Of ranks that a launcher has started, each knows the devices of its own machine.
+    started = LAUNCHER in os.environ
     given, ranks = len(config.devices if started else devices), comm.allreduce(local_size, MPI.MAX)
     ranks = comm.Get_size() if started else ranks
     if given != ranks and (started or given > 1) and hosts(devices)[0].name is None:
@@ -270,7 +270,7 @@ def train(
             save(iteration, epoch)
             stop_if_agreed(iteration, epoch)
     except Diverged as error:
-        agree(comm, ConfigError(str(error)))
+        agree(comm, error)
     finally:
         model.cleanup()
     progress.now("writing the summary")

@@ -65,6 +65,7 @@ from theanompi.folder import (
     TIMELINE_FILE,
     replace_text,
 )
+from theanompi.processes import launchers
 from theanompi.progress import Progress
 from theanompi.timeline import Span, Timeline, gather_trace
 
@@ -84,7 +85,6 @@ KINDS = (*EXPOSED, *HIDDEN.values())
 WARM_UP = 2
 # Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
 WAITS = 4096
-LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun"}
 # Where no terminal shows the bar, a line at most this often says that the run is alive.
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -815,16 +815,11 @@ def terminal_columns() -> int | None:
     try:
         if sys.stderr.isatty():
             return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        pid, name = os.getpid(), ""
-        while pid and name not in LAUNCHERS:
-            launcher = pid
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="surrogateescape")
-            name = stat[stat.index("(") + 1 : stat.rindex(")")]
-            pid = int(stat[stat.rindex(")") + 2 :].split()[1])
-        if name not in LAUNCHERS:
+        started_by = launchers()
+        if not started_by:
             return None
         # Not blocking: a pipe whose reader is slow must not hold the run up.
-        stderr = os.open(f"/proc/{launcher}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        stderr = os.open(f"/proc/{started_by[-1].pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
     try:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from theanompi.config import ConfigError
 from theanompi.exchange import Exchanger
 from theanompi.model import Totals
 from theanompi.progress import Progress
 from theanompi.stop import StopSignals
 
 
-class Diverged(RuntimeError):
+class Diverged(ConfigError):
     """The loss is no longer a finite number."""
 
 

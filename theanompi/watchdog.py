@@ -13,73 +13,21 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, NoReturn
 
 from mpi4py import MPI
 
 from theanompi.ends import tell
+from theanompi.processes import Process, children, launchers, look_up
 from theanompi.progress import Progress
 
-LAUNCHERS = {
-    *("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "hydra_bstrap_proxy", "prterun", "prted"),
-    *("orterun", "orted", "srun", "slurmstepd", "tmlauncher"),
-}
-"""Processes that start ranks, by the 15 characters of a name that Linux keeps."""
 TICK = 0.5
 """Seconds between two looks."""
 COLLECT = 2.0
 """Seconds in which the other ranks' words arrive."""
 GRACE = 5.0
 """Seconds after which a rank that was told to end does so by itself."""
-
-
-class Ancestor(NamedTuple):
-    """A process that this one descends from; `started` tells it from a later one of the same number."""
-
-    name: str
-    pid: int
-    started: int
-
-    def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid})"
-
-    @classmethod
-    def of(cls, pid: int) -> tuple["Ancestor", int, bool] | None:
-        """Look a process up; gives it, its parent and whether it is stopped, or None when it is gone."""
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        name = text[text.index("(") + 1 : text.rindex(")")]
-        state, parent, *rest = text[text.rindex(")") + 2 :].split()
-        return None if state in "ZX" else (cls(name, pid, int(rest[17])), int(parent), state in "Tt")
-
-    def state(self) -> str:
-        """Return ``"gone"``, ``"stopped"`` or ``"runs"``."""
-        found = Ancestor.of(self.pid)
-        if found is None or found[0].started != self.started:
-            return "gone"
-        return "stopped" if found[2] else "runs"
-
-
-def launchers() -> list[Ancestor]:
-    """Return the processes between this one and the first that started the job here, that one included.
-
-    Nothing where no launcher of ranks is among this process's ancestors: then nobody has to be outlived.
-
-    >>> isinstance(launchers(), list)
-    True
-    """
-    chain: list[Ancestor] = []
-    last, pid = 0, os.getppid()
-    while pid > 1 and (found := Ancestor.of(pid)):
-        chain.append(found[0])
-        if found[0].name in LAUNCHERS:
-            last = len(chain)
-        pid = found[1]
-    return chain[:last]
 
 
 class Word(NamedTuple):
@@ -127,7 +75,7 @@ class Watchdog:
         self._heard: dict[int, tuple[Word, float]] = {}
         self._sent: list[MPI.Request] = []
         self._launchers = launchers()
-        self._stopped: dict[Ancestor, float] = {}
+        self._stopped: dict[Process, float] = {}
         self._said_at = 0.0
         self._end = threading.Event()
         # In C: it needs neither Python's lock nor its interpreter to be well.
@@ -156,7 +104,9 @@ class Watchdog:
         seconds = monotonic() - doing.since
         if seconds >= self._limit:
             # Such as a loader process.
-            stopped = [str(pid) for pid in _children() if (found := Ancestor.of(pid)) and found[2]]
+            stopped = [
+                str(pid) for pid in children(os.getpid()) or () if (found := look_up(pid)) and found.stopped
+            ]
             what += f"; its process {', '.join(stopped)} is stopped" * bool(stopped)
         return Word(self._rank, self._places[self._rank], self._progress.iteration, what, seconds, waits)
 
@@ -175,17 +125,17 @@ class Watchdog:
     def _look_at_launchers(self) -> None:
         stopped = {}
         for launcher in self._launchers:
-            state = launcher.state()
-            if state == "gone":
+            now = look_up(launcher.pid)
+            if now is None or now.started != launcher.started:
                 self._leave(f"{launcher}, which started it, is gone")
-            if state == "stopped":
+            if now.stopped:
                 begin = stopped[launcher] = self._stopped.get(launcher, monotonic())
                 if self._abort and monotonic() - begin >= self._limit:
                     _signal(launcher.pid, signal.SIGKILL)
                     self._leave(f"{launcher}, which started it, has been stopped for {self._limit:g} s")
         self._stopped = stopped
 
-    def _leave(self, why: str) -> None:
+    def _leave(self, why: str) -> NoReturn:
         """End this process, as there is nobody to run for."""
         self._print([f"rank {self._rank} on {self._places[self._rank]} ends: {why}"])
         _end_now()
@@ -277,14 +227,9 @@ class Watchdog:
 
 def _end_now() -> NoReturn:
     """End this process and its children, which may be stopped, whatever its other threads are doing."""
-    for pid in _children():
+    for pid in children(os.getpid()) or ():
         _signal(pid, signal.SIGKILL)
     os._exit(1)
-
-
-def _children() -> list[int]:
-    paths = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for path in paths for pid in path.read_text(encoding="ascii").split()]
 
 
 def _signal(pid: int, number: int) -> None:

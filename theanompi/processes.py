@@ -1,0 +1,74 @@
+"""What Linux says of processes in /proc."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+LAUNCHERS = {
+    *("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "hydra_bstrap_pr", "prterun", "prted"),
+    *("orterun", "orted", "srun", "slurmstepd", "tmlauncher"),
+}
+"""Processes that start ranks, by the first 15 characters of their names, which Linux keeps."""
+
+
+class Process(NamedTuple):
+    """A process; `started` tells it from a later one of the same number."""
+
+    name: str
+    pid: int
+    parent: int
+    started: int
+    stopped: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+def look_up(pid: int) -> Process | None:
+    """Return what is known of a living process, or None.
+
+    >>> look_up(os.getpid()).parent == os.getppid()
+    True
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    name = text[text.index("(") + 1 : text.rindex(")")]
+    state, parent, *rest = text[text.rindex(")") + 2 :].split()
+    return None if state in "ZX" else Process(name, pid, int(parent), int(rest[17]), state in "Tt")
+
+
+def children(pid: int) -> list[int] | None:
+    """Return the numbers of a process's children, or None where the kernel does not tell."""
+    lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    try:
+        return [int(child) for path in lists for child in path.read_text("ascii").split()] if lists else None
+    except OSError:
+        return None
+
+
+def has_variable(pid: int, text: bytes) -> bool:
+    """Return whether a process is there whose environment has ``NAME=value``."""
+    try:
+        return text in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def launchers() -> list[Process]:
+    """Return the processes between this one and the first that started the job here, that one included.
+
+    Nothing where no launcher of ranks is among this process's ancestors: then nobody has to be outlived.
+
+    >>> isinstance(launchers(), list)
+    True
+    """
+    chain: list[Process] = []
+    last, pid = 0, os.getppid()
+    while pid > 1 and (found := look_up(pid)):
+        chain.append(found)
+        if found.name in LAUNCHERS:
+            last = len(chain)
+        pid = found.parent
+    return chain[:last]
