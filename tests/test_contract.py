@@ -1,6 +1,7 @@
 """Models of Theano-MPI's contract that are built with something else: here NumPy alone."""
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from mpi import ROOT, run_mpi
 from small_models import Normalised, Plain
 
-from theanompi import checkpoint
+from theanompi import BSP, checkpoint
 from theanompi.config import ConfigError, RunConfig
 from theanompi.contract import CONTRACT, ContractModel
+from theanompi.ends import STOPPED
 from theanompi.lasagne.layers import DenseLayer, InputLayer, Layer, NonlinearityLayer
 from theanompi.recorder import Recorder, read_log
+from theanompi.rules import RunFailed
 
 
 class Parameter:
@@ -89,6 +92,40 @@ def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path)
     assert train[0]["error"] == pytest.approx(0.25)
     assert [line["loss"] for line in val] == pytest.approx([mean_target] * 2)
     assert val[0]["images"] == 2 * 3 * n
+
+
+class Killed(Regression):
+    """Sends itself a SIGTERM in its third update."""
+
+    def train_iter(self, count: int, recorder: Any) -> None:
+        super().train_iter(count, recorder)
+        if count == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_stopped_one_is_not_said_to_go_on(launched: bool, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    settings = {
+        "modelfile": "test_contract",
+        "modelclass": "Killed",
+        "sync_type": "avg",
+        "out": str(tmp_path / "run"),
+        "devices": ["cpu"],
+    }
+    if launched:
+        rule = BSP()
+        rule.start(RunConfig.from_dict(settings))
+        with pytest.raises(RunFailed) as caught:
+            rule.wait()
+        status, said = caught.value.status, str(caught.value)
+    else:
+        done = run_mpi(
+            1, ["tests/train.py", json.dumps(settings)], env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+        )
+        status, said = done.returncode, done.stderr.strip()
+    assert status == STOPPED
+    assert said.endswith(f"; the weights after iteration 3 are saved in {tmp_path}/run"), said
 
 
 def test_our_models_fulfil_the_contract_too() -> None:

@@ -267,7 +267,7 @@ def test_the_data_set():
     ]
 
 
-FOLDER = {"place": "/r", "file_system": "ext4", "runs": [], "writable": True, "free": GIB}
+FOLDER = {"place": "/r", "file_system": "ext4", "runs": [], "at_work": None, "writable": True, "free": GIB}
 
 
 @pytest.mark.parametrize(
@@ -296,6 +296,13 @@ FOLDER = {"place": "/r", "file_system": "ext4", "runs": [], "writable": True, "f
             ["problem run folder: /r: nothing can be written in /r (Permission denied)"],
         ),
         ({"runs": ["log.jsonl"]}, {}, ["problem run folder: /r on ext4: holds a run"]),
+        (
+            {"runs": ["log.jsonl"], "at_work": "process 7 on node0, since 2026-11-28 12:00:00"},
+            {"overwrite": True},
+            [
+                "problem run folder: /r on ext4: process 7 on node0, since 2026-11-28 12:00:00, is at work in it"
+            ],
+        ),
         ({"runs": ["log.jsonl"]}, {"overwrite": True}, ["ok run folder: /r on ext4: can be written in"]),
         (
             {"runs": ["log.jsonl"]},

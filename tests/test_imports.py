@@ -51,7 +51,7 @@ BELOW: dict[str, set[str]] = {
     "cfgfile": {"files"},
     "nodes": {"files"},
     "rules": {"launch", "modelfile", "files"},
-    "facts": {"model", "output", "segments"},
+    "facts": {"model", "output", "segments", "folder"},
     "findings": {"mpirun"},
     "doctor": {"rules", "findings"},
     "experiment": {"comparison"},

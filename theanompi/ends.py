@@ -40,7 +40,7 @@ def launcher_name() -> str:
 
 
 def tell(**facts: Any) -> None:
-    """Tell the launcher, if there is one: `ranks`, `saved`, `stopped`, `failed` or `well`, as `Account` reads them."""
+    """Tell the launcher, if there is one: facts that `Account` has as attributes."""
     if LAUNCHER in os.environ:
         say(**facts)
 
@@ -62,6 +62,8 @@ class Account:
         Host and process of each rank, empty until they have told.
     saved : int or None
         The iteration of the last checkpoint.
+    resumable : bool
+        Whether it has all that the run needs to go on.
     stopped : str or None
         What made the workers stop in good order before the end, if they did.
     well : bool
@@ -93,6 +95,7 @@ class Account:
         self.saved: int | None = None
         self.stopped: str | None = None
         self.well = self.failed = False
+        self.resumable = True
         self.deaths: list[str] = []
         self.guess = ""
 
@@ -145,6 +148,7 @@ class Account:
             self.ranks = [(str(host), int(pid)) for host, pid in facts["ranks"]]
         self.saved = facts.get("saved", self.saved)
         self.stopped = facts.get("stopped", self.stopped)
+        self.resumable = facts.get("resumable", self.resumable)
         self.well = facts.get("well", self.well)
         self.failed = facts.get("failed", self.failed)
 
@@ -179,18 +183,22 @@ def signal_name(number: int) -> str:
     return Signals(number).name if number in {item.value for item in Signals} else f"signal {number}"
 
 
-def what_is_saved(saved: int | None, out: str) -> str:
+def what_is_saved(saved: int | None, out: str, *, resumable: bool = True) -> str:
     """Say what a run that ended early leaves.
 
     Examples
     --------
     >>> what_is_saved(45, "runs/x")
     'iteration 45 is saved in runs/x: --resume goes on from there'
+    >>> what_is_saved(45, "runs/x", resumable=False)
+    'the weights after iteration 45 are saved in runs/x'
     >>> what_is_saved(None, "runs/x")
     'nothing is saved'
     """
     if saved is None:
         return "nothing is saved"
+    if not resumable:
+        return f"the weights after iteration {saved} are saved in {out}"
     return f"iteration {saved} is saved in {out}: --resume goes on from there"
 
 

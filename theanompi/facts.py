@@ -24,6 +24,7 @@ from typing import Any
 
 from theanompi import __version__, cgroup
 from theanompi.config import RunConfig, resolve
+from theanompi.folder import at_work
 from theanompi.mpirun import say
 from theanompi.output import print_anything
 from theanompi.segments import SHARED_MEMORY, left_behind
@@ -244,7 +245,7 @@ def folder(settings: dict[str, Any]) -> None:
     place = out
     while not place.exists() and place != place.parent:
         place = place.parent
-    say(place=str(place), file_system=file_system(place), runs=runs)
+    say(place=str(place), file_system=file_system(place), runs=runs, at_work=at_work(out))
     about = os.statvfs(place)
     say(free=about.f_bavail * about.f_frsize)
     try:

@@ -473,7 +473,8 @@ def run_folder(facts: Facts, config: RunConfig, parameters: int | None, needed: 
 
     Examples
     --------
-    >>> facts = {"place": "/", "file_system": "ext4", "runs": [], "refused": "Read-only file system", "full": False}
+    >>> facts = {"place": "/", "file_system": "ext4", "runs": [], "at_work": None}
+    >>> facts |= {"refused": "Read-only file system", "full": False}
     >>> [finding.text for finding in run_folder(facts, RunConfig(out="/run"), None, 0)]
     ['/run: nothing can be written in / (Read-only file system)']
     """
@@ -486,7 +487,11 @@ def run_folder(facts: Facts, config: RunConfig, parameters: int | None, needed: 
         )
         return
     where = f"{out} {_on(facts['file_system'])}"
-    if config.resume and "checkpoint.h5" not in facts["runs"]:
+    if facts["at_work"]:
+        yield problem(
+            "run folder", f"{where}: {facts['at_work']}, is at work in it", "its end, or another --out"
+        )
+    elif config.resume and "checkpoint.h5" not in facts["runs"]:
         yield problem("run folder", f"{where}: no checkpoint to resume from", "no --resume, or another --out")
     elif facts["runs"] and not (config.resume or config.overwrite):
         yield problem(

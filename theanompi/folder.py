@@ -166,6 +166,23 @@ def _lock(lock: int) -> bool:
         return not Path(f"/proc/{about.get('pid')}").is_dir()
 
 
+def at_work(path: Path) -> str | None:
+    """Return who is at work in a run's folder, in words, or None.
+
+    >>> with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder), resume=False, overwrite=False):
+    ...     at_work(Path(folder)).startswith(f"process {os.getpid()} on ")
+    True
+    """
+    try:
+        lock = os.open(path / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        return None if _lock(lock) else _holder(lock).removesuffix(",")
+    finally:
+        os.close(lock)
+
+
 def _is(lock: int, file: Path) -> bool:
     """Whether an open file still has its name: its last holder may just have removed it."""
     try:

@@ -27,6 +27,8 @@ class Progress:
         Finished updates.
     saved : int or None
         The update of the last checkpoint.
+    resumable : bool
+        Whether a checkpoint has all that the run needs to go on.
 
     Examples
     --------
@@ -40,6 +42,7 @@ class Progress:
         self.exchange: Doing | None = None
         self.iteration = 0
         self.saved: int | None = None
+        self.resumable = True
         self.now("setting up")
 
     def now(self, what: str) -> None:

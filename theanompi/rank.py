@@ -147,6 +147,9 @@ def train(
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     progress.now("building the model")
     model = together(comm, lambda: make_model(config, comm))
+    progress.resumable = isinstance(model, Model)
+    if rank == 0:
+        tell(resumable=progress.resumable)
     if plan:
         if rank == 0:
             print(model.plan(), flush=True)
@@ -232,7 +235,7 @@ def train(
             why = names[asked] + (f" to rank {asked}" if asked else "")
             tell(stopped=why)
             if LAUNCHER not in os.environ:
-                text = f"stopped in good order by {why}; {what_is_saved(done, str(out))}"
+                text = f"stopped in good order by {why}; {what_is_saved(done, str(out), resumable=progress.resumable)}"
                 print(f"theanompi: {text}", file=sys.stderr, flush=True)
         raise Agreed(STOPPED)
 

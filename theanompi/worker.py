@@ -65,7 +65,9 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
 
         def last_words(saved: int | None) -> str:
             there = os.path.exists(os.path.join(out, CHECKPOINT_FILE))
-            return "" if launched else what_is_saved(saved if there else None, out)
+            return (
+                "" if launched else what_is_saved(saved if there else None, out, resumable=progress.resumable)
+            )
 
         stack.enter_context(guarded(comm, progress, last_words))
         stack.enter_context(

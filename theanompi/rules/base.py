@@ -204,7 +204,9 @@ class Rule(ABC):
             who = account.deaths[:2] or [account.guess][: bool(account.guess)]
             parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *who]
             if account.ranks:
-                parts.append(what_is_saved(account.saved, str(resolve(self._config).out)))
+                parts.append(
+                    what_is_saved(account.saved, str(resolve(self._config).out), resumable=account.resumable)
+                )
             raise RunFailed("; ".join(parts), status, account.deaths)
         if not self._silent:
             put(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s\n".encode())
