@@ -377,7 +377,7 @@ class Job:
         if status is not None and status < 0 and self.ended_by is None:
             self.account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
         elif status and self.ended_by is None and not (self.account.failed or self.account.deaths):
-            others = ", ".join(str(pid) for pid in sorted(self._proxies))
+            others = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
             self.account.guess = (
                 f"no rank has said why: one has left by os._exit, or what started it (pid {others}) was ended"
             )

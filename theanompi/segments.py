@@ -9,20 +9,28 @@ SHARED_MEMORY = Path("/dev/shm")
 # MPICH, Open MPI (two generations), UCX, Intel MPI, PSM and NCCL.
 _NAMES = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.|ucx_shm_posix_|Intel_MPI_|psm2_shm|nccl-)")
 # Of a library that opens all of a segment's users before it lets any of them go on.
-_OPENED_AT_ONCE = "mpich_shm_"
+_OPENED_AT_ONCE = re.compile("mpich_shm_")
 # A segment is in no process's memory for the moment between its making and its mapping.
 _MAKING_SECONDS = 1.0
 
 
-def left_behind(folder: Path = SHARED_MEMORY) -> dict[str, int]:
+def left_behind(folder: Path = SHARED_MEMORY, *, of: re.Pattern[str] = _NAMES) -> dict[str, int]:
     """Return name and bytes of this user's MPI segments that no process uses any more: what crashed jobs leave.
 
+    Parameters
+    ----------
+    folder : Path
+    of : re.Pattern
+        With what their names begin.
+
+    Examples
+    --------
     >>> all(size >= 0 for size in left_behind().values())
     True
     """
     found = {}
     for file in sorted(folder.iterdir()):
-        if _NAMES.match(file.name):
+        if of.match(file.name):
             try:
                 about = file.stat()
             except FileNotFoundError:
@@ -42,6 +50,5 @@ def left_behind(folder: Path = SHARED_MEMORY) -> dict[str, int]:
 def remove_left_behind(folder: Path = SHARED_MEMORY) -> None:
     """Remove MPICH's segments that a job has left which was killed while MPI started."""
     if folder.is_dir():
-        for name in left_behind(folder):
-            if name.startswith(_OPENED_AT_ONCE):
-                (folder / name).unlink(missing_ok=True)
+        for name in left_behind(folder, of=_OPENED_AT_ONCE):
+            (folder / name).unlink(missing_ok=True)
