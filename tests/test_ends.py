@@ -131,6 +131,20 @@ print("left", [name for name in mapped if Path(name).exists()], comm.allreduce(1
     assert done.returncode == 0 and done.stdout == "left [] 2\n" * 2, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_run_that_ends_while_its_ranks_ask_each_other_why_it_does_not_is_not_ended(n):
+    program = """
+import time
+from mpi4py import MPI
+from theanompi.progress import Progress
+from theanompi.watchdog import COLLECT, TICK, Watchdog
+with Watchdog(MPI.COMM_WORLD, Progress(), stall_seconds=0.1, abort=True):
+    time.sleep(TICK + COLLECT / 2)
+"""
+    done = run_mpi(n, ["-c", program], timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def settings(out: Path, **changes) -> RunConfig:
     common = {"modelfile": "small_models", "devices": ["cpu"] * 2, "batch_size": 4, "max_iterations": 5}
     return RunConfig.from_dict({**common, "out": str(out), **changes})

@@ -176,8 +176,8 @@ class Watchdog:
         while monotonic() < deadline:
             self._end.wait(TICK / 2)
             self._listen()
-            if self.word().seconds < own.seconds:
-                return  # it goes on
+            if self._end.is_set() or self.word().seconds < own.seconds:
+                return  # it goes on, or is over
         recent = monotonic() - COLLECT - max(TICK * 4, self._limit / 2)
         words = {self._rank: own} | {rank: word for rank, (word, at) in self._heard.items() if at > recent}
         if self._channel is not None and min(words) < self._rank:
