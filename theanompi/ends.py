@@ -8,10 +8,9 @@ for. So the workers say it, in lines on their standard output that the launcher 
 import os
 import platform
 import re
-import sys
 from collections.abc import Callable
 from signal import Signals
-from typing import Any, NoReturn
+from typing import Any
 
 from theanompi.mpirun import MARK, Outcome, say
 
@@ -200,16 +199,3 @@ def what_is_saved(saved: int | None, out: str, *, resumable: bool = True) -> str
     if not resumable:
         return f"the weights after iteration {saved} are saved in {out}"
     return f"iteration {saved} is saved in {out}: --resume goes on from there"
-
-
-def take_others_along() -> NoReturn:
-    """End all ranks because this one's program has ended before MPI has started.
-
-    An mpirun does not mind a process that leaves with a status of its own; the others would wait for it where MPI
-    starts, for ever.
-    """
-    print("theanompi: a rank's program has ended before wait was called", file=sys.stderr, flush=True)
-    from mpi4py import MPI  # starts MPI, with all others
-
-    MPI.COMM_WORLD.Abort(1)
-    os._exit(1)

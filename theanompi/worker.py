@@ -87,6 +87,19 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
             tell(well=True)
 
 
+def take_others_along() -> NoReturn:
+    """End all ranks because this one's program has ended before MPI has started.
+
+    An mpirun does not mind a process that leaves with a status of its own; the others would wait for it where MPI
+    starts, for ever.
+    """
+    print("theanompi: a rank's program has ended before wait was called", file=sys.stderr, flush=True)
+    from mpi4py import MPI  # starts MPI, with all others
+
+    MPI.COMM_WORLD.Abort(1)
+    os._exit(1)
+
+
 def main() -> NoReturn:
     """Run with what the launcher put into the environment."""
     config, devices, plan = from_environment(os.environ)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from theanompi.config import FIELDS, ConfigError, RunConfig, closest, got, hosts, read_field, resolve
-from theanompi.ends import STOPPED, signal_name, take_others_along, what_is_saved
+from theanompi.ends import STOPPED, signal_name, what_is_saved
 from theanompi.files import MOST_TEXT, read_bytes, reason, trouble
 from theanompi.launch import WORKER, Job, is_worker
 from theanompi.library import prepare_rank, set_algorithm
@@ -135,7 +135,7 @@ class Rule(ABC):
         if job or not is_worker(config.devices):
             self._job = Job(config, module=module, bind=bind, plan=plan, **job)
         else:
-            atexit.register(take_others_along)
+            atexit.register(_take_others_along)
 
     def _attributes(self) -> list[tuple[str, str, Any]]:
         """What was set as an attribute of the rule or of its class: field, place and value, the rule's own last.
@@ -186,7 +186,7 @@ class Rule(ABC):
         if self._config is None:
             raise RuntimeError(f"{self.name}.wait: expected a call of init before it, got none")
         if self._job is None:
-            atexit.unregister(take_others_along)
+            atexit.unregister(_take_others_along)
             self.run(self._config, plan=self._plan, module=self._module)
             return 0
         status, account = self._job.wait(), self._job.account
@@ -227,6 +227,11 @@ class Rule(ABC):
         set_algorithm(config.allreduce_algorithm)
         prepare_rank(config.devices)
         importlib.import_module(module).run(config, config.devices, plan)
+
+
+def _take_others_along() -> None:
+    """End all ranks of the user's own mpirun, as this one's program ends without a call of `Rule.wait`."""
+    importlib.import_module(WORKER).take_others_along()
 
 
 def check(config: RunConfig) -> None:
