@@ -1,6 +1,7 @@
 """What control groups leave a process, from trees as the kernel lays them out, and in one of its own."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -52,6 +53,22 @@ def test_a_container_may_see_its_group_as_the_top(tmp_path: Path, write: Write) 
     write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "200000\n")
     write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
     assert cgroup.cores(range(8), tmp_path) == 2
+
+
+def test_the_least_of_what_is_left_of_memory_counts(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    write("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 8 kB\n")
+    assert cgroup.free_memory(tmp_path) == 8192
+    write("proc/self/cgroup", "0::/job\n")
+    write("sys/fs/cgroup/job/memory.max", "5000\n")
+    assert cgroup.free_memory(tmp_path) == 5000
+    write("proc/self/statm", "2 1 1 1 0 1 0\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2 * resource.getpagesize() + 4000,) * 2)
+    assert cgroup.free_memory(tmp_path) == 4000
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1000,) * 2)
+    assert cgroup.free_memory(tmp_path) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """Odd image files, compared with Pillow's own reading of them."""
 
 import io
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from sklearn.datasets import load_sample_images
 
 from tests.archives import encoded, odd_files, rotated
 from tests.photographs import jpeg, photograph
+from theanompi import cgroup
 from theanompi.data.decode import BadImage, as_jpeg, decode, decode_jpeg, resize_shorter
 
 GOOD, BAD = odd_files()
@@ -105,9 +109,141 @@ def test_a_picture_too_large_for_jpeg_is_bad_only_there() -> None:
         as_jpeg(data)
 
 
-def test_a_bomb_is_bad() -> None:
-    with pytest.raises(BadImage, match=r"^damaged \(Image size \(400000000 pixels\) exceeds limit"):
-        decode(encoded(Image.new("1", (20000, 20000)), "PNG"))
+def test_a_picture_may_be_as_large_as_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Pillow takes for an attack from 179 million pixels on is the user's own."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    for name in ("png.JPEG", "picture.gif", "progressive.JPEG"):
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(io.BytesIO(GOOD[name]))
+        assert decode(GOOD[name]).shape == as_jpeg(GOOD[name])[1].shape == (60, 80, 3)
+        assert Image.MAX_IMAGE_PIXELS == 2000
+    monkeypatch.setattr(cgroup, "free_memory", lambda: 2**17)
+    for read in (decode, as_jpeg):
+        with pytest.raises(BadImage, match=r"^more pixels than there is memory for, 16 bytes each of 0 MiB$"):
+            read(GOOD["png.JPEG"])
+
+
+def png_with_text(text: bytes, after: bool) -> bytes:
+    """A PNG file with a compressed text, before or after the pixels."""
+    chunk = b"zTXtnote\0\0" + zlib.compress(text)
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = encoded(Image.fromarray(PICTURE), "PNG")
+    at = data.index(b"IEND" if after else b"IDAT") - 4
+    return data[:at] + chunk + data[at:]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_long_text_in_a_png_file_does_no_harm(after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = png_with_text(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1), after)
+    np.testing.assert_array_equal(decode(data), PICTURE)
+    np.testing.assert_array_equal(decode(as_jpeg(data)[0]), as_jpeg(data)[1])
+    monkeypatch.setattr(cgroup, "free_memory", lambda: 2**22)
+    with pytest.raises(BadImage, match=r"^more text in it than there is memory for, 0 MiB$"):
+        decode(data)
+
+
+# --- Every mode and format that Pillow can write
+
+MODES = "1 L P RGB RGBA CMYK YCbCr LAB HSV I F LA PA RGBX RGBa La I;16 I;16L I;16B I;16N".split()
+Image.init()
+
+
+def picture(mode: str) -> Image.Image:
+    """A picture of a mode, in whose channels every value may occur."""
+    draw = np.random.default_rng(3)
+    colours = Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8))
+    if mode in ("1", "P"):
+        return colours.convert("1") if mode == "1" else colours.quantize(64)
+    if mode == "PA":
+        pale = colours.quantize(64).convert("PA")
+        pale.putalpha(Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)))
+        return pale
+    if mode in ("RGBa", "La"):
+        return picture(mode.upper()).convert(mode)
+    if mode == "F":
+        return Image.fromarray(draw.random((32, 32), np.float32))
+    length = 4 if mode == "I" else 2 if mode.startswith("I") else len(Image.new(mode, (1, 1)).getbands())
+    return Image.frombytes(mode, (32, 32), draw.bytes(32 * 32 * length))
+
+
+@pytest.mark.parametrize("kind", sorted(Image.SAVE))
+def test_every_mode_and_format_is_what_pillow_makes_of_it_or_refused_by_name(kind: str) -> None:
+    # Of an icon for macOS a dozen sizes are encoded, which takes long.
+    for mode in MODES if kind != "ICNS" else ("RGBA", "I;16"):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                data = encoded(picture(mode), kind)
+                with Image.open(io.BytesIO(data)) as image:
+                    image.load()
+                    want = np.asarray(image.convert("RGB"))
+        except Exception:
+            continue  # Pillow cannot write it, or cannot read what it wrote
+        # Pillow's conversion cuts greys of 16 bits off at 255; those of PPM have the mode I.
+        if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
+            want = np.stack([np.asarray(image) >> 8] * 3, axis=-1).astype(np.uint8)
+        elif image.mode in ("I", "F"):
+            with pytest.raises(BadImage, match=", whose white is not known$"):
+                decode(data)
+            continue
+        np.testing.assert_array_equal(decode(data), want, err_msg=f"{kind} {mode}")
+        stored, pixels = as_jpeg(data)
+        np.testing.assert_array_equal(pixels, by_pillow(stored), err_msg=f"{kind} {mode}")
+        if stored == data:
+            np.testing.assert_array_equal(pixels, want, err_msg=f"{kind} {mode}")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "PALM"])
+def test_what_pillow_writes_and_cannot_read_is_refused(kind: str) -> None:
+    data = encoded(picture("1" if kind != "EPS" else "L"), kind)
+    with pytest.raises(BadImage, match=r"^not an image$|Ghostscript"):
+        decode(data)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"keep_rgb": True}, {"subsampling": "4:1:1"}, {"subsampling": "4:4:4", "restart_marker_rows": 1}],
+)
+def test_a_jpeg_file_of_another_kind_decodes_as_by_pillow(options: dict[str, object]) -> None:
+    data = encoded(Image.fromarray(PICTURE), "JPEG", **options)
+    stored, pixels = as_jpeg(data)
+    assert stored == data
+    np.testing.assert_array_equal(pixels, by_pillow(data))
+
+
+def tiff(data: bytes, bits: int, photometric: int = 1, sample_format: int = 1) -> bytes:
+    """A grey TIFF file of 8 × 2 pixels, as cameras and microscopes write it."""
+    tags = {256: 8, 257: 2, 258: bits, 259: 1, 262: photometric, 273: 256, 277: 1, 278: 2, 279: len(data)}
+    tags[339] = sample_format
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return (b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)).ljust(256, b"\0") + data
+
+
+def test_greys_of_twelve_bits_are_scaled() -> None:
+    values = np.arange(16) * 256 + 77
+    packed = b"".join(
+        (int(a) << 12 | int(b)).to_bytes(3, "big") for a, b in zip(values[::2], values[1::2], strict=True)
+    )
+    np.testing.assert_array_equal(decode(tiff(packed, 12))[..., 0].ravel(), values >> 4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "sample_format", "what"),
+    [
+        (8, 1, 2, "pixels are signed numbers"),
+        (16, 1, 2, "pixels are signed numbers"),
+        (32, 1, 2, "pixels are signed numbers"),
+        (32, 1, 1, r"greys of more than 8 bits \(Pillow's mode I\)"),
+        (32, 1, 3, "pixels are floats"),
+        (16, 0, 1, r"greys of more than 8 bits \(Pillow's mode I;16\)"),
+    ],
+)
+def test_greys_that_cannot_be_scaled_are_refused(
+    bits: int, photometric: int, sample_format: int, what: str
+) -> None:
+    data = tiff(bytes(range(16)) * (bits // 8), bits, photometric, sample_format)
+    for read in (decode, as_jpeg):
+        with pytest.raises(BadImage, match=f"^{what}, whose white is not known$"):
+            read(data)
 
 
 # How far each may be from the picture: JPEG's loss, 64 colours, or grey.

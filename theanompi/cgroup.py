@@ -5,6 +5,7 @@ hold each other up.
 """
 
 import os
+import resource
 from collections.abc import Collection
 from pathlib import Path
 
@@ -82,3 +83,27 @@ def cores(affinity: Collection[int] | None = None, root: Path = Path("/")) -> in
     """
     n = len(os.sched_getaffinity(0) if affinity is None else affinity)
     return max(1, int(min(n, limits(root).get("cores", n))))
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Count the bytes that this process may take: of the machine, its control groups and its own limit (ulimit -v).
+
+    Parameters
+    ----------
+    root
+        As in `limits`.
+
+    Examples
+    --------
+    >>> free_memory() > 0
+    True
+    """
+    lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
+    (available,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    # What a group has used counts files that are kept in memory, which go when there is need.
+    free = min(available, limits(root).get("memory", available))
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most != resource.RLIM_INFINITY:
+        pages = int((root / "proc/self/statm").read_text(encoding="ascii").split()[0])
+        free = min(free, most - pages * resource.getpagesize())
+    return max(int(free), 0)

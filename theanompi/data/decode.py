@@ -7,18 +7,29 @@ greyscale, CMYK, rotated by its EXIF tag, or a PNG.
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from theanompi import cgroup
 
 Pixels = NDArray[np.uint8]
+Seen = TypeVar("Seen")
 
 _JPEG = ("JPEG", "MPO")  # MPO: a JPEG file with further pictures behind it, as telephones write them
 _ORIENTATION = 0x0112
+# Formats whose greys of more than 8 bits fill 16, in Pillow's readers; that of PPM says I, that of PNG did.
+_GREYS_OF_16_BITS = ("PNG", "PPM", "JPEG2000", "IM", "ICO", "ICNS")
+# Tags of TIFF.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+# While a picture becomes an array: Pillow's pixel of 4 bytes, once more when it is converted or turned, the array,
+# and what it is made of.
+_BYTES_PER_PIXEL = 16
 # What undoes each value of the EXIF tag: Exif 2.32, §4.6.4 A.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,10 +72,50 @@ def _reasons() -> Iterator[None]:
         raise BadImage("truncated" if truncated else f"damaged ({reason})") from None
 
 
-def _open(data: bytes | memoryview, formats: tuple[str, ...] | None = None) -> Image.Image:
+@contextmanager
+def _limits_of_memory() -> Iterator[None]:
+    """Let Pillow read what it takes for an attack, as far as there is memory: the files are the user's own.
+
+    Of the memory half is taken, as other workers read pictures too.
+    """
+    free = cgroup.free_memory() // 2
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    # Pillow refuses what has more than twice as many.
+    Image.MAX_IMAGE_PIXELS = free // _BYTES_PER_PIXEL // 2
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = free // 4
+    try:
+        yield
+    except (Image.DecompressionBombError, MemoryError):
+        raise BadImage(
+            f"more pixels than there is memory for, {_BYTES_PER_PIXEL} bytes each of {free >> 20} MiB"
+        ) from None
+    except ValueError as error:
+        if not _is_about_text(error):
+            raise
+        raise BadImage(f"more text in it than there is memory for, {free >> 22} MiB") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
+
+
+def _is_about_text(error: Exception) -> bool:
+    return "PngImagePlugin.MAX_TEXT" in str(error) or "MAX_TEXT_MEMORY" in str(error)
+
+
+def _look(
+    data: bytes | memoryview, see: Callable[[Image.Image], Seen], formats: tuple[str, ...] | None = None
+) -> Seen:
+    """Open a file, and give what `see` makes of it."""
     if not len(data):
         raise BadImage("empty file")
-    return Image.open(io.BytesIO(data), formats=formats)
+    with _reasons():
+        try:
+            return see(Image.open(io.BytesIO(data), formats=formats))
+        except (Image.DecompressionBombError, ValueError) as error:
+            if isinstance(error, ValueError) and not _is_about_text(error):
+                raise
+        # Only now, because it takes a while to ask for the memory.
+        with _limits_of_memory():
+            return see(Image.open(io.BytesIO(data), formats=formats))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -74,13 +125,31 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _grey_bits(image: Image.Image) -> int:
+    """How many bits the greys of more than 8 have from black to white; 0 when that is not known."""
+    sixteen = image.mode.startswith("I;16")
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        # Where white is 0, Pillow gives the negative.
+        return int(tags[_BITS_PER_SAMPLE][0]) if sixteen and tags.get(_PHOTOMETRIC) == 1 else 0
+    known = image.format in _GREYS_OF_16_BITS and (sixteen or image.format in ("PNG", "PPM"))
+    return 16 if known else 0
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16 bits in fact (Pillow's reader of PNG says I or I;16 by its version). Pillow would clip them; the
-        # high byte is what its readers keep of 16-bit colours.
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "F":
+    if image.mode == "F":
         raise BadImage("pixels are floats, whose white is not known")
+    # 1: unsigned, 4: not said. Of signed bytes Pillow makes unsigned ones.
+    if image.format == "TIFF" and not {1, 4}.issuperset(image.tag_v2.get(_SAMPLE_FORMAT, ())):  # type: ignore[attr-defined]
+        raise BadImage("pixels are signed numbers, whose white is not known")
+    if image.mode.startswith("I"):
+        bits = _grey_bits(image)
+        if not bits:
+            raise BadImage(
+                f"greys of more than 8 bits (Pillow's mode {image.mode}), whose white is not known"
+            )
+        # Pillow would clip them; the high byte is what its readers keep of 16-bit colours.
+        image = Image.fromarray((np.asarray(image).clip(0, 2**bits - 1) >> (bits - 8)).astype(np.uint8))
     return image.convert("RGB")
 
 
@@ -132,10 +201,11 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1, size: tuple[int, i
     except ValueError:
         # Truncated, or one of the few with harmless faults. Pillow tells them apart; simplejpeg, when it is not
         # strict, takes truncated files and refuses some with extraneous bytes.
-        with _reasons():
-            image = _open(data, ("JPEG",))
+        def see(image: Image.Image) -> Pixels:
             _check_size((image.height, image.width), size)
             return np.array(_rgb(image).reduce(reduction))
+
+        return _look(data, see, ("JPEG",))
 
 
 def _check_size(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
@@ -148,8 +218,9 @@ def _check_size(size: tuple[int, int], expected: tuple[int, int] | None) -> None
 def decode(data: bytes) -> Pixels:
     """Decode a file of any format that Pillow reads, upright.
 
-    Rotation by an EXIF tag is applied; grey, CMYK, palettes and 16 bits are converted. Transparency is
-    dropped, as in ``torchvision.datasets.ImageFolder``. Of several pictures in a file, the first counts.
+    Rotation by an EXIF tag is applied; all else is as Pillow's ``convert("RGB")`` makes it, except that greys of 12
+    and 16 bits are scaled and not clipped. Transparency is dropped, as in ``torchvision.datasets.ImageFolder``. Of
+    several pictures in a file, the first counts. A picture may be as large as there is memory.
 
     Parameters
     ----------
@@ -164,7 +235,8 @@ def decode(data: bytes) -> Pixels:
     Raises
     ------
     BadImage
-        If the file is empty, truncated, damaged, or not an image.
+        If the file is empty, truncated, damaged, or not an image, has more pixels than there is memory for, or
+        pixels whose white is not known: floats, signed numbers and greys of 32 bits.
 
     Examples
     --------
@@ -176,14 +248,16 @@ def decode(data: bytes) -> Pixels:
     Traceback (most recent call last):
     theanompi.data.decode.BadImage: truncated
     """
-    with _reasons():
-        image = _open(data)
-        image.load()  # first: the EXIF data of a PNG file may follow the pixels
-        orientation = _orientation(image)
-        image = _rgb(image)
-        if orientation in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[orientation])
-        return np.array(image)
+    return _look(data, _upright)
+
+
+def _upright(image: Image.Image) -> Pixels:
+    image.load()  # first: the EXIF data of a PNG file may follow the pixels
+    orientation = _orientation(image)
+    image = _rgb(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    return np.array(image)
 
 
 def as_jpeg(data: bytes) -> tuple[bytes, Pixels]:
@@ -205,7 +279,7 @@ def as_jpeg(data: bytes) -> tuple[bytes, Pixels]:
     Raises
     ------
     BadImage
-        If the file is empty, truncated, damaged, not an image, or too large for JPEG.
+        As in `decode`, and if the picture is too large for JPEG.
 
     Examples
     --------
@@ -213,17 +287,16 @@ def as_jpeg(data: bytes) -> tuple[bytes, Pixels]:
     >>> as_jpeg(data)[0] == data
     True
     """
-    with _reasons():
-        image = _open(data)
-        untouched = (
-            image.format in _JPEG and image.mode in ("RGB", "L") and _orientation(image) not in _UPRIGHT
-        )
-    if not untouched:
+    if not _look(data, _is_plain_jpeg):
         pixels = decode(data)
         if max(pixels.shape) > 65500:  # libjpeg's limit
             raise BadImage(f"{pixels.shape[1]} × {pixels.shape[0]} pixels, above JPEG's limit of 65500")
         data = simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
     return data, decode_jpeg(data)
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    return image.format in _JPEG and image.mode in ("RGB", "L") and _orientation(image) not in _UPRIGHT
 
 
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:
