@@ -5,6 +5,7 @@ import gzip
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from theanompi.data.augment import POLICIES
 from theanompi.data.glyphs import Glyphs
 from theanompi.data.schema import SPLITS, Split
 from theanompi.data.sources import (
+    IMAGE_ENDINGS,
     Arrays,
     Cifar10,
     Cifar100,
     Files,
     Folder,
     Ilsvrc,
+    KaggleIlsvrc,
     Mnist,
     Npz,
     Source,
@@ -99,7 +102,91 @@ def test_class_folders(folders: Path) -> None:
         "zebra/y.webp": (2, b"5"),
     }
     assert files_of(source, "val") == {"cat/v.jpeg": (0, b"6"), "zebra/w.gif": (2, b"7")}
-    assert source.notes == ["2 files that are not named like images are ignored"]
+    assert source.notes == [
+        "2 files that are not named like images are ignored: .html 1, .txt 1",
+        f"1 hidden files and folders are ignored, such as {folders}/train/dog/._a.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".ipynb_checkpoints", ".thumbnails", ".Trash-1000", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found"],
+)
+@pytest.mark.parametrize("where", ["dog", "dog/deep", "."])
+def test_hidden_folders_are_never_listed(folders: Path, name: str, where: str) -> None:
+    before = Folder(folders / "train", folders / "val")
+    write_files(folders / "train" / where / name, {"a-checkpoint.png": b"8", "more/b.jpg": b"9"})
+    # As with a link to the folder around it, by which the images of other classes would get this label.
+    (folders / "train" / where / name / "around").symlink_to(folders / "train")
+    source = Folder(folders / "train", folders / "val")
+    assert files_of(source, "train") == files_of(before, "train")
+    assert source.class_names == before.class_names
+    hidden = [note for note in source.notes if "hidden" in note]
+    assert len(hidden) == 1 and hidden[0].startswith("2 hidden files and folders are ignored, such as ")
+
+
+def test_a_folder_belongs_to_the_class_in_which_it_lies(folders: Path) -> None:
+    """A link to it from a class that is listed earlier has nothing new; nor has a second link to one elsewhere."""
+    before = Folder(folders / "train", folders / "val")
+    (folders / "train" / "cat" / "link").symlink_to(folders / "train" / "dog" / "deep")
+    write_files(folders / "elsewhere", {"e.jpg": b"8"})
+    for name in ("cat", "zebra"):
+        (folders / "train" / name / "more").symlink_to(folders / "elsewhere")
+    source = Folder(folders / "train", folders / "val")
+    files = files_of(source, "train")
+    assert files.pop("cat/more/e.jpg") == (0, b"8")
+    assert files == files_of(before, "train")
+    assert source.notes[-1].startswith("2 links to folders that are listed already are ignored, such as ")
+
+
+def test_what_is_ignored_is_told_by_ending(folders: Path) -> None:
+    write_files(
+        folders / "train", {"dog/a.heic": b"", "dog/b.HEIC": b"", "cat/README": b"", "loose.jpg": b""}
+    )
+    assert Folder(folders / "train", folders / "val").notes == [
+        "5 files that are not named like images are ignored: .heic 2, .html 1, without ending 1, .txt 1",
+        f"1 hidden files and folders are ignored, such as {folders}/train/dog/._a.png",
+        f"1 images that lie in no class folder are ignored, such as {folders}/train/loose.jpg",
+    ]
+
+
+def test_every_ending_of_an_image_that_pillow_decodes_counts(tmp_path: Path) -> None:
+    names = {f"a/{i}{ending}": b"1" for i, ending in enumerate(IMAGE_ENDINGS)}
+    assert {".jfif", ".jpe", ".avif", ".jp2"} <= set(IMAGE_ENDINGS)
+    write_files(tmp_path, {f"{split}/{name}": data for split in SPLITS for name, data in names.items()})
+    source = Folder(tmp_path / "train", tmp_path / "val")
+    assert set(files_of(source, "train")) == set(names) and source.notes == []
+
+
+def test_a_class_may_have_no_images_in_val(folders: Path) -> None:
+    (folders / "val" / "dog").mkdir()
+    source = Folder(folders / "train", folders / "val")
+    assert source.labels["val"].tolist() == [0, 2]
+    (folders / "train" / "wolf").mkdir()
+    with says(f"{folders / 'train' / 'wolf'}: expected images of its class, got none", error=ConfigError):
+        Folder(folders / "train", folders / "val")
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("train", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("val", [COMPOSED, DECOMPOSED])
+def test_one_name_in_two_spellings_is_one_class(folders: Path, train: str, val: str) -> None:
+    write_files(folders, {f"train/{train}/1.jpg": b"8", f"val/{val}/1.jpg": b"9"})
+    source = Folder(folders / "train", folders / "val")
+    assert source.class_names == [COMPOSED, "cat", "dog", "zebra"]
+    assert files_of(source, "train")[f"{train}/1.jpg"] == (0, b"8")
+    assert files_of(source, "val")[f"{val}/1.jpg"] == (0, b"9")
+
+
+def test_two_folders_of_one_name_in_two_spellings_are_refused(folders: Path) -> None:
+    write_files(folders, {f"train/{COMPOSED}/1.jpg": b"8", f"train/{DECOMPOSED}/1.jpg": b"9"})
+    with says(
+        f"{folders}/train: expected one folder for each class, got 'cafe\\u0301' and 'caf\\xe9', which are the same",
+        error=ConfigError,
+    ):
+        Folder(folders / "train", folders / "val")
 
 
 def test_links_to_class_folders_are_followed(folders: Path) -> None:
@@ -168,10 +255,16 @@ def test_wrong_folders(folders: Path) -> None:
         Folder(train / "readme.html", val)
     with says(f"{train / 'cat'}: expected a folder of class folders, got no folder in it", error=ConfigError):
         Folder(train / "cat", val)
-    (val / "dog").mkdir()
-    with says(f"{val / 'dog'}: expected images of its class, got none", error=ConfigError):
-        Folder(train, val)
-    (val / "dog").rmdir()
+    (folders / "no images" / "dog").mkdir(parents=True)
+    with says("no images: expected images in its class folders, got none", error=ConfigError):
+        Folder(train, folders / "no images")
+    write_files(folders / "flat", {"ILSVRC2012_val_00000001.JPEG": b""})
+    with says(
+        "flat: expected a folder of class folders, got no folder in it but 1 images; ImageNet as Kaggle has it: "
+        "tmpack ilsvrc FOLDER",
+        error=ConfigError,
+    ):
+        Folder(train, folders / "flat")
     write_files(val, {"fox/1.jpg": b"", "wolf/1.jpg": b""})
     with says(f"{val}: expected only classes of {train}, got 'fox' and 1 more", error=ConfigError):
         Folder(train, val)
@@ -244,6 +337,32 @@ def test_the_archives_of_ilsvrc(tmp_path: Path, counts: bool) -> None:
         "ILSVRC2012_img_train.tar",
         "ILSVRC2012_img_val.tar",
     ]
+
+
+def test_what_macos_puts_into_archives_is_not_taken(tmp_path: Path) -> None:
+    """For each x that has attributes of its own, tar on macOS packs a ._x before it."""
+
+    def with_doubles(files: dict[str, bytes]) -> dict[str, bytes]:
+        return {
+            name: data
+            for real, content in files.items()
+            for name, data in (
+                (f"._{real}", b"\0\5\x16\7"),
+                (f"__MACOSX/{real}", b"-"),
+                (f"./{real}", content),
+            )
+        }
+
+    train, _ = ilsvrc_images()
+    inner = {f"{wnid}.tar": tar_bytes(with_doubles(files)) for wnid, files in train.items()}
+    paths = ilsvrc(tmp_path, train=lambda _: with_doubles(inner), val=with_doubles, devkit=with_doubles)
+    source = Ilsvrc(*paths)
+    (tmp_path / "clean").mkdir()
+    clean = Ilsvrc(*ilsvrc(tmp_path / "clean"))
+    for split in SPLITS:
+        want = list(files_of(clean, split).values())
+        assert list(files_of(source, split).values()) == want
+    assert source.notes[-1].startswith("34 hidden files and folders are ignored, such as ")
 
 
 def test_fewer_images_than_the_devkit_says_are_noted(tmp_path: Path) -> None:
@@ -364,6 +483,91 @@ def test_an_archive_that_shrinks_afterwards(tmp_path: Path) -> None:
         files_of(source, "val")
 
 
+# --- ILSVRC 2012 as Kaggle has it
+
+
+def kaggle(folder: Path, **changes: Any) -> Path:
+    """Write the folder; the changes replace the tables."""
+    train, val = ilsvrc_images()
+    wnid_of = {i: wnid for i, wnid, *_ in SYNSETS}
+    rows = [
+        f"ILSVRC2012_val_{i:08},{wnid_of[TRUTH[i - 1]]} 1 2 30 40 {wnid_of[TRUTH[i - 1]]} 3 4 5 6 "
+        for i in (4, 2, 1, 3, 5)
+    ]
+    mapping = [f"{wnid} {words}" for _, wnid, words, n, _ in SYNSETS if not n]
+    tables = {
+        "LOC_val_solution.csv": "\n".join(["ImageId,PredictionString", *rows, ""]),
+        "LOC_synset_mapping.txt": "\n".join([*mapping, ""]),
+        "LOC_train_solution.csv": "ImageId,PredictionString\n",
+    } | changes
+    data = {f"train/{wnid}/{name}": data for wnid, files in train.items() for name, data in files.items()}
+    data |= {f"val/{name}": data for name, data in val.items()} | {"test/ILSVRC2012_test_00000001.JPEG": b"-"}
+    write_files(folder, {f"ILSVRC/Data/CLS-LOC/{name}": content for name, content in data.items()})
+    return write_files(folder, {name: text.encode() for name, text in tables.items()})
+
+
+@pytest.mark.parametrize("place", [".", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_imagenet_as_kaggle_has_it_is_that_of_the_archives(tmp_path: Path, place: str) -> None:
+    (tmp_path / "archives").mkdir()
+    archive = Ilsvrc(*ilsvrc(tmp_path / "archives"))
+    write_files(kaggle(tmp_path / "kaggle"), {"ILSVRC/Data/CLS-LOC/val/._ILSVRC2012_val_00000001.JPEG": b"-"})
+    source = KaggleIlsvrc(tmp_path / "kaggle" / place)
+    assert source.class_names == archive.class_names and source.name == archive.name
+    for split in SPLITS:
+        assert list(files_of(source, split).items()) == list(files_of(archive, split).items())
+    assert len(source.notes) == 1 and "1 hidden files and folders are ignored" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"LOC_synset_mapping.txt": ""}, "LOC_synset_mapping.txt: expected the classes, got an empty file"),
+        ({"LOC_synset_mapping.txt": "n02000002 a\nn02000002 b\n"}, "txt, line 2: expected a class of its own, such as"),
+        ({"LOC_synset_mapping.txt": "tench"}, "txt, line 1: expected a class of its own"),
+        ({"LOC_synset_mapping.txt": "n02000002 a\n"}, "train: expected a folder for each class of "
+         "LOC_synset_mapping.txt and no other, got one more, n01000001"),
+        ({"LOC_val_solution.csv": "ILSVRC2012_val_00000001,n09 1 2 3 4\n"}, "csv, line 1: expected an image"),
+        ({"LOC_val_solution.csv": "ILSVRC2012_val_00000001\n"}, "csv, line 1: expected an image of its own"),
+        ({"LOC_val_solution.csv": "a,n02000002 1 2 3 4\na,n02000002 1 2 3 4\n"}, "csv, line 2: expected an image"),
+        ({"LOC_val_solution.csv": "a,n02000002 1 2 3 4 n01000001 1 2 3 4\n"}, "csv, line 1: expected an image"),
+        ({"LOC_val_solution.csv": "ImageId,PredictionString\nILSVRC2012_val_00000009,n02000002 1 2 3 4\n"},
+         "val: expected the 1 images of LOC_val_solution.csv, got no ILSVRC2012_val_00000009"),
+        ({"LOC_val_solution.csv": "ILSVRC2012_val_00000001,n02000002 1 2 3 4\n"},
+         "val: expected the 1 images of LOC_val_solution.csv, got one more, ILSVRC2012_val_00000002"),
+        ({"LOC_val_solution.csv": "x" * 200_000}, "csv, line 1: expected a table, got: field larger than"),
+    ],
+)  # fmt: skip
+def test_wrong_tables_of_kaggle(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    with says(message):
+        KaggleIlsvrc(kaggle(tmp_path, **changes))
+
+
+def test_what_is_missing_of_kaggle_is_named(tmp_path: Path) -> None:
+    top = kaggle(tmp_path)
+    data = top / "ILSVRC" / "Data" / "CLS-LOC"
+    write_files(data, {"train/n09999999/1.JPEG": b""})
+    with says("train: expected a folder for each class", "got one more, n09999999"):
+        KaggleIlsvrc(top)
+    (data / "train" / "n09999999").rename(data / "val" / "n09999999")
+    with says(
+        "val: expected images, as Kaggle has them, got a folder 'n09999999'; class folders: tmpack folder"
+    ):
+        KaggleIlsvrc(top)
+    shutil.rmtree(data / "val" / "n09999999")
+    write_files(data, {"val/ILSVRC2012_val_00000001.png": b""})
+    with says("val: expected the 5 images", "got two files for ILSVRC2012_val_00000001"):
+        KaggleIlsvrc(top)
+    shutil.rmtree(data / "train" / "n01000001")
+    with says("got none for n01000001"):
+        KaggleIlsvrc(top)
+    (top / "LOC_val_solution.csv").unlink()
+    with says("LOC_val_solution.csv: expected a file, got: No such file", error=ConfigError):
+        KaggleIlsvrc(top)
+    shutil.rmtree(data / "val")
+    with says("expected Kaggle's folder with ILSVRC/Data/CLS-LOC/train and val, got none", error=ConfigError):
+        KaggleIlsvrc(top)
+
+
 # --- CIFAR
 
 
@@ -404,6 +608,23 @@ def test_cifar100(
     for split, name in splits:
         np.testing.assert_array_equal(pixels_of(source, split)[0], batches[name][0])
         np.testing.assert_array_equal(source.labels[split], batches[name][1])
+
+
+@pytest.mark.parametrize("text", [str, str.encode])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_of_any_protocol(tmp_path: Path, protocol: int, text: Callable[[str], Any]) -> None:
+    """As people write the files anew, with the text of Python 2 as bytes or as text."""
+    batches = archives.cifar10_batches()
+    contents: dict[str, Any] = {
+        name: {text("data"): archives._planes(images), text("labels"): labels.tolist()}
+        for name, (images, labels) in batches.items()
+    }
+    contents["batches.meta"] = {text("label_names"): [text(f"class {i}") for i in range(10)]}
+    files = {name: pickle.dumps(content, protocol) for name, content in contents.items()}
+    source = Cifar10(write_files(tmp_path, files))
+    assert source.class_names == [f"class {i}" for i in range(10)]
+    np.testing.assert_array_equal(pixels_of(source, "val")[0], batches["test_batch"][0])
+    np.testing.assert_array_equal(source.labels["val"], batches["test_batch"][1])
 
 
 class Evil:
@@ -502,8 +723,8 @@ def test_mnist(tmp_path: Path, compressed: bool, mark: str) -> None:
         ("train-images-idx3-ubyte", archives.idx(DIGITS[1]), "expected the magic number 0x00000803, got 0x00000801"),
         ("train-images-idx3-ubyte", archives.idx(DIGITS[0])[:-1], "expected 20 × 28 × 28 bytes after the"),
         ("t10k-labels-idx1-ubyte", b"", "expected the magic number 0x00000801, got 0x"),
-        ("t10k-labels-idx1-ubyte", archives.idx(DIGITS[1][:5]), "t10k: expected a label for each image, got 5 for 20"),
-        ("t10k-labels-idx1-ubyte", archives.idx(DIGITS[1] + np.uint8(9)), "expected labels from 0 to 9, got 1"),
+        ("t10k-labels-idx1-ubyte", archives.idx(DIGITS[1][:5]), "expected a label for each image, got 5 for 20"),
+        ("t10k-labels-idx1-ubyte", archives.idx(DIGITS[1] + np.uint8(9)), "expected the labels 0 to 9 of 10 classes"),
     ],
 )  # fmt: skip
 def test_wrong_files_of_mnist(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -511,6 +732,72 @@ def test_wrong_files_of_mnist(tmp_path: Path, name: str, data: bytes, message: s
     (tmp_path / name).write_bytes(data)
     with says(message):
         Mnist(tmp_path)
+
+
+MAPPING = "".join(f"{i} {64 + i} {96 + i}\n" for i in range(1, 27))
+LETTERS = (DIGITS[0][:, :, :20], np.arange(20, dtype=np.uint8) + 1)
+
+
+def emnist(folder: Path, *sets: str, mapping: str | None = MAPPING) -> Path:
+    for name in sets:
+        files = archives.mnist(LETTERS, (LETTERS[0][:7], LETTERS[1][13:]), compressed=True)
+        write_files(folder, {f"{name}-{key.replace('t10k', 'test')}": data for key, data in files.items()})
+        if mapping is not None:
+            write_files(folder, {f"{name}-mapping.txt": mapping.encode()})
+    return folder
+
+
+def test_emnist_is_turned_and_its_letters_are_named(tmp_path: Path) -> None:
+    source = Mnist(emnist(tmp_path, "emnist-letters"))
+    np.testing.assert_array_equal(pixels_of(source, "train")[0], LETTERS[0].transpose(0, 2, 1)[..., None])
+    assert source.class_names[:2] == ["Aa", "Bb"] and len(source.class_names) == 26
+    assert source.labels["train"].tolist() == list(range(20))
+    assert source.labels["val"].tolist() == list(range(13, 20))
+    assert source.name == "EMNIST letters" and "Cohen" in source.source
+
+
+def test_one_of_several_sets(tmp_path: Path) -> None:
+    emnist(tmp_path, "emnist-letters", "emnist-balanced")
+    with says(
+        "expected one set, or one of them named by --set, got emnist-balanced, emnist-letters",
+        error=ConfigError,
+    ):
+        Mnist(tmp_path)
+    with says("expected the set 'letters', got emnist-balanced, emnist-letters", error=ConfigError):
+        Mnist(tmp_path, "letters")
+    assert Mnist(tmp_path, "emnist-balanced").name == "EMNIST balanced"
+    with says("expected the set 'x', got no train-images-idx3-ubyte", error=ConfigError):
+        (tmp_path / "empty").mkdir()
+        Mnist(tmp_path / "empty", "x")
+
+
+def test_letters_without_their_mapping_are_numbered_when_asked(tmp_path: Path) -> None:
+    emnist(tmp_path, "emnist-letters", mapping=None)
+    with says(
+        "expected the labels 0 to 19 of 20 classes, got 20 different ones, such as 20 for image 19 of train; "
+        "--renumber numbers them in their order"
+    ):
+        Mnist(tmp_path)
+    source = Mnist(tmp_path, renumber=True)
+    assert source.class_names == [str(i) for i in range(1, 21)]
+    assert source.labels["train"].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (
+            "1 65\n1 66\n",
+            "mapping.txt, line 2: expected a label of its own and the codes of its characters, got '1 66'",
+        ),
+        ("1\n", "mapping.txt, line 1: expected a label of its own"),
+        ("256 65\n", "mapping.txt, line 1: expected a label of its own"),
+        ("1 65\n3 66\n", "mapping.txt: expected all labels in it, got none for 2, of image 1 of train"),
+    ],
+)
+def test_wrong_mappings_of_emnist(tmp_path: Path, mapping: str, message: str) -> None:
+    with says(message):
+        Mnist(emnist(tmp_path, "emnist-letters", mapping=mapping))
 
 
 def test_missing_and_truncated_files_of_mnist(tmp_path: Path) -> None:
@@ -568,12 +855,15 @@ def test_arrays_of_grey_images_and_names_of_classes(tmp_path: Path) -> None:
         ({"val_images": np.zeros((0, 5, 6), np.uint8)}, "val_images: expected uint8"),
         ({"val_images": np.zeros((4, 5), np.uint8)}, "val_images: expected uint8"),
         ({"val_images": np.zeros((4, 5, 6), np.uint8)}, "val_images: expected 3 channels as in train_images, got 1"),
-        ({"train_labels": np.zeros(11)}, "train_labels: expected whole numbers (n,), got float64 (11,)"),
+        ({"train_labels": np.zeros(11)}, "train_labels: expected whole numbers (n,) or (n, 1), got float64 (11,)"),
+        ({"train_labels": np.zeros((11, 2), int)}, "expected whole numbers (n,) or (n, 1), got int64 (11, 2)"),
         ({"train_labels": np.zeros(10, int)}, "train_labels: expected 11, one for each of train_images, got 10"),
-        ({"val_labels": np.array([0, -1, 0, 0])}, "val_labels: expected labels from 0 to 3, got -1 for image 1"),
-        ({"val_labels": np.array([0, 0, 10**12, 0])}, f"expected labels from 0 to 999999, got {10**12} for image 2"),
-        ({"val_labels": np.full(4, 2**64 - 1, np.uint64)}, f"expected labels from 0 to 999999, got {2**64 - 1} for"),
-        ({"class_names": ["a", "b"]}, "train_labels: expected labels from 0 to 1, got 2 for image 2"),
+        ({"val_labels": np.array([0, -1, 0, 0])}, "expected the labels 0 to 4 of 5 classes, got 5 different ones, "
+         "such as -1 for image 1 of val; --renumber numbers them in their order"),
+        ({"val_labels": np.array([0, 0, 10**12, 0])}, f"5 different ones, such as {10**12} for image 2 of val; --"),
+        ({"val_labels": np.full(4, 2**64 - 1, np.uint64)}, f"5 different ones, such as {2**64 - 1} for image 0 of val"),
+        ({"class_names": ["a", "b"]}, "expected the labels 0 to 1 of 2 classes, got 4 different ones, such as 2 for "
+         "image 2 of train"),
         ({"class_names": np.arange(4)}, "class_names: expected texts (n,), got int64 (4,)"),
         ({"class_names": np.array(["a", 1], object)}, "got: Object arrays cannot be loaded"),
     ],
@@ -581,6 +871,44 @@ def test_arrays_of_grey_images_and_names_of_classes(tmp_path: Path) -> None:
 def test_wrong_arrays(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with says(message):
         Npz(arrays(tmp_path / "a.npz", **changes))
+
+
+WORDNET = [1440764, 1443537, 1484850, 15075141]
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 4], [0, 2, 5, 9], WORDNET, [-1, 0, 1, 2**40]])
+def test_labels_that_do_not_count_from_0_are_numbered_when_asked(tmp_path: Path, numbers: list[int]) -> None:
+    """Else the empty classes between them would each have weights, and the file a name of each."""
+    train, val = np.arange(11) % 4, np.array([3, 0, 2, 2])
+    labels = {"train_labels": np.array(numbers)[train], "val_labels": np.array(numbers)[val]}
+    path = arrays(tmp_path / "a.npz", **labels)
+    with says("expected the labels 0 to 3 of 4 classes, got 4 different ones, such as ", "; --renumber"):
+        Npz(path)
+    source = Npz(path, renumber=True)
+    assert source.class_names == [str(number) for number in numbers]
+    assert source.labels["train"].tolist() == train.tolist() and source.labels["val"].tolist() == val.tolist()
+    assert source.notes == [f"the labels {', '.join(map(str, numbers))} are numbered 0 to 3"]
+    # With names of their own, in the order of the numbers.
+    source = Npz(arrays(path, **labels, class_names=["a", "b", "c", "d"]), renumber=True)
+    assert source.class_names == ["a", "b", "c", "d"] and source.labels["val"].tolist() == val.tolist()
+
+
+def test_labels_that_count_from_0_stay_as_they_are(tmp_path: Path) -> None:
+    path = arrays(tmp_path / "a.npz", class_names=["a", "b", "c", "d", "e", "f"])
+    source, plain = Npz(path, renumber=True), Npz(path)
+    assert source.class_names == plain.class_names and source.notes == plain.notes == []
+    assert source.labels["val"].tolist() == [0, 3, 1, 1]
+
+
+def test_arrays_as_medmnist_has_them(tmp_path: Path) -> None:
+    labels = {
+        "train_labels": np.arange(11, dtype=np.uint8)[:, None] % 4,
+        "val_labels": np.uint8([[0], [3], [1], [1]]),
+    }
+    other = {"test_images": np.zeros((2, 7, 6, 3), np.uint8), "test_labels": np.array([None, 1])}
+    source = Npz(arrays(tmp_path / "a.npz", **labels, **other))
+    assert source.labels["val"].tolist() == [0, 3, 1, 1]
+    assert source.notes == ["arrays that are not used: test_images, test_labels"]
 
 
 def test_files_that_hold_no_arrays(tmp_path: Path) -> None:
@@ -660,5 +988,5 @@ def test_a_pickle_that_asks_for_more_memory_than_there_is_gets_none(tmp_path: Pa
     huge = b"\x80\x05\x96" + (2**50).to_bytes(8, "little") + b"."
     names = ("batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6)))
     archives.write_files(tmp_path, dict.fromkeys(names, huge))
-    with pytest.raises(ValueError, match="expected a pickle of CIFAR, got: a bytearray, which is neither"):
+    with pytest.raises(ValueError, match="expected a pickle of CIFAR, got one that is cut short"):
         Cifar10(tmp_path)

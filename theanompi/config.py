@@ -98,6 +98,15 @@ def listed(names: Iterable[str], most: int = 100) -> str:
     return shortened(", ".join(names), most)
 
 
+def escaped(text: str) -> str:
+    r"""Spell a text so that it is one line on any terminal: what cannot be printed is escaped.
+
+    >>> escaped("a\nb \udcff")
+    'a\\nb \\udcff'
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def one_line(text: object, most: int = MOST_MESSAGE) -> str:
     r"""Make a message fit one line of any terminal: what cannot be printed is escaped, what is too long is cut.
 
@@ -106,10 +115,7 @@ def one_line(text: object, most: int = MOST_MESSAGE) -> str:
     >>> one_line("a\nb \udcff")
     'a\\nb \\udcff'
     """
-    line = str(text)
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    return shortened(line, most)
+    return shortened(escaped(str(text)), most)
 
 
 def is_text(value: Any) -> bool:

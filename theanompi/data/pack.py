@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from theanompi import cgroup
-from theanompi.config import ConfigError, OneLineParser, got, one_line
+from theanompi.config import ConfigError, OneLineParser, escaped, got, listed, one_line
 from theanompi.data.augment import POLICIES
 from theanompi.data.decode import BadImage, as_jpeg, decode, resize_shorter
 from theanompi.data.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
@@ -39,6 +39,7 @@ from theanompi.data.sources import (
     Folder,
     Ilsvrc,
     Items,
+    KaggleIlsvrc,
     Mnist,
     Npz,
     Source,
@@ -211,14 +212,49 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C waiting meanwhile; processes started within never see it, and end when their parent says so."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+class _Interrupts:
+    """Keeps Ctrl-C until it is asked for, while there are workers.
+
+    Raised wherever Python happens to be, within the pool as well, `KeyboardInterrupt` could leave one of its locks
+    held, or a worker that nobody knows: then the pool would wait for ever. Workers are started with the signal blocked
+    and never see it; that alone does not keep it from this process, whose other threads may take it.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before: Any = None
+
+    def _keep(self, *_: object) -> None:
+        self._came = True
+
+    def __enter__(self) -> Self:
+        # In another thread than the main one no signal is heard; and who ignores it goes on ignoring it.
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        ):
+            self._before = signal.signal(signal.SIGINT, self._keep)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if Ctrl-C came."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """Have processes started within never see Ctrl-C; they end when their parent says so."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _tasks(source: Source, writer: Writer) -> Iterator[tuple[Split, int, int]]:
@@ -236,10 +272,11 @@ def _pack_blocks(
     pending: deque[tuple[Split, int, Future[Block]]] = deque()
     most = 0  # workers at once
 
-    def write_first() -> None:
+    def write_first(interrupts: _Interrupts) -> None:
         nonlocal most
         split, n, future = pending.popleft()
         while not wait([future], timeout=1).done:
+            interrupts.check()
             # A worker killed while it sends leaves half a message, behind which the pool would wait for ever.
             alive = multiprocessing.active_children()
             most = max(most, len(alive))
@@ -250,25 +287,28 @@ def _pack_blocks(
         writer.append(split, future.result())
         progress.add(n)
 
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
-    try:
-        for split, start, stop in _tasks(source, writer):
-            if len(pending) == BLOCKS_IN_FLIGHT * processes:
-                write_first()
-            items = source.items(split, start, stop)
-            with _no_interrupt():
-                future = pool.submit(pack_block, split, items, store, size)
-            pending.append((split, stop - start, future))
-            most = max(most, len(multiprocessing.active_children()))
-        while pending:
-            write_first()
-    except BrokenProcessPool:
-        raise WorkerDied(
-            f"{writer.path}: a worker process was killed, perhaps for want of memory; what is packed is kept: "
-            "run the same command again"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with _Interrupts() as interrupts:
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+        try:
+            for split, start, stop in _tasks(source, writer):
+                if len(pending) == BLOCKS_IN_FLIGHT * processes:
+                    write_first(interrupts)
+                interrupts.check()
+                items = source.items(split, start, stop)
+                with interrupts.blocked():
+                    future = pool.submit(pack_block, split, items, store, size)
+                pending.append((split, stop - start, future))
+                most = max(most, len(multiprocessing.active_children()))
+            while pending:
+                write_first(interrupts)
+                interrupts.check()
+        except BrokenProcessPool:
+            raise WorkerDied(
+                f"{writer.path}: a worker process was killed, perhaps for want of memory; what is packed is kept: "
+                "run the same command again"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def pack(
@@ -335,6 +375,12 @@ def pack(
     name = name or source.name
     for note in source.notes:
         say(note)
+    empty = {split: _empty_classes(source.labels[split], source.class_names) for split in SPLITS}
+    for split, names in empty.items():
+        if names:
+            say(
+                f"{split} has no images of {len(names)} of {len(source.class_names)} classes: {listed(names)}"
+            )
     # Whether bad files are left out is not part of it: with --skip-bad, a run that found some is complete.
     identity = {
         "layout": LAYOUT,
@@ -357,7 +403,7 @@ def pack(
             _pack_blocks(source, writer, store, size, min(cores, blocks), progress)
         if writer.left_out and not skip_bad:
             for line in writer.left_out:
-                print(line, file=sys.stderr)
+                print(escaped(line), file=sys.stderr)
             say(
                 f"{output}: expected only images, got {len(writer.left_out)} files of {total:,} that show none "
                 "(above); mend them, or leave them out: the same command with --skip-bad"
@@ -374,7 +420,7 @@ def pack(
             channels=source.channels,
             augmentation=augmentation,
         )
-    _print_written(output, left_out)
+    _print_written(output, left_out, empty)
     seconds, packed = monotonic() - start, total - before
     if packed:
         print(
@@ -382,6 +428,11 @@ def pack(
             f"{1000 * seconds * min(cores, blocks) / packed:.3g} ms per image and core"
         )
     return True
+
+
+def _empty_classes(labels: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
+    counts = np.bincount(labels, minlength=len(class_names))
+    return [class_names[label] for label in np.flatnonzero(counts == 0).tolist()]
 
 
 def _bytes(n: float) -> str:
@@ -395,8 +446,16 @@ def _numbers(values: NDArray[np.float64]) -> str:
     return " ".join(f"{value:.4f}" for value in values)
 
 
-def _print_written(path: str | os.PathLike[str], left_out: list[str]) -> None:
+def _print_written(
+    path: str | os.PathLike[str], left_out: list[str], empty: Mapping[Split, list[str]]
+) -> None:
+    """Print what is in a file; of the classes that are empty in it, those that were not so before."""
     with open_dataset(path, check_images=False) as dataset:
+        for split in SPLITS:
+            names = _empty_classes(dataset.labels(split), dataset.class_names)
+            names = sorted(set(names) - set(empty[split]))
+            if names:
+                say(f"--skip-bad left no image in {split} of {len(names)} classes: {listed(names)}")
         print(
             f"{path}: {dataset.n_train:,} training and {dataset.n_val:,} validation images in "
             f"{dataset.n_classes:,} classes, {_bytes(Path(path).stat().st_size)}"
@@ -405,7 +464,7 @@ def _print_written(path: str | os.PathLike[str], left_out: list[str]) -> None:
     if left_out:
         print(f"left out {len(left_out):,} files that show no picture:")
         for line in left_out:
-            print(f"  {line}")
+            print(f"  {escaped(line)}")
 
 
 def _shortened(names: Sequence[str], most: int = 6) -> str:
@@ -461,7 +520,7 @@ def info(path: str | os.PathLike[str]) -> None:
         rows += [("", line) for line in dataset.left_out]
         rows.append(("index SHA-256", sha256))
     for title, text in rows:
-        print(f"{title:<13} {text}")
+        print(f"{title:<13} {escaped(text)}")
 
 
 def verify(path: str | os.PathLike[str]) -> bool:
@@ -504,7 +563,7 @@ def verify(path: str | os.PathLike[str]) -> bool:
         print(f"{path}: all {total:,} images are as they were packed")
         return True
     for line in bad:
-        print(line, file=sys.stderr)
+        print(escaped(line), file=sys.stderr)
     say(f"{path}: expected {total:,} images as they were packed, got {len(bad):,} damaged ones (above)")
     return False
 
@@ -547,10 +606,8 @@ def _parser() -> argparse.ArgumentParser:
         ),
         command(
             "ilsvrc",
-            "pack ImageNet's archives, without unpacking them on the disk",
-            ("train_tar", "ILSVRC2012_img_train.tar"),
-            ("val_tar", "ILSVRC2012_img_val.tar"),
-            ("devkit_tar", "ILSVRC2012_devkit_t12.tar.gz"),
+            "pack ImageNet: its archives, without unpacking them on the disk, or Kaggle's folder",
+            ("train_tar", "ILSVRC2012_img_train.tar; or the folder that holds Kaggle's ILSVRC and LOC_*.*"),
         ),
         command(
             "cifar10", "pack CIFAR-10", ("path", "its archive, python or binary version, or the folder in it")
@@ -560,7 +617,7 @@ def _parser() -> argparse.ArgumentParser:
             "pack CIFAR-100",
             ("path", "its archive, python or binary version, or the folder in it"),
         ),
-        command("mnist", "pack MNIST", ("path", "the folder with its four files")),
+        command("mnist", "pack MNIST or EMNIST", ("path", "the folder with its four files")),
         command(
             "arrays",
             "pack arrays",
@@ -583,6 +640,20 @@ def _parser() -> argparse.ArgumentParser:
     packing[-2].add_argument(
         "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
     )
+    for path, meaning in (
+        ("val_tar", "ILSVRC2012_img_val.tar"),
+        ("devkit_tar", "ILSVRC2012_devkit_t12.tar.gz"),
+    ):
+        packing[1].add_argument(path, metavar=path.upper(), nargs="?", help=meaning)
+    packing[4].add_argument(
+        "--set", metavar="NAME", help="which of several sets in the folder, such as emnist-letters"
+    )
+    for sub in packing[4:6]:
+        sub.add_argument(
+            "--renumber",
+            action="store_true",
+            help="labels that do not count from 0: number them in their order",
+        )
     for sub in packing[:2]:
         sub.add_argument(
             "--store", choices=STORES, default="jpeg", help="the files' own bytes, or pixels (default: jpeg)"
@@ -630,15 +701,22 @@ def _source(args: argparse.Namespace) -> Source:
         say(f"listing the images in {args.train_dir} and {args.val_dir}")
         return Folder(args.train_dir, args.val_dir)
     if args.command == "ilsvrc":
+        if args.val_tar is None:
+            if os.path.isfile(args.train_tar):
+                raise ConfigError(
+                    f"{args.train_tar}: expected Kaggle's folder, or VAL_TAR and DEVKIT_TAR after it, got one file"
+                )
+            say(f"listing the images in {args.train_tar}")
+            return KaggleIlsvrc(args.train_tar)
+        if args.devkit_tar is None:
+            raise ConfigError("ilsvrc: expected TRAIN_TAR, VAL_TAR and DEVKIT_TAR, got no third path")
         say(f"listing the images in {args.train_tar} and {args.val_tar}")
         return Ilsvrc(args.train_tar, args.val_tar, args.devkit_tar)
-    kinds: dict[str, type[Cifar10 | Cifar100 | Mnist | Npz]] = {
-        "cifar10": Cifar10,
-        "cifar100": Cifar100,
-        "mnist": Mnist,
-        "arrays": Npz,
-    }
-    return kinds[args.command](args.path)
+    if args.command == "mnist":
+        return Mnist(args.path, args.set, args.renumber)
+    if args.command == "arrays":
+        return Npz(args.path, args.renumber)
+    return Cifar10(args.path) if args.command == "cifar10" else Cifar100(args.path)
 
 
 def _run(args: argparse.Namespace) -> bool:
@@ -686,6 +764,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (ValueError, WorkerDied) as error:
         say(str(error))
+    except MemoryError:
+        say(
+            f"{args.command}: expected more memory, got none; what is packed is kept: fewer --processes take less"
+        )
     except OSError as error:
         # A disk that is full has no name.
         where = error.filename or getattr(args, "output", args.command)

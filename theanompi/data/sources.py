@@ -7,6 +7,7 @@ class that lists its images in `__init__` and says in `items` how to read some o
 Nothing is unpacked on the disk: an archive is listed once, and its files are then read at their positions.
 """
 
+import csv
 import errno
 import gzip
 import hashlib
@@ -17,10 +18,12 @@ import pickle
 import re
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +31,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import features
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, got, listed
 from theanompi.data.decode import BadImage
 from theanompi.data.random import Purpose, splitmix64, uniforms
 from theanompi.data.schema import SPLITS, Split
@@ -37,7 +41,34 @@ from theanompi.data.schema import SPLITS, Split
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-IMAGE_ENDINGS = (".jpeg", ".jpg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_ENDINGS = (
+    *(
+        ".jpeg",
+        ".jpg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    ),
+    # What Pillow may be built without.
+    *(
+        ending
+        for ending, feature in ((".webp", "webp"), (".avif", "avif"), (".jp2", "jpg_2000"))
+        if feature in features.get_supported()
+    ),
+)
+# What systems and servers put into folders, besides what begins with a dot: copies, thumbnails, what was deleted.
+HIDDEN = {
+    *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler", "lost+found"),
+    "system volume information",
+}
 # In a block of pixels: enough to make the exchange with a worker worth its while, little enough to keep many.
 _BLOCK_BYTES = 8 * 2**20
 _BLOCK_FILES = 128
@@ -254,12 +285,73 @@ def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:
 # --- Class folders -------------------------------------------------------------------------------------------
 
 
-class Folder(Source):
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's images, by its name: hidden, or kept by a system for itself.
+
+    Examples
+    --------
+    >>> is_hidden(".ipynb_checkpoints"), is_hidden("._a.jpg"), is_hidden("@eaDir"), is_hidden("a.jpg")
+    (True, True, True, False)
+    """
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+class _Ignored:
+    """What a source does not take, to be told to the user."""
+
+    def __init__(self) -> None:
+        self.hidden: list[str] = []
+        self.again: list[str] = []
+        self.loose: list[str] = []
+        self.endings: Counter[str] = Counter()
+
+    def other(self, name: str) -> None:
+        """Count a file that is not named like an image."""
+        self.endings[os.path.splitext(name)[1].lower() or "without ending"] += 1
+
+    def notes(self) -> list[str]:
+        found = []
+        if self.endings:
+            kinds = listed(f"{printable(ending)} {n}" for ending, n in self.endings.most_common())
+            found.append(f"{self.endings.total()} files that are not named like images are ignored: {kinds}")
+        for names, what in (
+            (self.hidden, "hidden files and folders"),
+            (self.again, "links to folders that are listed already"),
+            (self.loose, "images that lie in no class folder"),
+        ):
+            if names:
+                found.append(f"{len(names)} {what} are ignored, such as {printable(names[0])}")
+        return found
+
+
+class _FolderSource(Source):
+    """Images that are files in folders, one folder for each split."""
+
+    augmentation = "imagenet"
+    _roots: dict[Split, Path]
+    _names: dict[Split, list[str]]
+
+    def items(self, split: Split, start: int, stop: int) -> Items:
+        return _FolderFiles(
+            self._names[split][start:stop], self.labels[split][start:stop], str(self._roots[split])
+        )
+
+    def _set(self, split: Split, names: list[str], labels: Labels) -> Iterator[tuple[object, ...]]:
+        """Take the images of a split; gives what tells them from others."""
+        self._names[split], self.labels[split] = names, labels
+        root = self._roots[split]
+        for name, label in zip(names, labels.tolist(), strict=True):
+            yield split, name, label, *_size_and_time(root / name)
+
+
+class Folder(_FolderSource):
     """Class folders, one for training and one for validation: the layout that every ImageNet user has.
 
-    The sorted names of the class folders in `train` are the classes. Folders within them are searched too, links to
-    folders included, but each folder once: a link to one above it or to another class has nothing new. Files that do
-    not end like an image, and hidden ones, are not looked at.
+    The sorted names of the class folders in `train` are the classes; how the system spells accents (NFC or NFD) does
+    not matter. Folders within them are searched too, links to folders included, but each folder once: it belongs to
+    the class in which it lies, and a link to one above it or to another class has nothing new. Files that do not end
+    like an image, hidden files and folders, and what systems keep for themselves are not looked at; `notes` counts
+    them. `val` may lack images of some classes.
 
     Parameters
     ----------
@@ -268,8 +360,8 @@ class Folder(Source):
     Raises
     ------
     ConfigError
-        If a folder is missing, has no class folders, one of them has no images or is a link to another one, or
-        `val` has a class that `train` lacks.
+        If a folder is missing, has no class folders, one of them in `train` has no images or is a link to another
+        one, two have the same name but for its spelling, or `val` has a class that `train` lacks, or no images.
 
     Examples
     --------
@@ -278,87 +370,97 @@ class Folder(Source):
     theanompi.config.ConfigError: nowhere: expected a folder of class folders, got: No such file or directory
     """
 
-    augmentation = "imagenet"
     description = "Images from class folders."
 
     def __init__(self, train: str | os.PathLike[str], val: str | os.PathLike[str]) -> None:
-        self._roots: dict[Split, Path] = {"train": Path(train), "val": Path(val)}
+        self._roots = {"train": Path(train), "val": Path(val)}
+        self._names, self.labels = {}, {}
         self.name = Path(train).resolve().parent.name or "folder"
         self.source = f"the folders {printable(Path(train).name)} and {printable(Path(val).name)}"
-        classes = {split: _class_folders(root) for split, root in self._roots.items()}
-        unknown = sorted(set(classes["val"]) - set(classes["train"]))
+        ignored = _Ignored()
+        folders = {split: _class_folders(root, ignored) for split, root in self._roots.items()}
+        classes = list(folders["train"])
+        unknown = [name for name in folders["val"] if name not in folders["train"]]
         if unknown:
             raise ConfigError(
                 f"{val}: expected only classes of {train}, got {printable(unknown[0])!r}"
                 + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
             )
-        self.class_names = [printable(name) for name in classes["train"]]
-        self._names: dict[Split, list[str]] = {}
-        self.labels = {}
-        self._ignored = 0
-        self._again: list[str] = []
-        self.fingerprint = fingerprint(self._list(classes))
-        self.notes = []
-        if self._ignored:
-            self.notes.append(f"{self._ignored} files that are not named like images are ignored")
-        if self._again:
-            self.notes.append(
-                f"{len(self._again)} links to folders that are listed already are ignored, such as {self._again[0]}"
-            )
-
-    def _list(self, classes: dict[Split, list[str]]) -> Iterator[tuple[object, ...]]:
-        numbers = {name: label for label, name in enumerate(classes["train"])}
-        starts = [
-            folder for root in self._roots.values() for folder in (root.resolve(), *root.resolve().parents)
-        ]
+        self.class_names = [printable(name) for name in classes]
+        starts = _starts(self._roots, {split: list(found.values()) for split, found in folders.items()})
+        rows: list[tuple[object, ...]] = []
         for split, root in self._roots.items():
-            owners: dict[tuple[int, int], str] = {}
-            for class_name in classes[split]:
-                owner = owners.setdefault(_identity(root / class_name), class_name)
-                if owner != class_name:
-                    raise ConfigError(
-                        f"{root / class_name}: expected a folder of its own, got that of class {printable(owner)!r}"
-                    )
-            starts += [root / class_name for class_name in classes[split]]
-        self._starts = {_identity(folder) for folder in starts}
-        for split, root in self._roots.items():
-            self._names[split] = []
-            counts = np.zeros(len(numbers), np.int64)
-            for class_name in classes[split]:
-                names = self._class_files(root, class_name)
-                if not names:
-                    raise ConfigError(f"{root / class_name}: expected images of its class, got none")
-                for name in names:
-                    yield split, name, numbers[class_name], *_size_and_time(root / name)
-                self._names[split] += names
-                counts[numbers[class_name]] = len(names)
-            self.labels[split] = np.repeat(np.arange(len(numbers)), counts)
+            files = _class_files(root, list(folders[split].values()), starts, ignored)
+            of_class = [files.get(folders[split].get(name, ""), []) for name in classes]
+            if split == "train":
+                _check_not_empty(root, files)
+            elif not any(of_class):
+                raise ConfigError(f"{root}: expected images in its class folders, got none")
+            names = [name for found in of_class for name in found]
+            rows += self._set(split, names, np.repeat(np.arange(len(classes)), [len(f) for f in of_class]))
+        self.fingerprint = fingerprint(rows)
+        self.notes = ignored.notes()
 
-    def _class_files(self, root: Path, class_name: str) -> list[str]:
-        def stop(error: OSError) -> None:
-            raise error
 
-        names = []
-        top = os.path.join(root, "")
-        seen = set(self._starts)
-        for folder, folders, files in os.walk(root / class_name, onerror=stop, followlinks=True):
-            for name in sorted(folders):
-                identity = _identity(Path(folder, name))
-                if identity in seen:
-                    folders.remove(name)
-                    self._again.append(printable(os.path.join(folder, name)))
-                seen.add(identity)
-            for name in files:
-                if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
-                    names.append(os.path.join(folder.removeprefix(top), name))
+def _check_not_empty(root: Path, files: Mapping[str, list[str]]) -> None:
+    for name, found in files.items():
+        if not found:
+            raise ConfigError(f"{root / name}: expected images of its class, got none")
+
+
+def _starts(roots: Mapping[Split, Path], folders: Mapping[Split, list[str]]) -> set[tuple[int, int]]:
+    """What no folder within a class may be: a class folder, of whichever split, or a folder around them."""
+    starts = {
+        _identity(folder) for root in roots.values() for folder in (root.resolve(), *root.resolve().parents)
+    }
+    for split, root in roots.items():
+        owners: dict[tuple[int, int], str] = {}
+        for name in folders[split]:
+            owner = owners.setdefault(_identity(root / name), name)
+            if owner != name:
+                raise ConfigError(
+                    f"{root / name}: expected a folder of its own, got that of class {printable(owner)!r}"
+                )
+        starts |= set(owners)
+    return starts
+
+
+def _class_files(
+    root: Path, folders: list[str], starts: set[tuple[int, int]], ignored: _Ignored
+) -> dict[str, list[str]]:
+    """List the images below each class folder, sorted; each folder once."""
+    found: dict[str, list[str]] = {name: [] for name in folders}
+    seen = set(starts)
+    todo = deque((name, name) for name in folders)
+    # After all others, so that a folder belongs to the class in which it lies.
+    links: deque[tuple[str, str]] = deque()
+    while todo or links:
+        class_name, folder = (todo or links).popleft()
+        if folder != class_name:
+            identity = _identity(root / folder)
+            if identity in seen:
+                ignored.again.append(os.path.join(root, folder))
+                continue
+            seen.add(identity)
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}"
+                if is_hidden(entry.name):
+                    ignored.hidden.append(os.path.join(root, path))
+                elif _is_folder(entry):
+                    (links if entry.is_symlink() else todo).append((class_name, path))
+                elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                    found[class_name].append(path)
                 else:
-                    self._ignored += 1
-        return sorted(names)
+                    ignored.other(entry.name)
+    return {name: sorted(files) for name, files in found.items()}
 
-    def items(self, split: Split, start: int, stop: int) -> Items:
-        return _FolderFiles(
-            self._names[split][start:stop], self.labels[split][start:stop], str(self._roots[split])
-        )
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for example: that shows when it is read
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -378,15 +480,37 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return about.st_size, about.st_mtime_ns
 
 
-def _class_folders(root: Path) -> list[str]:
+def _class_folders(root: Path, ignored: _Ignored) -> dict[str, str]:
+    """List the class folders: their names in normal form (NFC), sorted, and in the system's spelling."""
+    found: dict[str, str] = {}
+    images = 0
     try:
         with os.scandir(root) as entries:
-            found = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = os.path.join(root, entry.name)
+                if is_hidden(entry.name):
+                    ignored.hidden.append(path)
+                elif _is_folder(entry):
+                    name = unicodedata.normalize("NFC", entry.name)
+                    other = found.setdefault(name, entry.name)
+                    if other != entry.name:
+                        raise ConfigError(
+                            f"{root}: expected one folder for each class, got {ascii(other)} and {ascii(entry.name)}, "
+                            "which are the same name"
+                        )
+                elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                    ignored.loose.append(path)
+                    images += 1
+                else:
+                    ignored.other(entry.name)
     except OSError as error:
         raise ConfigError(f"{root}: expected a folder of class folders, got: {_reason(error)}") from None
     if not found:
-        raise ConfigError(f"{root}: expected a folder of class folders, got no folder in it")
-    return sorted(found)
+        raise ConfigError(
+            f"{root}: expected a folder of class folders, got no folder in it"
+            + (f" but {images} images; ImageNet as Kaggle has it: tmpack ilsvrc FOLDER" if images else "")
+        )
+    return dict(sorted(found.items()))
 
 
 # --- The archives of ILSVRC 2012 -----------------------------------------------------------------------------
@@ -426,7 +550,12 @@ class _Member(NamedTuple):
     size: int
 
 
-def _members(path: Path, start: int, length: int, name: str = "") -> Iterator[_Member]:
+def _is_hidden_member(name: str) -> bool:
+    """Whether a path in an archive is hidden, as the ._x beside each x that macOS packs."""
+    return any(is_hidden(part) for part in name.split("/") if part not in (".", ".."))
+
+
+def _members(path: Path, start: int, length: int, ignored: _Ignored, name: str = "") -> Iterator[_Member]:
     """List the files in the tar archive at a position of a file; their offsets count from the file's beginning."""
     where = f"{path}: {name}" if name else f"{path}"
     window = _Window(_descriptor(str(path)), start, length)
@@ -434,7 +563,9 @@ def _members(path: Path, start: int, length: int, name: str = "") -> Iterator[_M
         with tarfile.open(fileobj=window, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else a million would stay in memory
-                if member.isfile():
+                if member.isfile() and _is_hidden_member(member.name):
+                    ignored.hidden.append(f"{where}: {member.name}")
+                elif member.isfile():
                     yield _Member(member.name, start + member.offset_data, member.size)
             # Where a header is damaged or cut off, tarfile sees the end.
             window.seek(archive.offset)
@@ -502,7 +633,17 @@ def _devkit(path: Path) -> tuple[dict[int, _Synset], list[int]]:
     return synsets, truth
 
 
-class Ilsvrc(Source):
+class _OfIlsvrc:
+    """What the two ways to get ImageNet have in common."""
+
+    name = "ILSVRC 2012"
+    description = "ImageNet Large Scale Visual Recognition Challenge 2012, classification."
+    source = "O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015, https://image-net.org"
+    licence = "For non-commercial research and education only: https://image-net.org/download"
+    augmentation = "imagenet"
+
+
+class Ilsvrc(_OfIlsvrc, Source):
     """The archives of the ImageNet Large Scale Visual Recognition Challenge 2012, as they are downloaded.
 
     Parameters
@@ -528,12 +669,6 @@ class Ilsvrc(Source):
     theanompi.config.ConfigError: train.tar: expected a file, got: No such file or directory
     """
 
-    name = "ILSVRC 2012"
-    description = "ImageNet Large Scale Visual Recognition Challenge 2012, classification."
-    source = "O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015, https://image-net.org"
-    licence = "For non-commercial research and education only: https://image-net.org/download"
-    augmentation = "imagenet"
-
     def __init__(
         self,
         train: str | os.PathLike[str],
@@ -541,6 +676,7 @@ class Ilsvrc(Source):
         devkit: str | os.PathLike[str],
     ) -> None:
         self._paths: dict[Split, Path] = {"train": Path(train), "val": Path(val)}
+        self._ignored = _Ignored()
         stamps = [_stamp(path) for path in (*self._paths.values(), Path(devkit))]
         synsets, truth = _devkit(Path(devkit))
         wnids = sorted(synset.wnid for synset in synsets.values())
@@ -565,6 +701,7 @@ class Ilsvrc(Source):
             for s in SPLITS
         )
         self.fingerprint = fingerprint((*stamps, *(row for split in rows for row in split)))
+        self.notes = [*self.notes, *self._ignored.notes()]
 
     def _set(self, split: Split, files: list[_Member], labels: list[int]) -> None:
         self._names[split] = [file.name for file in files]
@@ -577,7 +714,7 @@ class Ilsvrc(Source):
     ) -> tuple[list[_Member], list[int]]:
         path = self._paths["train"]
         classes = {}
-        for member in _members(path, 0, size):
+        for member in _members(path, 0, size, self._ignored):
             wnid, ending = os.path.splitext(os.path.basename(member.name))
             if ending != ".tar" or wnid not in synsets:
                 raise ValueError(
@@ -597,7 +734,7 @@ class Ilsvrc(Source):
             _, offset, length = classes[wnid]
             found = sorted(
                 file._replace(name=f"{wnid}/{printable(file.name)}")
-                for file in _members(path, offset, length, f"{wnid}.tar")
+                for file in _members(path, offset, length, self._ignored, f"{wnid}.tar")
             )
             if not found:
                 raise ValueError(f"{path}: {wnid}.tar: expected images, got none")
@@ -615,7 +752,7 @@ class Ilsvrc(Source):
     def _list_val(self, size: int, n_labels: int) -> list[_Member]:
         path = self._paths["val"]
         files = {}
-        for member in _members(path, 0, size):
+        for member in _members(path, 0, size, self._ignored):
             name = printable(os.path.basename(member.name))
             match = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", name)
             if not match:
@@ -637,6 +774,136 @@ class Ilsvrc(Source):
             self._offsets[split][part],
             self._lengths[split][part],
         )
+
+
+class KaggleIlsvrc(_OfIlsvrc, _FolderSource):
+    """The same images in Kaggle's layout, unpacked: class folders for training, one folder for validation.
+
+    Parameters
+    ----------
+    path : path
+        The folder with ``ILSVRC/Data/CLS-LOC`` (its ``train`` has class folders, its ``val`` images),
+        ``LOC_synset_mapping.txt``, the names of the classes, and ``LOC_val_solution.csv``, the labels of the
+        validation images; or one of the folders down to ``CLS-LOC``, with the two files in it or above it.
+
+    Raises
+    ------
+    ConfigError
+        If a folder or file is missing.
+    ValueError
+        If a table is damaged, or does not match the folders.
+
+    Examples
+    --------
+    >>> KaggleIlsvrc("nowhere")
+    Traceback (most recent call last):
+    theanompi.config.ConfigError: nowhere: expected Kaggle's folder with ILSVRC/Data/CLS-LOC/train and val, got none
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        top = Path(path)
+        places = (top / "ILSVRC" / "Data" / "CLS-LOC", top / "Data" / "CLS-LOC", top / "CLS-LOC", top)
+        data = next((p for p in places if (p / "train").is_dir() and (p / "val").is_dir()), None)
+        if data is None:
+            raise ConfigError(
+                f"{path}: expected Kaggle's folder with ILSVRC/Data/CLS-LOC/train and val, got none"
+            )
+        self._roots = {"train": data / "train", "val": data / "val"}
+        self._names, self.labels = {}, {}
+        # Down to Data, ILSVRC and the folder around it.
+        tables = {}
+        for name in ("LOC_synset_mapping.txt", "LOC_val_solution.csv"):
+            around = (top, data, *data.absolute().parents[:3])
+            tables[name] = next((p / name for p in around if (p / name).is_file()), top / name)
+        stamps = [_stamp(table) for table in tables.values()]
+        words = _mapping(tables["LOC_synset_mapping.txt"])
+        label_of = {wnid: label for label, wnid in enumerate(words)}
+        self.class_names = [f"{wnid} {text}" for wnid, text in words.items()]
+        ignored = _Ignored()
+        folders = _class_folders(self._roots["train"], ignored)
+        odd = sorted(set(folders) ^ set(words))
+        if odd:
+            raise ValueError(
+                f"{self._roots['train']}: expected a folder for each class of LOC_synset_mapping.txt and no other, "
+                f"got {'one more,' if odd[0] in folders else 'none for'} {printable(odd[0])}"
+            )
+        starts = _starts(self._roots, {"train": list(folders), "val": []})
+        files = _class_files(self._roots["train"], list(folders), starts, ignored)
+        _check_not_empty(self._roots["train"], files)
+        counts = [len(found) for found in files.values()]
+        rows: list[tuple[object, ...]] = [*stamps]
+        names = [name for found in files.values() for name in found]
+        rows += self._set("train", names, np.repeat(np.arange(len(words)), counts))
+        truth = _solution(tables["LOC_val_solution.csv"], label_of)
+        names = _flat(self._roots["val"], set(truth), tables["LOC_val_solution.csv"].name, ignored)
+        rows += self._set("val", names, np.array([truth[Path(name).stem] for name in names], np.int64))
+        self.fingerprint = fingerprint(rows)
+        self.notes = ignored.notes()
+
+
+def _mapping(path: Path) -> dict[str, str]:
+    """Read the classes, sorted, and their names: ``n01440764 tench, Tinca tinca``."""
+    words = {}
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+        wnid, _, text = line.strip().partition(" ")
+        if not re.fullmatch(r"n\d+", wnid) or not text or wnid in words:
+            raise ValueError(
+                f"{path}, line {number}: expected a class of its own, such as 'n01440764 tench', got {got(line, 60)}"
+            )
+        words[wnid] = text
+    if not words:
+        raise ValueError(f"{path}: expected the classes, got an empty file")
+    return dict(sorted(words.items()))
+
+
+def _solution(path: Path, label_of: Mapping[str, int]) -> dict[str, int]:
+    """Read the labels of the validation images: an image's name, and its class before each of its boxes."""
+    truth: dict[str, int] = {}
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file)
+        try:
+            for row in rows:
+                if row == ["ImageId", "PredictionString"] and rows.line_num == 1:
+                    continue
+                wnids = set(row[1].split()[::5]) if len(row) == 2 else set()
+                if len(wnids) != 1 or not wnids <= label_of.keys() or row[0] in truth:
+                    raise ValueError(
+                        f"{path}, line {rows.line_num}: expected an image of its own and one of {len(label_of)} "
+                        f"classes, got {got(','.join(row), 80)}"
+                    )
+                truth[row[0]] = label_of[wnids.pop()]
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {rows.line_num}: expected a table, got: {error}") from None
+    return truth
+
+
+def _flat(root: Path, expected: set[str], table: str, ignored: _Ignored) -> list[str]:
+    """List a folder of images, which a table names without their endings, sorted."""
+    names = []
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                ignored.hidden.append(os.path.join(root, entry.name))
+            elif _is_folder(entry):
+                raise ValueError(
+                    f"{root}: expected images, as Kaggle has them, got a folder {got(entry.name, 60)}; class folders: "
+                    "tmpack folder TRAIN VAL"
+                )
+            elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                names.append(entry.name)
+            else:
+                ignored.other(entry.name)
+    stems = Counter(Path(name).stem for name in names)
+    for odd, what in (
+        (sorted(expected - set(stems)), "no"),
+        (sorted(set(stems) - expected), "one more,"),
+        ([stem for stem, n in stems.items() if n > 1], "two files for"),
+    ):
+        if odd:
+            raise ValueError(
+                f"{root}: expected the {len(expected)} images of {table}, got {what} {printable(odd[0])}"
+            )
+    return sorted(names)
 
 
 # --- Pixels --------------------------------------------------------------------------------------------------
@@ -669,17 +936,35 @@ def _uint8(*_: object) -> np.dtype[np.uint8]:
     return np.dtype("u1", align=False, copy=True)
 
 
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes where the protocol has none."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes as text in {encoding}")
+    return text.encode("latin1")
+
+
+def _frombuffer(buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:
+    """How protocol 5 has arrays."""
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _uint8,
+    ("_codecs", "encode"): _encode,
 }
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = np.empty(0).__reduce__()[0]
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _frombuffer
 
 
-def _refuse_bytearray(unpickler: Any) -> None:
-    """No file of CIFAR has one; room for as many bytes as it says that it has would be made before any is read."""
-    raise pickle.UnpicklingError("a bytearray, which is neither an array nor text")
+def _load_bytearray(unpickler: Any) -> None:
+    """Read first and see then: Python's own makes room for as many bytes as a file says that it has."""
+    length = int.from_bytes(unpickler.read(8), "little")
+    data = unpickler.read(length)
+    if len(data) != length:
+        raise EOFError
+    unpickler.append(data)
 
 
 class _Unpickler(pickle._Unpickler):
@@ -688,12 +973,17 @@ class _Unpickler(pickle._Unpickler):
     The one in Python, whose table of objects is a dictionary: the one in C allocates gigabytes for a damaged number.
     """
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearray}
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
         raise pickle.UnpicklingError(f"{module}.{name}, which is neither an array nor text")
+
+
+def _text(value: Any) -> Any:
+    """Text of Python 2 that Python 3 has read and written again, as bytes."""
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def _unpickle(data: bytes, where: str) -> dict[str, Any]:
@@ -706,7 +996,7 @@ def _unpickle(data: bytes, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: expected a pickle of CIFAR, got: {_reason(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a dictionary, got {type(content).__name__}")
-    return content
+    return {_text(key): value for key, value in content.items()}
 
 
 def _read_some(path: Path, names: set[str]) -> tuple[dict[str, bytes], list[tuple[Any, ...]]]:
@@ -720,7 +1010,7 @@ def _read_some(path: Path, names: set[str]) -> tuple[dict[str, bytes], list[tupl
         with tarfile.open(path) as archive:
             for member in archive:
                 name = os.path.basename(member.name)
-                if member.isfile() and name in names:
+                if member.isfile() and name in names and not _is_hidden_member(member.name):
                     files[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except _DAMAGE as error:
         raise ValueError(f"{path}: expected a whole tar archive or a folder, got: {_reason(error)}") from None
@@ -783,6 +1073,7 @@ class _Cifar(_PixelSource):
             file, key = self._python_classes
             where = f"{self._path}: {file}"
             names = _unpickle(files[file], where).get(key)
+            names = [_text(name) for name in names] if isinstance(names, list) else names
         if (
             not isinstance(names, list)
             or len(names) != self._n_classes
@@ -834,6 +1125,47 @@ def _check_labels(labels: NDArray[Any], n_classes: int, where: str) -> None:
         raise ValueError(
             f"{where}: expected labels from 0 to {n_classes - 1}, got {str(labels[wrong[0]])[:40]} for image {wrong[0]}"
         )
+
+
+def _numbered(
+    labels: Mapping[Split, NDArray[Any]], names: list[str] | None, renumber: bool, where: str
+) -> tuple[dict[Split, Labels], list[str], list[str]]:
+    """See that labels number the classes from 0 on, or make them do so.
+
+    Parameters
+    ----------
+    labels : mapping of split to whole numbers (n,)
+    names : list of str or None
+        Of the classes; None: as many classes as there are labels, named by them.
+    renumber : bool
+        Number them anew, in their order.
+    where : str
+
+    Returns
+    -------
+    labels, names, notes
+    """
+    values = {split: np.unique(numbers, return_inverse=True) for split, numbers in labels.items()}
+    numbers = sorted({int(number) for found, _ in values.values() for number in found})
+    n = len(numbers) if names is None else len(names)
+    wrong = next((number for number in numbers if not 0 <= number < n), None)
+    if wrong is None:
+        made = {split: found.astype(np.int64) for split, found in labels.items()}
+        return made, [str(number) for number in numbers] if names is None else names, []
+    if len(numbers) != n or n > MOST_CLASSES or not renumber:
+        split = next(split for split, (found, _) in values.items() if wrong in found.tolist())
+        remedy = "; --renumber numbers them in their order" if len(numbers) == n and n <= MOST_CLASSES else ""
+        raise ValueError(
+            f"{where}: expected the labels 0 to {n - 1} of {n} classes, got {len(numbers)} different ones, such as "
+            f"{wrong} for image {np.flatnonzero(labels[split] == wrong)[0]} of {split}{remedy}"
+        )
+    row = {number: label for label, number in enumerate(numbers)}
+    made = {
+        split: np.array([row[int(number)] for number in found], np.int64)[inverse]
+        for split, (found, inverse) in values.items()
+    }
+    notes = [f"the labels {listed(map(str, numbers))} are numbered 0 to {n - 1}"]
+    return made, [str(number) for number in numbers] if names is None else names, notes
 
 
 class Cifar10(_Cifar):
@@ -889,9 +1221,13 @@ class Cifar100(_Cifar):
     _label_bytes = 2
 
 
-def _idx(folder: Path, stem: str, kind: str, dimensions: int) -> tuple[Pixels, tuple[Any, ...]]:
+def _idx_names(stem: str, kind: str) -> list[str]:
+    return [f"{stem}{mark}{kind}-ubyte{ending}" for mark in "-." for ending in ("", ".gz")]
+
+
+def _idx(folder: Path, stems: Sequence[str], kind: str, dimensions: int) -> tuple[Pixels, tuple[Any, ...]]:
     """Read an IDX file of bytes, compressed or not: http://yann.lecun.com/exdb/mnist."""
-    spellings = [f"{stem}{mark}{kind}-ubyte{ending}" for mark in "-." for ending in ("", ".gz")]
+    spellings = [name for stem in stems for name in _idx_names(stem, kind)]
     path = next((folder / name for name in spellings if (folder / name).is_file()), None)
     if path is None:
         raise ConfigError(f"{folder}: expected {' or '.join(spellings[:2])}, got neither")
@@ -913,20 +1249,28 @@ def _idx(folder: Path, stem: str, kind: str, dimensions: int) -> tuple[Pixels, t
 
 
 class Mnist(_PixelSource):
-    """MNIST, or another set in its format: a folder with the four files, compressed or not.
+    """MNIST, EMNIST, or another set in their format: a folder with the four files, compressed or not.
+
+    EMNIST's pictures, which lie on their side, are turned; its labels get the names and, in their order, the numbers
+    from 0 on that its mapping file gives them, if that is there.
 
     Parameters
     ----------
     path : path
         With train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k; also with a dot before idx
-        and with the ending .gz.
+        and with the ending .gz. In EMNIST each has the set before it and test for t10k:
+        emnist-letters-test-images-idx3-ubyte; beside them is emnist-letters-mapping.txt.
+    subset : str, optional
+        Which of several sets in the folder, such as ``"emnist-letters"``.
+    renumber : bool
+        Number labels that are not 0 … number of classes - 1 in their order.
 
     Raises
     ------
     ConfigError
-        If a file is missing.
+        If a file is missing, or several sets are there and `subset` is none of them.
     ValueError
-        If one is damaged, or the images and labels do not match.
+        If one is damaged, the images and labels do not match, or the labels do not number the classes.
 
     Examples
     --------
@@ -940,38 +1284,101 @@ class Mnist(_PixelSource):
     source = "Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database, http://yann.lecun.com/exdb/mnist"
     augmentation = "shift"
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], subset: str | None = None, renumber: bool = False
+    ) -> None:
         folder = Path(path)
         if not folder.is_dir():
             raise ConfigError(f"{path}: expected the folder of MNIST's files, got no folder")
-        self.class_names = [str(digit) for digit in range(10)]
+        prefix = _idx_prefix(folder, subset)
         pixels: dict[Split, Pixels] = {}
-        labels: dict[Split, Labels] = {}
+        numbers: dict[Split, NDArray[Any]] = {}
         stamps = []
-        for split, stem in zip(SPLITS, ("train", "t10k"), strict=True):
-            images, image_stamp = _idx(folder, f"{stem}-images", "idx3", 3)
-            numbers, label_stamp = _idx(folder, f"{stem}-labels", "idx1", 1)
-            if len(images) != len(numbers):
+        for split in SPLITS:
+            stems = [f"{prefix}{name}" for name in (["train"] if split == "train" else ["t10k", "test"])]
+            pixels[split], image_stamp = _idx(folder, [f"{stem}-images" for stem in stems], "idx3", 3)
+            numbers[split], label_stamp = _idx(folder, [f"{stem}-labels" for stem in stems], "idx1", 1)
+            if len(pixels[split]) != len(numbers[split]):
                 raise ValueError(
-                    f"{folder}: {stem}: expected a label for each image, got {len(numbers)} for {len(images)} images"
+                    f"{folder}: {label_stamp[0]}: expected a label for each image, got {len(numbers[split])} for "
+                    f"{len(pixels[split])} images"
                 )
-            _check_labels(numbers.astype(np.int64), 10, f"{folder}: {label_stamp[0]}")
-            pixels[split], labels[split] = images[..., None], numbers.astype(np.int64)
             stamps += [image_stamp, label_stamp]
-        self._set(pixels, labels, stamps)
-
-
-def _check_sizes(archive: zipfile.ZipFile) -> None:
-    """See that no array says that it is larger than its file: its memory is allocated before it is read."""
-    for info in archive.infolist():
-        with archive.open(info) as file:
-            read = np.lib.format
-            header = (
-                read.read_array_header_1_0 if read.read_magic(file) == (1, 0) else read.read_array_header_2_0
+        if prefix.startswith("emnist-"):
+            self.name = f"EMNIST {prefix.removeprefix('emnist-').removesuffix('-')}"
+            self.description = f"{self.name}: grey handwritten characters of 28 × 28 pixels."
+            self.source = (
+                "G. Cohen, S. Afshar, J. Tapson and A. van Schaik, EMNIST: an extension of MNIST to handwritten "
+                "letters, 2017, https://www.nist.gov/itl/products-and-services/emnist-dataset"
             )
-            shape, _, dtype = header(file)
-            if math.prod(shape) * dtype.itemsize > info.file_size:
-                raise ValueError(f"{info.filename}: {shape} of {dtype} in {info.file_size} bytes")
+            pixels = {split: images.transpose(0, 2, 1) for split, images in pixels.items()}
+        mapping = folder / f"{prefix}mapping.txt"
+        class_names = None
+        if mapping.is_file():
+            stamps.append(_stamp(mapping))
+            numbers, class_names = _mapped(numbers, mapping)
+        elif not prefix and not (renumber and max(int(values.max()) for values in numbers.values()) > 9):
+            class_names = [str(digit) for digit in range(10)]
+        labels, self.class_names, self.notes = _numbered(numbers, class_names, renumber, f"{folder}")
+        self._set({split: images[..., None] for split, images in pixels.items()}, labels, stamps)
+
+
+def _idx_prefix(folder: Path, subset: str | None) -> str:
+    """Find which set is in a folder: what is before ``train-images`` in the names of its files."""
+    found = set()
+    for entry in os.listdir(folder):
+        prefix, stem, _ = entry.partition("train-images")
+        if stem and not is_hidden(entry) and entry in _idx_names(f"{prefix}{stem}", "idx3"):
+            found.add(prefix)
+    wanted = None if subset is None else f"{subset}-"
+    if (wanted is not None and wanted not in found) or len(found) > 1 and wanted is None:
+        sets = listed(sorted(prefix.removesuffix("-") or "MNIST" for prefix in found))
+        asked = "one set, or one of them named by --set" if wanted is None else f"the set {got(subset, 60)}"
+        raise ConfigError(f"{folder}: expected {asked}, got {sets or 'no train-images-idx3-ubyte'}")
+    return wanted or (found.pop() if found else "")
+
+
+def _mapped(numbers: dict[Split, NDArray[Any]], path: Path) -> tuple[dict[Split, NDArray[Any]], list[str]]:
+    """Give labels the numbers from 0 on, and names, by EMNIST's mapping: a label, and its characters' codes."""
+    names: dict[int, str] = {}
+    for number, line in enumerate(path.read_text("ascii", "replace").splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if (
+            len(words) < 2
+            or not all(re.fullmatch("[0-9]{1,3}", word) and int(word) < 256 for word in words)
+            or int(words[0]) in names
+        ):
+            raise ValueError(
+                f"{path}, line {number}: expected a label of its own and the codes of its characters, "
+                f"got {got(line, 60)}"
+            )
+        names[int(words[0])] = "".join(chr(int(code)) for code in words[1:])
+    order = {number: label for label, number in enumerate(sorted(names))}
+    for split, values in numbers.items():
+        for value in np.unique(values).tolist():
+            if value not in order:
+                i = np.flatnonzero(values == value)[0]
+                raise ValueError(
+                    f"{path}: expected all labels in it, got none for {value}, of image {i} of {split}"
+                )
+    table = np.zeros(256, np.int64)
+    table[list(order)] = list(order.values())
+    return {split: table[values] for split, values in numbers.items()}, [
+        names[number] for number in sorted(names)
+    ]
+
+
+def _check_size(archive: zipfile.ZipFile, name: str) -> None:
+    """See that an array does not say that it is larger than its file: its memory is allocated before it is read."""
+    info = archive.getinfo(name)
+    with archive.open(info) as file:
+        read = np.lib.format
+        header = read.read_array_header_1_0 if read.read_magic(file) == (1, 0) else read.read_array_header_2_0
+        shape, _, dtype = header(file)
+        if math.prod(shape) * dtype.itemsize > info.file_size:
+            raise ValueError(f"{info.filename}: {shape} of {dtype} in {info.file_size} bytes")
 
 
 class Npz(_PixelSource):
@@ -981,14 +1388,16 @@ class Npz(_PixelSource):
     ----------
     path : path
         An .npz file with train_images, val_images, uint8 (n, h, w) or (n, h, w, c); train_labels, val_labels,
-        whole numbers (n,) from 0; and, if wanted, class_names, texts.
+        whole numbers (n,) or (n, 1); and, if wanted, class_names, texts. Other arrays are not read.
+    renumber : bool
+        Number labels that are not 0 … number of classes - 1 in their order.
 
     Raises
     ------
     ConfigError
         If there is no such file.
     ValueError
-        If it is damaged, or an array is missing or of another kind.
+        If it is damaged, an array is missing or of another kind, or the labels do not number the classes.
 
     Examples
     --------
@@ -1003,7 +1412,9 @@ class Npz(_PixelSource):
 
     description = "Images from arrays."
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    _wanted = (*(f"{split}_{what}" for split in SPLITS for what in ("images", "labels")), "class_names")
+
+    def __init__(self, path: str | os.PathLike[str], renumber: bool = False) -> None:
         self._path = Path(path)
         stamp = _stamp(self._path)
         self.name, self.source = self._path.stem, f"the file {printable(self._path.name)}"
@@ -1011,12 +1422,17 @@ class Npz(_PixelSource):
             if not zipfile.is_zipfile(self._path):  # which NumPy would take for a pickle, and say so
                 raise ValueError("no zip archive")
             with np.load(self._path, allow_pickle=False) as file:
-                _check_sizes(file.zip)
-                content = {key: file[key] for key in file.files}
+                others = [key for key in file.files if key not in self._wanted]
+                content = {}
+                for key in file.files:
+                    if key in self._wanted:
+                        # Without the ending, which numpy.savez adds, there is no array in it.
+                        _check_size(file.zip, f"{key}.npy")
+                        content[key] = file[key]
         except Exception as error:  # zipfile and NumPy let through whatever the damage makes happen
             raise ValueError(f"{path}: expected an .npz file of arrays, got: {_reason(error)}") from None
         pixels: dict[Split, Pixels] = {}
-        labels: dict[Split, Labels] = {}
+        labels: dict[Split, NDArray[Any]] = {}
         for split in SPLITS:
             pixels[split], labels[split] = self._images(content, split), self._labels(content, split)
             if len(pixels[split]) != len(labels[split]):
@@ -1032,13 +1448,11 @@ class Npz(_PixelSource):
         names = content.get("class_names")
         if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
             raise ValueError(f"{path}: class_names: expected texts (n,), got {names.dtype} {names.shape}")
-        most = max(int(numbers.max()) for numbers in labels.values())
-        n_classes = min(1 + most, MOST_CLASSES) if names is None else len(names)
-        for split in SPLITS:
-            _check_labels(labels[split], n_classes, f"{path}: {split}_labels")
-            labels[split] = labels[split].astype(np.int64)
-        self.class_names = [str(i) for i in range(n_classes)] if names is None else names.tolist()
-        self._set(pixels, labels, [stamp])
+        made, self.class_names, notes = _numbered(
+            labels, None if names is None else names.tolist(), renumber, f"{path}"
+        )
+        self.notes = notes + ([f"arrays that are not used: {printable(listed(others))}"] if others else [])
+        self._set(pixels, made, [stamp])
 
     def _array(self, content: dict[str, NDArray[Any]], key: str) -> NDArray[Any]:
         if key not in content:
@@ -1056,9 +1470,12 @@ class Npz(_PixelSource):
 
     def _labels(self, content: dict[str, NDArray[Any]], split: Split) -> NDArray[Any]:
         labels = self._array(content, f"{split}_labels")
+        if labels.ndim == 2 and labels.shape[1] == 1:  # as MedMNIST has them
+            labels = labels[:, 0]
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
             raise ValueError(
-                f"{self._path}: {split}_labels: expected whole numbers (n,), got {labels.dtype} {labels.shape}"
+                f"{self._path}: {split}_labels: expected whole numbers (n,) or (n, 1), "
+                f"got {labels.dtype} {labels.shape}"
             )
         return labels
 
