@@ -24,7 +24,7 @@ from tests import archives
 from tests.archives import odd_files, write_files, write_tar
 from tests.mpi import ROOT, run_mpi
 from tests.photographs import jpeg
-from tests.test_pack_sources import DIGITS, arrays, files_of, ilsvrc
+from tests.test_pack_sources import DIGITS, arrays, files_of, ilsvrc, kaggle
 from theanompi import checkpoint
 from theanompi.data import pack
 from theanompi.data.decode import as_jpeg, decode, resize_shorter
@@ -338,6 +338,31 @@ def test_ctrl_c_says_how_to_continue(photographs: Path, whole: Path, tmp_path: P
     assert output.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("place", ["submit", "wait", "shutdown"])
+def test_ctrl_c_is_kept_from_the_pool(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised within it, it could leave a lock held, or a worker unknown, for which the pool then waits for ever."""
+    owner: Any = pack if place == "wait" else pack.ProcessPoolExecutor
+    call = getattr(owner, place)
+    inside = []
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            # Unblocked, as it is in threads that others have started.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            inside.append(place)
+            raise
+        return call(*args, **more)
+
+    monkeypatch.setattr(owner, place, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack.pack(Synthetic(classes=2, train=4, val=2, size=4), tmp_path / "s.h5", processes=1)
+    assert inside == []
+    assert signal.signal(signal.SIGINT, signal.default_int_handler) is signal.default_int_handler
+
+
 def test_a_worker_that_is_killed_ends_the_run(photographs: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
     with in_the_middle(photographs, output) as process:
@@ -443,6 +468,90 @@ def test_bad_files_stop_the_run_until_they_are_to_be_skipped(
         "left out 8 files that show no picture:",
         *(f"  {line}" for line in lines[-9:-1]),
     ]
+
+
+def folders(tmp_path: Path, *classes: str, n: int = 2) -> list[str]:
+    """Class folders with pictures; gives the words of a command that packs them."""
+    for split in SPLITS:
+        write_files(
+            tmp_path / split, {f"{name}/{i}.jpg": jpeg(i, 8, 8) for name in classes for i in range(n)}
+        )
+    paths = [str(tmp_path / name) for name in ("train", "val")]
+    return ["folder", *paths, "-o", str(tmp_path / "out.h5"), "--processes", "1"]
+
+
+def test_classes_that_are_empty_or_become_so_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = folders(tmp_path, "a", "b", "c")
+    for i in range(2):
+        (tmp_path / "val" / "b" / f"{i}.jpg").unlink()
+        (tmp_path / "train" / "c" / f"{i}.jpg").write_bytes(b"")
+    assert pack.main([*words, "--skip-bad"]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert err[1:] == [
+        "tmpack: val has no images of 1 of 3 classes: b",
+        "tmpack: --skip-bad left no image in train of 1 classes: c",
+    ]
+
+
+def test_a_name_is_one_line_wherever_it_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = folders(tmp_path, "a", "b\n\x1b[2Jb")
+    (tmp_path / "train" / "a" / "x\ny.jpg").write_bytes(b"")
+    assert pack.main(words) == 1
+    line = "train/a/x\\ny.jpg: empty file"
+    assert capsys.readouterr().err.splitlines()[1] == line
+    assert pack.main([*words, "--skip-bad"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"  {line}"
+    assert pack.main(["info", words[4]]) == 0
+    rows = capsys.readouterr().out
+    assert "2: a, b\\n\\x1b[2Jb\n" in rows and f" {line}\n" in rows and "\x1b" not in rows
+    with open_dataset(words[4]) as dataset:
+        (position,), _ = dataset.locate("train", np.array([2]))
+    with open(words[4], "r+b") as file:
+        file.seek(position + 9)
+        file.write(b"?")
+    assert pack.main(["verify", words[4]]) == 1
+    assert (
+        capsys.readouterr().err.splitlines()[0].startswith("train/b\\n\\x1b[2Jb/0.jpg: image 2 of train: exp")
+    )
+
+
+def test_imagenet_as_kaggle_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = ilsvrc(tmp_path)
+    outputs = [tmp_path / "archives.h5", tmp_path / "kaggle.h5"]
+    assert pack.main(["ilsvrc", *map(str, paths), "-o", str(outputs[0]), "--processes", "1"]) == 0
+    top = kaggle(tmp_path / "kaggle")
+    assert pack.main(["ilsvrc", str(top), "-o", str(outputs[1]), "--processes", "1"]) == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    capsys.readouterr()
+    assert errors(capsys, "ilsvrc", paths[0], "-o", tmp_path / "x.h5") == (
+        f"{paths[0]}: expected Kaggle's folder, or VAL_TAR and DEVKIT_TAR after it, got one file"
+    )
+    assert errors(capsys, "ilsvrc", paths[0], paths[1], "-o", tmp_path / "x.h5") == (
+        "ilsvrc: expected TRAIN_TAR, VAL_TAR and DEVKIT_TAR, got no third path"
+    )
+
+
+def test_labels_are_numbered_anew_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"train_labels": np.arange(11) % 4 + 1, "val_labels": np.array([1, 4, 2, 2])}
+    path = arrays(tmp_path / "a.npz", **labels)
+    words = ["arrays", path, "-o", tmp_path / "a.h5", "--processes", "1"]
+    assert errors(capsys, *words) == (
+        f"{path}: expected the labels 0 to 3 of 4 classes, got 4 different ones, such as 4 for image 3 of train; "
+        "--renumber numbers them in their order"
+    )
+    assert not (tmp_path / "a.h5").exists()
+    assert pack.main([*map(str, words), "--renumber"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "tmpack: the labels 1, 2, 3, 4 are numbered 0 to 3",
+        "tmpack: val has no images of 1 of 4 classes: 3",
+    ]
+    with open_dataset(tmp_path / "a.h5") as dataset:
+        assert dataset.class_names == ["1", "2", "3", "4"]
+        assert dataset.labels("val").tolist() == [0, 3, 1, 1]
 
 
 # --- What is said
@@ -566,6 +675,19 @@ def test_a_full_disk(
     assert errors(capsys, *command, tmp_path / "s.h5") == f"{tmp_path / 's.h5'}: No space left on device"
     monkeypatch.undo()
     assert pack.main([*command, f"{tmp_path}/s.h5"]) == 0
+
+
+def test_a_worker_without_memory_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(pack, "pack", none_left)
+    command = "synthetic --classes 2 --train 4 --val 2 --size 4 -o".split()
+    assert errors(capsys, *command, tmp_path / "s.h5") == (
+        "synthetic: expected more memory, got none; what is packed is kept: fewer --processes take less"
+    )
 
 
 def test_info(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
