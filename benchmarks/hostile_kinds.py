@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import os
+import pickle
 import random
 import shlex
 import tempfile
@@ -30,7 +31,7 @@ from PIL import Image
 from theanompi import checkpoint, cli, compare, doctor, launch, recorder
 from theanompi.config import FIELDS, RunConfig, hosts, one_line, to_environment
 from theanompi.data import pack, schema, sources
-from theanompi.data.decode import as_jpeg, decode
+from theanompi.data.decode import as_jpeg, decode, resize_shorter
 from theanompi.data.writer import Block, ChannelSums, Writer, write_dataset
 from theanompi.data.writer import Image as Packed
 from theanompi.experiment import PRESETS, Experiment
@@ -1133,6 +1134,269 @@ def _(rng: Random, folder: Path) -> Input:
     where.mkdir(exist_ok=True)
     (where / odd).write_bytes(damaged(rng, picture))
     return _pack(lambda: sources.Folder(folder / "train", folder / "val"))
+
+
+# --- Trees as people have them -------------------------------------------------------------------------------
+
+REFUSED = object()
+"""What no call returns: the input must be refused."""
+CAFE = ("caf\u00e9", "cafe\u0301")
+"""One name, composed (NFC) and decomposed (NFD)."""
+_JUNK = {
+    **dict.fromkeys(
+        ("notes.txt", "README", "Thumbs.db", "x.heic", "labels.csv", "a\nb.xml", "x\udcff.json"), b"junk"
+    ),
+    **dict.fromkeys(("._a.jpg", ".DS_Store", "._train", "._x.tar"), b"\0\5\x16\7"),
+}
+_HIDDEN = (
+    ".ipynb_checkpoints",
+    ".thumbnails",
+    ".Trash-1000",
+    "@eaDir",
+    "__MACOSX",
+    "$RECYCLE.BIN",
+    "lost+found",
+)
+
+
+@functools.cache
+def _photograph(i: int) -> bytes:
+    picture = np.random.default_rng(i).integers(0, 256, (9, 10, 3), np.uint8)
+    return archives.encoded(Image.fromarray(picture), "JPEG")
+
+
+def _held(source: sources.Source, named: bool = True) -> str:
+    """What is in a source, whatever its files are called: the classes and, by label, the pictures."""
+    found: dict[str, Any] = {"classes": source.class_names if named else None}
+    for split in schema.SPLITS:
+        block = pack.pack_block(split, source.items(split, 0, len(source.labels[split])), "raw", 8)
+        found[split] = sorted((image.label, zlib.crc32(image.data)) for image in block.images), block.left_out
+    return repr(found)
+
+
+def _pollute(rng: Random, root: Path, folders: Sequence[Path]) -> None:
+    """Put into class folders what is found in people's, and must not become images of a class."""
+    for number in range(rng.randint(1, 4)):
+        where = rng.choice((root, *folders))
+        what = rng.randrange(6)
+        if what == 0:
+            hidden = where / rng.choice(_HIDDEN) / rng.choice(("", "deep"))
+            archives.write_files(hidden, {"1.jpg": _photograph(90), "2-checkpoint.jpg": _photograph(91)})
+            with contextlib.suppress(FileExistsError):
+                (hidden / "around").symlink_to(root)
+        elif what == 1:
+            archives.write_files(where, dict(rng.sample(list(_JUNK.items()), 3)))
+        elif what == 2:
+            other = rng.choice(folders)
+            target = rng.choice((root, root.parent, other, other / "deep", other / "deep" / "er"))
+            (rng.choice(folders) / f"link {number}").symlink_to(target)
+        elif what == 3:
+            (rng.choice(folders) / f"empty {number}" / "deep").mkdir(parents=True)
+        elif what == 4:
+            (where / f"dangling {number}").symlink_to("nowhere")
+            os.mkfifo(where / f"pipe {number}")
+        else:
+            archives.write_files(root, {f"loose {number}.jpg": _photograph(92)})
+
+
+def _class_tree(rng: Random, root: Path, classes: Sequence[str], first: int) -> list[Path]:
+    """Class folders with two pictures each, one of them deeper."""
+    for i, name in enumerate(classes):
+        ending = rng.choice(("jpg", "JPEG", "jpe", "jfif"))
+        files = {
+            f"1.{ending}": _photograph(first + 2 * i),
+            f"deep/er/2.{ending}": _photograph(first + 2 * i + 1),
+        }
+        archives.write_files(root / name, files)
+    return [root / name for name in classes]
+
+
+@kind("trees of class folders")
+def _(rng: Random, folder: Path) -> Input:
+    train, val = folder / "train", folder / "val"
+    for root, first in ((train, 0), (val, 50)):
+        classes = ["a b", rng.choice(CAFE), *(["zebra"] if root is train else [])]
+        _pollute(rng, root, _class_tree(rng, root, classes, first))
+    wrong = rng.choice((None, None, "twice", "unknown", "empty", "linked"))
+    if wrong == "twice":
+        for name in CAFE:
+            archives.write_files(rng.choice((train, val)) / name, {"3.jpg": _photograph(3)})
+        wrong = (
+            wrong if any(all((root / name).is_dir() for name in CAFE) for root in (train, val)) else "perhaps"
+        )
+    elif wrong == "unknown":
+        archives.write_files(val / "wolf", {"3.jpg": _photograph(3)})
+    elif wrong == "empty":
+        (train / "wolf").mkdir()
+    elif wrong == "linked":
+        (train / "wolf").symlink_to("zebra")
+    elif rng.random() < 0.5:
+        (val / "zebra").mkdir()
+    # Sorted by their names in normal form.
+    pictures = [[(i // 2, _photograph(first + i)) for i in range(n)] for first, n in ((0, 6), (50, 4))]
+    good: dict[str, Any] = {"classes": ["a b", CAFE[0], "zebra"]} | {
+        split: (sorted((label, zlib.crc32(_small(data))) for label, data in found), [])
+        for split, found in zip(schema.SPLITS, pictures, strict=True)
+    }
+    result = REFUSED if wrong not in (None, "perhaps") else None if wrong else repr(good)
+    return Input(lambda: _held(sources.Folder(train, val)), good=result)
+
+
+def _small(data: bytes) -> bytes:
+    return resize_shorter(decode(data), 8).tobytes()
+
+
+WNIDS = ("n01000001", "n02000002")
+
+
+def _ilsvrc_held() -> str:
+    """What is in either form of the small ImageNet below."""
+    train = sorted(
+        (label, zlib.crc32(_small(_photograph(2 * label + i)))) for label in (0, 1) for i in (0, 1)
+    )
+    val = sorted((i % 2, zlib.crc32(_small(_photograph(50 + i)))) for i in range(3))
+    return repr({"classes": [f"{w} class of {w}" for w in WNIDS], "train": (train, []), "val": (val, [])})
+
+
+@kind("trees of Kaggle's ImageNet")
+def _(rng: Random, folder: Path) -> Input:
+    data = folder / rng.choice(("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", "."))
+    _pollute(rng, data / "train", _class_tree(rng, data / "train", WNIDS, 0))
+    names = [f"ILSVRC2012_val_{i + 1:08}" for i in range(3)]
+    archives.write_files(data / "val", {f"{name}.JPEG": _photograph(50 + i) for i, name in enumerate(names)})
+    archives.write_files(data / "val", dict(rng.sample(list(_JUNK.items()), 3)))
+    rows = [f"{name},{WNIDS[i % 2]} 1 2 3 4 {WNIDS[i % 2]} 5 6 7 8 " for i, name in enumerate(names)]
+    rng.shuffle(rows)
+    end = rng.choice(("\n", "\r\n"))
+    mapping = [f"{wnid} class of {wnid}" for wnid in rng.sample(WNIDS, 2)]
+    tables = {
+        "LOC_val_solution.csv": end.join(["ImageId,PredictionString", *rows, ""]),
+        "LOC_synset_mapping.txt": end.join([*mapping, ""]),
+    }
+    wrong = rng.random() < 0.4
+    content = {name: text.encode() for name, text in tables.items()}
+    if wrong:
+        name = rng.choice(list(tables))
+        content[name] = damaged_text(rng, tables[name])
+    archives.write_files(rng.choice((folder, data)), content)
+    # A damaged name of a class, or coordinate, is another one, and nobody can tell.
+    return Input(lambda: _held(sources.KaggleIlsvrc(folder)), good=None if wrong else _ilsvrc_held())
+
+
+def _doubled(rng: Random, files: dict[str, bytes]) -> dict[str, bytes]:
+    """The entries of an archive as macOS packs them."""
+    found: dict[str, bytes] = {}
+    for name, data in files.items():
+        at, base = os.path.split(name)
+        if rng.random() < 0.5:
+            found[os.path.join(rng.choice((at, "__MACOSX")), f"._{base}")] = b"\0\5\x16\7"
+        found[f"./{name}" if rng.random() < 0.3 else name] = data
+    return found
+
+
+@kind("trees of ImageNet's archives")
+def _(rng: Random, folder: Path) -> Input:
+    inner = {
+        f"{wnid}.tar": archives.tar_bytes(
+            _doubled(rng, {f"{wnid}_{i}.JPEG": _photograph(2 * label + i) for i in (0, 1)})
+        )
+        for label, wnid in enumerate(WNIDS)
+    }
+    val = {f"ILSVRC2012_val_{i + 1:08}.JPEG": _photograph(50 + i) for i in range(3)}
+    ids = rng.sample((1, 2), 2)
+    synsets = [(i, wnid, f"class of {wnid}", 0, 2) for i, wnid in zip(ids, WNIDS, strict=True)]
+    kit = archives.devkit(synsets, [ids[i % 2] for i in range(3)], rng.random() < 0.5)
+    paths = [
+        archives.write_tar(folder / name, _doubled(rng, files), mode)
+        for name, files, mode in (("t.tar", inner, "w"), ("v.tar", val, "w"), ("k.tar.gz", kit, "w:gz"))
+    ]
+    return Input(lambda: _held(sources.Ilsvrc(*paths)), good=_ilsvrc_held())
+
+
+def _pixels_held(contents: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    """What `_held` gives of pixels, without the names of the classes."""
+    found: dict[str, Any] = {"classes": None}
+    for split, (images, labels) in zip(schema.SPLITS, contents, strict=True):
+        pairs = zip(labels.tolist(), images, strict=True)
+        found[split] = sorted((label, zlib.crc32(image.tobytes())) for label, image in pairs), []
+    return repr(found)
+
+
+def _drawn(rng: Random, shape: tuple[int, ...], classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    draw = np.random.default_rng(rng.getrandbits(32))
+    labels = (np.arange(n) % classes for n in (2 * classes, classes))
+    return [(draw.integers(0, 256, (len(y), *shape), np.uint8), draw.permutation(y)) for y in labels]
+
+
+@kind("trees of arrays")
+def _(rng: Random, folder: Path) -> Input:
+    contents = _drawn(rng, (5, 4), 4)
+    numbers = np.array(
+        rng.choice(((0, 1, 2, 3), (1, 2, 3, 4), (0, 2, 5, 9), (1440764, 1443537, 1484850, 15075141)))
+    )
+    dtype = rng.choice(("u1", "i1", "i4", "i8", "u8")) if numbers[-1] < 100 else "i4"
+    arrays: dict[str, Any] = {}
+    for split, (images, labels) in zip(schema.SPLITS, contents, strict=True):
+        arrays[f"{split}_images"] = np.asfortranarray(images) if rng.random() < 0.3 else images
+        given = numbers[labels].astype(dtype)
+        arrays[f"{split}_labels"] = given[:, None] if rng.random() < 0.5 else given
+    if rng.random() < 0.3:
+        arrays |= {"test_images": np.zeros(3), "note": np.array([None])}
+    renumber = rng.random() < 0.7
+    path = folder / "a.npz"
+    rng.choice((np.savez, np.savez_compressed))(path, **arrays)
+    good = _pixels_held(contents) if renumber or numbers[-1] == 3 else REFUSED
+    return Input(lambda: _held(sources.Npz(path, renumber), named=False), good=good)
+
+
+@kind("trees of MNIST and EMNIST")
+def _(rng: Random, folder: Path) -> Input:
+    contents = _drawn(rng, (28, 28), 10)
+    letters, compressed, mark = rng.random() < 0.5, rng.random() < 0.5, rng.choice("-.")
+    first = int(letters)
+    given = [
+        (images.transpose(0, 2, 1) if letters else images, (labels + first).astype(np.uint8))
+        for images, labels in contents
+    ]
+    files = archives.mnist(given[0], given[1], compressed, mark)
+    if letters:
+        files = {f"emnist-letters-{name.replace('t10k', 'test')}": data for name, data in files.items()}
+    mapping = letters and rng.random() < 0.5
+    if mapping:
+        files["emnist-letters-mapping.txt"] = "".join(
+            f"{i} {64 + i} {96 + i}\n" for i in range(1, 11)
+        ).encode()
+    archives.write_files(folder, files | dict(rng.sample(list(_JUNK.items()), 3)))
+    archives.write_files(folder, {f"._{name}": b"\0\5\x16\7" for name in files})
+    renumber = rng.random() < 0.5
+    good = _pixels_held(contents) if mapping or renumber or not letters else REFUSED
+    return Input(lambda: _held(sources.Mnist(folder, renumber=renumber), named=False), good=good)
+
+
+@kind("trees of CIFAR")
+def _(rng: Random, folder: Path) -> Input:
+    batches = archives.cifar10_batches()
+    if rng.random() < 0.2:
+        files = {Path(name).name: data for name, data in archives.cifar10_binary(batches).items()}
+    else:
+        protocol, text = rng.randrange(6), rng.choice((str, str.encode))
+        files = {
+            "batches.meta": pickle.dumps({text("label_names"): [text(f"c{i}") for i in range(10)]}, protocol)
+        }
+        for name, (images, labels) in batches.items():
+            planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), 3072)
+            entry = {text("data"): planes, text("labels"): labels.tolist(), text("batch_label"): text(name)}
+            files[name] = pickle.dumps(entry, protocol)
+    path = folder / "c"
+    if rng.random() < 0.5:
+        inside = {f"cifar-10/{name}": data for name, data in files.items()}
+        archives.write_tar(path, _doubled(rng, inside), rng.choice(("w", "w:gz", "w:xz", "w:bz2")))
+    else:
+        archives.write_files(path, files | dict(rng.sample(list(_JUNK.items()), 3)))
+    train = [batches[f"data_batch_{i}"] for i in range(1, 6)]
+    images, labels = (np.concatenate([batch[part] for batch in train]) for part in (0, 1))
+    good = _pixels_held([(images, labels), batches["test_batch"]])
+    return Input(lambda: _held(sources.Cifar10(path), named=False), good=good)
 
 
 @kind("flags of tmpack", share=4, command="theanompi.data.pack")
