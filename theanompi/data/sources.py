@@ -26,6 +26,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ IMAGE_ENDINGS = (
 )
 # What systems and servers put into folders, besides what begins with a dot: copies, thumbnails, what was deleted.
 HIDDEN = {
-    *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler", "lost+found"),
+    *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"),
     "system volume information",
 }
 # In a block of pixels: enough to make the exchange with a worker worth its while, little enough to keep many.
@@ -300,28 +301,32 @@ class _Ignored:
     """What a source does not take, to be told to the user."""
 
     def __init__(self) -> None:
-        self.hidden: list[str] = []
-        self.again: list[str] = []
-        self.loose: list[str] = []
-        self.endings: Counter[str] = Counter()
+        self._endings: Counter[str] = Counter()
+        # How many of each kind, and the first.
+        self._paths: dict[str, tuple[int, str]] = {}
 
     def other(self, name: str) -> None:
         """Count a file that is not named like an image."""
-        self.endings[os.path.splitext(name)[1].lower() or "without ending"] += 1
+        self._endings[os.path.splitext(name)[1].lower() or "without ending"] += 1
+
+    def add(self, what: str, path: str) -> None:
+        """Count something else."""
+        n, first = self._paths.get(what, (0, path))
+        self._paths[what] = n + 1, first
 
     def notes(self) -> list[str]:
         found = []
-        if self.endings:
-            kinds = listed(f"{printable(ending)} {n}" for ending, n in self.endings.most_common())
-            found.append(f"{self.endings.total()} files that are not named like images are ignored: {kinds}")
-        for names, what in (
-            (self.hidden, "hidden files and folders"),
-            (self.again, "links to folders that are listed already"),
-            (self.loose, "images that lie in no class folder"),
-        ):
-            if names:
-                found.append(f"{len(names)} {what} are ignored, such as {printable(names[0])}")
+        if self._endings:
+            kinds = listed(f"{printable(ending)} {n}" for ending, n in self._endings.most_common())
+            found.append(f"{self._endings.total()} files that are not named like images are ignored: {kinds}")
+        for what, (n, first) in self._paths.items():
+            found.append(f"{n} {what} are ignored, such as {printable(first)}")
         return found
+
+
+_HIDDEN = "hidden files and folders"
+_AGAIN = "links to folders that are listed already"
+_LOOSE = "images that lie in no class folder"
 
 
 class _FolderSource(Source):
@@ -336,12 +341,11 @@ class _FolderSource(Source):
             self._names[split][start:stop], self.labels[split][start:stop], str(self._roots[split])
         )
 
-    def _set(self, split: Split, names: list[str], labels: Labels) -> Iterator[tuple[object, ...]]:
-        """Take the images of a split; gives what tells them from others."""
-        self._names[split], self.labels[split] = names, labels
-        root = self._roots[split]
-        for name, label in zip(names, labels.tolist(), strict=True):
-            yield split, name, label, *_size_and_time(root / name)
+    def _rows(self) -> Iterator[tuple[object, ...]]:
+        """What tells the images from others, for the fingerprint."""
+        for split, root in self._roots.items():
+            for name, label in zip(self._names[split], self.labels[split].tolist(), strict=True):
+                yield split, name, label, *_size_and_time(root / name)
 
 
 class Folder(_FolderSource):
@@ -388,7 +392,6 @@ class Folder(_FolderSource):
             )
         self.class_names = [printable(name) for name in classes]
         starts = _starts(self._roots, {split: list(found.values()) for split, found in folders.items()})
-        rows: list[tuple[object, ...]] = []
         for split, root in self._roots.items():
             files = _class_files(root, list(folders[split].values()), starts, ignored)
             of_class = [files.get(folders[split].get(name, ""), []) for name in classes]
@@ -396,9 +399,9 @@ class Folder(_FolderSource):
                 _check_not_empty(root, files)
             elif not any(of_class):
                 raise ConfigError(f"{root}: expected images in its class folders, got none")
-            names = [name for found in of_class for name in found]
-            rows += self._set(split, names, np.repeat(np.arange(len(classes)), [len(f) for f in of_class]))
-        self.fingerprint = fingerprint(rows)
+            self._names[split] = [name for found in of_class for name in found]
+            self.labels[split] = np.repeat(np.arange(len(classes)), [len(found) for found in of_class])
+        self.fingerprint = fingerprint(self._rows())
         self.notes = ignored.notes()
 
 
@@ -439,14 +442,14 @@ def _class_files(
         if folder != class_name:
             identity = _identity(root / folder)
             if identity in seen:
-                ignored.again.append(os.path.join(root, folder))
+                ignored.add(_AGAIN, os.path.join(root, folder))
                 continue
             seen.add(identity)
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}"
                 if is_hidden(entry.name):
-                    ignored.hidden.append(os.path.join(root, path))
+                    ignored.add(_HIDDEN, os.path.join(root, path))
                 elif _is_folder(entry):
                     (links if entry.is_symlink() else todo).append((class_name, path))
                 elif entry.name.lower().endswith(IMAGE_ENDINGS):
@@ -489,7 +492,7 @@ def _class_folders(root: Path, ignored: _Ignored) -> dict[str, str]:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = os.path.join(root, entry.name)
                 if is_hidden(entry.name):
-                    ignored.hidden.append(path)
+                    ignored.add(_HIDDEN, path)
                 elif _is_folder(entry):
                     name = unicodedata.normalize("NFC", entry.name)
                     other = found.setdefault(name, entry.name)
@@ -499,7 +502,7 @@ def _class_folders(root: Path, ignored: _Ignored) -> dict[str, str]:
                             "which are the same name"
                         )
                 elif entry.name.lower().endswith(IMAGE_ENDINGS):
-                    ignored.loose.append(path)
+                    ignored.add(_LOOSE, path)
                     images += 1
                 else:
                     ignored.other(entry.name)
@@ -564,7 +567,7 @@ def _members(path: Path, start: int, length: int, ignored: _Ignored, name: str =
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else a million would stay in memory
                 if member.isfile() and _is_hidden_member(member.name):
-                    ignored.hidden.append(f"{where}: {member.name}")
+                    ignored.add(_HIDDEN, f"{where}: {member.name}")
                 elif member.isfile():
                     yield _Member(member.name, start + member.offset_data, member.size)
             # Where a header is damaged or cut off, tarfile sees the end.
@@ -830,14 +833,13 @@ class KaggleIlsvrc(_OfIlsvrc, _FolderSource):
         starts = _starts(self._roots, {"train": list(folders), "val": []})
         files = _class_files(self._roots["train"], list(folders), starts, ignored)
         _check_not_empty(self._roots["train"], files)
-        counts = [len(found) for found in files.values()]
-        rows: list[tuple[object, ...]] = [*stamps]
-        names = [name for found in files.values() for name in found]
-        rows += self._set("train", names, np.repeat(np.arange(len(words)), counts))
+        self._names["train"] = [name for found in files.values() for name in found]
+        self.labels["train"] = np.repeat(np.arange(len(words)), [len(found) for found in files.values()])
         truth = _solution(tables["LOC_val_solution.csv"], label_of)
         names = _flat(self._roots["val"], set(truth), tables["LOC_val_solution.csv"].name, ignored)
-        rows += self._set("val", names, np.array([truth[Path(name).stem] for name in names], np.int64))
-        self.fingerprint = fingerprint(rows)
+        self._names["val"] = names
+        self.labels["val"] = np.array([truth[Path(name).stem] for name in names], np.int64)
+        self.fingerprint = fingerprint(chain(stamps, self._rows()))
         self.notes = ignored.notes()
 
 
@@ -883,7 +885,7 @@ def _flat(root: Path, expected: set[str], table: str, ignored: _Ignored) -> list
     with os.scandir(root) as entries:
         for entry in entries:
             if is_hidden(entry.name):
-                ignored.hidden.append(os.path.join(root, entry.name))
+                ignored.add(_HIDDEN, os.path.join(root, entry.name))
             elif _is_folder(entry):
                 raise ValueError(
                     f"{root}: expected images, as Kaggle has them, got a folder {got(entry.name, 60)}; class folders: "
