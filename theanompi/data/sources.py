@@ -319,8 +319,10 @@ class _Ignored:
         if self._endings:
             kinds = listed(f"{printable(ending)} {n}" for ending, n in self._endings.most_common())
             found.append(f"{self._endings.total()} files that are not named like images are ignored: {kinds}")
-        for what, (n, first) in self._paths.items():
-            found.append(f"{n} {what} are ignored, such as {printable(first)}")
+        for what in (_HIDDEN, _AGAIN, _LOOSE):
+            n, first = self._paths.get(what, (0, ""))
+            if n:
+                found.append(f"{n} {what} are ignored, such as {printable(first)}")
         return found
 
 
