@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -148,8 +149,11 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_of_jpeg_files(photographs: Path, whole: Path) -> None:
     source = Folder(photographs / "train", photographs / "val")
+    with h5py.File(whole) as file:  # each call of image_name opens the file again
+        names = {split: file[f"{split}/names"][:].tolist() for split in SPLITS}
     with open_dataset(whole) as dataset:
         assert dataset.n_train + dataset.n_val == IMAGES - 2 * len(BAD)
+        assert dataset.image_name("val", 7).encode() == names["val"][7]
         assert dataset.class_names == [f"class {i}" for i in range(7)]
         assert (dataset.store, dataset.augmentation, dataset.largest) == ("jpeg", "imagenet", (60, 80))
         left_out = []
@@ -161,7 +165,7 @@ def test_a_folder_of_jpeg_files(photographs: Path, whole: Path) -> None:
                 if reason:
                     left_out.append(f"{split}/{name}: {reason}")
                     continue
-                assert dataset.image_name(split, i) == name
+                assert names[split][i].decode() == name
                 assert dataset.labels(split)[i] == label
                 stored, pixels = as_jpeg(data)
                 assert dataset.read(split, i) == stored
