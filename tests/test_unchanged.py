@@ -66,12 +66,14 @@ def expected(case: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_twenty_updates_give_the_recorded_bits(case: str, digests: Digests) -> None:
-    assert digests[case] == expected(case)
+    recorded = expected(case)  # which may skip
+    assert digests[case] == recorded
 
 
 @pytest.mark.parametrize("case", RESUMED)
 def test_a_run_of_a_former_version_goes_on_to_the_recorded_bits(case: str, digests: Digests) -> None:
-    assert digests[case] == expected(case)
+    recorded = expected(case)  # which may skip
+    assert digests[case] == recorded
 
 
 @pytest.mark.parametrize("run", KEPT_RUNS)
