@@ -1,4 +1,4 @@
-"""Keeps what this version writes: ``python tests/keep_written.py``.
+"""Keeps what this version writes: ``python -m tests.keep_written``.
 
 It makes the folder ``tests/data/written_by_<version>``, which later versions must be able to use (`test_unchanged`):
 
@@ -20,19 +20,16 @@ import contextlib
 import io
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+import numpy as np
+from PIL import Image
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from tests.mpi import ROOT  # noqa: E402
-from tests.record_unchanged import CASES, DATA, KEPT_RUNS, digests_of, place, revision, train  # noqa: E402
-from theanompi import __version__, cli  # noqa: E402
-from theanompi.data import pack  # noqa: E402
+from tests.mpi import ROOT
+from tests.record_unchanged import CASES, DATA, KEPT_RUNS, digests_of, place, revision, train
+from theanompi import __version__, cli
+from theanompi.data import pack
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 190, 60), "red": (230, 50, 40)}
 """By class, in the order of the labels."""

@@ -1,4 +1,4 @@
-"""Records which bits training gives in this place: ``python tests/record_unchanged.py``.
+"""Records which bits training gives in this place: ``python -m tests.record_unchanged``.
 
 It trains every case of `CASES` and adds the digests of all weights, velocities and running statistics to `RECORD`,
 where `test_unchanged` looks them up. Run it at a revision that is known to be right (``git worktree add``): the
@@ -11,20 +11,17 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+import numpy as np
+import pytensor
+import torch
 
-import numpy as np  # noqa: E402
-import pytensor  # noqa: E402
-import torch  # noqa: E402
-
-from tests.mpi import ROOT, run_mpi  # noqa: E402
-from theanompi import checkpoint  # noqa: E402
+from tests.mpi import ROOT, run_mpi
+from theanompi import checkpoint
 
 DATA = Path(__file__).with_name("data")
 RECORD = DATA / "unchanged.json"
@@ -148,9 +145,11 @@ def trained(folder: Path, cases: dict[str, tuple[int, dict[str, Any]]]) -> Diges
 
 
 def revision() -> str:
-    """The revision of this checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """The last commit that has changed the package or the zoo, and whether there are changes since."""
+    git, package = ["git", "-C", str(ROOT)], ["--", "theanompi", "models"]
+    commands = ([*git, "log", "-1", "--format=%h", *package], [*git, "status", "--porcelain", *package])
+    commit, changes = (subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands)
+    return commit.strip() + ("-dirty" if changes else "")
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def expected(case: str) -> dict[str, str]:
     if record is None:
         pytest.skip(
             f"no bits are recorded for {json.dumps(here)}: at a revision that is known to be right, "
-            "python tests/record_unchanged.py does it"
+            "python -m tests.record_unchanged does it"
         )
     found: dict[str, str] = record["digests"][case]
     return found
