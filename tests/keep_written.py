@@ -105,11 +105,14 @@ def write_experiment(out: Path) -> None:
 
 def main() -> None:
     """Make the folder."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    )
+    parser.parse_args()
     os.chdir(ROOT)
     out = (DATA / f"written_by_{__version__}").relative_to(ROOT)
+    if out.exists():
+        parser.error(f"{out}: expected no such folder, as what a version has written is kept, got one")
     out.mkdir(parents=True)
     write_runs(out)
     write_data_sets(out)

@@ -29,8 +29,8 @@ SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
     "modelclass": "Various",
     "data": "digits",
-    # 1,437 images are 19 batches of 72: an epoch ends after 19, 10 or 5 updates, the last of which has a part of a
-    # minibatch only where there are 2 or 4 workers. The warmup ends in the first one, and so does the first rate.
+    # 1,437 images are 19 batches of 72: 19 updates of one batch, 10 of two (the last has one), or 5 of four (the last
+    # has three). Warmup and first rate end in the first epoch.
     "batch_size": 72,
     "max_iterations": 20,
     "base_batch": 36,
@@ -119,7 +119,7 @@ def train(runs: Iterable[tuple[int, dict[str, Any]]]) -> None:
         jobs.setdefault(ranks, []).append(settings)
     for ranks, settings_of in jobs.items():
         path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-        done = run_mpi(ranks, ["tests/unchanged_program.py", json.dumps(settings_of)], env=path)
+        done = run_mpi(ranks, ["tests/unchanged_program.py", json.dumps(settings_of)], 300, path)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
