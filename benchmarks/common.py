@@ -106,13 +106,15 @@ class Contender:
     name : str
         For the report.
     script : str
-        File name in this folder.
+        File name in this folder, or in that of `root`.
     args : sequence of str
         The script's arguments.
     ranks : int
         With more than one, ``mpirun`` starts them.
     threads : int
         ``OMP_NUM_THREADS`` of each rank.
+    root : pathlib.Path
+        The checkout whose script and package it runs.
 
     Attributes
     ----------
@@ -122,7 +124,9 @@ class Contender:
         Seconds of one step in the warm-up.
     """
 
-    def __init__(self, name: str, script: str, args: Sequence[str], ranks: int, threads: int) -> None:
+    def __init__(
+        self, name: str, script: str, args: Sequence[str], ranks: int, threads: int, root: Path = ROOT
+    ) -> None:
         self.name = name
         self._folder = tempfile.TemporaryDirectory()
         self._pipes = []
@@ -132,12 +136,12 @@ class Contender:
             # Opened for reading too, or this would wait for a contender that may never come.
             self._pipes.append(os.open(pipe, os.O_RDWR))
         self._errors = open(Path(self._folder.name, "errors"), "w+", encoding="utf-8")  # noqa: SIM115
-        python = [sys.executable, str(ROOT / "benchmarks" / script), *args]
+        python = [sys.executable, str(root / "benchmarks" / script), *args]
         start = time.perf_counter()
         self._process = subprocess.Popen(
             [*mpirun(ranks), *python] if ranks > 1 else python,
-            cwd=ROOT,
-            env={**child_environment(threads), PIPES: self._folder.name},
+            cwd=root,
+            env={**child_environment(threads, root), PIPES: self._folder.name},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -192,10 +196,11 @@ class Contender:
         self._folder.cleanup()
 
 
-def child_environment(threads: int) -> dict[str, str]:
-    """The environment of a contender: so many threads in each process, and the ``mpirun`` beside this Python first."""
+def child_environment(threads: int, root: Path = ROOT) -> dict[str, str]:
+    """The environment of a contender: so many threads in each process, this ``mpirun`` and a checkout first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads)}
+    modules = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PATH": path, "PYTHONPATH": modules, "OMP_NUM_THREADS": str(threads)}
 
 
 def free_port() -> int:

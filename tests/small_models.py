@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
+from models.resnet_cifar import basic_block
 from theanompi import Model
 from theanompi.lasagne.init import HeNormal
 from theanompi.lasagne.layers import (
@@ -66,6 +67,20 @@ class Smooth(Normalised):
     """
 
     nonlinearity = staticmethod(softplus)
+
+
+class Various(Model):
+    """With all that the networks of the zoo have, and dropout, a bias before pooling and a smallest size."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        net = Conv2DLayer(
+            InputLayer(input_shape), 8, 3, stride=2, W=HeNormal("relu"), flip_filters=False, name="conv"
+        )
+        layers: dict[str, Layer] = {}
+        top = basic_block(layers, MaxPool2DLayer(net, 2), "2", 8, 1, project=False, gamma=1.0)
+        top = basic_block(layers, top, "3", 16, 2, project=True, gamma=0.5)
+        net = DropoutLayer(GlobalPoolLayer(top), p=0.2, name="drop")
+        return DenseLayer(net, num_classes, nonlinearity=softmax, name="dense")
 
 
 class NotFinite(Plain):

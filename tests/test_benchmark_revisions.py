@@ -1,0 +1,80 @@
+"""The comparison of two revisions: each runs its own code, the slower one is found, and nothing is left behind."""
+
+import argparse
+import doctest
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+# Stands in for ours.py: its step sleeps, and its package must be the one of its own checkout.
+OURS = """
+import sys, time
+from theanompi import seconds
+sys.path.insert(0, {benchmarks!r})
+import common
+common.serve(lambda: time.sleep(seconds), lambda: None, lambda: None, lambda: {{"peak_memory_mib": 1.0}})
+"""
+
+
+@pytest.fixture
+def revisions(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    # The benchmarks are scripts, which find each other because they lie in one folder.
+    before = list(sys.path)
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("revisions")
+    sys.path[:] = before
+
+
+def checkout(root: Path, seconds: float) -> Path:
+    """A version of the package whose step takes so long."""
+    for folder in ("benchmarks", "theanompi"):
+        (root / folder).mkdir(parents=True)
+    (root / "theanompi/__init__.py").write_text(f"seconds = {seconds}\n")
+    (root / "benchmarks/ours.py").write_text(OURS.format(benchmarks=str(BENCHMARKS)))
+    (root / "benchmarks/common.py").write_text("def write_synthetic(path, size, images): path.touch()\n")
+    return root
+
+
+def test_the_examples(revisions: ModuleType) -> None:
+    assert doctest.testmod(revisions).failed == 0
+
+
+def test_each_version_runs_its_own_code_and_the_ratio_is_of_this_one_to_the_other(
+    revisions: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("common.ROOT", checkout(tmp_path / "here", 0.01))
+    other = checkout(tmp_path / "there", 0.02)
+    options = argparse.Namespace(
+        batch_size=1, threads=1, exchange="ar", starts=2, rounds=4, burst_seconds=0.05
+    )
+    found = revisions.cell(options, other, ranks=1, size=8)
+    assert [start["steps_per_burst"] for start in found["starts"]] == [2, 2]
+    # A busy machine is slow to wake a sleeper.
+    assert all(1.2 < ratio < 3 for ratio in found["ratios"]), found["ratios"]
+    assert found["low"] < found["ratio"] == sum(found["ratios"]) / 2 < found["high"]
+
+
+def test_a_revision_is_checked_out_and_taken_away_again(
+    revisions: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    git("init", "--quiet")
+    for text in ("old", "new"):
+        (tmp_path / "file").write_text(text)
+        git("add", "file")
+        git("commit", "--quiet", "-m", text)
+    monkeypatch.setattr("common.ROOT", tmp_path)
+    with revisions.checked_out(revisions.git("rev-parse", "HEAD~1")) as root:
+        assert (root / "file").read_text() == "old"
+    assert not root.exists() and len(git("worktree", "list").splitlines()) == 1
+    with pytest.raises(SystemExit, match="^git rev-parse: fatal: "):
+        revisions.git("rev-parse", "--verify", "nowhere^{commit}")
