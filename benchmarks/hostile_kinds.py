@@ -1405,7 +1405,7 @@ def _(rng: Random, folder: Path) -> Input:
         "synthetic": "--classes --train --val --size --channels --seed",
         "glyphs": "--train --val --seed",
         "folder": "--store --size",
-        "mnist": "",
+        "mnist": "--set",
         "cifar10": "",
         "arrays": "",
         "info": "",
