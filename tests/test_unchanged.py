@@ -14,7 +14,6 @@ import pytest
 from tests.keep_written import COLOURS, picture
 from tests.record_unchanged import (
     CASES,
-    DATA,
     KEPT,
     KEPT_RUNS,
     RECORD,
