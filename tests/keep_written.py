@@ -74,7 +74,7 @@ def write_pictures(root: Path) -> None:
             for i in range(count):
                 kind = "png" if i % 2 else "jpg"
                 picture(colour, 10 * label + i).save(folder / f"{name} {i}.{kind}", quality=90)
-    (root / "train" / "red" / "no picture.jpg").write_text("This is text.")
+    (root / "train" / "red" / "no picture.jpg").write_text("This is text.", encoding="utf-8")
 
 
 def write_runs(out: Path) -> None:

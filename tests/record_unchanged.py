@@ -91,7 +91,9 @@ def place() -> dict[str, Any]:
         if ":" in line
     )
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    said = subprocess.run([compiler, "--version"], capture_output=True, text=True) if compiler else None
+    said = (
+        subprocess.run([compiler, "--version"], capture_output=True, encoding="utf-8") if compiler else None
+    )
     return {
         "cpu": ", ".join(
             f"{name} {cpu[name]}" for name in ("vendor_id", "cpu family", "model") if name in cpu
@@ -148,7 +150,9 @@ def revision() -> str:
     """The last commit that has changed the package or the zoo, and whether there are changes since."""
     git, package = ["git", "-C", str(ROOT)], ["--", "theanompi", "models"]
     commands = ([*git, "log", "-1", "--format=%h", *package], [*git, "status", "--porcelain", *package])
-    commit, changes = (subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands)
+    commit, changes = (
+        subprocess.run(c, capture_output=True, encoding="utf-8", check=True).stdout for c in commands
+    )
     return commit.strip() + ("-dirty" if changes else "")
 
 

@@ -14,7 +14,6 @@ import pytest
 from tests.keep_written import COLOURS, picture
 from tests.record_unchanged import (
     CASES,
-    DATA,
     KEPT,
     KEPT_RUNS,
     RECORD,
@@ -180,5 +179,5 @@ def test_a_finished_experiment_of_a_former_version_is_not_run_again(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_what_is_kept_is_small() -> None:
-    assert KEPT and sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 300_000
+def test_what_is_kept_is_small(kept: Path) -> None:
+    assert sum(path.stat().st_size for path in kept.rglob("*") if path.is_file()) < 300_000
