@@ -27,7 +27,7 @@ setup(
     packages=find_packages(include=["theanompi", "theanompi.*", "models", "models.*"]),
     package_data={"theanompi.data": ["*.h5"], "theanompi.device.ops": ["*.c"]},
     entry_points={
-        "console_scripts": ["tmlauncher = theanompi.cli:main", "tmpack = theanompi.data.pack:main"]
+        "console_scripts": ["tmlauncher = theanompi.cli:main", "tmpack = theanompi.data.pack.command:main"]
     },
     python_requires=">=3.11,<3.13",
     install_requires=[

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # So that a benchmark runs in any checkout, and finds the reference network, which the tests share.
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from theanompi.cgroup import cores  # noqa: E402
-from theanompi.output import print_anything  # noqa: E402
+from theanompi.system.cgroup import cores  # noqa: E402
+from theanompi.system.output import print_anything  # noqa: E402
 
 print_anything()
 

@@ -32,7 +32,7 @@ def read_epochs(path: str, epochs: int, batch_size: int, image_size: int, trim: 
     """
     from theanompi import device
     from theanompi.data import Loader, Sampler, open_dataset
-    from theanompi.feed import Feed, Inputs
+    from theanompi.training.feed import Feed, Inputs
 
     device.use("cpu")
     dataset = open_dataset(path)
@@ -56,7 +56,7 @@ def read_epochs(path: str, epochs: int, batch_size: int, image_size: int, trim: 
 
 def pack(words: list[str]) -> None:
     """Run tmpack; say its seconds, and the CPU seconds of this process and of those that it started."""
-    from theanompi.data.pack import main as tmpack
+    from theanompi.data.pack.command import main as tmpack
 
     start = time.perf_counter()
     code = tmpack(words)

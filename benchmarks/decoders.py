@@ -36,7 +36,7 @@ def pillow() -> dict[str, Decode]:
 
 def simplejpeg() -> dict[str, Decode]:
     """The package's own way: simplejpeg."""
-    from theanompi.data.decode import decode_jpeg
+    from theanompi.data.pictures.decode import decode_jpeg
 
     return {"full": decode_jpeg, "half": lambda data: decode_jpeg(data, 2)}
 

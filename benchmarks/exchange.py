@@ -85,7 +85,7 @@ def rank(args: argparse.Namespace) -> None:
     from mpi4py import MPI
 
     from theanompi.device import FlatBuffer
-    from theanompi.exchange import get_exchanger, path
+    from theanompi.exchange import get_exchanger, route
 
     comm = MPI.COMM_WORLD
     gradients, times = backward(args.data, comm.rank, comm.size)
@@ -94,14 +94,14 @@ def rank(args: argparse.Namespace) -> None:
 
     def in_chunks(mib: float) -> Callable[[], None]:
         def run() -> None:
-            path.CHUNK = int(mib * 2**20)
+            route.CHUNK = int(mib * 2**20)
             exchangers["ar"].sum()
 
         return run
 
-    chunk = path.CHUNK
+    chunk = route.CHUNK
     common.say(chunks=in_turn(comm, {f"{mib:g}": in_chunks(mib) for mib in CHUNKS_MIB}, args.rounds))
-    path.CHUNK = chunk
+    route.CHUNK = chunk
 
     def replay(name: str) -> None:
         exchanger = exchangers[name]

@@ -24,7 +24,7 @@ def ours(strategy: str) -> Callable[[], None]:
     from models.resnet50 import build_model
     from theanompi import device
     from theanompi.exchange import get_exchanger
-    from theanompi.functions import State
+    from theanompi.training.state import State
 
     device.use("cpu")
     return get_exchanger(strategy, COMM, State(build_model()["prob"], COMM.size).gradients).sum

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from reference_resnet import ReferenceResNet50
 
-from theanompi.mpirun import run, run_ranks
+from theanompi.launch.mpirun import run, run_ranks
 
 FLOAT32_LIMIT = 1e-4
 TORCH_FACTOR = 2.0
@@ -164,7 +164,7 @@ def loaded(place: str, path: Path, batches: int) -> tuple[list[np.ndarray], list
     from theanompi.data import Loader, Sampler, open_dataset
     from theanompi.device import Pinned
     from theanompi.device.ops import color_adjust, crop_resize
-    from theanompi.feed import Feed, Inputs
+    from theanompi.training.feed import Feed, Inputs
 
     device.use(place)
     inputs_seen, crops = [], []
@@ -194,8 +194,8 @@ def data(place: str) -> dict[str, Any]:
     """The largest difference between the two devices, in levels, for both ways to store images."""
     from photographs import jpeg, photograph
 
-    from theanompi.data.schema import SPLITS
-    from theanompi.data.writer import Block, Image, Writer, channel_sums
+    from theanompi.data.store.schema import SPLITS
+    from theanompi.data.store.writer import Block, Image, Writer, channel_sums
 
     report: dict[str, Any] = {"limit_levels": DATA_LIMIT}
     with tempfile.TemporaryDirectory() as folder:
@@ -308,7 +308,7 @@ def exchange_rank(place: str) -> None:
     from models.resnet50 import build_model
     from theanompi import device
     from theanompi.exchange import STRATEGIES, get_exchanger
-    from theanompi.functions import State
+    from theanompi.training.state import State
 
     world = MPI.COMM_WORLD
     device.use(place)

@@ -123,7 +123,7 @@ def judge(kind: Kind, given: Input, folder: Path) -> tuple[str, str]:
                 return "traceback", f"{type(error).__name__}: {error}"
             if beyond(error):
                 return "past limit", f"{error}"
-            # As `theanompi.ranks.agree` and `tmpack` print it.
+            # As `theanompi.training.ranks.agree` and `tmpack` print it.
             refused = kind.printed(error)
     if refused is None:
         if given.good is not None and result != given.good:

@@ -28,16 +28,23 @@ import numpy as np
 import scipy.io  # noqa: F401  # here, and not within the limits of the first input that needs it
 from PIL import Image
 
-from theanompi import checkpoint, cli, compare, doctor, launch, recorder
+from theanompi import cli
 from theanompi.config import FIELDS, RunConfig, hosts, one_line, to_environment
-from theanompi.data import pack, schema, sources
-from theanompi.data.decode import as_jpeg, decode, resize_shorter
-from theanompi.data.writer import Block, ChannelSums, Writer, write_dataset
-from theanompi.data.writer import Image as Packed
-from theanompi.experiment import PRESETS, Experiment
-from theanompi.folder import RunFolder
-from theanompi.launch import command
-from theanompi.rules.base import check
+from theanompi.data.pack import command, packing
+from theanompi.data.pictures.decode import as_jpeg, decode, resize_shorter
+from theanompi.data.sources import arrays, base, cifar, folders, ilsvrc, mnist
+from theanompi.data.store import schema
+from theanompi.data.store.writer import Block, ChannelSums, Writer, write_dataset
+from theanompi.data.store.writer import Image as Packed
+from theanompi.doctor import examination
+from theanompi.experiments import storage
+from theanompi.experiments.file import Experiment
+from theanompi.experiments.presets import PRESETS
+from theanompi.launch import job
+from theanompi.launch.check import check
+from theanompi.launch.job import command as mpirun_command
+from theanompi.record import checkpoint, log, recorder
+from theanompi.record.folder import RunFolder
 
 # Not import statements: mypy knows what is in tests/ by other names.
 archives: Any = importlib.import_module("tests.archives")
@@ -327,9 +334,9 @@ class _Rule:
 
     def start(self, config: RunConfig, *, bind: bool = False, plan: bool = False, module: str = "") -> None:
         check(config)
-        if launch.mpi_rank() is None:
+        if job.mpi_rank() is None:
             for flavour in ("mpich", "openmpi", "intel"):
-                command(config, "mpirun", flavour, bind=bind)
+                mpirun_command(config, "mpirun", flavour, bind=bind)
             to_environment(config, hosts(config.devices)[0].devices, plan)
 
     def wait(self) -> int:
@@ -337,14 +344,14 @@ class _Rule:
 
 
 def _examine(config: RunConfig, bind: bool = False, as_json: bool = False) -> int:
-    json.dumps(doctor.Doctor(config, bind).config.to_dict())
+    json.dumps(examination.Doctor(config, bind).config.to_dict())
     return 0
 
 
 def _compare(experiment: Experiment, out: Path, **more: Any) -> int:
     json.dumps(experiment.to_dict())
     trials = experiment.trials(out)
-    compare._settings(trials[0].config)
+    storage._settings(trials[0].config)
     return 0
 
 
@@ -360,7 +367,7 @@ def tmlauncher(words: Sequence[str]) -> Input:
             mock.patch.object(cli, "get_rule", lambda name: _Rule()),
             mock.patch.object(cli, "examine", _examine),
             mock.patch.object(cli, "compare", _compare),
-            mock.patch("theanompi.report.plot_comparison", _plot),
+            mock.patch("theanompi.experiments.report.plot_comparison", _plot),
         ):
             return cli.main(list(words))
 
@@ -526,7 +533,7 @@ def _(rng: Random, folder: Path) -> Input:
         )
     os.environ.update(given)
     with contextlib.suppress(ValueError):
-        if launch.mpi_rank():
+        if job.mpi_rank():
             # Only the first rank prints.
             os.environ.update({name: "0" for name in given if "RANK" in name or "PROCID" in name})
     return tmlauncher(["--data", "digits"])
@@ -684,7 +691,7 @@ def _(rng: Random, folder: Path) -> Input:
         try:
             run.validation(2, 6, 8, 1.0, 1, 1)
             run.close()
-            recorder.read_log(folder / recorder.LOG_FILE)
+            log.read_log(folder / recorder.LOG_FILE)
         except Exception as error:
             raise RuntimeError("after training") from error
         return lost
@@ -696,7 +703,7 @@ def _(rng: Random, folder: Path) -> Input:
 def _(rng: Random, folder: Path) -> Input:
     config = {**RunConfig(devices=("cpu", "cpu")).to_dict(), "size": 2, "versions": {"torch": "2"}}
     (folder / recorder.CONFIG_FILE).write_bytes(json_bytes(rng, config))
-    return Input(lambda: compare._settings_in(folder) and 0)
+    return Input(lambda: storage._settings_in(folder) and 0)
 
 
 # --- Checkpoints ---------------------------------------------------------------------------------------------
@@ -962,7 +969,7 @@ def _(rng: Random, folder: Path) -> Input:
 # --- What tmpack reads ---------------------------------------------------------------------------------------
 
 
-def _packed(source: sources.Source) -> str:
+def _packed(source: base.Source) -> str:
     """All that a source has, as `tmpack`'s workers make it."""
     digest = hashlib.sha256(
         repr((source.name, source.class_names, source.channels, source.fingerprint[:0])).encode()
@@ -970,12 +977,12 @@ def _packed(source: sources.Source) -> str:
     for split in schema.SPLITS:
         n = len(source.labels[split])
         if n:
-            block = pack.pack_block(split, source.items(split, 0, n), "raw", 8)
+            block = packing.pack_block(split, source.items(split, 0, n), "raw", 8)
             digest.update(repr([(image.name, image.label, image.data) for image in block.images]).encode())
     return digest.hexdigest()
 
 
-def _pack(source: Callable[[], sources.Source], good: str | None = None) -> Input:
+def _pack(source: Callable[[], base.Source], good: str | None = None) -> Input:
     return Input(lambda: _packed(source()) if good is not None else _packed(source()) and 0, good=good)
 
 
@@ -993,14 +1000,14 @@ def _npz() -> bytes:
 def _good_npz() -> str:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "a.npz").write_bytes(_npz())
-        return _packed(sources.Npz(Path(folder, "a.npz")))
+        return _packed(arrays.Npz(Path(folder, "a.npz")))
 
 
 @kind("npz, any bytes", share=3)
 def _(rng: Random, folder: Path) -> Input:
     path = folder / "a.npz"
     path.write_bytes(damaged(rng, _npz()))
-    return _pack(lambda: sources.Npz(path), _good_npz())
+    return _pack(lambda: arrays.Npz(path), _good_npz())
 
 
 @kind("npz, other arrays", share=2)
@@ -1044,7 +1051,7 @@ def _(rng: Random, folder: Path) -> Input:
                         b"(4,", rng.choice((b"(9" + b"9" * 9 + b",", b"(-4,", b"(4.5,", b"((4,"))
                     )
                 file.writestr(f"{key}.npy", data)
-    return _pack(lambda: sources.Npz(path))
+    return _pack(lambda: arrays.Npz(path))
 
 
 @functools.cache
@@ -1077,14 +1084,14 @@ def _(rng: Random, folder: Path) -> Input:
     name = rng.choice(list(files))
     files[name] = damaged(rng, files[name], rng.choice((None, 200)))
     archives.write_files(folder, files)
-    return _pack(lambda: sources.Cifar10(folder))
+    return _pack(lambda: cifar.Cifar10(folder))
 
 
 @kind("tar archives of CIFAR", share=2)
 def _(rng: Random, folder: Path) -> Input:
     path = archives.write_tar(folder / "c.tar.gz", _cifar(True), rng.choice(("w", "w:gz")))
     path.write_bytes(damaged(rng, path.read_bytes(), rng.choice((None, 1024))))
-    return _pack(lambda: sources.Cifar10(path))
+    return _pack(lambda: cifar.Cifar10(path))
 
 
 @kind("MNIST", share=2)
@@ -1095,7 +1102,7 @@ def _(rng: Random, folder: Path) -> Input:
     name = rng.choice(list(files))
     files[name] = damaged(rng, files[name], rng.choice((None, 20)))
     archives.write_files(folder, files)
-    return _pack(lambda: sources.Mnist(folder))
+    return _pack(lambda: mnist.Mnist(folder))
 
 
 @functools.cache
@@ -1120,7 +1127,7 @@ def _(rng: Random, folder: Path) -> Input:
     name = rng.choice(list(files))
     files[name] = damaged(rng, files[name], rng.choice((None, 512)))
     archives.write_files(folder, files)
-    return _pack(lambda: sources.Ilsvrc(*(folder / name for name in files)))
+    return _pack(lambda: ilsvrc.Ilsvrc(*(folder / name for name in files)))
 
 
 @kind("class folders", share=2)
@@ -1133,7 +1140,7 @@ def _(rng: Random, folder: Path) -> Input:
     where = folder / rng.choice(schema.SPLITS) / rng.choice(("a", "b", "c", "x\udcff"))
     where.mkdir(exist_ok=True)
     (where / odd).write_bytes(damaged(rng, picture))
-    return _pack(lambda: sources.Folder(folder / "train", folder / "val"))
+    return _pack(lambda: folders.Folder(folder / "train", folder / "val"))
 
 
 # --- Trees as people have them -------------------------------------------------------------------------------
@@ -1165,11 +1172,11 @@ def _photograph(i: int) -> bytes:
     return archives.encoded(Image.fromarray(picture), "JPEG")
 
 
-def _held(source: sources.Source, named: bool = True) -> str:
+def _held(source: base.Source, named: bool = True) -> str:
     """What is in a source, whatever its files are called: the classes and, by label, the pictures."""
     found: dict[str, Any] = {"classes": source.class_names if named else None}
     for split in schema.SPLITS:
-        block = pack.pack_block(split, source.items(split, 0, len(source.labels[split])), "raw", 8)
+        block = packing.pack_block(split, source.items(split, 0, len(source.labels[split])), "raw", 8)
         found[split] = sorted((image.label, zlib.crc32(image.data)) for image in block.images), block.left_out
     return repr(found)
 
@@ -1239,7 +1246,7 @@ def _(rng: Random, folder: Path) -> Input:
         for split, found in zip(schema.SPLITS, pictures, strict=True)
     }
     result = REFUSED if wrong not in (None, "perhaps") else None if wrong else repr(good)
-    return Input(lambda: _held(sources.Folder(train, val)), good=result)
+    return Input(lambda: _held(folders.Folder(train, val)), good=result)
 
 
 def _small(data: bytes) -> bytes:
@@ -1280,7 +1287,7 @@ def _(rng: Random, folder: Path) -> Input:
         content[name] = damaged_text(rng, tables[name])
     archives.write_files(rng.choice((folder, data)), content)
     # A damaged name of a class, or coordinate, is another one, and nobody can tell.
-    return Input(lambda: _held(sources.KaggleIlsvrc(folder)), good=None if wrong else _ilsvrc_held())
+    return Input(lambda: _held(ilsvrc.KaggleIlsvrc(folder)), good=None if wrong else _ilsvrc_held())
 
 
 def _doubled(rng: Random, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -1310,7 +1317,7 @@ def _(rng: Random, folder: Path) -> Input:
         archives.write_tar(folder / name, _doubled(rng, files), mode)
         for name, files, mode in (("t.tar", inner, "w"), ("v.tar", val, "w"), ("k.tar.gz", kit, "w:gz"))
     ]
-    return Input(lambda: _held(sources.Ilsvrc(*paths)), good=_ilsvrc_held())
+    return Input(lambda: _held(ilsvrc.Ilsvrc(*paths)), good=_ilsvrc_held())
 
 
 def _pixels_held(contents: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
@@ -1335,18 +1342,18 @@ def _(rng: Random, folder: Path) -> Input:
         rng.choice(((0, 1, 2, 3), (1, 2, 3, 4), (0, 2, 5, 9), (1440764, 1443537, 1484850, 15075141)))
     )
     dtype = rng.choice(("u1", "i1", "i4", "i8", "u8")) if numbers[-1] < 100 else "i4"
-    arrays: dict[str, Any] = {}
+    held: dict[str, Any] = {}
     for split, (images, labels) in zip(schema.SPLITS, contents, strict=True):
-        arrays[f"{split}_images"] = np.asfortranarray(images) if rng.random() < 0.3 else images
+        held[f"{split}_images"] = np.asfortranarray(images) if rng.random() < 0.3 else images
         given = numbers[labels].astype(dtype)
-        arrays[f"{split}_labels"] = given[:, None] if rng.random() < 0.5 else given
+        held[f"{split}_labels"] = given[:, None] if rng.random() < 0.5 else given
     if rng.random() < 0.3:
-        arrays |= {"test_images": np.zeros(3), "note": np.array([None])}
+        held |= {"test_images": np.zeros(3), "note": np.array([None])}
     renumber = rng.random() < 0.7
     path = folder / "a.npz"
-    rng.choice((np.savez, np.savez_compressed))(path, **arrays)
+    rng.choice((np.savez, np.savez_compressed))(path, **held)
     good = _pixels_held(contents) if renumber or numbers[-1] == 3 else REFUSED
-    return Input(lambda: _held(sources.Npz(path, renumber), named=False), good=good)
+    return Input(lambda: _held(arrays.Npz(path, renumber), named=False), good=good)
 
 
 @kind("trees of MNIST and EMNIST")
@@ -1370,7 +1377,7 @@ def _(rng: Random, folder: Path) -> Input:
     archives.write_files(folder, {f"._{name}": b"\0\5\x16\7" for name in files})
     renumber = rng.random() < 0.5
     good = _pixels_held(contents) if mapping or renumber or not letters else REFUSED
-    return Input(lambda: _held(sources.Mnist(folder, renumber=renumber), named=False), good=good)
+    return Input(lambda: _held(mnist.Mnist(folder, renumber=renumber), named=False), good=good)
 
 
 @kind("trees of CIFAR")
@@ -1396,10 +1403,10 @@ def _(rng: Random, folder: Path) -> Input:
     train = [batches[f"data_batch_{i}"] for i in range(1, 6)]
     images, labels = (np.concatenate([batch[part] for batch in train]) for part in (0, 1))
     good = _pixels_held([(images, labels), batches["test_batch"]])
-    return Input(lambda: _held(sources.Cifar10(path), named=False), good=good)
+    return Input(lambda: _held(cifar.Cifar10(path), named=False), good=good)
 
 
-@kind("flags of tmpack", share=4, command="theanompi.data.pack")
+@kind("flags of tmpack", share=4, command="theanompi.data.pack.command")
 def _(rng: Random, folder: Path) -> Input:
     commands = {
         "synthetic": "--classes --train --val --size --channels --seed",
@@ -1425,8 +1432,8 @@ def _(rng: Random, folder: Path) -> Input:
         words[1:1] = ["-o", "out.h5"]
 
     def call() -> int:
-        with mock.patch.object(pack, "pack", lambda source, output, **more: True):
-            return pack.main(words)
+        with mock.patch.object(packing, "pack", lambda source, output, **more: True):
+            return command.main(words)
 
     # The real one would pack what is right.
     return Input(call, words if name in ("info", "verify", "mnist", "cifar10", "arrays") else [])

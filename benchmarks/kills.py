@@ -37,8 +37,8 @@ from typing import Any, NamedTuple
 import common
 
 from theanompi.config import RunConfig, to_environment
-from theanompi.folder import CHECKPOINT_FILE, LOG_FILE, RUN_FILES
-from theanompi.recorder import read_log
+from theanompi.record.folder import CHECKPOINT_FILE, LOG_FILE, RUN_FILES
+from theanompi.record.log import read_log
 
 WAYS = ("tmlauncher", "mpirun")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
@@ -129,7 +129,7 @@ def processes(mark: str) -> Iterator[Process]:
                 kind = "mpirun"
             elif name in ("hydra_pmi_proxy", "prted"):
                 kind = "proxy"
-            elif b"theanompi.data.process" in words:
+            elif b"theanompi.data.reading.process" in words:
                 kind = "loader"
             elif b"theanompi.worker" in words:
                 kind = "rank"

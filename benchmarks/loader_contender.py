@@ -130,8 +130,8 @@ def our_step(path: Path, processes: int, device: torch.device, crop: bool) -> tu
     import theanompi.device
     from theanompi.data import Batch, Loader, Sampler, open_dataset
     from theanompi.device import Pinned
-    from theanompi.feed import Feed, Inputs
-    from theanompi.functions import normalised
+    from theanompi.training.feed import Feed, Inputs
+    from theanompi.training.functions import normalised
 
     theanompi.device.use("cuda:0" if device.type == "cuda" else "cpu")
     dataset = open_dataset(path)

@@ -314,7 +314,7 @@ def wait(amounts: Amounts, materials: Materials) -> dict[str, Any]:
     dict
         What was run, and ``percent``: `common.spread` over the runs for each of ``wait``, ``calc``, ``comm``.
     """
-    from theanompi.recorder import read_log
+    from theanompi.record.log import read_log
 
     data = materials.packed("raw", 72)
     flags = ["--image-size", "64", "--batch-size", "16", "--max-iterations", str(amounts.iterations)]
@@ -358,7 +358,7 @@ def shares(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     Parameters
     ----------
     records : iterable of mapping
-        Of `theanompi.recorder.read_log`.
+        Of `theanompi.record.log.read_log`.
 
     Examples
     --------

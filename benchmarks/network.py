@@ -17,8 +17,8 @@ from typing import Any
 import common
 
 from tests.network import Hosts, measure, refusal
-from theanompi.folder import LOG_FILE
-from theanompi.recorder import read_log
+from theanompi.record.folder import LOG_FILE
+from theanompi.record.log import read_log
 
 
 def train(hosts: Hosts, strategy: str, data: Path, args: argparse.Namespace) -> dict[str, float]:

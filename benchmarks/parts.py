@@ -19,7 +19,8 @@ import torch
 
 from theanompi import device
 from theanompi.device.ops import columns, rows
-from theanompi.recipe import Group, Schedule, update_graph
+from theanompi.training.schedule import Schedule
+from theanompi.training.update import Group, update_graph
 
 # images, channels in, channels out, kernel, stride, height and width of the image
 CONVOLUTIONS = [

@@ -21,7 +21,7 @@ from typing import Any
 import common
 from step_throughput import EPOCH_STEPS
 
-from theanompi.comparison import interval
+from theanompi.experiments.statistics import interval
 
 LEAST = 0.99
 """A step may take this much of the other's speed."""

@@ -619,7 +619,7 @@ def measure(ranks: Sequence[int], rounds: int) -> tuple[Inputs, dict[str, Any]]:
     report : dict
         ``fit``, `check`'s ``allreduce`` and ``training``, and the measured ``phases_s`` by ranks.
     """
-    from theanompi import cgroup
+    from theanompi.system import cgroup
 
     cores = cgroup.cores()
     several = [k for k in ranks if k > 1]

@@ -1,4 +1,4 @@
-"""Stands in for the real worker where only `theanompi.compare` is tested: writes what it writes, but learns nothing.
+"""Stands in for the real worker where only `theanompi.experiments` is tested: writes as it does, but learns nothing.
 
 Its figures depend on the settings and the iteration alone. A model called NotFinite diverges; one called Broken fails
 after the first epoch, as long as there is no file "mended" in the current folder.
@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from theanompi.config import from_environment, resolve
-from theanompi.ends import tell
-from theanompi.folder import CHECKPOINT_FILE, RunFolder, replace_text, write_config
-from theanompi.launch import mpi_rank
-from theanompi.recorder import Recorder
+from theanompi.launch.ends import tell
+from theanompi.launch.job import mpi_rank
+from theanompi.record.folder import CHECKPOINT_FILE, RunFolder, replace_text, write_config
+from theanompi.record.recorder import Recorder
 
 PER_EPOCH = 4
 

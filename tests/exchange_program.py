@@ -17,7 +17,7 @@ import torch
 from mpi4py import MPI
 
 from theanompi import device
-from theanompi.exchange import STRATEGIES, Exchanger, background, cuda_aware, get_exchanger, path, shm
+from theanompi.exchange import STRATEGIES, Exchanger, background, cuda_aware, get_exchanger, route, shm
 from theanompi.exchange.base import Bucket
 
 COMM = MPI.COMM_WORLD
@@ -221,7 +221,7 @@ def machines(strategy: str, name: str) -> None:
 
 if __name__ == "__main__":
     case, name, *strategies = sys.argv[1:]
-    background.BUCKET, path.CHUNK = 4 * UNIT, 3 * UNIT
+    background.BUCKET, route.CHUNK = 4 * UNIT, 3 * UNIT
     STRATEGIES["nothing"] = Nothing
     if name.startswith("cpu as cuda"):
         disguise(name.endswith("aware"))

@@ -29,7 +29,6 @@ from PIL import Image
 from tests.mpi import ROOT
 from tests.record_unchanged import CASES, DATA, KEPT_RUNS, digests_of, place, revision, train
 from theanompi import __version__, cli
-from theanompi.data import pack
 
 COLOURS = {"blue": (40, 60, 220), "green": (30, 190, 60), "red": (230, 50, 40)}
 """By class, in the order of the labels."""
@@ -90,8 +89,8 @@ def write_data_sets(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
         command = ["folder", f"{folder}/train", f"{folder}/val", "--skip-bad", "--name", "colours"]
-        assert pack.main([*command, "-o", str(out / "pictures.h5")]) == 0
-        assert pack.main([*command, "--store", "raw", "--size", "16", "-o", str(out / "pixels.h5")]) == 0
+        assert command.main([*command, "-o", str(out / "pictures.h5")]) == 0
+        assert command.main([*command, "--store", "raw", "--size", "16", "-o", str(out / "pixels.h5")]) == 0
 
 
 def write_experiment(out: Path) -> None:

@@ -21,7 +21,7 @@ import pytensor
 import torch
 
 from tests.mpi import ROOT, run_mpi
-from theanompi import checkpoint
+from theanompi.record import checkpoint
 
 DATA = Path(__file__).with_name("data")
 RECORD = DATA / "unchanged.json"

@@ -21,7 +21,7 @@ from scipy.stats import kstest, uniform
 
 from tests.photographs import jpeg, photograph
 from theanompi.data import open_dataset
-from theanompi.data.decode import decode
+from theanompi.data.pictures.decode import decode
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODULES = ("decoders", "loader_contender", "loader_throughput", "processes")

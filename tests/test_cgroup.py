@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mpi import run_mpi
 
-from theanompi import cgroup
+from theanompi.system import cgroup
 
 Write = Callable[[str, str], None]
 CPU = Path("/sys/fs/cgroup/cpu")
@@ -94,7 +94,7 @@ def test_the_ranks_of_a_machine_share_the_quota() -> None:
         "os.sched_getaffinity = lambda pid: set(range(8))\n"
         "cgroup.limits = lambda root: {'cores': 4.5}\n"
         "from theanompi.config import RunConfig\n"
-        "from theanompi.rank import choose_device\n"
+        "from theanompi.training.rank import choose_device\n"
         "print(choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))[1])"
     )
     done = run_mpi(2, ["-c", program])

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from theanompi import checkpoint
+from theanompi.record import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 ARRAYS = {

@@ -13,7 +13,7 @@ from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import BSP, cli
 from theanompi.config import EXCHANGES, RunConfig
-from theanompi.ends import Account
+from theanompi.launch.ends import Account
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def started(monkeypatch):
         def wait(self):
             return 0
 
-    monkeypatch.setattr("theanompi.rules.base.Job", Recorded)
+    monkeypatch.setattr("theanompi.launch.session.Job", Recorded)
     return calls
 
 

@@ -17,8 +17,10 @@ import pytest
 
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import assert_gone
-from theanompi import cli, compare, launch
-from theanompi.recorder import read_log
+from theanompi import cli
+from theanompi.experiments import runner, storage
+from theanompi.launch import job
+from theanompi.record.log import read_log
 
 WORKER = "tests.compare_worker"
 REPORT = ("report.json", "report.md", "curves.png")
@@ -112,7 +114,7 @@ def test_every_run_is_made_and_reported(folder, capsys):
     config = json.loads(Path("e/theirs/2-workers/seed-1/config.json").read_text())
     assert (config["accumulation"], config["devices"], config["seed"]) == (2, ["cpu"], 1)
     about = json.loads(Path("e/experiment.json").read_text())
-    assert about["machine"]["cores"] == launch.cores()
+    assert about["machine"]["cores"] == job.cores()
     assert about["arms"]["mine"]["settings"]["sync_type"] == "avg"
 
 
@@ -134,8 +136,8 @@ def test_nothing_is_run_twice_and_more_is_added(folder, capsys):
 
 def test_ranks_and_threads_share_the_cores(folder, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launch, "cores", lambda: 8)
-    monkeypatch.setattr(compare, "cores", lambda: 8)
+    monkeypatch.setattr(job, "cores", lambda: 8)
+    monkeypatch.setattr(runner, "cores", lambda: 8)
     started = []
 
     class Recorded:
@@ -147,7 +149,7 @@ def test_ranks_and_threads_share_the_cores(folder, monkeypatch):
         def wait(self):
             return 1
 
-    monkeypatch.setattr("theanompi.rules.base.Job", Recorded)
+    monkeypatch.setattr("theanompi.launch.session.Job", Recorded)
     assert run("--seeds", "1", "--simulate", "0", "--workers", "2", "4") == 1
     # 2 runs at once, as the larger ones leave room for
     assert sorted(started) == [(2, 1, 2), (2, 1, 2), (4, 1, 1), (4, 1, 1)]
@@ -191,8 +193,8 @@ def test_a_failed_run_does_not_lose_the_others(folder, capsys):
 
 
 def test_a_mistake_of_ours_in_one_run_does_not_lose_the_others(folder, capsys, monkeypatch):
-    rules = Mock(side_effect=[RuntimeError("not thought of"), compare.get_rule("BSP")])
-    monkeypatch.setattr(compare, "get_rule", rules)
+    rules = Mock(side_effect=[RuntimeError("not thought of"), runner.get_rule("BSP")])
+    monkeypatch.setattr(runner, "get_rule", rules)
     assert run("--out", "e", "--seeds", "1", "--jobs", "1") == 1
     err = capsys.readouterr().err
     assert "theirs, 2 workers, seed 0: failed (not thought of); see " in err
@@ -256,7 +258,7 @@ def test_runs_that_a_killed_one_left_behind_are_waited_for(folder, capsys, monke
         assert run("--out", "e", "--seeds", "1") == 0
         assert time.monotonic() - begin > 1
     capsys.readouterr()
-    monkeypatch.setattr(compare, "GRACE", 0.3)
+    monkeypatch.setattr(storage, "HANDOVER", 0.3)
     with subprocess.Popen([sys.executable, "-c", holder.format(60)], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
         assert refused(capsys, "--out", "e") == (
@@ -375,11 +377,11 @@ def test_the_machine_is_that_of_the_runs(folder, capsys):
 
     assert run("--out", "e", "--seeds", "1") == 0
     about = Path("e/experiment.json")
-    about.write_text(about.read_text().replace(f'"cores": {launch.cores()}', '"cores": 1234'))
+    about.write_text(about.read_text().replace(f'"cores": {job.cores()}', '"cores": 1234'))
     assert run("--out", "e", "--seeds", "1") == 0 and machine("e")["cores"] == 1234
     assert run("--out", "copy", "--seeds", "1", "--reuse", "e") == 0 and machine("copy")["cores"] == 1234
     assert run("--out", "copy", "--seeds", "2", "--reuse", "e") == 0
-    assert machine("copy")["cores"] == launch.cores()
+    assert machine("copy")["cores"] == job.cores()
 
 
 def test_the_page_says_with_which_flags(folder, capsys):
@@ -432,13 +434,13 @@ def test_the_data_set_of_the_small_scale_is_made(folder, monkeypatch, capsys):
         shutil.copy(ROOT / "theanompi" / "data" / "digits.h5", argv[-1])
         return 0
 
-    monkeypatch.setattr("theanompi.data.pack.main", pack)
+    monkeypatch.setattr("theanompi.data.pack.command.main", pack)
     Path("test.toml").write_text(EXPERIMENT.replace('data = "digits"\n', ""))
     assert run("--seeds", "1", "--out", "e") == 0
     assert run("--out", "e") == 0
     assert made == [["glyphs", "-o", "runs/glyphs.h5"]]
     Path("runs/glyphs.h5").unlink()
-    monkeypatch.setattr("theanompi.data.pack.main", lambda argv: 1)
+    monkeypatch.setattr("theanompi.data.pack.command.main", lambda argv: 1)
     assert run("--out", "e") == 0  # nothing is left that needs it
     capsys.readouterr()
     assert refused(capsys, "--seeds", "3", "--out", "e").startswith(
@@ -479,7 +481,7 @@ def test_ctrl_c_after_the_runs(folder, monkeypatch, capsys):
     def interrupted(out):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "report", interrupted)
+    monkeypatch.setattr(runner, "report", interrupted)
     assert run("--seeds", "1") == 130
     assert capsys.readouterr().err.endswith("stopped; the same command goes on\n")
 
@@ -524,7 +526,7 @@ def test_stopped_at_ten_random_moments_it_gives_the_same_report(folder):
 
 def test_real_runs_go_on_where_they_were(folder, capsys):
     """With the real worker, after a kill of the launcher alone."""
-    real = launch.WORKER
+    real = job.WORKER
     theirs = '[arms.theirs]\npreset = "their_way"\n'
     Path("test.toml").write_text(EXPERIMENT.replace(theirs, "").replace("theirs@2", "mine@2"))
     assert run("--out", "whole", "--seeds", "1", worker=real) == 0
@@ -562,12 +564,12 @@ def test_on_a_terminal_a_bar_shows_the_whole(folder):
 
 
 def test_without_a_terminal_a_line_now_and_then(folder, capsys, monkeypatch):
-    monkeypatch.setattr(compare, "SECONDS_BETWEEN_LINES", 0.2)
-    monkeypatch.setattr(compare, "TICK", 0.05)
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_LINES", 0.2)
+    monkeypatch.setattr(runner, "TICK", 0.05)
     assert run("--jobs", "1") == 0
     err = capsys.readouterr().err
     assert re.search(r"^[1-3] of 4 runs, \d+ of 12 epochs, about \d+ s left$", err, re.MULTILINE)
-    assert [compare._time(seconds) for seconds in (99.4, 100, 3600, 9000)] == [
+    assert [runner._time(seconds) for seconds in (99.4, 100, 3600, 9000)] == [
         "99 s",
         "2 min",
         "60 min",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from theanompi.cfgfile import KEYS, read_cfg
 from theanompi.config import FIELDS, ConfigError
+from theanompi.config.cfgfile import KEYS, read_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,13 +13,15 @@ import torch
 from mpi import ROOT, run_mpi
 from small_models import Normalised, Plain
 
-from theanompi import BSP, checkpoint
+from theanompi import BSP
 from theanompi.config import ConfigError, RunConfig
-from theanompi.contract import CONTRACT, ContractModel
-from theanompi.ends import STOPPED
 from theanompi.lasagne.layers import DenseLayer, InputLayer, Layer, NonlinearityLayer
-from theanompi.recorder import Recorder, read_log
+from theanompi.launch.ends import STOPPED
+from theanompi.record import checkpoint
+from theanompi.record.log import read_log
+from theanompi.record.recorder import Recorder
 from theanompi.rules import RunFailed
+from theanompi.training.contract import CONTRACT, ContractModel
 
 
 class Parameter:

@@ -9,8 +9,8 @@ from photographs import photograph
 from PIL import Image
 from scipy import stats
 
-from theanompi.data import augment
-from theanompi.data.augment import POLICIES, color_transforms, evaluation_boxes, train_boxes
+from theanompi.data.pictures import augment
+from theanompi.data.pictures.augment import POLICIES, color_transforms, evaluation_boxes, train_boxes
 
 IDS = np.arange(20_000)
 LOG = math.log(4 / 3)

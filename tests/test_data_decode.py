@@ -14,8 +14,8 @@ from sklearn.datasets import load_sample_images
 
 from tests.archives import encoded, odd_files, rotated
 from tests.photographs import jpeg, photograph
-from theanompi import cgroup
-from theanompi.data.decode import BadImage, as_jpeg, decode, decode_jpeg, resize_shorter
+from theanompi.data.pictures.decode import BadImage, as_jpeg, decode, decode_jpeg, resize_shorter
+from theanompi.system import cgroup
 
 GOOD, BAD = odd_files()
 PICTURE = photograph(900, 60, 80)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from theanompi.data import open_dataset
-from theanompi.data.make_digits import enlarge, split
+from theanompi.data.sources.make_digits import enlarge, split
 
 PACKAGED = importlib.resources.files("theanompi.data") / "digits.h5"
 
@@ -39,14 +39,14 @@ def test_contents() -> None:
 def test_the_tool_makes_the_packaged_file(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn, which carries the digits, is not installed")
     out = tmp_path / "digits.h5"
-    subprocess.run([sys.executable, "-m", "theanompi.data.make_digits", out], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "theanompi.data.sources.make_digits", out], check=True, timeout=120)
     with importlib.resources.as_file(PACKAGED) as path:
         assert out.read_bytes() == path.read_bytes()
 
 
 def test_the_tool_says_what_it_needs(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules['sklearn'] = None; from theanompi.data.make_digits import main; "
+        "import sys; sys.modules['sklearn'] = None; from theanompi.data.sources.make_digits import main; "
         "main([sys.argv[1]])"
     )
     result = subprocess.run(

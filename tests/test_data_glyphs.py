@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from theanompi.config import ConfigError
-from theanompi.data import pack
-from theanompi.data.glyphs import CHARACTERS, FONTS, Glyphs, glyphs
-from theanompi.data.schema import open_dataset
-from theanompi.data.sources import Arrays
+from theanompi.data.pack import command
+from theanompi.data.sources.base import Arrays
+from theanompi.data.sources.glyphs import CHARACTERS, FONTS, Glyphs, glyphs
+from theanompi.data.store.schema import open_dataset
 
 
 def drawn(source: Glyphs, split: str, start: int, stop: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_a_picture_hangs_on_seed_split_number_and_label_alone() -> None:
 
 def test_another_process_draws_the_same() -> None:
     program = (
-        "import hashlib, numpy as np; from theanompi.data.glyphs import glyphs; ids = np.arange(62); "
+        "import hashlib, numpy as np; from theanompi.data.sources.glyphs import glyphs; ids = np.arange(62); "
         "print(hashlib.sha256(glyphs(0, 1, ids, ids).tobytes()).hexdigest())"
     )
     outputs = {
@@ -56,7 +56,7 @@ def test_labels_take_turns_and_are_named() -> None:
 
 
 def test_every_font_draws_every_character() -> None:
-    from theanompi.data.glyphs import _drawn
+    from theanompi.data.sources.glyphs import _drawn
 
     for font in range(len(FONTS)):
         seen = {np.asarray(_drawn(font, character)).tobytes() for character in CHARACTERS}
@@ -91,7 +91,7 @@ def test_another_set_has_another_fingerprint() -> None:
 def test_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int) -> None:
     output = tmp_path / "glyphs.h5"
     words = f"glyphs --train 130 --val 63 --seed 2 --processes {processes} -o {output}"
-    assert pack.main(words.split()) == 0
+    assert command.main(words.split()) == 0
     assert "130 training and 63 validation images in 62 classes" in capsys.readouterr().out
     expected: Callable[[str, int, int], np.ndarray] = lambda *part: drawn(Glyphs(130, 63, 2), *part)  # noqa: E731
     with open_dataset(output) as dataset:

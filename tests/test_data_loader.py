@@ -23,11 +23,11 @@ from PIL import Image as PillowImage
 from tests.mpi import ROOT, run_mpi
 from tests.photographs import jpeg, photograph
 from theanompi.data import Batch, Dataset, Loader, LoaderError, Sampler, open_dataset
-from theanompi.data.augment import color_transforms, evaluation_boxes, train_boxes
-from theanompi.data.random import sample_keys
-from theanompi.data.regions import regions
-from theanompi.data.schema import SPLITS, Split, Store
-from theanompi.data.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
+from theanompi.data.pictures.regions import regions
+from theanompi.data.reading.random import sample_keys
+from theanompi.data.store.schema import SPLITS, Split, Store
+from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.mpi import ROOT
 from tests.photographs import jpeg, photograph
-from theanompi.data.decode import BadImage
-from theanompi.data.process import Layout, Reader, Row, shrunk
+from theanompi.data.pictures.decode import BadImage
+from theanompi.data.reading.process import Layout, Reader, Row, shrunk
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -197,7 +197,7 @@ def test_a_loader_process_imports_neither_mpi_nor_torch_nor_hdf5(tmp_path: Path)
         # Nobody is at the other end: it comes up, sees that, and leaves without a word of its own.
         result = subprocess.run(
             [
-                *(sys.executable, "-X", "importtime", "-m", "theanompi.data.process"),
+                *(sys.executable, "-X", "importtime", "-m", "theanompi.data.reading.process"),
                 *map(str, (*descriptors, "jpeg", *layout)),
             ],
             pass_fds=descriptors,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from theanompi.data.random import Purpose, permutation, sample_keys, splitmix64, uniforms
+from theanompi.data.reading.random import Purpose, permutation, sample_keys, splitmix64, uniforms
 
 MASK = 2**64 - 1
 

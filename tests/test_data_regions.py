@@ -11,9 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from theanompi import device
-from theanompi.data.augment import evaluation_boxes, train_boxes
-from theanompi.data.decode import decode_jpeg
-from theanompi.data.regions import Regions, canvas, regions
+from theanompi.data.pictures.augment import evaluation_boxes, train_boxes
+from theanompi.data.pictures.decode import decode_jpeg
+from theanompi.data.pictures.regions import Regions, canvas, regions
 from theanompi.device import ops
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from theanompi.data import Sampler, validation_batches
-from theanompi.data.random import permutation
+from theanompi.data.reading.random import permutation
 
 N, BATCH = 1001, 8
 

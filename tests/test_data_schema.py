@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from tests.photographs import jpeg
 from theanompi.config import ConfigError
-from theanompi.data import open_dataset, schema, write_dataset
-from theanompi.data.augment import POLICIES
-from theanompi.data.decode import decode_jpeg
-from theanompi.data.schema import Split
-from theanompi.data.writer import Block, Image, Writer, channel_sums, merge
+from theanompi.data import open_dataset, write_dataset
+from theanompi.data.pictures.augment import POLICIES
+from theanompi.data.pictures.decode import decode_jpeg
+from theanompi.data.store import schema
+from theanompi.data.store.schema import Split
+from theanompi.data.store.writer import Block, Image, Writer, channel_sums, merge
 
 RNG = np.random.default_rng(0)
 TRAIN = (RNG.integers(0, 256, (20, 6, 5, 3), np.uint8), RNG.integers(0, 4, 20))

@@ -14,8 +14,8 @@ import pytest
 
 from tests.mpi import ROOT
 from theanompi.config import ConfigError
-from theanompi.data.schema import SPLITS, open_dataset
-from theanompi.data.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.data.store.schema import SPLITS, open_dataset
+from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
 
 TEXTS: dict[str, Any] = {
     "name": "noise",
@@ -110,7 +110,7 @@ def test_killed_at_every_system_call_of_the_end(tmp_path: Path, whole: bytes) ->
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from theanompi.data import writer
+from theanompi.data.store import writer
 from tests.test_data_writer import write
 
 left = int(sys.argv[1])

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from tolerance import assert_close
 
 from theanompi import device
-from theanompi.data.augment import color_transforms, evaluation_boxes, train_boxes
+from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
 from theanompi.device import ops
 from theanompi.device.ops.base import Context
 from theanompi.device.ops.image import CropResize, _crop_resize

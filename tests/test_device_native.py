@@ -91,7 +91,7 @@ def test_one_rank_of_a_machine_says_it(homeless: dict[str, str]) -> None:
     program = (
         "from mpi4py import MPI\n"
         "from theanompi.config import RunConfig\n"
-        "from theanompi.rank import choose_device\n"
+        "from theanompi.training.rank import choose_device\n"
         "choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))"
     )
     done = run_mpi(2, ["-c", program], env=homeless)

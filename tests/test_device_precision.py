@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models.resnet50 import build_model
 from theanompi import device
 from theanompi.device import ops, placement
-from theanompi.feed import Inputs
-from theanompi.functions import State, gradient_function, normalised
-from theanompi.recipe import Schedule
+from theanompi.training.feed import Inputs
+from theanompi.training.functions import gradient_function, normalised
+from theanompi.training.schedule import Schedule
+from theanompi.training.state import State
 
 DEVICES = [
     "cpu",

@@ -12,10 +12,12 @@ import pytest
 
 from tests.mpi import ROOT
 from tests.mpi import mpirun as real_mpirun
-from theanompi import cli, doctor, facts, mpirun
+from theanompi import cli
 from theanompi.config import RunConfig
-from theanompi.doctor import Doctor, line
-from theanompi.findings import Finding
+from theanompi.doctor import examination, questions
+from theanompi.doctor.examination import Doctor, line
+from theanompi.doctor.findings import Finding
+from theanompi.launch import mpirun
 
 DIGITS = ROOT / "theanompi" / "data" / "digits.h5"
 
@@ -23,7 +25,7 @@ DIGITS = ROOT / "theanompi" / "data" / "digits.h5"
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Small sums, and a current folder that may be anywhere."""
-    monkeypatch.setattr(doctor, "VALUES", (1000,))
+    monkeypatch.setattr(examination, "VALUES", (1000,))
     monkeypatch.syspath_prepend(str(ROOT))
 
 
@@ -77,7 +79,13 @@ def test_lines_and_exit_status(levels, status, last, capsys, monkeypatch):
 def test_json(tmp_path):
     """In a process of its own: nothing else is on standard output, and the exit status tells of the problem."""
     (tmp_path / "config.json").write_text("{}")
-    code = "import sys; from theanompi import cli, doctor; doctor.VALUES = (1000,); sys.exit(cli.main(sys.argv[1:]))"
+    code = """
+import sys
+from theanompi import cli
+from theanompi.doctor import examination
+examination.VALUES = (1000,)
+sys.exit(cli.main(sys.argv[1:]))
+"""
     words = [
         "doctor",
         "--json",
@@ -173,7 +181,7 @@ def test_no_mpirun(other, tmp_path, monkeypatch):
 
 def test_an_mpirun_that_hangs(other, monkeypatch):
     path = other(f'[ "$1" = --version ] && exec {real_mpirun()[0]} --version\nexec sleep 60')
-    monkeypatch.setitem(doctor.TIMEOUTS, "ranks", 1)
+    monkeypatch.setitem(examination.TIMEOUTS, "ranks", 1)
     (found,) = diagnose("_mpi")
     assert found.startswith(
         f"problem mpirun {path}: a job had not ended after 1 s\n remedy: try '{path} -n 2 hostname'"
@@ -223,7 +231,7 @@ def test_a_truncated_data_set(tmp_path):
     assert found[0].startswith(
         f"problem data {path}: opening it failed (data file {path}: expected a whole HDF5 file, got a damaged one: "
     )
-    assert found[1:] == [f"ok run folder {tmp_path} on {facts.file_system(tmp_path)}: can be written in"]
+    assert found[1:] == [f"ok run folder {tmp_path} on {questions.file_system(tmp_path)}: can be written in"]
 
 
 def test_a_data_set_that_is_not_there_and_a_folder_that_cannot_be_written(tmp_path):
@@ -289,7 +297,7 @@ def test_a_full_disk(tmp_path):
     ("question", "part", "topic"), [("machine", "_machine", "machine"), ("data", "_run", "data")]
 )
 def test_a_question_that_is_not_answered_is_a_finding(question, part, topic, monkeypatch, tmp_path):
-    monkeypatch.setitem(doctor.TIMEOUTS, question, 0.01)
+    monkeypatch.setitem(examination.TIMEOUTS, question, 0.01)
     begin = time.monotonic()
     found = diagnose(part, RunConfig(out=str(tmp_path)))
     (problem,) = [text for text in found if text.startswith("problem")]
@@ -307,10 +315,10 @@ def test_a_host_that_is_not_there():
 def test_what_is_in_memory(tmp_path):
     path = tmp_path / "data"
     path.write_bytes(bytes(1 << 20))
-    assert facts.cached(path) in (1.0, None)
+    assert questions.cached(path) in (1.0, None)
     # A hole that nobody has read; the kernel need not drop pages of what was written when asked.
     os.truncate(path, 64 << 20)
-    share = facts.cached(path)
+    share = questions.cached(path)
     assert share is None or share == pytest.approx(1 / 64, abs=0.005)
 
 

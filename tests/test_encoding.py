@@ -110,7 +110,7 @@ def printed(words: list[str], env: dict[str, str], cwd: Path = ROOT) -> bytes:
     ("env", "between"), [(LATIN, rb"\u2013"), (ASCII, rb"\u2013"), ({"PYTHONUTF8": "1"}, "–".encode())]
 )
 def test_tmpack_prints_what_the_encoding_lacks_as_an_escape(env: dict[str, str], between: bytes) -> None:
-    lines = printed(["-m", "theanompi.data.pack", "info", "digits"], env)
+    lines = printed(["-m", "theanompi.data.pack.command", "info", "digits"], env)
     assert b"  height      32 %s 32 %s 32 pixels" % (between, between) in lines
 
 
@@ -141,5 +141,5 @@ def test_a_users_own_text_is_printed_by_the_doctors_probes(tmp_path: Path) -> No
         encoding="utf-8",
     )
     settings = '{"modelfile": "mine", "modelclass": "Mine"}'
-    lines = printed(["-m", "theanompi.facts", "model", settings], ASCII, tmp_path)
+    lines = printed(["-m", "theanompi.doctor.questions", "model", settings], ASCII, tmp_path)
     assert rb"\u03b7 \u2192 0" in lines

@@ -14,12 +14,13 @@ import pytest
 
 from tests.mpi import ROOT, mpirun, run_mpi
 from tests.test_training_mpi import processes_of, train, trained
-from theanompi import BSP, checkpoint
+from theanompi import BSP
 from theanompi.config import RunConfig
-from theanompi.ends import Account
-from theanompi.recorder import read_log
+from theanompi.launch.ends import Account
+from theanompi.record import checkpoint
+from theanompi.record.log import read_log
 from theanompi.rules import RunFailed
-from theanompi.stop import StopSignals
+from theanompi.training.stop import StopSignals
 
 BANNER = b"""
 ===================================================================================
@@ -64,9 +65,9 @@ def test_half_a_line_is_shown_at_once():
 GUARDED = """
 import os, signal, sys, threading, time
 from mpi4py import MPI
-from theanompi.progress import Progress
-from theanompi.ranks import guarded
-from theanompi.stop import StopSignals
+from theanompi.record.progress import Progress
+from theanompi.training.ranks import guarded
+from theanompi.training.stop import StopSignals
 comm = MPI.COMM_WORLD
 last = comm.rank == comm.size - 1
 with StopSignals(heed=True) as stop, guarded(comm, Progress(), lambda saved: "last words"):
@@ -119,7 +120,7 @@ def test_shared_memory_has_no_name_once_all_ranks_have_it():
     program = """
 from mpi4py import MPI
 from pathlib import Path
-from theanompi.ranks import forget_shared_memory
+from theanompi.training.ranks import forget_shared_memory
 import re
 comm = MPI.COMM_WORLD
 forget_shared_memory(comm)
@@ -136,8 +137,8 @@ def test_a_run_that_ends_while_its_ranks_ask_each_other_why_it_does_not_is_not_e
     program = """
 import time
 from mpi4py import MPI
-from theanompi.progress import Progress
-from theanompi.watchdog import COLLECT, TICK, Watchdog
+from theanompi.record.progress import Progress
+from theanompi.training.watchdog import COLLECT, TICK, Watchdog
 with Watchdog(MPI.COMM_WORLD, Progress(), stall_seconds=0.1, abort=True):
     time.sleep(TICK + COLLECT / 2)
 """
@@ -227,8 +228,8 @@ def test_a_blocked_rank_is_named_by_all_and_ends_the_run_when_asked_to(tmp_path)
 STUCK = """
 import os, signal, sys, time
 from mpi4py import MPI
-from theanompi.progress import Progress
-from theanompi.watchdog import Watchdog
+from theanompi.record.progress import Progress
+from theanompi.training.watchdog import Watchdog
 comm = MPI.COMM_WORLD
 progress = Progress()
 with Watchdog(comm, progress, stall_seconds=1, abort=sys.argv[1] == "abort"):
@@ -305,7 +306,7 @@ def test_a_signal_twice_within_moments_is_one_and_later_does_what_it_did_before(
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         assert stop.name == "SIGINT"
-        monkeypatch.setattr("theanompi.stop.SAME", -1.0)
+        monkeypatch.setattr("theanompi.training.stop.SAME", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     with StopSignals(heed=False) as stop, pytest.raises(KeyboardInterrupt):

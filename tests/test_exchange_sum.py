@@ -9,7 +9,7 @@ import torch
 
 from tests.mpi import run_mpi
 from theanompi.config import EXCHANGES, ConfigError
-from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, path
+from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, route
 from theanompi.exchange.base import Bucket
 from theanompi.exchange.naive import Naive
 
@@ -232,7 +232,7 @@ def test_ar_works_in_chunks() -> None:
         calls.append(message[0].size)
         message[0] *= 2
 
-    chunk = path.CHUNK // 4
+    chunk = route.CHUNK // 4
     flat = torch.ones(2 * chunk + 13)
     comm = SimpleNamespace(size=2, Allreduce=double, Ibarrier=lambda: SimpleNamespace(Test=lambda: True))
     get_exchanger("ar", comm, buffer_of(flat)).sum()

@@ -6,7 +6,8 @@ import pytest
 
 from tests.mpi import ROOT
 from theanompi.config import ConfigError, RunConfig, listed, resolve
-from theanompi.experiment import PRESETS, SCALES, read_experiment
+from theanompi.experiments.file import read_experiment
+from theanompi.experiments.presets import PRESETS, SCALES
 
 EXAMPLES = sorted((ROOT / "examples" / "experiments").glob("*.toml"))
 GOOD = """

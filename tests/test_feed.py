@@ -9,7 +9,7 @@ import torch
 from theanompi import device
 from theanompi.data import Batch, Loader, Sampler, open_dataset
 from theanompi.device import Pinned
-from theanompi.feed import Feed, Inputs
+from theanompi.training.feed import Feed, Inputs
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from theanompi import findings
 from theanompi.config import Host, RunConfig
-from theanompi.findings import GIB, MIB
-from theanompi.mpirun import World
+from theanompi.doctor import findings
+from theanompi.doctor.findings import GIB, MIB
+from theanompi.launch.mpirun import World
 
 H100 = {"name": "NVIDIA H100", "uuid": "GPU-a", "memory": 80 * GIB, "free": 79 * GIB}
 OTHER = {**H100, "uuid": "GPU-b"}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.mpi import ROOT
-from theanompi import folder as module
 from theanompi.config import ConfigError
-from theanompi.folder import RunFolder, write_config
+from theanompi.record import folder as module
+from theanompi.record.folder import RunFolder, write_config
 
 
 def use(out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -102,7 +102,7 @@ def test_the_old_run_is_there_until_the_new_one_can_start(tmp_path: Path) -> Non
 HOLD = """
 import sys, time
 from pathlib import Path
-from theanompi.folder import RunFolder
+from theanompi.record.folder import RunFolder
 with RunFolder(Path(sys.argv[1]), resume=False, overwrite=True):
     print("held", flush=True)
     time.sleep(100)

@@ -15,7 +15,7 @@ from tests.mpi import ROOT
 from tests.network import Hosts, measure, refusal
 from tests.test_launch import WORKER, assert_gone, facts
 from tests.test_training_mpi import SETTINGS, difference, trained
-from theanompi import checkpoint
+from theanompi.record import checkpoint
 
 pytestmark = pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
 
@@ -101,7 +101,7 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 from theanompi.config import RunConfig, from_environment
-from theanompi.ends import tell
+from theanompi.launch.ends import tell
 
 def run(config, devices, plan=False):
     comm = MPI.COMM_WORLD

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.mpi import ROOT
-from theanompi import launch
 from theanompi.config import ConfigError, RunConfig
-from theanompi.launch import Job, command, is_worker, mpi_rank
+from theanompi.launch import job as module
+from theanompi.launch.job import Job, command, is_worker, mpi_rank
 
 WORKER = """
 import json, os, signal, sys, time
 from pathlib import Path
 from mpi4py import MPI
 from theanompi.config import from_environment
-from theanompi.ends import tell
+from theanompi.launch.ends import tell
 
 def run(config, devices, plan=False):
     comm = MPI.COMM_WORLD
@@ -141,9 +141,9 @@ def test_cancelled_from_another_thread(folder):
 
 
 def test_bound_ranks_have_cores_of_their_own(folder):
-    n = min(2, launch.cores())
+    n = min(2, module.cores())
     assert Job(RunConfig(devices=["cpu"] * n), module="small_worker", bind=True).wait() == 0
-    assert [item["cores"] for item in facts(folder)] == [launch.cores() // n] * n
+    assert [item["cores"] for item in facts(folder)] == [module.cores() // n] * n
 
 
 def test_several_hosts_get_the_devices_of_their_own(folder):
@@ -167,10 +167,10 @@ def test_a_rank_that_dies_ends_all(folder, way):
 
 SCRIPT = """
 import sys
-from theanompi import launch
+from theanompi.launch import job
 from theanompi.config import RunConfig
-launch.GRACE, launch.SAVING = 2, 1
-sys.exit(launch.Job(RunConfig(devices=["cpu"] * 2, out=sys.argv[1]), module="small_worker").wait())
+job.GRACE, job.SAVING = 2, 1
+sys.exit(job.Job(RunConfig(devices=["cpu"] * 2, out=sys.argv[1]), module="small_worker").wait())
 """
 
 
@@ -212,7 +212,7 @@ END_EARLY = """
 import time
 from pathlib import Path
 from theanompi.config import RunConfig
-from theanompi.launch import Job
+from theanompi.launch.job import Job
 job = Job(RunConfig(devices=["cpu"] * 2, out="sleep"), module="small_worker")
 while len(list(Path().glob("rank*.json"))) < 2:
     time.sleep(0.05)
@@ -229,8 +229,8 @@ def test_the_end_of_the_launcher_ends_all_ranks(folder):
 def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
     """As MPICH's is when its proxy is killed before it has answered: there is no process that could end any more."""
     fake = folder / "mpirun"
-    monkeypatch.setattr(launch, "find_mpirun", lambda: str(fake))
-    monkeypatch.setattr(launch, "PATIENCE", 1.0)
+    monkeypatch.setattr(module, "find_mpirun", lambda: str(fake))
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
 
     def job_of(devices: str, doing: str) -> Job:
         fake.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo HYDRA build details: && exit\n{doing}\n")
@@ -305,11 +305,11 @@ def test_a_job_in_a_world_of_one_has_a_world_of_its_own(folder, monkeypatch, env
 @pytest.fixture
 def machine(monkeypatch):
     def set_to(cores: int, uid: int) -> None:
-        monkeypatch.setattr(launch, "cores", lambda: cores)
+        monkeypatch.setattr(module, "cores", lambda: cores)
         monkeypatch.setattr(os, "geteuid", lambda: uid)
 
     for name in list(os.environ):
-        if name.startswith(launch._EXPORTED):
+        if name.startswith(module._EXPORTED):
             monkeypatch.delenv(name)
     set_to(4, 1000)
     return set_to

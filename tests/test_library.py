@@ -11,8 +11,14 @@ import pytest
 from tests.mpi import run_mpi
 from tests.test_hosts import SUMMING
 from theanompi.config import ALGORITHMS, ConfigError, RunConfig
-from theanompi.launch import Job
-from theanompi.library import _ALGORITHMS, algorithm_settings, check_algorithm, launch_settings, prepare_rank
+from theanompi.launch.job import Job
+from theanompi.launch.libraries import (
+    _ALGORITHMS,
+    algorithm_settings,
+    check_algorithm,
+    launch_settings,
+    prepare_rank,
+)
 
 
 def test_every_algorithm_is_somewhere_and_no_other():
@@ -80,7 +86,9 @@ def test_what_the_user_set_is_kept(tmp_path, monkeypatch):
     (tmp_path / "environment.py").write_text(ENVIRONMENT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("theanompi.launch.launch_settings", lambda *_: {"SET": "launcher", "NEW": "launcher"})
+    monkeypatch.setattr(
+        "theanompi.launch.job.launch_settings", lambda *_: {"SET": "launcher", "NEW": "launcher"}
+    )
     monkeypatch.setenv("SET", "user")
     job = Job(RunConfig(devices="cpu", allreduce_algorithm="ring"), module="environment")
     assert job.wait() == 0
@@ -165,7 +173,7 @@ def test_cores_are_shared_only_where_ranks_have_the_same(first, cores):
     program = (
         "import os; from mpi4py import MPI; rank = MPI.COMM_WORLD.rank\n"
         f"os.sched_getaffinity = lambda pid: set(range({first}, {first} + 4))\n"
-        "from theanompi.config import RunConfig; from theanompi.rank import choose_device; "
+        "from theanompi.config import RunConfig; from theanompi.training.rank import choose_device; "
         "print(choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))[1])"
     )
     done = run_mpi(2, ["-c", program])

@@ -6,7 +6,7 @@ import pytest
 from small_models import Plain
 
 from theanompi.config import ConfigError
-from theanompi.model import refuse_unheeded
+from theanompi.training.model import refuse_unheeded
 
 
 def made(namespace: dict[str, Any]) -> Any:

@@ -9,9 +9,9 @@ import pytest
 
 from tests.mpi import run_mpi
 from tests.test_exchange_mpi import running
-from theanompi import mpirun
 from theanompi.config import ConfigError
-from theanompi.mpirun import Outcome, environment, find_mpirun, flavour, identify, run, run_ranks
+from theanompi.launch import mpirun
+from theanompi.launch.mpirun import Outcome, environment, find_mpirun, flavour, identify, run, run_ranks
 
 
 def test_without_mpirun_the_remedy_is_named(tmp_path, monkeypatch):
@@ -96,8 +96,8 @@ def test_what_a_job_told_its_processes_is_left_out():
 
 NESTED = """
 from mpi4py import MPI
-from theanompi.mpirun import run_ranks
-inner = "from mpi4py import MPI; from theanompi.mpirun import say; say(size=MPI.COMM_WORLD.size)"
+from theanompi.launch.mpirun import run_ranks
+inner = "from mpi4py import MPI; from theanompi.launch.mpirun import say; say(size=MPI.COMM_WORLD.size)"
 comm = MPI.COMM_WORLD
 if comm.rank == comm.size - 1:
     outcome = run_ranks(2, ["-c", inner], timeout=60)
@@ -126,12 +126,12 @@ time.sleep(300)
 
 
 def test_a_job_whose_time_is_up_is_ended_with_all_its_ranks(tmp_path, monkeypatch):
-    monkeypatch.setattr(mpirun, "GRACE", 2)
+    monkeypatch.setattr(mpirun, "DYING", 2)
     begin = time.monotonic()
     outcome = run_ranks(2, ["-c", HANG, str(tmp_path)], timeout=4)
     assert (outcome.status, outcome.out) == (None, "hanging\n")
     assert outcome.how(4) == "had not ended after 4 s"
-    assert time.monotonic() - begin < 4 + 2 * mpirun.GRACE
+    assert time.monotonic() - begin < 4 + 2 * mpirun.DYING
     pids = [int(path.read_text()) for path in tmp_path.iterdir()]
     assert len(pids) == 2
     deadline = time.monotonic() + 10
@@ -141,7 +141,7 @@ def test_a_job_whose_time_is_up_is_ended_with_all_its_ranks(tmp_path, monkeypatc
 
 
 def test_a_command_that_ignores_the_end_of_its_time_is_killed(monkeypatch):
-    monkeypatch.setattr(mpirun, "GRACE", 0.5)
+    monkeypatch.setattr(mpirun, "DYING", 0.5)
     outcome = run(["sh", "-c", "trap '' TERM; echo deaf; while true; do sleep 0.1; done"], timeout=0.5)
     assert outcome == Outcome(None, "deaf\n", "")
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from theanompi.config import ConfigError
-from theanompi.nodes import expand_nodes, read_hostfile, slurm_devices
+from theanompi.launch.hosts import expand_nodes, read_hostfile, slurm_devices
 
 
 @pytest.mark.parametrize(

@@ -18,24 +18,16 @@ from tests import archives
 from tests.archives import python2_pickle, tar_bytes, write_files, write_tar
 from tests.photographs import jpeg
 from theanompi.config import ConfigError
-from theanompi.data.augment import POLICIES
-from theanompi.data.glyphs import Glyphs
-from theanompi.data.schema import SPLITS, Split
-from theanompi.data.sources import (
-    IMAGE_ENDINGS,
-    Arrays,
-    Cifar10,
-    Cifar100,
-    Files,
-    Folder,
-    Ilsvrc,
-    KaggleIlsvrc,
-    Mnist,
-    Npz,
-    Source,
-    Synthetic,
-    printable,
-)
+from theanompi.data.pictures.augment import POLICIES
+from theanompi.data.sources.arrays import Npz
+from theanompi.data.sources.base import IMAGE_ENDINGS, Arrays, Files, Source, printable
+from theanompi.data.sources.cifar import Cifar10, Cifar100
+from theanompi.data.sources.folders import Folder
+from theanompi.data.sources.glyphs import Glyphs
+from theanompi.data.sources.ilsvrc import Ilsvrc, KaggleIlsvrc
+from theanompi.data.sources.mnist import Mnist
+from theanompi.data.sources.synthetic import Synthetic
+from theanompi.data.store.schema import SPLITS, Split
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from theanompi.plots import plot_curves
+from theanompi.record.plots import plot_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -184,7 +184,7 @@ def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
 
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "theanompi.plots", *map(str, args)]
+    command = [sys.executable, "-W", "error", "-m", "theanompi.record.plots", *map(str, args)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -201,12 +201,13 @@ def test_the_command_fails_in_one_line(tmp_path: Path) -> None:
     result = run(tmp_path)
     assert result.returncode == 1
     assert (
-        result.stderr == f"theanompi.plots: log {tmp_path / 'log.jsonl'}: expected a file, got none there\n"
+        result.stderr
+        == f"theanompi.record.plots: log {tmp_path / 'log.jsonl'}: expected a file, got none there\n"
     )
 
 
 def test_matplotlib_is_loaded_only_to_draw() -> None:
-    code = "import sys, theanompi.plots; print('matplotlib' in sys.modules)"
+    code = "import sys, theanompi.record.plots; print('matplotlib' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpi import ROOT, run_mpi
 
-from theanompi.experiment import read_experiment
+from theanompi.experiments.file import read_experiment
 
 README = (ROOT / "README.md").read_text("utf-8")
 

@@ -7,7 +7,8 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 
-from theanompi.recipe import Schedule, plan
+from theanompi.training.plan import plan
+from theanompi.training.schedule import Schedule
 
 T = 157  # 1,281,167 images in minibatches of 8,192
 LARGE = Schedule(minibatch=8192, iterations_per_epoch=T)

@@ -15,7 +15,8 @@ from pytensor.graph.traversal import applys_between
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi import device
-from theanompi.recipe import Group, Schedule, momentum_update, update_graph
+from theanompi.training.schedule import Schedule
+from theanompi.training.update import Group, momentum_update, update_graph
 
 M, DECAY, STEPS, CLASSES, FEATURES, MINIBATCH = 0.9, 0.02, 14, 3, 5, 8
 # Across a gradual warmup (iterations 0 to 5) and two decays (at 8 and 11), in 14 iterations.

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from tests.mpi import mpirun, run_mpi
-from theanompi import recorder as module
 from theanompi.config import ConfigError
-from theanompi.files import CannotWrite
-from theanompi.recorder import Recorder, read_log
-from theanompi.timeline import Span
+from theanompi.config.files import CannotWrite
+from theanompi.record import recorder as module
+from theanompi.record.log import read_log
+from theanompi.record.recorder import Recorder
+from theanompi.record.timeline import Span
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = '{"kind": "summary", "iteration": 6}'
@@ -682,7 +683,7 @@ def test_every_line_is_in_the_file_when_it_is_due(tmp_path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from theanompi.recorder import Recorder
+from theanompi.record.recorder import Recorder
 recorder = Recorder(Path(sys.argv[1]), 0, 1, 9, 2, False, None)
 for i in range(1, 6):
     recorder.start()
@@ -753,7 +754,7 @@ SHOW = """
 import time
 import tracemalloc
 from mpi4py import MPI
-from theanompi.recorder import Recorder
+from theanompi.record.recorder import Recorder
 rank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 recorder = Recorder(None, rank, size, 4, 2, True, None)
 for i in range(1, 5):

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from tests.made_up import Trial, write_experiment, write_run
 from tests.mpi import ROOT
 from theanompi import cli
-from theanompi.comparison import Cell, Run, difference, read_experiment, read_run
 from theanompi.config import ConfigError
-from theanompi.report import report
+from theanompi.experiments.report import report
+from theanompi.experiments.results import read_experiment, read_run
+from theanompi.experiments.statistics import Cell, Run, difference
 
 # Student's t, 97.5 %, by degrees of freedom: from a printed table.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}

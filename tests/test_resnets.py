@@ -13,9 +13,9 @@ from models import resnet_cifar
 from models.resnet50 import ResNet50, build_model
 from models.resnet_cifar import ResNetCifar
 from theanompi import Model, device
-from theanompi.functions import classification
 from theanompi.lasagne.layers import get_all_params, get_output
 from theanompi.lasagne.random import set_rng
+from theanompi.training.functions import classification
 
 CLASSES = 10
 N = 8

@@ -12,7 +12,8 @@ from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER
 from theanompi import BSP
 from theanompi.config import EXCHANGES, RULES, ConfigError, RunConfig
-from theanompi.rules import Rule, RunFailed, base, get_rule
+from theanompi.launch import check, session
+from theanompi.rules import Rule, RunFailed, get_rule
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def nothing_spawned(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a job was started")
 
-    monkeypatch.setattr(base, "Job", refuse)
+    monkeypatch.setattr(session, "Job", refuse)
 
 
 NET = {"modelfile": "mymodel", "modelclass": "Net"}
@@ -89,7 +90,7 @@ class Finder:
 
 sys.meta_path.insert(sys.meta_path.index(PathFinder) + 1, Finder())
 from theanompi.config import ConfigError, RunConfig
-from theanompi.rules.base import check
+from theanompi.launch.check import check
 try:
     check(RunConfig(modelfile="models.resnet50", modelclass="ResNet50"))
 except ConfigError as error:
@@ -121,7 +122,7 @@ def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
     (folder / "lacks.py").write_text("import models.nothing")
     program = (
         "from mpi4py import MPI; from theanompi.config import RunConfig\n"
-        "from theanompi.rank import make_model, together\n"
+        "from theanompi.training.rank import make_model, together\n"
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         # That of an editable installation gives a hidden package's modules out all the same.
         "sys.meta_path[:] = [finder for finder in sys.meta_path if '_editable_' not in repr(finder)]\n"
@@ -139,13 +140,13 @@ def test_the_model_may_be_an_imported_or_assigned_name(folder):
         ["from x import Net", "from x import M as Net", "Net = 1", "from x import *"]
     ):
         (folder / f"m{number}.py").write_text(text)
-        base.check(RunConfig(modelfile=f"m{number}", modelclass="Net"))
+        check.check(RunConfig(modelfile=f"m{number}", modelclass="Net"))
 
 
 def test_a_class_inside_a_function_is_none_of_the_module(folder):
     (folder / "inner.py").write_text("def f():\n    class Net: pass\n")
     with pytest.raises(ConfigError, match="modelclass: expected a class of"):
-        base.check(RunConfig(modelfile="inner", modelclass="Net"))
+        check.check(RunConfig(modelfile="inner", modelclass="Net"))
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def threads_switch_while_a_tree_is_built():
 def test_models_can_be_checked_in_several_threads(threads_switch_while_a_tree_is_built):
     config = RunConfig(modelfile="models.resnet50", modelclass="ResNet50")
     with ThreadPoolExecutor(4) as pool:
-        for checked in [pool.submit(base.check, config) for _ in range(40)]:
+        for checked in [pool.submit(check.check, config) for _ in range(40)]:
             checked.result()
 
 
@@ -267,7 +268,7 @@ def test_run_is_one_worker_in_this_process(folder, monkeypatch):
 def started(folder, monkeypatch):
     """The settings of jobs that were to be started."""
     jobs = []
-    monkeypatch.setattr(base, "Job", lambda config, **_: jobs.append(config))
+    monkeypatch.setattr(session, "Job", lambda config, **_: jobs.append(config))
     return jobs
 
 

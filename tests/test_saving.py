@@ -10,10 +10,10 @@ import pytest
 from mpi4py import MPI
 from small_models import Plain
 
-from theanompi import checkpoint
 from theanompi.config import FIELDS, ROLES, fields_of
 from theanompi.data import open_dataset
-from theanompi.saving import Resumed, load_checkpoint, save_checkpoint
+from theanompi.record import checkpoint
+from theanompi.training.saving import Resumed, load_checkpoint, save_checkpoint
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from theanompi.segments import left_behind, remove_left_behind
+from theanompi.system.segments import left_behind, remove_left_behind
 
 
 @pytest.fixture

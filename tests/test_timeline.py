@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tests.mpi import ROOT, run_mpi
-from theanompi.recorder import read_log
-from theanompi.timeline import Span, Timeline, clock_offsets, trace
+from theanompi.record.clocks import clock_offsets
+from theanompi.record.log import read_log
+from theanompi.record.timeline import Span, Timeline
+from theanompi.record.trace import trace
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
@@ -101,7 +103,7 @@ def test_times_that_are_rounded_still_nest() -> None:
 CLOCKS = """
 import sys, time
 from mpi4py import MPI
-from theanompi.timeline import clock_offsets
+from theanompi.record.clocks import clock_offsets
 comm = MPI.COMM_WORLD
 rank = comm.rank
 machine = rank // int(sys.argv[1])

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from mpi import ROOT, run_mpi
 
-from theanompi import checkpoint
-from theanompi.recorder import read_log
+from theanompi.record import checkpoint
+from theanompi.record.log import read_log
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",

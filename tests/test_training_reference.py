@@ -10,7 +10,7 @@ from small_models import Normalised, Plain, Smooth
 
 from theanompi.data import Batch, Loader, Sampler
 from theanompi.device.ops import dropout_mask
-from theanompi.recorder import Recorder
+from theanompi.record.recorder import Recorder
 
 WARMUP, DECAY = 4, 8
 REFERENCE_RATE, REFERENCE_BATCH, LAMBDA = 0.05, 4, 0.01

@@ -25,9 +25,11 @@ from tests.record_unchanged import (
     record_of,
     trained,
 )
-from theanompi import checkpoint, cli
-from theanompi.data import open_dataset, pack
-from theanompi.recorder import read_log
+from theanompi import cli
+from theanompi.data import open_dataset
+from theanompi.data.pack import command
+from theanompi.record import checkpoint
+from theanompi.record.log import read_log
 
 REPORT = ("report.json", "report.md")
 
@@ -135,12 +137,12 @@ def test_a_data_set_of_a_former_version_is_read(
     kept: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every picture has the colour of its class and, where it is not made smaller, is what was drawn."""
-    assert pack.main(["info", str(kept / name)]) == 0
+    assert command.main(["info", str(kept / name)]) == 0
     info = capsys.readouterr().out
     rows = {" ".join(row.split()) for row in info.splitlines()}
     assert rows >= {"name colours", "classes 3: blue, green, red", "left out 1 files"}, info
     assert "train/red/no picture.jpg: not an image" in rows
-    assert pack.main(["verify", str(kept / name)]) == 0
+    assert command.main(["verify", str(kept / name)]) == 0
     with open_dataset(kept / name) as data:
         assert data.class_names == list(COLOURS)
         for split, count in (("train", 4), ("val", 2)):

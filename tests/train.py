@@ -18,8 +18,8 @@ from pathlib import Path
 
 from theanompi.config import RunConfig
 from theanompi.exchange import STRATEGIES
-from theanompi.model import Model
-from theanompi.recorder import Recorder
+from theanompi.record.recorder import Recorder
+from theanompi.training.model import Model
 from theanompi.worker import run
 
 
@@ -53,7 +53,7 @@ def loader_process() -> int:
     (child,) = (
         int(pid)
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
-        if b"theanompi.data.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"theanompi.data.reading.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     return child
 

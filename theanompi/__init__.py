@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from theanompi.model import Model
     from theanompi.rules import BSP
+    from theanompi.training.model import Model
 
 __version__ = "0.1.0"
 __all__ = ["BSP", "Model", "__version__"]
 
-_HOMES = {"BSP": "theanompi.rules", "Model": "theanompi.model"}
+_HOMES = {"BSP": "theanompi.rules", "Model": "theanompi.training.model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from theanompi.cfgfile import read_cfg
-from theanompi.compare import compare
 from theanompi.config import (
     RANKS,
     ConfigError,
@@ -22,16 +20,19 @@ from theanompi.config import (
     one_line,
     read_as,
 )
-from theanompi.doctor import examine
-from theanompi.experiment import SCALES, read_experiment
-from theanompi.files import reason
-from theanompi.launch import WORKER, mpi_rank
-from theanompi.mpirun import world
-from theanompi.nodes import read_hostfile, slurm_devices
-from theanompi.output import print_anything
-from theanompi.report import report
+from theanompi.config.cfgfile import read_cfg
+from theanompi.config.files import reason
+from theanompi.doctor.examination import examine
+from theanompi.experiments.file import read_experiment
+from theanompi.experiments.presets import SCALES
+from theanompi.experiments.report import report
+from theanompi.experiments.runner import compare
+from theanompi.launch.check import check
+from theanompi.launch.hosts import read_hostfile, slurm_devices
+from theanompi.launch.job import WORKER, mpi_rank
+from theanompi.launch.mpirun import world
 from theanompi.rules import RunFailed, get_rule
-from theanompi.rules.base import check
+from theanompi.system.output import print_anything
 
 
 class Parser(OneLineParser):

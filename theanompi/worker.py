@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from theanompi.config import RunConfig, from_environment, resolve
-from theanompi.ends import LAUNCHER, tell, what_is_saved
-from theanompi.folder import CHECKPOINT_FILE, RunFolder
-from theanompi.launch import mpi_rank
-from theanompi.output import print_anything
-from theanompi.progress import Progress
-from theanompi.segments import remove_left_behind
-from theanompi.stop import StopSignals
+from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
+from theanompi.launch.job import mpi_rank
+from theanompi.record.folder import CHECKPOINT_FILE, RunFolder
+from theanompi.record.progress import Progress
+from theanompi.system.output import print_anything
+from theanompi.system.segments import remove_left_behind
+from theanompi.training.stop import StopSignals
 
 
 def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None:
@@ -35,7 +35,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     ------
     SystemExit
         With status 1, after one line on one rank, for anything that the user can put right; with
-        `theanompi.ends.STOPPED` when a signal has stopped the run.
+        `theanompi.launch.ends.STOPPED` when a signal has stopped the run.
     """
     print_anything()
     config = resolve(config)
@@ -53,8 +53,8 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         stop = stack.enter_context(StopSignals(heed=config.save_on_signal))
         from mpi4py import MPI
 
-        from theanompi.ranks import agree, check_launcher, forget_shared_memory, guarded
-        from theanompi.watchdog import Watchdog
+        from theanompi.training.ranks import agree, check_launcher, forget_shared_memory, guarded
+        from theanompi.training.watchdog import Watchdog
 
         comm, progress, out = MPI.COMM_WORLD, Progress(), str(config.out)
         check_launcher(comm)
@@ -78,7 +78,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         if places is not None:
             tell(ranks=places)
         progress.now("importing torch")
-        from theanompi.rank import train
+        from theanompi.training.rank import train
 
         remove_left_behind()
         train(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)

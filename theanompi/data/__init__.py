@@ -12,20 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from theanompi.data.loader import Batch, Loader, LoaderError
-    from theanompi.data.sampler import Sampler, validation_batches
-    from theanompi.data.schema import Dataset, open_dataset
-    from theanompi.data.writer import write_dataset
+    from theanompi.data.reading.loader import Batch, Loader, LoaderError
+    from theanompi.data.reading.sampler import Sampler, validation_batches
+    from theanompi.data.store.schema import Dataset, open_dataset
+    from theanompi.data.store.writer import write_dataset
 
 _HOMES = {
-    "Batch": "loader",
-    "Dataset": "schema",
-    "Loader": "loader",
-    "LoaderError": "loader",
-    "Sampler": "sampler",
-    "open_dataset": "schema",
-    "validation_batches": "sampler",
-    "write_dataset": "writer",
+    "Batch": "reading.loader",
+    "Dataset": "store.schema",
+    "Loader": "reading.loader",
+    "LoaderError": "reading.loader",
+    "Sampler": "reading.sampler",
+    "open_dataset": "store.schema",
+    "validation_batches": "reading.sampler",
+    "write_dataset": "store.writer",
 }
 
 __all__ = [

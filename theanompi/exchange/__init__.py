@@ -72,7 +72,7 @@ def get_exchanger(
     >>> from theanompi.device import FlatBuffer
     >>> get_exchanger("nccl23", MPI.COMM_SELF, FlatBuffer({"b": (3,)}))
     Traceback (most recent call last):
-    theanompi.config.ConfigError: exchange: expected one of overlap, ar, shm, nccl, naive, fp16, bf16, nccl32, \
+    theanompi.config.errors.ConfigError: exchange: expected one of overlap, ar, shm, nccl, naive, fp16, bf16, nccl32, \
 nccl16, asa32, asa16, got 'nccl23'; did you mean 'nccl32'?
     """
     if name not in STRATEGIES:

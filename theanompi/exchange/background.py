@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError
 from theanompi.exchange.base import Buffer, Exchanger, make_buckets
-from theanompi.exchange.path import bind_thread
+from theanompi.exchange.route import bind_thread
 from theanompi.exchange.waiting import poll
 
 # Bytes. The smaller, the sooner the first one starts and the less is left after the last value; but each bucket

@@ -10,8 +10,8 @@ import torch
 from mpi4py import MPI
 
 from theanompi.exchange.waiting import barrier
-from theanompi.progress import Doing, Progress
-from theanompi.timeline import Span
+from theanompi.record.progress import Doing, Progress
+from theanompi.record.timeline import Span
 
 
 class Buffer(Protocol):

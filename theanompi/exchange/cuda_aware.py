@@ -16,7 +16,7 @@ import torch
 from mpi4py import MPI
 
 from theanompi.config import ConfigError
-from theanompi.mpirun import run_ranks
+from theanompi.launch.mpirun import run_ranks
 
 _MPIX_GPU_SUPPORT_CUDA = 0
 PROBE = "theanompi.exchange.probe"

@@ -4,20 +4,20 @@ from mpi4py import MPI
 
 from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket, Buffer
-from theanompi.exchange.path import Path
+from theanompi.exchange.route import Route
 
 
 class Overlap(Background):
-    """`Allreduce` in place on a helper thread, on the way that `Path` chose."""
+    """`Allreduce` in place on a helper thread, on the way that `Route` chose."""
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
         super().__init__(comm, buffer)
-        self._path = Path(self.comm, buffer)
-        self.direct, self.description = self._path.direct, self._path.description
+        self._route = Route(self.comm, buffer)
+        self.direct, self.description = self._route.direct, self._route.description
 
     def _sum(self, bucket: Bucket) -> None:
-        self._path.allreduce(bucket.start, bucket.end)
+        self._route.allreduce(bucket.start, bucket.end)
 
     def _join(self) -> None:
         super()._join()
-        self._path.join()
+        self._route.join()

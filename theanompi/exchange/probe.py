@@ -2,7 +2,7 @@
 
 ``python -m theanompi.exchange.probe '{"devices": ["cpu", "cpu"], "paths": ["host"], "sizes": [1024]}'`` on every
 rank. It is a program of its own because what it tries may crash or hang. Rank 0 says what it found as soon as it
-is known (`theanompi.mpirun.say`): first the facts of the library, then one `Sum` for each path and size:
+is known (`theanompi.launch.mpirun.say`): first the facts of the library, then one `Sum` for each path and size:
 
 ``host``
     One `Allreduce` in place, of host memory.
@@ -26,8 +26,8 @@ import torch
 from mpi4py import MPI
 
 from theanompi.exchange import cuda_aware
-from theanompi.exchange.path import CHUNK, allreduce_chunks, bind_thread
-from theanompi.mpirun import say
+from theanompi.exchange.route import CHUNK, allreduce_chunks, bind_thread
+from theanompi.launch.mpirun import say
 
 
 class Sum(NamedTuple):

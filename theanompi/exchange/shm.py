@@ -11,7 +11,7 @@ from theanompi.config import ConfigError
 from theanompi.device import Pinned
 from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket, Buffer
-from theanompi.exchange.path import CHUNK
+from theanompi.exchange.route import CHUNK
 
 # Elements that are added up at a time: what comes from all ranks is still in the core's L2 when it is copied.
 BLOCK = 1 << 16

@@ -1,7 +1,7 @@
 """Rules: when and what the workers exchange, and how a user starts a run with `init` and `wait`."""
 
 from theanompi.config import RULES, read_field
-from theanompi.rules.base import Rule, RunFailed
+from theanompi.launch.session import Rule, RunFailed
 from theanompi.rules.bsp import BSP
 
 __all__ = ["BSP", "Rule", "RunFailed", "get_rule"]

@@ -1,6 +1,6 @@
 """Bulk synchronous parallel: after every step all workers exchange and go on with the same weights."""
 
-from theanompi.rules.base import Rule
+from theanompi.launch.session import Rule
 
 
 class BSP(Rule):
@@ -15,7 +15,7 @@ class BSP(Rule):
     >>> BSP().init(devices=["cpu"], modelfile="models.resnet50", modelclass="ResNet50", sync_type="sum")
     Traceback (most recent call last):
         ...
-    theanompi.config.ConfigError: sync_type: expected one of cdd, avg, got 'sum'
+    theanompi.config.errors.ConfigError: sync_type: expected one of cdd, avg, got 'sum'
     """
 
     name = "BSP"

@@ -12,7 +12,7 @@ from pytensor.tensor.type import TensorType
 from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
 
 _OVERHANG = 1.125
-"""How much larger than its canvas a box may be, along each axis; `theanompi.data.augment` stays below it."""
+"""How much larger than its canvas a box may be, along each axis; `theanompi.data.pictures.augment` stays below it."""
 
 
 def _taps(
@@ -219,7 +219,7 @@ def color_adjust(images: Variable, transforms: Variable) -> Variable:
     images : float32 tensor, shape (n, 3, h, w)
         On a scale from 0 to 1.
     transforms : float32 tensor, shape (n, 3, 7)
-        M, B and l of each image, side by side, as `theanompi.data.augment.color_transforms` draws them.
+        M, B and l of each image, side by side, as `theanompi.data.pictures.augment.color_transforms` draws them.
 
     Returns
     -------

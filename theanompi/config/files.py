@@ -1,0 +1,158 @@
+"""Files that a user names: whether there is one, its text up to a sane size, and what is wrong with it in a line.
+
+A path may lead below a folder that cannot be entered, to a device that never ends or to a pipe that never begins,
+or be no path at all (300 characters, a NUL byte): each is a reason like any other, and none of them an exception
+of the operating system's.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from theanompi.config.errors import ConfigError, got
+
+MOST_TEXT = 4 * 2**20
+"""Bytes of a file of settings; the largest sensible hostfile has a hundredth of it."""
+
+
+class CannotWrite(OSError):
+    """A file of a run cannot be written; the message is one line that names it and the reason."""
+
+
+def reason(error: Exception) -> str:
+    """Say why the operating system refuses, without the number and the path that it puts into its messages.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "a.txt"))
+    'No such file or directory'
+    >>> reason(ValueError("embedded null byte"))
+    'embedded null byte'
+    """
+    if isinstance(error, UnicodeEncodeError):
+        return "not a file name in this system's encoding"
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+def trouble(path: str | os.PathLike[str]) -> str:
+    """Say why something is not a regular file that can be looked at; nothing when it is one.
+
+    Examples
+    --------
+    >>> trouble("nowhere.txt"), trouble("/"), trouble("/dev/zero"), trouble(__file__)
+    ('No such file or directory', 'a folder', 'a device', '')
+    >>> trouble(__file__ + "/below"), trouble("x" * 300)
+    ('Not a directory', 'File name too long')
+    """
+    try:
+        return _oddity(path)
+    except OSError as error:
+        return reason(error)
+
+
+def _oddity(path: str | os.PathLike[str]) -> str:
+    """What is there instead of a regular file; an OSError when nothing is."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise OSError(errno.EINVAL, reason(error), os.fspath(path)) from None
+    kinds = {stat.S_IFREG: "", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """Read a regular file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    most
+        How many bytes it may have; any number by default.
+
+    Raises
+    ------
+    OSError
+        With the reason in `strerror`: whatever `trouble` says, no permission, too large.
+
+    Examples
+    --------
+    >>> read_bytes("/dev/zero")
+    Traceback (most recent call last):
+        ...
+    OSError: [Errno 22] a device: '/dev/zero'
+    """
+    wrong = _oddity(path)
+    if wrong:
+        raise OSError(errno.EINVAL, wrong, os.fspath(path))
+    with open(path, "rb") as file:
+        # A file of /proc says that it has no bytes, and one that is being written may grow.
+        content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes", os.fspath(path))
+    return content
+
+
+def read_text(path: str | os.PathLike[str], what: str, kind: str = "text file") -> str:
+    """Read a text of settings in UTF-8.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What it is to the user, such as "hostfile".
+    kind
+        What is expected.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+        When there is no such file, or it is no text, or has more than `MOST_TEXT` bytes.
+
+    Examples
+    --------
+    >>> read_text("/dev/zero", "hostfile")
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: hostfile: expected a readable text file, got '/dev/zero' (a device)
+    """
+    try:
+        return read_bytes(path, MOST_TEXT).decode("utf-8")
+    except UnicodeDecodeError:
+        wrong = "not UTF-8 text"
+    except OSError as error:
+        wrong = reason(error)
+    raise ConfigError(f"{what}: expected a readable {kind}, got {got(os.fspath(path))} ({wrong})")
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], rest: str = "") -> Iterator[None]:
+    """Turn the operating system's refusal to write a file of a run into one line.
+
+    Parameters
+    ----------
+    path
+        What is written within.
+    rest
+        What else the user should know.
+
+    Raises
+    ------
+    CannotWrite
+        For an OSError within.
+
+    Examples
+    --------
+    >>> with writing("run/log.jsonl"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+        ...
+    theanompi.config.files.CannotWrite: run/log.jsonl: cannot be written: No space left on device
+    """
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise CannotWrite(f"{path}: cannot be written: {reason(error)}{rest}") from error

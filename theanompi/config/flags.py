@@ -1,0 +1,83 @@
+"""Settings as flags of a command line."""
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from theanompi.config.errors import one_line
+from theanompi.config.kinds import DEVICES, EPOCHS, SWITCH, TEXT, Kind
+from theanompi.config.run import FIELDS, RunConfig
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse ``--flag=--``, of which `argparse` makes an empty list, whatever the flag's type."""
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            if word.startswith("-") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: expected a value, got '--'")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with status 2."""
+        self.exit(2, f"{one_line(f'{self.prog}: error: {message}')}\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` a flag for each field that has one, in groups, and ``--plan``.
+
+    The values stay text until `from_args` reads them, so that a flag and a line of a cfg file fail with the
+    same words.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> from_args(parser.parse_args(["--epochs", "2", "--no-nesterov"])).nesterov
+    False
+    """
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, item in FIELDS.items():
+        kind, title = item.metadata["kind"], item.metadata["group"]
+        if not title:
+            continue
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        flags = item.metadata["flags"] or ("--" + name.replace("_", "-"),)
+        text, default = item.metadata["help"], item.default
+        if default is not None and default is not False:
+            shown = "yes" if default is True else default[0] if isinstance(default, tuple) else default
+            text += f" (default: {shown})"
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        if kind is SWITCH:
+            options["action"] = argparse.BooleanOptionalAction if default else "store_true"
+        else:
+            options["metavar"] = _metavar(kind)
+        groups[title].add_argument(*flags, **options)
+    groups["run"].add_argument("--plan", action="store_true", help="print the schedule as a table and exit")
+
+
+def _metavar(kind: Kind) -> str:
+    if kind.expected.startswith("one of "):
+        return "{" + kind.expected.removeprefix("one of ").replace(", ", ",") + "}"
+    if kind.expected.startswith("a whole number"):
+        return "N"
+    return {EPOCHS: "E,E,...", DEVICES: "DEVICE", TEXT: "TEXT"}.get(kind, "X")
+
+
+def from_args(args: argparse.Namespace, **base: Any) -> RunConfig:
+    """Make a `RunConfig` from what a parser with `add_arguments` read; flags that were given override `base`.
+
+    Raises
+    ------
+    ConfigError
+        When a flag has a value that its field may not have.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> from_args(parser.parse_args(["--epochs", "2"]), epochs=9, seed=5).to_dict()["epochs"]
+    2
+    """
+    return RunConfig.from_dict(base | {name: value for name, value in vars(args).items() if name in FIELDS})

@@ -1,0 +1,497 @@
+"""The settings of one run: what a user may choose, its defaults, its limits and its flags, all in one table.
+
+Everything that starts a run (a script's flags, ``tmlauncher``'s cfg file, ``rule.init``) ends in one frozen
+`RunConfig`, which is what the workers receive and what is saved with the run. This module imports nothing but
+the standard library and opens no file.
+
+Examples
+--------
+>>> config = RunConfig(data="digits", epochs=2)
+>>> config.batch_size is None
+True
+>>> resolve(config).batch_size
+16
+>>> RunConfig(epochs=0)
+Traceback (most recent call last):
+    ...
+theanompi.config.errors.ConfigError: epochs: expected a whole number of at least 1, got 0
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from theanompi.config.errors import ConfigError, closest, got
+from theanompi.config.kinds import (
+    DEVICES,
+    EPOCHS,
+    MODULE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    Kind,
+    choice,
+    number,
+    whole,
+)
+
+SYNC_TYPES = ("cdd", "avg")
+EXCHANGES = (
+    *("auto", "overlap", "ar", "shm", "nccl", "naive", "fp16", "bf16"),
+    *("nccl32", "nccl16", "asa32", "asa16"),
+)
+ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
+RULES = ("BSP",)
+PRECISIONS = ("float32", "tf32", "bf16")
+SCALINGS = ("linear", "sqrt", "none")
+WARMUPS = ("gradual", "constant", "none")
+MOMENTUM_FORMS = ("v", "u", "uncorrected")
+SCALED = ("rate", "loss")
+NORMALIZATIONS = ("minibatch", "worker")
+SHUFFLES = ("global", "worker")
+ROLES = {
+    "run": "another value makes another run: a resume refuses it",
+    "recipe": "how weights are updated: a resume goes on with another value and says so",
+    "ends": "counts only where a run begins or stops: a resume takes any value",
+    "machine": "how the work is shared out and summed, which rounds otherwise: a resume takes any value",
+    "aside": "what is kept, printed and read ahead: neither a resume nor a comparison cares",
+}
+"""What a field of `RunConfig` may be to a run."""
+
+
+def _option(
+    role: str, default: Any, kind: Kind, group: str = "", help: str = "", flags: tuple[str, ...] = ()
+) -> Any:
+    """Make a field of `RunConfig`; one with a `group` has a command-line flag, by default its own name."""
+    assert role in ROLES
+    about = {"role": role, "kind": kind, "group": group, "help": help, "flags": flags}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run, checked when made; None stands for a default that `resolve` fills in.
+
+    The fields, their defaults and meanings are those of the flags: see
+    ``python examples/train_resnet50.py --help``.
+
+    Raises
+    ------
+    ConfigError
+        From the constructor, when a field has a value that it may not have.
+
+    Examples
+    --------
+    >>> RunConfig(momentum=0.95).momentum
+    0.95
+    >>> RunConfig.from_dict(RunConfig().to_dict()) == RunConfig()
+    True
+    """
+
+    rule: str = _option("run", "BSP", choice(RULES))
+    modelfile: str = _option("run", "models.resnet50", MODULE)
+    modelclass: str = _option("run", "ResNet50", TEXT)
+
+    data: str = _option("run", "digits", TEXT, "data", "'digits' (packaged) or the path of an HDF5 data set")
+    image_size: int | None = _option(
+        "run", None, whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
+    )
+    batch_size: int | None = _option(
+        "run", None, whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
+    )
+    accumulation: int = _option(
+        "machine", 1, whole(1), "data", "A, steps before one update, as if each were a worker of its own"
+    )
+    shuffle: str = _option(
+        "run",
+        "global",
+        choice(SHUFFLES),
+        "data",
+        "global: one order of the images in each epoch, shared out; worker: an order for each (pitfall 4)",
+    )
+
+    color_jitter: float = _option(
+        "run",
+        0.0,
+        number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "data",
+        "of brightness, contrast and saturation, as in fb.resnet.torch, which has 0.4; 0: none",
+    )
+    lighting: float = _option(
+        "run",
+        0.0,
+        NOT_NEGATIVE,
+        "data",
+        "noise along the principal components of colour, as in fb.resnet.torch, which has 0.1; 0: none",
+    )
+    loader_processes: int | None = _option(
+        "aside",
+        None,
+        whole(1),
+        "data",
+        "processes per rank that read ahead (default: its share of the cores, less one, from 1 to 8)",
+    )
+
+    epochs: int | None = _option(
+        "run", None, whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
+    )
+    max_iterations: int | None = _option(
+        "ends", None, whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
+    )
+    seed: int = _option("run", 0, whole(0), "run", "of the weights, the order, the augmentation and dropout")
+    devices: tuple[str, ...] = _option(
+        "machine",
+        ("auto",),
+        DEVICES,
+        "run",
+        "cpu, cuda:N, cuda (by local rank) or auto (cuda if any, else cpu)",
+        ("--device", "--devices"),
+    )
+    precision: str = _option(
+        "run",
+        "float32",
+        choice(PRECISIONS),
+        "run",
+        "arithmetic of the computation; the weights stay float32",
+    )
+    cuda_graph: bool = _option(
+        "machine", True, SWITCH, "run", "on a CUDA device, record each step's kernels once and replay them"
+    )
+    sync_type: str = _option(
+        "run",
+        "cdd",
+        choice(SYNC_TYPES),
+        "run",
+        "cdd sums gradients ('their way'), avg averages weights ('my way')",
+    )
+    exchange: str = _option(
+        "machine",
+        "overlap",
+        choice(EXCHANGES),
+        "run",
+        "overlap: by buckets while backward goes on; ar: all at once after it; shm: in the shared memory of each "
+        "machine; nccl: a GPU for each rank; fp16, bf16: weights in 16 bits; naive: the reference, tensor by "
+        "tensor; auto: the fastest one that is exact; nccl32, nccl16, asa32, asa16: as in Theano-MPI",
+    )
+    require_cuda_aware: bool = _option(
+        "machine",
+        False,
+        SWITCH,
+        "run",
+        "refuse to take gradients through host memory if MPI is not CUDA-aware",
+    )
+    allreduce_algorithm: str | None = _option(
+        "machine",
+        None,
+        choice(ALGORITHMS),
+        "run",
+        "MPI's own way of summing (default: the library's choice)",
+    )
+
+    base_lr: float = _option(
+        "recipe", 0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images"
+    )
+    base_batch: int = _option("recipe", 256, whole(1), "recipe", "the minibatch that base-lr is meant for")
+    scaling: str | None = _option(
+        "recipe",
+        None,
+        choice(SCALINGS),
+        "recipe",
+        "of base-lr with the minibatch (default: linear for cdd, none for avg)",
+    )
+    scaled: str = _option(
+        "run",
+        "rate",
+        choice(SCALED),
+        "recipe",
+        "what scaling and warmup multiply: the rate, or the loss without its weight decay (pitfall 1)",
+    )
+    normalization: str = _option(
+        "run",
+        "minibatch",
+        choice(NORMALIZATIONS),
+        "recipe",
+        "what the summed loss is divided by: all images, or those of one worker (pitfall 3)",
+    )
+    warmup: str = _option(
+        "recipe",
+        "gradual",
+        choice(WARMUPS),
+        "recipe",
+        "from base-lr to the scaled rate, when that is larger",
+    )
+    warmup_epochs: float | None = _option(
+        "recipe", None, NOT_NEGATIVE, "recipe", "length of the warmup (default: epochs * 5/90)"
+    )
+    decay_epochs: tuple[float, ...] | None = _option(
+        "recipe", None, EPOCHS, "recipe", "where the rate decays (default: epochs * 30/90, 60/90, 80/90)"
+    )
+    decay_factor: float = _option(
+        "recipe",
+        0.1,
+        number("a number above 0 and at most 1", lambda x: 0 < x <= 1),
+        "recipe",
+        "of the rate, each time",
+    )
+    momentum: float = _option(
+        "recipe",
+        0.9,
+        number("a number of at least 0 and below 1", lambda x: 0 <= x < 1),
+        "recipe",
+        "m of the velocity",
+    )
+    momentum_form: str = _option(
+        "recipe",
+        "v",
+        choice(MOMENTUM_FORMS),
+        "recipe",
+        "v: velocity holds the rate, corrected when it changes; u: without; uncorrected: with it, but not corrected "
+        "(pitfall 2)",
+    )
+    nesterov: bool = _option("recipe", True, SWITCH, "recipe", "Nesterov's momentum, or plain")
+    weight_decay: float = _option(
+        "recipe", 1e-4, NOT_NEGATIVE, "recipe", "L2 penalty on the weights of convolutions and dense layers"
+    )
+    zero_gamma: bool = _option(
+        "ends",
+        True,
+        SWITCH,
+        "recipe",
+        "start each residual block as the identity: 0 for gamma of its last batch norm",
+    )
+
+    out: str | None = _option(
+        "aside", None, TEXT, "folder and log", "the run's folder (default: runs/<model>-<data>)"
+    )
+    resume: bool = _option(
+        "aside", False, SWITCH, "folder and log", "go on from the folder's last checkpoint"
+    )
+    overwrite: bool = _option(
+        "aside", False, SWITCH, "folder and log", "replace the run that is in the folder"
+    )
+    log_interval: int = _option(
+        "aside", 10, whole(1), "folder and log", "updates between two lines of the log"
+    )
+    checkpoint_interval: int | None = _option(
+        "aside",
+        None,
+        whole(1),
+        "folder and log",
+        "updates between checkpoints (default: at the end of each epoch)",
+    )
+    save_on_signal: bool = _option(
+        "aside",
+        True,
+        SWITCH,
+        "folder and log",
+        "at SIGINT, SIGTERM or SIGUSR1 save after the update, then end: status 75",
+    )
+    stall_seconds: float = _option(
+        "aside",
+        60.0,
+        POSITIVE,
+        "folder and log",
+        "say where each rank is when one has done nothing for so long",
+    )
+    stall_abort: bool = _option(
+        "aside", False, SWITCH, "folder and log", "then also end the run, with a stack of each rank"
+    )
+    timeline: int | None = _option(
+        "aside",
+        None,
+        whole(1),
+        "folder and log",
+        "updates to trace on all ranks, in a timeline.json for https://ui.perfetto.dev (default: none)",
+    )
+    verbose: bool = _option("aside", True, SWITCH)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None or item.default is not None:
+                object.__setattr__(self, item.name, read_field(item.name, value))
+        if self.resume and self.overwrite:
+            raise ConfigError("resume, overwrite: expected at most one of them, got both")
+        if self.normalization == "worker" and self.sync_type == "avg":
+            raise ConfigError(
+                "normalization: expected minibatch, as with sync_type avg no gradients are summed, got worker"
+            )
+        if self.scaled == "loss" and (self.scaling or default_scaling(self.sync_type)) == "none":
+            raise ConfigError(
+                "scaled: expected rate, as with scaling none there is nothing to scale, got loss"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types (tuples as lists).
+
+        >>> RunConfig(decay_epochs=(30, 60)).to_dict()["decay_epochs"]
+        [30.0, 60.0]
+        """
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Undo `to_dict`; fields that are left out have their defaults.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown key, naming it and the closest known one, or a value that the field may not have.
+
+        Examples
+        --------
+        >>> RunConfig.from_dict({"epoch": 3})
+        Traceback (most recent call last):
+            ...
+        theanompi.config.errors.ConfigError: unknown setting 'epoch'; did you mean 'epochs'?
+        """
+        for name in values:
+            if name not in FIELDS:
+                raise ConfigError(f"unknown setting {got(name)}{closest(name, FIELDS)}")
+        return cls(**values)
+
+
+FIELDS = {item.name: item for item in fields(RunConfig)}
+
+
+def fields_of(*roles: str) -> tuple[str, ...]:
+    """Name the fields that have one of these `ROLES`.
+
+    >>> fields_of("ends")
+    ('max_iterations', 'zero_gamma')
+    """
+    return tuple(name for name, item in FIELDS.items() if item.metadata["role"] in roles)
+
+
+def default_scaling(sync_type: str) -> str:
+    """The scaling rule of a run that names none.
+
+    >>> default_scaling("cdd"), default_scaling("avg")
+    ('linear', 'none')
+    """
+    return "linear" if sync_type == "cdd" else "none"
+
+
+def read_field(name: str, value: Any) -> Any:
+    """Return the value of a field from text (a flag, a cfg file) or a plain value, checked.
+
+    Raises
+    ------
+    ConfigError
+        When the field may not have that value.
+
+    Examples
+    --------
+    >>> read_field("decay_epochs", "30,60,80")
+    (30.0, 60.0, 80.0)
+    """
+    return read_as(FIELDS[name].metadata["kind"], name, value)
+
+
+def read_as(kind: Kind, name: str, value: Any) -> Any:
+    """Return what `kind` makes of a value that the user knows as `name`, checked.
+
+    Raises
+    ------
+    ConfigError
+        When it may not have that value.
+
+    Examples
+    --------
+    >>> from theanompi.config.kinds import RANKS
+    >>> read_as(RANKS, "size", "2")
+    2
+    """
+    try:
+        return kind.read(value)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        hint = str(error) if str(error).startswith("; ") else ""
+        raise ConfigError(f"{name}: expected {kind.expected}, got {got(value)}{hint}") from None
+
+
+def to_environment(config: RunConfig, devices: Sequence[str], plan: bool = False) -> dict[str, str]:
+    """Make the environment variables that tell a spawned worker what to run.
+
+    Parameters
+    ----------
+    config
+        The run.
+    devices
+        The devices of the worker's machine, one per local rank.
+    plan
+        Whether the worker shall only print the plan.
+
+    Examples
+    --------
+    >>> from_environment(to_environment(RunConfig(), ["cpu", "cpu"])) == (RunConfig(), ("cpu", "cpu"), False)
+    True
+    """
+    return {
+        "THEANOMPI_CONFIG": json.dumps(config.to_dict()),
+        "THEANOMPI_DEVICES": json.dumps(list(devices)),
+        "THEANOMPI_PLAN": json.dumps(plan),
+    }
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig, tuple[str, ...], bool]:
+    """Read what `to_environment` wrote: the arguments of `theanompi.worker.run`.
+
+    Raises
+    ------
+    ConfigError
+        When the process was not started by `theanompi.launch.job`.
+
+    Examples
+    --------
+    >>> from_environment({})
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: THEANOMPI_CONFIG: expected a worker of rule.init or tmlauncher, got none
+    """
+    if "THEANOMPI_CONFIG" not in environ:
+        raise ConfigError("THEANOMPI_CONFIG: expected a worker of rule.init or tmlauncher, got none")
+    return (
+        RunConfig.from_dict(json.loads(environ["THEANOMPI_CONFIG"])),
+        tuple(json.loads(environ["THEANOMPI_DEVICES"])),
+        json.loads(environ["THEANOMPI_PLAN"]),
+    )
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Fill in every default that does not depend on the machine.
+
+    `max_iterations`, `checkpoint_interval` and `timeline` may stay None (no limit, none), and so does
+    `loader_processes`, which each rank chooses.
+
+    The packaged digits get n = 16, 12 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
+    1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run:
+    5, 30, 60 and 80 of 90 epochs.
+
+    Examples
+    --------
+    >>> resolve(RunConfig(data="imagenet.h5")).decay_epochs
+    (30.0, 60.0, 80.0)
+    >>> resolve(RunConfig(sync_type="avg")).scaling
+    'none'
+    """
+    batch_size, epochs, image_size = (16, 12, 32) if config.data == "digits" else (32, 90, 224)
+    epochs = config.epochs or epochs
+    model = config.modelfile.rsplit(".", 1)[-1]
+    defaults: dict[str, Any] = {
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "image_size": image_size,
+        "scaling": default_scaling(config.sync_type),
+        "warmup_epochs": epochs * 5 / 90,
+        "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
+        "out": f"runs/{model}-{Path(config.data).stem}",
+    }
+    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    return replace(config, **missing)

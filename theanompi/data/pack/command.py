@@ -1,0 +1,347 @@
+"""``tmpack``: makes a data set of images that lie in folders, archives or arrays.
+
+The images go, block by block, to worker processes, which read and check them, and come back in their order to
+be written. An interrupted run leaves its work files; the same command goes on from there.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import h5py
+import numpy as np
+
+from theanompi.config import ConfigError, OneLineParser, escaped, got
+from theanompi.config.files import reason
+from theanompi.data.pack.packing import Progress, WorkerDied, numbers_in_words, pack, say, size_in_words
+from theanompi.data.pictures.augment import POLICIES
+from theanompi.data.sources.arrays import Npz
+from theanompi.data.sources.base import Source
+from theanompi.data.sources.cifar import Cifar10, Cifar100
+from theanompi.data.sources.folders import Folder
+from theanompi.data.sources.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
+from theanompi.data.sources.ilsvrc import Ilsvrc, KaggleIlsvrc
+from theanompi.data.sources.mnist import Mnist
+from theanompi.data.sources.synthetic import Synthetic
+from theanompi.data.store.schema import SPLITS, STORES, open_dataset
+from theanompi.system.output import print_anything
+
+RAW_SIZE = 256
+DESCRIPTION = "Make a data set of images in folders, archives or arrays; look at one; check one."
+EPILOG = "An interrupted command continues where it was when it is given again."
+
+
+def _shortened(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def info(path: str | os.PathLike[str]) -> None:
+    """Print what a data set says of itself.
+
+    Parameters
+    ----------
+    path : path
+        Or the name of a packaged one.
+
+    Raises
+    ------
+    ConfigError, ValueError
+        If it cannot be opened, or is not a data set.
+
+    Examples
+    --------
+    >>> info("digits")  # doctest: +ELLIPSIS
+    file          ...digits.h5, ...
+    name          digits
+    ...
+    """
+    with open_dataset(path, check_images=False) as dataset:
+        with h5py.File(dataset.path) as file:
+            sha256, version = file.attrs["sha256"], file.attrs["version"]
+        rows = [
+            (
+                "file",
+                f"{dataset.path}, {size_in_words(dataset.path.stat().st_size)}, format version {version}",
+            ),
+            ("name", dataset.name),
+            ("description", dataset.description),
+            ("source", dataset.source),
+            ("licence", dataset.licence),
+            ("store", dataset.store),
+            ("channels", str(dataset.channels)),
+            ("augmentation", dataset.augmentation),
+            ("classes", f"{dataset.n_classes:,}: {_shortened(dataset.class_names)}"),
+            ("mean", numbers_in_words(dataset.mean)),
+            ("std", numbers_in_words(dataset.std)),
+        ]
+        for split, title in zip(SPLITS, ("training", "validation"), strict=True):
+            lengths = dataset.locate(split, np.arange(dataset.count(split)))[1]
+            rows.append((title, f"{dataset.count(split):,} images, {size_in_words(int(lengths.sum()))}"))
+            heights, widths = dataset.sizes(split).T
+            for what, values, unit in (("height", heights, " pixels"), ("width", widths, " pixels")):
+                low, middle, high = np.min(values), np.median(values), np.max(values)
+                rows.append((f"  {what}", f"{low} – {middle:.0f} – {high}{unit} (least, median, most)"))
+            low, middle, high = (float(f(lengths)) for f in (np.min, np.median, np.max))
+            rows.append(("  size", f"{size_in_words(low)} – {size_in_words(middle)} – {size_in_words(high)}"))
+        rows.append(("left out", f"{len(dataset.left_out):,} files"))
+        rows += [("", line) for line in dataset.left_out]
+        rows.append(("index SHA-256", sha256))
+    for title, text in rows:
+        print(f"{title:<13} {escaped(text)}")
+
+
+def verify(path: str | os.PathLike[str]) -> bool:
+    """Read every image of a data set, compare it with its checksum, and print the names of the bad ones.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    bool
+        Whether all are good.
+
+    Raises
+    ------
+    ConfigError, ValueError
+        If it cannot be opened, or is not a data set.
+
+    Examples
+    --------
+    >>> import tempfile, contextlib, io
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/small.h5"
+    ...     with contextlib.redirect_stdout(io.StringIO()):
+    ...         done = pack(Synthetic(classes=2, train=6, val=2, size=4), path, processes=1)
+    ...     verify(path)  # doctest: +ELLIPSIS
+    /.../small.h5: all 8 images are as they were packed
+    True
+    """
+    bad = []
+    with open_dataset(path, check_images=False) as dataset:
+        total = dataset.n_train + dataset.n_val
+        with Progress(total) as progress:
+            for split, i, wrong in dataset.verify():
+                if wrong:
+                    bad.append(f"{split}/{dataset.image_name(split, i)}: image {i} of {split}: {wrong}")
+                progress.add(1)
+    if not bad:
+        print(f"{path}: all {total:,} images are as they were packed")
+        return True
+    for line in bad:
+        print(escaped(line), file=sys.stderr)
+    say(f"{path}: expected {total:,} images as they were packed, got {len(bad):,} damaged ones (above)")
+    return False
+
+
+def _number(least: int) -> Callable[[str], int]:
+    """Read a number for `argparse`, which makes the message of the exception its own."""
+
+    def read(text: str) -> int:
+        try:
+            if least <= int(text) < 2**63:
+                return int(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {got(text)}")
+
+    return read
+
+
+_positive = _number(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *paths: tuple[str, str]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+        )
+        for path, meaning in paths:
+            sub.add_argument(path, metavar=path.upper(), help=meaning)
+        return sub
+
+    packing = [
+        command(
+            "folder",
+            "pack class folders",
+            ("train_dir", "a folder of class folders"),
+            ("val_dir", "another, of the same classes"),
+        ),
+        command(
+            "ilsvrc",
+            "pack ImageNet: its archives, without unpacking them on the disk, or Kaggle's folder",
+            ("train_tar", "ILSVRC2012_img_train.tar; or the folder that holds Kaggle's ILSVRC and LOC_*.*"),
+        ),
+        command(
+            "cifar10", "pack CIFAR-10", ("path", "its archive, python or binary version, or the folder in it")
+        ),
+        command(
+            "cifar100",
+            "pack CIFAR-100",
+            ("path", "its archive, python or binary version, or the folder in it"),
+        ),
+        command("mnist", "pack MNIST or EMNIST", ("path", "the folder with its four files")),
+        command(
+            "arrays",
+            "pack arrays",
+            ("path", "an .npz file: train_images, train_labels, val_images, val_labels"),
+        ),
+        command("glyphs", "draw letters and digits, the task of the small experiments"),
+        command("synthetic", "generate images that can be learnt"),
+    ]
+    for option, number, meaning in (
+        ("train", TRAIN_GLYPHS, "training images"),
+        ("val", VAL_GLYPHS, "validation images"),
+    ):
+        packing[-2].add_argument(
+            f"--{option}",
+            type=_positive,
+            default=number,
+            metavar="N",
+            help=f"number of {meaning} (default: {number})",
+        )
+    packing[-2].add_argument(
+        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
+    )
+    for path, meaning in (
+        ("val_tar", "ILSVRC2012_img_val.tar"),
+        ("devkit_tar", "ILSVRC2012_devkit_t12.tar.gz"),
+    ):
+        packing[1].add_argument(path, metavar=path.upper(), nargs="?", help=meaning)
+    packing[4].add_argument(
+        "--set", metavar="NAME", help="which of several sets in the folder, such as emnist-letters"
+    )
+    for sub in packing[4:6]:
+        sub.add_argument(
+            "--renumber",
+            action="store_true",
+            help="labels that do not count from 0: number them in their order",
+        )
+    for sub in packing[:2]:
+        sub.add_argument(
+            "--store", choices=STORES, default="jpeg", help="the files' own bytes, or pixels (default: jpeg)"
+        )
+        sub.add_argument(
+            "--size", type=_positive, help=f"for raw: pixels of the shorter side (default: {RAW_SIZE})"
+        )
+        sub.add_argument("--skip-bad", action="store_true", help="leave out, and list, what shows no picture")
+    for option, meaning in (
+        ("classes", "classes"),
+        ("train", "training images"),
+        ("val", "validation images"),
+    ):
+        packing[-1].add_argument(
+            f"--{option}", type=_positive, required=True, metavar="N", help=f"number of {meaning}"
+        )
+    packing[-1].add_argument(
+        "--size", type=_positive, required=True, metavar="S", help="height and width in pixels"
+    )
+    packing[-1].add_argument("--channels", type=_positive, default=3, metavar="N", help="(default: 3)")
+    packing[-1].add_argument(
+        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
+    )
+    for sub in packing:
+        sub.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="the file to write")
+        sub.add_argument("--overwrite", action="store_true", help="replace a file of that name")
+        sub.add_argument(
+            "--augmentation", choices=POLICIES, help="in training (default: what suits the source)"
+        )
+        sub.add_argument("--name", help="of the data set (default: the source's)")
+        sub.add_argument(
+            "--processes", type=_positive, metavar="N", help="worker processes (default: one for each core)"
+        )
+    command("info", "print what a data set says of itself", ("file", "a data set"))
+    command("verify", "compare every image of a data set with its checksum", ("file", "a data set"))
+    return parser
+
+
+def _source(args: argparse.Namespace) -> Source:
+    if args.command == "glyphs":
+        return Glyphs(args.train, args.val, args.seed)
+    if args.command == "synthetic":
+        return Synthetic(args.classes, args.train, args.val, args.size, args.channels, args.seed)
+    if args.command == "folder":
+        say(f"listing the images in {args.train_dir} and {args.val_dir}")
+        return Folder(args.train_dir, args.val_dir)
+    if args.command == "ilsvrc":
+        if args.val_tar is None:
+            if os.path.isfile(args.train_tar):
+                raise ConfigError(
+                    f"{args.train_tar}: expected Kaggle's folder, or VAL_TAR and DEVKIT_TAR after it, got one file"
+                )
+            say(f"listing the images in {args.train_tar}")
+            return KaggleIlsvrc(args.train_tar)
+        if args.devkit_tar is None:
+            raise ConfigError("ilsvrc: expected TRAIN_TAR, VAL_TAR and DEVKIT_TAR, got no third path")
+        say(f"listing the images in {args.train_tar} and {args.val_tar}")
+        return Ilsvrc(args.train_tar, args.val_tar, args.devkit_tar)
+    if args.command == "mnist":
+        return Mnist(args.path, args.set, args.renumber)
+    if args.command == "arrays":
+        return Npz(args.path, args.renumber)
+    return Cifar10(args.path) if args.command == "cifar10" else Cifar100(args.path)
+
+
+def _run(args: argparse.Namespace) -> bool:
+    if args.command == "info":
+        info(args.file)
+        return True
+    if args.command == "verify":
+        return verify(args.file)
+    options = {key: getattr(args, key) for key in ("overwrite", "augmentation", "name", "processes")}
+    if args.command in ("folder", "ilsvrc"):
+        if args.store == "jpeg" and args.size is not None:
+            raise ConfigError(f"--size: expected it only with --store raw, got {args.size} with --store jpeg")
+        size = (args.size or RAW_SIZE) if args.store == "raw" else None
+        options |= {"store": args.store, "size": size, "skip_bad": args.skip_bad}
+    return pack(_source(args), args.output, **options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``tmpack``.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        By default those of this process.
+
+    Returns
+    -------
+    int
+        0 when all went well, 1 when not, 130 after Ctrl-C; 2 (by `SystemExit`) for wrong options.
+
+    Examples
+    --------
+    >>> main(["info", "digits"])  # doctest: +ELLIPSIS
+    file          ...digits.h5, ...
+    ...
+    0
+    """
+    print_anything()
+    args = _parser().parse_args(arguments)
+    try:
+        return 0 if _run(args) else 1
+    except KeyboardInterrupt:
+        packs = args.command not in ("info", "verify")
+        say("interrupted" + ("; what is packed is kept: the same command continues" if packs else ""))
+        return 130
+    except (ValueError, WorkerDied) as error:
+        say(str(error))
+    except MemoryError:
+        say(
+            f"{args.command}: expected more memory, got none; what is packed is kept: fewer --processes take less"
+        )
+    except OSError as error:
+        # A disk that is full has no name.
+        where = error.filename or getattr(args, "output", args.command)
+        say(f"{where}: {reason(error)}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

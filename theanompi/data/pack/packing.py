@@ -1,0 +1,443 @@
+"""Packing: images go, block by block, to worker processes, which read and check them, and come back to be written."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from theanompi.config import escaped, listed, one_line
+from theanompi.data.pictures.decode import BadImage, as_jpeg, decode, resize_shorter
+from theanompi.data.sources.base import Arrays, Files, Items, Source, printable
+from theanompi.data.store.schema import SPLITS, Split, Store, open_dataset
+from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.system import cgroup
+
+# Of how images become blocks; a change makes unfinished work of before unusable.
+LAYOUT = 1
+# For each worker process: one in its hands, one waiting for it.
+BLOCKS_IN_FLIGHT = 2
+# Where no terminal shows the bar, a line at most this often says that the work goes on.
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class WorkerDied(RuntimeError):
+    """A worker process was killed from outside, or by the system when memory ran out.
+
+    Examples
+    --------
+    >>> str(WorkerDied("killed"))
+    'killed'
+    """
+
+
+class Progress:
+    """How far the work is: a bar where there is a terminal, else a line now and then, on stderr.
+
+    Parameters
+    ----------
+    total, done : int
+        Images; those done before are not counted in the rate.
+
+    Examples
+    --------
+    >>> with Progress(10) as progress:
+    ...     progress.add(10)
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._total, self._before, self._done = total, done, done
+        self._start = self._last = monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                file=sys.stderr,
+                ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1,
+                # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
+                nrows=20,
+                leave=False,
+                smoothing=0.05,
+                unit=" images",
+                bar_format="{bar}| {n_fmt}/{total_fmt} images, {rate_noinv_fmt}, {remaining} left",
+            )
+
+    def add(self, n: int) -> None:
+        """Count `n` more images.
+
+        Examples
+        --------
+        >>> with Progress(10) as progress:
+        ...     progress.add(5)
+        """
+        self._done += n
+        if self._bar is not None:
+            self._bar.update(n)
+        elif monotonic() - self._last > SECONDS_BETWEEN_LINES:
+            self._last = monotonic()
+            rate = (self._done - self._before) / (self._last - self._start)
+            left = tqdm.format_interval((self._total - self._done) / rate)
+            say(f"{self._done:,} of {self._total:,} images, {rate:,.0f} images/s, {left} left")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(line: str) -> None:
+    """Tell the user, on stderr, what is being done.
+
+    Examples
+    --------
+    >>> say("reading")
+    """
+    print(one_line(f"tmpack: {line}"), file=sys.stderr, flush=True)
+
+
+def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Block:
+    """Turn some images into a block; runs in a worker.
+
+    Parameters
+    ----------
+    split : "train" or "val"
+    items : Items
+    store : "jpeg" or "raw"
+        Files as they are (or converted, if need be), or decoded pixels.
+    size : int or None
+        For files that are stored raw: the shorter side in pixels.
+
+    Returns
+    -------
+    Block
+        What cannot be decoded is in its list of left-out files.
+
+    Examples
+    --------
+    >>> from theanompi.data.sources.synthetic import Synthetic
+    >>> items = Synthetic(classes=2, train=5, val=2, size=4).items("train", 0, 3)
+    >>> block = pack_block("train", items, "raw", None)
+    >>> [(image.name, image.label, len(image.data)) for image in block.images]
+    [('0', 0, 48), ('1', 1, 48), ('2', 0, 48)]
+    """
+    if isinstance(items, Arrays):
+        return _pixel_block(items)
+    assert isinstance(items, Files)
+    images, left_out, sums = [], [], ChannelSums(0, (), ())
+    for name, label, content in zip(
+        map(printable, items.names), items.labels.tolist(), items.contents(), strict=True
+    ):
+        try:
+            if isinstance(content, BadImage):
+                raise content
+            if store == "jpeg":
+                data, pixels = as_jpeg(content)
+            else:
+                assert size is not None
+                pixels = resize_shorter(decode(content), size)
+                data = pixels.tobytes()
+        except BadImage as error:
+            left_out.append(f"{split}/{name}: {error}")
+            continue
+        images.append(Image(name, label, pixels.shape[0], pixels.shape[1], data))
+        sums = merge(sums, channel_sums(pixels))
+    return Block(images, left_out, sums)
+
+
+def _pixel_block(items: Arrays) -> Block:
+    pixels = items.pixels()
+    _, height, width, _ = pixels.shape
+    step, data = pixels[0].size, pixels.tobytes()
+    images = [
+        Image(name, label, height, width, data[i * step : (i + 1) * step])
+        for i, (name, label) in enumerate(zip(items.names, items.labels.tolist(), strict=True))
+    ]
+    return Block(images, [], channel_sums(pixels))
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent does, even if that was killed: nobody else would tell it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class _Interrupts:
+    """Keeps Ctrl-C until it is asked for, while there are workers.
+
+    Raised wherever Python happens to be, within the pool as well, `KeyboardInterrupt` could leave one of its locks
+    held, or a worker that nobody knows: then the pool would wait for ever. Workers are started with the signal blocked
+    and never see it; that alone does not keep it from this process, whose other threads may take it.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before: Any = None
+
+    def _keep(self, *_: object) -> None:
+        self._came = True
+
+    def __enter__(self) -> Self:
+        # In another thread than the main one no signal is heard; and who ignores it goes on ignoring it.
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        ):
+            self._before = signal.signal(signal.SIGINT, self._keep)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if Ctrl-C came."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """Have processes started within never see Ctrl-C; they end when their parent says so."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _tasks(source: Source, writer: Writer) -> Iterator[tuple[Split, int, int]]:
+    step = source.block_images
+    for split in SPLITS:
+        n = len(source.labels[split])
+        for start in range(writer.blocks[split] * step, n, step):
+            yield split, start, min(start + step, n)
+
+
+def _pack_blocks(
+    source: Source, writer: Writer, store: Store, size: int | None, processes: int, progress: Progress
+) -> None:
+    """Send what is not written yet through the workers, and write it in its order."""
+    pending: deque[tuple[Split, int, Future[Block]]] = deque()
+    most = 0  # workers at once
+
+    def write_first(interrupts: _Interrupts) -> None:
+        nonlocal most
+        split, n, future = pending.popleft()
+        while not wait([future], timeout=1).done:
+            interrupts.check()
+            # A worker killed while it sends leaves half a message, behind which the pool would wait for ever.
+            alive = multiprocessing.active_children()
+            most = max(most, len(alive))
+            if len(alive) < most:
+                for worker in alive:
+                    worker.kill()
+                pool._result_queue._writer.close()  # type: ignore[attr-defined]  # the last: reading ends there
+        writer.append(split, future.result())
+        progress.add(n)
+
+    with _Interrupts() as interrupts:
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+        try:
+            for split, start, stop in _tasks(source, writer):
+                if len(pending) == BLOCKS_IN_FLIGHT * processes:
+                    write_first(interrupts)
+                interrupts.check()
+                items = source.items(split, start, stop)
+                with interrupts.blocked():
+                    future = pool.submit(pack_block, split, items, store, size)
+                pending.append((split, stop - start, future))
+                most = max(most, len(multiprocessing.active_children()))
+            while pending:
+                write_first(interrupts)
+                interrupts.check()
+        except BrokenProcessPool:
+            raise WorkerDied(
+                f"{writer.path}: a worker process was killed, perhaps for want of memory; what is packed is kept: "
+                "run the same command again"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def pack(
+    source: Source,
+    output: str | os.PathLike[str],
+    *,
+    store: Store = "raw",
+    size: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    augmentation: str | None = None,
+    name: str | None = None,
+    processes: int | None = None,
+) -> bool:
+    """Pack a source into a file, and print what was written.
+
+    Parameters
+    ----------
+    source : Source
+    output : path
+        The file, which appears when it is whole.
+    store : "jpeg" or "raw"
+        Files as they are, or pixels; the latter for sources that are pixels.
+    size : int, optional
+        Shorter side in pixels of files that are stored raw.
+    skip_bad : bool
+        Leave out files that show no picture, and list them in the data set.
+    overwrite : bool
+        Replace a file of that name.
+    augmentation, name : str, optional
+        Otherwise the source's.
+    processes : int, optional
+        Worker processes; by default one for each core that this process may use (`theanompi.system.cgroup.cores`).
+
+    Returns
+    -------
+    bool
+        False, when files show no picture and are not to be left out: they are listed on stderr, there is no
+        output, and what was packed is kept.
+
+    Raises
+    ------
+    ConfigError
+        If `output` is there already, cannot be written, or has work files of something else.
+    ValueError, OSError
+        If a file cannot be read, or the output not written.
+    WorkerDied
+        If a worker process was killed.
+
+    Examples
+    --------
+    >>> from theanompi.data.sources.synthetic import Synthetic
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = Synthetic(classes=2, train=6, val=2, size=4)
+    ...     pack(source, f"{folder}/small.h5", processes=1)  # doctest: +ELLIPSIS
+    /.../small.h5: 6 training and 2 validation images in 2 classes, ... kB
+    mean ..., std ...
+    packed 8 images in ... s: ... images/s, ... ms per image and core
+    True
+    """
+    start = monotonic()
+    cores = processes or cgroup.cores()
+    augmentation = augmentation or source.augmentation
+    name = name or source.name
+    for note in source.notes:
+        say(note)
+    empty = {split: _empty_classes(source.labels[split], source.class_names) for split in SPLITS}
+    for split, names in empty.items():
+        if names:
+            say(
+                f"{split} has no images of {len(names)} of {len(source.class_names)} classes: {listed(names)}"
+            )
+    # Whether bad files are left out is not part of it: with --skip-bad, a run that found some is complete.
+    identity = {
+        "layout": LAYOUT,
+        "source": type(source).__name__,
+        "images": source.fingerprint,
+        "store": store,
+        "size": size,
+        "name": name,
+        "augmentation": augmentation,
+        "block": source.block_images,
+    }
+    counts = {split: len(source.labels[split]) for split in SPLITS}
+    with Writer(output, identity, overwrite) as writer:
+        before = sum(min(writer.blocks[split] * source.block_images, counts[split]) for split in SPLITS)
+        total = sum(counts.values())
+        if before:
+            say(f"{output}: continuing after {before:,} of {total:,} images")
+        blocks = sum(-(-n // source.block_images) for n in counts.values())
+        with Progress(total, before) as progress:
+            _pack_blocks(source, writer, store, size, min(cores, blocks), progress)
+        if writer.left_out and not skip_bad:
+            for line in writer.left_out:
+                print(escaped(line), file=sys.stderr)
+            say(
+                f"{output}: expected only images, got {len(writer.left_out)} files of {total:,} that show none "
+                "(above); mend them, or leave them out: the same command with --skip-bad"
+            )
+            return False
+        left_out = list(writer.left_out)
+        writer.finish(
+            name=name,
+            description=source.description,
+            source=source.source,
+            licence=source.licence,
+            class_names=source.class_names,
+            store=store,
+            channels=source.channels,
+            augmentation=augmentation,
+        )
+    _print_written(output, left_out, empty)
+    seconds, packed = monotonic() - start, total - before
+    if packed:
+        print(
+            f"packed {packed:,} images in {seconds:,.1f} s: {packed / seconds:,.0f} images/s, "
+            f"{1000 * seconds * min(cores, blocks) / packed:.3g} ms per image and core"
+        )
+    return True
+
+
+def _empty_classes(labels: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
+    counts = np.bincount(labels, minlength=len(class_names))
+    return [class_names[label] for label in np.flatnonzero(counts == 0).tolist()]
+
+
+def size_in_words(n: float) -> str:
+    """Write a number of bytes with three digits and a unit."""
+    unit = 0
+    while n >= 999.5 and unit < 4:
+        n, unit = n / 1000, unit + 1
+    return f"{n:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]}"
+
+
+def numbers_in_words(values: NDArray[np.float64]) -> str:
+    """Write numbers with four decimals, one after another."""
+    return " ".join(f"{value:.4f}" for value in values)
+
+
+def _print_written(
+    path: str | os.PathLike[str], left_out: list[str], empty: Mapping[Split, list[str]]
+) -> None:
+    """Print what is in a file; of the classes that are empty in it, those that were not so before."""
+    with open_dataset(path, check_images=False) as dataset:
+        for split in SPLITS:
+            names = _empty_classes(dataset.labels(split), dataset.class_names)
+            names = sorted(set(names) - set(empty[split]))
+            if names:
+                say(f"--skip-bad left no image in {split} of {len(names)} classes: {listed(names)}")
+        print(
+            f"{path}: {dataset.n_train:,} training and {dataset.n_val:,} validation images in "
+            f"{dataset.n_classes:,} classes, {size_in_words(Path(path).stat().st_size)}"
+        )
+        print(f"mean {numbers_in_words(dataset.mean)}, std {numbers_in_words(dataset.std)}")
+    if left_out:
+        print(f"left out {len(left_out):,} files that show no picture:")
+        for line in left_out:
+            print(f"  {escaped(line)}")

@@ -1,0 +1,578 @@
+"""Batches read ahead by processes: decoded into shared memory, handed over in order.
+
+The training process decides everything: which images, which piece of each, in which slot of the shared memory.
+Its loader processes (`theanompi.data.reading.process`) only turn bytes into pixels, so a batch does not depend on their
+number, nor on which of them made it, nor on when.
+
+They are started by fork and exec before anything of them runs, never by a plain fork, which is not safe once MPI
+has started, and do not import this process's main module, which would import MPI a second time. The memory has
+no name (memfd) and the connections are sockets, so whatever end either side meets, the kernel tidies up.
+"""
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
+from theanompi.data.pictures.regions import canvas, regions
+from theanompi.data.reading.process import Layout
+from theanompi.data.reading.random import sample_keys
+from theanompi.data.reading.sampler import Sampler, validation_batches
+from theanompi.data.store.schema import Dataset, Split
+from theanompi.record.timeline import Span
+
+# By these a process of an MPI job knows that it is a rank; one that is none must not.
+_MPI_VARIABLES = ("PMI", "OMPI_", "MPI", "I_MPI_")
+# A loader process that has lost its connection ends after its batch; nothing is lost when it is ended sooner.
+_GRACE_SECONDS = 1.0
+# Kept for `Loader.readings`; who asks after each minibatch, accumulated as it may be, misses none.
+_READINGS = 1024
+
+
+class LoaderError(RuntimeError):
+    """A loader process has died, or an image cannot be read; the message is one line.
+
+    Examples
+    --------
+    >>> raise LoaderError("loader process 1234 ended by signal SIGKILL")
+    Traceback (most recent call last):
+    theanompi.data.reading.loader.LoaderError: loader process 1234 ended by signal SIGKILL
+    """
+
+
+class Batch(NamedTuple):
+    """The n images of one unit, as they go to the device.
+
+    Attributes
+    ----------
+    images : uint8 (n, H, W, c)
+        A piece of each image in the top left corner of a canvas (`Loader.canvas`); the rest of the canvas holds
+        anything. A view of shared memory: valid until the next batch is asked for.
+    labels : int64 (n,)
+    ids : int64 (n,)
+        Positions in the split.
+    boxes : float32 (n, 7)
+        Where to crop the canvas and whether to mirror: y0, x0, height, width, flip, and height and width of the
+        part of the canvas that is filled (`theanompi.data.pictures.regions`).
+    keys : int64 (n,)
+        Random keys for dropout; zeros in validation, which has no dropout.
+    colors : float32 (n, 3, 7)
+        Colour transforms (`theanompi.data.pictures.augment.color_transforms`); identities in validation.
+    weights : float32 (n,)
+        1, or 0 for the padding of the last validation batch.
+
+    Examples
+    --------
+    >>> from theanompi.data import open_dataset
+    >>> with open_dataset("digits") as data, Loader(data, batch_size=16, image_size=32) as loader:
+    ...     next(loader.validation(size=1, rank=0)).images.shape
+    (16, 32, 32, 1)
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    keys: NDArray[np.int64]
+    colors: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+class _Task(NamedTuple):
+    """A batch that is being read, or waits to be handed over."""
+
+    slot: int
+    split: Split
+    batch: Batch
+
+
+class _Child(NamedTuple):
+    """A loader process, the tasks that it has not answered yet, in their order, and when it made the last batches."""
+
+    process: subprocess.Popen[bytes]
+    tasks: deque[_Task]
+    readings: deque[Span]
+
+
+class _Stream(Iterator[Batch]):
+    """The batches of one pass; those that are not dealt out yet are kept as ids and weights."""
+
+    def __init__(
+        self,
+        loader: "Loader",
+        split: Split,
+        epoch: int | None,
+        units: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    ) -> None:
+        self.loader, self.split, self.epoch, self.units = loader, split, epoch, iter(units)
+
+    def __next__(self) -> Batch:
+        return self.loader._next(self)
+
+    def grouped(self, counts: list[int]) -> Iterator[Iterator[Batch]]:
+        for count in counts:
+            self.loader._check(self)
+            units = islice(self, count)
+            yield units
+            for _ in units:
+                pass
+
+
+class Loader:
+    """Reads a rank's batches ahead, in processes of its own, which live as long as it does.
+
+    Use it in a ``with`` statement, or call `close`; one that is forgotten is closed when it is collected or when
+    the interpreter ends. After a `LoaderError` nothing but `close` is left to do.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Stays open as long as the loader is used; the processes read the file that it has open, even if another
+        one takes its name.
+    batch_size : int
+        n, images per batch.
+    image_size : int
+        Height and width of the pictures that the device makes of them, in pixels: pieces are kept in a higher
+        resolution only as far as that needs.
+    seed : int
+        Of crops, colours and dropout keys.
+    color_jitter, lighting : float
+        Strengths for `theanompi.data.pictures.augment.color_transforms`, in training.
+    processes : int
+        How many loader processes.
+    depth : int
+        How many batches may be in work or ready beside the one that is in use; at least one for each process.
+
+    Attributes
+    ----------
+    canvas : (int, int)
+        H, W of the images in a batch.
+    memory : uint8 (bytes,)
+        All of the shared memory, for a trainer that pins it; it must let go of it before `close`.
+    pids : tuple of int
+        Of the loader processes.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, colours are to be changed in pictures that have none, or the memory needed
+        is not there.
+
+    Examples
+    --------
+    >>> from theanompi.data import open_dataset
+    >>> with open_dataset("digits") as data, Loader(data, batch_size=50, image_size=32) as loader:
+    ...     [int(batch.weights.sum()) for batch in loader.validation(size=2, rank=1)]
+    [50, 50, 50, 10]
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        image_size: int,
+        *,
+        seed: int = 0,
+        color_jitter: float = 0.0,
+        lighting: float = 0.0,
+        processes: int = 1,
+        depth: int = 4,
+    ) -> None:
+        numbers = {
+            "batch_size": batch_size,
+            "image_size": image_size,
+            "processes": processes,
+            "depth": depth,
+        }
+        for name, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"loader: expected {name} of at least 1, got {value}")
+        if (color_jitter or lighting) and dataset.channels != 3:
+            raise ValueError(
+                f"loader: expected pictures of 3 channels for color_jitter and lighting, got {dataset.channels}"
+            )
+        self._dataset, self._image_size, self._seed = dataset, image_size, seed
+        self._color_jitter, self._lighting = color_jitter, lighting
+        sizes = np.concatenate([dataset.sizes("train"), dataset.sizes("val")])
+        self.canvas = canvas(dataset.store, dataset.augmentation, sizes, image_size)
+        slots = max(depth, processes) + 1
+        layout = Layout(slots, batch_size, *self.canvas, dataset.channels)
+        self.batch_size = batch_size
+        self.memory, memory = _shared_memory(layout)
+        self._rows, self._images = layout.arrays(self.memory)
+        self._free = list(range(slots))
+        self._stream: _Stream | None = None
+        # Dealt out and not yet handed over, in the order of the batches; answers to them, by slot.
+        self._tasks: deque[_Task] = deque()
+        self._answers: dict[int, tuple[int, str] | None] = {}
+        self._failure: str | None = None
+        self._children: dict[Connection, _Child] = {}
+        # Not the loader's own method: that would keep the loader alive. It runs at the interpreter's end, too.
+        self._finalizer = weakref.finalize(self, _end, self._children)
+        try:
+            for _ in range(processes):
+                connection, process = _start(dataset, memory, layout)
+                self._children[connection] = _Child(process, deque(), deque(maxlen=_READINGS))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(memory)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the loader processes; none after `close`."""
+        return tuple(child.process.pid for child in self._children.values())
+
+    def train(self, sampler: Sampler, epoch: int, start: int = 0) -> Iterator[Iterator[Batch]]:
+        """Begin to read the units of one rank in a training epoch; ends the stream before.
+
+        Parameters
+        ----------
+        sampler : Sampler
+            Over the data set's training images, in units of `batch_size`.
+        epoch : int
+        start : int
+            Position in the epoch to begin at.
+
+        Returns
+        -------
+        iterator over iterators over Batch
+            One for each minibatch, with the units of this rank; the trailing one may have none. Each reads on as
+            it is consumed, so that accumulation needs no more memory. What is left of one is skipped.
+
+        Raises
+        ------
+        ValueError
+            If the sampler is for other images or units, `start` is outside the epoch, or the loader is closed;
+            in the iterators, if another stream has been begun since.
+        LoaderError
+            If a process has died or an image cannot be read; in the iterators, too.
+
+        Examples
+        --------
+        >>> from theanompi.data import open_dataset
+        >>> data = open_dataset("digits")
+        >>> sampler = Sampler(data.n_train, batch_size=16, size=2, rank=1, accumulation=4, seed=0)
+        >>> with Loader(data, batch_size=16, image_size=32) as loader:
+        ...     [[batch.labels.shape for batch in units] for units in loader.train(sampler, epoch=0, start=10)]
+        [[(16,), (16,), (16,), (16,)], []]
+        """
+        if sampler.n_images != self._dataset.n_train:
+            raise ValueError(
+                f"loader: expected a sampler over {self._dataset.n_train} training images, "
+                f"got one over {sampler.n_images}"
+            )
+        if sampler.batch_size != self.batch_size:
+            raise ValueError(
+                f"loader: expected a sampler of units of {self.batch_size} images, "
+                f"got one of units of {sampler.batch_size}"
+            )
+        ids = chain.from_iterable(sampler.batches(epoch, start))
+        counts = [sampler.own_units(iteration) for iteration in range(start, sampler.iterations_per_epoch)]
+        ones = np.ones(self.batch_size, np.float32)
+        return self._begin("train", epoch, ((i, ones) for i in ids)).grouped(counts)
+
+    def validation(self, size: int, rank: int) -> Iterator[Batch]:
+        """Begin to read the validation images of one rank; over all ranks, each counts exactly once.
+
+        Ends the stream before.
+
+        Parameters
+        ----------
+        size, rank : int
+            k, the number of ranks, and which of them this is.
+
+        Returns
+        -------
+        iterator over Batch
+
+        Raises
+        ------
+        ValueError
+            If there is no such rank, or the loader is closed; in the iterator, if another stream has been begun
+            since.
+        LoaderError
+            If a process has died or an image cannot be read; in the iterator, too.
+
+        Examples
+        --------
+        >>> from theanompi.data import open_dataset
+        >>> with open_dataset("digits") as data, Loader(data, batch_size=100, image_size=32) as loader:
+        ...     [batch.ids[0].item() for batch in loader.validation(size=1, rank=0)]
+        [0, 100, 200, 300]
+        """
+        units = validation_batches(self._dataset.n_val, self.batch_size, size, rank)
+        return self._begin("val", None, units)
+
+    def readings(self) -> list[list[Span]]:
+        """When the processes made the batches of the current stream.
+
+        Returns
+        -------
+        list of lists of Span
+            For each process the batches that it has finished since the last call, in order: from the first image
+            of each to its last. No more than the last 1,024.
+
+        Raises
+        ------
+        LoaderError
+            If a process has died.
+
+        Examples
+        --------
+        >>> from theanompi.data import open_dataset
+        >>> with open_dataset("digits") as data, Loader(data, batch_size=180, image_size=32, processes=2) as loader:
+        ...     _ = list(loader.validation(size=1, rank=0))
+        ...     sum(len(spans) for spans in loader.readings())
+        2
+        """
+        while self._receive(timeout=0):
+            pass
+        children = self._children.values()
+        finished = [list(child.readings) for child in children]
+        for child in children:
+            child.readings.clear()
+        return finished
+
+    def close(self) -> None:
+        """End the processes and let go of the memory. A second call does nothing.
+
+        The memory is freed when nobody holds a view of it any more.
+
+        Examples
+        --------
+        >>> from theanompi.data import open_dataset
+        >>> loader = Loader(open_dataset("digits"), batch_size=16, image_size=32)
+        >>> loader.close()
+        >>> loader.pids
+        ()
+        """
+        self._stream = None
+        self._tasks.clear()
+        self.memory = np.empty(0, np.uint8)
+        self._rows, self._images = np.empty(0, np.int64), self.memory
+        self._finalizer()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _begin(
+        self,
+        split: Split,
+        epoch: int | None,
+        units: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    ) -> _Stream:
+        self._check()
+        # Slots are free again when the processes are done with them; what they found there does not matter.
+        self._stream = None
+        while len(self._answers) < len(self._tasks):
+            self._receive()
+        self._free += [task.slot for task in self._tasks]
+        self._tasks.clear()
+        self._answers.clear()
+        for child in self._children.values():
+            child.readings.clear()
+        self._stream = _Stream(self, split, epoch, units)
+        self._deal_out(self._stream)
+        return self._stream
+
+    def _next(self, stream: _Stream) -> Batch:
+        self._check(stream)
+        self._deal_out(stream)
+        if not self._tasks:
+            raise StopIteration
+        while self._tasks[0].slot not in self._answers:
+            self._receive()
+        task = self._tasks.popleft()
+        # Dealt out again no earlier than the next batch is asked for.
+        self._free.append(task.slot)
+        fault = self._answers.pop(task.slot)
+        if fault is not None:
+            raise self._fail(self._unreadable(task, *fault))
+        return task.batch
+
+    def _check(self, stream: _Stream | None = None) -> None:
+        if not self._finalizer.alive:
+            raise ValueError("loader: expected an open loader, got a closed one")
+        if self._failure is not None:
+            raise LoaderError(self._failure)
+        if stream is not None and stream is not self._stream:
+            raise ValueError(
+                "loader: expected its newest stream of batches, got one that the next one has ended"
+            )
+
+    def _deal_out(self, stream: _Stream) -> None:
+        while self._free:
+            # Between any two: to see who has least to do, that all live, and that no answers pile up, behind which
+            # a process would wait while this one waits for it.
+            self._receive(timeout=0)
+            unit = next(stream.units, None)
+            if unit is None:
+                return
+            task = self._task(stream, *unit, self._free.pop())
+            self._tasks.append(task)
+            connection, child = min(self._children.items(), key=lambda item: len(item[1].tasks))
+            child.tasks.append(task)
+            try:
+                connection.send(task.slot)
+            except ConnectionError:
+                raise self._fail(self._death(child)) from None
+
+    def _task(
+        self, stream: _Stream, ids: NDArray[np.int64], weights: NDArray[np.float32], slot: int
+    ) -> _Task:
+        data, split, epoch = self._dataset, stream.split, stream.epoch
+        sizes = data.sizes(split)[ids]
+        if epoch is None:
+            source_boxes = evaluation_boxes(data.augmentation, sizes)
+            colors = color_transforms(0.0, 0.0, self._seed, 0, ids)
+            keys = np.zeros(len(ids), np.int64)
+        else:
+            source_boxes = train_boxes(data.augmentation, sizes, self._seed, epoch, ids)
+            colors = color_transforms(self._color_jitter, self._lighting, self._seed, epoch, ids)
+            keys = sample_keys(self._seed, epoch, ids)
+        reduction, shrink, cuts, boxes = regions(
+            data.store, data.augmentation, sizes, source_boxes, self._image_size
+        )
+        # In the order of the fields of Row.
+        self._rows[slot] = np.column_stack([*data.locate(split, ids), sizes, reduction, cuts, shrink])
+        labels = data.labels(split)[ids]
+        return _Task(slot, split, Batch(self._images[slot], labels, ids, boxes, keys, colors, weights))
+
+    def _receive(self, timeout: float | None = None) -> bool:
+        """Take an answer of each process that has one; without any, wait. Gives whether there was one."""
+        connections = wait(list(self._children), timeout)
+        for ready in connections:
+            assert isinstance(ready, Connection)
+            child = self._children[ready]
+            try:
+                slot, fault, start, end = ready.recv()
+            except (EOFError, ConnectionError):
+                raise self._fail(self._death(child)) from None
+            child.tasks.popleft()
+            self._answers[slot] = fault
+            child.readings.append(Span("read", start, end))
+        return bool(connections)
+
+    def _fail(self, message: str) -> LoaderError:
+        self._failure = message
+        return LoaderError(message)
+
+    def _death(self, child: _Child) -> str:
+        path = self._dataset.path
+        doing = "with nothing to do"
+        if child.tasks:
+            task = child.tasks[0]
+            first, *others = task.batch.ids.tolist()
+            doing = (
+                f"while reading the batch of {task.split} image {first} and {len(others)} others of {path}"
+            )
+        # Its connection closes a little before the process can be waited for.
+        try:
+            code = child.process.wait(timeout=_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"loader process {child.process.pid} closed its connection {doing}"
+        if code >= 0:
+            how, hint = f"with exit code {code}", "its own message stands above"
+        else:
+            how, hint = (
+                f"by signal {signal.Signals(-code).name}",
+                "somebody ended it, or something in it crashed",
+            )
+            if -code == signal.SIGKILL:
+                hint = (
+                    "somebody ended it, or the machine is out of memory: then give it fewer loader processes"
+                )
+        return f"loader process {child.process.pid} ended {how} {doing}; {hint}"
+
+    def _unreadable(self, task: _Task, i: int, reason: str) -> str:
+        path, image = self._dataset.path, int(task.batch.ids[i])
+        name = ""
+        # A file that is damaged may have lost its names as well.
+        with suppress(OSError, ValueError, LookupError, RuntimeError):
+            name = f" ({self._dataset.image_name(task.split, image)})"
+        return (
+            f"data file {path}: {task.split} image {image}{name}: {reason}; "
+            f"'tmpack verify {path}' finds all that is damaged"
+        )
+
+
+def _shared_memory(layout: Layout) -> tuple[NDArray[np.uint8], int]:
+    """Memory that other processes can share, and its descriptor. It has no name: it lives as long as its users."""
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        kib = dict(line.split(":") for line in file)["MemAvailable"].split()[0]
+    if layout.nbytes > int(kib) * 1024:
+        raise ValueError(
+            f"loader: expected {layout.nbytes >> 20} MiB of free memory, for {layout.slots} batches of {layout.n} "
+            f"images of up to {layout.height} × {layout.width} pixels, got {int(kib) >> 10} MiB"
+        )
+    descriptor = os.memfd_create("theanompi")
+    os.ftruncate(descriptor, layout.nbytes)
+    return np.frombuffer(mmap.mmap(descriptor, layout.nbytes), np.uint8), descriptor
+
+
+def _environment() -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_MPI_VARIABLES)}
+    # What this process can import, the other can, wherever either stands.
+    path = [os.path.abspath(entry) for entry in sys.path] + [str(Path(__file__).resolve().parents[3])]
+    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
+
+
+def _start(dataset: Dataset, memory: int, layout: Layout) -> tuple[Connection, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair()
+    descriptors = (theirs.fileno(), dataset.fileno(), memory)
+    # -P: without the current folder, which may hold a numpy.py or anything else.
+    command = [sys.executable, "-P", "-m", "theanompi.data.reading.process"]
+    # Ctrl-C goes to all processes of a terminal, and what an mpirun passes on to all of a rank; it is for this one to
+    # decide what to do then. The mask is inherited, so there is no moment at which the other could be hit.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    try:
+        process = subprocess.Popen(
+            [*command, *map(str, (*descriptors, dataset.store, *layout))],
+            pass_fds=descriptors,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # standard output belongs to the training process
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+    return Connection(ours.detach()), process
+
+
+def _end(children: dict[Connection, _Child]) -> None:
+    for connection in children:
+        connection.close()
+    processes = [child.process for child in children.values()]
+    for end in (None, subprocess.Popen.kill):
+        deadline = monotonic() + _GRACE_SECONDS
+        for process in processes:
+            if end is not None:
+                end(process)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - monotonic()))
+        if all(process.returncode is not None for process in processes):
+            break
+    children.clear()

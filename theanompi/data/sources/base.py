@@ -1,0 +1,265 @@
+"""Where the images of a data set come from: folders, archives and arrays, as `tmpack` reads them.
+
+A `Source` knows, from the beginning, the label of every image, and hands out runs of images as `Items`: small
+objects that are sent to a worker process, which then reads the files or makes the pixels. So a new source is one
+class that lists its images in `__init__` and says in `items` how to read some of them.
+
+Nothing is unpacked on the disk: an archive is listed once, and its files are then read at their positions.
+"""
+
+import errno
+import gzip
+import hashlib
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import features
+
+from theanompi.config import ConfigError, listed
+from theanompi.data.pictures.decode import BadImage
+from theanompi.data.store.schema import Split
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+IMAGE_ENDINGS = (
+    *(
+        ".jpeg",
+        ".jpg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    ),
+    # What Pillow may be built without.
+    *(
+        ending
+        for ending, feature in ((".webp", "webp"), (".avif", "avif"), (".jp2", "jpg_2000"))
+        if feature in features.get_supported()
+    ),
+)
+# What systems and servers put into folders, besides what begins with a dot: copies, thumbnails, what was deleted.
+HIDDEN = {
+    *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"),
+    "system volume information",
+}
+# In a block of pixels: enough to make the exchange with a worker worth its while, little enough to keep many.
+_BLOCK_BYTES = 8 * 2**20
+_BLOCK_FILES = 128
+_BLOCK_MOST = 16384
+# Each class has a name and each image a label: what is beyond these is a mistake, and would fill the memory.
+MOST_CLASSES = 10**6
+MOST_IMAGES = 10**8
+# What a damaged archive makes the readers of the standard library raise.
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
+
+
+@dataclass(frozen=True)
+class Items(ABC):
+    """Some images that follow each other, picklable; their contents are read by whoever asks.
+
+    Attributes
+    ----------
+    names : list of str
+    labels : int64 (n,)
+    """
+
+    names: list[str]
+    labels: Labels
+
+
+class Files(Items):
+    """Images that are files to decode."""
+
+    @abstractmethod
+    def contents(self) -> Iterator[bytes | BadImage]:
+        """Read one file after another; what cannot be read has its reason instead."""
+
+
+class Arrays(Items):
+    """Images that are pixels, all of one size."""
+
+    @abstractmethod
+    def pixels(self) -> Pixels:
+        """Give the pixels of all, uint8 (n, h, w, c)."""
+
+
+# What is wrong with one name, and not with the file system that it is on.
+OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def read_regular(path: str) -> bytes:
+    """Read a regular file or a link to one: from anything else there may never come an end, or a beginning."""
+    try:
+        # A FIFO would be waited for, until somebody writes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in OF_ONE_FILE:
+            raise
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise BadImage(f"expected a regular file, got {_kind(os.lstat(path).st_mode)}") from None
+        dangling = error.errno == errno.ENOENT and os.path.islink(path)
+        raise BadImage("a link to nothing" if dangling else cause(error)) from None
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise BadImage(f"expected a regular file, got {_kind(mode)}")
+        return file.read()
+
+
+class Source(ABC):
+    """A data set before it is packed.
+
+    Attributes
+    ----------
+    name, description, source, licence : str
+        As in the data set.
+    augmentation : str
+        The policy that suits the images, one of `theanompi.data.pictures.augment.POLICIES`.
+    channels : int
+    class_names : list of str
+    labels : dict of split to int64 (n,)
+    image_bytes : int or None
+        Size of one image's pixels; None for files to decode.
+    fingerprint : str
+        Differs whenever the images do: SHA-256 of their names, labels, sizes and times of modification.
+    notes : list of str
+        What the user should hear about.
+    """
+
+    name: str
+    description: str
+    source: str
+    licence: str = "not stated"
+    augmentation: str = "none"
+    channels: int = 3
+    class_names: list[str]
+    labels: dict[Split, Labels]
+    image_bytes: int | None = None
+    fingerprint: str
+    notes: Sequence[str] = ()
+
+    @abstractmethod
+    def items(self, split: Split, start: int, stop: int) -> Items:
+        """Hand out the images from `start` up to, not including, `stop`."""
+
+    @property
+    def block_images(self) -> int:
+        """How many images to pack at a time, so that a block takes some megabytes."""
+        if self.image_bytes is None:
+            return _BLOCK_FILES
+        return min(max(_BLOCK_BYTES // self.image_bytes, 1), _BLOCK_MOST)
+
+
+def printable(name: str) -> str:
+    r"""Spell a file's name so that it can be stored and printed: bytes that are no UTF-8 are escaped.
+
+    Examples
+    --------
+    >>> printable("caf\udce9.jpg")
+    'caf\\udce9.jpg'
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def cause(error: Exception) -> str:
+    """What an exception says, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.splitlines() or [type(error).__name__]
+    return lines[0].rstrip(":")
+
+
+def stamp_of(path: Path) -> tuple[str, int, int]:
+    """Name, size and time of modification of a file that must exist."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a file, got: {cause(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: expected a file, got {_kind(status.st_mode)}")
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def fingerprint(rows: Iterable[tuple[object, ...]]) -> str:
+    """SHA-256 of what a source consists of, in hexadecimal, row by row: another source has another one."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update("\0".join(map(str, row)).encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's images, by its name: hidden, or kept by a system for itself.
+
+    Examples
+    --------
+    >>> is_hidden(".ipynb_checkpoints"), is_hidden("._a.jpg"), is_hidden("@eaDir"), is_hidden("a.jpg")
+    (True, True, True, False)
+    """
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+class Ignored:
+    """What a source does not take, to be told to the user."""
+
+    def __init__(self) -> None:
+        self._endings: Counter[str] = Counter()
+        # How many of each kind, and the first.
+        self._paths: dict[str, tuple[int, str]] = {}
+
+    def other(self, name: str) -> None:
+        """Count a file that is not named like an image."""
+        self._endings[os.path.splitext(name)[1].lower() or "without ending"] += 1
+
+    def add(self, what: str, path: str) -> None:
+        """Count something else."""
+        n, first = self._paths.get(what, (0, path))
+        self._paths[what] = n + 1, first
+
+    def notes(self) -> list[str]:
+        found = []
+        if self._endings:
+            kinds = listed(f"{printable(ending)} {n}" for ending, n in self._endings.most_common())
+            found.append(f"{self._endings.total()} files that are not named like images are ignored: {kinds}")
+        for what in (HIDDEN_FILES, AGAIN, LOOSE):
+            n, first = self._paths.get(what, (0, ""))
+            if n:
+                found.append(f"{n} {what} are ignored, such as {printable(first)}")
+        return found
+
+
+HIDDEN_FILES = "hidden files and folders"
+AGAIN = "links to folders that are listed already"
+LOOSE = "images that lie in no class folder"
+
+
+def is_hidden_member(name: str) -> bool:
+    """Whether a path in an archive is hidden, as the ._x beside each x that macOS packs."""
+    return any(is_hidden(part) for part in name.split("/") if part not in (".", ".."))

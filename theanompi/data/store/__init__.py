@@ -1,0 +1,1 @@
+"""A data set in HDF5: its schema, written and read."""

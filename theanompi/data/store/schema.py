@@ -1,0 +1,615 @@
+"""The HDF5 data set format, version 2: checked and opened here, written by `theanompi.data.store.writer`.
+
+Both groups, ``train`` and ``val``, have, for n images:
+
+=============  ===========================================================================================
+``data``       uint8, contiguous: the images one after another, as `store` says; may be padded at the end
+``offsets``    int64 (n + 1,): where each image begins in ``data``, and where the last one ends
+``sizes``      int32 (n, 2): height and width in pixels
+``labels``     int64 (n,): 0 … number of classes - 1
+``names``      bytes (n,): UTF-8, what each image was called where it comes from
+``crc32``      uint32 (n,): CRC-32 (zlib's) of each image as it is stored
+=============  ===========================================================================================
+
+Attributes of the root group:
+
+=================================  =======================================================================
+``format``, ``version``            ``"theanompi-dataset"``, 2
+``name``, ``description``          a short name and a sentence or two
+``source``, ``licence``            where the images come from and on what terms they may be used
+``class_names``                    strings, one per class, in the order of the labels
+``store``                          ``"jpeg"``: JPEG files that decode to upright RGB pictures; ``"raw"``:
+                                   pixels (height, width, channels), uint8
+``channels``                       of a decoded image
+``augmentation``                   a policy of `theanompi.data.pictures.augment`
+``train_count``, ``val_count``     number of images
+``mean``, ``std``                  float64 (channels,), over all pixels of the training images as they are
+                                   stored, scaled to 0 … 1
+``left_out``                       strings ``"name: reason"``: what could not be packed
+``sha256``                         SHA-256 over all attributes but this one and all arrays but ``data``,
+                                   which ``crc32`` stands for: see `index_sha256`
+=================================  =======================================================================
+
+``data`` is contiguous so that an image is one `os.pread` from the file, without HDF5: from any process, without
+a lock and without a copy.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from theanompi.config import ConfigError, got, shortened
+from theanompi.config.files import reason, trouble
+from theanompi.data.pictures.augment import POLICIES
+from theanompi.data.pictures.decode import BadImage, decode_jpeg
+
+FORMAT = "theanompi-dataset"
+VERSION = 2
+PACKAGED = {"digits": "digits.h5"}
+# The images of a data set of at most so many bytes are checked when it is opened; of larger ones on demand.
+CHECKED_BYTES = 64 * 2**20
+_READ_BYTES = 4 * 2**20
+# Signature, version and reserved bytes of a global heap collection of HDF5.
+_HEAP = b"GCOL\x01\0\0\0"
+_HEAPS_WITHIN = 16 * 2**20
+_MOST_NAME = 65536
+
+# What h5py raises, besides OSError, for a damaged structure, according to where in it the damage is.
+_DAMAGE = (RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError)
+
+Split = Literal["train", "val"]
+Store = Literal["jpeg", "raw"]
+
+SPLITS: tuple[Split, ...] = ("train", "val")
+STORES: tuple[Store, ...] = ("jpeg", "raw")
+_TEXTS = ("name", "description", "source", "licence", "store", "augmentation", "sha256")
+_LISTS = ("class_names", "left_out")
+_ATTRIBUTES = (*_TEXTS, *_LISTS, "channels", "train_count", "val_count", "mean", "std")
+_WHOLE = ("channels", "train_count", "val_count")
+# Names have as many bytes as the longest one.
+_COLUMNS = {"offsets": "int64", "sizes": "int32", "labels": "int64", "names": "S", "crc32": "uint32"}
+
+
+def is_store(text: str) -> TypeGuard[Store]:
+    """Whether `text` names a way to store images.
+
+    Examples
+    --------
+    >>> is_store("raw"), is_store("png")
+    (True, False)
+    """
+    return text in STORES
+
+
+def _plain(value: Any) -> Any:
+    # One spelling for what HDF5 may give back as bytes, text, NumPy scalars or arrays.
+    if isinstance(value, h5py.Empty):
+        return []
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def index_sha256(file: h5py.File) -> str:
+    """Digest the attributes (but ``sha256``) as sorted JSON, then each split's arrays (but ``data``), little-endian.
+
+    Parameters
+    ----------
+    file : h5py.File
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> with h5py.File(Path(__file__).parents[1] / "digits.h5") as file:
+    ...     index_sha256(file) == file.attrs["sha256"]
+    True
+    """
+    attributes = {name: _plain(value) for name, value in file.attrs.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
+    for split in SPLITS:
+        for name in _COLUMNS:
+            values = file[f"{split}/{name}"][:]
+            digest.update(
+                np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data
+            )
+    return digest.hexdigest()
+
+
+def check(file: h5py.File) -> None:
+    """Check that a file satisfies the schema, the bytes of its images excepted.
+
+    Raises
+    ------
+    ValueError
+        One line that says what is wrong, and where in the file.
+
+    Examples
+    --------
+    >>> with h5py.File(Path(__file__).parents[1] / "digits.h5") as file:
+    ...     check(file)
+    """
+    attributes = file.attrs
+    for name, expected in (("format", FORMAT), ("version", VERSION)):
+        found = attributes.get(name)
+        if not isinstance(found, str | np.integer) or found != expected:
+            raise ValueError(f"expected {name} {expected!r}, got {got(_plain(found))}")
+    for name in _ATTRIBUTES:
+        if name not in attributes:
+            raise ValueError(f"expected an attribute {name!r}, found none")
+    for name in _TEXTS:
+        if not isinstance(attributes[name], str):
+            raise ValueError(f"attribute {name!r}: expected text, got {got(attributes[name])}")
+    for name in _LISTS:
+        texts = _plain(attributes[name])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"attribute {name!r}: expected a list of texts, got {got(texts)}")
+    for name in _WHOLE:
+        if not isinstance(attributes[name], np.integer):
+            raise ValueError(
+                f"attribute {name!r}: expected a whole number, got {got(_plain(attributes[name]))}"
+            )
+    for name, known in (("augmentation", POLICIES), ("store", STORES)):
+        if attributes[name] not in known:
+            raise ValueError(
+                f"attribute {name!r}: expected one of {', '.join(known)}; got {got(attributes[name])}"
+            )
+    channels = attributes["channels"]
+    if channels < 1 or (attributes["store"] == "jpeg" and channels != 3):
+        raise ValueError(f"attribute 'channels': expected 3, or at least 1 for raw images, got {channels}")
+    for name in ("mean", "std"):
+        value = np.asarray(attributes[name])
+        if value.dtype != np.float64 or value.shape != (channels,) or not np.all((0 <= value) & (value <= 1)):
+            raise ValueError(
+                f"attribute {name!r}: expected {channels} float64 numbers from 0 to 1, got {got(_plain(value))} "
+                f"({value.dtype})"
+            )
+    for split in SPLITS:
+        _check_split(file, split)
+    expected, found = attributes["sha256"], index_sha256(file)
+    if found != expected:
+        raise ValueError(f"index: expected contents with SHA-256 {expected[:12]}…, got {found[:12]}…")
+
+
+def _check_split(file: h5py.File, split: Split) -> None:
+    for name in ("data", *_COLUMNS):
+        if not isinstance(file.get(f"{split}/{name}"), h5py.Dataset):
+            raise ValueError(f"expected a data set {split}/{name}, found none")
+    data, n = file[f"{split}/data"], int(file.attrs[f"{split}_count"])
+    if data.dtype != np.uint8 or data.ndim != 1 or data.id.get_offset() is None:
+        raise ValueError(
+            f"{split}/data: expected contiguous uint8 (bytes,), got {data.dtype} {data.shape}"
+            + ("" if data.chunks is None else f" in chunks of {data.chunks}")
+        )
+    if n < 1:
+        raise ValueError(f"attribute '{split}_count': expected at least 1, got {n}")
+    if n > len(data):  # and so on: else a small file could ask for any amount of memory
+        raise ValueError(
+            f"attribute '{split}_count': expected at most {len(data)}, the bytes of all, got {n}"
+        )
+    shapes = {"offsets": (n + 1,), "sizes": (n, 2)}
+    column = {}
+    for name, dtype in _COLUMNS.items():
+        values, shape = file[f"{split}/{name}"], shapes.get(name, (n,))
+        right = values.dtype.kind == "S" if dtype == "S" else values.dtype.newbyteorder("=") == dtype
+        if not right or values.shape != shape:
+            found = shortened(str(values.dtype), 80)
+            raise ValueError(
+                f"{split}/{name}: expected {dtype} {shape} for {n} images, got {found} {values.shape}"
+            )
+        if values.dtype.itemsize > _MOST_NAME:
+            raise ValueError(
+                f"{split}/{name}: expected at most {_MOST_NAME} bytes each, got {values.dtype.itemsize}"
+            )
+        column[name] = values[:]
+    offsets, sizes, labels = column["offsets"], column["sizes"], column["labels"]
+    lengths = np.diff(offsets)
+    if offsets[0] != 0 or offsets[-1] > len(data) or (lengths < 1).any():
+        raise ValueError(
+            f"{split}/offsets: expected increasing positions from 0 to at most {len(data)}, got others"
+        )
+    if (sizes < 1).any():
+        raise ValueError(f"{split}/sizes: expected sizes of at least 1 pixel, got {sizes.min()}")
+    if file.attrs["store"] == "raw":
+        pixels = sizes.astype(np.int64).prod(axis=1) * int(file.attrs["channels"])
+        wrong = np.flatnonzero(lengths != pixels)
+        if wrong.size:
+            i = wrong[0]
+            raise ValueError(
+                f"{split}/sizes[{i}]: expected the {lengths[i]} bytes of its image, got {pixels[i]} pixels"
+            )
+    n_classes = len(_plain(file.attrs["class_names"]))
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if wrong.size:
+        raise ValueError(
+            f"{split}/labels[{wrong[0]}]: expected a label from 0 to {n_classes - 1}, got {labels[wrong[0]]}"
+        )
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        wrong = trouble(path)
+        if not wrong:
+            with path.open("rb"):
+                pass
+    except OSError as error:
+        wrong = reason(error)
+    if wrong:
+        raise ConfigError(f"data file {path}: expected an HDF5 file, got: {wrong}")
+    try:
+        if not h5py.is_hdf5(path):
+            raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
+        if not _heaps_are_whole(path):
+            raise ValueError(
+                f"data file {path}: expected a whole HDF5 file, got one with a damaged global heap"
+            )
+        return h5py.File(path, "r")
+    except (OSError, *_DAMAGE) as error:
+        raise ValueError(
+            f"data file {path}: expected a whole HDF5 file, got a damaged one: {shortened(str(error), 120)}"
+        ) from None
+
+
+def _heaps_are_whole(path: Path) -> bool:
+    """Whether the texts of a file's attributes lie in heaps that can be walked through.
+
+    HDF5 itself does not come to the end of a heap in which the size of a text is damaged, and cannot be interrupted.
+    Heaps are at the beginning or the end of a file, as the images are written before them.
+    """
+    with open(path, "rb") as file:
+        pieces = [file.read(_HEAPS_WITHIN)]
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(len(pieces[0]), end - _HEAPS_WITHIN))
+        pieces.append(file.read())
+    for piece in pieces:
+        start = piece.find(_HEAP)
+        while start >= 0:
+            if not _heap_is_whole(piece[start:]):
+                return False
+            start = piece.find(_HEAP, start + 1)
+    return True
+
+
+def _heap_is_whole(heap: bytes) -> bool:
+    """Walk through a global heap collection (HDF5 file format, III.E): its objects, then what is free."""
+    if len(heap) < 16:
+        return False
+    end, position = int.from_bytes(heap[8:16], "little"), 16
+    while position + 16 <= min(end, len(heap)):
+        index, _, _, size = struct.unpack_from("<HHIQ", heap, position)
+        if index == 0:
+            return bool(position + size == end)
+        position += 16 + -(-size // 8) * 8
+    return position == end <= len(heap)
+
+
+class Dataset:
+    """An opened data set file: its index is in memory, its images stay in the file.
+
+    Parameters
+    ----------
+    path : path
+        A file in the format of this module.
+    check_images : bool
+        Compare the images with their checksums if they take at most 64 MiB. Those of larger files, and what is
+        wrong with more than one, `verify` tells.
+
+    Attributes
+    ----------
+    path : Path
+    name, description, source, licence, augmentation : str
+    store : "jpeg" or "raw"
+    n_train, n_val : int
+        Number of images.
+    channels : int
+    largest : (int, int)
+        The largest height and the largest width of all images, in pixels.
+    class_names : list of str
+    n_classes : int
+    mean, std : float64 (channels,)
+        Of the training images' channels, scaled to 0 … 1.
+    left_out : list of str
+        What could not be packed, and why.
+    sha256 : str
+        What tells its contents from any other's, wherever the file lies: `index_sha256`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no readable file at `path`.
+    ValueError
+        If it is not HDF5, truncated, damaged, or does not satisfy the schema: one line that says what and
+        where.
+
+    Examples
+    --------
+    >>> with open_dataset("digits") as data:
+    ...     data.n_train, data.n_val, data.channels, data.n_classes, data.store, data.augmentation
+    (1437, 360, 1, 10, 'raw', 'shift')
+    """
+
+    def __init__(self, path: str | os.PathLike[str], check_images: bool = True) -> None:
+        self.path = Path(path)
+        with _open(self.path) as file:
+            try:
+                check(file)
+                self._sizes = {split: file[f"{split}/sizes"][:] for split in SPLITS}
+                self._labels = {split: file[f"{split}/labels"][:] for split in SPLITS}
+                self._offsets = {split: file[f"{split}/offsets"][:] for split in SPLITS}
+                self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
+                attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            except (OSError, *_DAMAGE) as error:
+                raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
+            except ValueError as error:
+                raise ValueError(f"data file {self.path}: {error}") from None
+        self.name: str = attributes["name"]
+        self.description: str = attributes["description"]
+        self.source: str = attributes["source"]
+        self.licence: str = attributes["licence"]
+        self.sha256: str = attributes["sha256"]
+        self.augmentation: str = attributes["augmentation"]
+        self.store: Store = attributes["store"]
+        self.channels: int = attributes["channels"]
+        self.class_names: list[str] = attributes["class_names"]
+        self.left_out: list[str] = attributes["left_out"]
+        self.n_classes = len(self.class_names)
+        self.n_train, self.n_val = self.count("train"), self.count("val")
+        height, width = np.max([self._sizes[split].max(axis=0) for split in SPLITS], axis=0).tolist()
+        self.largest: tuple[int, int] = (height, width)
+        self.mean = np.array(attributes["mean"], np.float64)
+        self.std = np.array(attributes["std"], np.float64)
+        with ExitStack() as stack:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+            stack.callback(self.close)
+            n_bytes = sum(int(offsets[-1]) for offsets in self._offsets.values())
+            if check_images and n_bytes <= CHECKED_BYTES:
+                for split, i, wrong in self.verify():
+                    if wrong:
+                        raise ValueError(f"data file {self.path}: {split} image {i}: {wrong}")
+            stack.pop_all()
+
+    def count(self, split: Split) -> int:
+        """Count the images of a split.
+
+        Examples
+        --------
+        >>> open_dataset("digits").count("val")
+        360
+        """
+        return len(self._labels[split])
+
+    def sizes(self, split: Split) -> NDArray[np.int32]:
+        """Give the size of each image.
+
+        Returns
+        -------
+        int32 (n, 2)
+            Height and width in pixels.
+
+        Examples
+        --------
+        >>> open_dataset("digits").sizes("val")[0].tolist()
+        [32, 32]
+        """
+        return self._sizes[split]
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """Give the label of each image, int64 (n,).
+
+        Examples
+        --------
+        >>> sorted(set(open_dataset("digits").labels("val").tolist()))
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        """
+        return self._labels[split]
+
+    def locate(self, split: Split, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Say where images lie in the file.
+
+        Parameters
+        ----------
+        split : "train" or "val"
+        ids : int64 (n,)
+
+        Returns
+        -------
+        positions, lengths : int64 (n,)
+            Bytes from the beginning of the file, and their number.
+
+        Raises
+        ------
+        IndexError
+            If an id is past the end.
+
+        Examples
+        --------
+        >>> open_dataset("digits").locate("train", np.array([0, 2]))
+        (array([4096, 6144]), array([1024, 1024]))
+        """
+        offsets = self._offsets[split]
+        begins = offsets[ids]
+        return self._starts[split] + begins, offsets[ids + 1] - begins
+
+    def image_name(self, split: Split, i: int) -> str:
+        """Say what image `i` was called where it comes from.
+
+        Examples
+        --------
+        >>> open_dataset("digits").image_name("val", 0)
+        '0'
+        """
+        with _open(self.path) as file:
+            name: bytes = file[f"{split}/names"][i]
+        return name.decode(errors="backslashreplace")
+
+    def fileno(self) -> int:
+        """Give the descriptor of the file, open for reading.
+
+        Examples
+        --------
+        >>> with open_dataset("digits") as data:
+        ...     os.pread(data.fileno(), 3, 1)
+        b'HDF'
+        """
+        return self._descriptor
+
+    def read(self, split: Split, i: int) -> bytes:
+        """Read one image as it is stored.
+
+        Raises
+        ------
+        ValueError
+            If the file ends before the image does.
+
+        Examples
+        --------
+        >>> len(open_dataset("digits").read("val", 0))
+        1024
+        """
+        (position,), (length,) = self.locate(split, np.array([i]))
+        data = os.pread(self._descriptor, int(length), int(position))
+        if len(data) != length:
+            raise ValueError(
+                f"data file {self.path}: {split} image {i}: expected {length} bytes, got {len(data)}"
+            )
+        return data
+
+    def pixels(self, split: Split, i: int) -> NDArray[np.uint8]:
+        """Read and decode one image.
+
+        Returns
+        -------
+        uint8 (h, w, channels)
+
+        Raises
+        ------
+        ValueError
+            If the image is damaged.
+
+        Examples
+        --------
+        >>> open_dataset("digits").pixels("val", 0).shape
+        (32, 32, 1)
+        """
+        data, (height, width) = self.read(split, i), self._sizes[split][i]
+        if self.store == "raw":
+            return np.frombuffer(data, np.uint8).reshape(height, width, self.channels)
+        try:
+            return decode_jpeg(data, size=(int(height), int(width)))
+        except BadImage as error:
+            raise ValueError(f"data file {self.path}: {split} image {i}: {error}") from None
+
+    def verify(self) -> Iterator[tuple[Split, int, str | None]]:
+        """Read each image and compare it with its checksum.
+
+        Yields
+        ------
+        split, i, wrong
+            One for each image; what is wrong with it, or None.
+
+        Examples
+        --------
+        >>> {wrong for _, _, wrong in open_dataset("digits").verify()}
+        {None}
+        """
+        with _open(self.path) as file:
+            checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
+        for split in SPLITS:
+            offsets, n = self._offsets[split], self.count(split)
+            first = 0
+            while first < n:
+                # Small images are read many at a time.
+                last = int(np.searchsorted(offsets, offsets[first] + _READ_BYTES, side="right")) - 1
+                last = min(max(last, first + 1), n)
+                yield from self._verify_run(split, first, last, checksums[split][first:last].tolist())
+                first = last
+
+    def _verify_run(
+        self, split: Split, first: int, last: int, checksums: list[int]
+    ) -> Iterator[tuple[Split, int, str | None]]:
+        ends = (self._offsets[split][first : last + 1] - self._offsets[split][first]).tolist()
+        trouble = ""
+        try:
+            data = memoryview(
+                os.pread(self._descriptor, ends[-1], self._starts[split] + int(self._offsets[split][first]))
+            )
+        except OSError as error:
+            data, trouble = memoryview(b""), f" ({error.strerror})"
+        for i, expected in enumerate(checksums):
+            image = data[ends[i] : ends[i + 1]]
+            got = zlib.crc32(image)
+            wrong = None
+            if len(image) != ends[i + 1] - ends[i]:
+                wrong = f"expected {ends[i + 1] - ends[i]} bytes, got {len(image)}{trouble}"
+            elif got != expected:
+                wrong = f"expected CRC-32 {expected:08x}, got {got:08x}"
+            yield split, first + i, wrong
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing.
+
+        Examples
+        --------
+        >>> open_dataset("digits").close()
+        """
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> "Dataset":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
+
+
+def open_dataset(name_or_path: str | os.PathLike[str], check_images: bool = True) -> Dataset:
+    """Open a packaged data set by its name, or any data set by its path.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        ``"digits"``, or the path of a file in the format of this module.
+    check_images : bool
+        As in `Dataset`.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a packaged name nor a readable file.
+    ValueError
+        If the file is not a valid data set.
+
+    Examples
+    --------
+    >>> open_dataset("digits").name
+    'digits'
+    >>> open_dataset("digit")
+    Traceback (most recent call last):
+    theanompi.config.errors.ConfigError: data: expected digits (packaged) or the path of an HDF5 file, got 'digit'
+    """
+    name = os.fspath(name_or_path)
+    if name in PACKAGED:
+        return Dataset(Path(__file__).parents[1] / PACKAGED[name], check_images)
+    if not os.path.exists(name) and Path(name).name == name and not Path(name).suffix:
+        raise ConfigError(
+            f"data: expected {' or '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {got(name)}"
+        )
+    return Dataset(name, check_images)

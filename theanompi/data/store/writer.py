@@ -1,0 +1,562 @@
+"""Writes a data set image by image, so that a kill at any moment loses at most the block in work.
+
+Beside ``OUT`` stand two work files. ``OUT.part`` holds the bytes of the images where they will stay, with room
+for HDF5's metadata in front of them; ``OUT.journal`` has one JSON object a line: first what is being packed,
+then each block, written when its bytes are on the disk. At the end an empty HDF5 file of the same layout gives
+the metadata, which is copied around the bytes; then the file is renamed. So the images are written once, in one
+piece that `os.pread` can read, and HDF5 never has a file open that a kill could damage.
+"""
+
+import fcntl
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from theanompi.config import ConfigError
+from theanompi.data.store.schema import FORMAT, SPLITS, VERSION, Split, check, index_sha256, is_store
+
+# HDF5 aligns what is at least this large to multiples of it; its own first blocks are smaller.
+ALIGNMENT = 4096
+
+
+class Image(NamedTuple):
+    """One image as it is stored: a JPEG file, or pixels (height, width, channels)."""
+
+    name: str
+    label: int
+    height: int
+    width: int
+    data: bytes
+
+
+class ChannelSums(NamedTuple):
+    """Number of pixels, and for each channel the sums of their values and of the squares: exact."""
+
+    pixels: int
+    sums: tuple[int, ...]
+    squares: tuple[int, ...]
+
+
+class Block(NamedTuple):
+    """Some images that follow each other, why others among them are left out ("name: reason"), and their sums."""
+
+    images: list[Image]
+    left_out: list[str]
+    sums: ChannelSums
+
+
+def channel_sums(pixels: NDArray[np.uint8]) -> ChannelSums:
+    """Sum the values and their squares.
+
+    Parameters
+    ----------
+    pixels : uint8 (..., c)
+
+    Examples
+    --------
+    >>> channel_sums(np.array([[[1, 2], [3, 4]]], np.uint8))
+    ChannelSums(pixels=2, sums=(4, 6), squares=(10, 20))
+    """
+    values = np.arange(256)
+    rows = pixels.reshape(-1, pixels.shape[-1])
+    counts = [np.bincount(rows[:, channel], minlength=256) for channel in range(rows.shape[1])]
+    sums = tuple(int(count @ values) for count in counts)
+    return ChannelSums(len(rows), sums, tuple(int(count @ values**2) for count in counts))
+
+
+def merge(a: ChannelSums, b: ChannelSums) -> ChannelSums:
+    """Add two sums; one without pixels may lack channels.
+
+    Examples
+    --------
+    >>> merge(ChannelSums(0, (), ()), ChannelSums(2, (4,), (10,)))
+    ChannelSums(pixels=2, sums=(4,), squares=(10,))
+    """
+    if not (a.pixels and b.pixels):
+        return a if a.pixels else b
+    sums = tuple(x + y for x, y in zip(a.sums, b.sums, strict=True))
+    squares = tuple(x + y for x, y in zip(a.squares, b.squares, strict=True))
+    return ChannelSums(a.pixels + b.pixels, sums, squares)
+
+
+def _aligned(position: int) -> int:
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def _lines(journal: Any) -> Iterator[tuple[int, Any]]:
+    """Position after each whole line of a journal, and what the line says; ends at the first that is not whole."""
+    journal.seek(0)
+    end = 0
+    for line in journal:
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            return
+        end += len(line)
+        yield end, record
+
+
+class Writer:
+    """Writes a data set block by block: all of train, then all of val.
+
+    Leaving it without `finish` keeps the work files; the next writer of the same identity goes on from there.
+
+    Parameters
+    ----------
+    path : path
+        The file, which appears when all is done.
+    identity : mapping of str to JSON values
+        Whatever determines the contents.
+    overwrite : bool
+        Replace a file of that name, and forget work files of another identity.
+
+    Attributes
+    ----------
+    blocks : dict of str to int
+        Blocks of each split that are written.
+    left_out : list of str
+        What was left out of them.
+
+    Raises
+    ------
+    ConfigError
+        If the folder does not exist, the file does and must not be replaced, the work files belong to something
+        else, or another process is writing them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from theanompi.data import open_dataset
+    >>> image = Image("a.png", 0, 2, 2, bytes(12))
+    >>> with tempfile.TemporaryDirectory() as folder, Writer(f"{folder}/dark.h5", {}) as writer:
+    ...     for split in ("train", "val"):
+    ...         writer.append(split, Block([image], [], ChannelSums(4, (0, 0, 0), (0, 0, 0))))
+    ...     writer.finish(name="dark", description="Black.", source="here", licence="CC0", class_names=["a"],
+    ...                   store="raw", channels=3, augmentation="none")
+    ...     with open_dataset(f"{folder}/dark.h5") as data:
+    ...         data.n_train, data.pixels("val", 0).shape
+    (1, (2, 2, 3))
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], identity: Mapping[str, Any], overwrite: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self._part = self.path.with_name(f"{self.path.name}.part")
+        self._skeleton = self.path.with_name(f"{self.path.name}.skeleton")
+        self._journal_path = self.path.with_name(f"{self.path.name}.journal")
+        if not self.path.parent.is_dir():
+            raise ConfigError(f"data file {path}: expected an existing folder, got {self.path.parent}")
+        if self.path.is_dir() or (self.path.exists() and not overwrite):
+            raise ConfigError(
+                f"data file {path}: expected no such file yet, got one; replace it with --overwrite"
+            )
+        self.blocks: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.left_out: list[str] = []
+        self._counts: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._starts: dict[Split, int] = {"train": ALIGNMENT}
+        self._end = ALIGNMENT
+        self._ours = False
+        try:
+            self._journal = open(self._journal_path, "a+b")  # noqa: SIM115
+            self._bytes = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ConfigError(
+                f"data file {path}: expected a folder to write in, got: {error.strerror}"
+            ) from None
+        try:
+            try:
+                fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(
+                    f"data file {path}: expected no other process writing it, got one"
+                ) from None
+            self._continue(json.loads(json.dumps(dict(identity))), overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def _continue(self, identity: dict[str, Any], overwrite: bool) -> None:
+        position = 0
+        for end, record in _lines(self._journal):
+            if position == 0:
+                got = record["identity"]
+                if got != identity:
+                    if overwrite:
+                        break
+                    key = next(k for k in {**identity, **got} if identity.get(k) != got.get(k))
+                    raise ConfigError(
+                        f"{self._part}: expected unfinished work of the same command, got another's ({key}: "
+                        f"expected {identity.get(key)!r}, got {got.get(key)!r}); replace it with --overwrite"
+                    )
+            elif os.fstat(self._bytes).st_size < record["end"]:
+                break
+            else:
+                self._take(record)
+            position = end
+        self._ours = True
+        self._journal.seek(position)
+        self._journal.truncate()
+        os.ftruncate(self._bytes, self._end)
+        if position == 0:
+            self._write_line({"identity": identity})
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        split = record["split"]
+        self.blocks[split] += 1
+        self._counts[split] += len(record["labels"])
+        self._starts.setdefault(split, record["start"])
+        self.left_out += record["left_out"]
+        self._end = record["end"]
+
+    def _write_line(self, record: Mapping[str, Any]) -> None:
+        self._journal.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def count(self, split: Split) -> int:
+        """Count the images of a split that are written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Writer(f"{folder}/dark.h5", {}) as writer:
+        ...     writer.count("train")
+        0
+        """
+        return self._counts[split]
+
+    def append(self, split: Split, block: Block) -> None:
+        """Write the next images; they are on the disk when this returns.
+
+        Parameters
+        ----------
+        split : "train" or "val"
+        block : Block
+
+        Raises
+        ------
+        ValueError
+            If `split` is "train" after a block of "val".
+        OSError
+            As when the disk is full; what was written before stays whole.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Writer(f"{folder}/dark.h5", {}) as writer:
+        ...     writer.append("train", Block([], ["a.jpg: empty file"], ChannelSums(0, (), ())))
+        ...     writer.blocks, writer.left_out
+        ({'train': 1, 'val': 0}, ['a.jpg: empty file'])
+        """
+        if split == "train" and self.blocks["val"]:
+            raise ValueError("writer: expected only blocks of val after the first of them, got one of train")
+        start = self._end if split in self._starts else _aligned(self._end)
+        data = memoryview(b"".join(image.data for image in block.images))
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._bytes, data[done:], start + done)
+        os.fsync(self._bytes)
+        record = {
+            "split": split,
+            "start": start,
+            "end": start + len(data),
+            "names": [image.name for image in block.images],
+            "labels": [int(image.label) for image in block.images],
+            "sizes": [[image.height, image.width] for image in block.images],
+            "lengths": [len(image.data) for image in block.images],
+            "crc32": [zlib.crc32(image.data) for image in block.images],
+            "left_out": block.left_out,
+            "sums": block.sums,
+        }
+        self._write_line(record)
+        self._take(record)
+
+    def finish(
+        self,
+        *,
+        name: str,
+        description: str,
+        source: str,
+        licence: str,
+        class_names: list[str],
+        store: str,
+        channels: int,
+        augmentation: str,
+    ) -> None:
+        """Complete the file and give it its name.
+
+        Parameters
+        ----------
+        name, description, source, licence : str
+            What is in the file, where it comes from and on what terms it may be used.
+        class_names : list of str
+            One per class, in the order of the labels.
+        store : "jpeg" or "raw"
+        channels : int
+        augmentation : str
+            One of `theanompi.data.pictures.augment.POLICIES`.
+
+        Raises
+        ------
+        ValueError
+            If the contents do not satisfy the schema; the work files stay.
+
+        Examples
+        --------
+        See `Writer`.
+        """
+        assert is_store(store)
+        try:
+            for split in SPLITS:
+                if not self._counts[split]:
+                    raise ValueError(f"{split}: expected at least one image, got none")
+            attributes = {
+                "format": FORMAT,
+                "version": VERSION,
+                "name": name,
+                "description": description,
+                "source": source,
+                "licence": licence,
+                "class_names": class_names,
+                "store": store,
+                "channels": channels,
+                "augmentation": augmentation,
+                "left_out": self.left_out,
+            }
+            payloads = self._make_skeleton(attributes)
+            with h5py.File(self._skeleton, "r") as file:
+                check(file)
+        except ValueError as error:
+            self._skeleton.unlink(missing_ok=True)
+            raise ValueError(f"data file {self.path}: {error}") from None
+        self._copy_metadata(payloads)
+        self._skeleton.unlink()
+        self._part.replace(self.path)
+        self._journal_path.unlink()
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def _make_skeleton(self, attributes: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Write an HDF5 file that lacks only the images; gives where they begin and end."""
+        columns: dict[Split, dict[str, list[Any]]] = {
+            split: {key: [] for key in ("names", "labels", "sizes", "lengths", "crc32")} for split in SPLITS
+        }
+        total = ChannelSums(0, (), ())
+        for _, record in _lines(self._journal):
+            if "split" not in record:
+                continue
+            for key, values in columns[record["split"]].items():
+                values.extend(record[key])
+            if record["split"] == "train":
+                pixels, sums, squares = record["sums"]
+                total = merge(total, ChannelSums(pixels, tuple(sums), tuple(squares)))
+        # Older HDF5 layouts hold at most 64 KiB of attributes: too little for the names of some thousand
+        # classes.
+        with h5py.File(
+            self._skeleton,
+            "w",
+            libver="v108",
+            alignment_threshold=ALIGNMENT,
+            alignment_interval=ALIGNMENT,
+        ) as file:
+            payloads = []
+            # First of all, while the metadata is still smaller than the room in front of the images.
+            for split in SPLITS:
+                n_bytes = sum(columns[split]["lengths"])
+                payloads.append((self._starts[split], self._starts[split] + n_bytes))
+                _reserve(file, split, max(n_bytes, ALIGNMENT), self._starts[split])
+            for split in SPLITS:
+                column = columns[split]
+                group = file[split]
+                group["offsets"] = np.concatenate([[0], np.cumsum(column["lengths"], dtype=np.int64)])
+                group["sizes"] = np.array(column["sizes"], np.int32)
+                group["labels"] = np.array(column["labels"], np.int64)
+                group["names"] = np.array([n.encode() for n in column["names"]])
+                group["crc32"] = np.array(column["crc32"], np.uint32)
+                file.attrs[f"{split}_count"] = len(column["labels"])
+            mean, std = _mean_and_std(total)
+            for key, value in {**attributes, "mean": mean, "std": std}.items():
+                empty = isinstance(value, list) and not value
+                file.attrs[key] = h5py.Empty(h5py.string_dtype()) if empty else value
+            file.attrs["sha256"] = index_sha256(file)
+        return payloads
+
+    def _copy_metadata(self, payloads: list[tuple[int, int]]) -> None:
+        size = self._skeleton.stat().st_size
+        (_, train_end), (val_start, val_end) = payloads
+        with open(self._skeleton, "rb") as skeleton:
+            for start, end in ((0, ALIGNMENT), (train_end, val_start), (val_end, size)):
+                skeleton.seek(start)
+                os.pwrite(self._bytes, skeleton.read(end - start), start)
+        os.ftruncate(self._bytes, size)
+        os.fsync(self._bytes)
+
+    def close(self) -> None:
+        """Close the work files; those of unfinished work stay, if there is any work in them.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Writer(f"{folder}/dark.h5", {}).close()
+        """
+        if self._bytes >= 0:
+            if self._ours and not any(self.blocks.values()):
+                self._part.unlink(missing_ok=True)
+                self._journal_path.unlink(missing_ok=True)
+            os.close(self._bytes)
+            self._bytes = -1
+            self._journal.close()
+
+    def discard(self) -> None:
+        """Close and remove the work files.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Writer(f"{folder}/dark.h5", {}).discard()
+        ...     os.listdir(folder)
+        []
+        """
+        self._part.unlink(missing_ok=True)
+        self._journal_path.unlink(missing_ok=True)
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _reserve(file: h5py.File, split: Split, n_bytes: int, expected: int) -> None:
+    """Make room for the images of a split without writing it, and see that HDF5 puts it where they are."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    # Without the time of its making in it, the file is the same whenever it is made.
+    creation.set_obj_track_times(False)
+    folder = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    folder.set_obj_track_times(False)
+    group = h5py.h5g.create(file.id, split.encode(), gcpl=folder)
+    space = h5py.h5s.create_simple((n_bytes,))
+    data = h5py.h5d.create(group, b"data", h5py.h5t.STD_U8LE, space, creation)
+    if data.get_offset() != expected:
+        raise RuntimeError(
+            f"data file: expected HDF5 {h5py.version.hdf5_version} to place {split}/data at byte {expected}, "
+            f"got {data.get_offset()}"
+        )
+
+
+def _mean_and_std(total: ChannelSums) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # In whole numbers up to the last division: no rounding, however many pixels there are.
+    mean = np.array([s / (255 * total.pixels) for s in total.sums])
+    variance = [
+        (total.pixels * sq - s * s) / (255 * total.pixels) ** 2
+        for s, sq in zip(total.sums, total.squares, strict=True)
+    ]
+    return mean, np.sqrt(variance)
+
+
+def write_dataset(
+    path: str | os.PathLike[str],
+    train: tuple[NDArray[np.uint8], NDArray[np.integer]],
+    val: tuple[NDArray[np.uint8], NDArray[np.integer]],
+    *,
+    name: str,
+    class_names: list[str],
+    augmentation: str,
+    description: str,
+    source: str,
+    licence: str,
+) -> None:
+    """Write arrays of images as a data set; the file appears under its name only when it is whole and valid.
+
+    Parameters
+    ----------
+    path : path
+        The file; one of that name is replaced.
+    train, val : (uint8 (n, h, w, c), integer (n,))
+        Images and labels of each split.
+    name, description, source, licence : str
+        What is in the file, where it comes from and on what terms it may be used.
+    class_names : list of str
+        One per class, in the order of the labels.
+    augmentation : str
+        One of `theanompi.data.pictures.augment.POLICIES`.
+
+    Raises
+    ------
+    ConfigError
+        If the folder does not exist.
+    ValueError
+        If the contents do not satisfy the schema.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from theanompi.data import open_dataset
+    >>> images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/dark.h5"
+    ...     write_dataset(path, (images, labels), (images[:2], labels[:2]), name="dark", augmentation="none",
+    ...                   class_names=["a", "b"], description="Black.", source="made here", licence="CC0")
+    ...     open_dataset(path).n_train
+    4
+    """
+    for split, (images, labels) in zip(SPLITS, (train, val), strict=True):
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+            raise ValueError(
+                f"data file {path}: {split} images: expected uint8 (n, h, w, c), got {images.dtype} {images.shape}"
+            )
+        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"data file {path}: {split} labels: expected integers ({len(images)},), one for each image, "
+                f"got {labels.dtype} {labels.shape}"
+            )
+    channels = train[0].shape[3]
+    if val[0].shape[3] != channels:
+        raise ValueError(
+            f"data file {path}: val images: expected {channels} channels as in train, got {val[0].shape[3]}"
+        )
+    # An identity that no other work has: there is nothing to continue.
+    with Writer(path, {"arrays": uuid.uuid4().hex}, overwrite=True) as writer:
+        for split, (images, labels) in zip(SPLITS, (train, val), strict=True):
+            height, width = images.shape[1:3]
+            rows = [
+                Image(str(i), int(label), height, width, pixels.tobytes())
+                for i, (pixels, label) in enumerate(zip(images, labels, strict=True))
+            ]
+            writer.append(split, Block(rows, [], channel_sums(images)))
+        try:
+            writer.finish(
+                name=name,
+                description=description,
+                source=source,
+                licence=licence,
+                class_names=class_names,
+                store="raw",
+                channels=channels,
+                augmentation=augmentation,
+            )
+        except ValueError:
+            # Nothing here is worth continuing: the arrays are still in the caller's hands.
+            writer.discard()
+            raise

@@ -1,0 +1,1 @@
+"""``tmlauncher compare``: runs side by side, with means, deviations and verdicts."""

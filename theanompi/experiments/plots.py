@@ -1,0 +1,208 @@
+"""The picture of an experiment, laid out like slides 49–52: each worker count with all arms, each arm with all counts.
+
+Where an arm was run with three worker counts or more, a last panel has its error against the minibatch, as in
+figure 1 of Goyal et al. 2017 (arXiv 1706.02677).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from theanompi.experiments.results import Results
+from theanompi.experiments.statistics import Cell
+from theanompi.experiments.words import describe, figure_of, name_of, workers_of
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is hard to see on white.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c6d31")
+_REFERENCE = "#333333"
+# Seven, so that colour and marker together come again only after 56 arms.
+_MARKERS = "os^DvPX"
+_CAPTION = (
+    "solid: validation, dashed: training; line and band: mean ± standard deviation over the finished runs;",
+    "thin line ending in ×: a run that diverged",
+)
+
+
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+# Characters of the longest entry of a legend that leaves room for another one beside it.
+_TWO_COLUMNS = 46
+
+
+class _Series(NamedTuple):
+    cell: Cell
+    label: str
+    colour: Any
+    marker: str
+
+
+def plot_comparison(experiment: Results, png_path: str | Path) -> None:
+    """Draw training and validation error against epochs for every cell of an experiment.
+
+    Parameters
+    ----------
+    experiment : Results
+        From `theanompi.experiments.results.read_experiment`.
+    png_path : str or Path
+        The picture. Two panels a row, of about 850 × 750 pixels each.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> cell = Cell("their_way", 4, 32, ())
+    >>> nothing_yet = Results("slides", "", "small", (0,), None, {"their_way": {"epochs": 8}}, (cell,), (), {})
+    >>> with TemporaryDirectory() as folder:
+    ...     plot_comparison(nothing_yet, Path(folder, "curves.png"))
+    ...     Path(folder, "curves.png").read_bytes()[1:4]
+    b'PNG'
+    """
+    # Heavy, and needed only here. A Figure, not pyplot: no display, no state shared with the user's plots.
+    from matplotlib.figure import Figure
+
+    panels = _panels(experiment)
+    against_minibatch = [
+        cells for arm in experiment.arms if len(cells := [c for c in experiment.cells if c.arm == arm]) > 2
+    ]
+    count = len(panels) + bool(against_minibatch)
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), dpi=150, layout="constrained")
+    figure.suptitle(f"{experiment.name} ({experiment.scale} scale)", fontsize=13)
+    figure.supxlabel(("\n" if columns == 1 else " ").join(_CAPTION), fontsize=7 if columns == 1 else 8)
+    lowest, highest = _range(experiment.cells)
+    epochs = max(arm["epochs"] for arm in experiment.arms.values())
+    for index, (title, series) in enumerate(panels):
+        axes: Any = figure.add_subplot(rows, columns, index + 1)
+        axes.set_yscale("log")
+        axes.set_ylim(lowest, highest)
+        for one in series:
+            _draw(axes, one, highest)
+        _finish(axes, title, "epoch", "error (%), logarithmic")
+        axes.set_xlim(1 - 0.03 * epochs, 1.03 * epochs)
+        ticks = [tick for tick in _TICKS if lowest <= tick <= highest]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    if against_minibatch:
+        axes = figure.add_subplot(rows, columns, count)
+        _draw_against_minibatch(axes, against_minibatch, list(experiment.arms))
+    figure.savefig(png_path)
+
+
+def _panels(experiment: Results) -> list[tuple[str, list[_Series]]]:
+    """Title and curves of each panel; what is in none of them is a reference, black where arms are compared."""
+    from matplotlib import colormaps
+
+    arms, counts = list(experiment.arms), experiment.workers
+    shades = colormaps["viridis"]
+
+    def by_arm(cell: Cell) -> _Series:
+        index = arms.index(cell.arm)
+        return _Series(
+            cell, name_of(cell.arm), _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        )
+
+    def by_workers(cell: Cell) -> _Series:
+        index = counts.index(cell.workers)
+        shade = shades(0.78 * index / max(1, len(counts) - 1))
+        return _Series(cell, workers_of(cell.workers), shade, _MARKERS[index % len(_MARKERS)])
+
+    def both(cell: Cell) -> str:
+        return f"{name_of(cell.arm)}, {workers_of(cell.workers)}"
+
+    at = {k: [c for c in experiment.cells if c.workers == k] for k in counts}
+    of = {arm: [c for c in experiment.cells if c.arm == arm] for arm in arms}
+    panels = [(workers_of(k), [by_arm(c) for c in at[k]]) for k in counts if len(at[k]) > 1]
+    references = [c for c in experiment.cells if len(at[c.workers]) == 1 and len(of[c.arm]) == 1]
+    if not panels and references:
+        panels = [("", [by_arm(c)._replace(label=both(c)) for c in references])]
+    else:
+        for _, series in panels:
+            series += [_Series(c, both(c), _REFERENCE, ".") for c in references]
+    return panels + [(name_of(arm), [by_workers(c) for c in of[arm]]) for arm in arms if len(of[arm]) > 1]
+
+
+def _range(cells: Sequence[Cell]) -> tuple[float, float]:
+    """The error axis that all panels share (%).
+
+    It is logarithmic: both how runs begin, or stay, near chance and small differences at the end can be seen. A
+    training error far below any validation error is cut off, down to 0, which has no place on it.
+    """
+    curves = [cell.curve(kind).values() for cell in cells for kind in ("train", "validation")]
+    drawn = [mean for curve in curves for mean, _ in curve]
+    drawn += [
+        e for cell in cells for run in cell.diverged for e in (*run.train.values(), *run.validation.values())
+    ]
+    best = min((mean for cell in cells for mean, _ in cell.curve("validation").values()), default=10.0)
+    highest = max(1.0, min(104.0, 1.1 * max(drawn, default=100.0)))
+    return max(0.9 * min(drawn, default=10.0), 0.4 * best, 0.01), highest
+
+
+def _draw(axes: Any, series: _Series, highest: float) -> None:
+    cell, colour = series.cell, series.colour
+    says = describe(cell)
+    if cell.diverged and cell.errors:
+        # The same, shorter.
+        says = f"{figure_of(cell)} ({len(cell.diverged)} of {len(cell.diverged) + len(cell.errors)} diverged)"
+    label = f"{series.label}: {says}"
+    for kind, style in (
+        ("train", {"ls": "--", "lw": 1.0, "alpha": 0.75}),
+        ("validation", {"lw": 1.7, "marker": series.marker, "ms": 3.5, "label": label}),
+    ):
+        curve = cell.curve(kind)
+        epochs = list(curve)
+        axes.plot(epochs, [mean for mean, _ in curve.values()], color=colour, **style)
+        spread = [(epoch, mean, std) for epoch, (mean, std) in curve.items() if std is not None]
+        if spread:
+            at, means, stds = zip(*spread, strict=True)
+            low, high = ([m + sign * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1))
+            axes.fill_between(at, low, high, color=colour, alpha=0.2 if kind == "validation" else 0.1, lw=0)
+    for run in cell.diverged:
+        axes.plot(list(run.train), list(run.train.values()), color=colour, lw=0.7, ls="--")
+        axes.plot(list(run.validation), list(run.validation.values()), color=colour, lw=0.7)
+        # Without any line in the log, at the upper edge.
+        end = max([run.train, run.validation], key=lambda curve: max(curve, default=0))
+        epoch = max(end, default=run.epoch)
+        axes.plot([epoch], [end.get(epoch, highest)], "x", color=colour, ms=8, mew=1.8, clip_on=False)
+
+
+def _finish(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Below the panel, where no curve can be.
+    _, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels)) <= _TWO_COLUMNS else 1
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns)
+
+
+def _draw_against_minibatch(axes: Any, groups: Sequence[Sequence[Cell]], arms: list[str]) -> None:
+    sizes = sorted({cell.minibatch for cells in groups for cell in cells})
+    for cells in groups:
+        index = arms.index(cells[0].arm)
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        known = [cell for cell in cells if cell.mean is not None]
+        axes.errorbar(
+            [cell.minibatch for cell in known],
+            [cell.mean for cell in known],
+            [cell.std or 0.0 for cell in known],
+            color=colour, marker=marker, ms=4.5, lw=1.5, capsize=3, label=name_of(cells[0].arm),
+        )  # fmt: skip
+        for cell in cells:
+            if cell.diverged:
+                share = f"{len(cell.diverged)} of {len(cell.diverged) + len(cell.errors)} diverged"
+                place = {"transform": axes.get_xaxis_transform(), "color": colour}
+                axes.plot([cell.minibatch], [0.96], "x", ms=8, mew=1.8, **place)
+                axes.text(cell.minibatch, 0.92, share, ha="right", va="top", fontsize=7.5, **place)
+    _finish(axes, "error against minibatch", "minibatch kn (images)", "error (%)")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size // 1024}k" if size % 1024 == 0 else str(size) for size in sizes])
+    axes.minorticks_off()
+    if any(cell.diverged for cells in groups for cell in cells):
+        # Room for the crosses.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.2 * (high - low))

@@ -1,0 +1,396 @@
+"""The report of an experiment: its table, what follows from it in plain words, and the files that say so.
+
+``tmlauncher report DIR`` makes ``report.md``, ``report.json`` and ``curves.png`` in the experiment's folder, from
+``experiment.json`` and the runs' logs alone: the same logs give the same bytes. What is computed, and by which
+rules, is in `theanompi.experiments.results`.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from theanompi.config import fields_of
+from theanompi.experiments.plots import plot_comparison
+from theanompi.experiments.results import Claim, Results, read_experiment
+from theanompi.experiments.statistics import Cell, Curve, Difference
+from theanompi.experiments.words import describe, name_of, workers_of
+from theanompi.record.folder import CURVES_FILE, replace_text
+
+MARKDOWN_FILE = "report.md"
+JSON_FILE = "report.json"
+
+# Settings that are no part of the recipe and may differ between runs of an arm.
+_NOT_THE_RECIPE = {"seed", "accumulation", "devices", *fields_of("aside")}
+_PRECISION = "mean difference ± half of a 95 % confidence interval (Student's t, paired by seed)"
+_CAUTION = "each interval for itself, not corrected for how many there are"
+
+
+def report(folder: str | Path) -> str:
+    """Write the three files of an experiment's report, and return what there is to say about it.
+
+    Parameters
+    ----------
+    folder : str or Path
+        That of the experiment: ``experiment.json``, and ``<arm>/<k>-workers/seed-<s>/`` for each run. Runs may be
+        missing or unfinished: they are listed.
+
+    Returns
+    -------
+    str
+        Table, differences, claims, what diverged or is missing, and where the files are; lines for a terminal.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such experiment or it is damaged.
+    ValueError
+        If a log is damaged.
+
+    Examples
+    --------
+    >>> report("nowhere")
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: experiment nowhere: expected a folder, got none there
+    """
+    folder = Path(folder)
+    experiment = read_experiment(folder)
+    claims = [experiment.judge(claim) for claim in experiment.claims]
+    # All that can go wrong with the content comes before the first file is replaced.
+    texts = {JSON_FILE: _json(experiment, claims), MARKDOWN_FILE: _markdown(experiment, claims)}
+    summary = _terminal(experiment, claims, folder)
+    drawing = folder / f".{CURVES_FILE}"
+    plot_comparison(experiment, drawing)
+    drawing.replace(folder / CURVES_FILE)
+    for name, text in texts.items():
+        replace_text(folder / name, text)
+    return summary
+
+
+def sentence(found: Difference) -> str:
+    """Say in words how one cell compares with another.
+
+    Examples
+    --------
+    >>> from theanompi.experiments.statistics import Run, difference
+    >>> def cell(k, *errors):
+    ...     runs = (Run(s, "finished", validation={1: e}) for s, e in enumerate(errors))
+    ...     return Cell("their_way", k, 8 * k, tuple(runs))
+    >>> sentence(difference(cell(8, 12.0, 13.0, 14.0), cell(4, 11.0, 13.0, 14.1)))
+    '8 workers against 4, their way: +0.30 ± 1.51 points: no difference that 3 seeds can show.'
+    """
+    cell, other = found.cell, found.other
+    if cell.arm == other.arm:
+        one, two = workers_of(cell.workers), str(other.workers)
+        subject = f"{one} against {two}, {name_of(cell.arm)}"
+    else:
+        one, two = name_of(cell.arm), name_of(other.arm)
+        subject = f"{one} against {two}, {workers_of(cell.workers)}"
+    verb = "are" if cell.arm == other.arm and cell.workers > 1 else "is"
+    if found.verdict in ("worse", "better"):
+        judgement = f"{one} {verb} {found.verdict}"
+    elif found.verdict == "same":
+        judgement = f"no difference that {len(found.points)} seeds can show"
+    elif found.only_cell:
+        judgement = "which is worse cannot be told"
+    elif found.points:
+        judgement = "a spread needs two seeds"
+    else:
+        judgement = "nothing to compare"
+    return f"{subject}: {outcome(found, one, two)}: {judgement}."
+
+
+def outcome(found: Difference, one: str, two: str) -> str:
+    """Say what came out between two cells, called `one` and `two`, without judging it.
+
+    Examples
+    --------
+    >>> from theanompi.experiments.statistics import Run, difference
+    >>> fine, bad = (Cell("a", 4, 32, (Run(0, state, validation={1: 12.0}),)) for state in ("finished", "diverged"))
+    >>> outcome(difference(bad, fine), "8 workers", "4")
+    '8 workers diverged in 1 of 1 seed, 4 in none'
+    """
+    if not found.pairs:
+        return "no seed is complete on both sides"
+    of = f"of {found.pairs} seed{'s' * (found.pairs > 1)}"
+    if found.only_cell or found.only_other:
+        counts = [len(only) + len(found.both) for only in (found.only_cell, found.only_other)]
+        return f"{one} diverged in {counts[0] or 'none'} {of}, {two} in {counts[1] or 'none'}"
+    text, rest = "", len(found.points)
+    if found.both:
+        text = f"both diverged in the same {len(found.both)} {of}"
+        if not rest:
+            return text
+        text += f"; in the other{f' {rest}' * (rest > 1)}: "
+    assert found.mean is not None
+    text += f"{found.mean:+.2f}" + ("" if found.half is None else f" ± {found.half:.2f}") + " points"
+    seeds = len(found.cell.runs)
+    return text + (f" ({found.pairs} of {seeds} seeds)" if found.pairs < seeds else "")
+
+
+def conclusion(claim: Claim) -> str:
+    """Say what became of a claim.
+
+    Examples
+    --------
+    >>> from theanompi.experiments.statistics import Run, difference
+    >>> runs = [tuple(Run(s, "finished", validation={1: e + s}) for s in range(2)) for e in (12.0, 12.0)]
+    >>> found = difference(Cell("a", 8, 64, runs[0]), Cell("b", 4, 32, runs[1]))
+    >>> conclusion(Claim("a@8 ~ b@4", "~", found, "agrees"))
+    'agrees: +0.00 ± 0.00 points, within one std (0.71).'
+    """
+    found = claim.difference
+    one, two = (f"{cell.arm}@{cell.workers}" for cell in (found.cell, found.other))
+    text = claim.result
+    if text == "cannot be told":
+        text += f" with {found.pairs} seed{'s' * (found.pairs != 1)}"
+    text += f": {outcome(found, one, two)}"
+    stds = [cell.std for cell in (found.cell, found.other) if cell.std is not None]
+    if claim.relation == "~" and found.mean is not None and stds:
+        # What the paper means by an error that is not lost.
+        text += f", {'within' if abs(found.mean) <= max(stds) else 'not within'} one std ({max(stds):.2f})"
+    return f"{text}."
+
+
+def _seeds(experiment: Results) -> str:
+    count = len(experiment.seeds)
+    return f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed"
+
+
+def _grid(experiment: Results) -> list[list[str]]:
+    """The table: a row for each arm and a column for each worker count, or turned where those are more."""
+    arms, workers = list(experiment.arms), experiment.workers
+    rows = [["", *(_column_head(experiment, k) for k in workers)]]
+    rows += [[name_of(arm), *(describe(experiment.cell(arm, k)) for k in workers)] for arm in arms]
+    return [list(row) for row in zip(*rows, strict=True)] if len(workers) > len(arms) else rows
+
+
+def _column_head(experiment: Results, k: int) -> str:
+    minibatches = {cell.minibatch for cell in experiment.cells if cell.workers == k}
+    return workers_of(k) + (f" (kn = {minibatches.pop():,})" if len(minibatches) == 1 else "")
+
+
+def _endings(experiment: Results) -> tuple[list[str], list[str]]:
+    """What diverged, and what is not complete, each a line for the seeds of a cell that ended alike."""
+    diverged: list[str] = []
+    incomplete: list[str] = []
+    for cell in experiment.cells:
+        alike: dict[tuple[bool, str], list[str]] = {}
+        for run in cell.diverged + cell.incomplete:
+            if run.state == "diverged":
+                how = f"diverged in epoch {run.epoch}: {run.reason}"
+            else:
+                how = f"stopped after epoch {run.epoch}" if run.state == "unfinished" else "no log"
+                how += f"; its output ends with: {run.reason}" if run.reason else ""
+            alike.setdefault((run.complete, how), []).append(str(run.seed))
+        for (complete, how), seeds in alike.items():
+            which = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
+            line = f"{name_of(cell.arm)}, {workers_of(cell.workers)}, {which}: {how}"
+            (diverged if complete else incomplete).append(line)
+    return diverged, incomplete
+
+
+def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path) -> str:
+    diverged, incomplete = _endings(experiment)
+    question = f": {experiment.question}" if experiment.question else ""
+    lines = [f"{experiment.name} ({experiment.scale} scale){question}", ""]
+    lines += [f"validation error (%), median of the last 5 epochs, {_seeds(experiment)}:", ""]
+    lines += _align(_grid(experiment))
+    differences = [*experiment.across_workers(), *experiment.across_arms()]
+    if differences:
+        lines += ["", f"{_PRECISION},", f"{_CAUTION}:", ""]
+        lines += [f"  {sentence(found)}" for found in differences]
+    for title, found in (
+        ("claims:", (f"{claim.text} {conclusion(claim)}" for claim in claims)),
+        ("diverged:", diverged),
+        ("not complete:", incomplete),
+    ):
+        texts = list(found)
+        if texts:
+            lines += ["", title, *(f"  {text}" for text in texts)]
+    return "\n".join([*lines, "", f"in {folder}: {MARKDOWN_FILE}, {JSON_FILE}, {CURVES_FILE}"])
+
+
+def _align(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return [head, "|" + "---|" * len(rows[0]), *body]
+
+
+def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
+    diverged, incomplete = _endings(experiment)
+    lines = [f"# {experiment.name} ({experiment.scale} scale)", ""]
+    lines += [experiment.question, ""] if experiment.question else []
+    lines += [f"Validation error (%), median of the last five epochs, {_seeds(experiment)}:", ""]
+    lines += [*_markdown_table(_grid(experiment)), ""]
+    if claims:
+        lines += [
+            "## What was claimed",
+            "",
+            *(f"- `{claim.text}` {conclusion(claim)}" for claim in claims),
+            "",
+        ]
+    differences = [*experiment.across_workers(), *experiment.across_arms()]
+    if differences:
+        lines += ["## Differences", "", f"{_PRECISION[0].upper()}{_PRECISION[1:]}, {_CAUTION}.", ""]
+        lines += [*(f"- {sentence(found)}" for found in differences), ""]
+    if diverged:
+        lines += ["## Diverged", "", *(f"- {text}" for text in diverged), ""]
+    if incomplete:
+        lines += ["## Not complete", "", *(f"- {text}" for text in incomplete), ""]
+    lines += ["## Curves", "", f"![Training and validation error]({CURVES_FILE})", ""]
+    lines += ["## How it was run", "", *(f"- {line}" for line in _how(experiment)), ""]
+    differing = _differing(experiment)
+    if differing:
+        arms = experiment.arms
+        rows = [["", *differing]]
+        rows += [[name_of(arm), *(_value(arms[arm][name]) for name in differing)] for arm in arms]
+        lines += ["What differs between the arms:", "", *_markdown_table(rows), ""]
+    return "\n".join(lines)
+
+
+def _differing(experiment: Results) -> list[str]:
+    arms = list(experiment.arms.values())
+    return [
+        name
+        for name in (arms[0] if arms else {})
+        if name not in _NOT_THE_RECIPE and any(arm[name] != arms[0][name] for arm in arms)
+    ]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _how(experiment: Results) -> Iterable[str]:
+    def of(name: str) -> str:
+        return " or ".join(dict.fromkeys(_value(arm[name]) for arm in experiment.arms.values()))
+
+    ranks = experiment.simulate
+    yield f"Data: {of('data')}, {of('image_size')} pixels; network: {of('modelfile')}.{of('modelclass')}"
+    yield (
+        f"n = {of('batch_size')} images per worker; learning rate {of('base_lr')} for {of('base_batch')} images; "
+        f"{of('epochs')} epochs; seeds {', '.join(map(str, experiment.seeds))}"
+    )
+    yield (
+        "Workers: as many ranks"
+        if ranks is None
+        else f"Workers: simulated on {ranks} rank{'s' * (ranks != 1)} by accumulation"
+    )
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        for cell in experiment.cells
+        for run in cell.runs
+        if run.versions
+    )
+    for version in versions:
+        yield f"Versions: {version}"
+    yield "Machine: " + ", ".join(f"{name} {_value(value)}" for name, value in experiment.machine.items())
+    seeds = f" --seeds {len(experiment.seeds)}" * (experiment.seeds == tuple(range(len(experiment.seeds))))
+    flags = " ".join((f"--simulate {ranks or 0}", *experiment.flags))
+    yield (
+        f"`tmlauncher compare {experiment.name}.toml --scale {experiment.scale}{seeds} {flags}` runs "
+        "it, `tmlauncher report DIR` with its folder makes this page again from the logs"
+    )
+
+
+def _json(experiment: Results, claims: Sequence[Claim]) -> str:
+    content = {
+        "name": experiment.name,
+        "question": experiment.question,
+        "scale": experiment.scale,
+        "seeds": list(experiment.seeds),
+        "simulate": experiment.simulate,
+        "machine": experiment.machine,
+        "arms": [
+            {"arm": arm, "settings": {k: v for k, v in settings.items() if k not in fields_of("aside")}}
+            for arm, settings in experiment.arms.items()
+        ],
+        "cells": [_cell_json(cell) for cell in experiment.cells],
+        "differences": {
+            "across_workers": [_difference_json(found) for found in experiment.across_workers()],
+            "across_arms": [_difference_json(found) for found in experiment.across_arms()],
+        },
+        "claims": [
+            {
+                "claim": claim.text,
+                "result": claim.result,
+                "sentence": f"{claim.text} {conclusion(claim)}",
+                "difference": _difference_json(claim.difference),
+            }
+            for claim in claims
+        ],
+    }
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "arm": cell.arm,
+        "workers": cell.workers,
+        "minibatch": cell.minibatch,
+        "mean": _round(cell.mean),
+        "std": _round(cell.std),
+        "finished": len(cell.errors),
+        "diverged": len(cell.diverged),
+        "incomplete": len(cell.incomplete),
+        "curves": {
+            kind: {
+                "epoch": list(curve),
+                "mean": [_round(mean) for mean, _ in curve.values()],
+                "std": [_round(std) for _, std in curve.values()],
+            }
+            for kind in ("train", "validation")
+            for curve in [cell.curve(kind)]
+        },
+        "runs": [
+            {
+                "seed": run.seed,
+                "state": run.state,
+                "error": _round(run.error),
+                "reason": run.reason,
+                "train": _curve_json(run.train),
+                "validation": _curve_json(run.validation),
+                "versions": dict(run.versions),
+            }
+            for run in cell.runs
+        ],
+    }
+
+
+def _curve_json(curve: Curve) -> dict[str, list[Any]]:
+    return {"epoch": list(curve), "error": [_round(error) for error in curve.values()]}
+
+
+def _difference_json(found: Difference) -> dict[str, Any]:
+    return {
+        "of": {"arm": found.cell.arm, "workers": found.cell.workers},
+        "against": {"arm": found.other.arm, "workers": found.other.workers},
+        "points": {str(seed): _round(value) for seed, value in found.points.items()},
+        "mean": _round(found.mean),
+        "half_of_95_percent_interval": _round(found.half),
+        "diverged": {
+            "only_of": list(found.only_cell),
+            "only_against": list(found.only_other),
+            "both": list(found.both),
+        },
+        "verdict": found.verdict,
+        "sentence": sentence(found),
+    }
+
+
+def _round(value: float | None) -> float | None:
+    """To six decimals: beyond them is rounding error, and files are easier to read."""
+    return None if value is None else round(value, 6)

@@ -1,0 +1,319 @@
+"""What the runs of an experiment say: their errors, those of a cell (an arm at a worker count), and differences.
+
+Everything is read from the folder that ``tmlauncher compare`` fills: ``experiment.json``, and for each run
+``config.json``, ``log.jsonl`` and, where it did not end well, the last line of ``output.txt``. Errors are in per
+cent, differences in percentage points.
+
+The rules, chosen before any result was seen:
+
+- A run's figure is the median validation error of its last five epochs, or of all when it has fewer.
+- A cell's figure is the mean of its finished runs' and their sample standard deviation. Diverged runs are counted
+  beside it: an error that does not exist cannot be averaged, and leaving such runs out unsaid would flatter.
+- Two cells are compared seed by seed, by the mean of the differences with a 95 % interval from Student's t. Only
+  seeds whose run is complete (finished or diverged) on both sides count.
+- A run that diverged is worse than any that did not. So a cell that diverges in seeds in which the other one does
+  not, and never the other way round, is worse, and no difference in points is given: that over the other seeds
+  would leave the worst out. When each diverges where the other does not, nothing can be told. Seeds in which
+  both diverge tell nothing; the others decide.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from theanompi.config import ConfigError, RunConfig, got, is_text, listed, resolve
+from theanompi.config.files import read_bytes, read_text
+from theanompi.experiments.statistics import Cell, Curve, Difference, Run, difference
+from theanompi.record.folder import CONFIG_FILE, LOG_FILE
+from theanompi.record.log import read_log
+
+EXPERIMENT_FILE = "experiment.json"
+OUTPUT_FILE = "output.txt"
+CLAIM = re.compile(r"\s*(\S{1,100})@(\d{1,9})\s*([~<>])\s*(\S{1,100})@(\d{1,9})\s*")
+"""Arm, worker count and relation of a claim, and what it is held against: "none@64 > gradual@64"."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""Names that make a folder."""
+
+
+def read_run(folder: Path, seed: int) -> Run:
+    """Read what there is of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder, which need not exist.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If the log or ``config.json`` is damaged.
+
+    Examples
+    --------
+    >>> read_run(Path("nowhere"), 3).state
+    'missing'
+    """
+    log = folder / LOG_FILE
+    if not os.path.exists(log):
+        return Run(seed, "missing", reason=_last_line(folder / OUTPUT_FILE))
+    records = read_log(log)
+    config = _read_json(folder / CONFIG_FILE) if os.path.exists(folder / CONFIG_FILE) else {}
+    versions = config.get("versions", {})
+    if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
+        raise ConfigError(
+            f"{folder / CONFIG_FILE}: versions: expected a text for each package, got {got(versions)}"
+        )
+    validations = [r for r in records if r["kind"] == "val"]
+    if any(record["error"] is None for record in validations):
+        raise ValueError(f"log {log}: expected an error in each validation, got one that is null")
+    validation = {record["epoch"] + 1: 100.0 * record["error"] for record in validations}
+    train = _train_curve(r for r in records if r["kind"] == "train")
+    last: dict[str, Any] = records[-1] if records else {"kind": "none"}
+    state, reason, epoch = "unfinished", "", max(validation, default=0)
+    if last["kind"] == "diverged":
+        state, reason, epoch = "diverged", last["reason"], last["epoch"] + 1
+    elif last["kind"] == "summary" and validation and _every_epoch(validation, config):
+        state = "finished"
+    else:
+        reason = _last_line(folder / OUTPUT_FILE)
+    return Run(seed, state, train, validation, reason, epoch, versions)
+
+
+def _every_epoch(validation: Curve, config: Mapping[str, Any]) -> bool:
+    """Whether no validation is missing, as after a loss of power."""
+    epochs = config.get("epochs")
+    return type(epochs) is not int or (
+        # As many first: a damaged file may ask for any number.
+        len(validation) == epochs and sorted(validation) == list(range(1, epochs + 1))
+    )
+
+
+def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
+    """Error by epoch, each line counted with its images."""
+    wrong: dict[int, float] = {}
+    images: dict[int, int] = {}
+    for record in records:
+        if record["error"] is not None and record["images"]:
+            epoch, count = record["epoch"] + 1, record["images"]
+            wrong[epoch] = wrong.get(epoch, 0.0) + record["error"] * count
+            images[epoch] = images.get(epoch, 0) + count
+    return {epoch: 100.0 * wrong[epoch] / images[epoch] for epoch in wrong}
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = read_bytes(path).decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    # A progress bar writes over its line again and again.
+    return next((text for line in reversed(lines) if (text := line.rsplit("\r", 1)[-1].strip())), "")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(path, str(path)))
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not is_text(json.dumps(value, ensure_ascii=False)):
+        raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
+    return value
+
+
+class Claim(NamedTuple):
+    """What an experiment says beforehand: the error of one cell is larger (>), smaller (<) or no other (~).
+
+    `result` is "agrees", "does not agree" or "cannot be told".
+    """
+
+    text: str
+    relation: str
+    difference: Difference
+    result: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that is known of an experiment.
+
+    Attributes
+    ----------
+    name, question, scale : str
+    seeds : tuple of int
+    simulate : int or None
+        Ranks of each run; None where there were as many as workers.
+    arms : dict of str to dict
+        The resolved settings of each arm.
+    cells : tuple of Cell
+        By arm, and by worker count in it.
+    claims : tuple of str
+    machine : dict
+    flags : tuple of str
+        Of ``tmlauncher compare``, besides those for scale, seeds and ranks.
+    """
+
+    name: str
+    question: str
+    scale: str
+    seeds: tuple[int, ...]
+    simulate: int | None
+    arms: dict[str, dict[str, Any]]
+    cells: tuple[Cell, ...]
+    claims: tuple[str, ...]
+    machine: dict[str, Any]
+    flags: tuple[str, ...] = ()
+
+    @property
+    def workers(self) -> list[int]:
+        """Every worker count, ascending."""
+        return sorted({cell.workers for cell in self.cells})
+
+    def cell(self, arm: str, workers: int) -> Cell | None:
+        """Return a cell, or None where the arm was not run with so many workers."""
+        return next((c for c in self.cells if (c.arm, c.workers) == (arm, workers)), None)
+
+    def across_workers(self) -> list[Difference]:
+        """Each arm's larger worker counts against its smallest."""
+        groups = [[c for c in self.cells if c.arm == arm] for arm in self.arms]
+        return [difference(cell, group[0]) for group in groups for cell in group[1:]]
+
+    def across_arms(self) -> list[Difference]:
+        """For each worker count, every arm against the first that was run with it."""
+        groups = [[c for c in self.cells if c.workers == k] for k in self.workers]
+        return [difference(cell, group[0]) for group in groups for cell in group[1:]]
+
+    def judge(self, claim: str) -> Claim:
+        """Hold a claim, such as "gradual@64 ~ baseline@8", against the runs.
+
+        Raises
+        ------
+        ConfigError
+            If it is not of that form, or names a cell that there is not.
+        """
+        match = CLAIM.fullmatch(claim)
+        cells = match and (self.cell(match[1], int(match[2])), self.cell(match[4], int(match[5])))
+        if not match or not cells or cells[0] is None or cells[1] is None:
+            known = listed(f"{c.arm}@{c.workers}" for c in self.cells)
+            raise ConfigError(f"claim {got(claim)}: expected A@k ~, < or > B@k with two of {known}")
+        found = difference(cells[0], cells[1])
+        agreeing = {"~": "same", ">": "worse", "<": "better"}[match[3]]
+        if found.verdict == agreeing:
+            result = "agrees"
+        elif found.verdict == "unknown" or found.verdict == "same":
+            result = "cannot be told"
+        else:
+            result = "does not agree"
+        return Claim(claim, match[3], found, result)
+
+
+def whole_numbers(values: Any, minimum: int) -> bool:
+    """Return whether this is a list of different whole numbers, at least one.
+
+    >>> whole_numbers([4, 8], 1), whole_numbers([0], 1), whole_numbers([4, 4], 1), whole_numbers([], 1)
+    (True, False, False, False)
+    """
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(value) is int and minimum <= value < 2**63 for value in values)
+        and len(set(values)) == len(values)
+    )
+
+
+def _bad_entry(about: Mapping[str, Any]) -> str | None:
+    """The first entry of ``experiment.json`` that is missing or not what it should be."""
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+    def arms(value: Any) -> bool:
+        return (
+            isinstance(value, dict)
+            and bool(value)
+            and all(
+                NAME.fullmatch(name)
+                and isinstance(arm, dict)
+                and isinstance(arm.get("settings"), dict)
+                and whole_numbers(arm.get("workers"), 1)
+                for name, arm in value.items()
+            )
+        )
+
+    def machine(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            type(entry) in (str, int) or texts(entry) for entry in value.values()
+        )
+
+    good: dict[str, Callable[[Any], bool]] = {
+        "name": lambda value: isinstance(value, str),
+        "question": lambda value: isinstance(value, str),
+        "scale": lambda value: isinstance(value, str),
+        "seeds": lambda value: whole_numbers(value, 0),
+        "simulate": lambda value: value is None or whole_numbers([value], 1),
+        "arms": arms,
+        "claims": texts,
+        "machine": machine,
+        "flags": texts,
+    }
+    return next((name for name, holds in good.items() if name not in about or not holds(about[name])), None)
+
+
+def read_experiment(folder: Path) -> Results:
+    """Read an experiment and all its runs.
+
+    Parameters
+    ----------
+    folder : Path
+        That of the experiment, with ``experiment.json``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder or file, or the file is damaged.
+    ValueError
+        If a run's log is damaged.
+
+    Examples
+    --------
+    >>> read_experiment(Path("nowhere"))
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: experiment nowhere: expected a folder, got none there
+    """
+    path = folder / EXPERIMENT_FILE
+    if not os.path.isdir(folder):
+        raise ConfigError(f"experiment {folder}: expected a folder, got none there")
+    if not os.path.isfile(path):
+        raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
+    # Earlier versions did not write the flags down.
+    about = {"flags": []} | _read_json(path)
+    bad = _bad_entry(about)
+    if bad is not None:
+        raise ConfigError(f"{path}: expected what tmlauncher compare writes, got a bad entry: {bad}")
+    seeds, claims = tuple(about["seeds"]), tuple(about["claims"])
+    try:
+        arms = {
+            n: resolve(RunConfig.from_dict(arm["settings"])).to_dict() for n, arm in about["arms"].items()
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    counts = {name: sorted(arm["workers"]) for name, arm in about["arms"].items()}
+    named = {name: about[name] for name in ("name", "question", "scale", "simulate", "machine")}
+    cells = tuple(
+        Cell(
+            name,
+            k,
+            k * arm["batch_size"],
+            tuple(read_run(folder / name / f"{k}-workers" / f"seed-{seed}", seed) for seed in seeds),
+        )
+        for name, arm in arms.items()
+        for k in counts[name]
+    )
+    flags = tuple(about["flags"])
+    return Results(seeds=seeds, arms=arms, cells=cells, claims=claims, flags=flags, **named)

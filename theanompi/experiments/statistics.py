@@ -1,0 +1,225 @@
+"""Runs, cells of runs and differences between them: means, deviations and confidence intervals."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+LAST_EPOCHS = 5
+CONFIDENCE = 0.95
+Curve = dict[int, float]
+"""Errors (%) by epoch, of which the first is 1."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of a cell.
+
+    Attributes
+    ----------
+    seed : int
+    state : {"finished", "diverged", "unfinished", "missing"}
+        A missing run has no log.
+    train, validation : dict of int to float
+        Error (%) after each epoch; in training, the mean over the epoch's images.
+    reason : str
+        Of a diverged run what the log says, of an unfinished or missing one the last line of its output.
+    epoch : int
+        In which a diverged run ended, or the last validated one; the first is 1, 0 where there is none.
+    versions : dict of str to str
+        From ``config.json``.
+    """
+
+    seed: int
+    state: str
+    train: Curve = field(default_factory=dict)
+    validation: Curve = field(default_factory=dict)
+    reason: str = ""
+    epoch: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it came to its end, good or bad."""
+        return self.state in ("finished", "diverged")
+
+    @property
+    def error(self) -> float | None:
+        """The run's figure (%); None unless it finished.
+
+        >>> Run(0, "finished", validation={1: 90.0, 2: 11.0, 3: 14.0, 4: 12.0, 5: 10.0, 6: 13.0}).error
+        12.0
+        """
+        if self.state != "finished":
+            return None
+        return statistics.median(list(self.validation.values())[-LAST_EPOCHS:])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm at a worker count.
+
+    Attributes
+    ----------
+    arm : str
+    workers : int
+        k, real or simulated.
+    minibatch : int
+        kn, in images.
+    runs : tuple of Run
+        One for each seed of the experiment.
+
+    Examples
+    --------
+    >>> runs = [Run(s, "finished", validation={1: e}) for s, e in enumerate([11.0, 12.0, 13.0])]
+    >>> cell = Cell("their_way", 4, 32, (*runs, Run(3, "diverged")))
+    >>> cell.mean, cell.std, len(cell.diverged)
+    (12.0, 1.0, 1)
+    """
+
+    arm: str
+    workers: int
+    minibatch: int
+    runs: tuple[Run, ...]
+
+    @property
+    def errors(self) -> dict[int, float]:
+        """The figures of the finished runs (%), by seed."""
+        return {run.seed: run.error for run in self.runs if run.error is not None}
+
+    @property
+    def diverged(self) -> tuple[Run, ...]:
+        """The runs that diverged."""
+        return tuple(run for run in self.runs if run.state == "diverged")
+
+    @property
+    def incomplete(self) -> tuple[Run, ...]:
+        """The runs that neither finished nor diverged."""
+        return tuple(run for run in self.runs if not run.complete)
+
+    @property
+    def mean(self) -> float | None:
+        """Of the finished runs (%); None where there are none."""
+        return statistics.fmean(self.errors.values()) if self.errors else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation of the finished runs (points); None for fewer than two."""
+        return statistics.stdev(self.errors.values()) if len(self.errors) > 1 else None
+
+    def curve(self, kind: str) -> dict[int, tuple[float, float | None]]:
+        """Return mean and standard deviation of the finished runs' error, by epoch.
+
+        Parameters
+        ----------
+        kind : {"train", "validation"}
+
+        Examples
+        --------
+        >>> runs = (Run(0, "finished", validation={1: 50.0}), Run(1, "finished", validation={1: 52.0}))
+        >>> mean, std = Cell("their_way", 4, 32, runs).curve("validation")[1]
+        >>> mean, round(std, 3)
+        (51.0, 1.414)
+        """
+        curves = [getattr(run, kind) for run in self.runs if run.state == "finished"]
+        by_epoch = {
+            epoch: [curve[epoch] for curve in curves if epoch in curve]
+            for epoch in sorted({epoch for curve in curves for epoch in curve})
+        }
+        return {
+            epoch: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+            for epoch, values in by_epoch.items()
+        }
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of a sample and the half-width of its 95 % confidence interval, from Student's t.
+
+    Parameters
+    ----------
+    values : sequence of float
+        At least two.
+
+    Examples
+    --------
+    >>> mean, half = interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    >>> mean, round(half, 3)
+    (3.0, 1.963)
+    """
+    # Takes a second, and needed only here.
+    from scipy.stats import t
+
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One cell against another, seed by seed.
+
+    Attributes
+    ----------
+    cell, other : Cell
+    points : dict of int to float
+        Error of `cell` minus that of `other`, for each seed in which both finished.
+    only_cell, only_other, both : tuple of int
+        The seeds in which only the one, only the other, and both diverged, where the other one is complete.
+    mean, half : float or None
+        Of `points`, and the half-width of the 95 % interval. None where fewer than two seeds finished on both
+        sides (then `half` alone), or where divergence decides.
+    verdict : {"worse", "better", "same", "unknown"}
+        Whether `cell` is worse than `other`; "same" stands for no difference that the seeds can show.
+
+    Examples
+    --------
+    >>> def cell(*errors):
+    ...     return Cell("a", 4, 32, tuple(Run(s, "finished", validation={1: e}) for s, e in enumerate(errors)))
+    >>> difference(cell(12.0, 13.0), cell(11.0, 12.0)).verdict
+    'worse'
+    >>> difference(cell(12.0), cell(11.0)).verdict
+    'unknown'
+    """
+
+    cell: Cell
+    other: Cell
+    points: dict[int, float]
+    only_cell: tuple[int, ...]
+    only_other: tuple[int, ...]
+    both: tuple[int, ...]
+    mean: float | None
+    half: float | None
+    verdict: str
+
+    @property
+    def pairs(self) -> int:
+        """How many seeds are complete on both sides."""
+        return len(self.points) + len(self.only_cell) + len(self.only_other) + len(self.both)
+
+
+def difference(cell: Cell, other: Cell) -> Difference:
+    """Compare two cells; see the rules above."""
+    pairs = [
+        (run, against)
+        for run, against in zip(cell.runs, other.runs, strict=True)
+        if run.complete and against.complete
+    ]
+
+    def diverged(*states: bool) -> tuple[int, ...]:
+        return tuple(
+            run.seed for run, against in pairs if (run.error is None, against.error is None) == states
+        )
+
+    only_cell, only_other, both = diverged(True, False), diverged(False, True), diverged(True, True)
+    errors, others = cell.errors, other.errors
+    points = {seed: errors[seed] - others[seed] for seed in diverged(False, False)}
+    mean = half = None
+    verdict = "unknown"
+    if only_cell or only_other:
+        if not (only_cell and only_other):
+            verdict = "worse" if only_cell else "better"
+    elif len(points) > 1:
+        mean, half = interval(list(points.values()))
+        verdict = "same" if abs(mean) <= half else "worse" if mean > 0 else "better"
+    elif points:
+        (mean,) = points.values()
+    return Difference(cell, other, points, only_cell, only_other, both, mean, half, verdict)

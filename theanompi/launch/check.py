@@ -1,0 +1,78 @@
+"""What can be wrong with a run's settings, found before anything is started."""
+
+import ast
+import errno
+import os
+import sys
+import threading
+
+from theanompi.config import ConfigError, RunConfig, closest, got, hosts
+from theanompi.config.files import MOST_TEXT, read_bytes, reason, trouble
+from theanompi.launch.modelfile import find_module
+
+# CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
+# at the same time end in a SystemError (python/cpython#106905). `compare` starts runs from several threads.
+_parsing = threading.Lock()
+
+
+def check(config: RunConfig) -> None:
+    """Check that the files and names of a run exist, without importing the model or opening the data set.
+
+    The current folder is put on ``sys.path``, where Theano-MPI looked for models too.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+        When the model's module, its class or the data set's file is not there, or the module does not parse.
+
+    Examples
+    --------
+    >>> check(RunConfig(modelfile="mymodels.resnet50"))
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: modelfile: expected a module on sys.path, got 'mymodels.resnet50'
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    _check_model(config.modelfile, config.modelclass)
+    elsewhere = hosts(config.devices)[0].name is not None
+    wrong = "" if config.data == "digits" or elsewhere else trouble(config.data)
+    if wrong:
+        hint = "" if wrong == os.strerror(errno.ENOENT) else f" ({wrong})"
+        raise ConfigError(
+            f"data: expected 'digits' or the path of an HDF5 file, got {got(config.data)}, which is none{hint}"
+        )
+
+
+def _check_model(modelfile: str, modelclass: str) -> None:
+    spec = find_module(modelfile)
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise ConfigError(
+            f"modelfile: expected a Python file, got {got(modelfile)} ({spec.origin or 'a folder'})"
+        )
+    try:
+        with _parsing:
+            tree = ast.parse(read_bytes(spec.origin, MOST_TEXT), spec.origin)
+    except SyntaxError as error:
+        raise ConfigError(
+            f"modelfile: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
+        ) from None
+    except (ValueError, OSError, RecursionError, MemoryError) as error:  # NUL bytes, or nested too deeply
+        raise ConfigError(f"modelfile: expected Python in {spec.origin}, got: {reason(error)}") from None
+    names = _names(tree)
+    if modelclass not in names and "*" not in names:
+        hint = closest(modelclass, names)
+        raise ConfigError(f"modelclass: expected a class of {spec.origin}, got {got(modelclass)}{hint}")
+
+
+def _names(tree: ast.Module) -> list[str]:
+    """List what a module binds at its top level: classes, and names imported or assigned that may be some."""
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return names

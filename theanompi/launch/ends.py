@@ -1,0 +1,201 @@
+"""How a run ends, and what its workers tell the launcher of it.
+
+An mpirun that ends with status 0 has seen no process fail; it does not know whether they did what they were started
+for. So the workers say it, in lines on their standard output that the launcher takes out of what is printed
+(`theanompi.launch.mpirun.say`): who they are, what is saved, and that they came to their end.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Callable
+from signal import Signals
+from typing import Any
+
+from theanompi.launch.mpirun import MARK, Outcome, say
+
+STOPPED = 75
+"""Exit status of a run that a signal stopped after a checkpoint: sysexits.h's EX_TEMPFAIL, "try again later"."""
+LAUNCHER = "THEANOMPI_LAUNCHER"
+"""The variable that says a launcher listens: its host and process."""
+
+_BANNER = re.compile(
+    rb"=+|=   .*|YOUR APPLICATION TERMINATED WITH THE EXIT .*|This typically refers to a problem with your .*"
+    rb"|Please see the FAQ page for debugging suggestions|"
+)
+_RULER = re.compile(rb"={40,}")
+_PID = re.compile(rb"\bPID (\d+) RUNNING AT (\S+)")
+_SIGNAL = re.compile(rb"\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)")
+_STATUS = re.compile(rb"EXIT (?:CODE|STATUS): (\d+)")
+
+
+def launcher_name() -> str:
+    """Return what `LAUNCHER` holds where this process is the launcher.
+
+    >>> launcher_name().endswith(f":{os.getpid()}")
+    True
+    """
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def tell(**facts: Any) -> None:
+    """Tell the launcher, if there is one: facts that `Account` has as attributes."""
+    if LAUNCHER in os.environ:
+        say(**facts)
+
+
+class Account:
+    r"""What a job's workers have told, read from what its mpirun prints; all else is passed on.
+
+    The banner of hydra about a process that ended badly is not: it blames the application whatever the cause, and
+    knows no ranks. What it says is in `deaths`.
+
+    Parameters
+    ----------
+    write : callable
+        Takes the bytes that are not for the launcher.
+
+    Attributes
+    ----------
+    ranks : list of (str, int)
+        Host and process of each rank, empty until they have told.
+    saved : int or None
+        The iteration of the last checkpoint.
+    resumable : bool
+        Whether it has all that the run needs to go on.
+    stopped : str or None
+        What made the workers stop in good order before the end, if they did.
+    well : bool
+        Whether they came to the end.
+    failed : bool
+        Whether one of them has said why it could not go on.
+    deaths : list of str
+        Who ended badly, in words.
+    guess : str
+        What may have happened where nobody has said it.
+
+    Examples
+    --------
+    >>> shown = []
+    >>> account = Account(shown.append)
+    >>> account.feed(b'epoch 1\n@theanompi {"saved": 45}\nepoch')
+    >>> account.feed(b' 2\n@theanompi {"well": true}\n')
+    >>> account.close()
+    >>> b"".join(shown), account.saved, account.well
+    (b'epoch 1\nepoch 2\n', 45, True)
+    """
+
+    def __init__(self, write: Callable[[bytes], Any]) -> None:
+        self._write = write
+        self._rest = b""
+        self._ruler = b""
+        self._banner: list[bytes] | None = None
+        self.ranks: list[tuple[str, int]] = []
+        self.saved: int | None = None
+        self.stopped: str | None = None
+        self.well = self.failed = False
+        self.resumable = True
+        self.deaths: list[str] = []
+        self.guess = ""
+
+    def feed(self, data: bytes) -> None:
+        """Take in what was printed since the last call."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._line(line + b"\n")
+        # Half a line may be all that there will be for long; where it may become a message, it has to wait.
+        if self._rest and self._banner is None and not self._ruler and self._rest[:1] not in b"=@":
+            self._pass_on(self._rest)
+
+    def close(self) -> None:
+        """Take note that nothing follows."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            self._line(rest)
+        self._end_banner()
+        if self._ruler:
+            self._write(self._ruler)
+
+    def _pass_on(self, rest: bytes) -> None:
+        mark = rest.find(b"@")
+        if mark < 0:
+            self._write(rest)
+            self._rest = b""
+
+    def _line(self, line: bytes) -> None:
+        if self._banner is not None:
+            if _BANNER.fullmatch(line.strip()):
+                self._banner.append(line)
+                return
+            self._end_banner()
+        ruler, self._ruler = self._ruler, b""
+        if ruler and b"BAD TERMINATION" in line:
+            self._banner = [line]
+            return
+        if _RULER.fullmatch(line.strip()):
+            self._write(ruler)
+            self._ruler = line
+            return
+        text, *told = line.split(f"{MARK} ".encode())
+        self._write(ruler + text)
+        # Two ranks may have printed into one line.
+        for facts in Outcome(None, (f"{MARK} ".encode() + b"".join(told)).decode(errors="replace"), "").facts:
+            self._take(facts)
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        if "ranks" in facts:
+            self.ranks = [(str(host), int(pid)) for host, pid in facts["ranks"]]
+        self.saved = facts.get("saved", self.saved)
+        self.stopped = facts.get("stopped", self.stopped)
+        self.resumable = facts.get("resumable", self.resumable)
+        self.well = facts.get("well", self.well)
+        self.failed = facts.get("failed", self.failed)
+
+    def _end_banner(self) -> None:
+        text, self._banner = b"".join(self._banner or ()), None
+        process = _PID.search(text)
+        if process:
+            pid, host = int(process[1]), process[2].decode(errors="replace")
+            number, status = _SIGNAL.search(text), _STATUS.search(text)
+            how = "ended badly"
+            if number:
+                how = f"was ended by {signal_name(int(number[1] or number[2]))}"
+            elif status:
+                how = f"left with exit status {status[1].decode()}"
+            self.deaths.append(f"{self.name(pid, host)} {how}")
+
+    def name(self, pid: int, host: str) -> str:
+        """Who a process is: its rank where the ranks have told."""
+        short = host.partition(".")[0]
+        for rank, (place, own) in enumerate(self.ranks):
+            if own == pid and place.partition(".")[0] == short:
+                return f"rank {rank} ({place}, pid {pid})"
+        return f"a rank ({host}, pid {pid})"
+
+
+def signal_name(number: int) -> str:
+    """Name a signal.
+
+    >>> signal_name(9), signal_name(99)
+    ('SIGKILL', 'signal 99')
+    """
+    return Signals(number).name if number in {item.value for item in Signals} else f"signal {number}"
+
+
+def what_is_saved(saved: int | None, out: str, *, resumable: bool = True) -> str:
+    """Say what a run that ended early leaves.
+
+    Examples
+    --------
+    >>> what_is_saved(45, "runs/x")
+    'iteration 45 is saved in runs/x: --resume goes on from there'
+    >>> what_is_saved(45, "runs/x", resumable=False)
+    'the weights after iteration 45 are saved in runs/x'
+    >>> what_is_saved(None, "runs/x")
+    'nothing is saved'
+    """
+    if saved is None:
+        return "nothing is saved"
+    if not resumable:
+        return f"the weights after iteration {saved} are saved in {out}"
+    return f"iteration {saved} is saved in {out}: --resume goes on from there"

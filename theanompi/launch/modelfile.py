@@ -1,0 +1,75 @@
+"""Where a model's module is, found without running it or the packages above it."""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+
+from theanompi.config import ConfigError, closest
+
+
+def find_module(name: str) -> ModuleSpec:
+    """Find a module as an import would.
+
+    Parameters
+    ----------
+    name
+        With dots.
+
+    Raises
+    ------
+    ConfigError
+        When it is not on ``sys.path``; the message names what is like it, or what hides it: a package of the same
+        name as its own in another folder.
+
+    Examples
+    --------
+    >>> find_module("models.resnet50").name
+    'models.resnet50'
+    >>> find_module("mymodels.resnet50")
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: modelfile: expected a module on sys.path, got 'mymodels.resnet50'
+    """
+    importlib.invalidate_caches()
+    top, *parts = name.split(".")
+    package = importlib.util.find_spec(top)
+    spec, folder = _descend(package, parts)
+    if spec is not None:
+        return spec
+    if package is not None:
+        for other in _everywhere(top):
+            if _descend(other, parts)[0] is not None:
+                raise ConfigError(
+                    f"modelfile: expected a module on sys.path, got {name!r}; {top} is {_place(package)} here, which "
+                    f"hides {_place(other)}: rename it, or start elsewhere"
+                )
+    hint = closest(name.rpartition(".")[2], [module.name for module in pkgutil.iter_modules(folder)])
+    raise ConfigError(f"modelfile: expected a module on sys.path, got {name!r}{hint}")
+
+
+def _descend(package: ModuleSpec | None, parts: list[str]) -> tuple[ModuleSpec | None, list[str] | None]:
+    """The module within a package, and the folders where the last step looked for it."""
+    spec, folder = package, None
+    for part in parts:
+        # importlib.util.find_spec would run the packages above the module.
+        folder = list(spec.submodule_search_locations or ()) if spec else []
+        spec = PathFinder.find_spec(f"{spec.name}.{part}" if spec else part, folder)
+    return spec, folder
+
+
+def _everywhere(top: str) -> Iterator[ModuleSpec]:
+    """All modules of that name: an import takes the first."""
+    for place in sys.path:
+        if spec := PathFinder.find_spec(top, [place]):
+            yield spec
+    # An editable installation may have a finder of its own.
+    for finder in sys.meta_path:
+        if finder is not PathFinder and (spec := finder.find_spec(top, None)):
+            yield spec
+
+
+def _place(spec: ModuleSpec) -> str:
+    return next(iter(spec.submodule_search_locations or ()), spec.origin or spec.name)

@@ -1,0 +1,246 @@
+"""A run's folder: which files are in it, who is at work in it, and that no run in it is lost."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from theanompi.config import ConfigError
+from theanompi.config.files import reason, writing
+
+CONFIG_FILE = "config.json"
+LOG_FILE = "log.jsonl"
+CURVES_FILE = "curves.png"
+CHECKPOINT_FILE = "checkpoint.h5"
+TIMELINE_FILE = "timeline.json"
+LOCK_FILE = "run.lock"
+RUN_FILES = (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, TIMELINE_FILE)
+
+# Seconds in which the ranks of a run that was killed may still hold its lock.
+_GRACE = 3.0
+
+
+class RunFolder:
+    """The folder of a run, which one process at a time holds: from the constructor until `release` or its end.
+
+    It is made with its parents where missing, and what is to be done with a run in it is checked. The lock is the
+    file system's own (``flock``), which on most of them holds across hosts: it ends with its process, however that
+    ends, and the next one takes the file over. Where a file system has no locks, what the file says of its process
+    decides.
+
+    Parameters
+    ----------
+    path : Path
+    resume : bool
+        Go on with the run in it, which must have a checkpoint.
+    overwrite : bool
+        Replace the run in it, once `clear` is called.
+
+    Attributes
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ConfigError
+        If there is a run in the folder and neither was asked for, if there is no checkpoint to resume from, if
+        another process is at work in it, or if it is not a folder in which one can write.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with RunFolder(Path(folder, "runs", "first"), resume=False, overwrite=False):
+    ...         os.listdir(Path(folder, "runs", "first"))
+    ...     os.listdir(Path(folder, "runs"))
+    ['run.lock']
+    []
+    """
+
+    def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
+        self.path, self._overwrite = path, overwrite
+        self._check(resume)
+        self._made = not os.path.lexists(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+            self._lock: int | None = self._hold()
+        except (OSError, ValueError) as error:
+            raise ConfigError(_no_folder(path, error)) from error
+        try:
+            # Again, as the process that has just let it go may have left a run there.
+            self._check(resume)
+            for name in RUN_FILES:
+                # What a killed process was about to put in a file's place.
+                (path / f"{name}.tmp").unlink(missing_ok=True)
+        except ConfigError:
+            self.release()
+            raise
+
+    def _check(self, resume: bool) -> None:
+        there = {name for name in RUN_FILES if os.path.lexists(self.path / name)}
+        if resume and CHECKPOINT_FILE not in there:
+            raise ConfigError(
+                f"run folder {self.path}: expected {CHECKPOINT_FILE} to resume from, got none there"
+            )
+        if there & {CONFIG_FILE, LOG_FILE, CHECKPOINT_FILE} and not (resume or self._overwrite):
+            raise ConfigError(
+                f"run folder {self.path}: expected none or one without a run, got one with a run in it; "
+                "continue it with --resume, replace it with --overwrite, or choose another with --out"
+            )
+
+    def _hold(self) -> int:
+        """Take the lock; gives its file descriptor, which children do not inherit."""
+        file, deadline = self.path / LOCK_FILE, time.monotonic() + _GRACE
+        while True:
+            lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                if _lock(lock) and _is(lock, file):
+                    about = {
+                        "host": platform.node(),
+                        "pid": os.getpid(),
+                        "since": datetime.now().isoformat(" ", "seconds"),
+                    }
+                    os.ftruncate(lock, 0)
+                    os.pwrite(lock, json.dumps(about).encode(), 0)
+                    return lock
+                holder = _holder(lock)
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"run folder {self.path}: expected one in which no run is at work, got one in which {holder} is"
+                )
+            time.sleep(0.1)
+
+    def clear(self) -> None:
+        """Remove the files of the run that was to be replaced, and nothing else."""
+        if self._overwrite:
+            for name in RUN_FILES:
+                with writing(self.path / name):
+                    (self.path / name).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let another process have the folder; one that was made for nothing is removed."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.path / LOCK_FILE).unlink()
+                if self._made:
+                    self.path.rmdir()
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def _no_folder(path: Path, error: OSError | ValueError) -> str:
+    got = "a file of this name" if isinstance(error, FileExistsError) else reason(error)
+    return f"run folder {path}: expected a folder to write in, got: {got}"
+
+
+def _lock(lock: int) -> bool:
+    """Whether the lock could be had."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        # A file system without locks.
+        about = _about(lock)
+        if about.get("host") != platform.node():
+            return not about
+        return not Path(f"/proc/{about.get('pid')}").is_dir()
+
+
+def at_work(path: Path) -> str | None:
+    """Return who is at work in a run's folder, in words, or None.
+
+    >>> with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder), resume=False, overwrite=False):
+    ...     at_work(Path(folder)).startswith(f"process {os.getpid()} on ")
+    True
+    """
+    try:
+        lock = os.open(path / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        return None if _lock(lock) else _holder(lock).removesuffix(",")
+    finally:
+        os.close(lock)
+
+
+def _is(lock: int, file: Path) -> bool:
+    """Whether an open file still has its name: its last holder may just have removed it."""
+    try:
+        return os.path.samestat(os.fstat(lock), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _about(lock: int) -> dict[str, Any]:
+    try:
+        about = json.loads(os.pread(lock, 4096, 0) or b"{}")
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _holder(lock: int) -> str:
+    about = _about(lock)
+    if not about:
+        return "another process"
+    return f"process {about.get('pid')} on {about.get('host')}, since {about.get('since')},"
+
+
+def write_config(out: Path, config: Mapping[str, Any]) -> None:
+    """Write ``config.json``, replacing a previous one as a whole.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the run.
+    config : mapping
+        What `theanompi.config.RunConfig` was resolved to, as JSON values.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_config(Path(folder), {"seed": 0})
+    ...     print(Path(folder, "config.json").read_text(encoding="utf-8"))
+    {
+      "seed": 0
+    }
+    <BLANKLINE>
+    """
+    replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that at any moment it has either its old text or the new one, as a whole.
+
+    Raises
+    ------
+    theanompi.config.files.CannotWrite
+        Which has changed nothing.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)

@@ -1,0 +1,149 @@
+"""The log of a run: its records, written and read."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from theanompi.config import ConfigError, got, is_text
+from theanompi.config.files import read_bytes, reason
+
+# The phases that `Recorder.end` takes, and what each is called in a timeline.
+PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
+# What the wall time consists of, beside what none of it is, and how that is called in the summary.
+EXPOSED = {
+    "calc": "compute",
+    "comm": "communication",
+    "sync": "waiting for slower ranks",
+    "wait": "loading",
+}
+# What goes on at the same time, by what it would be if it were waited for.
+HIDDEN = {"comm": "comm_hidden", "sync": "sync_hidden", "wait": "load_hidden"}
+KINDS = (*EXPOSED, *HIDDEN.values())
+# Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
+WAITS = 4096
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    r"""Read a log of one JSON object a line.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``log.jsonl`` of a run. A last line that is not whole, as a killed process leaves it, is left out.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or if a line is not one that a run writes, with its number.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "log.jsonl").write_bytes(
+    ...         b'{"kind": "diverged", "epoch": 0, "iteration": 3, "reason": "loss nan"}\n{"kind": "tr')
+    ...     [record["iteration"] for record in read_log(folder + "/log.jsonl")]
+    [3]
+    """
+    try:
+        *lines, last = read_bytes(path).split(b"\n")
+    except FileNotFoundError:
+        raise ValueError(f"log {path}: expected a file, got none there") from None
+    except OSError as error:
+        raise ValueError(f"log {path}: expected a file, got: {reason(error)}") from None
+    records: list[dict[str, Any]] = []
+    reached = 0
+    for number, line in enumerate([*lines, last], 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        wrong = _wrong(record, reached) if isinstance(record, dict) else f"a JSON object, got {got(line)}"
+        if not wrong:
+            records.append(record)
+            reached = record["iteration"]
+        elif number <= len(lines):
+            raise ValueError(f"log {path}, line {number}: expected {wrong}")
+    return records
+
+
+def _wrong(record: Mapping[str, Any], reached: int) -> str:
+    """What a line is expected to have and has not, after `reached` iterations; nothing when all is right."""
+    kind = record.get("kind")
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        return f"a kind of {', '.join(_NEEDED)}, got {got(kind)}"
+    for name in _NEEDED[kind]:
+        if name not in record:
+            return f"{name!r} in a line of kind {kind!r}, got none"
+    for name, value in record.items():
+        if name in _VALUES and not _VALUES[name][1](value):
+            return f"{name!r} to be {_VALUES[name][0]}, got {got(value)}"
+    if record["iteration"] < reached:
+        return f"an iteration of at least {reached}, as in the lines before, got {record['iteration']}"
+    return ""
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**1023
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+_WHOLE = "a whole number of at least 0", _is_whole
+_SECONDS = "a number of at least 0", lambda value: _is_number(value) and value >= 0
+_NUMBER = "a number or null", lambda value: value is None or _is_number(value)
+_FRACTION = "a number from 0 to 1 or null", lambda value: value is None or _is_fraction(value)
+# What the values of a line may be, by their names: they mean the same in every kind of line.
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("epoch", "iteration", "images"), _WHOLE),
+    **dict.fromkeys(("wall_s", *(f"{kind}_s" for kind in KINDS)), _SECONDS),
+    **dict.fromkeys(("loss", "lr", "images_per_s"), _NUMBER),
+    **dict.fromkeys(("error", "error_top5", "best_error", "median_error"), _FRACTION),
+    "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
+    "reason": ("a text", is_text),
+}
+# What a line of each kind cannot be without; earlier versions wrote less of the rest.
+_NEEDED = {
+    "train": ("epoch", "iteration", "images", "loss", "error", "lr", "images_per_s", "wall_s"),
+    "val": ("epoch", "iteration", "images", "loss", "error"),
+    "summary": ("iteration",),
+    "diverged": ("epoch", "iteration", "reason"),
+}
+
+
+def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
+    """What a log has up to an iteration; how the run ended, now out of date, is left out. No log has nothing."""
+    if not os.path.lexists(path):
+        return []
+    records = [r for r in read_log(path) if r["kind"] not in ("summary", "diverged")]
+    last = max((r["iteration"] for r in records), default=0)
+    if last < iteration:
+        raise ConfigError(
+            f"log {path}: expected lines up to iteration {iteration}, to which the checkpoint goes, got them up to "
+            f"{last}; remove the log to go on without it"
+        )
+    return [r for r in records if r["iteration"] <= iteration]
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """Write a record as a line of the log."""
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient, or None where it is not a finite number."""
+    quotient = float(numerator) / float(denominator) if denominator else math.nan
+    return quotient if math.isfinite(quotient) else None

@@ -1,0 +1,206 @@
+"""What a run will do, in words, before it begins."""
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+
+from theanompi.training.schedule import Schedule
+
+
+def plan(
+    schedule: Schedule,
+    *,
+    workers: int,
+    batch_size: int,
+    accumulation: int,
+    n_train: int,
+    parameters: Sequence[tuple[str, tuple[int, ...], bool]],
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    form: str = "v",
+    nesterov: bool = True,
+    normalization: str = "minibatch",
+    shuffle: str = "global",
+) -> str:
+    """Describe what a run will do, as a table to read before it starts.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        Of the run.
+    workers, batch_size, accumulation : int
+        k, n and A.
+    n_train : int
+        Training images in the data set.
+    parameters : sequence of (name, shape, decayed)
+        Every trainable parameter.
+    momentum, weight_decay, form, nesterov
+        As in `update_graph`.
+    normalization : {"minibatch", "worker"}
+        What the summed loss is divided by: A·k·n or n.
+    shuffle : {"global", "worker"}
+        As in `theanompi.data.Sampler`.
+
+    Returns
+    -------
+    str
+        Lines without a newline at the end.
+
+    Raises
+    ------
+    ValueError
+        When `schedule` is not of this minibatch or this many iterations per epoch.
+
+    Examples
+    --------
+    >>> schedule = Schedule(minibatch=512, iterations_per_epoch=20, epochs=9, decay_epochs=(6,))
+    >>> parameters = [("fc.W", (64, 10), True), ("fc.b", (10,), False)]
+    >>> text = plan(
+    ...     schedule, workers=8, batch_size=32, accumulation=2, n_train=10_000, parameters=parameters
+    ... )
+    >>> print(text.splitlines()[3])
+    learning rate   0.2, linearly from 0.1 for 256 images
+    """
+    shards = accumulation * workers
+    units = n_train // batch_size
+    for name, expected in [("minibatch", shards * batch_size), ("iterations_per_epoch", -(-units // shards))]:
+        if getattr(schedule, name) != expected:
+            raise ValueError(
+                f"plan: expected the schedule's {name} to be {expected:,} (k = {workers}, n = {batch_size}, "
+                f"A = {accumulation}, {n_train:,} images), got {getattr(schedule, name):,}"
+            )
+    trailing = units % shards * batch_size
+    iterations = f"{schedule.iterations:,}: {schedule.epochs} epochs of T = {schedule.iterations_per_epoch:,}"
+    held = {
+        "v": "v-form: v is multiplied by η_t/η_(t-1)",
+        "u": "u-form: u does not hold η and needs no correction",
+        "uncorrected": "v-form, uncorrected: v is not multiplied by η_t/η_(t-1)",
+    }[form]
+    rows = [
+        (
+            "minibatch",
+            f"{schedule.minibatch:,} images: k = {workers} workers · n = {batch_size} · A = {accumulation}",
+        ),
+        *(
+            [("", f"the summed loss is divided by n only: {shards:,} times the mean")]
+            * (normalization == "worker")
+        ),
+        ("iterations", iterations + (f"; each epoch's last has {trailing:,} images" if trailing else "")),
+        ("left out", _left_out(n_train, batch_size, shards, shuffle)),
+        ("learning rate", _scaling(schedule)),
+        ("warmup", _warmup(schedule)),
+        ("momentum", f"{momentum:g}, {'Nesterov' if nesterov else 'plain'}, {held}"),
+        ("weight decay", f"{weight_decay:g}"),
+        *(("", line) for line in _decay(parameters, weight_decay)),
+    ]
+    return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *_phases(schedule, form)])
+
+
+def _left_out(n_train: int, batch_size: int, shards: int, shuffle: str) -> str:
+    units, rest = divmod(n_train, batch_size)
+    if shuffle == "global":
+        return f"{rest:,} of {n_train:,} images per epoch" + (", other ones in each" if rest else "")
+    # Each worker sees this share of the images, independently of what the others see.
+    share = units * batch_size / shards / n_train
+    return (
+        f"about {n_train * (1 - share) ** shards:,.0f} of {n_train:,} images per epoch: each of the {shards:,} workers "
+        "shuffles all of them by itself"
+    )
+
+
+def _scaling(schedule: Schedule) -> str:
+    if schedule.scaling == "none":
+        return f"{schedule.target:.4g}, not scaled"
+    how = "linearly" if schedule.scaling == "linear" else "by the square root"
+    if schedule.scaled == "loss":
+        factor = schedule.loss_scale(schedule.warmup_iterations)
+        return (
+            f"{schedule.base_lr:g}, not scaled; instead the loss, without its weight decay, is multiplied by "
+            f"{factor:.4g}, {how} for {schedule.minibatch:,} images"
+        )
+    return f"{schedule.target:.4g}, {how} from {schedule.base_lr:g} for {schedule.base_batch:,} images"
+
+
+def _warmup(schedule: Schedule) -> str:
+    if schedule.warmup == "none":
+        return "none"
+    if schedule.minibatch <= schedule.base_batch:
+        return f"none: the minibatch is not above {schedule.base_batch:,} images"
+    if not schedule.warmup_iterations:
+        return "none: it would last 0 iterations"
+    unit, what = (schedule.base_lr, " times the loss") if schedule.scaled == "loss" else (1.0, "")
+    how = (
+        f"+{schedule.increment / unit:.4g} each iteration"
+        if schedule.warmup == "gradual"
+        else "in one jump at its end"
+    )
+    return f"{schedule.warmup}, {schedule.base_lr / unit:g} to {schedule.target / unit:.4g}{what}, {how}"
+
+
+def _decay(parameters: Sequence[tuple[str, tuple[int, ...], bool]], weight_decay: float) -> list[str]:
+    lines = []
+    for flag, verb in [(True, "decay"), (False, "do not decay")]:
+        chosen = [
+            (name, math.prod(shape))
+            for name, shape, decayed in parameters
+            if (decayed and weight_decay > 0) == flag
+        ]
+        if chosen:
+            text = f"{len(chosen):,} parameters ({sum(size for _, size in chosen):,} values) {verb}: "
+            lines += textwrap.wrap(text + _compact([name for name, _ in chosen]), 90, subsequent_indent="  ")
+    return lines
+
+
+def _compact(names: Sequence[str]) -> str:
+    """Join names that are alike up to the first digit and from the last dot on: ``res*.W (52), fc.W``."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        layer, dot, kind = name.rpartition(".")
+        groups.setdefault((re.split(r"\d", layer)[0], dot + kind), []).append(name)
+    return ", ".join(
+        group[0] if len(group) == 1 else f"{stem}*{kind} ({len(group)})"
+        for (stem, kind), group in groups.items()
+    )
+
+
+def _phases(schedule: Schedule, form: str) -> list[str]:
+    """η, s where the loss is scaled, and what v is multiplied by, one row from each jump to the next."""
+    bounds = sorted({0, schedule.warmup_iterations, *schedule.decay_iterations, schedule.iterations})
+    scales = schedule.scaled == "loss"
+    rows = [
+        (
+            "epochs",
+            "iterations",
+            "learning rate η",
+            *(["factor of the loss"] if scales else []),
+            "momentum correction",
+        )
+    ]
+    for start, stop in pairwise(bound for bound in bounds if bound <= schedule.iterations):
+        first, last = schedule(start), schedule(stop - 1)
+        correction = {"u": "not needed", "uncorrected": "left out"}.get(form)
+        if correction is None:
+            correction = f"{first / schedule(max(start - 1, 0)):.4g}"
+            if first != last:
+                correction += f", then {schedule(start + 1) / first:.4g} … {last / schedule(stop - 2):.4g}"
+        factor = _range(schedule.loss_scale(start), schedule.loss_scale(stop - 1))
+        epochs = [f"{bound / schedule.iterations_per_epoch:.4g}" for bound in (start, stop)]
+        rows.append(
+            (
+                " – ".join(epochs),
+                f"{start:,} – {stop:,}",
+                _range(first, last),
+                *([factor] if scales else []),
+                correction,
+            )
+        )
+    widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
+    return [
+        "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _range(first: float, last: float) -> str:
+    return f"{first:.4g}" if first == last else f"{first:.4g} … {last:.4g}"

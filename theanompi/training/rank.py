@@ -1,0 +1,299 @@
+"""One rank, top to bottom: device, model, exchange, compiled functions, and every epoch to the last checkpoint."""
+
+import importlib
+import os
+import platform
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mpi4py
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from theanompi import __version__, device
+from theanompi.config import ConfigError, RunConfig, hosts, local_device
+from theanompi.device import FlatBuffer
+from theanompi.exchange import Exchanger, choose, get_exchanger
+from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
+from theanompi.launch.libraries import check_algorithm
+from theanompi.launch.modelfile import find_module
+from theanompi.record.folder import RunFolder, write_config
+from theanompi.record.plots import plot_curves
+from theanompi.record.progress import Progress
+from theanompi.record.recorder import Recorder
+from theanompi.system import cgroup
+from theanompi.training.contract import ContractModel
+from theanompi.training.loop import Diverged, average_weights, sum_gradients, train_epoch, validate
+from theanompi.training.model import Model, refuse_unheeded
+from theanompi.training.ranks import Agreed, agree, library, together
+from theanompi.training.saving import load_checkpoint, save_checkpoint
+from theanompi.training.stop import StopSignals
+
+
+def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -> tuple[str, int]:
+    """Take this rank's device by its rank on this machine; gives its name and this rank's share of the cores.
+
+    Raises
+    ------
+    ConfigError
+        On all ranks, when there are more or fewer of them than the run has devices, or on those whose device is not
+        there.
+    """
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    local_rank, local_size = local.Get_rank(), local.Get_size()
+    # srun and mpirun may have given each rank cores of its own, or all of them the same.
+    together_on = set().union(*local.allgather(os.sched_getaffinity(0)))
+    cores = max(1, cgroup.cores(together_on) // local_size)
+    local.Free()
+    _, note = device.compile_folder()
+    if note and local_rank == 0:
+        print(f"theanompi: {platform.node()}: {note}", file=sys.stderr, flush=True)
+    # Of ranks that a launcher has started, each knows the devices of its own machine.
+    started = LAUNCHER in os.environ
+    given, ranks = len(config.devices if started else devices), comm.allreduce(local_size, MPI.MAX)
+    ranks = comm.Get_size() if started else ranks
+    if given != ranks and (started or given > 1) and hosts(devices)[0].name is None:
+        where = "in all" if started else "on each machine, or one for all"
+        raise ConfigError(
+            f"devices: expected {ranks}, as many as mpirun has started ranks {where}, got {given}"
+        )
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores)
+    name = local_device(devices, local_rank, torch.cuda.device_count())
+    device.use(name)
+    return name, cores
+
+
+def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
+    """Import the model's class and make an instance for this rank."""
+    rank = comm.Get_rank()
+    try:
+        module = importlib.import_module(config.modelfile)
+    except ModuleNotFoundError as error:
+        if f"{config.modelfile}.".startswith(f"{error.name}."):
+            find_module(config.modelfile)  # which says what hides it
+        raise
+    model_class = getattr(module, config.modelclass, None)
+    if model_class is None:
+        raise ConfigError(f"modelclass: expected a class of {module.__file__}, got {config.modelclass!r}")
+    settings = {
+        **config.to_dict(),
+        "rank": rank,
+        "size": comm.Get_size(),
+        "verbose": config.verbose and rank == 0,
+    }
+    model = model_class(settings)
+    if isinstance(model, Model):
+        refuse_unheeded(model)
+    return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
+
+
+def make_exchanger(config: RunConfig, comm: MPI.Intracomm, buffer: FlatBuffer) -> tuple[Exchanger, str]:
+    """The exchanger of a run, and what the log says of it."""
+    averages = config.sync_type == "avg"
+    if config.exchange == "auto" and comm.Get_size() > 1:
+        choice = choose(comm, buffer, require_cuda_aware=config.require_cuda_aware)
+        nbytes = buffer.flat.numel() * buffer.flat.element_size()
+        return choice.exchanger, f"{choice.name}, {choice.exchanger.description}\n{choice.table(nbytes)}"
+    # A single rank has nothing to choose by.
+    name = "overlap" if config.exchange == "auto" else config.exchange
+    exchanger = get_exchanger(
+        name, comm, buffer, averages=averages, require_cuda_aware=config.require_cuda_aware
+    )
+    return exchanger, f"{name}, {exchanger.description}"
+
+
+def train(
+    config: RunConfig,
+    devices: tuple[str, ...],
+    *,
+    plan: bool,
+    folder: RunFolder | None,
+    comm: MPI.Intracomm,
+    progress: Progress,
+    stop: StopSignals,
+) -> None:
+    """Be one rank of a run, from the choice of its device to the last checkpoint; `theanompi.worker.run` calls it.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved.
+    devices : tuple of str
+        The devices of this machine, one per local rank, or one name for all.
+    plan : bool
+        Print the schedule and return.
+    folder : RunFolder or None
+        The run's, on rank 0.
+    comm : mpi4py.MPI.Intracomm
+        All ranks.
+    progress : Progress
+        Told what this rank is doing.
+    stop : StopSignals
+        Whether it was asked to stop.
+
+    Raises
+    ------
+    SystemExit
+        As `theanompi.worker.run`.
+    """
+    rank, size = comm.Get_rank(), comm.Get_size()
+    together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
+    name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
+    if config.loader_processes is None:
+        config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
+    progress.now("building the model")
+    model = together(comm, lambda: make_model(config, comm))
+    progress.resumable = isinstance(model, Model)
+    if rank == 0:
+        tell(resumable=progress.resumable)
+    if plan:
+        if rank == 0:
+            print(model.plan(), flush=True)
+        model.cleanup()
+        return
+
+    out = Path(config.out or "")
+    gradients = config.sync_type == "cdd"
+    buffer = model.state.gradients if gradients else model.weights_to_average()
+    progress.now("setting up the exchange")
+    exchanger, way = together(
+        comm, lambda: make_exchanger(config, comm, buffer), errors=(ValueError, OSError)
+    )
+    exchanger.progress = progress
+    # Compiled after the exchange may have moved the buffer.
+    progress.now("compiling")
+    if gradients:
+        together(comm, lambda: model.compile_iter_fns(config.sync_type, exchanger))
+    else:
+        together(comm, lambda: model.compile_iter_fns(config.sync_type))
+    iteration, changes = 0, ""
+    if config.resume:
+        iteration, changes = together(comm, lambda: load_checkpoint(model, out, comm, config))
+    progress.iteration, progress.saved = iteration, iteration if config.resume else None
+    if folder is not None:
+        folder.clear()
+        write_config(out, {**config.to_dict(), "size": size, "versions": versions()})
+    say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
+    per_epoch = model.data.n_batch_train
+    total = model.n_epochs * per_epoch
+    last = min(total, config.max_iterations or total)
+    say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
+    algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
+    say(f"exchange: {config.sync_type}, {way}{algorithm}")
+    if changes:
+        say(f"resumed with another recipe: {changes}")
+
+    recorder = together(
+        comm,
+        lambda: Recorder(
+            out,
+            rank,
+            size,
+            last,
+            config.log_interval,
+            config.verbose,
+            resume_from=iteration if config.resume else None,
+            draw=plot_curves,
+            timeline=config.timeline,
+            comm=comm,
+            place=f"{name} on {platform.node()}",
+            progress=progress,
+        ),
+    )
+    if rank == 0 and config.resume:
+        tell(saved=iteration)
+
+    def save(done: int, epoch: int) -> None:
+        if done > (progress.saved or 0):
+            progress.now("writing a checkpoint")
+            recorder.flush()
+            finite = model.finite()
+            with progress.waiting("waiting for the other ranks"):
+                finite = comm.allreduce(finite, MPI.LAND)
+            if not finite:
+                reason = "the update has made weights or velocities that are not finite"
+                recorder.diverged(epoch, done, reason)
+                raise Diverged(f"iteration {done}: {reason}")
+            save_checkpoint(model, out, comm, config, done)
+            progress.saved = done
+            if rank == 0:
+                tell(saved=done)
+
+    def stop_if_agreed(done: int, epoch: int) -> None:
+        """End in good order if all ranks know that one of them was asked to."""
+        if not stop.agreed or done == last:
+            return
+        save(done, epoch)
+        recorder.stopped()
+        names = comm.allgather(stop.name)
+        if rank == 0:
+            asked = next(of for of, name in enumerate(names) if name)
+            why = names[asked] + (f" to rank {asked}" if asked else "")
+            tell(stopped=why)
+            if LAUNCHER not in os.environ:
+                text = f"stopped in good order by {why}; {what_is_saved(done, str(out), resumable=progress.resumable)}"
+                print(f"theanompi: {text}", file=sys.stderr, flush=True)
+        raise Agreed(STOPPED)
+
+    stop.begin()
+    try:
+        while iteration < last:
+            epoch, start = divmod(iteration, per_epoch)
+            end = min(per_epoch, last - epoch * per_epoch)
+
+            def after(position: int, epoch: int = epoch) -> None:
+                done = epoch * per_epoch + position
+                progress.iteration = done
+                # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
+                if position < per_epoch:
+                    if config.checkpoint_interval and done % config.checkpoint_interval == 0:
+                        save(done, epoch)
+                    stop_if_agreed(done, epoch)
+
+            train_epoch(
+                model,
+                sum_gradients if gradients else average_weights,
+                exchanger,
+                comm,
+                recorder,
+                epoch,
+                start,
+                end,
+                stop,
+                after,
+            )
+            iteration = epoch * per_epoch + end
+            if end == per_epoch:
+                validate(model, comm, recorder, epoch, iteration, stop, progress)
+                model.adjust_hyperp(epoch)
+            save(iteration, epoch)
+            stop_if_agreed(iteration, epoch)
+    except Diverged as error:
+        agree(comm, error)
+    finally:
+        model.cleanup()
+    progress.now("writing the summary")
+    recorder.close()
+    exchanger.close()
+    if last < total:
+        say(f"stopped after iteration {last} of {total} (max_iterations)")
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a run's numbers depend on."""
+    import pytensor
+
+    return {
+        "theanompi": __version__,
+        "python": platform.python_version(),
+        "pytensor": pytensor.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "mpi4py": mpi4py.__version__,
+        "mpi": library(),
+    }
