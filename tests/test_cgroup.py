@@ -90,7 +90,7 @@ def test_a_kernel_without_control_groups_has_no_limits(tmp_path: Path) -> None:
 
 def test_the_ranks_of_a_machine_share_the_quota() -> None:
     program = (
-        "import os; from mpi4py import MPI; from theanompi import cgroup\n"
+        "import os; from mpi4py import MPI; from theanompi.system import cgroup\n"
         "os.sched_getaffinity = lambda pid: set(range(8))\n"
         "cgroup.limits = lambda root: {'cores': 4.5}\n"
         "from theanompi.config import RunConfig\n"
@@ -120,10 +120,12 @@ def test_all_that_count_cores_count_those_of_a_real_group(one_core: Path) -> Non
     program = (
         f"import os; open({str(one_core / 'cgroup.procs')!r}, 'w', encoding='utf-8').write('0')\n"
         "os.sched_getaffinity = lambda pid: set(range(8))\n"
-        "from theanompi import compare, doctor, launch\n"
+        "from theanompi.doctor import examination\n"
+        "from theanompi.experiments import runner\n"
+        "from theanompi.launch import job\n"
         "from theanompi.config import RunConfig\n"
-        "words = launch.command(RunConfig(), 'mpirun', 'mpich')\n"
-        "print(launch.cores(), compare.cores(), doctor.cores(), words[words.index('OMP_NUM_THREADS') + 1])"
+        "words = job.command(RunConfig(), 'mpirun', 'mpich')\n"
+        "print(job.cores(), runner.cores(), examination.cores(), words[words.index('OMP_NUM_THREADS') + 1])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=60, check=False

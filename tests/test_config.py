@@ -291,7 +291,7 @@ def test_read_field_takes_words_for_switches():
     assert [read_field("nesterov", word) for word in ("true", "No", "1", "0")] == [True, False, True, False]
 
 
-@pytest.mark.parametrize("module", ["config", "launch", "rules", "cfgfile", "cli"])
+@pytest.mark.parametrize("module", ["config", "launch.job", "rules", "config.cfgfile", "cli"])
 def test_the_launching_side_imports_neither_torch_nor_mpi(module):
     heavy = {"torch", "mpi4py", "pytensor", "numpy"}
     program = f"import sys, theanompi.{module}; print({heavy} & {{*sys.modules}})"
