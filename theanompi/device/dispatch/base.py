@@ -80,6 +80,34 @@ def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     return pytorch_funcify(op, node=node)
 
 
+@singledispatch
+def batched_function(op: Op, node: Apply, context: Context) -> Callable[..., Any] | None:
+    """The torch function that computes `node` for a whole batch at once, if torch has one.
+
+    An op that is registered here as well as for `torch_function`, often by the same function, is computed by one
+    call under PyTensor's `Blockwise`; all others are called once for each element of the batch.
+
+    Parameters
+    ----------
+    op : Op
+        The core op, without a batch; what is dispatched on.
+    node : Apply
+        A node of the core op; its inputs have no batch axes.
+    context : Context
+
+    Returns
+    -------
+    callable or None
+        From the input tensors, which all have the same leading batch axes before those of `node.inputs`, to the
+        output tensor with these axes, or to a tuple of such. It may return views, and never writes into an input.
+
+    Examples
+    --------
+    >>> batched_function(DeepCopyOp(), node=None, context=Context())
+    """
+    return None
+
+
 def constant_tensor(data: Any, device: torch.device) -> Any:
     """A constant's value for the generated code.
 
