@@ -215,7 +215,6 @@ def test_functions_made_of_these_ops() -> None:
     x = pt.vector("x", dtype="uint16")
     outputs = [
         x.mean(),
-        
         pt.argmin(x),
         x.max() - x.min(),
         pt.diff(x),

@@ -1,6 +1,6 @@
 """How each PyTensor op runs on torch. Importing this package registers all of them."""
 
-from theanompi.device.dispatch import basic, graphs, indexing, reductions
+from theanompi.device.dispatch import basic, graphs, indexing, linalg, reductions
 from theanompi.device.dispatch.base import (
     FRESH,
     batched_function,
@@ -17,6 +17,7 @@ __all__ = [
     "destinations",
     "graphs",
     "indexing",
+    "linalg",
     "reductions",
     "torch_function",
 ]
