@@ -15,6 +15,13 @@ from pytensor.tensor.blas import BatchedDot
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
 from pytensor.tensor.special import LogSoftmax, Softmax
+from pytensor.tensor.subtensor import (
+    AdvancedIncSubtensor,
+    AdvancedIncSubtensor1,
+    AdvancedSubtensor,
+    AdvancedSubtensor1,
+    IncSubtensor,
+)
 
 from theanompi.device.ops.base import Context, TorchOp
 
@@ -32,6 +39,11 @@ FRESH = (
     DeepCopyOp,
     Alloc,
     AllocEmpty,
+    IncSubtensor,
+    AdvancedSubtensor1,
+    AdvancedSubtensor,
+    AdvancedIncSubtensor1,
+    AdvancedIncSubtensor,
 )
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
 
