@@ -35,8 +35,19 @@ def values(build: Callable[..., Any], *arguments: np.ndarray, static: bool = Tru
 
 READS: dict[str, Callable[..., Any]] = {
     "integers and slices": lambda x, i, j, m, n: [x[1], x[-1, 2:, 3], x[..., -2], x[1:3, :, ::2], x[5:, 9:]],
-    "backwards": lambda x, i, j, m, n: [x[::-1], x[1, ::-2, 3:0:-1], x[-1:0:-3, :, -5], x[0:2:-1], x[:, 1::-1]],
-    "numbers from the graph": lambda x, i, j, m, n: [x[i[0]], x[:, i[1] :, i[2]], x[i[0] :: i[2]], x[-i[0] : 3]],
+    "backwards": lambda x, i, j, m, n: [
+        x[::-1],
+        x[1, ::-2, 3:0:-1],
+        x[-1:0:-3, :, -5],
+        x[0:2:-1],
+        x[:, 1::-1],
+    ],
+    "numbers from the graph": lambda x, i, j, m, n: [
+        x[i[0]],
+        x[:, i[1] :, i[2]],
+        x[i[0] :: i[2]],
+        x[-i[0] : 3],
+    ],
     "arrays": lambda x, i, j, m, n: [x[i], x[j], x[:, j], x[i, i], x[i[:2], :, i[:2]], x[..., i]],
     "arrays between slices": lambda x, i, j, m, n: [x[:, i, 1:], x[1:, j, ::2], x[::-1, i, ::-2], x[i, ::-1]],
     "arrays and integers": lambda x, i, j, m, n: [
@@ -48,11 +59,23 @@ READS: dict[str, Callable[..., Any]] = {
         x[j, 1, j],
     ],
     "arrays that broadcast": lambda x, i, j, m, n: [x[i[:, None], :, i], x[j[:, :1], j], x[i[:1], :, j]],
-    "new axes": lambda x, i, j, m, n: [x[:, None], x[None, i], x[i, None], x[:, None, i], x[i, None, :, i], x[1, ..., None]],
+    "new axes": lambda x, i, j, m, n: [
+        x[:, None],
+        x[None, i],
+        x[i, None],
+        x[:, None, i],
+        x[i, None, :, i],
+        x[1, None],
+    ],
     "masks": lambda x, i, j, m, n: [x[m], x[n], x[m, 1], x[m, :, 2], x[n, 1:], x[:, :, 0][n], x[m, ::-1]],
     "masks and arrays": lambda x, i, j, m, n: [x[m, i[:2]], x[m, :, i[:2]], x[n, 2], x[x > 0]],
-    "take": lambda x, i, j, m, n: [pt.take(x, i, axis=1), pt.take(x, j), x.take(j, axis=2), x.take(i[0], axis=0)],
-}  # fmt: skip
+    "take": lambda x, i, j, m, n: [
+        pt.take(x, i, axis=1),
+        pt.take(x, j),
+        x.take(j, axis=2),
+        x.take(i[0], axis=0),
+    ],
+}
 
 
 @pytest.mark.parametrize("static", [True, False])

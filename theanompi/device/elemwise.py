@@ -5,14 +5,18 @@ it costs one pass over memory whatever the number of its instructions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytensor.scalar as ps
 import torch
 from pytensor.graph.basic import Apply, Constant, Variable
+from pytensor.graph.fg import AbstractFunctionGraph, FrozenFunctionGraph, FunctionGraph
 from pytensor.scalar.basic import BinaryBitOp, Composite, LogicalComparison, ScalarOp, UnaryBitOp
+from pytensor.scalar.loop import ScalarLoop
 from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.type import tensor
 
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import is_native, scalar_function, torch_dtype
@@ -64,10 +68,24 @@ def _graph(node: Apply) -> tuple[list[Variable], list[Variable], list[Apply]]:
     """Inputs, outputs and instructions of the scalar graph of an Elemwise node."""
     op = node.op.scalar_op
     if isinstance(op, Composite):
-        return list(op.fgraph.inputs), list(op.fgraph.outputs), list(op.fgraph.toposort())
+        fgraph: AbstractFunctionGraph = op.fgraph
+        if any(isinstance(inner.op, Composite) for inner in fgraph.toposort()):
+            fgraph = _flat(op.fgraph)
+        return list(fgraph.inputs), list(fgraph.outputs), list(fgraph.toposort())
     scalars = [ps.ScalarType(v.type.dtype)() for v in node.inputs]
     inner = op.make_node(*scalars)
     return scalars, list(inner.outputs), [inner]
+
+
+def _flat(frozen: FrozenFunctionGraph) -> FunctionGraph:
+    """A graph with the instructions of the fused expressions in it in their places."""
+    fgraph = frozen.unfreeze()
+    while fused := [node for node in fgraph.toposort() if isinstance(node.op, Composite)]:
+        for node in fused:
+            fgraph.replace_all(
+                list(zip(node.outputs, node.op.fgraph.bind(list(node.inputs)), strict=True)), reason="flat"
+            )
+    return fgraph
 
 
 def is_uniform(variable: Variable) -> bool:
@@ -116,7 +134,7 @@ class _Expression:
         for position, inner in enumerate(self.nodes):
             self.last_use |= dict.fromkeys(inner.inputs, position)
             if self.uniform and all(isinstance(v, Constant) or v in self.uniform for v in inner.inputs):
-                self.uniform.add(inner.outputs[0])
+                self.uniform.update(inner.outputs)
         self.last_use |= dict.fromkeys(self.outputs, len(self.nodes))
         self.scaled = self._find_scaled()
 
@@ -196,6 +214,9 @@ class _Expression:
             like, value = node.inputs
             value = self.operand(value, on_device=True)
             return f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {value}, {value})"
+        if isinstance(op, ScalarLoop):
+            operands = [self.operand(v, on_device=True) for v in node.inputs]
+            return f"{self.bind(_loop(op, self.context), 'f')}({', '.join(operands)})"
         scalar, wanted = scalar_function(node)
         function, on_device = self.bind(scalar, "f"), not isinstance(op, _SIMPLE)
         operands = [self.operand(v, w, on_device) for v, w in zip(node.inputs, wanted, strict=True)]
@@ -278,8 +299,13 @@ class _Expression:
             into = self._destination(inner, position)
             product = next((v for v in inner.inputs if v in self.scaled), None)
             right = self.instruction(inner, into) if product is None else self._addition(inner, product, into)
-            self.names[result] = f"t{position}"
-            lines.append(f"t{position} = {right}")
+            names = (
+                [f"t{position}"]
+                if len(inner.outputs) == 1
+                else [f"t{position}_{k}" for k in range(len(inner.outputs))]
+            )
+            self.names.update(zip(inner.outputs, names, strict=True))
+            lines.append(f"{', '.join(names)} = {right}")
         results = [f"r{k}" for k in range(len(self.outputs))]
         lines += [f"{r} = {self.operand(v)}" for r, v in zip(results, self.outputs, strict=True)]
         for k in self.context.overwrite:
@@ -290,6 +316,32 @@ class _Expression:
         source = f"def expression({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
         exec(compile(source, "<theanompi expression>", "exec"), self.globals)
         return self.globals["expression"]
+
+
+def _loop(op: ScalarLoop, context: Context) -> Callable[..., Any]:
+    """The function of a loop of scalar operations: each element makes its own number of steps."""
+    body = Composite(op.fgraph.inputs, op.fgraph.outputs)
+    node = Elemwise(body).make_node(*(tensor(dtype=v.type.dtype, shape=(None,)) for v in op.fgraph.inputs))
+    run = _Expression(node, replace(context, overwrite={}, into=())).compile()
+    n_states = len(op.outputs) - op.is_while
+    no_destinations = (None,) * len(op.outputs)
+
+    def loop(n_steps: torch.Tensor, *values: torch.Tensor) -> Any:
+        n_steps, *values = torch.broadcast_tensors(n_steps, *values)
+        states, constants = values[:n_states], values[n_states:]
+        running, done = n_steps > 0, torch.zeros_like(n_steps, dtype=torch.bool)
+        step = 0
+        while running.any():
+            results = run(*states, *constants, *no_destinations)
+            states = [torch.where(running, new, old) for new, old in zip(results, states, strict=False)]
+            if op.is_while:
+                done = torch.where(running, results[-1], done)
+            step += 1
+            running = ~done & (n_steps > step)
+        outputs = (*states, done) if op.is_while else tuple(states)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    return loop
 
 
 def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:

@@ -81,6 +81,16 @@ class TorchLinker(JITLinker):
         on_device = [isinstance(s[0], torch.Tensor) for s in input_storage]
         return _Program(self, fgraph, results_early(fgraph, order), on_device).compile()
 
+    def inner(self, fgraph: FunctionGraph) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The function of a graph that an op holds, rewritten like any other."""
+        linker = copy.copy(self)
+        linker.return_internal_type, linker.written = True, None
+        fgraph = FunctionGraph(fgraph.inputs, fgraph.outputs, clone=True)
+        # Recognised once more, a graph that an op stands for would become that op again, without an end.
+        _mode(linker).excluding("symbolic_op_recognition").optimizer.rewrite(fgraph)
+        order = results_early(fgraph, fgraph.toposort())
+        return _Program(linker, fgraph, order, [True] * len(fgraph.inputs)).compile()
+
     def create_thunk_inputs(self, storage_map: dict[Variable, list[Any]]) -> list[Any]:
         """The storage cells that the function reads at every call."""
         assert self.fgraph is not None
@@ -275,7 +285,9 @@ class _Program:
         into = self._into(position, node)
         overwrite = {o: i for o, i in self._overwrite(position, node).items() if o not in into}
         used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
-        context = Context(self.linker.device, self.linker.precision, used, overwrite, tuple(into))
+        context = Context(
+            self.linker.device, self.linker.precision, used, overwrite, tuple(into), self.linker.inner
+        )
         function = f"f{position}"
         self.scope[function] = torch_function(node.op, node=node, context=context)
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
@@ -359,6 +371,10 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
     return np.asarray(tensor.cpu().numpy())
 
 
+def _mode(linker: TorchLinker) -> Mode:
+    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", fusion.TAG]))
+
+
 def mode(
     name: str | None = None,
     precision: str = "float32",
@@ -405,5 +421,4 @@ def mode(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = current() if name is None else parse(name)
-    linker = TorchLinker(device, precision, return_internal_type, written, capture)
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", fusion.TAG]))
+    return _mode(TorchLinker(device, precision, return_internal_type, written, capture))
