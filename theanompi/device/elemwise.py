@@ -217,7 +217,7 @@ class _Expression:
         if isinstance(op, ScalarLoop):
             operands = [self.operand(v, on_device=True) for v in node.inputs]
             return f"{self.bind(_loop(op, self.context), 'f')}({', '.join(operands)})"
-        scalar, wanted = scalar_function(node)
+        scalar, wanted = scalar_function(node, self._value(node.inputs[0]))
         function, on_device = self.bind(scalar, "f"), not isinstance(op, _SIMPLE)
         operands = [self.operand(v, w, on_device) for v, w in zip(node.inputs, wanted, strict=True)]
         if kind in (ps.Add, ps.Mul):
@@ -228,6 +228,8 @@ class _Expression:
         """Whether it is an arithmetic op in which torch's own function has NumPy's values."""
         kind, dtype = type(node.op), node.outputs[0].type.dtype
         if kind not in _ARITHMETIC or not is_native(dtype):
+            return False
+        if any(v.type.dtype.startswith("complex") for v in node.inputs):
             return False
         if dtype.startswith("float") or kind not in (ps.IntDiv, ps.Mod, ps.Pow):
             return True

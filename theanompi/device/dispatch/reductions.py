@@ -57,7 +57,7 @@ def _(op: Sum, node: Apply, context: Context) -> Callable[..., Any]:
 def _flattened(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     """The same elements with the axes as the last one, in their order."""
     rest = [axis for axis in range(x.ndim) if axis not in axes]
-    x = x.permute(*rest, *axes)
+    x = x.permute([*rest, *axes])
     return x.reshape(*x.shape[: len(rest)], math.prod(x.shape[len(rest) :]))
 
 
