@@ -329,8 +329,10 @@ def _loop(op: ScalarLoop, context: Context) -> Callable[..., Any]:
     no_destinations = (None,) * len(op.outputs)
 
     def loop(n_steps: torch.Tensor, *values: torch.Tensor) -> Any:
-        n_steps, *values = torch.broadcast_tensors(n_steps, *values)
-        states, constants = values[:n_states], values[n_states:]
+        n_steps, *broadcast = torch.broadcast_tensors(n_steps, *values)
+        # Without a step they are the results, in memory of their own.
+        states = [v.clone(memory_format=torch.contiguous_format) for v in broadcast[:n_states]]
+        constants = broadcast[n_states:]
         running, done = n_steps > 0, torch.zeros_like(n_steps, dtype=torch.bool)
         step = 0
         while running.any():
