@@ -248,8 +248,17 @@ _LOWER, _UPPER = _incomplete(torch.special.gammainc), _incomplete(torch.special.
 
 
 def _bessel_j(n: int, x: torch.Tensor) -> torch.Tensor:
-    """J_n in float64, which torch's own has to eight digits: Bessel's integral, and Hankel's expansion beyond 25."""
+    """J_n in float64, of which torch's own J_0 and J_1 have eight digits.
+
+    The power series up to 3, Bessel's integral up to 25, Hankel's expansion beyond.
+    """
     wide = x.to(torch.float64)
+    half = torch.clamp(wide, -3, 3) / 2
+    summand = half**n / math.factorial(n)
+    series = summand.clone()
+    for k in range(1, 20):
+        summand = summand * -(half**2) / (k * (k + n))
+        series += summand
     near, far = torch.clamp(wide, -25, 25), torch.clamp(wide.abs(), min=25)
     # The trapezoidal rule of a periodic function: its error is J of order 2·steps − n.
     steps = 48
@@ -266,7 +275,8 @@ def _bessel_j(n: int, x: torch.Tensor) -> torch.Tensor:
     phase = far - (n / 2 + 0.25) * math.pi
     value = torch.sqrt(2 / (math.pi * far)) * (torch.cos(phase) * even - torch.sin(phase) * odd)
     value = torch.where((wide < 0) & (n % 2 == 1), -value, value)
-    return torch.where(wide.abs() <= 25, total / steps, value).to(x.dtype)
+    value = torch.where(wide.abs() <= 25, total / steps, value)
+    return torch.where(wide.abs() <= 3, series, value).to(x.dtype)
 
 
 def _in_float64(function: Function) -> Function:
