@@ -241,6 +241,7 @@ def test_gradients_of_a_batch() -> None:
         (lambda x: linalg.qr(x, pivoting=True)[0], "QR"),
         (lambda x: linalg.eigh(x, x @ x.T)[0], "Eigh"),
         (lambda x: linalg.schur(x)[0], "Schur"),
+        (lambda x: lstsq(x, x[0], 1e-6)[0], "Lstsq: not supported on the device: of a vector"),
     ],
 )
 def test_what_torch_lacks_is_refused_by_name(function: Any, name: str) -> None:

@@ -307,9 +307,11 @@ def _(op: BlockDiagonal, node: Apply, context: Context) -> Function:
 
 @torch_function.register(Lstsq)
 def _(op: Lstsq, node: Apply, context: Context) -> Function:
-    def lstsq(a: torch.Tensor, y: torch.Tensor, rcond: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        a, y = a.to(torch.float64), y.to(torch.float64)
-        b = y if y.ndim == 2 else y[:, None]
+    if node.inputs[1].type.ndim != 2:
+        raise _refused(op, "of a vector, whose solution PyTensor takes for a matrix; give it a matrix")
+
+    def lstsq(a: torch.Tensor, b: torch.Tensor, rcond: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        a, b = a.to(torch.float64), b.to(torch.float64)
         u, s, vh = torch.linalg.svd(a, full_matrices=False)
         bound = float(rcond) if float(rcond) >= 0 else torch.finfo(torch.float64).eps
         kept = s > bound * s.max() if s.numel() else s > 0
@@ -317,7 +319,7 @@ def _(op: Lstsq, node: Apply, context: Context) -> Function:
         rank = kept.sum().to(torch.int32)
         full = int(rank) == a.shape[1] < a.shape[0]
         residuals = ((b - a @ x) ** 2).sum(0) if full else b.new_empty(0)
-        return x if y.ndim == 2 else x[:, 0], residuals, rank, s
+        return x, residuals, rank, s
 
     return _numpy_errors(lstsq)
 
