@@ -1,6 +1,6 @@
 """How each PyTensor op runs on torch. Importing this package registers all of them."""
 
-from theanompi.device.dispatch import basic, graphs, indexing, linalg, reductions
+from theanompi.device.dispatch import basic, graphs, indexing, linalg, reductions, signal
 from theanompi.device.dispatch.base import (
     FRESH,
     batched_function,
@@ -19,5 +19,6 @@ __all__ = [
     "indexing",
     "linalg",
     "reductions",
+    "signal",
     "torch_function",
 ]
