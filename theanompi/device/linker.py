@@ -24,6 +24,7 @@ from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
+from theanompi.device.unsupported import Unsupported
 
 
 class TorchLinker(JITLinker):
@@ -289,7 +290,11 @@ class _Program:
             self.linker.device, self.linker.precision, used, overwrite, tuple(into), self.linker.inner
         )
         function = f"f{position}"
-        self.scope[function] = torch_function(node.op, node=node, context=context)
+        try:
+            self.scope[function] = torch_function(node.op, node=node, context=context)
+        except Unsupported as error:
+            name = next((v.name for v in node.outputs if v.name), None)
+            raise Unsupported(error.what, error.why, name) from None
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
         arguments = ", ".join(self._name(v) for v in [*node.inputs, *into.values()])
         lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
@@ -333,7 +338,8 @@ class _Program:
         for k, (target, value) in enumerate(self.updates):
             name = self.names[target]
             if target not in self.device_inputs:
-                returned.append(f"as_array({self._kept(value)})")
+                is_tensor = isinstance(value.type, TensorType)
+                returned.append(f"as_array({self._kept(value)})" if is_tensor else self._name(value))
                 continue
             returned.append(name)
             if value not in self.written:

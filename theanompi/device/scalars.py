@@ -15,6 +15,8 @@ from pytensor.scalar import math as special
 from pytensor.scalar.basic import ScalarOp
 from pytensor.tensor.math import MulWithoutZeros
 
+from theanompi.device.unsupported import Unsupported
+
 Function = Callable[..., torch.Tensor]
 
 COMPUTED = {
@@ -420,7 +422,7 @@ def scalar_function(node: Apply, order: np.ndarray | None = None) -> tuple[Funct
 
     Raises
     ------
-    NotImplementedError
+    Unsupported
         If there is none: one line that names the op.
 
     Examples
@@ -440,9 +442,7 @@ def scalar_function(node: Apply, order: np.ndarray | None = None) -> tuple[Funct
         found = _of_real(kind, operands, dtype, order)
     if found is None:
         name = node.op.name or kind.__name__
-        raise NotImplementedError(
-            f"{name} of {', '.join(operands)}: not supported on the device: torch has no such function"
-        )
+        raise Unsupported(f"{name} of {', '.join(operands)}", "torch has no such function")
     return found
 
 

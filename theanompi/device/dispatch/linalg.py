@@ -28,6 +28,7 @@ from pytensor.tensor.linalg.summary import Det, SLogDet
 from theanompi.device.dispatch.base import batched_function, torch_function
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import torch_dtype
+from theanompi.device.unsupported import Unsupported
 
 Function = Callable[..., Any]
 Rule = Callable[[Any, Apply, Context], Function]
@@ -45,15 +46,11 @@ def _register(*ops: type[Op]) -> Callable[[Rule], Rule]:
     return register
 
 
-def _refused(op: Op, why: str) -> NotImplementedError:
-    return NotImplementedError(f"{op}: not supported on the device: {why}")
-
-
 def _dtype(node: Apply, output: int = 0) -> torch.dtype:
     """The floating dtype of an output, which the computation is in."""
     dtype = node.outputs[output].type.dtype
     if not dtype.startswith(("float", "complex")):
-        raise _refused(node.op, f"of {dtype}; cast to float64")
+        raise Unsupported(str(node.op), f"of {dtype}; cast to float64")
     return torch_dtype(dtype)
 
 
@@ -179,7 +176,7 @@ def _solve(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @_register(Solve)
 def _(op: Solve, node: Apply, context: Context) -> Function:
     if _is_complex(node) and op.assume_a != "gen":
-        raise _refused(op, "of complex numbers")
+        raise Unsupported(str(op), "of complex numbers")
 
     def positive(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         factor, failed = _cholesky(a, op.lower)
@@ -237,7 +234,7 @@ def _(op: PivotToPermutations, node: Apply, context: Context) -> Function:
 def _(op: QR, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     if op.pivoting:
-        raise _refused(op, "torch does not pivot")
+        raise Unsupported(str(op), "torch does not pivot")
 
     def raw(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         factors, tau = torch.geqrf(x.to(dtype))
@@ -269,9 +266,9 @@ def _(op: SVD, node: Apply, context: Context) -> Function:
 def _(op: Eigh | Eigvalsh, node: Apply, context: Context) -> Function:
     dtype, triangle = _dtype(node), "L" if op.lower else "U"
     if len(node.inputs) > 1:
-        raise _refused(op, "torch has no generalized eigenvalue problem")
+        raise Unsupported(str(op), "torch has no generalized eigenvalue problem")
     if _is_complex(node):
-        raise _refused(op, "of complex numbers")
+        raise Unsupported(str(op), "of complex numbers")
 
     def eigh(x: torch.Tensor) -> Any:
         _square(x)

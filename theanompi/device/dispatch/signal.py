@@ -12,6 +12,7 @@ from pytensor.tensor.signal.conv import Convolve1d, Convolve2d
 from theanompi.device.dispatch.base import torch_function
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import COMPUTED, torch_dtype
+from theanompi.device.unsupported import Unsupported
 
 
 @torch_function.register(RFFTOp)
@@ -19,7 +20,7 @@ from theanompi.device.scalars import COMPUTED, torch_dtype
 def _(op: RFFTOp | IRFFTOp, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = node.inputs[0].type.dtype
     if dtype not in ("float32", "float64"):
-        raise NotImplementedError(f"{op}: not supported on the device: of {dtype}; cast to float64")
+        raise Unsupported(str(op), f"of {dtype}; cast to float64")
 
     def rfft(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return torch.view_as_real(torch.fft.rfftn(x, lengths.tolist()))
