@@ -73,6 +73,15 @@ def test_convolutions_of_batches_and_their_gradients() -> None:
     compare([x, k], outputs, values)
 
 
+@pytest.mark.filterwarnings("ignore:.*axes.*:DeprecationWarning")
+def test_what_is_no_number_is_none_in_the_whole_transform() -> None:
+    x = pt.tensor3("x", dtype="float64")
+    value = np.random.default_rng(3).normal(size=(3, 4, 2))
+    value[0, 0, 1], value[1, 2, 0] = np.nan, np.nan
+    with np.errstate(invalid="ignore"):
+        compare([x], [fft.irfft(x)], [value])
+
+
 def test_infinity_stays_where_it_is() -> None:
     node = Convolve1d()(pt.dvector(), pt.dvector(), np.True_).owner
     assert_as_interpreted(node, [np.array([1.0, 2, 3]), np.array([1, np.inf]), np.True_])

@@ -26,7 +26,9 @@ def _(op: RFFTOp | IRFFTOp, node: Apply, context: Context) -> Callable[..., Any]
         return torch.view_as_real(torch.fft.rfftn(x, lengths.tolist()))
 
     def irfft(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        return torch.fft.irfftn(torch.view_as_complex(x.contiguous()), lengths.tolist(), norm="forward")
+        # PyTensor's re + 1j · im makes NaN of both where the imaginary part is no number.
+        real, imaginary = x[..., 0] + 0 * x[..., 1], x[..., 1].contiguous()
+        return torch.fft.irfftn(torch.complex(real, imaginary), lengths.tolist(), norm="forward")
 
     return rfft if isinstance(op, RFFTOp) else irfft
 
