@@ -1,6 +1,5 @@
 """`ifelse` computes the taken branch only: what one branch alone needs becomes a graph of its own."""
 
-from collections.abc import Container
 from typing import Any
 
 from pytensor.compile.mode import optdb
@@ -29,27 +28,29 @@ class Branches(Op):
         raise NotImplementedError("Branches: is computed by the functions of its graphs only")
 
 
-def _only_for(fgraph: FunctionGraph, node: Apply, positions: Container[int]) -> list[Apply]:
-    """The nodes that nothing reads but, through each other, some inputs of `node`."""
+def _only_for(fgraph: FunctionGraph, node: Apply) -> list[Apply]:
+    """The nodes that nothing reads but, through each other, the branches of an IfElse."""
     only: dict[Apply, None] = {}
     order = fgraph.toposort()
     for candidate in reversed(order[: order.index(node)]):
         readers = [reader for v in candidate.outputs for reader in fgraph.clients[v]]
-        if all(r in only or (r is node and position in positions) for r, position in readers):
+        if all(r in only or (r is node and position > 0) for r, position in readers):
             only[candidate] = None
     return list(only)
 
 
 def _separate(fgraph: FunctionGraph, node: Apply) -> None:
-    """Put `Branches` in the place of an IfElse, if there is anything that one branch alone needs."""
-    count = len(node.outputs)
-    positions = range(1, 1 + count), range(1 + count, 1 + 2 * count)
-    inside = [_only_for(fgraph, node, p) for p in positions]
-    if not any(inside):
+    """Put `Branches` in the place of an IfElse, if there is anything that its branches alone need.
+
+    What both need is in both graphs: of a branch within a branch it may be that neither comes to it.
+    """
+    inside = _only_for(fgraph, node)
+    if not inside:
         return
-    outputs = [[node.inputs[i] for i in p] for p in positions]
-    computed = {v for nodes in inside for n in nodes for v in n.outputs}
-    read = [v for nodes in inside for n in nodes for v in n.inputs] + outputs[0] + outputs[1]
+    count = len(node.outputs)
+    outputs = node.inputs[1 : 1 + count], node.inputs[1 + count :]
+    computed = {v for n in inside for v in n.outputs}
+    read = [*(v for n in inside for v in n.inputs), *node.inputs[1:]]
     inputs = [v for v in dict.fromkeys(read) if v not in computed and not isinstance(v, Constant)]
     op = Branches(*(FunctionGraph(inputs, list(o), clone=True) for o in outputs))
     new = Apply(op, [node.inputs[0], *inputs], [v.type() for v in node.outputs])

@@ -388,7 +388,10 @@ def mode(
     written: Callable[[str], None] | None = None,
     capture: bool = False,
 ) -> Mode:
-    """The PyTensor mode that compiles any graph to torch.
+    """The PyTensor mode that compiles graphs to torch.
+
+    docs/ops.md lists the ops that it knows. Any other is refused when a function is compiled, by an `Unsupported` of
+    one line that names it.
 
     Parameters
     ----------

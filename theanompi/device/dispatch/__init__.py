@@ -3,6 +3,7 @@
 from theanompi.device.dispatch import basic, graphs, indexing, linalg, reductions, signal
 from theanompi.device.dispatch.base import (
     FRESH,
+    REFUSED,
     batched_function,
     constant_tensor,
     destinations,
@@ -11,6 +12,7 @@ from theanompi.device.dispatch.base import (
 
 __all__ = [
     "FRESH",
+    "REFUSED",
     "basic",
     "batched_function",
     "constant_tensor",

@@ -72,8 +72,8 @@ def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
             return torch.matmul(*context.compute(x, y))
 
     elif isinstance(op, BatchedDot):
-        # As many of one as of the other: nothing is broadcast.
-        product = torch.bmm
+        # Not matmul, which would broadcast one matrix to many.
+        return (lambda x, y, into: torch.bmm(x, y, out=into)) if context.into else torch.bmm
     elif context.into:
         return lambda x, y, into: torch.matmul(x, y, out=into)
     else:
