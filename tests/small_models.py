@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import pytensor
+import pytensor
+import pytensor.tensor as pt
 from models.resnet_cifar import basic_block
 
 from theanompi import Model
@@ -39,9 +41,13 @@ class Plain(Model):
 class Looped(Plain):
     """With an op that does not run on the device: a loop over the classes."""
 
-    nonlinearity = staticmethod(
-        lambda scores: pytensor.scan(lambda s: s * 2, scores.T, return_updates=False).T
-    )
+    @staticmethod
+    def nonlinearity(scores: Any) -> Any:
+        """The sum of the scores up to each class, squashed on the way."""
+        sums = pytensor.scan(
+            lambda s, total: pt.tanh(s + total), scores.T, scores[:, 0] * 0, return_updates=False
+        )
+        return softmax(sums.T)
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         return NonlinearityLayer(super().build_model(input_shape, num_classes), self.nonlinearity)

@@ -23,8 +23,8 @@ _HEAD = """\
 
 `theanompi.device.mode` compiles a graph of PyTensor's to torch. Every op runs by a function of this package's own, with
 the values of PyTensor's interpreter, and so NumPy's: the dtype of a result is that of its type, an index of any integer
-dtype is an index, unsigned integers wrap, NaN sorts last, and what does not fit is an error. Two things differ: sums are
-taken in torch's order, so that the last digits of floats may be others, and under `tf32` and `bf16` products are as
+dtype is an index, unsigned integers wrap, NaN sorts last, and what does not fit is an error. Two things differ: sums
+are taken in torch's order, so that the last digits of floats may be others, and under `tf32` and `bf16` products are as
 narrow as asked for.
 
 An op without such a function is refused when a function is compiled, before anything runs, by one line that names it:

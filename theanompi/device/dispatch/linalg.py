@@ -305,7 +305,9 @@ def _(op: BlockDiagonal, node: Apply, context: Context) -> Function:
 @torch_function.register(Lstsq)
 def _(op: Lstsq, node: Apply, context: Context) -> Function:
     if node.inputs[1].type.ndim != 2:
-        raise Unsupported(str(op), "of a vector, whose solution PyTensor takes for a matrix; give it a matrix")
+        raise Unsupported(
+            str(op), "of a vector, whose solution PyTensor takes for a matrix; give it a matrix"
+        )
 
     def lstsq(a: torch.Tensor, b: torch.Tensor, rcond: torch.Tensor) -> tuple[torch.Tensor, ...]:
         a, b = a.to(torch.float64), b.to(torch.float64)
