@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytensor
-import pytensor
 import pytensor.tensor as pt
-from models.resnet_cifar import basic_block
 
+from models.resnet_cifar import basic_block
 from theanompi import Model
 from theanompi.lasagne.init import HeNormal
 from theanompi.lasagne.layers import (
