@@ -15,6 +15,8 @@ from pytensor.tensor.special import log_softmax, softmax
 from tolerance import assert_close
 
 from theanompi import device
+from theanompi.config import ConfigError
+from theanompi.device.unsupported import Unsupported
 
 REFERENCE = Mode("py", "fast_compile")
 RNG = np.random.default_rng(0)
@@ -94,6 +96,59 @@ GRAPHS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "tiling": lambda x, y, i: [pt.repeat(x, 2, axis=0), pt.tile(x, (2, 1))],
     "sorting": lambda x, y, i: [pt.sort(x, axis=1), pt.argsort(x, axis=1)],
     "assertion": lambda x, y, i: Assert("x is empty")(x, pt.gt(x.size, 0)) * 2,
+    "unequal parts": lambda x, y, i: [
+        *pt.split(x, [1, 3, 1], n_splits=3, axis=1),
+        *pt.split(x, i[1:3] + np.array([1, 0]), n_splits=2, axis=-2),
+        pytensor.grad((pt.split(x, [1, 4], n_splits=2, axis=1)[1] ** 2).sum(), x),
+    ],
+    "joining of other dtypes": lambda x, y, i: [
+        pt.join(1, x, i[:, None]),
+        pt.join(0, x.astype("float32"), x),
+        pt.join(0, i.astype("uint16"), i.astype("uint8")),
+        pt.concatenate([x[:0], x]),
+    ],
+    "repeating by a vector": lambda x, y, i: [
+        pt.repeat(x, abs(i).astype("uint8"), axis=0),
+        pt.repeat(x, i[:1], axis=1),
+        pt.repeat(i.astype("uint64"), i),
+        pytensor.grad((pt.repeat(x, i, axis=0) ** 2).sum(), x),
+    ],
+    "diagonal ones": lambda x, y, i: [
+        *(pt.eye(3, 4, k, dtype=d) for k, d in ((-5, "bool"), (-1, "uint16"), (2, "int8"), (4, "float32"))),
+        pt.eye(i[0].astype("uint16"), 2, -1, dtype="int64"),
+        pt.eye(0),
+    ],
+    "ranges of floats": lambda x, y, i: [
+        pt.arange(9, x[0, 0], 3),
+        pt.arange(0, 1, 0.1, dtype="float32"),
+        pt.arange(x[0, 0], 9, 0.7),
+        pt.arange(5, 1, -2, dtype="uint16"),
+        pt.arange(i[0]),
+    ],
+    "choosing": lambda x, y, i: [
+        pt.choose(i[None] % 2, x[:2, :4]),
+        pt.choose(i, x[:, :4], "clip"),
+        pt.choose(i - 7, x[:, :4], "wrap"),
+        pt.basic.permute_row_elements(x[:, :4], np.array([2, 0, 3, 1])),
+        pt.basic.permute_row_elements(x[:, :4], np.array([2, 0, 3, 1]), True),
+    ],
+    "joined and split axes": lambda x, y, i: [
+        pt.join_dims(x, 0, 2),
+        pt.split_dims(x, (2, 2), axis=0),
+        pytensor.grad((pt.join_dims(x, 0, 2) ** 2).sum(), x),
+    ],
+    "products of every dtype": lambda x, y, i: [
+        pt.dot(*(pt.ones((300, 300), "bool") for _ in range(2))),
+        pt.dot(x > 0, (y > 0).astype("uint64") * 2**40),
+        pt.dot(x > 0, (y > 0).astype("uint16")),
+        pt.dot(x, (y > 0)),
+        pt.dot(i[None], i[:, None].astype("int8")),
+    ],
+    "means something to gradients": lambda x, y, i: [
+        pytensor.grad((pytensor.gradient.grad_clip(x, -1, 1) ** 3).sum(), x),
+        pytensor.grad((pytensor.gradient.disconnected_grad(x) * x).sum(), x),
+        pytensor.gradient.zero_grad(x) * 2,
+    ],
     "integer arithmetic": lambda x, y, i: [i // 2, i % 2, -i // 2, i**2, i / 2, i & 1, i | 4],
 }
 
@@ -117,6 +172,24 @@ def test_graph_as_pytensor(name: str, static: bool) -> None:
         assert_close(got, expected, f"output {k}")
 
 
+def test_shapes_that_do_not_fit_are_errors() -> None:
+    x, n = pt.matrix("x"), pt.lvector("n")
+    for build, error, message in (
+        (lambda: pt.split(x, n, n_splits=2, axis=0)[0], ValueError, "expected 2 lengths that sum to 4"),
+        (lambda: pt.specify_shape(x, (n[0], None)) * 2, AssertionError, "SpecifyShape: Got shape"),
+        (lambda: pt.choose(n, x[:, :2]), ValueError, "invalid entry in choice array"),
+    ):
+        f = pytensor.function([x, n], build(), mode=device.mode("cpu"))
+        with pytest.raises(error, match=message):
+            f(X, np.array([3, 4]))
+
+
+def test_printing(capsys: pytest.CaptureFixture[str]) -> None:
+    x = pt.vector("x")
+    pytensor.function([x], pytensor.printing.Print("seen")(x) * 2, mode=device.mode("cpu"))(np.ones(2))
+    assert capsys.readouterr().out == "seen __str__ = [1. 1.]\n"
+
+
 def test_failed_assertion() -> None:
     x = pt.vector("x")
     f = pytensor.function([x], Assert("x must not be empty")(x, pt.gt(x.size, 0)), mode=device.mode("cpu"))
@@ -124,7 +197,7 @@ def test_failed_assertion() -> None:
         f(np.zeros(0))
 
 
-def test_op_that_neither_backend_knows() -> None:
+def test_op_that_is_unknown_is_refused_in_one_line() -> None:
     class Unheard(Op):
         __props__ = ()
 
@@ -135,8 +208,32 @@ def test_op_that_neither_backend_knows() -> None:
             output_storage[0][0] = inputs[0]
 
     x = pt.matrix("x")
-    with pytest.raises(NotImplementedError, match="No PyTorch conversion for the given `Op`: Unheard"):
-        pytensor.function([x], Unheard()(x), mode=device.mode("cpu"))
+    y = Unheard()(x)
+    y.name = "answer"
+    with pytest.raises(Unsupported) as caught:
+        pytensor.function([x], y, mode=device.mode("cpu"))
+    assert str(caught.value) == (
+        "Unheard (answer): not supported on the device: it is unknown to theanompi.device; "
+        "docs/ops.md lists the ops that are"
+    )
+    # What a run says of it is the line alone.
+    assert isinstance(caught.value, NotImplementedError) and isinstance(caught.value, ConfigError)
+    assert len(str(Unsupported("x" * 999, "y" * 999, "z" * 999))) <= 300
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "Scan": lambda x: pytensor.scan(lambda a, b: a + b, x, pt.zeros(()), return_updates=False),
+    "normal_rv": lambda x: pt.random.shared_rng(np.random.default_rng(1)).normal(size=3)[1] + x[:3],
+    "Schur": lambda x: pt.linalg.schur(pt.outer(x, x))[0],
+    "kve": lambda x: pt.kv(x, x),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_does_not_have_is_refused_by_name(name: str) -> None:
+    x = pt.vector("x")
+    with pytest.raises(Unsupported, match=rf"^{name}.*: not supported on the device: .*docs/ops\.md"):
+        pytensor.function([x], REFUSED[name](x), mode=device.mode("cpu"))
 
 
 def softmax_regression(shared: Callable[[Any], Any], mode: Any) -> list[np.ndarray]:

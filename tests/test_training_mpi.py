@@ -385,6 +385,14 @@ def test_a_minibatch_that_never_occurs_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count(line) == 1 and "Traceback" not in done.stderr, done.stderr
 
 
+def test_an_op_that_does_not_run_on_the_device_is_one_line(tmp_path: Path) -> None:
+    done = train(2, tmp_path / "run", modelclass="Looped")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("theanompi: ")]
+    assert "Traceback" not in done.stderr and len(line) <= 300, done.stderr
+    assert re.match(r"theanompi: Scan.*: not supported on the device: .*; docs/ops.md lists", line), line
+
+
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:
     done = train(4, tmp_path / "run", modelclass="Broken", timeout=60)
     assert done.returncode != 0

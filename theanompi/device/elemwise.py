@@ -5,17 +5,21 @@ it costs one pass over memory whatever the number of its instructions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytensor.scalar as ps
 import torch
 from pytensor.graph.basic import Apply, Constant, Variable
-from pytensor.link.pytorch.dispatch import pytorch_funcify
-from pytensor.scalar.basic import Composite, ScalarOp
+from pytensor.graph.fg import AbstractFunctionGraph, FrozenFunctionGraph, FunctionGraph
+from pytensor.scalar.basic import BinaryBitOp, Composite, LogicalComparison, ScalarOp, UnaryBitOp
+from pytensor.scalar.loop import ScalarLoop
 from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.type import tensor
 
 from theanompi.device.ops.base import Context
+from theanompi.device.scalars import is_native, scalar_function, torch_dtype
 
 CHUNK = 1 << 16
 """Elements in a chunk: 256 KiB of float32, so that the few operands of an expression fit a core's L2."""
@@ -30,7 +34,6 @@ _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
     ps.Pow: torch.pow,
     ps.Neg: torch.neg,
     ps.Abs: torch.abs,
-    ps.Sign: torch.sign,
     ps.Sqr: torch.square,
     ps.Sqrt: torch.sqrt,
     ps.Reciprocal: torch.reciprocal,
@@ -52,32 +55,8 @@ _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
 }
 """Functions whose operands have the dtype of their result, and that can write into ``out``."""
 
-_COMPARISON: dict[type[ScalarOp], Callable[..., Any]] = {
-    ps.LT: torch.lt,
-    ps.GT: torch.gt,
-    ps.LE: torch.le,
-    ps.GE: torch.ge,
-    ps.EQ: torch.eq,
-    ps.NEQ: torch.ne,
-}
-
-_BITWISE: dict[type[ScalarOp], Callable[..., Any]] = {
-    ps.AND: torch.bitwise_and,
-    ps.OR: torch.bitwise_or,
-    ps.XOR: torch.bitwise_xor,
-    ps.Invert: torch.bitwise_not,
-}
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """Torch's dtype of a NumPy dtype's name.
-
-    Examples
-    --------
-    >>> torch_dtype("float32")
-    torch.float32
-    """
-    return getattr(torch, name)
+_SIMPLE = (LogicalComparison, UnaryBitOp, BinaryBitOp)
+"""Ops whose functions take a constant from the CPU without waiting."""
 
 
 def _constant(value: Any, dtype: str) -> torch.Tensor:
@@ -89,10 +68,24 @@ def _graph(node: Apply) -> tuple[list[Variable], list[Variable], list[Apply]]:
     """Inputs, outputs and instructions of the scalar graph of an Elemwise node."""
     op = node.op.scalar_op
     if isinstance(op, Composite):
-        return list(op.fgraph.inputs), list(op.fgraph.outputs), list(op.fgraph.toposort())
+        fgraph: AbstractFunctionGraph = op.fgraph
+        if any(isinstance(inner.op, Composite) for inner in fgraph.toposort()):
+            fgraph = _flat(op.fgraph)
+        return list(fgraph.inputs), list(fgraph.outputs), list(fgraph.toposort())
     scalars = [ps.ScalarType(v.type.dtype)() for v in node.inputs]
     inner = op.make_node(*scalars)
     return scalars, list(inner.outputs), [inner]
+
+
+def _flat(frozen: FrozenFunctionGraph) -> FunctionGraph:
+    """A graph with the instructions of the fused expressions in it in their places."""
+    fgraph = frozen.unfreeze()
+    while fused := [node for node in fgraph.toposort() if isinstance(node.op, Composite)]:
+        for node in fused:
+            fgraph.replace_all(
+                list(zip(node.outputs, node.op.fgraph.bind(list(node.inputs)), strict=True)), reason="flat"
+            )
+    return fgraph
 
 
 def is_uniform(variable: Variable) -> bool:
@@ -141,7 +134,7 @@ class _Expression:
         for position, inner in enumerate(self.nodes):
             self.last_use |= dict.fromkeys(inner.inputs, position)
             if self.uniform and all(isinstance(v, Constant) or v in self.uniform for v in inner.inputs):
-                self.uniform.add(inner.outputs[0])
+                self.uniform.update(inner.outputs)
         self.last_use |= dict.fromkeys(self.outputs, len(self.nodes))
         self.scaled = self._find_scaled()
 
@@ -201,14 +194,10 @@ class _Expression:
         op, dtype = node.op, node.outputs[0].type.dtype
         into = f", out={out}" if out else ""
         kind = type(op)
-        if kind in _ARITHMETIC:
+        if self._is_direct(node):
             function = self.bind(_ARITHMETIC[kind], "f")
             operands = [self.operand(v, dtype) for v in node.inputs]
             return self.fold(function, operands, into)
-        if kind in _COMPARISON or kind in _BITWISE:
-            function = self.bind((_COMPARISON | _BITWISE)[kind], "f")
-            common = np.result_type(*(v.type.dtype for v in node.inputs)).name
-            return self.fold(function, [self.operand(v, common) for v in node.inputs], "")
         if kind is ps.Cast:
             (x,) = node.inputs
             return f"{self.operand(x)}.to({self.bind(torch_dtype(dtype), 'dtype')}, copy=True)"
@@ -218,17 +207,48 @@ class _Expression:
             condition = self.operand(node.inputs[0], "bool", on_device=True)
             chosen = [self.operand(v, dtype, on_device=True) for v in node.inputs[1:]]
             return f"{self.bind(torch.where, 'f')}({condition}, {', '.join(chosen)})"
-        if kind is ps.Clip:
+        if kind is ps.Clip and self._clamps(node):
             x, low, high = (self.operand(v, dtype, on_device=True) for v in node.inputs)
             return f"{self.bind(torch.clamp, 'f')}({x}, {low}, {high}{into})"
         if kind is ps.Second:
             like, value = node.inputs
             value = self.operand(value, on_device=True)
-            return f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {value}, 0)"
-        function = self.bind(pytorch_funcify(op, node=node), "f")
-        # Of integers torch makes float32, PyTensor float64.
-        wanted = dtype if dtype.startswith("float") else None
-        return f"{function}({', '.join(self.operand(v, wanted) for v in node.inputs)})"
+            return f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {value}, {value})"
+        if isinstance(op, ScalarLoop):
+            operands = [self.operand(v, on_device=True) for v in node.inputs]
+            return f"{self.bind(_loop(op, self.context), 'f')}({', '.join(operands)})"
+        scalar, wanted = scalar_function(node, self._value(node.inputs[0]))
+        function, on_device = self.bind(scalar, "f"), not isinstance(op, _SIMPLE)
+        operands = [self.operand(v, w, on_device) for v, w in zip(node.inputs, wanted, strict=True)]
+        if kind in (ps.Add, ps.Mul):
+            return self.fold(function, operands, "")
+        return f"{function}({', '.join(operands)})"
+
+    def _is_direct(self, node: Apply) -> bool:
+        """Whether it is an arithmetic op in which torch's own function has NumPy's values."""
+        kind, dtype = type(node.op), node.outputs[0].type.dtype
+        if kind not in _ARITHMETIC or not is_native(dtype):
+            return False
+        if any(v.type.dtype.startswith("complex") for v in node.inputs):
+            return False
+        if dtype.startswith("float") or kind not in (ps.IntDiv, ps.Mod, ps.Pow):
+            return True
+        second = self._value(node.inputs[1])
+        if second is None:
+            return False
+        return bool(np.all(second >= 0)) if kind is ps.Pow else not np.isin(second, (0, -1)).any()
+
+    def _clamps(self, node: Apply) -> bool:
+        """Whether the bounds of a clip are known, in order, and no NaN."""
+        low, high = (self._value(v) for v in node.inputs[1:])
+        ordered = low is not None and high is not None and bool(np.all(low <= high))
+        return ordered and is_native(node.outputs[0].type.dtype)
+
+    def _value(self, variable: Variable) -> np.ndarray | None:
+        """The value of a constant, of the expression's own or given to it."""
+        if variable in self.inputs:
+            variable = self.node.inputs[self.inputs.index(variable)]
+        return np.asarray(variable.data) if isinstance(variable, Constant) else None
 
     def fold(self, function: str, operands: Sequence[str], into: str) -> str:
         if len(operands) <= 2:
@@ -237,7 +257,7 @@ class _Expression:
 
     def _destination(self, inner: Apply, position: int) -> str | None:
         """What the result of an instruction is written into, if not into new memory."""
-        if type(inner.op) not in _ARITHMETIC:
+        if not self._is_direct(inner):
             return None
         result = inner.outputs[0]
         if result in self.outputs:
@@ -281,8 +301,13 @@ class _Expression:
             into = self._destination(inner, position)
             product = next((v for v in inner.inputs if v in self.scaled), None)
             right = self.instruction(inner, into) if product is None else self._addition(inner, product, into)
-            self.names[result] = f"t{position}"
-            lines.append(f"t{position} = {right}")
+            names = (
+                [f"t{position}"]
+                if len(inner.outputs) == 1
+                else [f"t{position}_{k}" for k in range(len(inner.outputs))]
+            )
+            self.names.update(zip(inner.outputs, names, strict=True))
+            lines.append(f"{', '.join(names)} = {right}")
         results = [f"r{k}" for k in range(len(self.outputs))]
         lines += [f"{r} = {self.operand(v)}" for r, v in zip(results, self.outputs, strict=True)]
         for k in self.context.overwrite:
@@ -293,6 +318,34 @@ class _Expression:
         source = f"def expression({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
         exec(compile(source, "<theanompi expression>", "exec"), self.globals)
         return self.globals["expression"]
+
+
+def _loop(op: ScalarLoop, context: Context) -> Callable[..., Any]:
+    """The function of a loop of scalar operations: each element makes its own number of steps."""
+    body = Composite(op.fgraph.inputs, op.fgraph.outputs)
+    node = Elemwise(body).make_node(*(tensor(dtype=v.type.dtype, shape=(None,)) for v in op.fgraph.inputs))
+    run = _Expression(node, replace(context, overwrite={}, into=())).compile()
+    n_states = len(op.outputs) - op.is_while
+    no_destinations = (None,) * len(op.outputs)
+
+    def loop(n_steps: torch.Tensor, *values: torch.Tensor) -> Any:
+        n_steps, *broadcast = torch.broadcast_tensors(n_steps, *values)
+        # Without a step they are the results, in memory of their own.
+        states = [v.clone(memory_format=torch.contiguous_format) for v in broadcast[:n_states]]
+        constants = broadcast[n_states:]
+        running, done = n_steps > 0, torch.zeros_like(n_steps, dtype=torch.bool)
+        step = 0
+        while running.any():
+            results = run(*states, *constants, *no_destinations)
+            states = [torch.where(running, new, old) for new, old in zip(results, states, strict=False)]
+            if op.is_while:
+                done = torch.where(running, results[-1], done)
+            step += 1
+            running = ~done & (n_steps > step)
+        outputs = (*states, done) if op.is_while else tuple(states)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    return loop
 
 
 def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
+from theanompi.device.unsupported import Unsupported
 
 
 class TorchLinker(JITLinker):
@@ -46,8 +47,8 @@ class TorchLinker(JITLinker):
         "BlasOpt",
         "inplace",
         "scan_reduce_trace_prealloc",
-        "reuse_lu_decomposition_multiple_solves",
-        "scan_split_non_sequence_lu_decomposition_solve",
+        "reuse_decomposition_multiple_solves",
+        "scan_split_non_sequence_decomposition_and_solve",
     )
 
     def __init__(
@@ -80,6 +81,16 @@ class TorchLinker(JITLinker):
         """Write the function. It takes the inputs' storage values and returns outputs and updates."""
         on_device = [isinstance(s[0], torch.Tensor) for s in input_storage]
         return _Program(self, fgraph, results_early(fgraph, order), on_device).compile()
+
+    def inner(self, fgraph: FunctionGraph) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The function of a graph that an op holds, rewritten like any other."""
+        linker = copy.copy(self)
+        linker.return_internal_type, linker.written = True, None
+        fgraph = FunctionGraph(fgraph.inputs, fgraph.outputs, clone=True)
+        # Recognised once more, a graph that an op stands for would become that op again, without an end.
+        _mode(linker).excluding("symbolic_op_recognition").optimizer.rewrite(fgraph)
+        order = results_early(fgraph, fgraph.toposort())
+        return _Program(linker, fgraph, order, [True] * len(fgraph.inputs)).compile()
 
     def create_thunk_inputs(self, storage_map: dict[Variable, list[Any]]) -> list[Any]:
         """The storage cells that the function reads at every call."""
@@ -275,9 +286,15 @@ class _Program:
         into = self._into(position, node)
         overwrite = {o: i for o, i in self._overwrite(position, node).items() if o not in into}
         used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
-        context = Context(self.linker.device, self.linker.precision, used, overwrite, tuple(into))
+        context = Context(
+            self.linker.device, self.linker.precision, used, overwrite, tuple(into), self.linker.inner
+        )
         function = f"f{position}"
-        self.scope[function] = torch_function(node.op, node=node, context=context)
+        try:
+            self.scope[function] = torch_function(node.op, node=node, context=context)
+        except Unsupported as error:
+            name = next((v.name for v in node.outputs if v.name), None)
+            raise Unsupported(error.what, error.why, name) from None
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
         arguments = ", ".join(self._name(v) for v in [*node.inputs, *into.values()])
         lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
@@ -321,7 +338,8 @@ class _Program:
         for k, (target, value) in enumerate(self.updates):
             name = self.names[target]
             if target not in self.device_inputs:
-                returned.append(f"as_array({self._kept(value)})")
+                is_tensor = isinstance(value.type, TensorType)
+                returned.append(f"as_array({self._kept(value)})" if is_tensor else self._name(value))
                 continue
             returned.append(name)
             if value not in self.written:
@@ -359,6 +377,10 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
     return np.asarray(tensor.cpu().numpy())
 
 
+def _mode(linker: TorchLinker) -> Mode:
+    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", fusion.TAG]))
+
+
 def mode(
     name: str | None = None,
     precision: str = "float32",
@@ -366,7 +388,10 @@ def mode(
     written: Callable[[str], None] | None = None,
     capture: bool = False,
 ) -> Mode:
-    """The PyTensor mode that compiles any graph to torch.
+    """The PyTensor mode that compiles graphs to torch.
+
+    docs/ops.md lists the ops that it knows. Any other is refused when a function is compiled, by an `Unsupported` of
+    one line that names it.
 
     Parameters
     ----------
@@ -405,5 +430,4 @@ def mode(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = current() if name is None else parse(name)
-    linker = TorchLinker(device, precision, return_internal_type, written, capture)
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", fusion.TAG]))
+    return _mode(TorchLinker(device, precision, return_internal_type, written, capture))

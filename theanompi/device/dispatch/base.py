@@ -6,17 +6,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytensor.compile.ops import DeepCopyOp
+from pytensor.compile.ops import DeepCopyOp, FromFunctionOp
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
-from pytensor.link.pytorch.dispatch import pytorch_funcify
+from pytensor.scan.op import Scan
 from pytensor.tensor.basic import Alloc, AllocEmpty
 from pytensor.tensor.blas import BatchedDot
 from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.linalg.decomposition.schur import QZ, Schur
+from pytensor.tensor.linalg.solvers.linear_control import TRSYL
+from pytensor.tensor.linalg.solvers.tridiagonal import LUFactorTridiagonal, SolveLUFactorTridiagonal
 from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
+from pytensor.tensor.optimize import ScipyWrapperOp
+from pytensor.tensor.random.op import AbstractRNGConstructor, RandomVariable
 from pytensor.tensor.special import LogSoftmax, Softmax
+from pytensor.tensor.subtensor import (
+    AdvancedIncSubtensor,
+    AdvancedIncSubtensor1,
+    AdvancedSubtensor,
+    AdvancedSubtensor1,
+    IncSubtensor,
+)
+from pytensor.typed_list.basic import MakeList
 
 from theanompi.device.ops.base import Context, TorchOp
+from theanompi.device.unsupported import Unsupported
 
 FRESH = (
     TorchOp,
@@ -32,8 +46,29 @@ FRESH = (
     DeepCopyOp,
     Alloc,
     AllocEmpty,
+    IncSubtensor,
+    AdvancedSubtensor1,
+    AdvancedSubtensor,
+    AdvancedIncSubtensor1,
+    AdvancedIncSubtensor,
 )
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
+
+
+REFUSED: dict[type[Op], str] = {
+    Scan: "loops over steps are not compiled to torch; write the steps out",
+    RandomVariable: "random numbers are PyTensor's; use theanompi.device.ops.dropout_mask, or draw outside the graph",
+    AbstractRNGConstructor: "random generators stay on the host",
+    MakeList: "lists of tensors are not compiled to torch; stack them",
+    FromFunctionOp: "it calls a Python function on NumPy's arrays; write it as a graph",
+    ScipyWrapperOp: "it calls SciPy's optimizers",
+    Schur: "torch has no such factorization",
+    QZ: "torch has no such factorization",
+    TRSYL: "torch has no such solver",
+    LUFactorTridiagonal: "torch has no solvers of tridiagonal systems; use pt.linalg.solve",
+    SolveLUFactorTridiagonal: "torch has no solvers of tridiagonal systems; use pt.linalg.solve",
+}
+"""Ops that are refused for a reason worth telling, with their subclasses. What is in no table is refused as unknown."""
 
 
 def destinations(op: Op) -> tuple[int, ...]:
@@ -67,8 +102,8 @@ def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
 
     Raises
     ------
-    NotImplementedError
-        If neither we nor PyTensor's PyTorch backend know the op.
+    Unsupported
+        If the op does not run on the device: one line that names it.
 
     Examples
     --------
@@ -77,7 +112,38 @@ def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     >>> torch_function(node.op, node=node, context=Context())(torch.zeros(2, 3)).shape
     torch.Size([3, 2])
     """
-    return pytorch_funcify(op, node=node)
+    why = next(
+        (REFUSED[kind] for kind in type(op).__mro__ if kind in REFUSED), "it is unknown to theanompi.device"
+    )
+    raise Unsupported(str(op), why)
+
+
+@singledispatch
+def batched_function(op: Op, node: Apply, context: Context) -> Callable[..., Any] | None:
+    """The torch function that computes `node` for a whole batch at once, if torch has one.
+
+    An op that is registered here as well as for `torch_function`, often by the same function, is computed by one
+    call under PyTensor's `Blockwise`; all others are called once for each element of the batch.
+
+    Parameters
+    ----------
+    op : Op
+        The core op, without a batch; what is dispatched on.
+    node : Apply
+        A node of the core op; its inputs have no batch axes.
+    context : Context
+
+    Returns
+    -------
+    callable or None
+        From the input tensors, which all have the same leading batch axes before those of `node.inputs`, to the
+        output tensor with these axes, or to a tuple of such. It may return views, and never writes into an input.
+
+    Examples
+    --------
+    >>> batched_function(DeepCopyOp(), node=None, context=Context())
+    """
+    return None
 
 
 def constant_tensor(data: Any, device: torch.device) -> Any:

@@ -1,20 +1,42 @@
 """Ops that make tensors, give them another shape, and multiply matrices."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from pytensor.compile.ops import DeepCopyOp, TypeCastingOp
 from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.op import Op
-from pytensor.tensor.basic import Alloc, AllocEmpty, ARange, ExtractDiag, MakeVector
+from pytensor.printing import Print
+from pytensor.tensor.basic import (
+    Alloc,
+    AllocEmpty,
+    ARange,
+    Choose,
+    ExtractDiag,
+    Eye,
+    Join,
+    MakeVector,
+    PermuteRowElements,
+    ScalarFromTensor,
+    Split,
+    TensorFromScalar,
+)
 from pytensor.tensor.blas import BatchedDot
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
+from pytensor.tensor.extra_ops import CpuContiguous, Repeat
 from pytensor.tensor.math import Dot
-from pytensor.tensor.shape import Reshape
+from pytensor.tensor.reshape import JoinDims, SplitDims
+from pytensor.tensor.shape import Reshape, Shape, Shape_i, SpecifyShape
+from pytensor.tensor.type import TensorType
 
-from theanompi.device.dispatch.base import torch_function
-from theanompi.device.elemwise import elemwise_function, torch_dtype
+from theanompi.device.dispatch.base import batched_function, torch_function
+from theanompi.device.elemwise import elemwise_function
 from theanompi.device.ops.base import Context, TorchOp
+from theanompi.device.scalars import COMPUTED, torch_dtype
+from theanompi.device.unsupported import Unsupported
 
 
 @torch_function.register(TorchOp)
@@ -27,11 +49,19 @@ def _(op: Elemwise, node: Apply, context: Context) -> Callable[..., Any]:
     return elemwise_function(node, context)
 
 
+@batched_function.register(Dot)
 @torch_function.register(Dot)
 @torch_function.register(BatchedDot)
 def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(node.outputs[0].type.dtype)
-    if any(v.type.dtype != node.outputs[0].type.dtype for v in node.inputs):
+    if dtype == torch.bool or dtype in COMPUTED:
+        # Sums of ands, and integers whose low bits are the same.
+        wide = torch.int64
+
+        def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(x.to(wide), y.to(wide)).to(dtype)
+
+    elif any(v.type.dtype != node.outputs[0].type.dtype for v in node.inputs):
 
         def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return torch.matmul(*context.compute(x.to(dtype), y.to(dtype)))
@@ -41,6 +71,9 @@ def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
         def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return torch.matmul(*context.compute(x, y))
 
+    elif isinstance(op, BatchedDot):
+        # Not matmul, which would broadcast one matrix to many.
+        return (lambda x, y, into: torch.bmm(x, y, out=into)) if context.into else torch.bmm
     elif context.into:
         return lambda x, y, into: torch.matmul(x, y, out=into)
     else:
@@ -87,11 +120,14 @@ def _(op: ExtractDiag, node: Apply, context: Context) -> Callable[..., Any]:
 
 @torch_function.register(Alloc)
 def _(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
+    may_broadcast = None in node.inputs[0].type.shape
+
     def alloc(value: torch.Tensor, *shape: torch.Tensor) -> torch.Tensor:
+        lengths = [int(length) for length in shape]
+        if may_broadcast:
+            Alloc._check_runtime_broadcast(node, value, lengths)
         # A clone in the contiguous layout: callers may write into it.
-        return value.broadcast_to([int(length) for length in shape]).clone(
-            memory_format=torch.contiguous_format
-        )
+        return value.broadcast_to(lengths).clone(memory_format=torch.contiguous_format)
 
     return alloc
 
@@ -104,13 +140,166 @@ def _(op: AllocEmpty, node: Apply, context: Context) -> Callable[..., Any]:
 
 @torch_function.register(ARange)
 def _(op: ARange, node: Apply, context: Context) -> Callable[..., Any]:
-    dtype = torch_dtype(op.dtype)
-    return lambda *bounds: torch.arange(*(b.item() for b in bounds), dtype=dtype, device=context.device)
+    def arange(*bounds: Any) -> torch.Tensor:
+        # NumPy's own: of a range of floats torch has other lengths and roundings.
+        return torch.from_numpy(np.arange(*(b.item() for b in bounds), dtype=op.dtype)).to(context.device)
+
+    if all(isinstance(v, Constant) for v in node.inputs):
+        fixed = arange(*(v.data for v in node.inputs))
+        return lambda *_: fixed
+    return arange
 
 
 @torch_function.register(MakeVector)
 def _(op: MakeVector, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(op.dtype)
+    if not node.inputs:
+        return lambda: torch.empty(0, dtype=dtype, device=context.device)
     return lambda *elements: torch.stack(
         [torch.as_tensor(e, device=context.device).to(dtype) for e in elements]
     )
+
+
+@torch_function.register(Eye)
+def _(op: Eye, node: Apply, context: Context) -> Callable[..., Any]:
+    dtype = torch_dtype(op.dtype)
+
+    def eye(n: torch.Tensor, m: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        result = torch.zeros(int(n), int(m), dtype=dtype, device=context.device)
+        result.diagonal(int(offset)).fill_(1)
+        return result
+
+    return eye
+
+
+@torch_function.register(ScalarFromTensor)
+@torch_function.register(TensorFromScalar)
+def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+    """Scalars are tensors without axes."""
+    return torch.as_tensor
+
+
+@torch_function.register(TypeCastingOp)
+def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+    """What means something to gradients and rewrites only."""
+    return lambda x: x
+
+
+@torch_function.register(DeepCopyOp)
+def _(op: DeepCopyOp, node: Apply, context: Context) -> Callable[..., Any]:
+    return torch.clone
+
+
+@torch_function.register(CpuContiguous)
+def _(op: CpuContiguous, node: Apply, context: Context) -> Callable[..., Any]:
+    return lambda x: x.contiguous()
+
+
+@torch_function.register(Print)
+def _(op: Print, node: Apply, context: Context) -> Callable[..., Any]:
+    def show(x: torch.Tensor) -> torch.Tensor:
+        op.global_fn(op, x.cpu().numpy())
+        return x
+
+    return show
+
+
+@torch_function.register(Shape)
+def _(op: Shape, node: Apply, context: Context) -> Callable[..., Any]:
+    return lambda x: torch.tensor(x.shape, dtype=torch.int64, device=context.device)
+
+
+@torch_function.register(Shape_i)
+def _(op: Shape_i, node: Apply, context: Context) -> Callable[..., Any]:
+    return lambda x: torch.tensor(x.shape[op.i])
+
+
+@torch_function.register(SpecifyShape)
+def _(op: SpecifyShape, node: Apply, context: Context) -> Callable[..., Any]:
+    def specify_shape(x: torch.Tensor, *lengths: Any) -> torch.Tensor:
+        expected = [None if length is None else int(length) for length in lengths]
+        if any(length not in (None, got) for length, got in zip(expected, x.shape, strict=True)):
+            raise AssertionError(f"SpecifyShape: Got shape {tuple(x.shape)}, expected {tuple(expected)}.")
+        return x
+
+    return specify_shape
+
+
+@torch_function.register(JoinDims)
+def _(op: JoinDims, node: Apply, context: Context) -> Callable[..., Any]:
+    start, end = op.start_axis, op.start_axis + op.n_axes
+    return lambda x: x.reshape([*x.shape[:start], math.prod(x.shape[start:end]), *x.shape[end:]])
+
+
+@torch_function.register(SplitDims)
+def _(op: SplitDims, node: Apply, context: Context) -> Callable[..., Any]:
+    return lambda x, lengths: x.reshape([*x.shape[: op.axis], *lengths.tolist(), *x.shape[op.axis + 1 :]])
+
+
+@torch_function.register(Join)
+def _(op: Join, node: Apply, context: Context) -> Callable[..., Any]:
+    dtype = torch_dtype(node.outputs[0].type.dtype)
+
+    def join(axis: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.to(dtype) for x in tensors], dim=int(axis))
+
+    if any(v.type.dtype != node.outputs[0].type.dtype for v in node.inputs[1:]):
+        return join
+    if isinstance(node.inputs[0], Constant):
+        fixed = int(node.inputs[0].data)
+        return lambda _, *tensors: torch.cat(tensors, dim=fixed)
+    return lambda axis, *tensors: torch.cat(tensors, dim=int(axis))
+
+
+@torch_function.register(Split)
+def _(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
+    def split(x: torch.Tensor, axis: torch.Tensor, sizes: torch.Tensor) -> Any:
+        lengths, whole = sizes.tolist(), x.shape[int(axis)]
+        if len(lengths) != op.len_splits or sum(lengths) != whole or min(lengths) < 0:
+            raise ValueError(
+                f"Split: expected {op.len_splits} lengths that sum to {whole}, got {lengths} of axis {int(axis)}"
+            )
+        parts = x.split(lengths, dim=int(axis))
+        return parts if op.len_splits > 1 else parts[0]
+
+    return split
+
+
+@torch_function.register(Repeat)
+def _(op: Repeat, node: Apply, context: Context) -> Callable[..., Any]:
+    def repeat(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
+        repeats = repeats.to(device=x.device, dtype=torch.int64).expand(x.shape[op.axis])
+        rows = torch.arange(x.shape[op.axis], device=x.device).repeat_interleave(repeats)
+        return torch.ops.aten.index.Tensor(x, [*(None,) * op.axis, rows])
+
+    return repeat
+
+
+@torch_function.register(PermuteRowElements)
+def _(op: PermuteRowElements, node: Apply, context: Context) -> Callable[..., Any]:
+    def permute(x: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+        shape = torch.broadcast_shapes(x.shape, permutation.shape)
+        x, positions = x.expand(shape), permutation.to(torch.int64).expand(shape) % max(shape[-1], 1)
+        # What is put at the places of a permutation is taken from those of its inverse.
+        return x.gather(-1, positions.argsort(-1) if op.inverse else positions)
+
+    return permute
+
+
+@torch_function.register(Choose)
+def _(op: Choose, node: Apply, context: Context) -> Callable[..., Any]:
+    if not isinstance(node.inputs[1].type, TensorType):
+        raise Unsupported(f"{op} of a list", "choices of one shape, as one tensor, are")
+
+    def choose(positions: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+        positions, count = positions.to(torch.int64), len(choices)
+        if op.mode == "wrap":
+            positions = positions % count
+        elif op.mode == "clip":
+            positions = positions.clamp(0, count - 1)
+        elif ((positions < 0) | (positions >= count)).any():
+            raise ValueError("invalid entry in choice array")
+        positions, *values = torch.broadcast_tensors(positions, *choices)
+        return torch.stack(values).gather(0, positions[None])[0]
+
+    return choose

@@ -1,30 +1,223 @@
-"""Ops that read and write parts of a tensor."""
+"""Ops that read and write parts of a tensor, with the meaning that NumPy gives to indices.
 
-from collections.abc import Callable
+Every read and write takes the slices first, which are views of a tensor, and then the arrays, by torch's own index
+functions: its brackets take bytes for masks, know no negative steps, and put the axes of arrays elsewhere.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pytensor.graph.basic import Apply, Constant
-from pytensor.tensor.subtensor import Subtensor, indices_from_subtensor
+from pytensor.tensor.subtensor import (
+    AdvancedIncSubtensor,
+    AdvancedIncSubtensor1,
+    AdvancedSubtensor,
+    AdvancedSubtensor1,
+    IncSubtensor,
+    Subtensor,
+    indices_from_subtensor,
+)
 
 from theanompi.device.dispatch.base import torch_function
 from theanompi.device.ops.base import Context
+
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Dtypes in which torch neither adds nor writes by index, and those of the same bits in which it does."""
+
+
+def _signed(x: torch.Tensor) -> torch.Tensor:
+    return x.view(_SIGNED[x.dtype]) if x.dtype in _SIGNED else x
+
+
+def _integers(numbers: Sequence[Any]) -> list[int]:
+    return [int(number) for number in numbers]
+
+
+def _forward(x: torch.Tensor, entries: Sequence[Any]) -> tuple[torch.Tensor, list[int]]:
+    """The view of `x` that integers and slices select, and the axes of it that run backwards.
+
+    Torch has no negative strides: of a slice with a negative step the view has the same elements the other way
+    round. What is no integer and no slice stands for its axis, as ``slice(None)`` does.
+    """
+    forward: list[Any] = []
+    backwards: list[int] = []
+    axis = 0
+    for length, entry in zip(x.shape, entries, strict=False):
+        if isinstance(entry, slice) and entry.step is not None and entry.step < 0:
+            positions = range(length)[entry]
+            backwards.append(axis)
+            entry = slice(positions[-1], positions[0] + 1, -entry.step) if positions else slice(0, 0)
+        axis += not isinstance(entry, int)
+        forward.append(entry if isinstance(entry, int | slice) else slice(None))
+    return x[tuple(forward)], backwards
 
 
 @torch_function.register(Subtensor)
 def _(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
     def subtensor(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
-        entries = list(indices_from_subtensor([int(n) for n in numbers], op.idx_list))
-        for axis, entry in enumerate(entries):
-            if isinstance(entry, slice) and entry.step is not None and entry.step < 0:
-                # Torch has no negative strides.
-                positions = list(range(*entry.indices(x.shape[axis])))
-                x = x.index_select(axis, torch.tensor(positions, dtype=torch.int64, device=x.device))
-                entries[axis] = slice(None)
-        return x[tuple(entries)]
+        view, backwards = _forward(x, indices_from_subtensor(_integers(numbers), op.idx_list))
+        return _signed(view).flip(backwards).view(x.dtype) if backwards else view
 
     numbers = node.inputs[1:]
-    if all(isinstance(n, Constant) for n in numbers):
-        fixed = [n.data for n in numbers]
+    if not all(isinstance(n, Constant) for n in numbers):
+        return subtensor
+    fixed = _integers([n.data for n in numbers])
+    entries = indices_from_subtensor(fixed, op.idx_list)
+    if any(isinstance(entry, slice) and (entry.step or 1) < 0 for entry in entries):
         return lambda x, *_: subtensor(x, *fixed)
-    return subtensor
+    return lambda x, *_: x[entries]
+
+
+@torch_function.register(IncSubtensor)
+def _(op: IncSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
+    ndim = node.inputs[0].ndim - sum(isinstance(entry, int) for entry in op.idx_list)
+
+    def inc_subtensor(x: torch.Tensor, y: torch.Tensor, *numbers: Any) -> torch.Tensor:
+        result = x.clone()
+        view, backwards = _forward(result, indices_from_subtensor(_integers(numbers), op.idx_list))
+        value = _fitted(y.to(x.dtype), view.shape, ndim)
+        value = _signed(value).flip(backwards) if backwards else _signed(value)
+        if op.set_instead_of_inc:
+            _signed(view).copy_(value)
+        else:
+            _signed(view).add_(value)
+        return result
+
+    return inc_subtensor
+
+
+def _fitted(y: torch.Tensor, shape: Sequence[int], ndim: int) -> torch.Tensor:
+    """`y` broadcast to the shape of what it is written into; like NumPy without the ones that it has in front."""
+    value = y
+    while value.ndim > ndim and value.shape[0] == 1:
+        value = value[0]
+    try:
+        return value.expand(tuple(shape))
+    except RuntimeError:
+        raise ValueError(
+            f"could not broadcast a value of shape {tuple(y.shape)} into a part of shape {tuple(shape)}"
+        ) from None
+
+
+def _entries(op: Any, node: Apply) -> Callable[[Sequence[Any]], list[Any]]:
+    """From an advanced op's index inputs to slices of integers, masks and tensors of int64."""
+
+    def entries(inputs: Sequence[Any]) -> list[Any]:
+        return [
+            slice(*(None if n is None else int(n) for n in (entry.start, entry.stop, entry.step)))
+            if isinstance(entry, slice)
+            else (entry if entry.dtype == torch.bool else entry.to(torch.int64))
+            for entry in indices_from_subtensor(inputs, op.idx_list)
+        ]
+
+    return entries
+
+
+def _expanded(entries: Sequence[Any]) -> list[Any]:
+    """One entry for each axis: slices stay, a mask gives way to the positions at which it is true."""
+    return [
+        e
+        for entry in entries
+        for e in (
+            entry.nonzero(as_tuple=True)
+            if isinstance(entry, torch.Tensor) and entry.dtype == torch.bool
+            else (entry,)
+        )
+    ]
+
+
+def _check_masks(x: torch.Tensor, entries: Sequence[Any]) -> None:
+    """Expect masks to have the lengths of the axes that they stand for."""
+    axis = 0
+    for entry in entries:
+        if isinstance(entry, torch.Tensor) and entry.dtype == torch.bool:
+            if entry.shape != x.shape[axis : axis + entry.ndim]:
+                raise IndexError(
+                    f"boolean index of shape {tuple(entry.shape)} at axis {axis} does not match "
+                    f"an indexed tensor of shape {tuple(x.shape)}"
+                )
+            axis += entry.ndim
+        else:
+            axis += 1
+
+
+@torch_function.register(AdvancedSubtensor1)
+@torch_function.register(AdvancedSubtensor)
+def _(op: AdvancedSubtensor1 | AdvancedSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
+    to_entries = _entries(op, node)
+
+    def advanced_subtensor(x: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        entries = to_entries(inputs)
+        _check_masks(x, entries)
+        entries = _expanded(entries)
+        view, backwards = _forward(x, entries)
+        if backwards:
+            view = _signed(view).flip(backwards).view(x.dtype)
+        indices = [None if isinstance(entry, slice) else entry for entry in entries]
+        if all(index is None for index in indices):
+            return view.clone()
+        return torch.ops.aten.index.Tensor(view, indices)
+
+    if op.idx_list == (0,) and node.inputs[1].type.dtype != "bool":
+        # The rows of a table, as of an embedding.
+        return lambda x, index: torch.ops.aten.index.Tensor(x, [index.to(torch.int64)])
+    return advanced_subtensor
+
+
+def _put(target: torch.Tensor, entries: Sequence[Any], y: torch.Tensor, accumulate: bool) -> None:
+    """Write `y` where index tensors point to, one after the other in the order of the indices.
+
+    Of values for the same place the last one stays, and sums are taken in this order, whatever the number of threads.
+    """
+    axes = [axis for axis, entry in enumerate(entries) if not isinstance(entry, slice)]
+    rest = [axis for axis in range(target.ndim) if axis not in axes]
+    indices = torch.broadcast_tensors(*(entries[axis] for axis in axes))
+    shape, ndim = indices[0].shape, indices[0].ndim
+    # NumPy's rule: the arrays' axes stand where the arrays do, or in front if slices are between them.
+    first = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
+    lengths = [target.shape[axis] for axis in rest]
+    value = _fitted(y, [*lengths[:first], *shape, *lengths[first:]], ndim + len(rest))
+    value = value.movedim(tuple(range(first, first + ndim)), tuple(range(ndim)))
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(before or "warn")
+    try:
+        # Of indices with several axes torch chooses the order.
+        target.permute(axes + rest).index_put_(
+            tuple(index.reshape(-1) for index in indices),
+            value.reshape(indices[0].numel(), *lengths),
+            accumulate=accumulate,
+        )
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
+@torch_function.register(AdvancedIncSubtensor1)
+@torch_function.register(AdvancedIncSubtensor)
+def _(op: AdvancedIncSubtensor1 | AdvancedIncSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
+    to_entries = _entries(op, node)
+    once = getattr(op, "ignore_duplicates", False)
+
+    def advanced_inc_subtensor(x: torch.Tensor, y: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        if isinstance(op, AdvancedIncSubtensor1):
+            op._check_runtime_broadcasting(node, x, y, inputs[0])
+        entries = to_entries(inputs)
+        _check_masks(x, entries)
+        entries = _expanded(entries)
+        result = x.clone()
+        view, backwards = _forward(result, entries)
+        view, value = _signed(view), _signed(y.to(x.dtype))
+        target = view.flip(backwards) if backwards else view
+        indices = [None if isinstance(entry, slice) else entry for entry in entries]
+        if all(index is None for index in indices):
+            value = _fitted(value, target.shape, target.ndim)
+            target.copy_(value if op.set_instead_of_inc else target + value)
+        elif once and not op.set_instead_of_inc:
+            _put(target, entries, torch.ops.aten.index.Tensor(target, indices) + value, accumulate=False)
+        else:
+            _put(target, entries, value, accumulate=not op.set_instead_of_inc)
+        if backwards:
+            view.copy_(target.flip(backwards))
+        return result
+
+    return advanced_inc_subtensor

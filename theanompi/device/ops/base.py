@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.tensor.type import TensorType
 
@@ -28,6 +29,9 @@ class Context:
         Output → input whose storage the output may take, because nothing reads that input later.
     into : tuple of int
         Outputs that are wanted in a given place: a tensor for each of them follows the inputs.
+    graph : callable, optional
+        Compiles a graph that the op holds, for the same place: from a FunctionGraph to the function from its inputs'
+        tensors to a tuple of its outputs', which are views of no input.
     """
 
     device: torch.device = torch.device("cpu")
@@ -35,6 +39,7 @@ class Context:
     used: tuple[bool, ...] = ()
     overwrite: dict[int, int] = field(default_factory=dict)
     into: tuple[int, ...] = ()
+    graph: Callable[[FunctionGraph], Callable[..., tuple[torch.Tensor, ...]]] | None = None
 
     def compute(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The operands of a convolution or matrix product in the dtype that it computes in.

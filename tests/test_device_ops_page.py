@@ -1,0 +1,12 @@
+"""docs/ops.md says what is registered."""
+
+from pathlib import Path
+
+from theanompi.device.ops_page import page
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_page_of_ops_is_what_is_registered() -> None:
+    written = (ROOT / "docs" / "ops.md").read_text(encoding="utf-8")
+    assert written == page(), "python -m theanompi.device.ops_page > docs/ops.md"
