@@ -33,7 +33,7 @@ REWRITTEN = Mode("py", RewriteDatabaseQuery(include=["fast_run"], exclude=TorchL
 @contextmanager
 def interpreter() -> Iterator[None]:
     """Inner graphs too are computed by the interpreter, and nothing is compiled from C."""
-    with pytensor.config.change_flags(mode="FAST_COMPILE", cxx=""), warnings.catch_warnings():
+    with pytensor.config.change_flags(mode=PLAIN, cxx="", on_opt_error="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
