@@ -209,7 +209,8 @@ class Undefined(Exception):
 def compute(
     variables: Sequence[Variable],
     known: dict[Variable, Any],
-    changed: Callable[[Apply, list[Any], Any], Any] | None = None,
+    changed: Callable[[Apply, list[Any], list[Any]], list[Any]] | None = None,
+    before: Callable[[Apply, list[Any]], list[Any]] | None = None,
 ) -> None:
     """Compute variables by PyTensor's interpreter, node by node as they stand, without rewrites.
 
@@ -219,7 +220,9 @@ def compute(
     known : dict of Variable to value
         What is known already; what is computed is put into it.
     changed : callable, optional
-        From a node, the values of its inputs and of an output to the value that the output gets.
+        From a node, the values of its inputs and of its outputs to those that its outputs get.
+    before : callable, optional
+        From a node and the values of its inputs to those that it is computed of.
     """
     for node in toposort(variables, blockers=known):
         if all(v in known for v in node.outputs):
@@ -227,7 +230,10 @@ def compute(
         for v in node.inputs:
             if v not in known:
                 known[v] = v.data if isinstance(v, Constant) else v.get_value(borrow=True)
-        storage = {v: [known.get(v)] for v in (*node.inputs, *node.outputs)}
+        inputs = [known[v] for v in node.inputs]
+        if before is not None:
+            inputs = before(node, inputs)
+        storage = {v: [None] for v in node.outputs} | {v: [x] for v, x in zip(node.inputs, inputs, strict=True)}
         ready = {v: [v in known] for v in storage}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -236,9 +242,10 @@ def compute(
                 node.op.make_thunk(node, storage, ready, [], impl="py")()
             except RuntimeWarning as warning:
                 raise Undefined(str(warning)) from None
-        for v in node.outputs:
-            value = storage[v][0]
-            known[v] = value if changed is None else changed(node, [known[u] for u in node.inputs], value)
+        outputs = [storage[v][0] for v in node.outputs]
+        if changed is not None:
+            outputs = changed(node, inputs, outputs)
+        known.update(zip(node.outputs, outputs, strict=True))
     for v in variables:
         if v not in known:
             known[v] = v.data if isinstance(v, Constant) else v.get_value(borrow=True)

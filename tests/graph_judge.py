@@ -5,15 +5,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytensor
+import pytensor.scalar
 from graph_grammar import FLOATS, NAMES, Built, Input, Program, Undefined, array_text, build, compute, host_shared
 from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
+from pytensor.scalar.basic import ScalarOp
+from pytensor.tensor.elemwise import Elemwise
 from tolerance import RELATIVE
 
 from theanompi import device
@@ -50,9 +54,11 @@ class Refused(Exception):
     """A graph does not compile."""
 
 
+@cache
 def op_names() -> set[str]:
-    """The names of all classes of ops."""
-    found, todo = set(), [Op]
+    """The names of all classes of ops, and of all scalar ops."""
+    found = {str(op.name) for op in vars(pytensor.scalar).values() if isinstance(op, ScalarOp)}
+    todo: list[type] = [Op]
     while todo:
         for kind in todo.pop().__subclasses__():
             if kind.__name__ not in found:
@@ -137,11 +143,38 @@ def pure(program: Program) -> Program:
     )
 
 
+def is_float(value: Any) -> bool:
+    """Whether a value is an array of floats that is not empty."""
+    return isinstance(value, np.ndarray | np.floating) and np.asarray(value).dtype.kind == "f" and np.size(value) > 0
+
+
+def largest(value: np.ndarray) -> Any:
+    """The largest finite element, in magnitude."""
+    finite = np.abs(value)[np.isfinite(value)]
+    return finite.max() if finite.size else 0.0
+
+
+def shaken(value: np.ndarray, scale: Any, rng: np.random.Generator) -> np.ndarray:
+    """An array with its elements moved by some units in the last place of `scale`; what is 0 stays so."""
+    by = ROUNDINGS * np.finfo(value.dtype).eps * rng.uniform(-1, 1, np.shape(value))
+    with np.errstate(all="ignore"):
+        return np.asarray(np.where((scale == 0) | (value == 0), value, value + by * scale)).astype(value.dtype)
+
+
+def exact(node: Apply, inputs: list[Any]) -> bool:
+    """Whether an op only chooses among the elements of its operands, as indexing does."""
+    elements = np.concatenate([np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)] or [[]])
+    known = dict(zip(node.inputs, inputs, strict=True))
+    compute(node.outputs, known)
+    return all(not is_float(known[v]) or bool(np.isin(known[v], elements).all()) for v in node.outputs)
+
+
 def is_rounding(program: Program, got: list[Any]) -> bool:
     """Whether values that differ do so by what rounding makes of them.
 
     Every result that had to be rounded is moved by some units in its last place at random, a few times over, and what
-    becomes of the outputs is compared: Monte Carlo arithmetic (Parker, 1997). What differs by no more than a few times
+    becomes of the outputs is compared: Monte Carlo arithmetic (Parker, 1997). Of what adds up or solves, the operands
+    are moved instead, by as much of the largest of them: no algorithm for it is better than that. What differs by no more than a few times
     their spread, or is one of them where it cannot be near (an integer, NaN), depends on the rounding.
     """
     program = pure(program)
@@ -151,25 +184,26 @@ def is_rounding(program: Program, got: list[Any]) -> bool:
         fgraph = function.maker.fgraph
         rng = np.random.default_rng(0)
 
-        def moved(node: Apply, inputs: list[Any], value: Any, rng: np.random.Generator = rng) -> Any:
-            if not isinstance(value, np.ndarray | np.floating) or np.asarray(value).dtype.kind != "f" or not np.size(value):
-                return value
+        def moved(node: Apply, inputs: list[Any], outputs: list[Any], rng: np.random.Generator = rng) -> list[Any]:
             given = [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)]
-            exact = np.isin(value, np.concatenate(given)) if given else np.ones(np.shape(value), bool)
-            factor = 1 + ROUNDINGS * np.finfo(value.dtype).eps * rng.uniform(-1, 1, np.shape(value))
-            with np.errstate(all="ignore"):
-                return np.asarray(np.where(exact, value, value * factor)).astype(value.dtype)
+            elements = np.concatenate(given) if given else np.zeros(0)
+            return [v if not is_float(v) else shaken(v, np.abs(v) * ~np.isin(v, elements), rng) for v in outputs]
 
-        def trial(change: Any, fgraph: Any = fgraph, built: Built = built) -> list[Any] | None:
+        def operands(node: Apply, inputs: list[Any], rng: np.random.Generator = rng) -> list[Any]:
+            if isinstance(node.op, Elemwise) or exact(node, inputs):
+                return inputs
+            return [v if not is_float(v) else shaken(v, largest(v), rng) for v in inputs]
+
+        def trial(change: Any, before: Any, fgraph: Any = fgraph, built: Built = built) -> list[Any] | None:
             known = dict(zip(fgraph.inputs, [np.array(v) for v in built.values], strict=True))
             try:
-                compute(fgraph.outputs, known, change)
+                compute(fgraph.outputs, known, change, before)
             except Exception:
                 return None
             return [np.asarray(known[v]) for v in fgraph.outputs]
 
-        expected = trial(None)
-        trials = [t for t in (trial(moved) for _ in range(TRIALS)) if t]
+        expected = trial(None, None)
+        trials = [t for t in (trial(moved, operands) for _ in range(TRIALS)) if t]
         if expected is None:
             continue
         for number, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
@@ -298,6 +332,8 @@ def shrink(program: Program, same: Callable[[Program], bool], most: int = 80) ->
         nonlocal program, tries
         if smaller is None or smaller == program or not smaller.lines or tries >= most:
             return False
+        if not (smaller.outputs or smaller.cost or smaller.updates):
+            return False
         tries += 1
         try:
             found = same(smaller)
@@ -307,16 +343,21 @@ def shrink(program: Program, same: Callable[[Program], bool], most: int = 80) ->
             program = smaller
         return found
 
-    single = [replace(program, outputs=(v,), cost=(), wrt=(), updates=()) for v in program.outputs]
-    single += [replace(program, outputs=(), cost=(c,), updates=()) for c in program.cost]
-    single += [replace(program, outputs=(), cost=(), wrt=(), updates=(u,)) for u in program.updates]
-    any(attempt(p.needed()) for p in single)
+    def single() -> None:
+        parts = [replace(program, outputs=(v,), cost=(), wrt=(), updates=()) for v in program.outputs]
+        parts += [replace(program, outputs=(), cost=(c,), updates=()) for c in program.cost]
+        parts += [replace(program, outputs=(), cost=(), wrt=(), updates=(u,)) for u in program.updates]
+        any(attempt(p.needed()) for p in parts)
+
+    single()
     if program.cost and len(program.wrt) > 1:
         any(attempt(replace(program, wrt=(w,)).needed()) for w in program.wrt)
     number = 0
     while number < len(program.lines):
         if not attempt(cut(program, number)):
             number += 1
+    if len(program.outputs) + len(program.cost) + len(program.updates) > 1:
+        single()
     for line in reversed(program.lines[:-1]):
         if attempt(replace(program, outputs=(line.names[0],), cost=(), wrt=(), updates=()).needed()):
             break
