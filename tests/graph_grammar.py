@@ -567,7 +567,7 @@ class Drawing:
             derived = replace(program, cost=cost, wrt=wrt)
             while derived.cost:
                 try:
-                    build(derived, host_shared)
+                    eval(derived.derived, self.scope)
                     program = derived
                     break
                 except Exception:

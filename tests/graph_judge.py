@@ -239,12 +239,13 @@ def judge(program: Program) -> Verdict:
     """
     with interpreter():
         expected = raised = None
+        built = build(program, host_shared)
         try:
-            expected = run(build(program, host_shared), PLAIN)
+            expected = run(built, PLAIN)
         except Exception as error:
             raised = error
         try:
-            got = run(build(program, device.shared), device.mode("cpu"))
+            got = run(build(program, device.shared) if built.shared else built, device.mode("cpu"))
         except Refused as refusal:
             message = str(refusal).partition(": ")[2]
             kind = type(refusal.__cause__)

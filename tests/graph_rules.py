@@ -10,7 +10,7 @@ from collections.abc import Callable
 from graph_grammar import DTYPES, FLOATS, Drawing, Program, Rule
 
 RULES: dict[str, Rule] = {}
-DEALT = 2
+DEALT = 3
 """Rules of each graph that are dealt in turn, so that every rule occurs."""
 ALL_DTYPES = [d for kinds in DTYPES.values() for d in kinds]
 
@@ -28,6 +28,16 @@ def rule(name: str, values: int = 1) -> Callable[[Write], Write]:
     return enter
 
 
+def dealt(seed: int, number: int) -> list[str]:
+    """The rules that the graph of that number must have: each in its turn, in another order each time."""
+    names = sorted(RULES)
+    chosen = []
+    for place in range(number * DEALT, (number + 1) * DEALT):
+        random.Random(f"{seed}/deck/{place // len(names)}").shuffle(deck := list(names))
+        chosen.append(deck[place % len(names)])
+    return chosen
+
+
 def draw(seed: int, number: int, counted: Callable[[str, str], None] = lambda rule, why: None) -> Program:
     """The graph of that number.
 
@@ -39,13 +49,7 @@ def draw(seed: int, number: int, counted: Callable[[str, str], None] = lambda ru
         Told of every try of a rule: its name, and why there is no line of it ("" if there is one).
     """
     rng = random.Random(f"{seed}/{number}")
-    names = sorted(RULES)
-    rules = []
-    for place in range(number * DEALT, (number + 1) * DEALT):
-        deck = list(names)
-        random.Random(f"{seed}/deck/{place // len(deck)}").shuffle(deck)
-        rules.append(deck[place % len(deck)])
-    rules += [rng.choice(names) for _ in range(rng.randint(1, 8 - DEALT))]
+    rules = dealt(seed, number) + [rng.choice(sorted(RULES)) for _ in range(rng.randint(0, 4))]
     rng.shuffle(rules)
     drawing = Drawing(rng)
     for at, name in enumerate(rules):
@@ -813,4 +817,6 @@ rule("linalg.solve_sylvester")(lambda d: (lambda a: f"linalg.solve_sylvester({a}
 rule("linalg.solve_continuous_lyapunov")(lambda d: (lambda a: f"linalg.solve_continuous_lyapunov({a}, {a}.T)")(d.square(ndim=(2, 2))))
 rule("linalg.solve_discrete_lyapunov")(lambda d: (lambda a: f"linalg.solve_discrete_lyapunov({a} / 9, {a}.T)")(d.square(ndim=(2, 2))))
 rule("linalg.solve_discrete_are")(lambda d: (lambda a: f"linalg.solve_discrete_are({a}, {a}, pt.eye({d.shape(a)[0]}), pt.eye({d.shape(a)[0]}))")(d.square(ndim=(2, 2))))
-rule("linalg.tridiagonal_lu_factor", 5)(lambda d: f"linalg.tridiagonal_lu_factor(linalg.block_diag({d.square(ndim=(2, 2))}, pt.eye(1)))")
+rule("linalg.tridiagonal_lu_factor", 5)(
+    lambda d: f"linalg.tridiagonal_lu_factor({d.x('f', 0)} * np.eye(3) + np.tri(3, k=1) - np.tri(3, k=-2))"
+)
