@@ -154,9 +154,9 @@ def largest(value: np.ndarray) -> Any:
     return finite.max() if finite.size else 0.0
 
 
-def shaken(value: np.ndarray, scale: Any, rng: np.random.Generator) -> np.ndarray:
+def shaken(value: np.ndarray, scale: Any, rng: np.random.Generator, eps: float = 0.0) -> np.ndarray:
     """An array with its elements moved by some units in the last place of `scale`; what is 0 stays so."""
-    by = ROUNDINGS * np.finfo(value.dtype).eps * rng.uniform(-1, 1, np.shape(value))
+    by = ROUNDINGS * max(eps, np.finfo(value.dtype).eps) * rng.uniform(-1, 1, np.shape(value))
     with np.errstate(all="ignore"):
         return np.asarray(np.where((scale == 0) | (value == 0), value, value + by * scale)).astype(value.dtype)
 
@@ -187,12 +187,17 @@ def is_rounding(program: Program, got: list[Any]) -> bool:
         def moved(node: Apply, inputs: list[Any], outputs: list[Any], rng: np.random.Generator = rng) -> list[Any]:
             given = [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)]
             elements = np.concatenate(given) if given else np.zeros(0)
-            return [v if not is_float(v) else shaken(v, np.abs(v) * ~np.isin(v, elements), rng) for v in outputs]
+            # Of one or two bytes of integer NumPy computes in float16 or float32, whatever the result's dtype is.
+            narrow = min((v.dtype.itemsize for v in given if v.dtype.kind in "biu"), default=8)
+            coarse = {1: np.finfo(np.float16).eps, 2: np.finfo(np.float32).eps}.get(narrow, 0.0)
+            return [
+                shaken(v, np.abs(v) * ~np.isin(v, elements), rng, coarse) if is_float(v) else v for v in outputs
+            ]
 
         def operands(node: Apply, inputs: list[Any], rng: np.random.Generator = rng) -> list[Any]:
             if isinstance(node.op, Elemwise) or exact(node, inputs):
                 return inputs
-            return [v if not is_float(v) else shaken(v, largest(v), rng) for v in inputs]
+            return [shaken(v, largest(v), rng) if is_float(v) else v for v in inputs]
 
         def trial(change: Any, before: Any, fgraph: Any = fgraph, built: Built = built) -> list[Any] | None:
             known = dict(zip(fgraph.inputs, [np.array(v) for v in built.values], strict=True))

@@ -99,7 +99,7 @@ for _name in ("and_", "or_", "xor"):
 
 
 rule("invert")(lambda d: f"~{d.x('biu')}")
-rule("iround")(lambda d: f"pt.iround(pt.clip({d.x('f')}, -99, 99))")
+rule("iround")(lambda d: f"pt.iround(pt.clip(pt.nan_to_num({d.x('f')}), -99, 99))")
 rule("divmod", 2)(lambda d: (lambda a: f"pt.divmod({a}, {d.like(a)})")(d.x()))
 rule("add of three")(lambda d: (lambda a: f"pt.add({a}, {d.like(a)}, {d.like(a)})")(d.x()))
 rule("mul of three")(lambda d: (lambda a: f"pt.mul({a}, {d.like(a)}, {d.like(a)})")(d.x()))
@@ -153,7 +153,7 @@ def _(d: Drawing) -> str:
 
 
 rule("cast to an integer")(
-    lambda d: f"pt.cast(pt.clip({d.x('f')}, 0, 99), {d.any_of(*DTYPES['i'], *DTYPES['u'])!r})"
+    lambda d: f"pt.cast(pt.clip(pt.nan_to_num({d.x('f')}), 0, 99), {d.any_of(*DTYPES['i'], *DTYPES['u'])!r})"
 )
 rule("cast")(lambda d: f"pt.cast({d.x('biu')}, {d.any_of(*ALL_DTYPES)!r})")
 rule("cast of floats")(lambda d: f"{d.x('f')}.astype({d.any_of('bool', *FLOATS)!r})")
