@@ -387,6 +387,7 @@ class Drawing:
         self.known[variable] = eval(text, self.scope)
         self.inputs.append(drawn)
         self.pool.append(name)
+        self.reads.append(name)
         return name
 
     # Operands
@@ -434,7 +435,7 @@ class Drawing:
                 value = self.numbers(dtype or self.dtypes(kinds), lengths, low, high)
                 if fits is None or fits(value):
                     break
-            name = self.new(value)
+            return self.new(value)
         self.reads.append(name)
         return name
 
@@ -476,11 +477,8 @@ class Drawing:
             shape = self.lengths((1, 2))
         value = self.numbers(dtype, shape, low, high)
         if self.maybe(0.35):
-            name = self.x(dtype=dtype, ndim=len(shape), shape=shape, low=low, high=high)
-        else:
-            name = self.new(value)
-            self.reads.append(name)
-        return name
+            return self.x(dtype=dtype, ndim=len(shape), shape=shape, low=low, high=high)
+        return self.new(value)
 
     def square(self, kinds: str = "f", ndim: tuple[int, int] = (2, 3)) -> str:
         """Square matrices, most of them far from singular."""
@@ -492,9 +490,7 @@ class Drawing:
         batch = (self.rng.choice((1, 2)),) if ndim[1] > 2 and self.maybe(0.3) else ()
         value = self.numbers(self.dtypes(kinds), (*batch, side, side), None if kinds != "f" else 0)
         value = (value - 1 + 4 * np.eye(side)).round(2).astype(value.dtype)
-        name = self.new(value)
-        self.reads.append(name)
-        return name
+        return self.new(value)
 
     def positive(self, ndim: tuple[int, int] = (2, 3)) -> str:
         """The expression of positive definite matrices."""

@@ -113,7 +113,6 @@ def test_what_hangs_on_a_rounding_is_equal(monkeypatch: pytest.MonkeyPatch) -> N
     ("function", "about"),
     [
         (lambda x: x.sum() + 1e-3, "expected 1.5 of float32"),
-        (lambda x: x.sum().double(), "expected 1.5 of float32"),
         (lambda x: x.sum().reshape(1), "expected shape ()"),
         (lambda x: x.absent(), "expected a value, raised AttributeError"),
     ],
@@ -121,8 +120,7 @@ def test_what_hangs_on_a_rounding_is_equal(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_difference_is_told(function: Callable[..., Any], about: str) -> None:
     with computed_by(Sum, function):
         verdict = judge(program_of("x.sum()"))
-        if "double" not in about:
-            assert (verdict.kind, verdict.about[: len(about)]) == ("different", about)
+    assert (verdict.kind, verdict.about[: len(about)]) == ("different", about)
 
 
 def test_a_refusal_must_be_a_line_that_names_an_op() -> None:
@@ -148,7 +146,7 @@ def test_the_least_program_is_found() -> None:
     y = Line("exp", ("y",), "pt.exp(x)", ("x",))
     program = Program(
         (X,),
-        (y, Line("sum", ("z",), "y.sum()", ("y",)), Line("tanh", ("w",), "pt.tanh(z)", ("z",))),
+        (y, Line("sum", ("z",), "y.sum()", ("y",)), Line("sqrt", ("w",), "pt.sqrt(z)", ("z",))),
         ("w", "y"),
     )
     with computed_by(Sum, lambda x: x.sum() + torch.ones((), dtype=x.dtype)):
