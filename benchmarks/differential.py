@@ -111,7 +111,10 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
                 elif verdict.kind == "different":
                     key = (rule, verdict.about[:30])
                     if key not in different:
-                        print(f"{rule}, graph {graph.number}: {verdict.about}\n    {finding.program.text()}", flush=True)
+                        print(
+                            f"{rule}, graph {graph.number}: {verdict.about}\n    {finding.program.text()}",
+                            flush=True,
+                        )
                         different[key] = {
                             "op": rule,
                             "graph": graph.number,

@@ -111,12 +111,14 @@ class Program:
     @property
     def derived(self) -> str:
         """The expression of the gradients."""
-        cost = " + ".join(f"({name} * {weights}).sum()" if weights else f"{name}.sum()" for name, weights in self.cost)
+        cost = " + ".join(
+            f"({name} * {weights}).sum()" if weights else f"{name}.sum()" for name, weights in self.cost
+        )
         return f"pt.grad({cost}, [{', '.join(self.wrt)}], disconnected_inputs='ignore')"
 
     def text(self) -> str:
         """The program in one line, which ends with a compiled function and its call."""
-        parts = [x.line for x in (*self.inputs, *self.lines)]
+        parts = [*(x.line for x in self.inputs), *(x.line for x in self.lines)]
         parts = [p.replace("= shared(", "= device.shared(") for p in parts]
         outputs = f"[{', '.join(self.outputs)}]"
         if self.cost:
@@ -141,7 +143,9 @@ class Program:
         inputs = tuple(x for x in self.inputs if x.name in wanted)
         kept = {x.name for x in inputs}
         wrt = tuple(w for w in self.wrt if w in kept)
-        return replace(self, inputs=inputs, lines=tuple(reversed(lines)), wrt=wrt, cost=self.cost if wrt else ())
+        return replace(
+            self, inputs=inputs, lines=tuple(reversed(lines)), wrt=wrt, cost=self.cost if wrt else ()
+        )
 
     def without(self, names: Sequence[str]) -> "Program":
         """The same without the lines that make `names`, and without all that reads them."""
@@ -183,7 +187,7 @@ def build(program: Program, shared: Callable[[Any, str], Any]) -> Built:
         Makes a shared variable of a value and a name.
     """
     scope = {**NAMES, "shared": shared}
-    exec("\n".join(x.line for x in (*program.inputs, *program.lines)), scope)
+    exec("\n".join([*(x.line for x in program.inputs), *(x.line for x in program.lines)]), scope)
     outputs = [scope[name] for name in program.outputs]
     if program.cost:
         outputs += eval(program.derived, scope)
@@ -233,7 +237,9 @@ def compute(
         inputs = [known[v] for v in node.inputs]
         if before is not None:
             inputs = before(node, inputs)
-        storage = {v: [None] for v in node.outputs} | {v: [x] for v, x in zip(node.inputs, inputs, strict=True)}
+        storage = {v: [None] for v in node.outputs} | {
+            v: [x] for v, x in zip(node.inputs, inputs, strict=True)
+        }
         ready = {v: [v in known] for v in storage}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -332,8 +338,10 @@ class Drawing:
         choices = (1, 2, 2, 3, 3, 4) + ((0,) if empty and self.maybe(0.2) else ())
         return tuple(self.rng.choice(choices) for _ in range(self.rng.randint(*ndim)))
 
-    def numbers(self, dtype: str, shape: tuple[int, ...], low: int | None = None, high: int | None = None) -> np.ndarray:
-        """Random values: few digits, so that they are short as text; now and then NaN, infinities, limits of a dtype."""
+    def numbers(
+        self, dtype: str, shape: tuple[int, ...], low: int | None = None, high: int | None = None
+    ) -> np.ndarray:
+        """Random values of few digits, so that they are short as text; at times NaN, infinities, limits of a dtype."""
         rng, n = self.rng, int(np.prod(shape, dtype=int))
         kind = np.dtype(dtype).kind
         if kind == "b":
@@ -375,7 +383,13 @@ class Drawing:
         self.count += 1
         rng = self.rng
         if kind is None:
-            kind = "shared" if self.shares and self.maybe(0.5) else "constant" if self.maybe(0.08) else "argument"
+            kind = (
+                "shared"
+                if self.shares and self.maybe(0.5)
+                else "constant"
+                if self.maybe(0.08)
+                else "argument"
+            )
         # An axis of length 1 can be repeated only if the type says so.
         static = tuple(
             length if rng.random() < (0.93 if length == 1 else 0.4) else None for length in value.shape
@@ -482,10 +496,14 @@ class Drawing:
 
     def square(self, kinds: str = "f", ndim: tuple[int, int] = (2, 3)) -> str:
         """Square matrices, most of them far from singular."""
-        name = self.x(kinds, ndim, lambda v: v.ndim >= 2 and v.shape[-1] == v.shape[-2] > 0 and bool(np.isfinite(v).all()),
-                      fresh=0.1) if self.maybe(0.15) else ""  # fmt: skip
-        if name:
-            return name
+
+        def fits(value: np.ndarray) -> bool:
+            return (
+                value.ndim >= 2 and value.shape[-1] == value.shape[-2] > 0 and bool(np.isfinite(value).all())
+            )
+
+        if self.maybe(0.15):
+            return self.x(kinds, ndim, fits, fresh=0.1)
         side = self.rng.choice((1, 2, 3, 3))
         batch = (self.rng.choice((1, 2)),) if ndim[1] > 2 and self.maybe(0.3) else ()
         value = self.numbers(self.dtypes(kinds), (*batch, side, side), None if kinds != "f" else 0)

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytensor
 import pytensor.scalar
-from graph_grammar import FLOATS, NAMES, Built, Input, Program, Undefined, array_text, build, compute, host_shared
+from graph_grammar import (
+    FLOATS,
+    NAMES,
+    Built,
+    Input,
+    Program,
+    Undefined,
+    array_text,
+    build,
+    compute,
+    host_shared,
+)
 from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
@@ -111,7 +122,10 @@ def unlike(got: Any, expected: Any, spread: Any = 0.0) -> str:
     if expected.dtype.kind not in "fc":
         return "" if np.array_equal(got, expected) else f"expected {show(expected)}, got {show(got)}"
     with np.errstate(all="ignore"):
-        near = np.abs(got - expected) <= RELATIVE.get((str(expected.dtype), "cpu"), 1e-3) * np.abs(expected) + spread
+        near = (
+            np.abs(got - expected)
+            <= RELATIVE.get((str(expected.dtype), "cpu"), 1e-3) * np.abs(expected) + spread
+        )
     same = near | (got == expected) | (np.isnan(got) & np.isnan(expected))
     return "" if same.all() else f"expected {show(expected)}, got {show(got)}"
 
@@ -145,7 +159,11 @@ def pure(program: Program) -> Program:
 
 def is_float(value: Any) -> bool:
     """Whether a value is an array of floats that is not empty."""
-    return isinstance(value, np.ndarray | np.floating) and np.asarray(value).dtype.kind == "f" and np.size(value) > 0
+    return (
+        isinstance(value, np.ndarray | np.floating)
+        and np.asarray(value).dtype.kind == "f"
+        and np.size(value) > 0
+    )
 
 
 def largest(value: np.ndarray) -> Any:
@@ -158,12 +176,16 @@ def shaken(value: np.ndarray, scale: Any, rng: np.random.Generator, eps: float =
     """An array with its elements moved by some units in the last place of `scale`; what is 0 stays so."""
     by = ROUNDINGS * max(eps, np.finfo(value.dtype).eps) * rng.uniform(-1, 1, np.shape(value))
     with np.errstate(all="ignore"):
-        return np.asarray(np.where((scale == 0) | (value == 0), value, value + by * scale)).astype(value.dtype)
+        return np.asarray(np.where((scale == 0) | (value == 0), value, value + by * scale)).astype(
+            value.dtype
+        )
 
 
 def exact(node: Apply, inputs: list[Any]) -> bool:
     """Whether an op only chooses among the elements of its operands, as indexing does."""
-    elements = np.concatenate([np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)] or [[]])
+    elements = np.concatenate(
+        [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)] or [[]]
+    )
     known = dict(zip(node.inputs, inputs, strict=True))
     compute(node.outputs, known)
     return all(not is_float(known[v]) or bool(np.isin(known[v], elements).all()) for v in node.outputs)
@@ -174,8 +196,9 @@ def is_rounding(program: Program, got: list[Any]) -> bool:
 
     Every result that had to be rounded is moved by some units in its last place at random, a few times over, and what
     becomes of the outputs is compared: Monte Carlo arithmetic (Parker, 1997). Of what adds up or solves, the operands
-    are moved instead, by as much of the largest of them: no algorithm for it is better than that. What differs by no more than a few times
-    their spread, or is one of them where it cannot be near (an integer, NaN), depends on the rounding.
+    are moved instead, by as much of the largest of them: no algorithm for it is better than that. What differs by no
+    more than a few times their spread, or is one of them where it cannot be near (an integer, NaN), depends on the
+    rounding.
     """
     program = pure(program)
     for mode in (PLAIN, REWRITTEN):
@@ -184,14 +207,17 @@ def is_rounding(program: Program, got: list[Any]) -> bool:
         fgraph = function.maker.fgraph
         rng = np.random.default_rng(0)
 
-        def moved(node: Apply, inputs: list[Any], outputs: list[Any], rng: np.random.Generator = rng) -> list[Any]:
+        def moved(
+            node: Apply, inputs: list[Any], outputs: list[Any], rng: np.random.Generator = rng
+        ) -> list[Any]:
             given = [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)]
             elements = np.concatenate(given) if given else np.zeros(0)
             # Of one or two bytes of integer NumPy computes in float16 or float32, whatever the result's dtype is.
             narrow = min((v.dtype.itemsize for v in given if v.dtype.kind in "biu"), default=8)
             coarse = {1: np.finfo(np.float16).eps, 2: np.finfo(np.float32).eps}.get(narrow, 0.0)
             return [
-                shaken(v, np.abs(v) * ~np.isin(v, elements), rng, coarse) if is_float(v) else v for v in outputs
+                shaken(v, np.abs(v) * ~np.isin(v, elements), rng, coarse) if is_float(v) else v
+                for v in outputs
             ]
 
         def operands(node: Apply, inputs: list[Any], rng: np.random.Generator = rng) -> list[Any]:
@@ -262,7 +288,9 @@ def judge(program: Program) -> Verdict:
                     return Verdict("both raise", str(raised or other)[:200])
             words = set(re.findall(r"\w+", message))
             if "\n" in message or len(message) > MOST_LINE or not words & op_names():
-                return Verdict("different", f"refused in other words than a line that names the op: {refusal}"[:400])
+                return Verdict(
+                    "different", f"refused in other words than a line that names the op: {refusal}"[:400]
+                )
             if kind not in (NotImplementedError, ValueError, TypeError):
                 return Verdict("different", f"refused by {refusal}")
             return Verdict("refused", message)
@@ -290,7 +318,10 @@ def judge(program: Program) -> Verdict:
         if expected is None:
             if rewritten is None:
                 about = re.sub(r"\s+", " ", str(raised).partition("\nApply node")[0])
-                return Verdict("different", f"expected an error ({type(raised).__name__}: {about[:150]}), got {str(got[0])[:80]}")
+                return Verdict(
+                    "different",
+                    f"expected an error ({type(raised).__name__}: {about[:150]}), got {str(got[0])[:80]}",
+                )
             return Verdict("different", how)
         if is_rounding(program, run(build(pure(program), host_shared), device.mode("cpu"))[0]):
             return Verdict("equal", "by rounding")
@@ -375,9 +406,16 @@ def shrink(program: Program, same: Callable[[Program], bool], most: int = 80) ->
     for x in program.inputs:
         value = eval(x.value, dict(NAMES))
         updated = {w for w, _ in program.updates}
-        plain = replace(x, value=array_text(value), shape=value.shape, kind=x.kind if x.name in updated else "argument")
+        plain = replace(
+            x, value=array_text(value), shape=value.shape, kind=x.kind if x.name in updated else "argument"
+        )
         if not attempt(replace(program, inputs=tuple(plain if y is x else y for y in program.inputs))):
-            attempt(replace(program, inputs=tuple(replace(x, value=plain.value) if y is x else y for y in program.inputs)))
+            attempt(
+                replace(
+                    program,
+                    inputs=tuple(replace(x, value=plain.value) if y is x else y for y in program.inputs),
+                )
+            )
     return program
 
 

@@ -6,6 +6,7 @@ then others: what must fail has to fail in both compilers.
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from graph_grammar import DTYPES, FLOATS, Drawing, Program, Rule
 
@@ -18,12 +19,23 @@ Write = Callable[[Drawing], str]
 
 
 def rule(name: str, values: int = 1) -> Callable[[Write], Write]:
-    """Enter a rule; several of the same name share it by the number at their end."""
+    """Enter a rule, of a line with so many values."""
 
     def enter(write: Write) -> Write:
         assert name not in RULES, name
         RULES[name] = Rule(name, values, write)
         return write
+
+    return enter
+
+
+def on(
+    name: str, *operand: Any, values: int = 1, square: bool = False, **more: Any
+) -> Callable[[Callable[[Drawing, str], str]], None]:
+    """Enter a rule about an operand: what `Drawing.x`, or `Drawing.square`, makes of these arguments."""
+
+    def enter(write: Callable[[Drawing, str], str]) -> None:
+        rule(name, values)(lambda d: write(d, (d.square if square else d.x)(*operand, **more)))
 
     return enter
 
@@ -100,9 +112,9 @@ for _name in ("and_", "or_", "xor"):
 
 rule("invert")(lambda d: f"~{d.x('biu')}")
 rule("iround")(lambda d: f"pt.iround(pt.clip(pt.nan_to_num({d.x('f')}), -99, 99))")
-rule("divmod", 2)(lambda d: (lambda a: f"pt.divmod({a}, {d.like(a)})")(d.x()))
-rule("add of three")(lambda d: (lambda a: f"pt.add({a}, {d.like(a)}, {d.like(a)})")(d.x()))
-rule("mul of three")(lambda d: (lambda a: f"pt.mul({a}, {d.like(a)}, {d.like(a)})")(d.x()))
+on("divmod", values=2)(lambda d, a: f"pt.divmod({a}, {d.like(a)})")
+on("add of three")(lambda d, a: f"pt.add({a}, {d.like(a)}, {d.like(a)})")
+on("mul of three")(lambda d, a: f"pt.mul({a}, {d.like(a)}, {d.like(a)})")
 
 for _name in ("gammainc", "gammaincc", "gammau", "gammal", "jv", "iv", "ive", "kv", "kve", "chi2sf", "gammaincinv",
               "gammainccinv", "owens_t"):  # fmt: skip
@@ -118,11 +130,11 @@ rule("kn")(lambda d: f"pt.kn({d.rng.randrange(3)}, {d.x('f', low=0)})")
 rule("betainc")(lambda d: f"pt.betainc(1.5, {d.x('f', low=1)}, 0.3)")
 rule("betaincinv")(lambda d: f"pt.betaincinv(1.5, {d.x('f', low=1)}, 0.3)")
 rule("hyp2f1")(lambda d: f"pt.hyp2f1(1.5, 0.5, 2.5, pt.tanh({d.x('f')}) / 2)")
-rule("special.beta")(lambda d: (lambda a: f"special.beta({a}, {d.like(a, 'f', low=1)})")(d.x("f", low=1)))
-rule("special.betaln")(lambda d: (lambda a: f"special.betaln({a}, {d.like(a, 'f', low=1)})")(d.x("f", low=1)))
+on("special.beta", "f", low=1)(lambda d, a: f"special.beta({a}, {d.like(a, 'f', low=1)})")
+on("special.betaln", "f", low=1)(lambda d, a: f"special.betaln({a}, {d.like(a, 'f', low=1)})")
 rule("special.poch")(lambda d: f"special.poch({d.x('f', low=1)}, 2.0)")
-rule("special.xlogy")(lambda d: (lambda a: f"special.xlogy({a}, {d.like(a, 'f')})")(d.x("f")))
-rule("special.xlog1py")(lambda d: (lambda a: f"special.xlog1py({a}, {d.like(a, 'f')})")(d.x("f")))
+on("special.xlogy", "f")(lambda d, a: f"special.xlogy({a}, {d.like(a, 'f')})")
+on("special.xlog1py", "f")(lambda d, a: f"special.xlog1py({a}, {d.like(a, 'f')})")
 rule("complex")(lambda d: f"pt.abs(pt.complex({d.x('f')}, 1.0))")
 rule("complex_from_polar")(lambda d: f"pt.real(pt.complex_from_polar({d.x('f', low=0)}, 1.0))")
 
@@ -141,8 +153,10 @@ def _(d: Drawing) -> str:
     return f"{d.any_of(0, 1, 2, 3, -1, 0.5, 2.0)} {d.any_of('+', '-', '*', '/', '//', '%', '**')} {a}"
 
 
-rule("power of a number and more")(lambda d: (lambda a: f"{a}**{d.any_of(2, 3, 4, 0.5, -1)} + {d.any_of(1, 2.0)}")(d.x("iuff")))
-rule("tanh-GELU")(lambda d: (lambda a: f"0.5 * {a} * (1 + pt.tanh(0.8 * ({a} + 0.044715 * {a}**3)))")(d.x("f")))
+on("power of a number and more", "iuff")(
+    lambda d, a: f"{a}**{d.any_of(2, 3, 4, 0.5, -1)} + {d.any_of(1, 2.0)}"
+)
+on("tanh-GELU", "f")(lambda d, a: f"0.5 * {a} * (1 + pt.tanh(0.8 * ({a} + 0.044715 * {a}**3)))")
 
 
 @rule("normalisation")
@@ -191,7 +205,7 @@ def _(d: Drawing) -> str:
     return f"pt.choose({index}, [{', '.join(choices)}], mode={d.any_of('raise', 'clip', 'wrap')!r})"
 
 
-rule("second")(lambda d: (lambda a: f"pt.second({a}, {d.like(a)})")(d.x()))
+on("second")(lambda d, a: f"pt.second({a}, {d.like(a)})")
 rule("copy")(lambda d: f"{d.x()}.copy()")
 
 # Control, inner graphs, and what only the gradient sees
@@ -244,12 +258,12 @@ def _(d: Drawing) -> str:
     return f"pt.vectorize({function}, signature={signature!r})({a})"
 
 
-rule("Assert")(lambda d: (lambda a: f"Assert('must hold')({a}, pt.{d.any_of('all', 'any')}({d.x('b')}))")(d.x()))
-rule("specify_shape")(
-    lambda d: (lambda a: f"pt.specify_shape({a}, {tuple(n if d.maybe(0.7) else None for n in d.shape(a))})")(d.x())
+on("Assert")(lambda d, a: f"Assert('must hold')({a}, pt.{d.any_of('all', 'any')}({d.x('b')}))")
+on("specify_shape")(
+    lambda d, a: f"pt.specify_shape({a}, {tuple(n if d.maybe(0.7) else None for n in d.shape(a))})"
 )
-rule("specify_shape, wrong")(
-    lambda d: (lambda a: f"pt.specify_shape({a}, {tuple(n + d.rng.randrange(2) for n in d.shape(a))})")(d.x("f", (1, 2)))
+on("specify_shape, wrong", "f", (1, 2))(
+    lambda d, a: f"pt.specify_shape({a}, {tuple(n + d.rng.randrange(2) for n in d.shape(a))})"
 )
 rule("grad_clip")(lambda d: f"gradient.grad_clip({d.x('f')}, -0.5, 0.5)")
 rule("grad_scale")(lambda d: f"gradient.grad_scale({d.x('f')}, 0.5)")
@@ -260,14 +274,17 @@ rule("disconnected_grad")(lambda d: f"gradient.disconnected_grad({d.x('f')})")
 @rule("pt.grad of a gradient")
 def _(d: Drawing) -> str:
     a = d.x("f", (0, 2))
-    body = d.any_of(f"{a}**3", f"pt.tanh({a})", f"pt.sqr({a}) * pt.sin({a})", f"pt.exp(-{a}**2)", f"pt.log1p({a}**2)")
+    body = d.any_of(
+        f"{a}**3", f"pt.tanh({a})", f"pt.sqr({a}) * pt.sin({a})", f"pt.exp(-{a}**2)", f"pt.log1p({a}**2)"
+    )
     return f"pt.grad(pt.grad(({body}).sum(), {a}).sum(), {a})"
 
 
 @rule("scan")
 def _(d: Drawing) -> str:
     a = d.x("f", 1, lambda v: len(v) > 1)
-    return f"pytensor.scan(lambda v, total: total + v, sequences=[{a}], outputs_info=[{a}[0] * 0], return_updates=False)"
+    steps = f"lambda v, total: total + v, sequences=[{a}], outputs_info=[{a}[0] * 0]"
+    return f"pytensor.scan({steps}, return_updates=False)"
 
 
 @rule("random")
@@ -301,14 +318,14 @@ for _name in ("var", "std"):
         return f"pt.{name}({a}, axis={d.axes(a)}, ddof={d.rng.randrange(2)}, keepdims={d.maybe(0.4)})"
 
 
-rule("ptp")(lambda d: (lambda a: f"pt.ptp({a}, axis={d.axis(a)})")(d.x("iuf", (1, 3))))
-rule("median")(lambda d: (lambda a: f"pt.median({a}, axis={d.axes(a)})")(d.x("biuff", (1, 3), empty=False)))
-rule("logsumexp")(lambda d: (lambda a: f"pt.logsumexp({a}, axis={d.axes(a)}, keepdims={d.maybe(0.4)})")(d.x("f", (1, 3))))
-rule("max_and_argmax", 2)(lambda d: (lambda a: f"pt.max_and_argmax({a}, axis={d.axis(a)})")(d.x("biuff", (1, 3))))
+on("ptp", "iuf", (1, 3))(lambda d, a: f"pt.ptp({a}, axis={d.axis(a)})")
+on("median", "biuff", (1, 3), empty=False)(lambda d, a: f"pt.median({a}, axis={d.axes(a)})")
+on("logsumexp", "f", (1, 3))(lambda d, a: f"pt.logsumexp({a}, axis={d.axes(a)}, keepdims={d.maybe(0.4)})")
+on("max_and_argmax", "biuff", (1, 3), values=2)(lambda d, a: f"pt.max_and_argmax({a}, axis={d.axis(a)})")
 rule("prod without zeros")(lambda d: f"pt.prod({d.x('f', (1, 3), low=1)}, no_zeros_in_input=True)")
 rule("cov")(lambda d: f"pt.cov({d.x('f', 2, empty=False)}, rowvar={d.maybe(0.5)}, bias={d.maybe(0.5)})")
-rule("softmax")(lambda d: (lambda a: f"special.softmax({a}, axis={d.any_of(None, d.axis(a))})")(d.x("f", (1, 3))))
-rule("log_softmax")(lambda d: (lambda a: f"special.log_softmax({a}, axis={d.any_of(None, d.axis(a))})")(d.x("f", (1, 3))))
+on("softmax", "f", (1, 3))(lambda d, a: f"special.softmax({a}, axis={d.any_of(None, d.axis(a))})")
+on("log_softmax", "f", (1, 3))(lambda d, a: f"special.log_softmax({a}, axis={d.any_of(None, d.axis(a))})")
 
 
 @rule("cross-entropy")
@@ -324,19 +341,23 @@ def _(d: Drawing) -> str:
     return f"pt.cast(pt.eq({labels}[:, None], pt.arange({d.any_of(3, 4)})[None]), 'float32')"
 
 
-rule("norm")(lambda d: (lambda a: f"{a}.norm({d.any_of(1, 2, 3, 0)}, axis={d.axes(a)})")(d.x("f", (1, 3))))
+on("norm", "f", (1, 3))(lambda d, a: f"{a}.norm({d.any_of(1, 2, 3, 0)}, axis={d.axes(a)})")
 rule("linalg.norm")(
-    lambda d: f"linalg.norm({d.x('f', 2, empty=False)}, ord={d.any_of(None, 1, -1, 2, -2, 'fro', 'nuc', 'inf')})".replace("'inf'", "inf")
+    lambda d: (
+        f"linalg.norm({d.x('f', 2, empty=False)}, ord={d.any_of(None, 1, -1, 2, -2, 'fro', 'nuc', 'inf')})".replace(
+            "'inf'", "inf"
+        )
+    )
 )
 
 # Cumulating, sorting, searching
 
-rule("cumsum")(lambda d: (lambda a: f"pt.cumsum({a}, axis={d.any_of(None, d.axis(a))})")(d.x("biuff", (1, 3))))
-rule("cumprod")(lambda d: (lambda a: f"pt.cumprod({a}, axis={d.any_of(None, d.axis(a))})")(d.x("biuff", (1, 3))))
-rule("diff")(lambda d: (lambda a: f"pt.diff({a}, n={d.any_of(1, 1, 2)}, axis={d.axis(a)})")(d.x("biuff", (1, 3))))
-rule("sort")(lambda d: (lambda a: f"pt.sort({a}, axis={d.any_of(None, d.axis(a), -1)})")(d.x("biuff", (1, 3))))
-rule("argsort")(
-    lambda d: (lambda a: f"pt.argsort({a}, axis={d.any_of(None, d.axis(a), -1)}, kind='stable')")(d.x("biuff", (1, 3)))
+on("cumsum", "biuff", (1, 3))(lambda d, a: f"pt.cumsum({a}, axis={d.any_of(None, d.axis(a))})")
+on("cumprod", "biuff", (1, 3))(lambda d, a: f"pt.cumprod({a}, axis={d.any_of(None, d.axis(a))})")
+on("diff", "biuff", (1, 3))(lambda d, a: f"pt.diff({a}, n={d.any_of(1, 1, 2)}, axis={d.axis(a)})")
+on("sort", "biuff", (1, 3))(lambda d, a: f"pt.sort({a}, axis={d.any_of(None, d.axis(a), -1)})")
+on("argsort", "biuff", (1, 3))(
+    lambda d, a: f"pt.argsort({a}, axis={d.any_of(None, d.axis(a), -1)}, kind='stable')"
 )
 
 
@@ -351,34 +372,37 @@ def _(d: Drawing) -> str:
 
 rule("unique")(lambda d: f"pt.unique({d.x('biuff', (1, 2))})")
 rule("unique and more", 4)(
-    lambda d: f"pt.unique({d.x('iuff', (1, 2), empty=False)}, return_index=True, return_inverse=True, return_counts=True)"
-)
-rule("unique along an axis")(lambda d: (lambda a: f"pt.unique({a}, axis={d.axis(a)})")(d.x("iuf", 2, empty=False)))
-rule("bincount")(
     lambda d: (
-        lambda a: f"pt.bincount({a}{d.any_of('', ', minlength=5', f', weights={d.x(chr(102), 1, shape=d.shape(a))}')})"
-    )(d.x("biu", 1, low=0, high=9))
+        f"pt.unique({d.x('iuff', (1, 2), empty=False)}, return_index=True, return_inverse=True, return_counts=True)"
+    )
+)
+on("unique along an axis", "iuf", 2, empty=False)(lambda d, a: f"pt.unique({a}, axis={d.axis(a)})")
+on("bincount", "biu", 1, low=0, high=9)(
+    lambda d, a: (
+        f"pt.bincount({a}{d.any_of('', ', minlength=5', f', weights={d.x(chr(102), 1, shape=d.shape(a))}')})"
+    )
 )
 rule("nonzero", 2)(lambda d: f"pt.nonzero({d.x('biuf', 2)})")
 rule("nonzero as a matrix")(lambda d: f"pt.nonzero({d.x('biuf', (1, 3))}, return_matrix=True)")
 rule("flatnonzero")(lambda d: f"pt.flatnonzero({d.x('biuf', (1, 3))})")
 rule("nonzero_values")(lambda d: f"pt.nonzero_values({d.x('biuf', (1, 3))})")
 rule("inverse_permutation")(lambda d: f"pt.inverse_permutation(pt.argsort({d.x('iuf', 1)}))")
-rule("permute_row_elements")(
-    lambda d: (lambda a: f"pt.permute_row_elements({a}, pt.argsort({d.x('f', 1, shape=(d.shape(a)[-1],))}))")(
-        d.x("iuf", (1, 2))
-    )
+on("permute_row_elements", "iuf", (1, 2))(
+    lambda d, a: f"pt.permute_row_elements({a}, pt.argsort({d.x('f', 1, shape=(d.shape(a)[-1],))}))"
 )
 rule("ravel_multi_index")(
-    lambda d: f"pt.ravel_multi_index(({d.indices(3, (3,))}, {d.indices(4, (3,))}), (3, 4), mode={d.any_of('raise', 'wrap', 'clip')!r},"
-    f" order={d.any_of('C', 'F')!r})"
+    lambda d: (
+        f"pt.ravel_multi_index(({d.indices(3, (3,))}, {d.indices(4, (3,))}), (3, 4),"
+        f" mode={d.any_of('raise', 'wrap', 'clip')!r},"
+        f" order={d.any_of('C', 'F')!r})"
+    )
 )
 rule("unravel_index", 2)(
-    lambda d: f"pt.unravel_index({d.x('i', (0, 2), low=0, high=11, dtype='int64')}, (3, 4), order={d.any_of('C', 'F')!r})"
+    lambda d: (
+        f"pt.unravel_index({d.x('i', (0, 2), low=0, high=11, dtype='int64')}, (3, 4), order={d.any_of('C', 'F')!r})"
+    )
 )
-rule("compress")(
-    lambda d: (lambda a: f"pt.compress({d.x('b', 1, shape=(d.shape(a)[0],))}, {a}, axis=0)")(d.x("iuf", (1, 3)))
-)
+on("compress", "iuf", (1, 3))(lambda d, a: f"pt.compress({d.x('b', 1, shape=(d.shape(a)[0],))}, {a}, axis=0)")
 
 # Indexing
 
@@ -440,14 +464,16 @@ def advanced_index(d: Drawing, name: str) -> str:
     return ", ".join(entries)
 
 
-rule("x[basic]")(lambda d: (lambda a: f"{a}[{basic_index(d, a)}]")(d.x(ndim=(1, 4))))
-rule("x[basic], again")(lambda d: (lambda a: f"{a}[{basic_index(d, a)}]")(d.x("f", ndim=(1, 3))))
-rule("x[advanced]")(lambda d: (lambda a: f"{a}[{advanced_index(d, a)}]")(d.x(ndim=(1, 4))))
-rule("x[advanced], again")(lambda d: (lambda a: f"{a}[{advanced_index(d, a)}]")(d.x("f", ndim=(1, 3))))
-rule("x[uint8]")(lambda d: (lambda a: f"{a}[{d.new(d.numbers('uint8', (3,), 0, max(d.shape(a)[0] - 1, 0)))}]")(d.x(ndim=(1, 4))))
-rule("x[bool]")(lambda d: (lambda a: f"{a}[{d.x('b', 1, shape=d.shape(a)[:1])}]")(d.x(ndim=(1, 3))))
-rule("x[:, bool]")(lambda d: (lambda a: f"{a}[:, {d.x('b', 1, shape=d.shape(a)[1:2])}]")(d.x(ndim=(2, 3))))
-rule("x[mask of a comparison]")(lambda d: (lambda a: f"{a}[{a} > 0]")(d.x("iuf", (1, 3))))
+on("x[basic]", ndim=(1, 4))(lambda d, a: f"{a}[{basic_index(d, a)}]")
+on("x[basic], again", "f", ndim=(1, 3))(lambda d, a: f"{a}[{basic_index(d, a)}]")
+on("x[advanced]", ndim=(1, 4))(lambda d, a: f"{a}[{advanced_index(d, a)}]")
+on("x[advanced], again", "f", ndim=(1, 3))(lambda d, a: f"{a}[{advanced_index(d, a)}]")
+on("x[uint8]", ndim=(1, 4))(
+    lambda d, a: f"{a}[{d.new(d.numbers('uint8', (3,), 0, max(d.shape(a)[0] - 1, 0)))}]"
+)
+on("x[bool]", ndim=(1, 3))(lambda d, a: f"{a}[{d.x('b', 1, shape=d.shape(a)[:1])}]")
+on("x[:, bool]", ndim=(2, 3))(lambda d, a: f"{a}[:, {d.x('b', 1, shape=d.shape(a)[1:2])}]")
+on("x[mask of a comparison]", "iuf", (1, 3))(lambda d, a: f"{a}[{a} > 0]")
 
 for _name in ("set", "inc"):
     for _kind in ("basic", "advanced"):
@@ -476,8 +502,8 @@ def d_kind(d: Drawing, name: str) -> str:
     return next(kind for kind, names in DTYPES.items() if d.dtype(name) in names)
 
 
-rule("set_subtensor of a mask")(lambda d: (lambda a: f"pt.set_subtensor({a}[{a} > 0], 0)")(d.x("iuf", (1, 3))))
-rule("x.inc and x.set")(lambda d: (lambda a: f"{a}[::-1].inc({a})[:1].set(2)")(d.x("iuf", (1, 2))))
+on("set_subtensor of a mask", "iuf", (1, 3))(lambda d, a: f"pt.set_subtensor({a}[{a} > 0], 0)")
+on("x.inc and x.set", "iuf", (1, 2))(lambda d, a: f"{a}[::-1].inc({a})[:1].set(2)")
 
 
 @rule("take")
@@ -502,39 +528,64 @@ def _(d: Drawing) -> str:
 @rule("slice_at_axis")
 def _(d: Drawing) -> str:
     a = d.x(ndim=(1, 3))
-    return f"{a}[subtensor.slice_at_axis(slice(None, None, {d.any_of(-1, 2, 1)}), {d.rng.randrange(d.ndim(a))})]"
+    return (
+        f"{a}[subtensor.slice_at_axis(slice(None, None, {d.any_of(-1, 2, 1)}), {d.rng.randrange(d.ndim(a))})]"
+    )
 
 
-rule("flip")(lambda d: (lambda a: f"pt.flip({a}, {d.axes(a)})")(d.x(ndim=(1, 3))))
-rule("roll")(lambda d: (lambda a: f"pt.roll({a}, {d.rng.randint(-5, 5)}, {d.any_of(None, d.axis(a))})")(d.x(ndim=(1, 3))))
-rule("roll by a variable")(
-    lambda d: (lambda a: f"pt.roll({a}, {d.x('i', 0, low=-5, high=5)}, {d.axis(a)})")(d.x(ndim=(1, 2)))
+on("flip", ndim=(1, 3))(lambda d, a: f"pt.flip({a}, {d.axes(a)})")
+on("roll", ndim=(1, 3))(lambda d, a: f"pt.roll({a}, {d.rng.randint(-5, 5)}, {d.any_of(None, d.axis(a))})")
+on("roll by a variable", ndim=(1, 2))(
+    lambda d, a: f"pt.roll({a}, {d.x('i', 0, low=-5, high=5)}, {d.axis(a)})"
 )
 
 # Making
 
-rule("alloc")(lambda d: f"pt.alloc({d.x(ndim=(0, 1), shape=d.any_of((), (3,)))}, 2, {d.any_of(d.x('iu', 0, low=0, high=3), 2)}, 3)")
-rule("arange")(
-    lambda d: f"pt.arange({d.any_of('', '0, ', '1, ', '-2, ')}{d.x('iuf', 0, low=0, high=9)}"
-    f"{d.any_of('', '', f', dtype={d.any_of(*DTYPES[chr(105)], *FLOATS)!r}')})"
+rule("alloc")(
+    lambda d: (
+        f"pt.alloc({d.x(ndim=(0, 1), shape=d.any_of((), (3,)))}, 2, {d.any_of(d.x('iu', 0, low=0, high=3), 2)}, 3)"
+    )
 )
-rule("arange with a step")(lambda d: f"pt.arange({d.any_of(9, 5.5, 0)}, {d.x('if', 0, low=-9, high=9)}, {d.any_of(-1, -2, 3, 0.5)})")
+rule("arange")(
+    lambda d: (
+        f"pt.arange({d.any_of('', '0, ', '1, ', '-2, ')}{d.x('iuf', 0, low=0, high=9)}"
+        f"{d.any_of('', '', f', dtype={d.any_of(*DTYPES[chr(105)], *FLOATS)!r}')})"
+    )
+)
+rule("arange with a step")(
+    lambda d: f"pt.arange({d.any_of(9, 5.5, 0)}, {d.x('if', 0, low=-9, high=9)}, {d.any_of(-1, -2, 3, 0.5)})"
+)
 rule("zeros")(lambda d: f"pt.zeros(({d.x('iu', 0, low=0, high=3)}, 2), dtype={d.any_of(*ALL_DTYPES)!r})")
 rule("ones")(lambda d: f"pt.ones({d.x(ndim=(1, 3))}.shape, dtype={d.any_of(*ALL_DTYPES)!r})")
-rule("full")(lambda d: f"pt.full((2, {d.any_of(2, d.x('iu', 0, low=0, high=3))}), {d.any_of(3, 0.5, 'nan', d.x(ndim=0))})")
+rule("full")(
+    lambda d: (
+        f"pt.full((2, {d.any_of(2, d.x('iu', 0, low=0, high=3))}), {d.any_of(3, 0.5, 'nan', d.x(ndim=0))})"
+    )
+)
 rule("full_like")(lambda d: f"pt.full_like({d.x()}, {d.any_of(1, 0, 2)})")
-rule("zeros_like")(lambda d: f"pt.zeros_like({d.x()}{d.any_of('', ', dtype=' + repr(d.any_of(*ALL_DTYPES)))})")
+rule("zeros_like")(
+    lambda d: f"pt.zeros_like({d.x()}{d.any_of('', ', dtype=' + repr(d.any_of(*ALL_DTYPES)))})"
+)
 rule("ones_like")(lambda d: f"pt.ones_like({d.x()}{d.any_of('', ', dtype=' + repr(d.any_of(*ALL_DTYPES)))})")
 rule("identity_like")(lambda d: f"pt.identity_like({d.x(ndim=2)})")
-rule("empty")(lambda d: (lambda a: f"pt.set_subtensor(pt.empty({a}.shape, dtype={d.dtype(a)!r})[...], {a})")(d.x()))
+on("empty")(lambda d, a: f"pt.set_subtensor(pt.empty({a}.shape, dtype={d.dtype(a)!r})[...], {a})")
 rule("empty_like")(lambda d: f"pt.empty_like({d.x()}).shape")
-rule("eye")(lambda d: f"pt.eye({d.x('iu', 0, low=0, high=4)}, {d.any_of(3, 2)}, {d.rng.randint(-2, 2)}, dtype={d.any_of(*ALL_DTYPES)!r})")
+rule("eye")(
+    lambda d: (
+        f"pt.eye({d.x('iu', 0, low=0, high=4)}, {d.any_of(3, 2)}, {d.rng.randint(-2, 2)},"
+        f" dtype={d.any_of(*ALL_DTYPES)!r})"
+    )
+)
 rule("identity")(lambda d: "pt.identity(3)")
 rule("tri")(lambda d: f"pt.tri({d.x('iu', 0, low=0, high=4)}, 3, {d.rng.randint(-2, 2)})")
 rule("tril")(lambda d: f"pt.tril({d.x(ndim=(2, 3))}, {d.rng.randint(-2, 2)})")
 rule("triu")(lambda d: f"pt.triu({d.x(ndim=(2, 3))}, {d.rng.randint(-2, 2)})")
-rule("tril_indices", 2)(lambda d: f"pt.tril_indices({d.any_of(3, d.x('iu', 0, low=0, high=4))}, {d.rng.randint(-1, 1)})")
-rule("triu_indices", 2)(lambda d: f"pt.triu_indices({d.any_of(3, d.x('iu', 0, low=0, high=4))}, {d.rng.randint(-1, 1)})")
+rule("tril_indices", 2)(
+    lambda d: f"pt.tril_indices({d.any_of(3, d.x('iu', 0, low=0, high=4))}, {d.rng.randint(-1, 1)})"
+)
+rule("triu_indices", 2)(
+    lambda d: f"pt.triu_indices({d.any_of(3, d.x('iu', 0, low=0, high=4))}, {d.rng.randint(-1, 1)})"
+)
 rule("tril_indices_from", 2)(lambda d: f"pt.tril_indices_from({d.x(ndim=2)})")
 rule("triu_indices_from", 2)(lambda d: f"pt.triu_indices_from({d.x(ndim=2)})")
 rule("linspace")(lambda d: f"pt.linspace({d.x('if', 0)}, 3, {d.any_of(1, 4, 5)}, endpoint={d.maybe(0.6)})")
@@ -549,7 +600,7 @@ rule("scalar_from_tensor")(lambda d: f"pt.tensor_from_scalar(pt.scalar_from_tens
 # Shaping
 
 rule("shape")(lambda d: f"{d.x()}.shape")
-rule("shape of an axis")(lambda d: (lambda a: f"{a} * {a}.shape[{d.axis(a)}]")(d.x(ndim=(1, 3))))
+on("shape of an axis", ndim=(1, 3))(lambda d, a: f"{a} * {a}.shape[{d.axis(a)}]")
 rule("size")(lambda d: f"{d.x()}.size")
 
 
@@ -566,30 +617,30 @@ def lengths_of(d: Drawing, size: int) -> list[str]:
     return shape
 
 
-rule("reshape")(lambda d: (lambda a: f"{a}.reshape(({', '.join(lengths_of(d, d.of(a).size))}))")(d.x()))
-rule("reshape to a variable shape")(
-    lambda d: (lambda a: f"{a}.reshape(({d.x('iu', 0, low=1, high=4)}, -1))")(d.x())
+on("reshape")(lambda d, a: f"{a}.reshape(({', '.join(lengths_of(d, d.of(a).size))}))")
+on("reshape to a variable shape")(lambda d, a: f"{a}.reshape(({d.x('iu', 0, low=1, high=4)}, -1))")
+on("reshape to another's shape")(
+    lambda d, a: f"{a}.reshape({d.x(fits=lambda v: v.size == d.of(a).size, fresh=0)}.shape)"
 )
-rule("reshape to another's shape")(
-    lambda d: (lambda a: f"{a}.reshape({d.x(fits=lambda v: v.size == d.of(a).size, fresh=0)}.shape)")(d.x())
-)
-rule("flatten")(lambda d: (lambda a: f"pt.flatten({a}, {d.rng.randint(1, max(1, d.ndim(a)))})")(d.x()))
+on("flatten")(lambda d, a: f"pt.flatten({a}, {d.rng.randint(1, max(1, d.ndim(a)))})")
 rule("ravel")(lambda d: f"{d.x()}.ravel()")
-rule("transpose")(lambda d: (lambda a: f"{a}.transpose({', '.join(map(str, d.rng.sample(range(d.ndim(a)), d.ndim(a))))})")(d.x(ndim=(1, 4))))
+on("transpose", ndim=(1, 4))(
+    lambda d, a: f"{a}.transpose({', '.join(map(str, d.rng.sample(range(d.ndim(a)), d.ndim(a))))})"
+)
 rule("T")(lambda d: f"{d.x(ndim=(0, 3))}.T")
 rule("mT")(lambda d: f"{d.x(ndim=(2, 3))}.mT")
-rule("dimshuffle")(
-    lambda d: (
-        lambda a: f"{a}.dimshuffle({', '.join(map(repr, d.rng.sample([*range(d.ndim(a)), 'x'], d.ndim(a) + 1)))})"
-    )(d.x(ndim=(0, 3)))
+on("dimshuffle", ndim=(0, 3))(
+    lambda d, a: (
+        f"{a}.dimshuffle({', '.join(map(repr, d.rng.sample([*range(d.ndim(a)), 'x'], d.ndim(a) + 1)))})"
+    )
 )
-rule("swapaxes")(lambda d: (lambda a: f"pt.swapaxes({a}, {d.axis(a)}, {d.axis(a)})")(d.x(ndim=(1, 3))))
-rule("moveaxis")(lambda d: (lambda a: f"pt.moveaxis({a}, {d.axis(a)}, {d.axis(a)})")(d.x(ndim=(1, 3))))
+on("swapaxes", ndim=(1, 3))(lambda d, a: f"pt.swapaxes({a}, {d.axis(a)}, {d.axis(a)})")
+on("moveaxis", ndim=(1, 3))(lambda d, a: f"pt.moveaxis({a}, {d.axis(a)}, {d.axis(a)})")
 rule("expand_dims")(lambda d: f"pt.expand_dims({d.x()}, {d.any_of(0, -1, (0, 1))})")
 rule("squeeze")(lambda d: f"pt.squeeze({d.x(ndim=(1, 3))})")
-rule("squeeze of an axis")(lambda d: (lambda a: f"pt.squeeze({a}, axis={d.shape(a).index(1)})")(
-    d.x(ndim=(1, 3), fits=lambda v: 1 in v.shape)
-))  # fmt: skip
+on("squeeze of an axis", ndim=(1, 3), fits=lambda v: 1 in v.shape)(
+    lambda d, a: f"pt.squeeze({a}, axis={d.shape(a).index(1)})"
+)
 rule("shape_padleft")(lambda d: f"pt.shape_padleft({d.x()}, {d.any_of(1, 2)})")
 rule("shape_padright")(lambda d: f"pt.shape_padright({d.x()}, {d.any_of(1, 2)})")
 rule("shape_padaxis")(lambda d: f"pt.shape_padaxis({d.x()}, 0)")
@@ -597,7 +648,9 @@ rule("atleast_1d")(lambda d: f"pt.atleast_1d({d.x()})")
 rule("atleast_2d")(lambda d: f"pt.atleast_2d({d.x()})")
 rule("atleast_3d")(lambda d: f"pt.atleast_3d({d.x()})")
 rule("join_dims")(lambda d: f"pt.join_dims({d.x(ndim=(2, 3))}, {d.any_of(0, 1)}, {d.any_of(1, 2)})")
-rule("split_dims")(lambda d: (lambda a: f"pt.split_dims({a}, ({', '.join(lengths_of(d, d.shape(a)[0]))}), axis=0)")(d.x(ndim=(1, 2))))
+on("split_dims", ndim=(1, 2))(
+    lambda d, a: f"pt.split_dims({a}, ({', '.join(lengths_of(d, d.shape(a)[0]))}), axis=0)"
+)
 rule("pack")(lambda d: (lambda dt: f"pt.pack({d.x(dtype=dt)}, {d.x(dtype=dt)})[0]")(d.dtypes("iuf")))
 rule("unpack", 2)(lambda d: f"pt.unpack({d.x('iuf', 1, shape=(7,))}, [(2, 2), (3,)], keep_axes=None)")
 
@@ -627,10 +680,12 @@ def _(d: Drawing) -> str:
     return f"pt.stack([{a}, {b}, {a}], axis={d.rng.randint(-d.ndim(a) - 1, d.ndim(a))})"
 
 
-rule("horizontal_stack")(lambda d: (lambda a: f"pt.horizontal_stack({a}, {same_but(d, a, 1)})")(d.x(ndim=2)))
-rule("vertical_stack")(lambda d: (lambda a: f"pt.vertical_stack({a}, {same_but(d, a, 0)})")(d.x(ndim=2)))
+on("horizontal_stack", ndim=2)(lambda d, a: f"pt.horizontal_stack({a}, {same_but(d, a, 1)})")
+on("vertical_stack", ndim=2)(lambda d, a: f"pt.vertical_stack({a}, {same_but(d, a, 0)})")
 rule("stacklists")(lambda d: f"pt.stacklists([[{d.x('f', 0)}, {d.x('f', 0)}], [1.0, {d.x('f', 0)}]])")
-rule("concat_with_broadcast")(lambda d: f"pt.concat_with_broadcast([{d.x('f', 2, shape=(1, 3))}, {d.x('f', 2, shape=(2, 3))}], axis=1)")
+rule("concat_with_broadcast")(
+    lambda d: f"pt.concat_with_broadcast([{d.x('f', 2, shape=(1, 3))}, {d.x('f', 2, shape=(2, 3))}], axis=1)"
+)
 
 
 @rule("split", 2)
@@ -642,23 +697,49 @@ def _(d: Drawing) -> str:
     return f"pt.split({a}, [{first}, {length - first}], axis={axis})"
 
 
-rule("split of a parameter", 2)(lambda d: f"pt.split({d.x('f', 1, shape=(5,))}, {d.x('iu', 1, shape=(2,), low=2, high=3)}, n_splits=2)")
-rule("tile")(lambda d: f"pt.tile({d.x()}, {d.any_of((2,), (2, 1), (1, 2, 2), 2)})")
-rule("repeat")(lambda d: (lambda a: f"pt.repeat({a}, {d.any_of(2, 0, 3, d.x('iu', 0, low=0, high=3))}, axis={d.any_of(None, d.axis(a))})")(d.x(ndim=(1, 3))))
-rule("repeat by a vector")(
-    lambda d: (lambda a: f"pt.repeat({a}, {d.x('iu', 1, shape=(d.shape(a)[0],), low=0, high=3)}, axis=0)")(d.x(ndim=(1, 2)))
+rule("split of a parameter", 2)(
+    lambda d: f"pt.split({d.x('f', 1, shape=(5,))}, {d.x('iu', 1, shape=(2,), low=2, high=3)}, n_splits=2)"
 )
-rule("broadcast_to")(lambda d: (lambda a: f"pt.broadcast_to({a}, {(2, *(3 if n == 1 else n for n in d.shape(a)))})")(d.x(ndim=(0, 2))))
-rule("broadcast_arrays", 2)(lambda d: (lambda a: f"pt.broadcast_arrays({a}, {d.like(a)})")(d.x()))
-rule("broadcast_shape")(lambda d: (lambda a: f"pt.stack([pt.as_tensor(n) for n in pt.broadcast_shape({a}, {d.like(a)})])")(d.x(ndim=(1, 3))))
+rule("tile")(lambda d: f"pt.tile({d.x()}, {d.any_of((2,), (2, 1), (1, 2, 2), 2)})")
+on("repeat", ndim=(1, 3))(
+    lambda d, a: (
+        f"pt.repeat({a}, {d.any_of(2, 0, 3, d.x('iu', 0, low=0, high=3))}, axis={d.any_of(None, d.axis(a))})"
+    )
+)
+on("repeat by a vector", ndim=(1, 2))(
+    lambda d, a: f"pt.repeat({a}, {d.x('iu', 1, shape=(d.shape(a)[0],), low=0, high=3)}, axis=0)"
+)
+on("broadcast_to", ndim=(0, 2))(
+    lambda d, a: f"pt.broadcast_to({a}, {(2, *(3 if n == 1 else n for n in d.shape(a)))})"
+)
+on("broadcast_arrays", values=2)(lambda d, a: f"pt.broadcast_arrays({a}, {d.like(a)})")
+on("broadcast_shape", ndim=(1, 3))(
+    lambda d, a: f"pt.stack([pt.as_tensor(n) for n in pt.broadcast_shape({a}, {d.like(a)})])"
+)
 rule("diag of a vector")(lambda d: f"pt.diag({d.x(ndim=1)}, {d.rng.randint(-2, 2)})")
 rule("diag of a matrix")(lambda d: f"pt.diag({d.x(ndim=2)}, {d.rng.randint(-1, 1)})")
-rule("diagonal")(lambda d: f"pt.diagonal({d.x(ndim=3)}, {d.rng.randint(-1, 1)}, {d.any_of('0, 1', '1, 2', '2, 0')})")
+rule("diagonal")(
+    lambda d: f"pt.diagonal({d.x(ndim=3)}, {d.rng.randint(-1, 1)}, {d.any_of('0, 1', '1, 2', '2, 0')})"
+)
 rule("trace")(lambda d: f"pt.trace({d.x('iuf', 2)})")
 rule("fill_diagonal")(lambda d: f"pt.fill_diagonal({d.x('iuf', 2, empty=False)}, {d.any_of(1, 0, 7)})")
-rule("fill_diagonal_offset")(lambda d: f"pt.fill_diagonal_offset({d.x('iuf', 2, empty=False)}, {d.any_of(1, 0)}, {d.rng.randint(-1, 1)})")
+rule("fill_diagonal_offset")(
+    lambda d: (
+        f"pt.fill_diagonal_offset({d.x('iuf', 2, empty=False)}, {d.any_of(1, 0)}, {d.rng.randint(-1, 1)})"
+    )
+)
 
-for _mode in ("constant", "edge", "linear_ramp", "maximum", "mean", "minimum", "reflect", "symmetric", "wrap"):
+for _mode in (
+    "constant",
+    "edge",
+    "linear_ramp",
+    "maximum",
+    "mean",
+    "minimum",
+    "reflect",
+    "symmetric",
+    "wrap",
+):
 
     @rule(f"pad, {_mode}")
     def _pad(d: Drawing, mode: str = _mode) -> str:
@@ -716,18 +797,34 @@ def _(d: Drawing) -> str:
 
 
 rule("outer")(lambda d: f"pt.outer({d.x('iuff', 1)}, {d.x('iuff', 1)})")
-rule("vecdot")(lambda d: (lambda a: f"pt.vecdot({a}, {d.x('f', d.ndim(a), shape=d.shape(a))})")(d.x("if", (1, 2))))
-rule("matvec")(lambda d: (lambda a: f"pt.matvec({a}, {fitting(d, a, 'f', -1, 1, 0)})")(d.x("f", (2, 3))))
-rule("vecmat")(lambda d: (lambda a: f"pt.vecmat({a}, {fitting(d, a, 'f', -1, 2, 0)})")(d.x("f", (1, 2))))
-rule("batched_dot")(lambda d: (lambda a: f"blas.batched_dot({a}, {d.x('f', 3, shape=(d.shape(a)[0], d.shape(a)[2], 2))})")(d.x("f", 3)))
-rule("batched_tensordot")(
-    lambda d: (lambda a: f"blas.batched_tensordot({a}, {d.x('f', 3, shape=(d.shape(a)[0], 2, d.shape(a)[2]))}, axes=[[2], [2]])")(d.x("f", 3))
+on("vecdot", "if", (1, 2))(lambda d, a: f"pt.vecdot({a}, {d.x('f', d.ndim(a), shape=d.shape(a))})")
+on("matvec", "f", (2, 3))(lambda d, a: f"pt.matvec({a}, {fitting(d, a, 'f', -1, 1, 0)})")
+on("vecmat", "f", (1, 2))(lambda d, a: f"pt.vecmat({a}, {fitting(d, a, 'f', -1, 2, 0)})")
+on("batched_dot", "f", 3)(
+    lambda d, a: f"blas.batched_dot({a}, {d.x('f', 3, shape=(d.shape(a)[0], d.shape(a)[2], 2))})"
 )
-rule("product, scaled and added")(
-    lambda d: (lambda a: f"0.5 * pt.dot({a}, {d.x('f', 2, shape=(d.shape(a)[1], 3), dtype=d.dtype(a))}) + 2.0 * {d.x('f', d.any_of(0, 2), shape=d.any_of((), (d.shape(a)[0], 3)), dtype=d.dtype(a))}")(d.x("f", 2))
+on("batched_tensordot", "f", 3)(
+    lambda d, a: (
+        f"blas.batched_tensordot({a}, {d.x('f', 3, shape=(d.shape(a)[0], 2, d.shape(a)[2]))}, axes=[[2], [2]])"
+    )
 )
-rule("einsum of one")(lambda d: f"pt.einsum({d.any_of('ij->ji', 'ij->', 'ij->j', 'ij->ij', 'ij->i')!r}, {d.x('iuff', 2)})")
-rule("einsum, diagonal")(lambda d: f"pt.einsum({d.any_of('ii->i', 'ii->', 'ii')!r}, {d.x('f', 2, lambda v: v.shape[0] == v.shape[1])})")
+
+
+@on("product, scaled and added", "f", 2)
+def _(d: Drawing, a: str) -> str:
+    b = d.x("f", 2, shape=(d.shape(a)[1], 3), dtype=d.dtype(a))
+    c = d.x("f", shape=d.any_of((), (d.shape(a)[0], 3)), dtype=d.dtype(a))
+    return f"0.5 * pt.dot({a}, {b}) + 2.0 * {c}"
+
+
+rule("einsum of one")(
+    lambda d: f"pt.einsum({d.any_of('ij->ji', 'ij->', 'ij->j', 'ij->ij', 'ij->i')!r}, {d.x('iuff', 2)})"
+)
+rule("einsum, diagonal")(
+    lambda d: (
+        f"pt.einsum({d.any_of('ii->i', 'ii->', 'ii')!r}, {d.x('f', 2, lambda v: v.shape[0] == v.shape[1])})"
+    )
+)
 
 
 @rule("einsum of two")
@@ -743,19 +840,31 @@ def _(d: Drawing) -> str:
 @rule("einsum of three")
 def _(d: Drawing) -> str:
     n = d.any_of(1, 2, 3)
-    return f"pt.einsum('ij,jk,kl->il', {d.x('f', 2, shape=(2, n))}, {d.x('f', 2, shape=(n, 2))}, {d.x('f', 2, shape=(2, 3))})"
+    operands = [d.x("f", 2, shape=shape) for shape in ((2, n), (n, 2), (2, 3))]
+    return f"pt.einsum('ij,jk,kl->il', {', '.join(operands)})"
 
 
-rule("signal.convolve1d")(lambda d: f"signal.convolve1d({d.x('iff', 1, empty=False)}, {d.x('iff', 1, empty=False)}, mode={d.any_of('full', 'valid', 'same')!r})")
-rule("signal.convolve2d")(
-    lambda d: f"signal.convolve2d({d.x('f', 2, shape=(4, 3))}, {d.x('f', 2, shape=(2, 2))}, mode={d.any_of('full', 'valid', 'same')!r}, method='direct')"
+CONVOLUTIONS = ("full", "valid", "same")
+on("signal.convolve1d", "iff", 1, empty=False)(
+    lambda d, a: f"signal.convolve1d({a}, {d.x('iff', 1, empty=False)}, mode={d.any_of(*CONVOLUTIONS)!r})"
+)
+on("signal.convolve2d", "f", 2, shape=(4, 3))(
+    lambda d, a: (
+        f"signal.convolve2d({a}, {d.x('f', 2, shape=(2, 2))}, mode={d.any_of(*CONVOLUTIONS)!r}, method='direct')"
+    )
 )
 rule("fft.rfft")(lambda d: f"fft.rfft({d.x('f', 2, shape=(2, 4), dtype='float64')})")
 rule("fft.irfft")(lambda d: f"fft.irfft({d.x('f', 3, shape=(2, 3, 2), dtype='float64')})")
-rule("interp")(lambda d: f"interpolate.interp({d.x('f', 1)}, np.arange(4.0), np.array([1.0, -1.0, 2.0, 0.5]))")
-rule("interpolate1d")(
-    lambda d: f"interpolate.interpolate1d(pt.arange(4.0), pt.sqr(pt.arange(4.0)), method={d.any_of('linear', 'nearest', 'first', 'last', 'mean')!r})({d.x('f', 1)})"
+rule("interp")(
+    lambda d: f"interpolate.interp({d.x('f', 1)}, np.arange(4.0), np.array([1.0, -1.0, 2.0, 0.5]))"
 )
+
+
+@on("interpolate1d", "f", 1)
+def _(d: Drawing, a: str) -> str:
+    method = d.any_of("linear", "nearest", "first", "last", "mean")
+    return f"interpolate.interpolate1d(pt.arange(4.0), pt.sqr(pt.arange(4.0)), method={method!r})({a})"
+
 
 # Linear algebra: what is not unique, as the sign of an eigenvector, only as a part of what is
 
@@ -763,7 +872,9 @@ rule("linalg.inv")(lambda d: f"linalg.inv({d.square()})")
 rule("linalg.det")(lambda d: f"linalg.det({d.square()})")
 rule("linalg.slogdet", 2)(lambda d: f"linalg.slogdet({d.square()})")
 rule("linalg.cholesky")(lambda d: f"linalg.cholesky({d.positive()}, lower={d.maybe(0.7)})")
-rule("linalg.cholesky, maybe not positive")(lambda d: f"linalg.cholesky({d.square(ndim=(2, 2))}, on_error={d.any_of('raise', 'nan')!r})")
+rule("linalg.cholesky, maybe not positive")(
+    lambda d: f"linalg.cholesky({d.square(ndim=(2, 2))}, on_error={d.any_of('raise', 'nan')!r})"
+)
 
 
 def right(d: Drawing, a: str) -> str:
@@ -772,51 +883,97 @@ def right(d: Drawing, a: str) -> str:
     return d.x("f", 1, shape=(side,)) if d.maybe(0.4) else d.x("f", 2, shape=(side, 2))
 
 
-rule("linalg.solve")(
-    lambda d: (lambda a: (lambda b: f"linalg.solve({a}, {b}, assume_a={d.any_of('gen', 'gen', 'general')!r}, b_ndim={d.ndim(b)})")(right(d, a)))(d.square())
-)
-rule("linalg.solve, symmetric")(
-    lambda d: (lambda a: (lambda b: f"linalg.solve({a} + {a}.mT, {b}, assume_a='sym', b_ndim={d.ndim(b)})")(right(d, a)))(d.square())
-)
-rule("linalg.solve, positive")(
-    lambda d: (lambda a: (lambda b: f"linalg.solve({a} @ {a}.mT + pt.eye({d.shape(a)[-1]}), {b}, assume_a='pos', b_ndim={d.ndim(b)})")(right(d, a)))(d.square())
-)
-rule("linalg.solve_triangular")(
-    lambda d: (lambda a: (lambda b: f"linalg.solve_triangular({a}, {b}, lower={d.maybe(0.5)}, trans={d.any_of(0, 1)}, unit_diagonal={d.maybe(0.3)}, b_ndim={d.ndim(b)})")(right(d, a)))(d.square())
-)
-rule("linalg.cho_solve")(
-    lambda d: (lambda a: (lambda b: f"linalg.cho_solve((linalg.cholesky({a} @ {a}.mT + pt.eye({d.shape(a)[-1]})), True), {b}, b_ndim={d.ndim(b)})")(right(d, a)))(d.square())
-)
-rule("linalg.lu_solve")(
-    lambda d: (lambda a: (lambda b: f"linalg.lu_solve(linalg.lu_factor({a}), {b}, trans={d.maybe(0.4)}, b_ndim={d.ndim(b)})")(right(d, a)))(d.square())
-)
+@on("linalg.solve", square=True)
+def _(d: Drawing, a: str) -> str:
+    b = right(d, a)
+    return f"linalg.solve({a}, {b}, assume_a={d.any_of('gen', 'gen', 'general')!r}, b_ndim={d.ndim(b)})"
+
+
+@on("linalg.solve, symmetric", square=True)
+def _(d: Drawing, a: str) -> str:
+    b = right(d, a)
+    return f"linalg.solve({a} + {a}.mT, {b}, assume_a='sym', b_ndim={d.ndim(b)})"
+
+
+@on("linalg.solve, positive", square=True)
+def _(d: Drawing, a: str) -> str:
+    b = right(d, a)
+    return f"linalg.solve({a} @ {a}.mT + pt.eye({d.shape(a)[-1]}), {b}, assume_a='pos', b_ndim={d.ndim(b)})"
+
+
+@on("linalg.solve_triangular", square=True)
+def _(d: Drawing, a: str) -> str:
+    b = right(d, a)
+    more = f"lower={d.maybe(0.5)}, trans={d.any_of(0, 1)}, unit_diagonal={d.maybe(0.3)}"
+    return f"linalg.solve_triangular({a}, {b}, {more}, b_ndim={d.ndim(b)})"
+
+
+@on("linalg.cho_solve", square=True)
+def _(d: Drawing, a: str) -> str:
+    b = right(d, a)
+    factor = f"linalg.cholesky({a} @ {a}.mT + pt.eye({d.shape(a)[-1]}))"
+    return f"linalg.cho_solve(({factor}, True), {b}, b_ndim={d.ndim(b)})"
+
+
+@on("linalg.lu_solve", square=True)
+def _(d: Drawing, a: str) -> str:
+    b = right(d, a)
+    return f"linalg.lu_solve(linalg.lu_factor({a}), {b}, trans={d.maybe(0.4)}, b_ndim={d.ndim(b)})"
+
+
 rule("linalg.lu", 3)(lambda d: f"linalg.lu({d.square()})")
 rule("linalg.lu, permuted", 2)(lambda d: f"linalg.lu({d.square()}, permute_l=True)")
 rule("linalg.lu_factor", 2)(lambda d: f"linalg.lu_factor({d.square()})")
-rule("linalg.pivot_to_permutation")(lambda d: f"linalg.pivot_to_permutation(linalg.lu_factor({d.square(ndim=(2, 2))})[1], inverse={d.maybe(0.5)})")
-rule("linalg.qr", 2)(lambda d: f"linalg.qr({d.square()}, mode={d.any_of('full', 'economic', 'reduced', 'complete')!r})")
+rule("linalg.pivot_to_permutation")(
+    lambda d: (
+        f"linalg.pivot_to_permutation(linalg.lu_factor({d.square(ndim=(2, 2))})[1], inverse={d.maybe(0.5)})"
+    )
+)
+rule("linalg.qr", 2)(
+    lambda d: f"linalg.qr({d.square()}, mode={d.any_of('full', 'economic', 'reduced', 'complete')!r})"
+)
 rule("linalg.qr, r")(lambda d: f"linalg.qr({d.square()}, mode='r')")
 rule("linalg.svd, values")(lambda d: f"linalg.svd({d.x('f', 2, empty=False)}, compute_uv=False)")
-rule("linalg.svd")(lambda d: f"(lambda u, s, vt: (u * s[..., None, :]) @ vt)(*linalg.svd({d.square()}, full_matrices=False))")
+rule("linalg.svd")(
+    lambda d: f"(lambda u, s, vt: (u * s[..., None, :]) @ vt)(*linalg.svd({d.square()}, full_matrices=False))"
+)
 rule("linalg.eigh")(lambda d: f"(lambda w, v: (v * w[..., None, :]) @ v.mT)(*linalg.eigh({d.positive()}))")
 rule("linalg.eigh, values")(lambda d: f"linalg.eigh({d.positive()})[0]")
 rule("linalg.eigvalsh")(lambda d: f"linalg.eigvalsh({d.positive((2, 2))})")
 rule("linalg.eig")(lambda d: f"pt.sort(pt.abs(linalg.eig({d.positive()})[0]))")
 rule("linalg.schur")(lambda d: f"(lambda t, z: z @ t @ z.mT)(*linalg.schur({d.square()}))")
-rule("linalg.qz")(lambda d: (lambda a: f"(lambda aa, bb, q, z: q @ aa @ z.mT)(*linalg.qz({a}, {a}))")(d.square(ndim=(2, 2))))
+on("linalg.qz", ndim=(2, 2), square=True)(
+    lambda d, a: f"(lambda aa, bb, q, z: q @ aa @ z.mT)(*linalg.qz({a}, {a}))"
+)
 rule("linalg.pinv")(lambda d: f"linalg.pinv({d.x('f', 2, empty=False)})")
 rule("linalg.expm")(lambda d: f"linalg.expm({d.square()} / 4)")
-rule("linalg.lstsq")(lambda d: (lambda a: f"linalg.lstsq({a}, {d.x('f', 1, shape=d.shape(a)[:1])}, 1e-6)[0]")(d.square(ndim=(2, 2))))
+on("linalg.lstsq", ndim=(2, 2), square=True)(
+    lambda d, a: f"linalg.lstsq({a}, {d.x('f', 1, shape=d.shape(a)[:1])}, 1e-6)[0]"
+)
 rule("linalg.matrix_power")(lambda d: f"linalg.matrix_power({d.square()}, {d.any_of(0, 1, 2, 3)})")
-rule("linalg.matrix_dot")(lambda d: (lambda a: f"linalg.matrix_dot({a}, {a}, {a})")(d.square(ndim=(2, 2))))
+on("linalg.matrix_dot", ndim=(2, 2), square=True)(lambda d, a: f"linalg.matrix_dot({a}, {a}, {a})")
 rule("linalg.kron")(lambda d: f"linalg.kron({d.x('iuff', (1, 2))}, {d.x('f', 2, shape=(2, 2))})")
-rule("linalg.block_diag")(lambda d: (lambda dt: f"linalg.block_diag({d.x('f', 2, dtype=dt)}, {d.x('f', 2, dtype=dt)})")(d.dtypes("f")))
-rule("linalg.tensorinv")(lambda d: (lambda a: f"linalg.tensorinv({a}, ind=1)")(d.square(ndim=(2, 2))))
-rule("linalg.tensorsolve")(lambda d: (lambda a: f"linalg.tensorsolve({a}, {d.x('f', 1, shape=d.shape(a)[:1])})")(d.square(ndim=(2, 2))))
-rule("linalg.solve_sylvester")(lambda d: (lambda a: f"linalg.solve_sylvester({a}, {a}, {a}.T)")(d.square(ndim=(2, 2))))
-rule("linalg.solve_continuous_lyapunov")(lambda d: (lambda a: f"linalg.solve_continuous_lyapunov({a}, {a}.T)")(d.square(ndim=(2, 2))))
-rule("linalg.solve_discrete_lyapunov")(lambda d: (lambda a: f"linalg.solve_discrete_lyapunov({a} / 9, {a}.T)")(d.square(ndim=(2, 2))))
-rule("linalg.solve_discrete_are")(lambda d: (lambda a: f"linalg.solve_discrete_are({a}, {a}, pt.eye({d.shape(a)[0]}), pt.eye({d.shape(a)[0]}))")(d.square(ndim=(2, 2))))
+rule("linalg.block_diag")(
+    lambda d: (lambda dt: f"linalg.block_diag({d.x('f', 2, dtype=dt)}, {d.x('f', 2, dtype=dt)})")(
+        d.dtypes("f")
+    )
+)
+on("linalg.tensorinv", ndim=(2, 2), square=True)(lambda d, a: f"linalg.tensorinv({a}, ind=1)")
+on("linalg.tensorsolve", ndim=(2, 2), square=True)(
+    lambda d, a: f"linalg.tensorsolve({a}, {d.x('f', 1, shape=d.shape(a)[:1])})"
+)
+on("linalg.solve_sylvester", ndim=(2, 2), square=True)(
+    lambda d, a: f"linalg.solve_sylvester({a}, {a}, {a}.T)"
+)
+on("linalg.solve_continuous_lyapunov", ndim=(2, 2), square=True)(
+    lambda d, a: f"linalg.solve_continuous_lyapunov({a}, {a}.T)"
+)
+on("linalg.solve_discrete_lyapunov", ndim=(2, 2), square=True)(
+    lambda d, a: f"linalg.solve_discrete_lyapunov({a} / 9, {a}.T)"
+)
+on("linalg.solve_discrete_are", ndim=(2, 2), square=True)(
+    lambda d, a: f"linalg.solve_discrete_are({a}, {a}, pt.eye({d.shape(a)[0]}), pt.eye({d.shape(a)[0]}))"
+)
 rule("linalg.tridiagonal_lu_factor", 5)(
     lambda d: f"linalg.tridiagonal_lu_factor({d.x('f', 0)} * np.eye(3) + np.tri(3, k=1) - np.tri(3, k=-2))"
 )

@@ -93,7 +93,10 @@ def test_what_both_do_is_equal() -> None:
 
 
 def test_what_fails_in_both_raises_in_both() -> None:
-    assert judge(program_of("pt.specify_shape(x, (4,)) * 2", Input(X.name, X.dtype, (None,), X.value))).kind == "both raise"
+    assert (
+        judge(program_of("pt.specify_shape(x, (4,)) * 2", Input(X.name, X.dtype, (None,), X.value))).kind
+        == "both raise"
+    )
 
 
 def test_what_rewrites_change_is_equal() -> None:
