@@ -132,7 +132,7 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "seconds": seconds,
-        "graphs": {name: whole[name] for name in ("drawn", *VERDICTS, "by rewrites", "by rounding")},
+        "graphs": {name: whole[name] for name in ("drawn", *VERDICTS, "by rewrites", "by rounding or dtype")},
         "ops": {name: {key: found[key] for key in ("drawn", *VERDICTS)} for name, found in counts.items()},
         "refusals": dict(refusals.most_common()),
         "different": list(different.values()),

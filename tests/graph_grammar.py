@@ -210,6 +210,14 @@ class Undefined(Exception):
     """The C language leaves it open what this computes, as a cast of NaN to an integer."""
 
 
+def as_typed(value: Any, variable: Variable) -> Any:
+    """A value in the dtype that the variable's type has: some ops compute in another, as cumsum of small integers."""
+    dtype = getattr(variable.type, "dtype", None)
+    if dtype is None or not isinstance(value, np.ndarray | np.number | np.bool_) or value.dtype == dtype:
+        return value
+    return np.asarray(value).astype(dtype)
+
+
 def compute(
     variables: Sequence[Variable],
     known: dict[Variable, Any],
@@ -248,7 +256,7 @@ def compute(
                 node.op.make_thunk(node, storage, ready, [], impl="py")()
             except RuntimeWarning as warning:
                 raise Undefined(str(warning)) from None
-        outputs = [storage[v][0] for v in node.outputs]
+        outputs = [as_typed(storage[v][0], v) for v in node.outputs]
         if changed is not None:
             outputs = changed(node, inputs, outputs)
         known.update(zip(node.outputs, outputs, strict=True))

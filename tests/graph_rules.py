@@ -84,9 +84,14 @@ for _name in (
     " j0 j1 i0 i1 deg2rad rad2deg ceil floor trunc round_half_to_even round_half_away_from_zero sqr neg abs sign sgn"
     " isnan isinf isfinite isposinf isneginf real imag conj angle nan_to_num expit square psi"
 ).split():
-    rule(_name)(lambda d, _name=_name: f"pt.{_name}({d.x('biuff' if d.maybe(0.4) else 'f')})")  # type: ignore[misc]
-for _name in ("factorial", "logit"):
-    rule(f"special.{_name}")(lambda d, _name=_name: f"special.{_name}({d.x('iuff')})")  # type: ignore[misc]
+
+    @rule(_name)
+    def _unary(d: Drawing, name: str = _name) -> str:
+        return f"pt.{name}({d.x('biuff' if d.maybe(0.4) else 'f')})"
+
+
+rule("special.factorial")(lambda d: f"special.factorial({d.x('iuff')})")
+rule("special.logit")(lambda d: f"special.logit({d.x('iuff')})")
 
 for _name in (
     "add sub mul true_div int_div mod maximum minimum eq neq lt le gt ge arctan2 logaddexp isclose power ceil_intdiv"
