@@ -94,9 +94,11 @@ def run(built: Built, mode: Mode) -> list[list[Any]]:
     results = []
     for _ in range(CALLS):
         outputs = function(*built.values)
-        for output in outputs:
-            if any(np.may_share_memory(output, v) for v in built.values if isinstance(output, np.ndarray)):
-                raise AssertionError("an output lies in the memory of an argument")
+        # The interpreter itself lets pt.real do so.
+        if mode not in (PLAIN, REWRITTEN) and any(
+            np.may_share_memory(output, value) for output in outputs for value in built.values
+        ):
+            raise AssertionError("an output lies in the memory of an argument")
         results.append([(output, np.array(output)) for output in outputs])
     for value, old in zip(built.values, before, strict=True):
         np.testing.assert_array_equal(value, old, err_msg="an argument was written to")
@@ -357,6 +359,7 @@ def cut(program: Program, number: int) -> Program | None:
     rest = replace(
         program,
         inputs=(*program.inputs, new),
+        outputs=tuple(v for v in program.outputs if v != new.name),
         lines=program.lines[:number] + program.lines[number + 1 :],
         wrt=(*program.wrt, new.name) if program.cost and new.dtype in FLOATS else program.wrt,
     )
