@@ -91,6 +91,7 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
     whole: collections.Counter[str] = collections.Counter()
     refusals: collections.Counter[str] = collections.Counter()
     different: dict[tuple[str, str], dict[str, Any]] = {}
+    explained: dict[str, list[int]] = {"by rewrites": [], "by rounding or dtype": []}
     batches = [range(first, min(first + BATCH, graphs)) for first in range(0, graphs, BATCH)]
     with ProcessPoolExecutor(jobs, get_context("forkserver"), max_tasks_per_child=40) as pool:
         for graph in (g for found in pool.map(look_at, [seed] * len(batches), batches) for g in found):
@@ -98,7 +99,8 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
                 continue
             whole["drawn"] += 1
             whole[graph.verdict] += 1
-            whole[graph.why] += 1
+            if graph.why:
+                explained[graph.why].append(graph.number)
             for rule in graph.drawn:
                 counts[rule]["drawn"] += 1
             for rule in graph.rest:
@@ -128,11 +130,14 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
     show("graphs", {"in all": whole})
     for message, n in refusals.most_common():
         print(f"refused {n} times: {message}")
+    for why, numbers in explained.items():
+        print(f"equal {why}: {len(numbers):,} graphs")
     print(f"{whole['drawn']:,} graphs in {seconds:.0f} s; seed {seed}; {len(different)} differences")
     return {
         "seed": seed,
         "seconds": seconds,
-        "graphs": {name: whole[name] for name in ("drawn", *VERDICTS, "by rewrites", "by rounding or dtype")},
+        "graphs": {name: whole[name] for name in ("drawn", *VERDICTS)},
+        "equal_not_at_once": explained,
         "ops": {name: {key: found[key] for key in ("drawn", *VERDICTS)} for name, found in counts.items()},
         "refusals": dict(refusals.most_common()),
         "different": list(different.values()),
