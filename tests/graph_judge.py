@@ -288,8 +288,8 @@ def judge(program: Program) -> Verdict:
             got = run(build(program, device.shared) if built.shared else built, device.mode("cpu"))
         except Refused as refusal:
             message = str(refusal).partition(": ")[2]
-            kind = type(refusal.__cause__)
-            if kind is not NotImplementedError:
+            cause = refusal.__cause__
+            if not isinstance(cause, NotImplementedError):
                 # Some rewrites of PyTensor's fail where the interpreter alone has a value.
                 try:
                     run(build(program, host_shared), REWRITTEN)
@@ -300,7 +300,7 @@ def judge(program: Program) -> Verdict:
                 return Verdict(
                     "different", f"refused in other words than a line that names the op: {refusal}"[:400]
                 )
-            if kind not in (NotImplementedError, ValueError, TypeError):
+            if not isinstance(cause, NotImplementedError | ValueError | TypeError):
                 return Verdict("different", f"refused by {refusal}")
             return Verdict("refused", message)
         except Exception as error:
