@@ -429,6 +429,16 @@ def shrink(program: Program, same: Callable[[Program], bool], most: int = 80) ->
     return program
 
 
+def derivable(program: Program) -> Program:
+    """The same without its gradient if PyTensor has none of what is left."""
+    try:
+        with interpreter():
+            build(program, host_shared)
+    except Exception:
+        return replace(program, cost=(), wrt=()).needed()
+    return program
+
+
 @dataclass(frozen=True)
 class Finding:
     """What is not equal in a program: the verdict, the rule that wrote it, and the least program that shows it."""
@@ -475,6 +485,7 @@ def examine(program: Program, most: int = 6) -> tuple[Verdict, list[Finding], Pr
             program = replace(program, cost=cost, wrt=program.wrt if cost else ()).needed()
         else:
             program = program.without(culprit.names)
+        program = derivable(program)
         if not program.lines:
             break
         verdict = judge(program)
