@@ -207,11 +207,13 @@ def host_shared(value: Any, name: str) -> Any:
 
 
 class Undefined(Exception):
-    """The C language leaves it open what this computes, as a cast of NaN to an integer."""
+    """No value is right: C leaves it open, as a cast of NaN to an integer, or PyTensor's does not fit its type."""
 
 
 def as_typed(value: Any, variable: Variable) -> Any:
     """A value in the dtype that the variable's type has: some ops compute in another, as cumsum of small integers."""
+    if np.ndim(value) != getattr(variable.type, "ndim", np.ndim(value)):
+        raise Undefined(f"expected {variable.type.ndim} axes, got a value of shape {np.shape(value)}")
     dtype = getattr(variable.type, "dtype", None)
     if dtype is None or not isinstance(value, np.ndarray | np.number | np.bool_) or value.dtype == dtype:
         return value

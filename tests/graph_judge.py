@@ -182,10 +182,10 @@ def largest(value: np.ndarray) -> Any:
 
 
 def shaken(value: np.ndarray, scale: Any, rng: np.random.Generator, eps: float = 0.0) -> np.ndarray:
-    """An array with its elements moved by some units in the last place of `scale`; what is 0 stays so."""
+    """An array with its elements moved by some units in the last place of `scale`; 0, NaN and infinities stay so."""
     by = ROUNDINGS * max(eps, np.finfo(value.dtype).eps) * rng.uniform(-1, 1, np.shape(value))
     with np.errstate(all="ignore"):
-        return np.asarray(np.where((scale == 0) | (value == 0), value, value + by * scale)).astype(
+        return np.asarray(np.where(~np.isfinite(value) | (value == 0), value, value + by * scale)).astype(
             value.dtype
         )
 
@@ -225,7 +225,7 @@ def is_rounding(program: Program, got: list[Any]) -> bool:
             narrow = min((v.dtype.itemsize for v in given if v.dtype.kind in "biu"), default=8)
             coarse = {1: np.finfo(np.float16).eps, 2: np.finfo(np.float32).eps}.get(narrow, 0.0)
             return [
-                shaken(v, np.abs(v) * ~np.isin(v, elements), rng, coarse) if is_float(v) else v
+                shaken(v, np.where(np.isin(v, elements), 0, np.abs(v)), rng, coarse) if is_float(v) else v
                 for v in outputs
             ]
 
