@@ -243,13 +243,22 @@ def test_a_data_set_of_the_hosts_that_is_not_here(tmp_path):
     )
 
 
-def test_too_few_images_are_said_once(tmp_path):
-    config = RunConfig(batch_size=5000, out=str(tmp_path))
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "message"),
+    [
+        (5000, "cpu", "sampler: expected at least batch_size = 5000"),
+        (
+            1000,
+            "cpu,cpu",
+            "devices: expected at most 1, as the 1437 training images make 1 batches of 1000, got 2",
+        ),
+    ],
+)
+def test_too_few_images_are_said_once(tmp_path, batch_size, devices, message):
+    config = RunConfig(batch_size=batch_size, devices=devices, out=str(tmp_path))
     problems = [text for text in diagnose("_run", config) if text.startswith("problem")]
     (found,) = problems
-    assert found.startswith(
-        "problem reading digits: reading batches failed (sampler: expected at least batch_size = 5000"
-    )
+    assert found.startswith(f"problem reading digits: reading batches failed ({message}")
 
 
 def test_a_model_that_cannot_be_built(tmp_path, monkeypatch):
@@ -302,6 +311,16 @@ def test_a_host_that_is_not_there():
     (text,) = found
     assert text.startswith("problem host nosuchhost.invalid: no process could be started there: it failed (")
     assert "remedy: 'ssh nosuchhost.invalid true' must work" in text
+
+
+def test_who_would_start_the_ranks_is_said(monkeypatch):
+    for part in ("_machine", "_mpi", "_hosts", "_run"):
+        monkeypatch.setattr(Doctor, part, lambda self: iter(()))
+    assert diagnose("examine", RunConfig(devices="cpu,cpu")) == []
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "1")
+    (found,) = diagnose("examine", RunConfig(devices="cpu,cpu"))
+    assert found == "ok launcher this is the only process of a job: an mpirun starts 2 ranks"
 
 
 def test_what_is_in_memory(tmp_path):

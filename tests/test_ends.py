@@ -115,19 +115,23 @@ def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, me
     assert re.search("theanompi: " + message.format(last=n - 1), done.stderr), done.stderr
 
 
-def test_shared_memory_has_no_name_once_all_ranks_have_it():
+def test_shared_memory_has_no_name_when_training_begins_nor_has_that_of_a_job_that_was_killed(tmp_path):
     program = """
-from mpi4py import MPI
+import os, sys
 from pathlib import Path
-from theanompi.ranks import forget_shared_memory
-import re
-comm = MPI.COMM_WORLD
-forget_shared_memory(comm)
-comm.Barrier()
-mapped = {word for word in Path("/proc/self/maps").read_text().split() if "/mpich_shm_" in word}
-print("left", [name for name in mapped if Path(name).exists()], comm.allreduce(1))
+from theanompi import rank, worker
+from theanompi.config import RunConfig
+def train(*args, comm, **rest):
+    comm.Barrier()
+    mapped = {word for word in Path("/proc/self/maps").read_text().split() if "/mpich_shm_" in word}
+    print("left", [name for name in (*mapped, sys.argv[2]) if Path(name).exists()], comm.allreduce(1))
+rank.train = train
+worker.run(RunConfig(out=sys.argv[1]), ("cpu",))
 """
-    done = run_mpi(2, ["-c", program])
+    killed = Path(f"/dev/shm/mpich_shm_of_a_test_{os.getpid()}")
+    killed.touch()
+    os.utime(killed, (0, 0))
+    done = run_mpi(2, ["-c", program, str(tmp_path / "run"), str(killed)])
     assert done.returncode == 0 and done.stdout == "left [] 2\n" * 2, done.stdout + done.stderr
 
 
@@ -191,6 +195,42 @@ def test_a_signal_to_one_rank_saves_and_stops_all_and_the_run_goes_on_bit_for_bi
     trained(n, stopped, resume=True, **common)
     assert (straight / "checkpoint.h5").read_bytes() == (stopped / "checkpoint.h5").read_bytes()
     assert sorted(os.listdir(stopped)) == sorted(os.listdir(straight))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_saves_and_stops_all(number, small_models, tmp_path):
+    rule = BSP()
+    rule.start(settings(tmp_path / "run", modelclass="Slow", max_iterations=100))
+    while not (tmp_path / "run" / "log.jsonl").exists():
+        time.sleep(0.05)
+    signal.raise_signal(number)
+    with pytest.raises(RunFailed) as caught:
+        rule.wait()
+    saved = checkpoint.load(tmp_path / "run" / "checkpoint.h5")[1]["iteration"]
+    assert caught.value.status == 75 and 0 < saved < 100
+    assert re.fullmatch(
+        rf"BSP: 2 rank\(s\) stopped in good order by {signal.Signals(number).name} after \d+ s; "
+        rf"iteration {saved} is saved in {tmp_path}/run: --resume goes on from there",
+        str(caught.value),
+    )
+
+
+def test_a_signal_before_training_ends_all_at_once(tmp_path):
+    done = train(2, tmp_path / "run", modelclass="TermInBuild")
+    assert done.returncode == 75, done.stderr
+    lines = re.findall(r"^theanompi: (.*)$", done.stderr, re.MULTILINE)
+    assert lines == ["rank 1 stopped by SIGTERM before training began", "nothing is saved"], done.stderr
+
+
+@pytest.mark.parametrize("modelclass", ["ExitsInBuild", "Exits", "ExitsInValidation"])
+def test_a_model_that_exits_on_one_rank_ends_all(modelclass, tmp_path):
+    done = train(2, tmp_path / "run", modelclass=modelclass, batch_size=100, max_iterations=10, timeout=60)
+    assert done.returncode == 1
+    said = re.findall(r"^theanompi: (.*)$", done.stderr, re.MULTILINE)
+    assert len(said) == 2 and said[1] == "nothing is saved", done.stderr
+    assert re.fullmatch(
+        r"rank 1 left by sys\.exit\(3\) in \S+/small_models\.py, line \d+, before the end of the run", said[0]
+    )
 
 
 @pytest.mark.parametrize("last", [3, 6])

@@ -31,6 +31,7 @@ def run(config, devices, plan=False):
         "size": comm.size, "total": comm.allreduce(rank), "pid": os.getpid(),
         "devices": devices, "plan": plan, "seed": config.seed,
         "threads": os.environ["OMP_NUM_THREADS"], "cores": len(os.sched_getaffinity(0)),
+        "outer": os.environ.get("PMIX_OUTER"),
     }
     Path(f"rank{rank}.json").write_text(json.dumps(facts))
     comm.Barrier()
@@ -298,8 +299,9 @@ def test_a_rank_of_several_is_a_worker_whatever_the_devices():
 def test_a_job_in_a_world_of_one_has_a_world_of_its_own(folder, monkeypatch, environ):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PMIX_OUTER", "what its launcher says of the outer job")
     assert Job(RunConfig(devices=["cpu"] * 2), module="small_worker").wait() == 0
-    assert [item["total"] for item in facts(folder)] == [1, 1]
+    assert [(item["total"], item["outer"]) for item in facts(folder)] == [(1, None)] * 2
 
 
 @pytest.fixture
