@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from tests.mpi import ROOT, mpirun, run_mpi
 from tests.test_training_mpi import processes_of, train, trained
 from theanompi import BSP, checkpoint
 from theanompi.config import RunConfig
 from theanompi.ends import Account
+from theanompi.progress import Doing, Progress
 from theanompi.recorder import read_log
 from theanompi.rules import RunFailed
 from theanompi.stop import StopSignals
+from theanompi.watchdog import Watchdog
 
 BANNER = b"""
 ===================================================================================
@@ -278,6 +281,22 @@ with Watchdog(comm, progress, stall_seconds=1, abort=sys.argv[1] == "abort"):
     with progress.waiting("waiting for the other ranks"):
         comm.Barrier()
 """
+
+
+def test_a_stopped_loader_process_is_named_by_the_rank_that_waits_for_it():
+    progress = Progress()
+    progress.doing = Doing("waiting for a batch", time.monotonic() - 100)
+    loader = subprocess.Popen(["sleep", "100"])
+    try:
+        os.kill(loader.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, loader.pid, os.WSTOPPED)
+        with Watchdog(MPI.COMM_SELF, progress, stall_seconds=200, abort=False) as watchdog:
+            assert watchdog.word().what == "waiting for a batch"
+        with Watchdog(MPI.COMM_SELF, progress, stall_seconds=60, abort=False) as watchdog:
+            assert watchdog.word().what == f"waiting for a batch; its process {loader.pid} is stopped"
+    finally:
+        loader.kill()
+        loader.wait()
 
 
 @pytest.mark.parametrize("n", [2, 4])

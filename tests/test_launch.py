@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -244,6 +245,27 @@ def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
     # One that has a process may take its time, and one whose processes are on another machine.
     assert job_of("cpu", "sleep 3; exit 4").wait() == 4
     assert job_of("node7:cpu", "exec sleep 3").wait() == 0
+
+
+@pytest.mark.parametrize("abort", [False, True])
+def test_a_stopped_mpirun_is_named_and_ended_when_asked_to(folder, capfd, abort):
+    config = RunConfig(devices="cpu", out="sleep" if abort else "run", stall_seconds=0.5, stall_abort=abort)
+    job = Job(config, module="small_worker")
+    while not (folder / "rank0.json").exists():
+        time.sleep(0.05)
+    pid = job._mpirun.pid
+    os.kill(pid, signal.SIGSTOP)
+    if not abort:
+        threading.Timer(2, os.kill, (pid, signal.SIGCONT)).start()
+    assert job.wait() == (128 + signal.SIGKILL if abort else 0)
+    ends = "; the run ends, as --stall-abort has it" if abort else ""
+    said = (
+        rf"theanompi: (\S+ \(pid {pid}\)) has been stopped for 0\.5 s: nothing is heard of its ranks{ends}\n"
+    )
+    match = re.search(said, capfd.readouterr().err)
+    assert match is not None
+    assert job.account.deaths[:1] == ([f"{match[1]} was stopped"] if abort else [])
+    assert_gone([item["pid"] for item in facts(folder)])
 
 
 def test_signal_handlers_are_put_back(folder):
