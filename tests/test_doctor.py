@@ -355,6 +355,15 @@ def test_too_little_shared_memory_to_start_mpi_is_named_once(monkeypatch):
     assert not {"mpirun", "machine", "model"} & {item.topic for item in found}
 
 
+def test_how_much_shared_memory_there_is_is_told_before_mpi_crashes_for_want_of_it(monkeypatch):
+    told = {}
+    monkeypatch.setattr(facts, "say", told.update)
+    monkeypatch.setattr(facts, "_package", lambda name: sys.exit("crash"))
+    with pytest.raises(SystemExit, match="crash"):
+        facts.machine()
+    assert told["shm"].keys() == {"size", "free", "left"}
+
+
 def test_too_little_shared_memory_for_several_ranks_is_named(other):
     other('[ "$1" = --version ] && exec echo HYDRA; kill -BUS $$')
     (found,) = diagnose("_mpi", **SMALL)
