@@ -168,3 +168,13 @@ class SpoiltUpdate(Plain):
         if self.state.iteration.get_value() == 3:
             self.state.weights.flat[0] = float("nan")
         return eta
+
+
+class SpoiltVelocity(Plain):
+    """Whose third update makes a velocity that is not a number, on the last rank."""
+
+    def update(self) -> Any:
+        eta = super().update()
+        if self.state.iteration.get_value() == 3 and self.rank == self.size - 1:
+            self.state.velocity.flat[0] = float("nan")
+        return eta

@@ -67,6 +67,7 @@ def test_half_a_line_is_shown_at_once():
 GUARDED = """
 import os, signal, sys, threading, time
 from mpi4py import MPI
+from theanompi.config import ConfigError
 from theanompi.progress import Progress
 from theanompi.ranks import guarded
 from theanompi.stop import StopSignals
@@ -79,7 +80,7 @@ with StopSignals(heed=True) as stop, guarded(comm, Progress(), lambda saved: "la
 """
 
 
-WHERE = "in <string>, line 11, before the end of the run"
+WHERE = "in <string>, line 12, before the end of the run"
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -89,9 +90,9 @@ WHERE = "in <string>, line 11, before the end of the run"
         (
             "if last: sys.exit(3)",
             1,
-            r"rank {last} left by sys.exit\(3\) in <string>, line 11, before the end of the run",
+            r"rank {last} left by sys.exit\(3\) in <string>, line 12, before the end of the run",
         ),
-        ("sys.exit(0)", 1, r"rank 0 left by sys.exit\(0\) in <string>, line 11, before the end of the run"),
+        ("sys.exit(0)", 1, r"rank 0 left by sys.exit\(0\) in <string>, line 12, before the end of the run"),
         (
             "if last: raise ArithmeticError('mine')",
             1,
@@ -116,6 +117,28 @@ def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, me
     said = re.findall("^theanompi: .*", done.stderr, re.MULTILINE)
     assert len(said) == 2 and said[1] == "theanompi: last words", done.stderr
     assert re.search("theanompi: " + message.format(last=n - 1), done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        GUARDED.format(what="if last: raise ConfigError('much ' * 1000)"),
+        """
+from mpi4py import MPI
+from theanompi.config import ConfigError
+from theanompi.ranks import together
+def much():
+    if MPI.COMM_WORLD.rank:
+        raise ConfigError("much " * 1000)
+together(MPI.COMM_WORLD, much)
+""",
+    ],
+    ids=["one rank", "agreed"],
+)
+def test_what_a_rank_refuses_is_one_line_of_at_most_300_characters(program):
+    done = run_mpi(2, ["-c", program], timeout=30)
+    line = next(line for line in done.stderr.splitlines() if line.startswith("theanompi: "))
+    assert re.match(r"theanompi: rank 1( on \S+)?: much much ", line) and len(line) <= 300 and " … " in line
 
 
 def test_shared_memory_has_no_name_when_training_begins_nor_has_that_of_a_job_that_was_killed(tmp_path):
@@ -236,12 +259,16 @@ def test_a_model_that_exits_on_one_rank_ends_all(modelclass, tmp_path):
     )
 
 
-@pytest.mark.parametrize("last", [3, 6])
-def test_weights_that_are_not_finite_are_never_saved(last, tmp_path):
-    """The third update spoils a weight; its own loss is finite, and with 3 updates in all there is no other."""
+@pytest.mark.parametrize(
+    ("last", "modelclass", "sync_type"),
+    [(3, "SpoiltUpdate", "cdd"), (6, "SpoiltUpdate", "cdd"), (6, "SpoiltVelocity", "avg")],
+)
+def test_what_is_not_finite_is_never_saved(last, modelclass, sync_type, tmp_path):
+    """The third update spoils a number; its own loss is finite, and with 3 updates in all there is no other."""
     done = train(
-        2, tmp_path, modelclass="SpoiltUpdate", checkpoint_interval=1, max_iterations=last, overwrite=True
-    )
+        2, tmp_path, modelclass=modelclass, sync_type=sync_type, checkpoint_interval=1, max_iterations=last,
+        overwrite=True,
+    )  # fmt: skip
     assert done.returncode == 1
     text = "the update has made weights or velocities that are not finite"
     assert done.stderr.count(f"theanompi: iteration 3: {text}\n") == 1, done.stderr

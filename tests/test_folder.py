@@ -132,6 +132,18 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
     assert (tmp_path / "checkpoint.h5").read_text() == "mine"
 
 
+def test_a_folder_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.h5").write_text("mine")
+    program = (
+        "import sys; from theanompi.config import RunConfig; from theanompi.worker import run\n"
+        "try:\n    run(RunConfig(out=sys.argv[1]), ('cpu',))\n"
+        "except SystemExit:\n    print('torch' in sys.modules)"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.stdout == "False\n" and "got one with a run in it" in done.stderr
+
+
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait()

@@ -66,7 +66,9 @@ def test_a_rank_refuses_them_when_it_makes_its_model(monkeypatch: pytest.MonkeyP
         make_model(config, MPI.COMM_SELF)
 
 
-def test_images_that_do_not_fill_a_minibatch_are_the_users_mistake_in_a_constructor_of_the_users_own_too() -> None:
+def test_images_that_do_not_fill_a_minibatch_are_the_users_mistake_in_a_constructor_of_the_users_own_too() -> (
+    None
+):
     own = type("Net", (Plain,), {"__init__": constructor("depth", 3)})
     with pytest.raises(ConfigError, match="^accumulation: expected at most 89 on 1 rank, as the 1437"):
         own({"accumulation": 100, "verbose": False})
