@@ -143,6 +143,15 @@ class TermInBuild(Plain):
         return super().build_model(input_shape, num_classes)
 
 
+class TermInValidation(Plain):
+    """The last rank of which gets a SIGTERM in the first validation."""
+
+    def val_iter(self, count: int, recorder: object) -> None:
+        if self.rank == self.size - 1 and self.epoch == count == 0:
+            signal.raise_signal(signal.SIGTERM)
+        super().val_iter(count, recorder)
+
+
 class Mistaken(Plain):
     """Whose `build_model` has a mistake."""
 

@@ -457,7 +457,10 @@ def test_a_signal_stops_all_and_reports_what_there_is(folder, number):
     process = subprocess.Popen(
         command("--out", "e", "--jobs", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    await_file(process, Path("e/mine/2-workers/seed-1/config.json"))
+    config = Path("e/mine/2-workers/seed-1/config.json")
+    await_file(process, config)
+    # What is stopped begins its epoch again: its log is that of a run that never was.
+    assert json.loads(config.read_text())["save_on_signal"] is False
     jobs = descendants(process.pid)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from tests.mpi import ROOT, mpirun, run_mpi
 from tests.test_training_mpi import processes_of, train, trained
-from theanompi import BSP, checkpoint
+from theanompi import BSP, checkpoint, launch
 from theanompi.config import RunConfig
 from theanompi.ends import Account
 from theanompi.progress import Doing, Progress
@@ -117,6 +117,24 @@ def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, me
     said = re.findall("^theanompi: .*", done.stderr, re.MULTILINE)
     assert len(said) == 2 and said[1] == "theanompi: last words", done.stderr
     assert re.search("theanompi: " + message.format(last=n - 1), done.stderr), done.stderr
+
+
+def test_a_rank_whose_main_thread_ends_while_another_trains_takes_all_along():
+    program = """
+import threading, time
+from mpi4py import MPI
+from theanompi.progress import Progress
+from theanompi.ranks import guarded
+begun = threading.Event()
+def train():
+    with guarded(MPI.COMM_WORLD, Progress()):
+        begun.set()
+        time.sleep(60)
+threading.Thread(target=train, daemon=MPI.COMM_WORLD.rank == 1).start()
+begun.wait()
+"""
+    done = run_mpi(2, ["-c", program], timeout=30)
+    assert done.returncode == 1 and "theanompi: rank 1 left, before the end of the run\n" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -224,10 +242,12 @@ def test_a_signal_to_one_rank_saves_and_stops_all_and_the_run_goes_on_bit_for_bi
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_the_launcher_saves_and_stops_all(number, small_models, tmp_path):
+def test_a_signal_to_the_launcher_saves_and_stops_all(number, small_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE", 0.1)  # within which no rank can save
     rule = BSP()
-    rule.start(settings(tmp_path / "run", modelclass="Slow", max_iterations=100))
-    while not (tmp_path / "run" / "log.jsonl").exists():
+    rule.start(settings(tmp_path / "run", modelclass="Slow", max_iterations=100, log_interval=1))
+    log = tmp_path / "run" / "log.jsonl"
+    while not log.exists() or not log.stat().st_size:
         time.sleep(0.05)
     signal.raise_signal(number)
     with pytest.raises(RunFailed) as caught:
@@ -239,6 +259,15 @@ def test_a_signal_to_the_launcher_saves_and_stops_all(number, small_models, tmp_
         rf"iteration {saved} is saved in {tmp_path}/run: --resume goes on from there",
         str(caught.value),
     )
+
+
+def test_a_signal_in_a_validation_stops_all_when_it_is_done(tmp_path):
+    done = train(
+        2, tmp_path, modelclass="TermInValidation", batch_size=100, max_iterations=20, overwrite=True
+    )
+    assert done.returncode == 75, done.stderr
+    assert f"stopped in good order by SIGTERM to rank 1; iteration 7 is saved in {tmp_path}" in done.stderr
+    assert [line["kind"] for line in read_log(tmp_path / "log.jsonl")] == ["train", "val"]
 
 
 def test_a_signal_before_training_ends_all_at_once(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from tests.mpi import ROOT
 from theanompi import folder as module
 from theanompi.config import ConfigError
+from theanompi.files import CannotWrite
 from theanompi.folder import RunFolder, write_config
 
 
@@ -89,6 +90,12 @@ def test_the_config_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_config(tmp_path, {"seed": float("nan")})
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0, "devices": ["cpu"], "out": None}
     assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_config_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json.tmp").mkdir()
+    with pytest.raises(CannotWrite, match=r"config\.json: cannot be written: Is a directory$"):
+        write_config(tmp_path, {"seed": 0})
 
 
 def test_the_old_run_is_there_until_the_new_one_can_start(tmp_path: Path) -> None:
