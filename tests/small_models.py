@@ -1,8 +1,8 @@
 """Small networks for the tests of training: the whole machine in a fraction of a second an iteration."""
 
 import os
+import signal
 import sys
-import threading
 import time
 from functools import partial
 from typing import Any
@@ -131,25 +131,16 @@ class Broken(Plain):
 
 
 class Leaves(Plain):
-    """Which leaves early in the middle of training: by the last rank alone, or by all."""
-
-    everybody = False
+    """The last rank of which leaves early, in the middle of training."""
 
     @staticmethod
     def leave() -> None:
         os._exit(0)
 
     def train_iter(self, count: int, recorder: object) -> None:
-        if count == 2 and (self.everybody or self.rank == self.size - 1):
+        if count == 2 and self.rank == self.size - 1:
             self.leave()
         super().train_iter(count, recorder)
-
-
-class ExitsOnAll(Leaves):
-    """By ``sys.exit(0)``, on all ranks."""
-
-    everybody = True
-    leave = staticmethod(partial(sys.exit, 0))
 
 
 class Exits(Leaves):
@@ -176,22 +167,30 @@ class ExitsInValidation(Plain):
         super().val_iter(count, recorder)
 
 
+class TermInBuild(Plain):
+    """The last rank of which gets a SIGTERM in `build_model`."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        if self.rank == self.size - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return super().build_model(input_shape, num_classes)
+
+
+class TermInValidation(Plain):
+    """The last rank of which gets a SIGTERM in the first validation."""
+
+    def val_iter(self, count: int, recorder: object) -> None:
+        if self.rank == self.size - 1 and self.epoch == count == 0:
+            signal.raise_signal(signal.SIGTERM)
+        super().val_iter(count, recorder)
+
+
 class Mistaken(Plain):
     """Whose `build_model` has a mistake."""
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         n, channels = input_shape  # type: ignore[misc]
         return super().build_model(input_shape, num_classes)
-
-
-class FailsInThread(Plain):
-    """A thread of which raises, on the last rank."""
-
-    def train_iter(self, count: int, recorder: object) -> None:
-        super().train_iter(count, recorder)
-        if self.rank == self.size - 1 and count == 1:
-            threading.Thread(target=lambda: 1 / 0).start()
-            time.sleep(100)
 
 
 class Blocks(Plain):
@@ -210,4 +209,14 @@ class SpoiltUpdate(Plain):
         eta = super().update()
         if self.state.iteration.get_value() == 3:
             self.state.weights.flat[0] = float("nan")
+        return eta
+
+
+class SpoiltVelocity(Plain):
+    """Whose third update makes a velocity that is not a number, on the last rank."""
+
+    def update(self) -> Any:
+        eta = super().update()
+        if self.state.iteration.get_value() == 3 and self.rank == self.size - 1:
+            self.state.velocity.flat[0] = float("nan")
         return eta

@@ -92,13 +92,47 @@ def test_the_ranks_of_a_machine_share_the_quota() -> None:
     program = (
         "import os; from mpi4py import MPI; from theanompi.system import cgroup\n"
         "os.sched_getaffinity = lambda pid: set(range(8))\n"
-        "cgroup.limits = lambda root: {'cores': 4.5}\n"
+        "cgroup.limits = lambda root: {'cores': 6.5}\n"
+        "del os.environ['OMP_NUM_THREADS']\n"
+        "import torch\n"
+        "from theanompi.record import progress\n"
+        "from theanompi.training import rank, stop\n"
         "from theanompi.config import RunConfig\n"
-        "from theanompi.training.rank import choose_device\n"
-        "print(choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))[1])"
+        "def make_model(config, comm):\n"
+        "    print(torch.get_num_threads(), config.loader_processes)\n"
+        "    raise SystemExit\n"
+        "rank.make_model = make_model\n"
+        "rank.train(RunConfig(), ('cpu',), plan=False, folder=None, comm=MPI.COMM_WORLD,\n"
+        "           progress=progress.Progress(), stop=stop.StopSignals(heed=False))"
     )
     done = run_mpi(2, ["-c", program])
-    assert done.stdout.split() == ["2"] * 2, done.stderr
+    assert done.stdout.splitlines() == ["3 2"] * 2, done.stderr
+
+
+def test_tmpack_the_doctor_and_all_that_start_ranks_count_the_cores_of_a_quota(tmp_path: Path) -> None:
+    program = (
+        "import contextlib, os, sys; from theanompi.system import cgroup\n"
+        "os.sched_getaffinity = lambda pid: set(range(8))\n"
+        "cgroup.limits = lambda *root: {'cores': 1.5}\n"
+        "from theanompi.doctor import examination, questions\n"
+        "from theanompi.experiments import runner\n"
+        "from theanompi.launch import job\n"
+        "print(job.cores(), runner.cores(), examination.cores())\n"
+        "questions.say = lambda **told: 'cores' in told and sys.exit(print(told['cores']))\n"
+        "with contextlib.suppress(SystemExit):\n    questions.machine()\n"
+        "from theanompi.data.pack import packing\n"
+        "from theanompi.data.sources.synthetic import Synthetic\n"
+        "packing._pack_blocks = lambda *arguments: sys.exit(print(arguments[4]))\n"
+        "packing.pack(Synthetic(classes=2, train=6, val=2, size=4), sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "small.h5")],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["1"] * 5, done.stderr
 
 
 @pytest.fixture

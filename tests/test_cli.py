@@ -14,6 +14,7 @@ from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import BSP, cli
 from theanompi.config import EXCHANGES, RunConfig
 from theanompi.launch.ends import Account
+from theanompi.rules import RunFailed
 
 
 @pytest.fixture
@@ -222,6 +223,18 @@ def test_the_exit_status_is_the_runs(folder):
     line = rf"^tmlauncher: BSP: 2 rank\(s\) failed with exit status {done.returncode} after \d+ s; "
     assert re.search(line, done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
+
+
+def test_the_last_line_of_a_run_that_failed_is_of_at_most_300_characters(
+    folder, started, monkeypatch, capsys
+):
+    def wait(self):
+        raise RunFailed("BSP: " + "out " * 1000, 3)
+
+    monkeypatch.setattr(BSP, "wait", wait)
+    assert cli.main(["-cfg", "bsp.cfg"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tmlauncher: BSP: out out ") and len(line) <= 300
 
 
 def test_ctrl_c_ends_all_ranks(folder):

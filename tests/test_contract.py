@@ -166,6 +166,14 @@ def test_a_rank_without_a_batch_keeps_its_running_statistics() -> None:
     assert model.totals(5)[0].images == 0
 
 
+def test_parameters_that_are_not_finite_are_seen() -> None:
+    config = RunConfig(modelfile="test_contract", modelclass="Regression", sync_type="avg")
+    model = ContractModel(Regression({"rank": 0}), config, 1)
+    assert model.finite()
+    model.model.w.set_value(np.array([[1, 2], [3, np.nan]]))
+    assert not model.finite()
+
+
 def test_what_is_missing_is_named() -> None:
     config = RunConfig(sync_type="avg")
     with pytest.raises(

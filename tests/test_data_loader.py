@@ -28,6 +28,7 @@ from theanompi.data.pictures.regions import regions
 from theanompi.data.reading.random import sample_keys
 from theanompi.data.store.schema import SPLITS, Split, Store
 from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.training.stop import ASKING
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -761,10 +762,11 @@ def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "the copy\n")
 
 
-def test_an_interrupt_leaves_the_processes_to_the_training_process(digits: Dataset) -> None:
+def test_signals_that_ask_a_run_to_stop_leave_the_processes_to_the_training_process(digits: Dataset) -> None:
     with Loader(digits, 16, 32, processes=2) as loader:
         for pid in loader.pids:
-            os.kill(pid, signal.SIGINT)
+            for number in ASKING:
+                os.kill(pid, number)
         assert len(list(loader.validation(1, 0))) == 23
 
 

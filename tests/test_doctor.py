@@ -251,13 +251,22 @@ def test_a_data_set_of_the_hosts_that_is_not_here(tmp_path):
     )
 
 
-def test_too_few_images_are_said_once(tmp_path):
-    config = RunConfig(batch_size=5000, out=str(tmp_path))
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "message"),
+    [
+        (5000, "cpu", "sampler: expected at least batch_size = 5000"),
+        (
+            1000,
+            "cpu,cpu",
+            "devices: expected at most 1, as the 1437 training images make 1 batches of 1000, got 2",
+        ),
+    ],
+)
+def test_too_few_images_are_said_once(tmp_path, batch_size, devices, message):
+    config = RunConfig(batch_size=batch_size, devices=devices, out=str(tmp_path))
     problems = [text for text in diagnose("_run", config) if text.startswith("problem")]
     (found,) = problems
-    assert found.startswith(
-        "problem reading digits: reading batches failed (sampler: expected at least batch_size = 5000"
-    )
+    assert found.startswith(f"problem reading digits: reading batches failed ({message}")
 
 
 def test_a_model_that_cannot_be_built(tmp_path, monkeypatch):
@@ -312,6 +321,16 @@ def test_a_host_that_is_not_there():
     assert "remedy: 'ssh nosuchhost.invalid true' must work" in text
 
 
+def test_who_would_start_the_ranks_is_said(monkeypatch):
+    for part in ("_machine", "_mpi", "_hosts", "_run"):
+        monkeypatch.setattr(Doctor, part, lambda self: iter(()))
+    assert diagnose("examine", RunConfig(devices="cpu,cpu")) == []
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "1")
+    (found,) = diagnose("examine", RunConfig(devices="cpu,cpu"))
+    assert found == "ok launcher this is the only process of a job: an mpirun starts 2 ranks"
+
+
 def test_what_is_in_memory(tmp_path):
     path = tmp_path / "data"
     path.write_bytes(bytes(1 << 20))
@@ -342,6 +361,15 @@ def test_too_little_shared_memory_to_start_mpi_is_named_once(monkeypatch):
     )
     assert "--shm-size=2g" in shm.remedy
     assert not {"mpirun", "machine", "model"} & {item.topic for item in found}
+
+
+def test_how_much_shared_memory_there_is_is_told_before_mpi_crashes_for_want_of_it(monkeypatch):
+    told = {}
+    monkeypatch.setattr(questions, "say", told.update)
+    monkeypatch.setattr(questions, "_package", lambda name: sys.exit("crash"))
+    with pytest.raises(SystemExit, match="crash"):
+        questions.machine()
+    assert told["shm"].keys() == {"size", "free", "left"}
 
 
 def test_too_little_shared_memory_for_several_ranks_is_named(other):

@@ -128,6 +128,19 @@ def test_a_training_script_prints_the_plan() -> None:
     assert rb"\u2013" in printed(["examples/train_resnet50.py", "--plan"], ASCII)
 
 
+def test_a_training_script_may_print_anything_itself() -> None:
+    program = "from theanompi.cli import from_flags; from_flags('Train.', argv=[]); print(chr(0x3b7))"
+    assert printed(["-c", program], ASCII) == b"\\u03b7\n"
+
+
+def test_curves_are_drawn_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    out = tmp_path / "η"
+    out.mkdir()
+    line = '{"kind": "val", "epoch": 0, "iteration": 1, "images": 8, "loss": 1.0, "error": 0.5}\n'
+    (out / "log.jsonl").write_text(line, encoding="utf-8")
+    assert printed(["-m", "theanompi.record.plots", str(out)], LATIN).endswith(b"\\u03b7/curves.png\n")
+
+
 def test_the_report_is_printed(tmp_path: Path) -> None:
     write_experiment(tmp_path, {("small", 1): [Trial([0.5]), Trial([0.4])]})
     assert rb"\xb1" in printed(["-c", TMLAUNCHER, "report", str(tmp_path)], ASCII)

@@ -11,16 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from tests.mpi import ROOT, mpirun, run_mpi
 from tests.test_training_mpi import processes_of, train, trained
 from theanompi import BSP
 from theanompi.config import RunConfig
+from theanompi.launch import job as launch_job
 from theanompi.launch.ends import Account
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
+from theanompi.record.progress import Doing, Progress
 from theanompi.rules import RunFailed
 from theanompi.training.stop import StopSignals
+from theanompi.training.watchdog import Watchdog
 
 BANNER = b"""
 ===================================================================================
@@ -65,6 +69,7 @@ def test_half_a_line_is_shown_at_once():
 GUARDED = """
 import os, signal, sys, threading, time
 from mpi4py import MPI
+from theanompi.config import ConfigError
 from theanompi.record.progress import Progress
 from theanompi.training.ranks import guarded
 from theanompi.training.stop import StopSignals
@@ -77,7 +82,7 @@ with StopSignals(heed=True) as stop, guarded(comm, Progress(), lambda saved: "la
 """
 
 
-WHERE = "in <string>, line 11, before the end of the run"
+WHERE = "in <string>, line 12, before the end of the run"
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -87,9 +92,9 @@ WHERE = "in <string>, line 11, before the end of the run"
         (
             "if last: sys.exit(3)",
             1,
-            r"rank {last} left by sys.exit\(3\) in <string>, line 11, before the end of the run",
+            r"rank {last} left by sys.exit\(3\) in <string>, line 12, before the end of the run",
         ),
-        ("sys.exit(0)", 1, r"rank 0 left by sys.exit\(0\) in <string>, line 11, before the end of the run"),
+        ("sys.exit(0)", 1, r"rank 0 left by sys.exit\(0\) in <string>, line 12, before the end of the run"),
         (
             "if last: raise ArithmeticError('mine')",
             1,
@@ -116,19 +121,64 @@ def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, me
     assert re.search("theanompi: " + message.format(last=n - 1), done.stderr), done.stderr
 
 
-def test_shared_memory_has_no_name_once_all_ranks_have_it():
+def test_a_rank_whose_main_thread_ends_while_another_trains_takes_all_along():
     program = """
+import threading, time
 from mpi4py import MPI
-from pathlib import Path
-from theanompi.training.ranks import forget_shared_memory
-import re
-comm = MPI.COMM_WORLD
-forget_shared_memory(comm)
-comm.Barrier()
-mapped = {word for word in Path("/proc/self/maps").read_text().split() if "/mpich_shm_" in word}
-print("left", [name for name in mapped if Path(name).exists()], comm.allreduce(1))
+from theanompi.record.progress import Progress
+from theanompi.training.ranks import guarded
+begun = threading.Event()
+def train():
+    with guarded(MPI.COMM_WORLD, Progress()):
+        begun.set()
+        time.sleep(60)
+threading.Thread(target=train, daemon=MPI.COMM_WORLD.rank == 1).start()
+begun.wait()
 """
-    done = run_mpi(2, ["-c", program])
+    done = run_mpi(2, ["-c", program], timeout=30)
+    assert done.returncode == 1 and "theanompi: rank 1 left, before the end of the run\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        GUARDED.format(what="if last: raise ConfigError('much ' * 1000)"),
+        """
+from mpi4py import MPI
+from theanompi.config import ConfigError
+from theanompi.training.ranks import together
+def much():
+    if MPI.COMM_WORLD.rank:
+        raise ConfigError("much " * 1000)
+together(MPI.COMM_WORLD, much)
+""",
+    ],
+    ids=["one rank", "agreed"],
+)
+def test_what_a_rank_refuses_is_one_line_of_at_most_300_characters(program):
+    done = run_mpi(2, ["-c", program], timeout=30)
+    line = next(line for line in done.stderr.splitlines() if line.startswith("theanompi: "))
+    assert re.match(r"theanompi: rank 1( on \S+)?: much much ", line) and len(line) <= 300 and " … " in line
+
+
+def test_shared_memory_has_no_name_when_training_begins_nor_has_that_of_a_job_that_was_killed(tmp_path):
+    program = """
+import os, sys
+from pathlib import Path
+from theanompi import worker
+from theanompi.training import rank
+from theanompi.config import RunConfig
+def train(*args, comm, **rest):
+    comm.Barrier()
+    mapped = {word for word in Path("/proc/self/maps").read_text().split() if "/mpich_shm_" in word}
+    print("left", [name for name in (*mapped, sys.argv[2]) if Path(name).exists()], comm.allreduce(1))
+rank.train = train
+worker.run(RunConfig(out=sys.argv[1]), ("cpu",))
+"""
+    killed = Path(f"/dev/shm/mpich_shm_of_a_test_{os.getpid()}")
+    killed.touch()
+    os.utime(killed, (0, 0))
+    done = run_mpi(2, ["-c", program, str(tmp_path / "run"), str(killed)])
     assert done.returncode == 0 and done.stdout == "left [] 2\n" * 2, done.stdout + done.stderr
 
 
@@ -194,12 +244,63 @@ def test_a_signal_to_one_rank_saves_and_stops_all_and_the_run_goes_on_bit_for_bi
     assert sorted(os.listdir(stopped)) == sorted(os.listdir(straight))
 
 
-@pytest.mark.parametrize("last", [3, 6])
-def test_weights_that_are_not_finite_are_never_saved(last, tmp_path):
-    """The third update spoils a weight; its own loss is finite, and with 3 updates in all there is no other."""
-    done = train(
-        2, tmp_path, modelclass="SpoiltUpdate", checkpoint_interval=1, max_iterations=last, overwrite=True
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_saves_and_stops_all(number, small_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch_job, "GRACE", 0.1)  # within which no rank can save
+    rule = BSP()
+    rule.start(settings(tmp_path / "run", modelclass="Slow", max_iterations=100, log_interval=1))
+    log = tmp_path / "run" / "log.jsonl"
+    while not log.exists() or not log.stat().st_size:
+        time.sleep(0.05)
+    signal.raise_signal(number)
+    with pytest.raises(RunFailed) as caught:
+        rule.wait()
+    saved = checkpoint.load(tmp_path / "run" / "checkpoint.h5")[1]["iteration"]
+    assert caught.value.status == 75 and 0 < saved < 100
+    assert re.fullmatch(
+        rf"BSP: 2 rank\(s\) stopped in good order by {signal.Signals(number).name} after \d+ s; "
+        rf"iteration {saved} is saved in {tmp_path}/run: --resume goes on from there",
+        str(caught.value),
     )
+
+
+def test_a_signal_in_a_validation_stops_all_when_it_is_done(tmp_path):
+    done = train(
+        2, tmp_path, modelclass="TermInValidation", batch_size=100, max_iterations=20, overwrite=True
+    )
+    assert done.returncode == 75, done.stderr
+    assert f"stopped in good order by SIGTERM to rank 1; iteration 7 is saved in {tmp_path}" in done.stderr
+    assert [line["kind"] for line in read_log(tmp_path / "log.jsonl")] == ["train", "val"]
+
+
+def test_a_signal_before_training_ends_all_at_once(tmp_path):
+    done = train(2, tmp_path / "run", modelclass="TermInBuild")
+    assert done.returncode == 75, done.stderr
+    lines = re.findall(r"^theanompi: (.*)$", done.stderr, re.MULTILINE)
+    assert lines == ["rank 1 stopped by SIGTERM before training began", "nothing is saved"], done.stderr
+
+
+@pytest.mark.parametrize("modelclass", ["ExitsInBuild", "Exits", "ExitsInValidation"])
+def test_a_model_that_exits_on_one_rank_ends_all(modelclass, tmp_path):
+    done = train(2, tmp_path / "run", modelclass=modelclass, batch_size=100, max_iterations=10, timeout=60)
+    assert done.returncode == 1
+    said = re.findall(r"^theanompi: (.*)$", done.stderr, re.MULTILINE)
+    assert len(said) == 2 and said[1] == "nothing is saved", done.stderr
+    assert re.fullmatch(
+        r"rank 1 left by sys\.exit\(3\) in \S+/small_models\.py, line \d+, before the end of the run", said[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("last", "modelclass", "sync_type"),
+    [(3, "SpoiltUpdate", "cdd"), (6, "SpoiltUpdate", "cdd"), (6, "SpoiltVelocity", "avg")],
+)
+def test_what_is_not_finite_is_never_saved(last, modelclass, sync_type, tmp_path):
+    """The third update spoils a number; its own loss is finite, and with 3 updates in all there is no other."""
+    done = train(
+        2, tmp_path, modelclass=modelclass, sync_type=sync_type, checkpoint_interval=1, max_iterations=last,
+        overwrite=True,
+    )  # fmt: skip
     assert done.returncode == 1
     text = "the update has made weights or velocities that are not finite"
     assert done.stderr.count(f"theanompi: iteration 3: {text}\n") == 1, done.stderr
@@ -239,6 +340,22 @@ with Watchdog(comm, progress, stall_seconds=1, abort=sys.argv[1] == "abort"):
     with progress.waiting("waiting for the other ranks"):
         comm.Barrier()
 """
+
+
+def test_a_stopped_loader_process_is_named_by_the_rank_that_waits_for_it():
+    progress = Progress()
+    progress.doing = Doing("waiting for a batch", time.monotonic() - 100)
+    loader = subprocess.Popen(["sleep", "100"])
+    try:
+        os.kill(loader.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, loader.pid, os.WSTOPPED)
+        with Watchdog(MPI.COMM_SELF, progress, stall_seconds=200, abort=False) as watchdog:
+            assert watchdog.word().what == "waiting for a batch"
+        with Watchdog(MPI.COMM_SELF, progress, stall_seconds=60, abort=False) as watchdog:
+            assert watchdog.word().what == f"waiting for a batch; its process {loader.pid} is stopped"
+    finally:
+        loader.kill()
+        loader.wait()
 
 
 @pytest.mark.parametrize("n", [2, 4])

@@ -10,6 +10,7 @@ import pytest
 
 from tests.mpi import ROOT
 from theanompi.config import ConfigError
+from theanompi.config.files import CannotWrite
 from theanompi.record import folder as module
 from theanompi.record.folder import RunFolder, write_config
 
@@ -91,6 +92,12 @@ def test_the_config_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["config.json"]
 
 
+def test_a_config_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json.tmp").mkdir()
+    with pytest.raises(CannotWrite, match=r"config\.json: cannot be written: Is a directory$"):
+        write_config(tmp_path, {"seed": 0})
+
+
 def test_the_old_run_is_there_until_the_new_one_can_start(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.h5").write_text("mine")
     with RunFolder(tmp_path, resume=False, overwrite=True) as folder:
@@ -130,6 +137,18 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
     line = f"in which no run is at work, got one in which process {holder.pid} on {host}, since 20"
     assert line in str(caught.value) and len(str(caught.value)) < 300
     assert (tmp_path / "checkpoint.h5").read_text() == "mine"
+
+
+def test_a_folder_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.h5").write_text("mine")
+    program = (
+        "import sys; from theanompi.config import RunConfig; from theanompi.worker import run\n"
+        "try:\n    run(RunConfig(out=sys.argv[1]), ('cpu',))\n"
+        "except SystemExit:\n    print('torch' in sys.modules)"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.stdout == "False\n" and "got one with a run in it" in done.stderr
 
 
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path, holder: subprocess.Popen[str]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def run(config, devices, plan=False):
         "size": comm.size, "total": comm.allreduce(rank), "pid": os.getpid(),
         "devices": devices, "plan": plan, "seed": config.seed,
         "threads": os.environ["OMP_NUM_THREADS"], "cores": len(os.sched_getaffinity(0)),
+        "outer": os.environ.get("PMIX_OUTER"),
     }
     Path(f"rank{rank}.json").write_text(json.dumps(facts))
     comm.Barrier()
@@ -245,6 +247,27 @@ def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
     assert job_of("node7:cpu", "exec sleep 3").wait() == 0
 
 
+@pytest.mark.parametrize("abort", [False, True])
+def test_a_stopped_mpirun_is_named_and_ended_when_asked_to(folder, capfd, abort):
+    config = RunConfig(devices="cpu", out="sleep" if abort else "run", stall_seconds=0.5, stall_abort=abort)
+    job = Job(config, module="small_worker")
+    while not (folder / "rank0.json").exists():
+        time.sleep(0.05)
+    pid = job._mpirun.pid
+    os.kill(pid, signal.SIGSTOP)
+    if not abort:
+        threading.Timer(2, os.kill, (pid, signal.SIGCONT)).start()
+    assert job.wait() == (128 + signal.SIGKILL if abort else 0)
+    ends = "; the run ends, as --stall-abort has it" if abort else ""
+    said = (
+        rf"theanompi: (\S+ \(pid {pid}\)) has been stopped for 0\.5 s: nothing is heard of its ranks{ends}\n"
+    )
+    match = re.search(said, capfd.readouterr().err)
+    assert match is not None
+    assert job.account.deaths[:1] == ([f"{match[1]} was stopped"] if abort else [])
+    assert_gone([item["pid"] for item in facts(folder)])
+
+
 def test_signal_handlers_are_put_back(folder):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     job = Job(RunConfig(devices="cpu"), module="small_worker")
@@ -298,8 +321,9 @@ def test_a_rank_of_several_is_a_worker_whatever_the_devices():
 def test_a_job_in_a_world_of_one_has_a_world_of_its_own(folder, monkeypatch, environ):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PMIX_OUTER", "what its launcher says of the outer job")
     assert Job(RunConfig(devices=["cpu"] * 2), module="small_worker").wait() == 0
-    assert [item["total"] for item in facts(folder)] == [1, 1]
+    assert [(item["total"], item["outer"]) for item in facts(folder)] == [(1, None)] * 2
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+import small_models
+from mpi4py import MPI
 from small_models import Plain
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, RunConfig, resolve
 from theanompi.training.model import refuse_unheeded
+from theanompi.training.rank import make_model
 
 
 def made(namespace: dict[str, Any]) -> Any:
@@ -54,6 +57,21 @@ def test_methods_that_nothing_calls_are_refused_by_name(name: str) -> None:
         ConfigError, match=f"^Base.{name}: expected no such attribute, as nothing here uses it"
     ):
         refuse_unheeded(model)
+
+
+def test_a_rank_refuses_them_when_it_makes_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_models, "Net", type("Net", (Plain,), {"base_lr": 0.3}), raising=False)
+    config = resolve(RunConfig(modelfile="small_models", modelclass="Net", verbose=False))
+    with pytest.raises(ConfigError, match=r"^Net\.base_lr: expected no such attribute"):
+        make_model(config, MPI.COMM_SELF)
+
+
+def test_images_that_do_not_fill_a_minibatch_are_the_users_mistake_in_a_constructor_of_the_users_own_too() -> (
+    None
+):
+    own = type("Net", (Plain,), {"__init__": constructor("depth", 3)})
+    with pytest.raises(ConfigError, match="^accumulation: expected at most 89 on 1 rank, as the 1437"):
+        own({"accumulation": 100, "verbose": False})
 
 
 def test_everything_else_is_the_users_own() -> None:

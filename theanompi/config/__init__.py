@@ -4,7 +4,17 @@ This package needs neither torch nor MPI.
 """
 
 from theanompi.config.devices import HOST, MOST_RANKS, Host, hosts, local_device, parse_devices
-from theanompi.config.errors import ConfigError, closest, escaped, got, is_text, listed, one_line, shortened
+from theanompi.config.errors import (
+    MOST_MESSAGE,
+    ConfigError,
+    closest,
+    escaped,
+    got,
+    is_text,
+    listed,
+    one_line,
+    shortened,
+)
 from theanompi.config.flags import OneLineParser, add_arguments, from_args
 from theanompi.config.kinds import RANKS, SIMULATED
 from theanompi.config.run import (
@@ -28,6 +38,7 @@ from theanompi.config.run import (
 )
 
 __all__ = [
+    "MOST_MESSAGE",
     "ALGORITHMS",
     "EXCHANGES",
     "FIELDS",

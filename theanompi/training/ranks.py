@@ -60,7 +60,8 @@ class Guard:
         time.sleep(_TURN * min(rank, 5))
         words = self._last_words(self._progress.saved)
         tell(failed=True)
-        print(f"theanompi: rank {rank}{':' * short} {lines.rstrip()}", file=sys.stderr)
+        text = f"theanompi: rank {rank}{':' * short} {lines.rstrip()}"
+        print(one_line(text) if short else text, file=sys.stderr)
         if words:
             print(f"theanompi: {words}", file=sys.stderr)
         sys.stderr.flush()
@@ -80,7 +81,7 @@ class Guard:
             isinstance(error, OSError) and not _foreign(error)
         )
         trace_text = "".join(traceback.format_exception(kind, error, trace))
-        self.fail(one_line(error) if short else f"failed:\n{trace_text}", short=short)
+        self.fail(str(error) if short else f"failed:\n{trace_text}", short=short)
 
     def left(self, error: SystemExit | None) -> NoReturn:
         """End all ranks because this one's program has ended early."""
@@ -135,23 +136,23 @@ def agree(comm: MPI.Comm, error: Exception | None) -> None:
     A collective call. Every rank leaves through `Agreed`, so that nothing is killed in the middle. The message is one
     line where the error is about what the user typed; a mistake in the user's own code keeps its traceback.
     """
-    errors = comm.allgather(None if error is None else _message(error))
+    where = f"rank {comm.Get_rank()} on {platform.node()}: " if comm.Get_rank() else ""
+    errors = comm.allgather(None if error is None else _message(error, where))
     found = {rank: text for rank, text in enumerate(errors) if text is not None}
     if not found:
         return
     first, text = next(iter(found.items()))
     if comm.Get_rank() == first:
-        where = "" if first == 0 else f"rank {first} on {platform.node()}: "
         tell(failed=True)
-        print(f"theanompi: {where}{text}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     comm.Barrier()
     raise Agreed(1)
 
 
-def _message(error: Exception) -> str:
+def _message(error: Exception, where: str) -> str:
     if isinstance(error, ConfigError) or (isinstance(error, ValueError | OSError) and not _foreign(error)):
-        return one_line(error)
-    return "failed:\n" + "".join(traceback.format_exception(error)).rstrip()
+        return one_line(f"theanompi: {where}{error}")
+    return f"theanompi: {where}failed:\n" + "".join(traceback.format_exception(error)).rstrip()
 
 
 def _foreign(error: BaseException) -> bool:
