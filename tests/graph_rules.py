@@ -380,7 +380,7 @@ def _(d: Drawing) -> str:
     dtype = d.dtypes("iuff")
     a = d.x(dtype=dtype, ndim=1)
     v = d.x(dtype=dtype if d.maybe(0.6) else None, ndim=(0, 2))
-    sorter = f", sorter=pt.argsort({a})" if d.maybe(0.3) else ""
+    sorter = f", sorter=pt.argsort({a}, kind='stable')" if d.maybe(0.3) else ""
     return f"pt.searchsorted({a if sorter else f'pt.sort({a})'}, {v}, side={d.any_of('left', 'right')!r}{sorter})"
 
 
@@ -400,9 +400,11 @@ rule("nonzero", 2)(lambda d: f"pt.nonzero({d.x('biuf', 2)})")
 rule("nonzero as a matrix")(lambda d: f"pt.nonzero({d.x('biuf', (1, 3))}, return_matrix=True)")
 rule("flatnonzero")(lambda d: f"pt.flatnonzero({d.x('biuf', (1, 3))})")
 rule("nonzero_values")(lambda d: f"pt.nonzero_values({d.x('biuf', (1, 3))})")
-rule("inverse_permutation")(lambda d: f"pt.inverse_permutation(pt.argsort({d.x('iuf', 1)}))")
+rule("inverse_permutation")(lambda d: f"pt.inverse_permutation(pt.argsort({d.x('iuf', 1)}, kind='stable'))")
 on("permute_row_elements", "iuf", (1, 2))(
-    lambda d, a: f"pt.permute_row_elements({a}, pt.argsort({d.x('f', 1, shape=(d.shape(a)[-1],))}))"
+    lambda d, a: (
+        f"pt.permute_row_elements({a}, pt.argsort({d.x('f', 1, shape=(d.shape(a)[-1],))}, kind='stable'))"
+    )
 )
 rule("ravel_multi_index")(
     lambda d: (
