@@ -366,7 +366,18 @@ def test_a_stopped_rank_is_named_by_the_others_and_ended(n):
         done.stderr,
     ), done.stderr
     assert done.stderr.count("setting up (waiting for the other ranks), for ") == n - 1
-    assert f"rank {n - 1 if n > 2 else 0} on " in done.stderr.partition("its stack")[0]
+    # All that can speak show theirs.
+    for rank in {0, n - 1} - {1}:
+        stack = rf"rank {rank} on \S+, pid \d+, setting up \(waiting for the other ranks\); its stack:\n"
+        assert re.search(stack, done.stderr), done.stderr
+    assert 'File "<string>", line ' in done.stderr.partition("its stack:")[2]
+
+
+def test_ranks_watch_all_between_them_and_the_mpirun_that_started_them():
+    done = run_mpi(
+        1, ["-c", "from theanompi.processes import launchers; print(launchers()[-1].parent)"], timeout=30
+    )
+    assert done.stdout.split() == [str(os.getpid())], done.stderr
 
 
 @pytest.mark.parametrize("target", ["mpirun", "hydra_pmi_proxy"])
