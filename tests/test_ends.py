@@ -159,6 +159,19 @@ def test_what_a_rank_refuses_is_one_line_of_at_most_300_characters(program):
     assert re.match(r"theanompi: rank 1( on \S+)?: much much ", line) and len(line) <= 300 and " … " in line
 
 
+def test_what_our_own_code_says_of_a_file_is_one_line():
+    program = """
+from functools import partial
+from mpi4py import MPI
+from theanompi import checkpoint
+from theanompi.ranks import together
+together(MPI.COMM_WORLD, partial(checkpoint.load, "nowhere.h5"))
+"""
+    done = run_mpi(1, ["-c", program], timeout=30)
+    assert done.returncode == 1
+    assert done.stderr == "theanompi: checkpoint nowhere.h5: expected a file, got none there\n"
+
+
 def test_shared_memory_has_no_name_when_training_begins_nor_has_that_of_a_job_that_was_killed(tmp_path):
     program = """
 import os, sys
