@@ -138,6 +138,10 @@ def test_flags_override_the_file(folder, started):
         ("-cfg bsp.cfg -s 3", "size: expected 2, the number of devices given, got 3"),
         ("-file mymodel -class Net -s none", "size: expected a whole number of at least 1, got 'none'"),
         (
+            "-file mymodel -class Net -s 10001",
+            "size: expected a whole number of at least 1, got '10001'; the largest is 10000",
+        ),
+        (
             f"-file mymodel -class Net -s {'9' * 20}",
             "size: expected a whole number of at least 1, got '99999",
         ),

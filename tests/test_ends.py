@@ -161,6 +161,19 @@ def test_what_a_rank_refuses_is_one_line_of_at_most_300_characters(program):
     assert re.match(r"theanompi: rank 1( on \S+)?: much much ", line) and len(line) <= 300 and " … " in line
 
 
+def test_what_our_own_code_says_of_a_file_is_one_line():
+    program = """
+from functools import partial
+from mpi4py import MPI
+from theanompi.record import checkpoint
+from theanompi.training.ranks import together
+together(MPI.COMM_WORLD, partial(checkpoint.load, "nowhere.h5"))
+"""
+    done = run_mpi(1, ["-c", program], timeout=30)
+    assert done.returncode == 1
+    assert done.stderr == "theanompi: checkpoint nowhere.h5: expected a file, got none there\n"
+
+
 def test_shared_memory_has_no_name_when_training_begins_nor_has_that_of_a_job_that_was_killed(tmp_path):
     program = """
 import os, sys
@@ -369,7 +382,20 @@ def test_a_stopped_rank_is_named_by_the_others_and_ended(n):
         done.stderr,
     ), done.stderr
     assert done.stderr.count("setting up (waiting for the other ranks), for ") == n - 1
-    assert f"rank {n - 1 if n > 2 else 0} on " in done.stderr.partition("its stack")[0]
+    # All that can speak show theirs.
+    for rank in {0, n - 1} - {1}:
+        stack = rf"rank {rank} on \S+, pid \d+, setting up \(waiting for the other ranks\); its stack:\n"
+        assert re.search(stack, done.stderr), done.stderr
+    assert 'File "<string>", line ' in done.stderr.partition("its stack:")[2]
+
+
+def test_ranks_watch_all_between_them_and_the_mpirun_that_started_them():
+    done = run_mpi(
+        1,
+        ["-c", "from theanompi.system.processes import launchers; print(launchers()[-1].parent)"],
+        timeout=30,
+    )
+    assert done.stdout.split() == [str(os.getpid())], done.stderr
 
 
 @pytest.mark.parametrize("target", ["mpirun", "hydra_pmi_proxy"])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tests.mpi import ROOT
 from theanompi.config import ConfigError, RunConfig
 from theanompi.launch import job as module
 from theanompi.launch.job import Job, command, is_worker, mpi_rank
+from theanompi.system.processes import children
 
 WORKER = """
 import json, os, signal, sys, time
@@ -249,23 +251,46 @@ def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
 
 @pytest.mark.parametrize("abort", [False, True])
 def test_a_stopped_mpirun_is_named_and_ended_when_asked_to(folder, capfd, abort):
-    config = RunConfig(devices="cpu", out="sleep" if abort else "run", stall_seconds=0.5, stall_abort=abort)
+    config = RunConfig(devices="cpu", out="sleep", stall_seconds=0.5, stall_abort=abort)
     job = Job(config, module="small_worker")
-    while not (folder / "rank0.json").exists():
-        time.sleep(0.05)
+    await_files(job._mpirun, folder, "rank*.json", 1)
     pid = job._mpirun.pid
     os.kill(pid, signal.SIGSTOP)
+
+    def go_on_and_end():
+        os.kill(pid, signal.SIGCONT)
+        job.cancel()
+
     if not abort:
-        threading.Timer(2, os.kill, (pid, signal.SIGCONT)).start()
-    assert job.wait() == (128 + signal.SIGKILL if abort else 0)
+        threading.Timer(2, go_on_and_end).start()
+    assert job.wait() == 128 + (signal.SIGKILL if abort else signal.SIGTERM)
     ends = "; the run ends, as --stall-abort has it" if abort else ""
     said = (
         rf"theanompi: (\S+ \(pid {pid}\)) has been stopped for 0\.5 s: nothing is heard of its ranks{ends}\n"
     )
     match = re.search(said, capfd.readouterr().err)
     assert match is not None
-    assert job.account.deaths[:1] == ([f"{match[1]} was stopped"] if abort else [])
+    assert (f"{match[1]} was stopped" in job.account.deaths) == abort
     assert_gone([item["pid"] for item in facts(folder)])
+
+
+def test_what_is_stopped_when_mpirun_is_killed_does_not_outlive_it(folder):
+    job = Job(RunConfig(devices="cpu", out="sleep"), module="small_worker")
+    await_files(job._mpirun, folder, "rank*.json", 1)
+    (rank,) = (item["pid"] for item in facts(folder))
+    job.account.ranks = [(platform.node(), rank)]
+    pids = [rank, *(children(job._mpirun.pid) or ())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    threading.Timer(1.5, os.kill, (job._mpirun.pid, signal.SIGKILL)).start()
+    try:
+        assert job.wait() == 128 + signal.SIGKILL
+        assert job.account.deaths == [f"mpirun (pid {job._mpirun.pid}) was ended by SIGKILL"]
+        assert_gone(pids)
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_signal_handlers_are_put_back(folder):

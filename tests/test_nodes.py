@@ -5,6 +5,7 @@ import os
 import pytest
 
 from theanompi.config import ConfigError
+from theanompi.config.files import MOST_TEXT
 from theanompi.launch.hosts import expand_nodes, read_hostfile, slurm_devices
 
 
@@ -110,6 +111,13 @@ def test_numbers_of_thousands_of_digits_are_no_counts(tmp_path):
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/full"])
 def test_a_device_is_no_hostfile(path):
     with pytest.raises(ConfigError, match=rf"got '{path}' \(a device\)$"):
+        read_hostfile(path)
+
+
+def test_a_file_of_more_bytes_than_any_hostfile_has_is_none(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_bytes(b"#" * (MOST_TEXT + 1))
+    with pytest.raises(ConfigError, match=r"^hostfile: expected a .*\(more than 4,194,304 bytes\)$"):
         read_hostfile(path)
 
 
