@@ -28,7 +28,7 @@ ATTRIBUTES = {"iteration": 7, "seed": 2**64 - 1, "lr": 0.1, "model": "résumé",
 
 
 def program(body: str, *args: object) -> subprocess.Popen[str]:
-    code = "import os, resource, sys, time\nimport numpy as np\nfrom theanompi import checkpoint\n" + body
+    code = "import os, resource, sys, time\nimport numpy as np\nfrom theanompi.record import checkpoint\n" + body
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
