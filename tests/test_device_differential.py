@@ -168,3 +168,13 @@ def test_the_least_program_is_found() -> None:
         least = shrink(program, lambda p: judge(p).kind == "different")
     assert [line.text for line in least.lines] == ["y.sum()"]
     assert "pytensor.function([y], [z], mode=mode)" in least.text()
+
+
+def test_what_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spin(x: torch.Tensor) -> torch.Tensor:
+        while True:
+            pass
+
+    monkeypatch.setattr(graph_judge, "SECONDS", 0.5)
+    with computed_by(Sum, spin):
+        assert judge(program_of("x.sum()")) == Verdict("different", "not done after 0.5 s")
