@@ -1,6 +1,7 @@
 """A program compiled by us against PyTensor's own interpreter: the verdict, and the least program that shows it."""
 
 import re
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ CALLS = 2
 ROUNDINGS, TRIALS = 8, 12
 """How far, in units of the last place, a result is moved to see how much depends on its rounding, and how often."""
 MOST_LINE = 300
+SECONDS = 10.0
+"""That compiling a graph and calling it may take."""
 
 PLAIN = Mode("py", None)
 REWRITTEN = Mode("py", RewriteDatabaseQuery(include=["fast_run"], exclude=TorchLinker.incompatible_rewrites))
@@ -62,6 +65,26 @@ class Verdict:
     about: str = ""
 
 
+class PastLimit(BaseException):
+    """The time is over; no Exception, which rewrites would catch."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Raise `PastLimit` after so many seconds of this process's own time: some rewrites of PyTensor's do not end."""
+
+    def over(number: int, frame: Any) -> None:
+        raise PastLimit
+
+    before = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 class Refused(Exception):
     """A graph does not compile."""
 
@@ -72,8 +95,7 @@ def op_names() -> set[str]:
     found = {str(op.name) for op in vars(pytensor.scalar).values() if isinstance(op, ScalarOp)}
     todo: list[type] = [Op]
     while todo:
-        kinds: list[type] = todo.pop().__subclasses__()
-        for kind in kinds:
+        for kind in todo.pop().__subclasses__():
             if kind.__name__ not in found:
                 found.add(kind.__name__)
                 todo.append(kind)
@@ -194,7 +216,7 @@ def shaken(value: np.ndarray, scale: Any, rng: np.random.Generator, eps: float =
 def exact(node: Apply, inputs: list[Any]) -> bool:
     """Whether an op only chooses among the elements of its operands, as indexing does."""
     elements = np.concatenate(
-        [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)] or [np.zeros(0)]
+        [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)] or [[]]
     )
     known = dict(zip(node.inputs, inputs, strict=True))
     compute(node.outputs, known)
@@ -224,7 +246,7 @@ def is_rounding(program: Program, got: list[Any]) -> bool:
             elements = np.concatenate(given) if given else np.zeros(0)
             # Of one or two bytes of integer NumPy computes in float16 or float32, whatever the result's dtype is.
             narrow = min((v.dtype.itemsize for v in given if v.dtype.kind in "biu"), default=8)
-            coarse = {1: float(np.finfo(np.float16).eps), 2: float(np.finfo(np.float32).eps)}.get(narrow, 0.0)
+            coarse = {1: np.finfo(np.float16).eps, 2: np.finfo(np.float32).eps}.get(narrow, 0.0)
             return [
                 shaken(v, np.where(np.isin(v, elements), 0, np.abs(v)), rng, coarse) if is_float(v) else v
                 for v in outputs
@@ -286,7 +308,15 @@ def judge(program: Program) -> Verdict:
         except Exception as error:
             raised = error
         try:
-            got = run(build(program, device.shared) if built.shared else built, device.mode("cpu"))
+            with limited():
+                got = run(build(program, device.shared) if built.shared else built, device.mode("cpu"))
+        except PastLimit:
+            try:
+                with limited():
+                    run(build(program, host_shared), REWRITTEN)
+            except PastLimit:
+                return Verdict("both raise", "PyTensor's rewrites do not end")
+            return Verdict("different", f"not done after {SECONDS} s")
         except Refused as refusal:
             message = str(refusal).partition(": ")[2]
             cause = refusal.__cause__
@@ -343,12 +373,9 @@ def cut(program: Program, number: int) -> Program | None:
     line = program.lines[number]
     if len(line.names) != 1:
         return None
-    scope: dict[str, Any] = {**NAMES, "shared": host_shared}
+    scope = {**NAMES, "shared": host_shared}
     with interpreter():
-        exec(
-            "\n".join([*(x.line for x in program.inputs), *(x.line for x in program.lines[: number + 1])]),
-            scope,
-        )
+        exec("\n".join(x.line for x in (*program.inputs, *program.lines[: number + 1])), scope)
         variable, known = scope[line.names[0]], {}
         for x in program.inputs:
             known[scope[x.name]] = eval(x.value, scope)
