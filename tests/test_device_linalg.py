@@ -258,3 +258,14 @@ def test_a_batch_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     (got,) = on_device(linalg.det(x).owner, [np.tile(2 * np.eye(3), (300, 1, 1))])
     np.testing.assert_allclose(got, np.full(300, 8.0))
     assert calls == [(300, 3, 3)]
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_any_diagonal_of_a_block_matrix_is_its_own(offset: int) -> None:
+    """PyTensor's rewrite gives the main one for all."""
+    x, value = pt.matrix("x"), np.arange(1.0, 5.0).reshape(2, 2)
+    blocks = np.block([[value, np.zeros((2, 2))], [np.zeros((2, 2)), value]])
+    diagonal = pytensor.function(
+        [x], pt.diagonal(pt.linalg.block_diag(x, x), offset=offset), mode=device.mode("cpu")
+    )
+    np.testing.assert_array_equal(diagonal(value), np.diagonal(blocks, offset))

@@ -49,6 +49,8 @@ class TorchLinker(JITLinker):
         "scan_reduce_trace_prealloc",
         "reuse_decomposition_multiple_solves",
         "scan_split_non_sequence_decomposition_and_solve",
+        # Takes any diagonal of a block matrix for the main one (PyTensor 3.0.7 to 3.3.8).
+        "diag_of_blockdiag",
     )
 
     def __init__(
