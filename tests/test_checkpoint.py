@@ -28,7 +28,9 @@ ATTRIBUTES = {"iteration": 7, "seed": 2**64 - 1, "lr": 0.1, "model": "résumé",
 
 
 def program(body: str, *args: object) -> subprocess.Popen[str]:
-    code = "import os, resource, sys, time\nimport numpy as np\nfrom theanompi.record import checkpoint\n" + body
+    code = (
+        "import os, resource, sys, time\nimport numpy as np\nfrom theanompi.record import checkpoint\n" + body
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -332,6 +334,23 @@ def test_right_checksums_over_other_types(
     with pytest.raises(ValueError) as caught:
         checkpoint.load(path)
     assert str(caught.value).startswith(f"checkpoint {path}: {message}")
+
+
+def test_an_array_of_more_bytes_than_its_file_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = h5py.Group.create_dataset
+    monkeypatch.setattr(
+        h5py.Group,
+        "create_dataset",
+        lambda self, name, **_: create(self, name, (10**7,), "f4", chunks=(1024,)),
+    )
+    path = tmp_path / "c.h5"
+    path.write_bytes(checkpoint._file_content({"a": np.zeros(0)}, {}))
+    with pytest.raises(
+        ValueError, match=r"array 'a': expected its 40000000 bytes in the file's \d{4}, got others$"
+    ):
+        checkpoint.load(path)
 
 
 def test_a_path_that_leads_nowhere_is_one_line(tmp_path: Path) -> None:

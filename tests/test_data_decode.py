@@ -331,7 +331,8 @@ def test_resizing_by_the_shorter_side(shape: tuple[int, int], size: int) -> None
     np.testing.assert_array_equal(got, np.asarray(want))
 
 
-def test_a_picture_of_gigabytes_in_a_few_bytes_is_not_begun() -> None:
+def test_a_picture_of_gigabytes_in_a_few_bytes_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: pytest.fail("begun"))
     data = bytearray(jpeg(0, 30, 40))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = b"\xff\x00\xff\x00"

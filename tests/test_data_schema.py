@@ -305,6 +305,10 @@ WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
         replace("train/crc32", np.zeros(20, np.uint64)),
         "train/crc32: expected uint32 (20,) for 20 images, got uint64 (20,)",
     ),
+    (
+        replace("train/names", np.zeros(20, "S65537")),
+        "train/names: expected at most 65536 bytes each, got 65537",
+    ),
     (without("format"), "expected format 'theanompi-dataset', got None"),
     (attribute("format", "cifar"), "expected format 'theanompi-dataset', got 'cifar'"),
     (attribute("version", 1), "expected version 2, got 1"),

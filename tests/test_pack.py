@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -647,9 +648,12 @@ def test_what_is_no_regular_file_is_named_and_left_out_only_when_asked(
         write_files(tmp_path / split, {f"a/{i}.jpg": jpeg(i, 8, 8) for i in range(3)})
     place = tmp_path / "train" / "a"
     os.mkfifo(place / "fifo.jpg")
+    # Whoever waits for it all the same goes on, and has read nothing.
+    writer = threading.Timer(20, lambda: os.close(os.open(place / "fifo.jpg", os.O_WRONLY | os.O_NONBLOCK)))
+    writer.start()
     (place / "gone.jpg").symlink_to("nowhere.jpg")
     (place / "self.jpg").symlink_to("self.jpg")
-    (place / "zero.jpg").symlink_to("/dev/zero")
+    (place / "void.jpg").symlink_to("/dev/null")
     (place / "elsewhere.jpg").symlink_to(tmp_path / "val" / "a" / "1.jpg")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(place / "socket.jpg"))
@@ -662,8 +666,9 @@ def test_what_is_no_regular_file_is_named_and_left_out_only_when_asked(
             "train/a/gone.jpg: a link to nothing",
             "train/a/self.jpg: Too many levels of symbolic links",
             "train/a/socket.jpg: expected a regular file, got a socket",
-            "train/a/zero.jpg: expected a regular file, got a device",
+            "train/a/void.jpg: expected a regular file, got a device",
         ]
+        writer.cancel()
         assert lines == bad and "expected only images, got 5 files of 12 that show none" in last
         assert command.main([*words, "--skip-bad"]) == 0
     with open_dataset(tmp_path / "out.h5") as dataset:

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -917,6 +918,11 @@ def test_files_that_hold_no_arrays(tmp_path: Path) -> None:
         path.write_bytes(data[:position] + bytes([byte]) + data[position + 1 :])
         with says(f"{path}: expected an .npz file of arrays, got:"):
             Npz(path)
+    with zipfile.ZipFile(path, "w") as archive, archive.open("train_images.npy", "w") as member:
+        about = {"descr": "|u1", "fortran_order": False, "shape": (10**6, 100)}
+        np.lib.format.write_array_header_1_0(member, about)
+    with says("got: train_images.npy: (1000000, 100) of uint8 in 128 bytes"):
+        Npz(path)
     np.save(tmp_path / "a.npy", np.zeros(3))
     with says("a.npy: expected an .npz file of arrays, got: no zip archive"):
         Npz(tmp_path / "a.npy")
