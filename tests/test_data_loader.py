@@ -749,7 +749,7 @@ def test_a_training_process_that_ends(program: Any, end: str, code: int, last: s
 
 def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "theanompi", tmp_path / "theanompi", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "theanompi/data/process.py").open("a") as file:
+    with (tmp_path / "theanompi/data/reading/process.py").open("a") as file:
         file.write('    print("the copy", file=sys.stderr)\n')
     # The copy is found by way of the current folder, which then is another one.
     code = (

@@ -1,6 +1,9 @@
 """The linker: state in place, aliases, lifetimes, dtypes."""
 
 import gc
+import linecache
+import re
+import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +18,7 @@ from pytensor.graph.basic import Apply, Variable
 from tolerance import assert_close
 
 from theanompi import device
+from theanompi.device.generated import define
 from theanompi.device.ops.base import Context, TorchOp
 
 MODE = device.mode("cpu")
@@ -463,3 +467,23 @@ def test_gradients_of_filters_and_matrices_go_into_their_views(size: int) -> Non
     bf16()
     for store, value in zip(stores, expected, strict=True):
         assert_close(store.get_value(), value, precision="bf16")
+
+
+def test_a_traceback_shows_the_line_of_the_program_that_failed() -> None:
+    x, y = pt.fmatrices("x", "y")
+    function = pytensor.function([x, y], pt.exp(x) @ y, mode=device.mode("cpu"))
+    with pytest.raises(RuntimeError) as caught:
+        function(np.zeros((2, 3), "float32"), np.zeros((2, 3), "float32"))
+    text = "".join(traceback.format_exception(caught.value))
+    assert re.search(
+        r'File "<theanompi program \d+>", line \d+, in program\n    v\d = f\d\(v\d, i1\)  # ', text
+    ), text
+
+
+def test_the_source_of_a_function_is_forgotten_with_it() -> None:
+    function = define("def f():\n    return 1\n", "f", {})
+    file = function.__code__.co_filename
+    assert file in linecache.cache
+    del function
+    gc.collect()
+    assert file not in linecache.cache

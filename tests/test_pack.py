@@ -27,7 +27,8 @@ from tests.archives import odd_files, write_files, write_tar
 from tests.mpi import ROOT, run_mpi
 from tests.photographs import jpeg
 from tests.test_pack_sources import DIGITS, arrays, files_of, ilsvrc, kaggle
-from theanompi.data.pack import command, packing
+from theanompi.data.pack import packing
+from theanompi.data.pack.command import main
 from theanompi.data.pictures.decode import as_jpeg, decode, resize_shorter
 from theanompi.data.sources.folders import Folder
 from theanompi.data.sources.ilsvrc import Ilsvrc
@@ -39,10 +40,10 @@ from theanompi.record.log import read_log
 # In small blocks, so that there is much to interrupt.
 TMPACK = """
 import sys
-from theanompi.data.pack import command
+from theanompi.data.pack.command import main
 from theanompi.data.sources import base
 base._BLOCK_FILES = 8
-sys.exit(command.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 GOOD, BAD = odd_files()
 IMAGES = 2000
@@ -198,7 +199,7 @@ def test_a_folder_of_pixels(tmp_path: Path) -> None:
         write_files(tmp_path / split, files)
     output = tmp_path / "raw.h5"
     options = ["--store", "raw", "--size", "40", "--name", "pixels", "--augmentation", "shift"]
-    assert command.main(["folder", f"{tmp_path}/train", f"{tmp_path}/val", "-o", f"{output}", *options]) == 0
+    assert main(["folder", f"{tmp_path}/train", f"{tmp_path}/val", "-o", f"{output}", *options]) == 0
     with open_dataset(output) as dataset:
         assert (dataset.store, dataset.name, dataset.augmentation) == ("raw", "pixels", "shift")
         for split in SPLITS:
@@ -213,7 +214,7 @@ def test_a_folder_of_pixels(tmp_path: Path) -> None:
 def test_the_archives_of_ilsvrc(tmp_path: Path) -> None:
     paths = ilsvrc(tmp_path)
     output = tmp_path / "imagenet.h5"
-    assert command.main(["ilsvrc", *map(str, paths), "-o", str(output), "--processes", "2"]) == 0
+    assert main(["ilsvrc", *map(str, paths), "-o", str(output), "--processes", "2"]) == 0
     source = Ilsvrc(*paths)
     with open_dataset(output) as dataset:
         assert dataset.class_names == source.class_names
@@ -267,7 +268,7 @@ def test_pixels(
     tmp_path: Path, command: str, file: str, make: Callable[[Path], Contents], policy: str
 ) -> None:
     contents = make(tmp_path / file)
-    assert command.main([command, f"{tmp_path / file}", "-o", f"{tmp_path}/out.h5", "--processes", "1"]) == 0
+    assert main([command, f"{tmp_path / file}", "-o", f"{tmp_path}/out.h5", "--processes", "1"]) == 0
     with open_dataset(tmp_path / "out.h5") as dataset:
         assert dataset.augmentation == policy and dataset.store == "raw"
         for split in SPLITS:
@@ -283,7 +284,7 @@ def test_generated_images_and_what_is_printed(tmp_path: Path, capsys: pytest.Cap
     command = (
         "synthetic --classes 3 --train 30 --val 9 --size 8 --channels 1 --seed 4 --processes 1 -o".split()
     )
-    assert command.main([*command, str(output)]) == 0
+    assert main([*command, str(output)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"{output}: 30 training and 9 validation images in 3 classes, [\d.]+ kB", lines[0])
     assert re.fullmatch(r"mean 0\.\d{4}, std 0\.\d{4}", lines[1])
@@ -495,7 +496,7 @@ def test_classes_that_are_empty_or_become_so_are_named(
     for i in range(2):
         (tmp_path / "val" / "b" / f"{i}.jpg").unlink()
         (tmp_path / "train" / "c" / f"{i}.jpg").write_bytes(b"")
-    assert command.main([*words, "--skip-bad"]) == 0
+    assert main([*words, "--skip-bad"]) == 0
     err = capsys.readouterr().err.splitlines()
     assert err[1:] == [
         "tmpack: val has no images of 1 of 3 classes: b",
@@ -508,12 +509,12 @@ def test_a_name_is_one_line_wherever_it_is_printed(
 ) -> None:
     words = folders(tmp_path, "a", "b\n\x1b[2Jb")
     (tmp_path / "train" / "a" / "x\ny.jpg").write_bytes(b"")
-    assert command.main(words) == 1
+    assert main(words) == 1
     line = "train/a/x\\ny.jpg: empty file"
     assert capsys.readouterr().err.splitlines()[1] == line
-    assert command.main([*words, "--skip-bad"]) == 0
+    assert main([*words, "--skip-bad"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"  {line}"
-    assert command.main(["info", words[4]]) == 0
+    assert main(["info", words[4]]) == 0
     rows = capsys.readouterr().out
     assert "2: a, b\\n\\x1b[2Jb\n" in rows and f" {line}\n" in rows and "\x1b" not in rows
     with open_dataset(words[4]) as dataset:
@@ -521,7 +522,7 @@ def test_a_name_is_one_line_wherever_it_is_printed(
     with open(words[4], "r+b") as file:
         file.seek(position + 9)
         file.write(b"?")
-    assert command.main(["verify", words[4]]) == 1
+    assert main(["verify", words[4]]) == 1
     assert (
         capsys.readouterr().err.splitlines()[0].startswith("train/b\\n\\x1b[2Jb/0.jpg: image 2 of train: exp")
     )
@@ -530,9 +531,9 @@ def test_a_name_is_one_line_wherever_it_is_printed(
 def test_imagenet_as_kaggle_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = ilsvrc(tmp_path)
     outputs = [tmp_path / "archives.h5", tmp_path / "kaggle.h5"]
-    assert command.main(["ilsvrc", *map(str, paths), "-o", str(outputs[0]), "--processes", "1"]) == 0
+    assert main(["ilsvrc", *map(str, paths), "-o", str(outputs[0]), "--processes", "1"]) == 0
     top = kaggle(tmp_path / "kaggle")
-    assert command.main(["ilsvrc", str(top), "-o", str(outputs[1]), "--processes", "1"]) == 0
+    assert main(["ilsvrc", str(top), "-o", str(outputs[1]), "--processes", "1"]) == 0
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     capsys.readouterr()
     assert errors(capsys, "ilsvrc", paths[0], "-o", tmp_path / "x.h5") == (
@@ -552,7 +553,7 @@ def test_labels_are_numbered_anew_when_asked(tmp_path: Path, capsys: pytest.Capt
         "--renumber numbers them in their order"
     )
     assert not (tmp_path / "a.h5").exists()
-    assert command.main([*map(str, words), "--renumber"]) == 0
+    assert main([*map(str, words), "--renumber"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "tmpack: the labels 1, 2, 3, 4 are numbered 0 to 3",
         "tmpack: val has no images of 1 of 4 classes: 3",
@@ -567,7 +568,7 @@ def test_labels_are_numbered_anew_when_asked(tmp_path: Path, capsys: pytest.Capt
 
 def errors(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Run what must fail; gives its one line."""
-    assert command.main([str(argument) for argument in arguments]) == 1
+    assert main([str(argument) for argument in arguments]) == 1
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if not line.startswith("tmpack: listing")]
     assert out == "" and len(lines) == 1 and lines[0].startswith("tmpack: ")
@@ -577,12 +578,12 @@ def errors(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = tmp_path / "made.h5"
     small = "--classes 2 --train 4 --val 2 --size 4 --processes 1 -o".split()
-    assert command.main(["synthetic", *small, str(made)]) == 0
+    assert main(["synthetic", *small, str(made)]) == 0
     capsys.readouterr()
     assert errors(capsys, "synthetic", *small, made) == (
         f"data file {made}: expected no such file yet, got one; replace it with --overwrite"
     )
-    assert command.main(["synthetic", *small, str(made), "--overwrite"]) == 0
+    assert main(["synthetic", *small, str(made), "--overwrite"]) == 0
     capsys.readouterr()
     nowhere = tmp_path / "no" / "x.h5"
     assert errors(capsys, "synthetic", *small, nowhere).startswith(
@@ -613,7 +614,7 @@ def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 )
 def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        command.main(arguments)
+        main(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -659,7 +660,7 @@ def test_what_is_no_regular_file_is_named_and_left_out_only_when_asked(
         server.bind(os.path.relpath(place / "socket.jpg"))
         words = ["folder", str(tmp_path / "train"), str(tmp_path / "val"), "-o", str(tmp_path / "out.h5")]
         words += ["--processes", "1"]
-        assert command.main(words) == 1
+        assert main(words) == 1
         *lines, last = capsys.readouterr().err.splitlines()[1:]
         bad = [
             "train/a/fifo.jpg: expected a regular file, got a FIFO",
@@ -670,7 +671,7 @@ def test_what_is_no_regular_file_is_named_and_left_out_only_when_asked(
         ]
         writer.cancel()
         assert lines == bad and "expected only images, got 5 files of 12 that show none" in last
-        assert command.main([*words, "--skip-bad"]) == 0
+        assert main([*words, "--skip-bad"]) == 0
     with open_dataset(tmp_path / "out.h5") as dataset:
         # A link to a file is that file, wherever it is.
         assert (dataset.n_train, dataset.n_val, dataset.left_out) == (4, 3, bad)
@@ -686,7 +687,7 @@ def test_a_full_disk(
     command = "synthetic --classes 2 --train 4 --val 2 --size 4 --processes 1 -o".split()
     assert errors(capsys, *command, tmp_path / "s.h5") == f"{tmp_path / 's.h5'}: No space left on device"
     monkeypatch.undo()
-    assert command.main([*command, f"{tmp_path}/s.h5"]) == 0
+    assert main([*command, f"{tmp_path}/s.h5"]) == 0
 
 
 def test_a_worker_without_memory_is_a_line(
@@ -703,7 +704,7 @@ def test_a_worker_without_memory_is_a_line(
 
 
 def test_info(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["info", str(whole)]) == 0
+    assert main(["info", str(whole)]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:13].rstrip(): line[14:] for line in lines}
     assert rows["classes"] == "7: class 0, class 1, class 2, class 3, class 4, class 5, …"
@@ -722,7 +723,7 @@ def test_verify_names_each_flipped_byte(
     path = tmp_path / "flipped.h5"
     data = bytearray(whole.read_bytes())
     path.write_bytes(data)
-    assert command.main(["verify", str(path)]) == 0
+    assert main(["verify", str(path)]) == 0
     with open_dataset(whole) as dataset:
         total = dataset.n_train + dataset.n_val
         assert capsys.readouterr().out == f"{path}: all {total:,} images are as they were packed\n"
@@ -732,7 +733,7 @@ def test_verify_names_each_flipped_byte(
             data[position + length - 1] ^= 1
             names.append(f"{split}/{dataset.image_name(split, i)}: image {i} of {split}: expected CRC-32")  # type: ignore[arg-type]
     path.write_bytes(data)
-    assert command.main(["verify", str(path)]) == 1
+    assert main(["verify", str(path)]) == 1
     out, err = capsys.readouterr()
     *bad, last = err.splitlines()
     assert out == "" and len(bad) == 3
@@ -808,7 +809,7 @@ def test_packed_verified_and_trained_on(
         data = tmp_path / "raw.h5"
         options = ("--skip-bad", "--store", "raw", "--size", 48)
         assert finished(pack_folder(photographs, data, *options))[0] == 0
-    assert command.main(["verify", str(data)]) == 0
+    assert main(["verify", str(data)]) == 0
     assert capsys.readouterr().out.endswith("images are as they were packed\n")
 
     straight = train(2, data, tmp_path / "straight")

@@ -18,6 +18,7 @@ from pytensor.scalar.loop import ScalarLoop
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import tensor
 
+from theanompi.device.generated import define
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import is_native, scalar_function, torch_dtype
 
@@ -316,8 +317,7 @@ class _Expression:
         inputs = [f"i{k}" for k in range(len(self.inputs))]
         parameters = [*inputs, *self.numbers, *(f"d{k}" for k in range(len(self.outputs)))]
         source = f"def expression({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
-        exec(compile(source, "<theanompi expression>", "exec"), self.globals)
-        return self.globals["expression"]
+        return define(source, "expression", self.globals)
 
 
 def _loop(op: ScalarLoop, context: Context) -> Callable[..., Any]:

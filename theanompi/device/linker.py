@@ -22,6 +22,7 @@ from pytensor.tensor.type import TensorType
 from theanompi.device import fusion
 from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
+from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
 from theanompi.device.unsupported import Unsupported
@@ -280,8 +281,7 @@ class _Program:
         lines += self._conclusion()
         parameters = ", ".join(self.names[v] for v in self.fgraph.inputs)
         source = f"def program({parameters}):\n" + "".join(f"    {line}\n" for line in lines)
-        exec(compile(source, "<theanompi program>", "exec"), self.scope)
-        return self.scope["program"]
+        return define(source, "program", self.scope)
 
     def _computation(self, position: int, node: Apply) -> list[str]:
         """Compute a node, write the updates that are now settled, and forget what nobody reads again."""

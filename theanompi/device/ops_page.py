@@ -47,9 +47,9 @@ def _columns(names: list[str]) -> str:
 
 
 def _leaves(kind: type[Op]) -> Iterator[str]:
-    """The names of the ops of ours that have no subclasses."""
+    """The names of the ops of this room that have no subclasses."""
     for below in kind.__subclasses__():
-        if below.__module__.startswith("theanompi."):
+        if below.__module__.startswith("theanompi.device."):
             yield from _leaves(below) if below.__subclasses__() else [below.__name__]
 
 

@@ -40,19 +40,19 @@ from theanompi.device.unsupported import Unsupported
 
 
 @torch_function.register(TorchOp)
-def _(op: TorchOp, node: Apply, context: Context) -> Callable[..., Any]:
+def _torch_op(op: TorchOp, node: Apply, context: Context) -> Callable[..., Any]:
     return op.function(node, context)
 
 
 @torch_function.register(Elemwise)
-def _(op: Elemwise, node: Apply, context: Context) -> Callable[..., Any]:
+def _elemwise(op: Elemwise, node: Apply, context: Context) -> Callable[..., Any]:
     return elemwise_function(node, context)
 
 
 @batched_function.register(Dot)
 @torch_function.register(Dot)
 @torch_function.register(BatchedDot)
-def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+def _dot(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(node.outputs[0].type.dtype)
     if dtype == torch.bool or dtype in COMPUTED:
         # Sums of ands, and integers whose low bits are the same.
@@ -82,7 +82,7 @@ def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(DimShuffle)
-def _(op: DimShuffle, node: Apply, context: Context) -> Callable[..., Any]:
+def _dim_shuffle(op: DimShuffle, node: Apply, context: Context) -> Callable[..., Any]:
     order, added, dropped = op.shuffle, op.augment, op.drop
     kept = sorted(order)
     permutation = [kept.index(axis) for axis in order]
@@ -105,7 +105,7 @@ def _(op: DimShuffle, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Reshape)
-def _(op: Reshape, node: Apply, context: Context) -> Callable[..., Any]:
+def _reshape(op: Reshape, node: Apply, context: Context) -> Callable[..., Any]:
     shape = node.inputs[1]
     if isinstance(shape, Constant):
         lengths = tuple(int(length) for length in shape.data)
@@ -114,12 +114,12 @@ def _(op: Reshape, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(ExtractDiag)
-def _(op: ExtractDiag, node: Apply, context: Context) -> Callable[..., Any]:
+def _extract_diag(op: ExtractDiag, node: Apply, context: Context) -> Callable[..., Any]:
     return lambda x: torch.diagonal(x, op.offset, op.axis1, op.axis2)
 
 
 @torch_function.register(Alloc)
-def _(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
+def _alloc(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
     may_broadcast = None in node.inputs[0].type.shape
 
     def alloc(value: torch.Tensor, *shape: torch.Tensor) -> torch.Tensor:
@@ -133,13 +133,13 @@ def _(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(AllocEmpty)
-def _(op: AllocEmpty, node: Apply, context: Context) -> Callable[..., Any]:
+def _alloc_empty(op: AllocEmpty, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(op.dtype)
     return lambda *shape: torch.empty([int(length) for length in shape], dtype=dtype, device=context.device)
 
 
 @torch_function.register(ARange)
-def _(op: ARange, node: Apply, context: Context) -> Callable[..., Any]:
+def _a_range(op: ARange, node: Apply, context: Context) -> Callable[..., Any]:
     def arange(*bounds: Any) -> torch.Tensor:
         # NumPy's own: of a range of floats torch has other lengths and roundings.
         return torch.from_numpy(np.arange(*(b.item() for b in bounds), dtype=op.dtype)).to(context.device)
@@ -151,7 +151,7 @@ def _(op: ARange, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(MakeVector)
-def _(op: MakeVector, node: Apply, context: Context) -> Callable[..., Any]:
+def _make_vector(op: MakeVector, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(op.dtype)
     if not node.inputs:
         return lambda: torch.empty(0, dtype=dtype, device=context.device)
@@ -161,7 +161,7 @@ def _(op: MakeVector, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Eye)
-def _(op: Eye, node: Apply, context: Context) -> Callable[..., Any]:
+def _eye(op: Eye, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(op.dtype)
 
     def eye(n: torch.Tensor, m: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -174,29 +174,29 @@ def _(op: Eye, node: Apply, context: Context) -> Callable[..., Any]:
 
 @torch_function.register(ScalarFromTensor)
 @torch_function.register(TensorFromScalar)
-def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+def _scalar_from_tensor(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     """Scalars are tensors without axes."""
     return torch.as_tensor
 
 
 @torch_function.register(TypeCastingOp)
-def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+def _type_casting_op(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     """What means something to gradients and rewrites only."""
     return lambda x: x
 
 
 @torch_function.register(DeepCopyOp)
-def _(op: DeepCopyOp, node: Apply, context: Context) -> Callable[..., Any]:
+def _deep_copy_op(op: DeepCopyOp, node: Apply, context: Context) -> Callable[..., Any]:
     return torch.clone
 
 
 @torch_function.register(CpuContiguous)
-def _(op: CpuContiguous, node: Apply, context: Context) -> Callable[..., Any]:
+def _cpu_contiguous(op: CpuContiguous, node: Apply, context: Context) -> Callable[..., Any]:
     return lambda x: x.contiguous()
 
 
 @torch_function.register(Print)
-def _(op: Print, node: Apply, context: Context) -> Callable[..., Any]:
+def _print(op: Print, node: Apply, context: Context) -> Callable[..., Any]:
     def show(x: torch.Tensor) -> torch.Tensor:
         op.global_fn(op, x.cpu().numpy())
         return x
@@ -205,17 +205,17 @@ def _(op: Print, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Shape)
-def _(op: Shape, node: Apply, context: Context) -> Callable[..., Any]:
+def _shape(op: Shape, node: Apply, context: Context) -> Callable[..., Any]:
     return lambda x: torch.tensor(x.shape, dtype=torch.int64, device=context.device)
 
 
 @torch_function.register(Shape_i)
-def _(op: Shape_i, node: Apply, context: Context) -> Callable[..., Any]:
+def _shape_i(op: Shape_i, node: Apply, context: Context) -> Callable[..., Any]:
     return lambda x: torch.tensor(x.shape[op.i])
 
 
 @torch_function.register(SpecifyShape)
-def _(op: SpecifyShape, node: Apply, context: Context) -> Callable[..., Any]:
+def _specify_shape(op: SpecifyShape, node: Apply, context: Context) -> Callable[..., Any]:
     def specify_shape(x: torch.Tensor, *lengths: Any) -> torch.Tensor:
         expected = [None if length is None else int(length) for length in lengths]
         if any(length not in (None, got) for length, got in zip(expected, x.shape, strict=True)):
@@ -226,18 +226,18 @@ def _(op: SpecifyShape, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(JoinDims)
-def _(op: JoinDims, node: Apply, context: Context) -> Callable[..., Any]:
+def _join_dims(op: JoinDims, node: Apply, context: Context) -> Callable[..., Any]:
     start, end = op.start_axis, op.start_axis + op.n_axes
     return lambda x: x.reshape([*x.shape[:start], math.prod(x.shape[start:end]), *x.shape[end:]])
 
 
 @torch_function.register(SplitDims)
-def _(op: SplitDims, node: Apply, context: Context) -> Callable[..., Any]:
+def _split_dims(op: SplitDims, node: Apply, context: Context) -> Callable[..., Any]:
     return lambda x, lengths: x.reshape([*x.shape[: op.axis], *lengths.tolist(), *x.shape[op.axis + 1 :]])
 
 
 @torch_function.register(Join)
-def _(op: Join, node: Apply, context: Context) -> Callable[..., Any]:
+def _join(op: Join, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(node.outputs[0].type.dtype)
 
     def join(axis: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
@@ -252,7 +252,7 @@ def _(op: Join, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Split)
-def _(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
+def _split(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
     def split(x: torch.Tensor, axis: torch.Tensor, sizes: torch.Tensor) -> Any:
         lengths, whole = sizes.tolist(), x.shape[int(axis)]
         if len(lengths) != op.len_splits or sum(lengths) != whole or min(lengths) < 0:
@@ -266,7 +266,7 @@ def _(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Repeat)
-def _(op: Repeat, node: Apply, context: Context) -> Callable[..., Any]:
+def _repeat(op: Repeat, node: Apply, context: Context) -> Callable[..., Any]:
     def repeat(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
         repeats = repeats.to(device=x.device, dtype=torch.int64).expand(x.shape[op.axis])
         rows = torch.arange(x.shape[op.axis], device=x.device).repeat_interleave(repeats)
@@ -276,7 +276,7 @@ def _(op: Repeat, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(PermuteRowElements)
-def _(op: PermuteRowElements, node: Apply, context: Context) -> Callable[..., Any]:
+def _permute_row_elements(op: PermuteRowElements, node: Apply, context: Context) -> Callable[..., Any]:
     def permute(x: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
         shape = torch.broadcast_shapes(x.shape, permutation.shape)
         x, positions = x.expand(shape), permutation.to(torch.int64).expand(shape) % max(shape[-1], 1)
@@ -287,7 +287,7 @@ def _(op: PermuteRowElements, node: Apply, context: Context) -> Callable[..., An
 
 
 @torch_function.register(Choose)
-def _(op: Choose, node: Apply, context: Context) -> Callable[..., Any]:
+def _choose(op: Choose, node: Apply, context: Context) -> Callable[..., Any]:
     if not isinstance(node.inputs[1].type, TensorType):
         raise Unsupported(f"{op} of a list", "choices of one shape, as one tensor, are")
 

@@ -19,7 +19,7 @@ from theanompi.device.ops.base import Context
 
 
 @torch_function.register(Blockwise)
-def _(op: Blockwise, node: Apply, context: Context) -> Callable[..., Any]:
+def _blockwise(op: Blockwise, node: Apply, context: Context) -> Callable[..., Any]:
     core_node = op._create_dummy_core_node(node.inputs)
     core_context = replace(context, overwrite={}, into=())
     batched = batched_function(op.core_op, node=core_node, context=core_context)
@@ -53,18 +53,18 @@ def _function(fgraph: FunctionGraph, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(OpFromGraph)
-def _(op: OpFromGraph, node: Apply, context: Context) -> Callable[..., Any]:
+def _op_from_graph(op: OpFromGraph, node: Apply, context: Context) -> Callable[..., Any]:
     return _function(op.fgraph, context)
 
 
 @torch_function.register(Branches)
-def _(op: Branches, node: Apply, context: Context) -> Callable[..., Any]:
+def _branches(op: Branches, node: Apply, context: Context) -> Callable[..., Any]:
     then, otherwise = _function(op.then, context), _function(op.otherwise, context)
     return lambda condition, *inputs: (then if condition.item() != 0 else otherwise)(*inputs)
 
 
 @torch_function.register(IfElse)
-def _(op: IfElse, node: Apply, context: Context) -> Callable[..., Any]:
+def _if_else(op: IfElse, node: Apply, context: Context) -> Callable[..., Any]:
     """What both branches have is computed already."""
     count = len(node.outputs)
 
@@ -76,7 +76,7 @@ def _(op: IfElse, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(CheckAndRaise)
-def _(op: CheckAndRaise, node: Apply, context: Context) -> Callable[..., Any]:
+def _check_and_raise(op: CheckAndRaise, node: Apply, context: Context) -> Callable[..., Any]:
     def check(x: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
         if not all(condition.item() for condition in conditions):
             raise op.exc_type(op.msg)

@@ -54,7 +54,7 @@ def _forward(x: torch.Tensor, entries: Sequence[Any]) -> tuple[torch.Tensor, lis
 
 
 @torch_function.register(Subtensor)
-def _(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
+def _subtensor(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
     def subtensor(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
         view, backwards = _forward(x, indices_from_subtensor(_integers(numbers), op.idx_list))
         return _signed(view).flip(backwards).view(x.dtype) if backwards else view
@@ -70,7 +70,7 @@ def _(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(IncSubtensor)
-def _(op: IncSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
+def _inc_subtensor(op: IncSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
     ndim = node.inputs[0].ndim - sum(isinstance(entry, int) for entry in op.idx_list)
 
     def inc_subtensor(x: torch.Tensor, y: torch.Tensor, *numbers: Any) -> torch.Tensor:
@@ -144,7 +144,9 @@ def _check_masks(x: torch.Tensor, entries: Sequence[Any]) -> None:
 
 @torch_function.register(AdvancedSubtensor1)
 @torch_function.register(AdvancedSubtensor)
-def _(op: AdvancedSubtensor1 | AdvancedSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
+def _advanced_subtensor(
+    op: AdvancedSubtensor1 | AdvancedSubtensor, node: Apply, context: Context
+) -> Callable[..., Any]:
     to_entries = _entries(op, node)
 
     def advanced_subtensor(x: torch.Tensor, *inputs: Any) -> torch.Tensor:
@@ -194,7 +196,9 @@ def _put(target: torch.Tensor, entries: Sequence[Any], y: torch.Tensor, accumula
 
 @torch_function.register(AdvancedIncSubtensor1)
 @torch_function.register(AdvancedIncSubtensor)
-def _(op: AdvancedIncSubtensor1 | AdvancedIncSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
+def _advanced_inc_subtensor(
+    op: AdvancedIncSubtensor1 | AdvancedIncSubtensor, node: Apply, context: Context
+) -> Callable[..., Any]:
     to_entries = _entries(op, node)
     once = getattr(op, "ignore_duplicates", False)
 

@@ -81,7 +81,7 @@ def _nan_where(failed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 @_register(MatrixInverse)
-def _(op: MatrixInverse, node: Apply, context: Context) -> Function:
+def _matrix_inverse(op: MatrixInverse, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
 
     def inverse(x: torch.Tensor) -> torch.Tensor:
@@ -95,26 +95,26 @@ def _(op: MatrixInverse, node: Apply, context: Context) -> Function:
 
 
 @_register(MatrixPinv)
-def _(op: MatrixPinv, node: Apply, context: Context) -> Function:
+def _matrix_pinv(op: MatrixPinv, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     # NumPy's bound on the singular values, which torch's is not.
     return _numpy_errors(lambda x: torch.linalg.pinv(x.to(dtype), rtol=1e-15, hermitian=op.hermitian))
 
 
 @_register(Det)
-def _(op: Det, node: Apply, context: Context) -> Function:
+def _det(op: Det, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     return lambda x: torch.linalg.det(x.to(dtype))
 
 
 @_register(SLogDet)
-def _(op: SLogDet, node: Apply, context: Context) -> Function:
+def _s_log_det(op: SLogDet, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     return lambda x: tuple(torch.linalg.slogdet(x.to(dtype)))
 
 
 @_register(Expm)
-def _(op: Expm, node: Apply, context: Context) -> Function:
+def _expm(op: Expm, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     return lambda x: torch.linalg.matrix_exp(x.to(dtype))
 
@@ -127,7 +127,7 @@ def _cholesky(x: torch.Tensor, lower: bool) -> tuple[torch.Tensor, torch.Tensor]
 
 
 @_register(Cholesky)
-def _(op: Cholesky, node: Apply, context: Context) -> Function:
+def _cholesky_function(op: Cholesky, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
 
     def cholesky(x: torch.Tensor) -> torch.Tensor:
@@ -153,7 +153,7 @@ def _solving(op: Any, node: Apply, solve: Callable[[torch.Tensor, torch.Tensor],
 
 
 @_register(SolveTriangular)
-def _(op: SolveTriangular, node: Apply, context: Context) -> Function:
+def _solve_triangular(op: SolveTriangular, node: Apply, context: Context) -> Function:
     def solve(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         x = torch.linalg.solve_triangular(a, b, upper=not op.lower, unitriangular=op.unit_diagonal)
         if op.unit_diagonal:
@@ -164,7 +164,7 @@ def _(op: SolveTriangular, node: Apply, context: Context) -> Function:
 
 
 @_register(CholeskySolve)
-def _(op: CholeskySolve, node: Apply, context: Context) -> Function:
+def _cholesky_solve(op: CholeskySolve, node: Apply, context: Context) -> Function:
     return _solving(op, node, lambda c, b: torch.cholesky_solve(b, c, upper=not op.lower))
 
 
@@ -174,7 +174,7 @@ def _solve(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @_register(Solve)
-def _(op: Solve, node: Apply, context: Context) -> Function:
+def _solve_function(op: Solve, node: Apply, context: Context) -> Function:
     if _is_complex(node) and op.assume_a != "gen":
         raise Unsupported(str(op), "of complex numbers")
 
@@ -192,7 +192,7 @@ def _(op: Solve, node: Apply, context: Context) -> Function:
 
 
 @_register(LU)
-def _(op: LU, node: Apply, context: Context) -> Function:
+def _lu(op: LU, node: Apply, context: Context) -> Function:
     dtype = _dtype(node, 1)
 
     def lu(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -207,7 +207,7 @@ def _(op: LU, node: Apply, context: Context) -> Function:
 
 
 @_register(LUFactor)
-def _(op: LUFactor, node: Apply, context: Context) -> Function:
+def _lu_factor(op: LUFactor, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
 
     def lu_factor(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -219,7 +219,7 @@ def _(op: LUFactor, node: Apply, context: Context) -> Function:
 
 
 @torch_function.register(PivotToPermutations)
-def _(op: PivotToPermutations, node: Apply, context: Context) -> Function:
+def _pivot_to_permutations(op: PivotToPermutations, node: Apply, context: Context) -> Function:
     def permutation(pivots: torch.Tensor) -> torch.Tensor:
         order = list(range(len(pivots)))
         for i, j in enumerate(pivots.tolist()):
@@ -231,7 +231,7 @@ def _(op: PivotToPermutations, node: Apply, context: Context) -> Function:
 
 
 @_register(QR)
-def _(op: QR, node: Apply, context: Context) -> Function:
+def _qr(op: QR, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     if op.pivoting:
         raise Unsupported(str(op), "torch does not pivot")
@@ -253,7 +253,7 @@ def _(op: QR, node: Apply, context: Context) -> Function:
 
 
 @_register(SVD)
-def _(op: SVD, node: Apply, context: Context) -> Function:
+def _svd(op: SVD, node: Apply, context: Context) -> Function:
     dtype = torch_dtype(np.result_type(*(v.type.dtype for v in node.outputs)).name)
     if not op.compute_uv:
         if _is_complex(node):
@@ -263,7 +263,7 @@ def _(op: SVD, node: Apply, context: Context) -> Function:
 
 
 @_register(Eigh, Eigvalsh)
-def _(op: Eigh | Eigvalsh, node: Apply, context: Context) -> Function:
+def _eigh(op: Eigh | Eigvalsh, node: Apply, context: Context) -> Function:
     dtype, triangle = _dtype(node), "L" if op.lower else "U"
     if len(node.inputs) > 1:
         raise Unsupported(str(op), "torch has no generalized eigenvalue problem")
@@ -280,14 +280,14 @@ def _(op: Eigh | Eigvalsh, node: Apply, context: Context) -> Function:
 
 
 @_register(Eig)
-def _(op: Eig, node: Apply, context: Context) -> Function:
+def _eig(op: Eig, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     computed = dtype if _is_complex(node) else dtype.to_real()
     return _numpy_errors(lambda x: tuple(torch.linalg.eig(x.to(computed))))
 
 
 @_register(BlockDiagonal)
-def _(op: BlockDiagonal, node: Apply, context: Context) -> Function:
+def _block_diagonal(op: BlockDiagonal, node: Apply, context: Context) -> Function:
     dtype = torch_dtype(node.outputs[0].type.dtype)
 
     def block_diagonal(*blocks: torch.Tensor) -> torch.Tensor:
@@ -303,7 +303,7 @@ def _(op: BlockDiagonal, node: Apply, context: Context) -> Function:
 
 
 @torch_function.register(Lstsq)
-def _(op: Lstsq, node: Apply, context: Context) -> Function:
+def _lstsq(op: Lstsq, node: Apply, context: Context) -> Function:
     if node.inputs[1].type.ndim != 2:
         raise Unsupported(
             str(op), "of a vector, whose solution PyTensor takes for a matrix; give it a matrix"
@@ -324,12 +324,12 @@ def _(op: Lstsq, node: Apply, context: Context) -> Function:
 
 
 @torch_function.register(TensorInv)
-def _(op: TensorInv, node: Apply, context: Context) -> Function:
+def _tensor_inv(op: TensorInv, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     return _numpy_errors(lambda a: torch.linalg.tensorinv(a.to(dtype), op.ind))
 
 
 @torch_function.register(TensorSolve)
-def _(op: TensorSolve, node: Apply, context: Context) -> Function:
+def _tensor_solve(op: TensorSolve, node: Apply, context: Context) -> Function:
     dtype = _dtype(node)
     return _numpy_errors(lambda a, b: torch.linalg.tensorsolve(a.to(dtype), b.to(dtype), dims=op.axes))

@@ -35,7 +35,7 @@ def _reduced(op: CAReduce, node: Apply) -> tuple[int, ...]:
 
 
 @torch_function.register(Sum)
-def _(op: Sum, node: Apply, context: Context) -> Callable[..., Any]:
+def _sum(op: Sum, node: Apply, context: Context) -> Callable[..., Any]:
     axes = _reduced(op, node)
     source, target = node.inputs[0].type.dtype, node.outputs[0].type.dtype
     dtype = torch_dtype(target)
@@ -63,7 +63,7 @@ def _flattened(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
 
 @torch_function.register(Prod)
 @torch_function.register(ProdWithoutZeros)
-def _(op: Prod | ProdWithoutZeros, node: Apply, context: Context) -> Callable[..., Any]:
+def _prod(op: Prod | ProdWithoutZeros, node: Apply, context: Context) -> Callable[..., Any]:
     axes = _reduced(op, node)
     dtype = torch_dtype(node.outputs[0].type.dtype)
     accumulated = torch_dtype(op.acc_dtype or node.outputs[0].type.dtype)
@@ -85,7 +85,7 @@ def _(op: Prod | ProdWithoutZeros, node: Apply, context: Context) -> Callable[..
 
 @torch_function.register(Max)
 @torch_function.register(Min)
-def _(op: Max | Min, node: Apply, context: Context) -> Callable[..., Any]:
+def _max(op: Max | Min, node: Apply, context: Context) -> Callable[..., Any]:
     axes = _reduced(op, node)
     function = torch.amax if isinstance(op, Max) else torch.amin
     dtype = torch_dtype(node.inputs[0].type.dtype)
@@ -104,14 +104,14 @@ def _(op: Max | Min, node: Apply, context: Context) -> Callable[..., Any]:
 
 @torch_function.register(ptm.All)
 @torch_function.register(ptm.Any)
-def _(op: ptm.All | ptm.Any, node: Apply, context: Context) -> Callable[..., Any]:
+def _all(op: ptm.All | ptm.Any, node: Apply, context: Context) -> Callable[..., Any]:
     axes = _reduced(op, node)
     function = torch.all if isinstance(op, ptm.All) else torch.any
     return torch.clone if op.axis == () else lambda x: function(x, axes)
 
 
 @torch_function.register(Argmax)
-def _(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
+def _argmax(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
     ndim = node.inputs[0].ndim
     axes = tuple(range(ndim)) if op.axis is None else tuple(op.axis)
 
@@ -147,7 +147,7 @@ torch_function.register(LogSoftmax)(_softmax(torch.log_softmax))
 
 
 @torch_function.register(CumOp)
-def _(op: CumOp, node: Apply, context: Context) -> Callable[..., Any]:
+def _cum_op(op: CumOp, node: Apply, context: Context) -> Callable[..., Any]:
     dtype, axis = torch_dtype(node.outputs[0].type.dtype), op.axis
     if dtype == torch.bool:
         running = torch.cummax if op.mode == "add" else torch.cummin
@@ -158,7 +158,7 @@ def _(op: CumOp, node: Apply, context: Context) -> Callable[..., Any]:
 
 @torch_function.register(SortOp)
 @torch_function.register(ArgSortOp)
-def _(op: SortOp | ArgSortOp, node: Apply, context: Context) -> Callable[..., Any]:
+def _sort_op(op: SortOp | ArgSortOp, node: Apply, context: Context) -> Callable[..., Any]:
     # Equal elements keep their order, which fits every kind.
     dtype, axis = torch_dtype(node.inputs[0].type.dtype), node.inputs[1]
 
@@ -186,7 +186,7 @@ def _keys(x: torch.Tensor, common: torch.dtype) -> torch.Tensor:
 
 
 @torch_function.register(SearchsortedOp)
-def _(op: SearchsortedOp, node: Apply, context: Context) -> Callable[..., Any]:
+def _searchsorted_op(op: SearchsortedOp, node: Apply, context: Context) -> Callable[..., Any]:
     common = torch_dtype(np.result_type(*(v.type.dtype for v in node.inputs[:2])).name)
 
     def searchsorted(x: torch.Tensor, v: torch.Tensor, sorter: torch.Tensor | None = None) -> torch.Tensor:
@@ -200,14 +200,14 @@ def _(op: SearchsortedOp, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Nonzero)
-def _(op: Nonzero, node: Apply, context: Context) -> Callable[..., Any]:
+def _nonzero(op: Nonzero, node: Apply, context: Context) -> Callable[..., Any]:
     if len(node.outputs) == 1:
         return lambda x: x.to(torch.bool).nonzero()[:, 0]
     return lambda x: x.to(torch.bool).nonzero(as_tuple=True)
 
 
 @torch_function.register(Unique)
-def _(op: Unique, node: Apply, context: Context) -> Callable[..., Any]:
+def _unique(op: Unique, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(node.inputs[0].type.dtype)
 
     def of_elements(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -242,7 +242,7 @@ def _row_major(op: UnravelIndex | RavelMultiIndex, items: Any) -> list[Any]:
 
 
 @torch_function.register(UnravelIndex)
-def _(op: UnravelIndex, node: Apply, context: Context) -> Callable[..., Any]:
+def _unravel_index(op: UnravelIndex, node: Apply, context: Context) -> Callable[..., Any]:
     def unravel_index(indices: torch.Tensor, dims: torch.Tensor) -> Any:
         shape, rest = _row_major(op, dims.tolist()), indices.to(torch.int64)
         wrong = rest[(rest < 0) | (rest >= math.prod(shape))]
@@ -261,7 +261,7 @@ def _(op: UnravelIndex, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(RavelMultiIndex)
-def _(op: RavelMultiIndex, node: Apply, context: Context) -> Callable[..., Any]:
+def _ravel_multi_index(op: RavelMultiIndex, node: Apply, context: Context) -> Callable[..., Any]:
     def ravel_multi_index(*inputs: torch.Tensor) -> torch.Tensor:
         *indices, dims = inputs
         total = torch.zeros((), dtype=torch.int64, device=context.device)
@@ -280,7 +280,7 @@ def _(op: RavelMultiIndex, node: Apply, context: Context) -> Callable[..., Any]:
 
 
 @torch_function.register(Bartlett)
-def _(op: Bartlett, node: Apply, context: Context) -> Callable[..., Any]:
+def _bartlett(op: Bartlett, node: Apply, context: Context) -> Callable[..., Any]:
     def bartlett(m: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(np.bartlett(int(m))).to(context.device)
 
@@ -289,7 +289,7 @@ def _(op: Bartlett, node: Apply, context: Context) -> Callable[..., Any]:
 
 @torch_function.register(FillDiagonal)
 @torch_function.register(FillDiagonalOffset)
-def _(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
+def _fill_diagonal(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     def fill_diagonal(x: torch.Tensor, value: torch.Tensor, offset: Any = 0) -> torch.Tensor:
         if x.ndim > 2 and len(set(x.shape)) != 1:
             raise ValueError("All dimensions of input must be of equal length")

@@ -17,7 +17,7 @@ from theanompi.device.unsupported import Unsupported
 
 @torch_function.register(RFFTOp)
 @torch_function.register(IRFFTOp)
-def _(op: RFFTOp | IRFFTOp, node: Apply, context: Context) -> Callable[..., Any]:
+def _rfft_op(op: RFFTOp | IRFFTOp, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = node.inputs[0].type.dtype
     if dtype not in ("float32", "float64"):
         raise Unsupported(str(op), f"of {dtype}; cast to float64")
@@ -35,7 +35,7 @@ def _(op: RFFTOp | IRFFTOp, node: Apply, context: Context) -> Callable[..., Any]
 
 @torch_function.register(Convolve1d)
 @torch_function.register(Convolve2d)
-def _(op: Convolve1d | Convolve2d, node: Apply, context: Context) -> Callable[..., Any]:
+def _convolve1d(op: Convolve1d | Convolve2d, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(node.outputs[0].type.dtype)
     computed = dtype if dtype == torch.bool else COMPUTED.get(dtype, dtype)
 
