@@ -1432,7 +1432,7 @@ def _(rng: Random, folder: Path) -> Input:
         words[1:1] = ["-o", "out.h5"]
 
     def call() -> int:
-        with mock.patch.object(packing, "pack", lambda source, output, **more: True):
+        with mock.patch.object(command, "pack", lambda source, output, **more: True):
             return command.main(words)
 
     # The real one would pack what is right.

@@ -696,7 +696,7 @@ def test_a_worker_without_memory_is_a_line(
     def none_left(*_: object, **__: object) -> bool:
         raise MemoryError
 
-    monkeypatch.setattr(packing, "pack", none_left)
+    monkeypatch.setattr("theanompi.data.pack.command.pack", none_left)
     command = "synthetic --classes 2 --train 4 --val 2 --size 4 -o".split()
     assert errors(capsys, *command, tmp_path / "s.h5") == (
         "synthetic: expected more memory, got none; what is packed is kept: fewer --processes take less"
@@ -747,7 +747,7 @@ def test_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 110.0, 140.0, 140.0, 141.0, 200.0, 200.0])
-    monkeypatch.setattr(command, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(packing, "monotonic", lambda: next(clock))
     with packing.Progress(10_000, 1000) as progress:
         progress.add(1000)
         progress.add(3000)
