@@ -276,3 +276,15 @@ def test_program_as_pytensor(program: Callable[..., list[np.ndarray]]) -> None:
         theirs = program(pytensor.shared, REFERENCE)
     for k, (got, expected) in enumerate(zip(ours, theirs, strict=True)):
         assert_close(got, expected, f"{program.__name__}: value {k}")
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "uint32", "uint64"])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_rows_of_any_dtype_are_permuted(dtype: str, inverse: bool) -> None:
+    x, order = pt.matrix("x", dtype=dtype), np.array([2, 0, 1])
+    value = np.array([[1, 0, 255], [3, 4, 0]]).astype(dtype)
+    result = pytensor.function(
+        [x], pt.basic.permute_row_elements(x, order, inverse), mode=device.mode("cpu")
+    )(value)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, value[:, np.argsort(order) if inverse else order])

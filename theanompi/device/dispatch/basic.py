@@ -33,6 +33,7 @@ from pytensor.tensor.shape import Reshape, Shape, Shape_i, SpecifyShape
 from pytensor.tensor.type import TensorType
 
 from theanompi.device.dispatch.base import batched_function, torch_function
+from theanompi.device.dispatch.indexing import signed
 from theanompi.device.elemwise import elemwise_function
 from theanompi.device.ops.base import Context, TorchOp
 from theanompi.device.scalars import COMPUTED, torch_dtype
@@ -281,7 +282,7 @@ def _permute_row_elements(op: PermuteRowElements, node: Apply, context: Context)
         shape = torch.broadcast_shapes(x.shape, permutation.shape)
         x, positions = x.expand(shape), permutation.to(torch.int64).expand(shape) % max(shape[-1], 1)
         # What is put at the places of a permutation is taken from those of its inverse.
-        return x.gather(-1, positions.argsort(-1) if op.inverse else positions)
+        return signed(x).gather(-1, positions.argsort(-1) if op.inverse else positions).view(x.dtype)
 
     return permute
 

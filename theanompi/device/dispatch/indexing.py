@@ -26,7 +26,8 @@ _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: t
 """Dtypes in which torch neither adds nor writes by index, and those of the same bits in which it does."""
 
 
-def _signed(x: torch.Tensor) -> torch.Tensor:
+def signed(x: torch.Tensor) -> torch.Tensor:
+    """The same bits in a dtype whose elements torch puts anywhere by index."""
     return x.view(_SIGNED[x.dtype]) if x.dtype in _SIGNED else x
 
 
@@ -57,7 +58,7 @@ def _forward(x: torch.Tensor, entries: Sequence[Any]) -> tuple[torch.Tensor, lis
 def _subtensor(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
     def subtensor(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
         view, backwards = _forward(x, indices_from_subtensor(_integers(numbers), op.idx_list))
-        return _signed(view).flip(backwards).view(x.dtype) if backwards else view
+        return signed(view).flip(backwards).view(x.dtype) if backwards else view
 
     numbers = node.inputs[1:]
     if not all(isinstance(n, Constant) for n in numbers):
@@ -77,11 +78,11 @@ def _inc_subtensor(op: IncSubtensor, node: Apply, context: Context) -> Callable[
         result = x.clone()
         view, backwards = _forward(result, indices_from_subtensor(_integers(numbers), op.idx_list))
         value = _fitted(y.to(x.dtype), view.shape, ndim)
-        value = _signed(value).flip(backwards) if backwards else _signed(value)
+        value = signed(value).flip(backwards) if backwards else signed(value)
         if op.set_instead_of_inc:
-            _signed(view).copy_(value)
+            signed(view).copy_(value)
         else:
-            _signed(view).add_(value)
+            signed(view).add_(value)
         return result
 
     return inc_subtensor
@@ -155,7 +156,7 @@ def _advanced_subtensor(
         entries = _expanded(entries)
         view, backwards = _forward(x, entries)
         if backwards:
-            view = _signed(view).flip(backwards).view(x.dtype)
+            view = signed(view).flip(backwards).view(x.dtype)
         indices = [None if isinstance(entry, slice) else entry for entry in entries]
         if all(index is None for index in indices):
             return view.clone()
@@ -210,7 +211,7 @@ def _advanced_inc_subtensor(
         entries = _expanded(entries)
         result = x.clone()
         view, backwards = _forward(result, entries)
-        view, value = _signed(view), _signed(y.to(x.dtype))
+        view, value = signed(view), signed(y.to(x.dtype))
         target = view.flip(backwards) if backwards else view
         indices = [None if isinstance(entry, slice) else entry for entry in entries]
         if all(index is None for index in indices):
