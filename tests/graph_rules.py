@@ -953,7 +953,10 @@ rule("linalg.qr", 2)(
     lambda d: f"linalg.qr({d.square()}, mode={d.any_of('full', 'economic', 'reduced', 'complete')!r})"
 )
 rule("linalg.qr, r")(lambda d: f"linalg.qr({d.square()}, mode='r')")
-rule("linalg.svd, values")(lambda d: f"linalg.svd({d.x('f', 2, empty=False)}, compute_uv=False)")
+# What becomes of infinities is left to LAPACK.
+rule("linalg.svd, values")(
+    lambda d: f"linalg.svd({d.x('f', 2, low=-9, high=9, empty=False)}, compute_uv=False)"
+)
 rule("linalg.svd")(
     lambda d: f"(lambda u, s, vt: (u * s[..., None, :]) @ vt)(*linalg.svd({d.square()}, full_matrices=False))"
 )
@@ -965,7 +968,7 @@ rule("linalg.schur")(lambda d: f"(lambda t, z: z @ t @ z.mT)(*linalg.schur({d.sq
 on("linalg.qz", ndim=(2, 2), square=True)(
     lambda d, a: f"(lambda aa, bb, q, z: q @ aa @ z.mT)(*linalg.qz({a}, {a}))"
 )
-rule("linalg.pinv")(lambda d: f"linalg.pinv({d.x('f', 2, empty=False)})")
+rule("linalg.pinv")(lambda d: f"linalg.pinv({d.x('f', 2, low=-9, high=9, empty=False)})")
 rule("linalg.expm")(lambda d: f"linalg.expm({d.square()} / 4)")
 on("linalg.lstsq", ndim=(2, 2), square=True)(
     lambda d, a: f"linalg.lstsq({a}, {d.x('f', 1, shape=d.shape(a)[:1])}, 1e-6)[0]"
