@@ -95,7 +95,8 @@ def op_names() -> set[str]:
     found = {str(op.name) for op in vars(pytensor.scalar).values() if isinstance(op, ScalarOp)}
     todo: list[type] = [Op]
     while todo:
-        for kind in todo.pop().__subclasses__():
+        kinds: list[type] = todo.pop().__subclasses__()
+        for kind in kinds:
             if kind.__name__ not in found:
                 found.add(kind.__name__)
                 todo.append(kind)
@@ -216,7 +217,7 @@ def shaken(value: np.ndarray, scale: Any, rng: np.random.Generator, eps: float =
 def exact(node: Apply, inputs: list[Any]) -> bool:
     """Whether an op only chooses among the elements of its operands, as indexing does."""
     elements = np.concatenate(
-        [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)] or [[]]
+        [np.ravel(v) for v in inputs if isinstance(v, np.ndarray | np.number | np.bool_)] or [np.zeros(0)]
     )
     known = dict(zip(node.inputs, inputs, strict=True))
     compute(node.outputs, known)
@@ -246,7 +247,7 @@ def is_rounding(program: Program, got: list[Any]) -> bool:
             elements = np.concatenate(given) if given else np.zeros(0)
             # Of one or two bytes of integer NumPy computes in float16 or float32, whatever the result's dtype is.
             narrow = min((v.dtype.itemsize for v in given if v.dtype.kind in "biu"), default=8)
-            coarse = {1: np.finfo(np.float16).eps, 2: np.finfo(np.float32).eps}.get(narrow, 0.0)
+            coarse = {1: float(np.finfo(np.float16).eps), 2: float(np.finfo(np.float32).eps)}.get(narrow, 0.0)
             return [
                 shaken(v, np.where(np.isin(v, elements), 0, np.abs(v)), rng, coarse) if is_float(v) else v
                 for v in outputs
@@ -373,9 +374,12 @@ def cut(program: Program, number: int) -> Program | None:
     line = program.lines[number]
     if len(line.names) != 1:
         return None
-    scope = {**NAMES, "shared": host_shared}
+    scope: dict[str, Any] = {**NAMES, "shared": host_shared}
     with interpreter():
-        exec("\n".join(x.line for x in (*program.inputs, *program.lines[: number + 1])), scope)
+        exec(
+            "\n".join([*(x.line for x in program.inputs), *(x.line for x in program.lines[: number + 1])]),
+            scope,
+        )
         variable, known = scope[line.names[0]], {}
         for x in program.inputs:
             known[scope[x.name]] = eval(x.value, scope)
