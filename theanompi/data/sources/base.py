@@ -31,28 +31,12 @@ from theanompi.data.store.schema import Split
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+_ALWAYS = ".jpeg .jpg .jpe .jfif .png .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm"
+# What Pillow may be built without.
+_BY_FEATURE = {".webp": "webp", ".avif": "avif", ".jp2": "jpg_2000"}
 IMAGE_ENDINGS = (
-    *(
-        ".jpeg",
-        ".jpg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    ),
-    # What Pillow may be built without.
-    *(
-        ending
-        for ending, feature in ((".webp", "webp"), (".avif", "avif"), (".jp2", "jpg_2000"))
-        if feature in features.get_supported()
-    ),
+    *_ALWAYS.split(),
+    *(ending for ending, feature in _BY_FEATURE.items() if feature in features.get_supported()),
 )
 # What systems and servers put into folders, besides what begins with a dot: copies, thumbnails, what was deleted.
 HIDDEN = {
