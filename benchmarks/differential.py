@@ -17,8 +17,8 @@ import collections
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,9 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
     different: dict[tuple[str, str], dict[str, Any]] = {}
     explained: dict[str, list[int]] = {"by rewrites": [], "by rounding or dtype": []}
     batches = [range(first, min(first + BATCH, graphs)) for first in range(0, graphs, BATCH)]
-    with ProcessPoolExecutor(jobs, get_context("forkserver"), max_tasks_per_child=40) as pool:
-        for graph in (g for found in pool.map(look_at, [seed] * len(batches), batches) for g in found):
+    # Not concurrent.futures, whose processes may wait for ever once one has done its share (CPython issue 115634).
+    with get_context("forkserver").Pool(jobs, maxtasksperchild=40) as pool:
+        for graph in (g for found in pool.imap(partial(look_at, seed), batches) for g in found):
             if graph is None:
                 continue
             whole["drawn"] += 1

@@ -154,6 +154,20 @@ def test_copies_that_no_rewrite_removed(op: Any) -> None:
     assert_close(first, vectors(5, 1)[0])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint32", "bool"])
+@pytest.mark.parametrize(("name", "reference"), [("add", np.add), ("mul", np.multiply)])
+def test_ops_of_any_number_of_operands_take_one_and_three(name: str, reference: Any, dtype: str) -> None:
+    """One is what PyTensor's rewrites may leave of a sum."""
+    values = np.array([[5, 1, 0], [3, 1, 0], [6, 1, 1]]).astype(dtype)
+    x, y, z = (pt.vector(dtype=dtype, shape=(3,)) for _ in range(3))
+    op = Elemwise(getattr(pytensor.scalar, name))
+    # As it is, for other rewrites make no such node of it.
+    mode = MODE.excluding("canonicalize", "useless", "specialize", "stabilize", "fusion")
+    one, three = pytensor.function([x, y, z], [op(x), op(x, y, z)], mode=mode)(*values)
+    np.testing.assert_array_equal(one, values[0])
+    np.testing.assert_array_equal(three, reference(reference(*values[:2]), values[2]))
+
+
 def test_comparison_in_the_common_dtype() -> None:
     """Torch compares int64 and float32 in float32, which does not tell these apart."""
     i, x = device.shared(np.array([2**24 + 1])), device.shared(np.array([2**24], "float32"))

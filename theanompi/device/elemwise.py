@@ -57,6 +57,8 @@ _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
 """Functions whose operands have the dtype of their result, and that can write into ``out``."""
 
 _SIMPLE = (LogicalComparison, UnaryBitOp, BinaryBitOp)
+# Of any number of operands, down to one, which rewriting may leave of a sum; torch's functions take two.
+_VARIADIC = (ps.Add, ps.Mul)
 """Ops whose functions take a constant from the CPU without waiting."""
 
 
@@ -199,7 +201,7 @@ class _Expression:
             function = self.bind(_ARITHMETIC[kind], "f")
             operands = [self.operand(v, dtype) for v in node.inputs]
             return self.fold(function, operands, into)
-        if kind is ps.Cast:
+        if kind is ps.Cast or (kind in _VARIADIC and len(node.inputs) == 1):
             (x,) = node.inputs
             return f"{self.operand(x)}.to({self.bind(torch_dtype(dtype), 'dtype')}, copy=True)"
         if kind is ps.Identity:
@@ -221,7 +223,7 @@ class _Expression:
         scalar, wanted = scalar_function(node, self._value(node.inputs[0]))
         function, on_device = self.bind(scalar, "f"), not isinstance(op, _SIMPLE)
         operands = [self.operand(v, w, on_device) for v, w in zip(node.inputs, wanted, strict=True)]
-        if kind in (ps.Add, ps.Mul):
+        if kind in _VARIADIC:
             return self.fold(function, operands, "")
         return f"{function}({', '.join(operands)})"
 
@@ -229,6 +231,8 @@ class _Expression:
         """Whether it is an arithmetic op in which torch's own function has NumPy's values."""
         kind, dtype = type(node.op), node.outputs[0].type.dtype
         if kind not in _ARITHMETIC or not is_native(dtype):
+            return False
+        if kind in _VARIADIC and len(node.inputs) == 1:
             return False
         if any(v.type.dtype.startswith("complex") for v in node.inputs):
             return False
