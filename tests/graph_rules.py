@@ -178,7 +178,12 @@ def _(d: Drawing) -> str:
 rule("cast to an integer")(
     lambda d: f"pt.cast(pt.clip(pt.nan_to_num({d.x('f')}), 0, 99), {d.any_of(*DTYPES['i'], *DTYPES['u'])!r})"
 )
-rule("cast")(lambda d: f"pt.cast({d.x('biu')}, {d.any_of(*ALL_DTYPES)!r})")
+# The interpreter itself raises for negative numbers in uint64.
+rule("cast")(
+    lambda d: (lambda dtype: f"pt.cast({d.x('bu' if dtype == 'uint64' else 'biu')}, {dtype!r})")(
+        d.any_of(*ALL_DTYPES)
+    )
+)
 rule("cast of floats")(lambda d: f"{d.x('f')}.astype({d.any_of('bool', *FLOATS)!r})")
 rule("cast to float16 and back")(lambda d: f"pt.cast(pt.cast({d.x('f')}, 'float16'), 'float32')")
 
