@@ -9,11 +9,13 @@ import pytensor.tensor as pt
 import pytest
 import torch
 import torch.nn.functional as F
+from keyed import keyed_bits, keyed_normal, keyed_uniform
 from pytensor.gradient import verify_grad
 from tolerance import assert_close
 
 from theanompi import device
 from theanompi.device import ops
+from theanompi.device.ops.random import Uniform
 
 DEVICES = [
     "cpu",
@@ -477,20 +479,8 @@ def test_softmax_cross_entropy_refuses(message: str, logits: np.ndarray, labels:
 
 
 def numpy_dropout_mask(keys: np.ndarray, shape: Sequence[int], p: float, salt: int) -> np.ndarray:
-    """The documented hash in uint64: SplitMix64 of the key, then counted on by the golden ratio."""
-    u = np.uint64
-
-    def finalise(x: np.ndarray) -> np.ndarray:
-        x = (x ^ (x >> u(30))) * u(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> u(27))) * u(0x94D049BB133111EB)
-        return x ^ (x >> u(31))
-
-    golden = u(0x9E3779B97F4A7C15)
-    size = int(np.prod(shape))
-    seeds = finalise(keys.astype("int64").view("uint64") ^ u(salt * int(golden) % (1 << 64)))
-    bits = finalise(seeds[:, None] + np.arange(1, size + 1, dtype="uint64") * golden)
-    kept = (bits >> u(40)) >= u(int(p * (1 << 24)))
-    return np.where(kept, np.float32(1 / (1 - p)), np.float32(0)).astype("float32").reshape(len(keys), *shape)
+    kept = keyed_bits(keys, shape, salt) >= np.uint64(int(p * (1 << 24)))
+    return np.where(kept, np.float32(1 / (1 - p)), np.float32(0)).astype("float32")
 
 
 KEYS = np.array([0, 1, -1, 2**62 + 12345, -(2**63)])
@@ -503,6 +493,20 @@ KEYS = np.array([0, 1, -1, 2**62 + 12345, -(2**63)])
 def test_dropout_mask(place: str, shape: tuple[int, ...], p: float, salt: int) -> None:
     got = run(place, lambda keys: ops.dropout_mask(keys, shape, p, salt), KEYS)
     np.testing.assert_array_equal(got, numpy_dropout_mask(KEYS, shape, p, salt))
+
+
+@ON_EACH_DEVICE
+def test_uniform_and_normal_numbers_of_a_key(place: str) -> None:
+    got = run(place, lambda keys: ops.uniform(keys, (2, 3), 5), KEYS)
+    np.testing.assert_array_equal(got, keyed_uniform(KEYS, (2, 3), 5).astype("float32"))
+    got = run(place, lambda keys: ops.normal(keys, (3,), 5), KEYS)
+    np.testing.assert_allclose(got, keyed_normal(KEYS, (3,), 5), rtol=1e-5, atol=1e-6)
+
+
+def test_uniform_numbers_are_never_0_or_1() -> None:
+    extremes = Uniform((), 0).of_bits(torch.tensor([0, 2**24 - 1])).numpy()
+    assert extremes[0] > 0
+    assert extremes[1] < 1
 
 
 def test_dropout_mask_of_a_sample_depends_on_its_key_alone() -> None:

@@ -20,7 +20,7 @@ BELOW: dict[str, set[str]] = {
     "lasagne": {"device"},
     "data": {"record"},
     "exchange": {"device", "launch", "record"},
-    "training": {"lasagne", "data", "exchange"},
+    "training": {"lasagne", "data", "exchange", "rules"},
     "rules": {"launch"},
     "experiments": {"rules", "record", "data"},
     "doctor": {"rules", "training"},
@@ -45,7 +45,17 @@ def below(room: str) -> set[str]:
 
 def imported(source: str, package: str) -> Iterator[str]:
     """Dotted names of every import in the source, at any depth; ``from a import b`` gives ``a.b``."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    # What is only named in annotations is handed down, not imported.
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from theanompi.rules import BSP
     from theanompi.training.model import Model
+    from theanompi.training.objective import Objective, classification
 
 __version__ = "0.1.0"
-__all__ = ["BSP", "Model", "__version__"]
+__all__ = ["BSP", "Model", "Objective", "__version__", "classification"]
 
-_HOMES = {"BSP": "theanompi.rules", "Model": "theanompi.training.model"}
+_HOMES = {
+    "BSP": "theanompi.rules",
+    "Model": "theanompi.training.model",
+    "Objective": "theanompi.training.objective",
+    "classification": "theanompi.training.objective",
+}
 
 
 def __getattr__(name: str) -> Any:

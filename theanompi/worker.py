@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from theanompi.config import RunConfig, from_environment, resolve
 from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
@@ -19,8 +19,17 @@ from theanompi.system.output import print_anything
 from theanompi.system.segments import remove_left_behind
 from theanompi.training.stop import StopSignals
 
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
-def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None:
+
+def run(
+    config: RunConfig,
+    devices: tuple[str, ...],
+    plan: bool = False,
+    *,
+    comm: "MPI.Intracomm | None" = None,
+) -> None:
     """Be one worker of a run, from the first collective call to the last checkpoint.
 
     Parameters
@@ -30,6 +39,8 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         The devices of this machine, one per local rank, or one name for all.
     plan : bool
         Print the schedule and return.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks of the run; all there are by default. When the run fails, all there are end.
 
     Raises
     ------
@@ -42,7 +53,7 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
     with contextlib.ExitStack() as stack:
         folder: RunFolder | None = None
         error: Exception | None = None
-        if not plan and not mpi_rank():
+        if not plan and not (mpi_rank() if comm is None else comm.Get_rank()):
             try:
                 folder = stack.enter_context(
                     RunFolder(Path(config.out or ""), resume=config.resume, overwrite=config.overwrite)
@@ -56,7 +67,8 @@ def run(config: RunConfig, devices: tuple[str, ...], plan: bool = False) -> None
         from theanompi.training.ranks import agree, check_launcher, forget_shared_memory, guarded
         from theanompi.training.watchdog import Watchdog
 
-        comm, progress, out = MPI.COMM_WORLD, Progress(), str(config.out)
+        progress, out = Progress(), str(config.out)
+        comm = MPI.COMM_WORLD if comm is None else comm
         check_launcher(comm)
         forget_shared_memory(comm)
         # Every rank has to hear of it, or the others would wait.

@@ -1,4 +1,4 @@
-"""What every rule offers its user: `Rule.init`, `Rule.wait`, and checks before anything is spawned."""
+"""What every rule offers its user: `Session.init`, `Session.wait`, and checks before anything is spawned."""
 
 import atexit
 import importlib
@@ -20,6 +20,9 @@ ATTRIBUTES = {
 }
 """By the name of an attribute of a rule, the field of `RunConfig` that it sets."""
 
+# What a rule's class says of itself.
+_OF_A_RULE = ("name", "lockstep", "Settings")
+
 
 class RunFailed(RuntimeError):
     """A spawned run ended badly; `status` is its exit status, not 0, and `deaths` says which processes did."""
@@ -29,8 +32,8 @@ class RunFailed(RuntimeError):
         self.status, self.deaths = status, deaths
 
 
-class Rule(ABC):
-    """A way of training together: `init` starts one process per device, `wait` waits for their end.
+class Session(ABC):
+    """What starts a run: `init` starts one process per device, `wait` waits for their end.
 
     Under an mpirun of the user's own the script is the worker: `init` then checks and keeps the settings and
     spawns nothing, and `wait` trains in this very process. Where that mpirun (or a shell in a job) has one process
@@ -137,10 +140,10 @@ class Rule(ABC):
         found: dict[str, tuple[str, str, Any]] = {}
         for owner in (*reversed(type(self).__mro__), self):
             owner_name = self.name if owner is self else getattr(owner, "__name__", "")
-            if owner is not self and not (isinstance(owner, type) and issubclass(owner, Rule)):
+            if owner is not self and not (isinstance(owner, type) and issubclass(owner, Session)):
                 continue
             for attribute, value in vars(owner).items():
-                if attribute.startswith("_") or attribute == "name" or hasattr(value, "__get__"):
+                if attribute.startswith("_") or attribute in _OF_A_RULE or hasattr(value, "__get__"):
                     continue
                 field = ATTRIBUTES.get(attribute)
                 if field is None:
@@ -219,5 +222,5 @@ class Rule(ABC):
 
 
 def _take_others_along() -> None:
-    """End all ranks of the user's own mpirun, as this one's program ends without a call of `Rule.wait`."""
+    """End all ranks of the user's own mpirun, as this one's program ends without a call of `wait`."""
     importlib.import_module(WORKER).take_others_along()

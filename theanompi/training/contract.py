@@ -6,7 +6,7 @@ It reports through ``recorder.train_error(count, cost, error)`` and ``recorder.v
 error_top5)``, each the mean over one batch of ``batch_size`` (1 if the class has no such attribute) images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import torch
 
 from theanompi.config import ConfigError, RunConfig
 from theanompi.device import FlatBuffer
+from theanompi.exchange import Exchanger
 from theanompi.record.timeline import Span
-from theanompi.training.model import Totals
+from theanompi.training.replica import Measures
 
 CONTRACT = (
     "params",
@@ -53,7 +54,7 @@ class _Listener:
 
 
 class ContractModel:
-    """Gives a model of the contract the face of :class:`theanompi.training.model.Model` that the training loop sees.
+    """Makes a :class:`theanompi.training.replica.Replica` of a model of the contract.
 
     Parameters
     ----------
@@ -62,8 +63,8 @@ class ContractModel:
         ``params`` has ``get_value`` and ``set_value``.
     config : RunConfig
         Its sync type must be ``avg``.
-    size : int
-        Number of ranks.
+    rank, size : int
+        Which rank this is, and of how many.
 
     Raises
     ------
@@ -71,7 +72,11 @@ class ContractModel:
         If the model lacks something, naming it, or the run asks for what only a `Model` can do.
     """
 
-    def __init__(self, model: Any, config: RunConfig, size: int) -> None:
+    metrics = ("loss", "error", "error_top5")
+    headline = "error"
+    noun = "images"
+
+    def __init__(self, model: Any, config: RunConfig, rank: int, size: int) -> None:
         name = type(model).__name__
         missing = [item for item in CONTRACT if not hasattr(model, item)]
         data = getattr(model, "data", None)
@@ -90,13 +95,18 @@ class ContractModel:
             raise ConfigError(
                 f"model class {name}: expected no resume, as only a theanompi.Model saves all its state"
             )
-        self.model, self.data, self.n_epochs, self.size = model, model.data, int(model.n_epochs), size
+        self.model, self.data, self.n_epochs = model, model.data, int(model.n_epochs)
+        self._rank, self._size, self._asked = rank, size, False
         self.params = list(model.params)
         self.images_per_batch = int(getattr(model, "batch_size", 1))
         self._buffer = FlatBuffer({str(i): np.shape(p.get_value()) for i, p in enumerate(self.params)})
         self._listener = _Listener()
 
-    def compile_iter_fns(self, sync_type: str) -> None:
+    def gradient_buffers(self) -> list[FlatBuffer]:
+        """None: the model keeps its gradients to itself."""
+        return []
+
+    def compile_iter_fns(self, sync_type: str, exchangers: Sequence[Exchanger] = ()) -> None:
         """Let the model compile."""
         self.model.compile_iter_fns(sync_type)
 
@@ -109,23 +119,37 @@ class ContractModel:
     def epoch(self, epoch: int) -> None:
         self.model.epoch = epoch
 
-    def train_iter(self, count: int, recorder: Any) -> None:
+    def due(self, count: int) -> list[int]:
+        """The only one."""
+        return [0]
+
+    def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
         """One iteration of the model, its own update included."""
         self._listener.recorder = recorder
         self.model.train_iter(count, self._listener)
 
     def ask_to_stop(self) -> None:
-        """Nothing: there is no sum of gradients that could carry it."""
+        """Tell it with the measures of the next iteration."""
+        self._asked = True
 
-    def totals(self, count: int) -> tuple[Totals, list[float], bool]:
-        """This rank's metrics of the iteration."""
+    def measures(self, objective: int = 0) -> Measures:
+        """This rank's metrics of the iteration; its training has no top-5 error."""
         n = self.images_per_batch
         loss, error = (float(v) * n for v in self._listener.train)
-        return Totals(n, loss, error, 0.0), [loss] * self.size, False
+        sums = {"loss": (loss, float(n)), "error": (error, float(n)), "error_top5": (0.0, float(n))}
+        return Measures(
+            n, sums, [loss if rank == self._rank else 0.0 for rank in range(self._size)], self._asked
+        )
 
-    def update(self) -> float:
+    def update(self, objective: int = 0) -> float:
         """Nothing is left to update; the model keeps its learning rate to itself."""
         return float("nan")
+
+    def n_validated(self) -> None:
+        """Not known."""
+
+    def rate(self, iteration: int) -> None:
+        """Not known."""
 
     def val_iter(self, count: int, recorder: Any) -> None:
         """Let the model validate its next batch; the first one begins a new validation."""
@@ -135,8 +159,9 @@ class ContractModel:
         self.model.val_iter(count, self._listener)
 
     def validation_sums(self) -> np.ndarray:
-        """Images, loss, top-1 and top-5 errors, float64 (4,)."""
-        return self._listener.validation * self.images_per_batch
+        """Images, then for loss, top-1 and top-5 error their sum and the images again; float64 (7,)."""
+        images, *sums = (self._listener.validation * self.images_per_batch).tolist()
+        return np.array([images, *(x for value in sums for x in (value, images))])
 
     def weights_to_average(self) -> FlatBuffer:
         """The parameters, copied into one buffer."""

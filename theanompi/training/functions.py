@@ -1,125 +1,99 @@
-"""From a network to the three compiled functions of a worker: gradients, update, validation.
+"""From objectives to the compiled functions of a worker: gradients and update of each, and validation.
 
 The functions take no arguments: they read their batch from shared variables and leave gradients, statistics
 and metrics in a flat buffer, which the exchange sums over the ranks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
+from pytensor.gradient import DisconnectedInputError
 from pytensor.graph.basic import Variable
-from pytensor.tensor.special import Softmax
 
 from theanompi import device
+from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable
-from theanompi.device.ops import color_adjust, crop_resize, softmax_cross_entropy
-from theanompi.lasagne.layers import BatchNormLayer, Layer, get_all_layers, get_output
-from theanompi.training.feed import Inputs
-from theanompi.training.schedule import Schedule
-from theanompi.training.state import METRICS, N_SUMS, State
+from theanompi.training.objective import Objective
+from theanompi.training.optimizers import Optimizer
+from theanompi.training.schedules import Schedule
+from theanompi.training.state import METRICS, State
 from theanompi.training.update import Group, update_graph
 
 
-def normalised(inputs: Inputs, size: int, mean: np.ndarray, std: np.ndarray, color: bool) -> Variable:
-    """The network's input: the boxes of the images, resized, each channel with mean 0 and deviation 1.
-
-    With `color`, the colours are changed in between, as `inputs` says.
-    """
-    images = crop_resize(inputs.images, inputs.boxes, size)
-    if color:
-        images = 255 * color_adjust(images / np.float32(255), inputs.colors)
-    scale, shift = 1 / (255 * std), -mean / std
-    return (
-        images * scale.astype("float32")[None, :, None, None] + shift.astype("float32")[None, :, None, None]
-    )
-
-
-def classification(output: Variable, labels: Variable) -> tuple[Variable, Variable, Variable]:
-    """Loss and errors of each sample.
-
-    Parameters
-    ----------
-    output : float32 tensor, shape (n, classes)
-        Class scores, or the softmax of them.
-    labels : int64 vector, shape (n,)
-
-    Returns
-    -------
-    loss, error, error_top5 : float32 vectors, shape (n,)
-        Cross-entropy in nats, and 0 or 1: whether the true class is not strictly best, or not among the
-        first five. A tie counts as an error, and so does NaN.
-    """
-    softmax = output.owner is not None and isinstance(output.owner.op, Softmax)
-    scores = output.owner.inputs[0] if softmax else output
-    true = scores[pt.arange(labels.shape[0]), labels]
-    rank = pt.sum(pt.ge(scores, true[:, None]), axis=1)
-
-    def outside(k: int) -> Variable:
-        return pt.cast(pt.or_(pt.lt(rank, 1), pt.gt(rank, k)), "float32")
-
-    return softmax_cross_entropy(scores, labels), outside(1), outside(5)
-
-
 def gradient_function(
-    network: Layer,
+    objective: Objective,
     state: State,
-    inputs: Inputs,
-    share: DeviceSharedVariable,
-    statistics_share: DeviceSharedVariable,
+    statistics: Mapping[Variable, Variable],
+    *,
+    shards: int,
+    summed: bool,
     stop: DeviceSharedVariable,
-    image: Callable[[Inputs], Variable],
     rank: int,
     accumulate: bool,
     mode: Any,
 ) -> Callable[[], None]:
     """Compile forward and backward of one batch.
 
-    The function leaves in ``state.gradients`` the gradient of the summed loss times `share` / n, the batch
-    statistics times `statistics_share`, and the sums of the metrics; or adds them to what is there.
+    The function leaves in ``state.gradients`` the gradient of the weighted loss times 1 / (`shards` · items), the batch
+    statistics times 1 / `shards`, and the sums of the metrics; or adds them to what is there. The update divides by the
+    sum of the weights, which travels with the metrics: until then the numbers are those of a mean, so that 16 bits are
+    enough for them. Not `summed`, the loss of the batch is divided by the batch's own weights.
 
     Parameters
     ----------
-    network : Layer
+    objective : Objective
     state : State
-    inputs : Inputs
-    share, statistics_share : float32 scalar
-        Both 1 / (A·k), so that the sum over steps and ranks is the gradient of the mean over A·k·n images, and the
-        mean of their statistics.
+    statistics : mapping of running statistic to that of the batch
+    shards : int
+        A·k where gradients are summed over all ranks, else A.
+    summed : bool
+        Whether they are.
     stop : float32 scalar
         1 where this rank was asked to stop, else 0; travels with the metrics.
-    image : callable
-        From `inputs` to the network's input.
     rank : int
         Which of the per-rank losses is this one's.
     accumulate : bool
         Add instead of write.
     mode : pytensor mode
     """
-    batch_statistics: dict[Variable, Variable] = {}
-    output = get_output(
-        network, image(inputs), sample_keys=inputs.keys, batch_norm_statistics=batch_statistics
-    )
-    loss, error, error_top5 = classification(output, inputs.labels)
-    n = inputs.labels.type.shape[0]
-    cost = pt.sum(loss) * (share / np.float32(n))
-    # As in get_output, what is not of our layers included.
-    with pytensor.config.change_flags(floatX="float32"):
-        gradients = pytensor.grad(cost, state.parameters)
+    loss, weight = objective.loss, objective.weight
+    n, share = np.float32(loss.type.shape[0]), np.float32(1 / shards)
+    weighted = loss if weight is None else weight * loss
+    cost = pt.sum(weighted)
+    total = cost
+    counted = pt.constant(n) if weight is None else pt.sum(weight)
+    if summed or weight is None:
+        cost = cost * (share / n)
+    else:
+        cost = cost * (share / pt.switch(pt.gt(counted, 0), counted, np.float32(1)))
+    try:
+        # As in get_output, what is not of our layers included.
+        with pytensor.config.change_flags(floatX="float32"):
+            gradients = pytensor.grad(cost, state.parameters)
+    except DisconnectedInputError:
+        with pytensor.config.change_flags(floatX="float32"):
+            reached = pytensor.grad(
+                cost, state.parameters, disconnected_inputs="ignore", return_disconnected="none"
+            )
+        idle = [str(p.name) for p, g in zip(state.parameters, reached, strict=True) if g is None]
+        raise ConfigError(
+            f"objective {objective.name}: expected each parameter to take part in its loss, "
+            f"got {', '.join(idle)[:100]}, which do not"
+        ) from None
     values = dict(zip(state.parameters, gradients, strict=True))
-    values |= {s: batch_statistics[s] * statistics_share for s in state.statistics}
-    total = pt.sum(loss)
-    metrics = pt.stack([total, pt.sum(error), pt.sum(error_top5), stop])
-    n_ranks = state.gradients.views[METRICS].numel() - N_SUMS
+    values |= {s: statistics[s] * share for s in state.statistics}
+    measured = [pt.sum(m if weight is None else weight * m) for m in objective.metrics.values()]
+    sums = pt.stack([counted, total, *measured, np.float32(1), stop])
+    n_ranks = state.gradients.views[METRICS].numel() - state.n_sums - 2
     per_rank = pt.concatenate(
         [np.zeros(rank, "float32"), total[None], np.zeros(n_ranks - 1 - rank, "float32")]
     )
-
     updates = []
-    for target, value in [*values.items(), (None, pt.concatenate([metrics, per_rank]))]:
-        name = METRICS if target is None else target.name
+    for target, value in [*values.items(), (None, pt.concatenate([sums, per_rank]))]:
+        name = METRICS if target is None else str(target.name)
         store = device.shared(state.gradients.views[name], name)
         updates.append((store, store + value if accumulate else value))
     function = pytensor.function([], [], updates=updates, mode=mode)
@@ -128,64 +102,118 @@ def gradient_function(
 
 
 def update_function(
-    network: Layer,
+    objective: Objective,
     state: State,
+    optimizer: Optimizer,
     schedule: Schedule,
-    momentum: float,
-    weight_decay: float,
-    form: str,
-    nesterov: bool,
+    alphas: Mapping[DeviceSharedVariable, float],
+    *,
+    shards: int,
+    summed: bool,
+    normalization: str,
+    clip_norm: float | None,
     mode: Any,
 ) -> Callable[[], Any]:
     """Compile the whole update: it reads ``state.gradients`` and gives η (Goyal et al. 2017, equations 9 and 10).
 
-    Running statistics move towards the mean over the minibatch's batches of n by each layer's `alpha`.
+    Running statistics move towards the mean over the minibatch's batches by each layer's `alpha`; those of a worker
+    that had no batch stay where they are.
+
+    Parameters
+    ----------
+    objective, state, shards, summed
+        As for `gradient_function`.
+    optimizer : Optimizer
+    schedule : Schedule
+    alphas : mapping of running statistic to float
+    normalization : {"minibatch", "worker"}
+        Whether summed losses are divided by all weights, or by those of one worker's batch.
+    clip_norm : float or None
+        The largest global norm of the gradient.
+    mode : pytensor mode
     """
+    metrics = device.shared(state.gradients.views[METRICS], METRICS)
+    batches = metrics[state.n_sums]
+    factor = None
+    if summed:
+        full = float(shards * objective.loss.type.shape[0])
+        all_weights = pt.cast(metrics[0], "float64")
+        factor = pt.cast(
+            pt.switch(pt.gt(all_weights, 0), np.float64(full) / all_weights, np.float64(0)), "float32"
+        )
+        if normalization == "worker":
+            factor = pt.constant(np.float32(shards))
     groups = [
         Group(
-            state.slice(state.weights, variables, "weights"),
-            state.slice(state.velocity, variables, "velocity"),
-            state.slice(state.gradients, variables, "gradients"),
-            decayed,
+            w=state.slice(state.weights, variables, "weights"),
+            g=state.slice(state.gradients, variables, "gradients"),
+            slots={name: state.slice(buffer, variables, name) for name, buffer in state.slots.items()},
+            decayed=decayed,
         )
-        for variables, decayed in ((state.decayed, True), (state.undecayed, False))
-        if variables
+        for variables, decayed in _together(state, by_tensor=optimizer.by_tensor)
     ]
     eta, updates = update_graph(
         groups,
-        state.iteration,
-        state.last_eta,
+        optimizer,
         schedule,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        form=form,
-        nesterov=nesterov,
+        t=state.iteration,
+        last_eta=state.last_eta,
+        every=objective.every,
+        rate=objective.rate,
+        scalars=state.scalars,
+        factor=factor,
+        clip_norm=clip_norm,
     )
     if state.statistics:
-        alphas = {
-            s: layer.alpha
-            for layer in get_all_layers(network)
-            if isinstance(layer, BatchNormLayer)
-            for s in (layer.mean, layer.inv_std)
-        }
         alpha = np.concatenate(
             [np.full(s.type.shape, alphas[s], "float32").ravel() for s in state.statistics]
         )
         running = state.slice(state.weights, state.statistics, "statistics")
         batch = state.slice(state.gradients, state.statistics, "batch statistics")
-        updates.append((running, running + alpha * (batch - running)))
+        if summed:
+            towards = batch * (np.float32(shards) / batches) - running
+        else:
+            towards = batch - (batches * np.float32(1 / shards)) * running
+        updates.append((running, running + alpha * towards))
     function = pytensor.function([], eta, updates=updates, mode=mode)
     function.trust_input = True
     return function
 
 
+def _together(state: State, *, by_tensor: bool) -> list[tuple[Sequence[DeviceSharedVariable], bool]]:
+    """Which parameters are updated as one vector: as many as decay alike, or each by itself."""
+    kinds = [(variables, decayed) for variables, decayed in ((state.decayed, True), (state.undecayed, False))]
+    if by_tensor:
+        return [([variable], decayed) for variables, decayed in kinds for variable in variables]
+    return [(variables, decayed) for variables, decayed in kinds if variables]
+
+
 def validation_function(
-    network: Layer, inputs: Inputs, sums: DeviceSharedVariable, image: Callable[[Inputs], Variable], mode: Any
+    objectives: Sequence[Objective], weights: Variable, sums: DeviceSharedVariable, mode: Any
 ) -> Callable[[], None]:
-    """Compile the validation of one batch: adds to `sums` (float64, 4) images, loss, and top-1 and top-5 errors."""
-    output = get_output(network, image(inputs), deterministic=True)
-    measured = [pt.ones_like(inputs.weights), *classification(output, inputs.labels)]
-    new = [pt.sum(pt.cast(inputs.weights * m, "float64")) for m in measured]
+    """Compile the validation of one batch.
+
+    Parameters
+    ----------
+    objectives : sequence of Objective
+        As they are in validation.
+    weights : float32 vector (n,)
+        1, or 0 for the padding of the last batch.
+    sums : DeviceSharedVariable, float64 vector
+        The function adds to it the items, and for each loss and metric, objective by objective, its weighted sum and
+        the sum of the weights.
+    mode : pytensor mode
+    """
+    n = weights.type.shape[0]
+    new = [pt.sum(pt.cast(weights, "float64"))]
+    for objective in objectives:
+        times = objective.loss.type.shape[0] // n
+        weight = weights if times == 1 else pt.repeat(weights, times)
+        if objective.weight is not None:
+            weight = weight * objective.weight
+        counted = pt.sum(pt.cast(weight, "float64"))
+        for measured in (objective.loss, *objective.metrics.values()):
+            new += [pt.sum(pt.cast(weight * measured, "float64")), counted]
     function = pytensor.function([], [], updates=[(sums, sums + pt.stack(new))], mode=mode)
     function.trust_input = True
     return function

@@ -1,87 +1,44 @@
-"""The training loop: what happens in which order, on every rank."""
+"""The training loop: what happens in which order, on every rank.
 
-import math
+::
+
+    every rank        device, model, data                                    rank.train
+                      rule.attach: which buffers travel, by which strategy
+                      compile: gradients and update of each objective, validation
+                      the checkpoint, if the run is resumed
+    for each epoch
+        for each iteration                                                   train_epoch
+            every rank        rule.step                                      (a rule of your own acts here)
+                for each objective that is due                               (Model.objectives)
+                    every rank    its batches, A of them: forward, backward
+                    all ranks     sum of the gradients, bucket by bucket while backward goes on
+                    every rank    is the loss finite?  update                (Model.optimizer)
+            rank 0            log, progress
+            all ranks         checkpoint, or the end, if all know that one was asked to stop
+        rule.meet: the weights that count
+        every rank        validates its share                                validate
+        all ranks         sum of what was counted: each item once
+        rank 0            log, checkpoint
+    rank 0            summary, curves
+
+Under the sync type ``avg`` the sum is one of weights, after each rank's own update.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
-from theanompi.config import ConfigError
-from theanompi.exchange import Exchanger
 from theanompi.record.progress import Progress
-from theanompi.training.model import Totals
+from theanompi.rules import Diverged, Rule
+from theanompi.training.replica import Replica
 from theanompi.training.stop import StopSignals
 
 
-class Diverged(ConfigError):
-    """The loss is no longer a finite number."""
-
-
-def sum_gradients(
-    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int, stop: StopSignals
-) -> tuple[Totals, Any]:
-    """The sync type ``cdd``: sum the gradients of all ranks, then update ('their way').
-
-    Returns
-    -------
-    Totals
-        Over all ranks.
-    float
-        η of the update.
-    """
-    recorder.start("computing gradients")
-    exchanger.synchronise()
-    recorder.end("calc")
-    recorder.start("exchanging")
-    exchanger.sum()
-    recorder.end("comm")
-    recorder.exchanged(exchanger.spans)
-    recorder.start("updating")
-    totals, losses, stop.agreed = model.totals(count)  # waits for the device
-    _check_finite(model, losses)
-    eta = model.update()
-    recorder.end("calc", "update")
-    return totals, eta
-
-
-def average_weights(
-    model: Any, exchanger: Exchanger, comm: MPI.Comm, recorder: Any, count: int, stop: StopSignals
-) -> tuple[Totals, Any]:
-    """The sync type ``avg``: each rank updates with its own velocity, then weights are averaged ('my way')."""
-    recorder.start("updating")
-    own, *_ = model.totals(count)  # waits for the device
-    eta = model.update()
-    weights = model.weights_to_average()
-    exchanger.synchronise()
-    recorder.end("calc", "update")
-    recorder.start("exchanging")
-    exchanger.sum()
-    weights.flat.div_(comm.Get_size())
-    model.weights_averaged()
-    sums, per_rank = np.array([*own, stop.asked], dtype=float), np.zeros(comm.Get_size())
-    per_rank[comm.Get_rank()] = own.loss
-    for values in (sums, per_rank):
-        comm.Allreduce(MPI.IN_PLACE, values)
-    recorder.end("comm")
-    recorder.exchanged(exchanger.spans)
-    _check_finite(model, per_rank.tolist())
-    *totals, asked = sums.tolist()
-    stop.agreed = asked > 0
-    return Totals(*totals), eta
-
-
-def _check_finite(model: Any, losses: list[float]) -> None:
-    bad = [f"{rank} ({loss:g})" for rank, loss in enumerate(losses) if not math.isfinite(loss)]
-    if bad:
-        raise Diverged(f"the loss is not finite on rank{'s' if len(bad) > 1 else ''} {', '.join(bad)}")
-
-
 def train_epoch(
-    model: Any,
-    step: Callable[[Any, Exchanger, MPI.Comm, Any, int, StopSignals], tuple[Totals, Any]],
-    exchanger: Exchanger,
-    comm: MPI.Comm,
+    replica: Replica,
+    rule: Rule,
     recorder: Any,
     epoch: int,
     start: int,
@@ -93,11 +50,9 @@ def train_epoch(
 
     Parameters
     ----------
-    model : Model or ContractModel
-    step : callable
-        `sum_gradients` or `average_weights`.
-    exchanger : Exchanger
-    comm : MPI.Comm
+    replica : Replica
+    rule : Rule
+        Attached.
     recorder : Recorder
     epoch, start, end : int
     stop : StopSignals
@@ -111,27 +66,26 @@ def train_epoch(
         On every rank, if the loss of any of them is not finite; the line says which, when, and at what η, and so
         does the log.
     """
-    model.epoch = epoch
+    replica.epoch = epoch
     for count in range(start, end):
-        iteration = epoch * model.data.n_batch_train + count + 1
+        iteration = epoch * replica.data.n_batch_train + count + 1
         if stop.asked:
-            model.ask_to_stop()
-        model.train_iter(count, recorder)
-        recorder.loaded(model.readings())
+            replica.ask_to_stop()
         try:
-            totals, eta = step(model, exchanger, comm, recorder, count, stop)
+            step = rule.step(replica, count, recorder)
         except Diverged as error:
-            schedule = getattr(model, "schedule", None)
-            rate = f", η = {schedule(iteration - 1):g}" if schedule else ""
+            eta = replica.rate(iteration - 1)
+            rate = "" if eta is None else f", η = {eta:g}"
             recorder.diverged(epoch, iteration, f"{error}{rate}")
             raise Diverged(f"iteration {iteration}: {error}{rate}") from None
-        recorder.train(epoch, iteration, *totals, lr=float(eta))
+        stop.agreed = step.asked
+        recorder.train(epoch, iteration, step.items, step.sums, lr=step.eta)
         after(count + 1)
     recorder.flush()
 
 
 def validate(
-    model: Any,
+    replica: Replica,
     comm: MPI.Comm,
     recorder: Any,
     epoch: int,
@@ -139,26 +93,25 @@ def validate(
     stop: StopSignals,
     progress: Progress,
 ) -> None:
-    """Validate on every rank's share of the images and record the sums.
+    """Validate on every rank's share of the items and record the sums.
 
     Raises
     ------
     RuntimeError
-        If not every image of the data set was counted exactly once.
+        If not every item of the data set was counted exactly once.
     """
-    batches = model.data.n_batch_val
+    batches = replica.data.n_batch_val
     for count in range(batches):
         progress.now(f"validating, batch {count + 1} of {batches}")
-        model.val_iter(count, recorder)
-    sums = np.array([*model.validation_sums(), stop.asked], dtype=float)
+        replica.val_iter(count, recorder)
+    sums = np.array([*replica.validation_sums(), stop.asked], dtype=float)
     progress.now("validating")
     with progress.waiting("waiting for the other ranks"):
         comm.Allreduce(MPI.IN_PLACE, sums)
-    images, loss, errors, errors_top5, asked = sums.tolist()
+    items, *values, asked = sums.tolist()
     stop.agreed = asked > 0
-    dataset = getattr(model.data, "dataset", None)
-    if dataset is not None and images != dataset.n_val:
-        raise RuntimeError(
-            f"validation: expected each of the {dataset.n_val} images once, counted {images:g}"
-        )
-    recorder.validation(epoch, iteration, int(images), loss, errors, errors_top5)
+    expected = replica.n_validated()
+    if expected is not None and items != expected:
+        raise RuntimeError(f"validation: expected each of the {expected} items once, counted {items:g}")
+    pairs = dict(zip(replica.metrics, zip(values[::2], values[1::2], strict=True), strict=True))
+    recorder.validation(epoch, iteration, int(items), pairs)

@@ -1,6 +1,6 @@
 """What the trainer needs of a model, and a base class that makes most of it.
 
-A model of your own is a class with one method::
+A classifier of your own is a class with one method::
 
     from theanompi import Model
     from theanompi.lasagne.layers import DenseLayer, InputLayer
@@ -9,37 +9,44 @@ A model of your own is a class with one method::
         def build_model(self, input_shape, num_classes):
             return DenseLayer(InputLayer(input_shape), num_classes, nonlinearity=None, name="scores")
 
+Anything else is one with three: `Model.build` makes the layers, `Model.objectives` says what is to become small, and
+`modality`, a class attribute, what an item of the data is.
+
 Theano-MPI's contract holds as well: any class that takes one `config` dict and has `params`, `data`,
 `compile_iter_fns`, `train_iter`, `val_iter`, `adjust_hyperp`, `cleanup`, `n_epochs` and `epoch` can be trained
 with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.training.contract`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import pytensor
-import pytensor.tensor as pt
 import torch
 from pytensor.graph.basic import Variable
 
 from theanompi import device
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.data.modality import Modality
+from theanompi.data.pictures.modality import Pictures
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
-from theanompi.lasagne.layers import Layer, get_output
+from theanompi.lasagne.layers import Layer, get_all_layers, get_output
 from theanompi.lasagne.random import set_rng
 from theanompi.record.timeline import Span
-from theanompi.training.feed import Feed, Inputs
-from theanompi.training.functions import gradient_function, normalised, update_function, validation_function
-from theanompi.training.images import Data
+from theanompi.training.functions import gradient_function, update_function, validation_function
+from theanompi.training.inputs import Feed, Inputs
+from theanompi.training.items import Data
+from theanompi.training.objective import Objective, alphas, classification, trace
+from theanompi.training.optimizers import Optimizer, get_optimizer
 from theanompi.training.plan import plan
-from theanompi.training.schedule import Schedule
-from theanompi.training.state import METRICS, N_SUMS, State, load_views
+from theanompi.training.replica import Measures
+from theanompi.training.schedules import make_schedule
+from theanompi.training.state import METRICS, load_views, make_states
 
 # What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
-_FOR_FIELDS = {name: name for name in FIELDS} | {
+_FOR_FIELDS = {name: name for name in FIELDS if name != "optimizer"} | {
     "n_epochs": "epochs",
     "learning_rate": "base_lr",
     "lr": "base_lr",
@@ -49,25 +56,15 @@ _FOR_FIELDS = {name: name for name in FIELDS} | {
     "use_momentum": "momentum",
     "use_nesterov_momentum": "nesterov",
 }
-# What other trainers call by these names. Not `forward` and the like, which a build_model may well use itself.
-_NOT_CALLED = (
-    "loss",
-    "cost",
-    "objective",
-    "objectives",
-    "optimizer",
-    "configure_optimizers",
-    "training_step",
-)
-
-
-class Totals(NamedTuple):
-    """Sums over images: how many, their loss (nats), and top-1 and top-5 errors."""
-
-    images: float
-    loss: float
-    errors: float
-    errors_top5: float
+# What other trainers call by these names, and what does it here. Not `forward` and the like, which a build_model may
+# well use itself.
+_NOT_CALLED = {
+    "loss": "objectives",
+    "cost": "objectives",
+    "objective": "objectives",
+    "training_step": "objectives",
+    "configure_optimizers": "optimizer",
+}
 
 
 class Model:
@@ -81,81 +78,124 @@ class Model:
 
     Attributes
     ----------
-    network : Layer
-        What `build_model` gave.
+    modality : type of Modality
+        What an item of the data is; an attribute of the class.
+    defaults : mapping
+        Settings of the run that the class brings along, which the user's own override; an attribute of the class.
+    network : Layer, or mapping or sequence of them
+        What `build` gave.
     params : list of DeviceSharedVariable
         The trainable parameters.
-    state : State
-        Weights, velocities, gradients and statistics in flat buffers.
+    traced : Traced
+        The objectives in training, as graphs.
+    states : list of State
+        For each objective its weights, slots, gradients and statistics in flat buffers.
+    optimizers : list of Optimizer
+        One for each objective.
+    metrics : tuple of str
+        The names of all losses and metrics, in the order of the objectives.
+    headline : str
+        The one by which runs are compared: the first metric, or without any the first loss.
+    noun : str
+        What the log calls items.
     data : Data
+    dataset : Dataset or RecordDataset
     schedule : Schedule
-        The learning rate at each update.
+        The learning rate at each iteration.
     n_epochs, epoch : int
     """
 
+    modality: ClassVar[type[Modality]] = Pictures
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = resolve(RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS}))
+        given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
+        self.config = resolve(given, self.defaults)
         self.rank, self.size = int(config.get("rank", 0)), int(config.get("size", 1))
         self.verbose = bool(config.get("verbose", self.rank == 0))
         run = self.config
-        assert run.batch_size and run.epochs and run.image_size and run.scaling
-        assert run.warmup_epochs is not None and run.decay_epochs is not None
+        assert run.batch_size and run.epochs
         self.n_epochs, self.epoch = run.epochs, 0
         try:
-            self.data = Data(run, self.rank, self.size)
+            self.data = Data(self.modality, run, self.rank, self.size)
         except (ValueError, OSError) as error:
             # One line, also where a user's own constructor has called this one.
             raise ConfigError(str(error)) from error
-        dataset = self.data.dataset
+        self.dataset = self.data.dataset
+        self.inputs = Inputs(self.data.modality, run.batch_size)
 
         set_rng(np.random.default_rng(run.seed))
-        shape = (run.batch_size, dataset.channels, run.image_size, run.image_size)
+        self._batches = {
+            training: self.data.modality.graph(self.inputs.variables, training) for training in (True, False)
+        }
         with pytensor.config.change_flags(floatX="float32"):
-            self.network = self.build_model(shape, dataset.n_classes)
-        if not isinstance(self.network, Layer):
+            self.network = self.build(self._batches[True])
+        layers = self._outputs()
+        # What the network refuses is known now, and not after the first part of compiling.
+        self.traced = trace(self, self._batches[True], run.batch_size, training=True)
+        self._validated = trace(self, self._batches[False], run.batch_size, training=False)
+        objectives = self.traced.objectives
+        self.metrics = tuple(name for objective in objectives for name in objective.names)
+        found = tuple(name for objective in self._validated.objectives for name in objective.names)
+        if found != self.metrics:
             raise ConfigError(
-                f"{type(self).__name__}.build_model: expected an output layer, got {type(self.network).__name__}"
+                f"{type(self).__name__}.objectives: expected {', '.join(self.metrics)} in validation too, "
+                f"got {', '.join(found)}"
             )
-        if self.network.output_shape != (run.batch_size, dataset.n_classes):
-            raise ConfigError(
-                f"{type(self).__name__}.build_model: expected class scores of shape "
-                f"{(run.batch_size, dataset.n_classes)}, got {self.network.output_shape}"
-            )
-        self.state = State(self.network, self.size)
-        self.params = self.state.parameters
+        self.headline = next((name for o in objectives for name in o.metrics), self.metrics[0])
+        self.noun = self.data.modality.noun
+        self.optimizers = [self.optimizer(objective) for objective in objectives]
+        self.states = make_states(self.traced, layers, self.optimizers, self.size, type(self).__name__)
+        self.state = self.states[0]
+        self.params = [p for state in self.states for p in state.parameters]
         # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
         self.sums_gradients = run.sync_type == "cdd"
-        self.schedule = Schedule(
-            minibatch=self.data.sampler.minibatch,
-            iterations_per_epoch=self.data.n_batch_train,
-            epochs=run.epochs,
-            base_lr=run.base_lr,
-            base_batch=run.base_batch,
-            scaling=run.scaling,
-            warmup=run.warmup,
-            scaled=run.scaled,
-            warmup_epochs=run.warmup_epochs,
-            decay_epochs=run.decay_epochs,
-            decay_factor=run.decay_factor,
+        self.schedule = make_schedule(
+            run, minibatch=self.data.sampler.minibatch, iterations_per_epoch=self.data.n_batch_train
         )
-        self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
-        # What the network refuses is known now, and not after the first part of compiling.
-        get_output(
-            self.network,
-            pt.tensor(dtype="float32", shape=shape),
-            sample_keys=self.inputs.keys,
-            batch_norm_statistics={},
-        )
-        self._share = device.shared(np.float32(1), "share")
-        self._statistics_share = device.shared(np.float32(1), "statistics_share")
         self._stop = device.shared(np.float32(0), "stop")
-        self._validation_sums = device.shared(np.zeros(4), "validation_sums")
-        self._exchanger: Exchanger | None = None
+        self._validation_sums = device.shared(np.zeros(1 + 2 * len(self.metrics)), "validation_sums")
+        self._exchangers: Sequence[Exchanger] = ()
+        self._gradients: list[Callable[[], None]] = []
+        self._updates: list[Callable[[], Any]] = []
         self._feed = Feed(self.inputs, iter(()))
         self._next: tuple[int, int] | None = None
+        self._count = 0
+        # The batches of a minibatch, for the objectives after the first; without accumulation they are where they were.
+        self._kept: list[list[torch.Tensor]] = []
+
+    def build(self, batch: Mapping[str, Variable]) -> Layer | Mapping[str, Layer] | Sequence[Layer]:
+        """Make the layers; a model of pictures may have `build_model` instead.
+
+        Parameters
+        ----------
+        batch : mapping of str to Variable
+            The fields of a batch as the modality gives them; their static shapes begin with n.
+
+        Returns
+        -------
+        Layer, or mapping or sequence of them
+            The output layers of all networks whose parameters are trained: `network` from now on.
+        """
+        if "images" not in batch:
+            raise ConfigError(
+                f"{type(self).__name__}: expected a method build, as only pictures are given to build_model, got none"
+            )
+        shape, n_classes = batch["images"].type.shape, self.dataset.n_classes
+        network = self.build_model(shape, n_classes)
+        if not isinstance(network, Layer):
+            raise ConfigError(
+                f"{type(self).__name__}.build_model: expected an output layer, got {type(network).__name__}"
+            )
+        if type(self).objectives is Model.objectives and network.output_shape != (shape[0], n_classes):
+            raise ConfigError(
+                f"{type(self).__name__}.build_model: expected class scores of shape "
+                f"{(shape[0], n_classes)}, got {network.output_shape}"
+            )
+        return network
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
-        """Build the network; every model has its own.
+        """Build the network of a classifier of pictures.
 
         Parameters
         ----------
@@ -169,56 +209,111 @@ class Model:
         """
         raise NotImplementedError(f"{type(self).__name__} has no build_model")
 
-    def compile_iter_fns(self, sync_type: str = "cdd", exchanger: Exchanger | None = None) -> None:
+    def objectives(self, batch: Mapping[str, Variable], training: bool) -> Objective | Sequence[Objective]:
+        """Say what is to become small; by default the cross-entropy of the class scores.
+
+        It is called once for training and once for validation. `get_output` knows which it is: in validation it is
+        ``deterministic``.
+
+        Parameters
+        ----------
+        batch : mapping of str to Variable
+            The fields of a batch, as for `build`. ``weights``, which are 0 where a batch of validation is filled up,
+            need no attention.
+        training : bool
+
+        Returns
+        -------
+        Objective or sequence of Objective
+            Several have parameters of their own each; in an iteration they are updated one after another, each with
+            the weights that the one before has left, on the same batches.
+        """
+        if "images" not in batch:
+            raise ConfigError(
+                f"{type(self).__name__}: expected a method objectives, as only classifiers of pictures have a default, "
+                "got none"
+            )
+        return classification(get_output(self.network, batch["images"]), batch["labels"])
+
+    def optimizer(self, objective: Objective) -> Optimizer:
+        """Make the optimizer of an objective; by default the run's setting ``optimizer``."""
+        return get_optimizer(self.config.optimizer or "momentum")(self.config)
+
+    def _outputs(self) -> list[Layer]:
+        """The output layers of `network`."""
+        given = self.network
+        found = (
+            given.values()
+            if isinstance(given, Mapping)
+            else given
+            if isinstance(given, list | tuple)
+            else [given]
+        )
+        layers = list(found)
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            got = ", ".join(sorted({type(layer).__name__ for layer in layers})) or "none"
+            raise ConfigError(f"{type(self).__name__}.build: expected output layers, got {got}")
+        return layers
+
+    def compile_iter_fns(self, sync_type: str = "cdd", exchangers: Sequence[Exchanger] = ()) -> None:
         """Compile the gradient, update and validation functions.
 
         Parameters
         ----------
         sync_type : {"cdd", "avg"}
-        exchanger : Exchanger, optional
-            Of the gradients: it is told of each as soon as backward has written it.
+            Whether gradients are summed over the ranks before an update.
+        exchangers : sequence of Exchanger
+            Of the gradients of each objective, or none: each is told of a gradient as soon as backward has written it.
         """
-        run, dataset = self.config, self.data.dataset
+        run = self.config
         self.sums_gradients = sync_type == "cdd"
-        self._exchanger = exchanger
+        self._exchangers = exchangers
         mode = partial(
             device.mode, precision=run.precision, return_internal_type=True, capture=run.cuda_graph
         )
-        written = None if exchanger is None else exchanger.written
-
-        def image(inputs: Inputs, color: bool) -> Variable:
-            assert run.image_size
-            return normalised(inputs, run.image_size, dataset.mean, dataset.std, color)
-
-        color = bool(run.color_jitter or run.lighting)
-        self._gradients: Callable[[], None] = gradient_function(
-            self.network,
-            self.state,
-            self.inputs,
-            self._share,
-            self._statistics_share,
-            self._stop,
-            partial(image, color=color),
-            self.rank,
-            run.accumulation > 1,
-            mode(written=written),
-        )
-        self._update = update_function(
-            self.network,
-            self.state,
-            self.schedule,
-            run.momentum,
-            run.weight_decay,
-            run.momentum_form,
-            run.nesterov,
-            mode(),
-        )
+        shards = run.accumulation * (self.size if self.sums_gradients else 1)
+        moves = alphas(get_all_layers(self._outputs()))
+        self._gradients, self._updates = [], []
+        for i, (objective, state) in enumerate(zip(self.traced.objectives, self.states, strict=True)):
+            written = exchangers[i].written if exchangers else None
+            self._gradients.append(
+                gradient_function(
+                    objective,
+                    state,
+                    self.traced.statistics,
+                    shards=shards,
+                    summed=self.sums_gradients,
+                    stop=self._stop,
+                    rank=self.rank,
+                    accumulate=run.accumulation > 1,
+                    mode=mode(written=written),
+                )
+            )
+            self._updates.append(
+                update_function(
+                    objective,
+                    state,
+                    self.optimizers[i],
+                    self.schedule,
+                    moves,
+                    shards=shards,
+                    summed=self.sums_gradients,
+                    normalization=run.normalization,
+                    clip_norm=run.clip_norm,
+                    mode=mode(),
+                )
+            )
         self._validate = validation_function(
-            self.network, self.inputs, self._validation_sums, partial(image, color=False), mode()
+            self._validated.objectives, self._batches[False]["weights"], self._validation_sums, mode()
         )
 
-    def train_iter(self, count: int, recorder: Any) -> None:
-        """Compute this rank's gradients of one minibatch.
+    def due(self, count: int) -> list[int]:
+        """Which objectives are updated at position `count` of the epoch that `epoch` names, in their order."""
+        iteration = self.epoch * self.data.n_batch_train + count
+        return [i for i, o in enumerate(self.traced.objectives) if (iteration + 1) % o.every == 0]
+
+    def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
+        """Compute this rank's gradients of one objective in one minibatch.
 
         Parameters
         ----------
@@ -227,67 +322,65 @@ class Model:
             its batches read ahead.
         recorder : Recorder
             Told how long was waited for data and computed.
+        objective : int
+            Which one; of those that are `due`, the first reads the batches and the others use them again.
         """
-        if (self.epoch, count) != self._next:
+        first, *others = self.due(count)
+        reads = objective == first
+        if reads and (self.epoch, count) != self._next:
             self._feed = Feed(self.inputs, self.data.train(self.epoch, count))
-        self._next = (self.epoch, count + 1)
-        own_units = self.data.sampler.own_units(count)
-        share, statistics_share = self.shares(count)
-        self._share.tensor.fill_(share)
-        self._statistics_share.tensor.fill_(statistics_share)
-        if self.config.accumulation > 1 or not own_units:
-            self.state.gradients.flat.zero_()
+        if reads:
+            self._kept = []
+            self._next = (self.epoch, count + 1)
+        self._count = count
+        run, own_units = self.config, self.data.sampler.own_units(count)
+        state = self.states[objective]
+        if run.accumulation > 1 or not own_units:
+            state.gradients.flat.zero_()
         if not own_units:
-            self.state.gradients.views[METRICS][N_SUMS - 1] = self._stop.tensor
-        missing = self.config.accumulation - own_units
-        if missing and not self.sums_gradients:
-            # These workers have no batch to move the running statistics towards: theirs stay where they are.
-            for s in self.state.statistics:
-                self.state.gradients.views[s.name].copy_(s.tensor * (missing * statistics_share))
+            state.gradients.views[METRICS][state.n_sums + 1] = self._stop.tensor
         for unit in range(own_units):
             recorder.start("waiting for a batch")
-            self._feed.load()
+            if reads:
+                self._feed.load()
+                if others and own_units > 1:
+                    self._kept.append([tensor.clone() for tensor in self.inputs.tensors()])
+            elif own_units > 1:
+                for tensor, kept in zip(self.inputs.tensors(), self._kept[unit], strict=True):
+                    tensor.copy_(kept)
             recorder.end("wait")
             recorder.start("computing gradients")
-            if self._exchanger is not None and unit == own_units - 1:
-                self._exchanger.begin()
-            self._gradients()
+            if self._exchangers and unit == own_units - 1:
+                self._exchangers[objective].begin()
+            self._gradients[objective]()
             recorder.end("calc")
-            recorder.start("waiting for a batch")
-            self._feed.stage()  # while the device computes
-            recorder.end("wait")
-
-    def shares(self, count: int) -> tuple[float, float]:
-        """What the loss's gradient and the batch statistics of each batch are multiplied by before they are summed.
-
-        Under ``cdd``, one by the number of batches in the minibatch at position `count`; but 1 for the gradient where
-        the loss is normalised by n only (Goyal et al. 2017, §3, remark 3). Under ``avg`` 1/A: each batch is that of a
-        worker of its own, and as the update is linear in gradient and velocity, the mean of A workers' weights is
-        that of one update with the mean gradient. A worker without a batch has a gradient of zero.
-        """
-        if not self.sums_gradients:
-            return 1 / self.config.accumulation, 1 / self.config.accumulation
-        mean = 1 / self.data.sampler.units(count)
-        return (1.0 if self.config.normalization == "worker" else mean), mean
+            if reads:
+                recorder.start("waiting for a batch")
+                self._feed.stage()  # while the device computes
+                recorder.end("wait")
 
     def ask_to_stop(self) -> None:
         """Let all ranks know, by the next sum of gradients, that this one was asked to stop."""
         self._stop.tensor.fill_(1)
 
-    def totals(self, count: int) -> tuple[Totals, list[float], bool]:
-        """The metrics of the minibatch at position `count`, the loss of each rank (nats, summed), whether to stop.
+    def measures(self, objective: int = 0) -> Measures:
+        """What the gradients of an objective came with: of all ranks once they are summed, else this rank's own.
 
-        They are those of all ranks under ``cdd``, once the gradients have been summed, and this rank's own
-        under ``avg``. Waits for the device.
+        Waits for the device.
         """
-        loss, errors, errors_top5, asked, *losses = self.state.gradients.views[METRICS].tolist()
-        sampler = self.data.sampler
-        units = sampler.units(count) if self.sums_gradients else sampler.own_units(count)
-        return Totals(units * self.data.batch_size, loss, errors, errors_top5), losses, asked > 0
+        state, sampler = self.states[objective], self.data.sampler
+        weights, *sums, _, asked = (values := state.gradients.views[METRICS].tolist())[: state.n_sums + 2]
+        batches = sampler.units(self._count) if self.sums_gradients else sampler.own_units(self._count)
+        return Measures(
+            items=batches * self.data.batch_size,
+            sums={name: (value, weights) for name, value in zip(state.names, sums, strict=True)},
+            losses=values[state.n_sums + 2 :],
+            asked=asked > 0,
+        )
 
-    def update(self) -> torch.Tensor:
+    def update(self, objective: int = 0) -> Any:
         """Apply the compiled update to the gradients in the buffer; gives η."""
-        return self._update()
+        return self._updates[objective]()
 
     def val_iter(self, count: int, recorder: Any) -> None:
         """Validate this rank's batch number `count`; the first one begins a new validation, the others follow."""
@@ -300,7 +393,7 @@ class Model:
         self._feed.stage()
 
     def validation_sums(self) -> np.ndarray:
-        """Images, loss, top-1 and top-5 errors of this rank's validation, float64 (4,)."""
+        """The items of this rank's validation, then for each of `metrics` its weighted sum and the weights; float64."""
         return self._validation_sums.get_value()
 
     def readings(self) -> list[list[Span]]:
@@ -318,45 +411,72 @@ class Model:
         """The schedule of this run, as a table."""
         run = self.config
         assert run.batch_size
-        decayed = set(self.state.decayed)
-        layers_first = list(reversed(self.params))
+        decayed = {p for state in self.states for p in state.decayed}
         return plan(
             self.schedule,
+            self.optimizers[0],
             workers=self.size,
             batch_size=run.batch_size,
             accumulation=run.accumulation,
-            n_train=self.data.dataset.n_train,
-            parameters=[(str(p.name), p.type.shape, p in decayed) for p in layers_first],
-            momentum=run.momentum,
-            weight_decay=run.weight_decay,
-            form=run.momentum_form,
-            nesterov=run.nesterov,
+            n_train=self.data.sampler.n_images,
+            parameters=[(str(p.name), p.type.shape, p in decayed) for p in reversed(self.params)],
             normalization=run.normalization,
             shuffle=run.shuffle,
         )
 
     def finite(self) -> bool:
-        """Whether all weights, running statistics and velocities are finite numbers; waits for the device."""
-        return all(bool(b.flat.isfinite().all()) for b in (self.state.weights, self.state.velocity))
+        """Whether all that a checkpoint holds is finite numbers; waits for the device."""
+        buffers = [self.state.weights, *(b for state in self.states for b in state.slots.values())]
+        return all(bool(buffer.flat.isfinite().all()) for buffer in buffers)
+
+    def _groups(self) -> dict[str, list[FlatBuffer]]:
+        """The buffers that a checkpoint holds, by the first part of the names in it."""
+        groups = {"weights": [self.state.weights]}
+        for state in self.states:
+            for slot, buffer in state.slots.items():
+                groups.setdefault(slot, []).append(buffer)
+        return groups
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Weights and running statistics as ``weights/NAME`` and velocities as ``velocity/NAME``."""
-        groups = {"weights": self.state.weights, "velocity": self.state.velocity}
-        return {
+        """Weights and running statistics as ``weights/NAME``, what optimizers keep of each as ``SLOT/NAME``."""
+        arrays = {
             f"{group}/{name}": view.cpu().numpy().copy(order="C")
-            for group, buffer in groups.items()
+            for group, buffers in self._groups().items()
+            for buffer in buffers
             for name, view in buffer.views.items()
         }
+        for state in self.states:
+            arrays |= {f"{name}/{state.name}": scalar.get_value() for name, scalar in state.scalars.items()}
+        return arrays
 
-    def load_state_arrays(self, arrays: Mapping[str, np.ndarray], iteration: int, last_eta: float) -> None:
-        """Take over what `state_arrays` gave, after `iteration` updates, the last of them at the rate `last_eta`."""
-        for group, buffer in {"weights": self.state.weights, "velocity": self.state.velocity}.items():
-            load_views(
-                buffer,
-                {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")},
-            )
-        self.state.iteration.set_value(iteration)
-        self.state.last_eta.set_value(np.float64(last_eta))
+    def last_etas(self) -> list[float]:
+        """η of each objective's last update."""
+        return [float(state.last_eta.get_value()) for state in self.states]
+
+    def load_state_arrays(
+        self, arrays: Mapping[str, np.ndarray], iteration: int, last_etas: Sequence[float]
+    ) -> None:
+        """Take over what `state_arrays` gave after `iteration` iterations, and what `last_etas` did."""
+        for group, buffers in self._groups().items():
+            for buffer in buffers:
+                load_views(buffer, {name: arrays[f"{group}/{name}"] for name in buffer.views})
+        for objective, state, eta in zip(self.traced.objectives, self.states, last_etas, strict=True):
+            for name, scalar in state.scalars.items():
+                scalar.set_value(arrays[f"{name}/{state.name}"])
+            state.iteration.set_value(iteration // objective.every)
+            state.last_eta.set_value(np.float64(eta))
+
+    def gradient_buffers(self) -> list[FlatBuffer]:
+        """The buffer of each objective's gradients, batch statistics and metrics."""
+        return [state.gradients for state in self.states]
+
+    def n_validated(self) -> int:
+        """How many items the validation of all ranks has."""
+        return self.data.modality.count("val")
+
+    def rate(self, iteration: int) -> float:
+        """η of the iteration with this index."""
+        return self.schedule(iteration)
 
     def weights_to_average(self) -> FlatBuffer:
         """The buffer that the sync type ``avg`` averages, in place: weights and running statistics."""
@@ -385,8 +505,8 @@ def refuse_unheeded(model: Model) -> None:
                 )
             if name in _NOT_CALLED:
                 raise ConfigError(
-                    f"{cls.__name__}.{name}: expected no such attribute, as nothing here uses it, got one; every model "
-                    "is trained by the cross-entropy of its scores, with momentum"
+                    f"{cls.__name__}.{name}: expected no such attribute, as nothing here uses it, got one; "
+                    f"remedy: the method {_NOT_CALLED[name]}"
                 )
     own = vars(model)
     changed = [name for name in own if name in _FOR_FIELDS and name not in ("data", "verbose", "n_epochs")]

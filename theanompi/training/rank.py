@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mpi4py
 import numpy as np
@@ -16,8 +15,6 @@ from mpi4py import MPI
 
 from theanompi import __version__, device
 from theanompi.config import ConfigError, RunConfig, hosts, local_device
-from theanompi.device import FlatBuffer
-from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
 from theanompi.launch.modelfile import find_module
@@ -25,11 +22,14 @@ from theanompi.record.folder import RunFolder, write_config
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
+from theanompi.rules import Diverged, get_rule
 from theanompi.system import cgroup
 from theanompi.training.contract import ContractModel
-from theanompi.training.loop import Diverged, average_weights, sum_gradients, train_epoch, validate
+from theanompi.training.links import Links
+from theanompi.training.loop import train_epoch, validate
 from theanompi.training.model import Model, refuse_unheeded
 from theanompi.training.ranks import Agreed, agree, library, together
+from theanompi.training.replica import Replica
 from theanompi.training.saving import load_checkpoint, save_checkpoint
 from theanompi.training.stop import StopSignals
 
@@ -68,7 +68,7 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     return name, cores
 
 
-def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
+def make_model(config: RunConfig, comm: MPI.Comm) -> Replica:
     """Import the model's class and make an instance for this rank."""
     rank = comm.Get_rank()
     try:
@@ -89,22 +89,18 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Any:
     model = model_class(settings)
     if isinstance(model, Model):
         refuse_unheeded(model)
-    return model if isinstance(model, Model) else ContractModel(model, config, comm.Get_size())
+    return model if isinstance(model, Model) else ContractModel(model, config, rank, comm.Get_size())
 
 
-def make_exchanger(config: RunConfig, comm: MPI.Intracomm, buffer: FlatBuffer) -> tuple[Exchanger, str]:
-    """The exchanger of a run, and what the log says of it."""
-    averages = config.sync_type == "avg"
-    if config.exchange == "auto" and comm.Get_size() > 1:
-        choice = choose(comm, buffer, require_cuda_aware=config.require_cuda_aware)
-        nbytes = buffer.flat.numel() * buffer.flat.element_size()
-        return choice.exchanger, f"{choice.name}, {choice.exchanger.description}\n{choice.table(nbytes)}"
-    # A single rank has nothing to choose by.
-    name = "overlap" if config.exchange == "auto" else config.exchange
-    exchanger = get_exchanger(
-        name, comm, buffer, averages=averages, require_cuda_aware=config.require_cuda_aware
+def metrics_differ(names: list[tuple[str, ...]]) -> ConfigError | None:
+    """What is wrong if not all ranks have the same losses and metrics: their sums would be of different things."""
+    rank = next((rank for rank, own in enumerate(names) if own != names[0]), None)
+    if rank is None:
+        return None
+    return ConfigError(
+        f"metrics: expected {', '.join(names[0])[:100]} on all ranks as on rank 0, got {', '.join(names[rank])[:100]} "
+        f"on rank {rank}"
     )
-    return exchanger, f"{name}, {exchanger.description}"
 
 
 def train(
@@ -148,6 +144,7 @@ def train(
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     progress.now("building the model")
     model = together(comm, lambda: make_model(config, comm))
+    agree(comm, metrics_differ(comm.allgather(model.metrics)))
     progress.resumable = isinstance(model, Model)
     if rank == 0:
         tell(resumable=progress.resumable)
@@ -158,33 +155,28 @@ def train(
         return
 
     out = Path(config.out or "")
-    gradients = config.sync_type == "cdd"
-    buffer = model.state.gradients if gradients else model.weights_to_average()
+    rule, links = get_rule(config.rule), Links(comm, config, progress)
     progress.now("setting up the exchange")
-    exchanger, way = together(
-        comm, lambda: make_exchanger(config, comm, buffer), errors=(ValueError, OSError)
-    )
-    exchanger.progress = progress
-    # Compiled after the exchange may have moved the buffer.
+    told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
+    # Compiled after the exchange may have moved the buffers.
     progress.now("compiling")
-    if gradients:
-        together(comm, lambda: model.compile_iter_fns(config.sync_type, exchanger))
-    else:
-        together(comm, lambda: model.compile_iter_fns(config.sync_type))
+    sync_type = "cdd" if rule.sums_gradients else "avg"
+    together(comm, lambda: model.compile_iter_fns(sync_type, told))
     iteration, changes = 0, ""
     if config.resume:
-        iteration, changes = together(comm, lambda: load_checkpoint(model, out, comm, config))
+        iteration, changes = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
-        write_config(out, {**config.to_dict(), "size": size, "versions": versions()})
+        measured = {"metrics": list(model.metrics), "metric": model.headline}
+        write_config(out, {**config.to_dict(), "size": size, **measured, "versions": versions()})
     say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch
     last = min(total, config.max_iterations or total)
     say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
-    say(f"exchange: {config.sync_type}, {way}{algorithm}")
+    say(f"exchange: {config.sync_type}, {links.words}{algorithm}")
     if changes:
         say(f"resumed with another recipe: {changes}")
 
@@ -202,6 +194,9 @@ def train(
             timeline=config.timeline,
             comm=comm,
             place=f"{name} on {platform.node()}",
+            metrics=model.metrics,
+            headline=model.headline,
+            noun=model.noun,
             progress=progress,
         ),
     )
@@ -212,6 +207,7 @@ def train(
         if done > (progress.saved or 0):
             progress.now("writing a checkpoint")
             recorder.flush()
+            rule.meet(model)
             finite = model.finite()
             with progress.waiting("waiting for the other ranks"):
                 finite = comm.allreduce(finite, MPI.LAND)
@@ -219,7 +215,7 @@ def train(
                 reason = "the update has made weights or velocities that are not finite"
                 recorder.diverged(epoch, done, reason)
                 raise Diverged(f"iteration {done}: {reason}")
-            save_checkpoint(model, out, comm, config, done)
+            save_checkpoint(model, rule, out, comm, config, done)
             progress.saved = done
             if rank == 0:
                 tell(saved=done)
@@ -255,20 +251,10 @@ def train(
                         save(done, epoch)
                     stop_if_agreed(done, epoch)
 
-            train_epoch(
-                model,
-                sum_gradients if gradients else average_weights,
-                exchanger,
-                comm,
-                recorder,
-                epoch,
-                start,
-                end,
-                stop,
-                after,
-            )
+            train_epoch(model, rule, recorder, epoch, start, end, stop, after)
             iteration = epoch * per_epoch + end
             if end == per_epoch:
+                rule.meet(model)
                 validate(model, comm, recorder, epoch, iteration, stop, progress)
                 model.adjust_hyperp(epoch)
             save(iteration, epoch)
@@ -279,7 +265,7 @@ def train(
         model.cleanup()
     progress.now("writing the summary")
     recorder.close()
-    exchanger.close()
+    links.close()
     if last < total:
         say(f"stopped after iteration {last} of {total} (max_iterations)")
 

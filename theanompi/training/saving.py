@@ -11,8 +11,12 @@ from mpi4py import MPI
 from theanompi.config import MOMENTUM_FORMS, ConfigError, RunConfig, fields_of
 from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE
+from theanompi.rules import Rule
 from theanompi.training.model import Model
+from theanompi.training.optimizers.momentum import Momentum
+from theanompi.training.replica import Replica
 
+_WEIGHTS, _RULE = "weights/", "rule/"
 DIGITS = 12
 """How many digits of a digest a message shows."""
 
@@ -24,26 +28,40 @@ class Resumed(NamedTuple):
     changes: str
 
 
-def save_checkpoint(model: Any, out: Path, comm: MPI.Comm, config: RunConfig, iteration: int) -> None:
-    """Write the state after `iteration` updates; a collective call, as each rank has a velocity under ``avg``."""
+def save_checkpoint(
+    model: Replica, rule: Rule, out: Path, comm: MPI.Comm, config: RunConfig, iteration: int
+) -> None:
+    """Write the state after `iteration` updates; collective, as without sums of gradients each rank has its slots."""
     arrays = dict(model.state_arrays())
-    if config.sync_type == "avg":
-        own = {k: v for k, v in arrays.items() if k.startswith("velocity/")}
+    if not rule.sums_gradients:
+        own = {name: array for name, array in arrays.items() if not name.startswith(_WEIGHTS)}
         everyone = comm.gather(own, root=0) or []
-        arrays = {k: v for k, v in arrays.items() if k not in own}
-        for rank, velocities in enumerate(everyone):
-            arrays |= {f"velocity/{rank}/{k.removeprefix('velocity/')}": v for k, v in velocities.items()}
+        arrays = {name: array for name, array in arrays.items() if name not in own}
+        for rank, slots in enumerate(everyone):
+            arrays |= {_of_rank(name, rank): array for name, array in slots.items()}
+    arrays |= {f"{_RULE}{name}": array for name, array in rule.state_arrays().items()}
     if comm.Get_rank() == 0:
         epoch, position = divmod(iteration, model.data.n_batch_train)
         attributes = {"iteration": iteration, "epoch": epoch, "position": position}
         if isinstance(model, Model):
-            attributes["last_eta"] = float(model.state.last_eta.get_value())
-            attributes |= _identity(model) | _settings(config, "recipe")
+            attributes |= dict(zip(_eta_names(model), model.last_etas(), strict=True))
+            attributes |= _identity(model, rule) | _settings(config, "recipe")
         checkpoint.save(out / CHECKPOINT_FILE, arrays, attributes)
     comm.Barrier()
 
 
-def load_checkpoint(model: Model, out: Path, comm: MPI.Comm, config: RunConfig) -> Resumed:
+def _of_rank(name: str, rank: int) -> str:
+    """What a checkpoint calls an array SLOT/NAME of one rank of several."""
+    slot, _, rest = name.partition("/")
+    return f"{slot}/{rank}/{rest}"
+
+
+def _eta_names(model: Model) -> list[str]:
+    """What a checkpoint calls η of each objective's last update; the first one's as ever."""
+    return ["last_eta", *(f"last_eta/{state.name}" for state in model.states[1:])]
+
+
+def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config: RunConfig) -> Resumed:
     """Take over the state of the folder's checkpoint.
 
     Every rank reads the file. The recipe may be another one: the velocity comes with the rate that it holds.
@@ -55,29 +73,32 @@ def load_checkpoint(model: Model, out: Path, comm: MPI.Comm, config: RunConfig) 
     """
     path = out / CHECKPOINT_FILE
     arrays, attributes = checkpoint.load(path)
-    iteration = _check_same(path, attributes, model)
+    iteration = _check_same(path, attributes, model, rule)
     recipe = _settings(config, "recipe")
-    last_eta, form = attributes.get("last_eta"), attributes.get("momentum_form")
+    last_etas, form = [attributes.get(name) for name in _eta_names(model)], attributes.get("momentum_form")
     if form not in MOMENTUM_FORMS or (_is_old(attributes) and form != config.momentum_form):
         raise ConfigError(
             f"{path}: momentum_form: expected {config.momentum_form!r} as this run has, got {form!r}"
         )
     if _is_old(attributes):
         # The rate of the schedule is right if the recipe is the same, which nobody can tell.
-        last_eta = model.schedule(max(iteration - 1, 0))
-    elif not isinstance(last_eta, float) or not 0 < last_eta < math.inf:
-        raise ConfigError(f"{path}: last_eta: expected a rate above 0, got {last_eta!r}")
+        last_etas = [model.schedule(max(iteration - 1, 0))]
+    # An objective that has not been updated yet has no rate.
+    least = [iteration < o.every for o in model.traced.objectives]
+    for eta, none_yet in zip(last_etas, least, strict=True):
+        if not isinstance(eta, float) or not (0 < eta or (none_yet and eta == 0)) or not eta < math.inf:
+            raise ConfigError(f"{path}: last_eta: expected a rate above 0, got {eta!r}")
 
     expected = dict(model.state_arrays())
-    if config.sync_type == "avg":
-        prefix = f"velocity/{comm.Get_rank()}/"
-        arrays = {
-            f"velocity/{k.removeprefix(prefix)}" if k.startswith(prefix) else k: v
-            for k, v in arrays.items()
-            if k.startswith((prefix, "weights/"))
-        }
+    of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
+    arrays = {k: v for k, v in arrays.items() if not k.startswith(_RULE)}
+    if not rule.sums_gradients:
+        names = {_of_rank(name, comm.Get_rank()): name for name in expected if not name.startswith(_WEIGHTS)}
+        arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(_WEIGHTS)}
     checkpoint.check(arrays, expected, path)
-    model.load_state_arrays(_in_form(arrays, form, config.momentum_form, last_eta), iteration, last_eta)
+    rule.load_state_arrays(of_rule)
+    etas = [float(eta) for eta in last_etas]
+    model.load_state_arrays(_in_form(arrays, model, etas, form), iteration, etas)
     changed = [name for name, value in recipe.items() if attributes.get(name, value) != value]
     return Resumed(iteration, "; ".join(f"{name} {attributes[name]} -> {recipe[name]}" for name in changed))
 
@@ -93,20 +114,20 @@ def _settings(config: RunConfig, role: str) -> dict[str, checkpoint.Scalar]:
     return {k: v if isinstance(v, int | float | str) else ",".join(map(str, v)) for k, v in values.items()}
 
 
-def _identity(model: Model) -> dict[str, checkpoint.Scalar]:
+def _identity(model: Model, rule: Rule) -> dict[str, checkpoint.Scalar]:
     """What must not change between a checkpoint and its resumption, by name."""
     return {
         **_settings(model.config, "run"),
         "data_sha256": model.data.dataset.sha256,
         "minibatch": model.schedule.minibatch,
-        # Under avg every rank has one, whatever the minibatch.
-        "velocities": model.size if model.config.sync_type == "avg" else 1,
+        # Without sums of gradients every rank has one, whatever the minibatch.
+        "velocities": 1 if rule.sums_gradients else model.size,
     }
 
 
-def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: Model) -> int:
+def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: Model, rule: Rule) -> int:
     """Refuse what another run has saved; gives its number of updates."""
-    found, expected = dict(attributes), _identity(model)
+    found, expected = dict(attributes), _identity(model, rule)
     if _is_old(attributes):
         found["modelfile"], _, found["modelclass"] = str(found.get("model")).rpartition(".")
         found["data"] = Path(str(found.get("data"))).name
@@ -130,13 +151,15 @@ def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: 
 
 
 def _in_form(
-    arrays: Mapping[str, np.ndarray], saved: Any, wanted: str, last_eta: float
+    arrays: Mapping[str, np.ndarray], model: Model, etas: list[float], saved: Any
 ) -> dict[str, np.ndarray]:
-    """Arrays whose velocities hold the rate, or not, as the form of the momentum wants it: v = η·u."""
-    factor = 1.0
-    if (saved == "u") != (wanted == "u"):
-        factor = last_eta if saved == "u" else 1 / last_eta
-    return {
-        name: value * np.float32(factor) if name.startswith("velocity/") and factor != 1 else value
-        for name, value in arrays.items()
-    }
+    """Arrays whose velocities hold the rate, or not, as the form of the run's momentum wants it: v = η·u."""
+    wanted, found = model.config.momentum_form, dict(arrays)
+    if (saved == "u") == (wanted == "u"):
+        return found
+    for state, optimizer, eta in zip(model.states, model.optimizers, etas, strict=True):
+        factor = np.float32(eta if saved == "u" else 1 / eta) if eta else np.float32(1)
+        if isinstance(optimizer, Momentum):
+            for p in state.parameters:
+                found[f"velocity/{p.name}"] = found[f"velocity/{p.name}"] * factor
+    return found

@@ -1,84 +1,182 @@
-"""What a run has learnt: parameters, velocities, statistics and counters in flat buffers on the device."""
+"""What a run has learnt: parameters, what optimizers keep, statistics and counters, in flat buffers on the device."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from theanompi import device
+from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable, FlatBuffer
-from theanompi.lasagne.layers import Layer, get_all_params
+from theanompi.lasagne.layers import get_all_layers, get_all_params
+from theanompi.training.objective import Objective, Traced
+from theanompi.training.optimizers import Optimizer
 
 METRICS = "metrics"
-"""The view of the gradient buffer that holds the sums of loss, top-1 and top-5 errors, how many ranks were asked to
-stop, and each rank's loss."""
-N_SUMS = 4
-"""How many of them are sums."""
+"""The view of a gradient buffer that holds the sums of an objective: of the weights, the weighted losses and metrics,
+how many batches they are of, how many ranks were asked to stop, and each rank's own loss."""
 
 
 class State:
-    """What a replica of a network consists of, in flat buffers.
-
-    The buffers hold first the parameters that decay, in the order in which backward reaches them (so that
-    their gradients become ready from the front to the back), then those that do not, then the running
-    statistics of batch normalisation. Decaying are the parameters that are `regularizable` and have at least
-    two dimensions: not biases, γ or β.
-
-    Parameters
-    ----------
-    network : Layer
-        The output layer. Its parameters become views of the buffers.
-    size : int
-        Number of ranks.
+    """What one objective updates and keeps.
 
     Attributes
     ----------
-    weights, velocity, gradients : FlatBuffer
-        `gradients` also has the metrics.
+    name : str
+        The objective's.
+    names : tuple of str
+        Of its loss and metrics.
     decayed, undecayed : list of DeviceSharedVariable
-        The trainable parameters.
+        Its parameters.
     statistics : list of DeviceSharedVariable
-        The running averages.
+        The running averages that its updates move.
+    weights : FlatBuffer
+        All parameters and statistics of the model.
+    gradients : FlatBuffer
+        Of its parameters, its batch statistics and the `METRICS`.
+    slots : dict of str to FlatBuffer
+        What its optimizer keeps for each parameter, by name.
+    scalars : dict of str to DeviceSharedVariable
+        What its optimizer keeps beside that.
     iteration : DeviceSharedVariable, int64 scalar
-        t, the number of finished updates.
+        The number of its finished updates.
     last_eta : DeviceSharedVariable, float64 scalar
-        η of the last update, which the velocity may hold.
+        η of its last update, which the velocity may hold.
     """
 
-    def __init__(self, network: Layer, size: int) -> None:
-        trainable = get_all_params(network, trainable=True)
-        self.statistics: list[DeviceSharedVariable] = get_all_params(network, batch_norm_stat=True)
-        decays = set(get_all_params(network, trainable=True, regularizable=True))
-        self.decayed = [p for p in reversed(trainable) if p in decays and p.ndim >= 2]
-        self.undecayed = [p for p in reversed(trainable) if p not in self.decayed]
-        names = [p.name for p in [*trainable, *self.statistics]]
-        repeated = sorted({str(name) for name in names if names.count(name) > 1 or not name})
-        if repeated:
-            raise ValueError(
-                f"network: expected a name of its own for every parameter (give each layer a name=…), "
-                f"got {', '.join(repeated)} more than once"
-            )
-        parameters = {p.name: p.type.shape for p in [*self.decayed, *self.undecayed]}
-        statistics = {p.name: p.type.shape for p in self.statistics}
-        self.weights = FlatBuffer(parameters | statistics)
-        self.velocity = FlatBuffer(parameters)
-        self.gradients = FlatBuffer(parameters | statistics | {METRICS: (N_SUMS + size,)})
-        for p in [*trainable, *self.statistics]:
-            p.rebind(self.weights.views[p.name])
+    def __init__(
+        self,
+        objective: Objective,
+        params: Sequence[DeviceSharedVariable],
+        decays: set[DeviceSharedVariable],
+        statistics: Sequence[DeviceSharedVariable],
+        weights: FlatBuffer,
+        optimizer: Optimizer,
+        size: int,
+    ) -> None:
+        self.name, self.names = objective.name, objective.names
+        self.decayed = [p for p in params if p in decays]
+        self.undecayed = [p for p in params if p not in decays]
+        self.statistics, self.weights = list(statistics), weights
+        shapes = {str(p.name): p.type.shape for p in self.parameters}
+        kept = {str(s.name): s.type.shape for s in self.statistics}
+        self.n_sums = 1 + len(self.names)
+        self.gradients = FlatBuffer(shapes | kept | {METRICS: (self.n_sums + 2 + size,)})
+        self.slots = {slot: FlatBuffer(shapes) for slot in optimizer.slots}
+        self.scalars = {name: device.shared(np.float64(0), name) for name in optimizer.scalars}
         self.iteration = device.shared(np.int64(0), "iteration")
         self.last_eta = device.shared(np.float64(0), "last_eta")
 
     @property
     def parameters(self) -> list[DeviceSharedVariable]:
-        """The trainable parameters in the order of the buffers."""
+        """Its parameters in the order of the buffers."""
         return [*self.decayed, *self.undecayed]
+
+    @property
+    def velocity(self) -> FlatBuffer:
+        """The slot of that name."""
+        return self.slots["velocity"]
 
     def slice(
         self, buffer: FlatBuffer, variables: Sequence[DeviceSharedVariable], name: str
     ) -> DeviceSharedVariable:
         """A shared vector over the adjacent views of `variables` in `buffer`."""
-        start, end = buffer.offsets[variables[0].name][0], buffer.offsets[variables[-1].name][1]
+        start, end = buffer.offsets[str(variables[0].name)][0], buffer.offsets[str(variables[-1].name)][1]
         return device.shared(buffer.flat[start:end], name)
+
+
+def make_states(
+    traced: Traced, layers: Any, optimizers: Sequence[Optimizer], size: int, where: str
+) -> list[State]:
+    """Lay out what the objectives of a model update, in flat buffers; the parameters become views of them.
+
+    The buffers hold for each objective first the parameters that decay, in the order in which backward reaches them (so
+    that their gradients become ready from the front to the back), then those that do not; the weights' then all
+    running statistics of batch normalisation. Decaying are the parameters that are `regularizable` and have at least
+    two dimensions: not biases, γ or β.
+
+    Parameters
+    ----------
+    traced : Traced
+    layers : Layer or list of Layer
+        The outputs of the model's network.
+    optimizers : sequence of Optimizer
+        One for each objective.
+    size : int
+        Number of ranks.
+    where : str
+        The model's name, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If parameters have no names of their own, or do not belong to one objective each.
+    """
+    trainable = get_all_params(layers, trainable=True)
+    statistics = get_all_params(layers, batch_norm_stat=True)
+    names = [p.name for p in [*trainable, *statistics]]
+    repeated = sorted({str(name) for name in names if names.count(name) > 1 or not name})
+    if repeated:
+        raise ConfigError(
+            f"network: expected a name of its own for every parameter (give each layer a name=…), "
+            f"got {', '.join(repeated)} more than once"
+        )
+    decays = {p for p in get_all_params(layers, trainable=True, regularizable=True) if p.ndim >= 2}
+    own = _divide(traced.objectives, trainable, where)
+    moved = _owners(traced, layers, own)
+    order = [[*(p for p in ps if p in decays), *(p for p in ps if p not in decays)] for ps in own]
+    weights = FlatBuffer({str(p.name): p.type.shape for p in [*(p for ps in order for p in ps), *statistics]})
+    for p in [*(p for ps in order for p in ps), *statistics]:
+        p.rebind(weights.views[p.name])
+    return [
+        State(objective, ps, decays, [s for s in statistics if moved.get(s) == i], weights, optimizer, size)
+        for i, (objective, ps, optimizer) in enumerate(zip(traced.objectives, order, optimizers, strict=True))
+    ]
+
+
+def _divide(
+    objectives: Sequence[Objective], trainable: Sequence[DeviceSharedVariable], where: str
+) -> list[list[DeviceSharedVariable]]:
+    """The parameters of each objective, in the order of backward."""
+    owner: dict[DeviceSharedVariable, str] = {}
+    for objective in objectives:
+        if objective.params is None and len(objectives) > 1:
+            raise ConfigError(
+                f"{where}.objectives: {objective.name}: expected params, as there are several objectives, got none"
+            )
+        for p in trainable if objective.params is None else objective.params:
+            if p not in trainable:
+                raise ConfigError(
+                    f"{where}.objectives: {objective.name}: expected trainable parameters of the layers that build "
+                    f"gives, got {p}"
+                )
+            if p in owner:
+                raise ConfigError(
+                    f"{where}.objectives: expected each parameter in one objective, got {p} in {owner[p]} and "
+                    f"{objective.name}"
+                )
+            owner[p] = objective.name
+    left = [str(p) for p in trainable if p not in owner]
+    if left:
+        raise ConfigError(
+            f"{where}.objectives: expected each trainable parameter in an objective, got {', '.join(left)[:80]} in none"
+        )
+    return [[p for p in reversed(trainable) if owner[p] == o.name] for o in objectives]
+
+
+def _owners(
+    traced: Traced, layers: Any, own: Sequence[Sequence[DeviceSharedVariable]]
+) -> dict[DeviceSharedVariable, int]:
+    """Which objective moves a running statistic: that of its layer's other parameters, or else the first."""
+    found: dict[DeviceSharedVariable, int] = {}
+    for layer in get_all_layers(layers):
+        for statistic in layer.get_params(batch_norm_stat=True):
+            if statistic in traced.statistics:
+                found[statistic] = next(
+                    (i for i, ps in enumerate(own) for p in layer.get_params(trainable=True) if p in ps), 0
+                )
+    return found
 
 
 def load_views(buffer: FlatBuffer, values: Mapping[str, np.ndarray]) -> None:

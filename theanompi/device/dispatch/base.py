@@ -57,7 +57,7 @@ FRESH = (
 
 REFUSED: dict[type[Op], str] = {
     Scan: "loops over steps are not compiled to torch; write the steps out",
-    RandomVariable: "random numbers are PyTensor's; use theanompi.device.ops.dropout_mask, or draw outside the graph",
+    RandomVariable: "random numbers are PyTensor's; use theanompi.device.ops.normal or uniform, or draw them outside",
     AbstractRNGConstructor: "random generators stay on the host",
     MakeList: "lists of tensors are not compiled to torch; stack them",
     FromFunctionOp: "it calls a Python function on NumPy's arrays; write it as a graph",

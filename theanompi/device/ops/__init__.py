@@ -6,7 +6,7 @@ from theanompi.device.ops.image import color_adjust, crop_resize
 from theanompi.device.ops.loss import softmax_cross_entropy
 from theanompi.device.ops.norm import batch_norm
 from theanompi.device.ops.pool import pool2d
-from theanompi.device.ops.random import dropout_mask
+from theanompi.device.ops.random import dropout_mask, normal, uniform
 
 __all__ = [
     "batch_norm",
@@ -14,7 +14,9 @@ __all__ = [
     "conv2d",
     "crop_resize",
     "dropout_mask",
+    "normal",
     "pool2d",
     "relu",
     "softmax_cross_entropy",
+    "uniform",
 ]

@@ -1,8 +1,11 @@
-"""Dropout masks that depend on the sample alone, however the minibatch is split."""
+"""Random numbers that depend on the sample alone, however the minibatch is split: noise and dropout masks."""
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytensor.tensor as pt
 import torch
 from pytensor.graph.basic import Apply, Variable
@@ -31,44 +34,59 @@ def _splitmix64(x: torch.Tensor) -> torch.Tensor:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
-class DropoutMask(TorchOp):
-    """0 with probability p, else 1 / (1 − p): a hash of (sample key, salt, element)."""
+class Keyed(TorchOp):
+    """Numbers that are a hash of (sample key, salt, element)."""
+
+    name = ""
+
+    def make_node(self, keys: Any) -> Apply:
+        keys = pt.as_tensor_variable(keys)
+        expect(keys.ndim == 1 and keys.dtype == "int64", self.name, "keys", "an int64 vector (n,)", keys.type)
+        return Apply(self, [keys], [TensorType("float32", shape=(keys.type.shape[0], *self.shape))()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        shape, salt, of_bits = self.shape, _signed(self.salt * 0x9E3779B97F4A7C15 % (1 << 64)), self.of_bits
+        size = math.prod(shape)
+
+        def keyed(keys: torch.Tensor) -> torch.Tensor:
+            counter = torch.arange(1, size + 1, device=keys.device) * _GOLDEN
+            bits = _splitmix64(_splitmix64(keys ^ salt)[:, None] + counter)
+            return of_bits((bits >> 40) & 0xFFFFFF).view(len(keys), *shape)
+
+        return keyed
+
+    @abstractmethod
+    def of_bits(self, bits: torch.Tensor) -> torch.Tensor:
+        """From 24 random bits each, int64, to float32."""
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[False]]
+
+
+class DropoutMask(Keyed):
+    """0 with probability p, else 1 / (1 − p)."""
 
     __props__ = ("shape", "p", "salt")
+    name = "dropout_mask"
 
     def __init__(self, shape: tuple[int, ...], p: float, salt: int) -> None:
         self.shape, self.p, self.salt = shape, p, salt
 
-    def make_node(self, keys: Any) -> Apply:
-        keys = pt.as_tensor_variable(keys)
-        expect(
-            keys.ndim == 1 and keys.dtype == "int64",
-            "dropout_mask",
-            "keys",
-            "an int64 vector (n,)",
-            keys.type,
-        )
-        return Apply(self, [keys], [TensorType("float32", shape=(keys.type.shape[0], *self.shape))()])
+    def of_bits(self, bits: torch.Tensor) -> torch.Tensor:
+        return (bits >= int(self.p * (1 << 24))).to(torch.float32).mul_(1.0 / (1.0 - self.p))
 
-    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        shape, salt = self.shape, _signed(self.salt * 0x9E3779B97F4A7C15 % (1 << 64))
-        size = 1
-        for length in shape:
-            size *= length
-        threshold = int(self.p * (1 << 24))
-        kept = 1.0 / (1.0 - self.p)
 
-        def dropout_mask(keys: torch.Tensor) -> torch.Tensor:
-            counter = torch.arange(1, size + 1, device=keys.device) * _GOLDEN
-            bits = _splitmix64(_splitmix64(keys ^ salt)[:, None] + counter)
-            return (
-                (((bits >> 40) & 0xFFFFFF) >= threshold).to(torch.float32).mul_(kept).view(len(keys), *shape)
-            )
+class Uniform(Keyed):
+    """Uniform in (0, 1): the middles of 2²³ equal parts, which float32 has exactly."""
 
-        return dropout_mask
+    __props__ = ("shape", "salt")
+    name = "uniform"
 
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        return [[False]]
+    def __init__(self, shape: tuple[int, ...], salt: int) -> None:
+        self.shape, self.salt = shape, salt
+
+    def of_bits(self, bits: torch.Tensor) -> torch.Tensor:
+        return (bits | 1).to(torch.float32).mul_(2.0**-24)
 
 
 def dropout_mask(keys: Variable, shape: Sequence[int], p: float, salt: int) -> Variable:
@@ -100,3 +118,40 @@ def dropout_mask(keys: Variable, shape: Sequence[int], p: float, salt: int) -> V
     """
     expect(0 <= p < 1, "dropout_mask", "p", "a probability in [0, 1)", p)
     return DropoutMask(tuple(int(s) for s in shape), float(p), int(salt))(keys)
+
+
+def uniform(keys: Variable, shape: Sequence[int], salt: int) -> Variable:
+    """Random numbers between 0 and 1, neither included.
+
+    Parameters
+    ----------
+    keys : int64 vector, shape (n,)
+        One random key for each sample, as the ``keys`` of a batch.
+    shape : sequence of int
+        Of what one sample gets.
+    salt : int
+        Tells what is drawn here from what is drawn elsewhere by the same keys.
+
+    Returns
+    -------
+    float32 tensor, shape (n, *shape)
+        Element j of sample i is a pure function of (``keys[i]``, `salt`, j): it does not depend on how a minibatch is
+        split into ranks and steps.
+    """
+    return Uniform(tuple(int(s) for s in shape), int(salt))(keys)
+
+
+def normal(keys: Variable, shape: Sequence[int], salt: int) -> Variable:
+    """Standard normal random numbers, by Box and Muller's transform (1958) of two `uniform` ones.
+
+    Parameters
+    ----------
+    keys, shape, salt
+        As for `uniform`.
+
+    Returns
+    -------
+    float32 tensor, shape (n, *shape)
+    """
+    pair = uniform(keys, (2, *shape), salt)
+    return pt.sqrt(np.float32(-2) * pt.log(pair[:, 0])) * pt.cos(np.float32(2 * np.pi) * pair[:, 1])

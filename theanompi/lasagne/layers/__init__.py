@@ -19,6 +19,7 @@ from theanompi.lasagne.layers.helper import (
     get_all_params,
     get_output,
     get_output_shape,
+    output_keywords,
     set_all_param_values,
 )
 from theanompi.lasagne.layers.input import InputLayer
@@ -71,6 +72,7 @@ __all__ = [
     "get_all_params",
     "get_output",
     "get_output_shape",
+    "output_keywords",
     "pad",
     "reshape",
     "set_all_param_values",

@@ -1,7 +1,9 @@
 """Functions on whole networks, given by their output layers."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import Any
 
@@ -22,7 +24,10 @@ __all__ = [
     "get_output",
     "get_output_shape",
     "set_all_param_values",
+    "output_keywords",
 ]
+
+_KEYWORDS: ContextVar[Mapping[str, Any] | None] = ContextVar("keywords of get_output", default=None)
 
 # Keywords of get_output that mean something to every network, also to one in which no layer reads them.
 COMMON_KEYWORDS = frozenset(
@@ -76,6 +81,24 @@ def get_all_layers(
     return list(result)
 
 
+@contextmanager
+def output_keywords(**keywords: Any) -> Iterator[None]:
+    """Let `get_output` have these keywords in the block, unless it is given others.
+
+    A trainer puts its own around what it calls of a model, so that a model need not know of them.
+
+    Parameters
+    ----------
+    **keywords
+        ``deterministic``, ``sample_keys``, ``batch_norm_statistics``, …
+    """
+    before = _KEYWORDS.set(keywords)
+    try:
+        yield
+    finally:
+        _KEYWORDS.reset(before)
+
+
 def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
     """Build the expressions of the outputs of one or more layers.
 
@@ -115,6 +138,7 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
     """
     given = inputs if isinstance(inputs, Mapping) else {}
     layers = get_all_layers(layer_or_layers, given)
+    kwargs = {**(_KEYWORDS.get() or {}), **kwargs}
     _check_keywords(layers, kwargs)
     if "sample_keys" in kwargs and not kwargs.get("deterministic"):
         _check_salts(layers)

@@ -1,0 +1,198 @@
+"""What a rule is: to its user a way to start a run, to the training loop what travels, when, and to whom."""
+
+import math
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from theanompi.config import ConfigError
+from theanompi.launch.session import Session
+
+if TYPE_CHECKING:
+    from theanompi.exchange import Exchanger
+    from theanompi.training.links import Links
+    from theanompi.training.replica import Replica
+
+
+class Diverged(ConfigError):
+    """The loss is no longer a finite number."""
+
+
+class Step(NamedTuple):
+    """What came of one iteration.
+
+    Attributes
+    ----------
+    items : int
+        Of the minibatch, over all ranks.
+    sums : mapping of str to (float, float)
+        Over all ranks, by the name of a loss or metric, its weighted sum and the sum of the weights.
+    eta : float
+        η of the first objective that was updated.
+    asked : bool
+        Whether any rank was asked to stop: all ranks know it in the same iteration, if the rule is `lockstep`.
+    """
+
+    items: int
+    sums: Mapping[str, tuple[float, float]]
+    eta: float
+    asked: bool
+
+
+class Rule(Session):
+    """A way of training together.
+
+    A rule of your own is a class with `attach`, `sums_gradients` and `step`, in a file of its own; neither torch nor MPI
+    is needed for it, as it is handed the replica and the links.
+
+    Attributes
+    ----------
+    lockstep : bool
+        Whether all ranks are in the same iteration.
+    """
+
+    lockstep: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        """Give a rule that does something of its own the name by which its workers import it."""
+        super().__init_subclass__()
+        does = any(hasattr(value, "__get__") for name, value in vars(cls).items() if not name.startswith("__"))
+        if does and "name" not in vars(cls):
+            module = cls.__module__
+            if module == "__main__":
+                module = Path(getattr(sys.modules[module], "__file__", None) or module).stem
+            cls.name = f"{module}.{cls.__qualname__}"
+
+    @abstractmethod
+    def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
+        """Decide, before anything is compiled, which buffers travel by which link; called once on each rank.
+
+        Returns
+        -------
+        sequence of Exchanger
+            One for each objective, to be told of its gradients while backward goes on; or none.
+        """
+
+    @property
+    @abstractmethod
+    def sums_gradients(self) -> bool:
+        """Whether gradients are summed over the ranks before an update: then it divides by what all ranks have."""
+
+    @abstractmethod
+    def step(self, replica: "Replica", count: int, record: Any) -> Step:
+        """One iteration: gradients of the minibatch at this position of the epoch, exchange, update.
+
+        Raises
+        ------
+        Diverged
+            If a loss is not finite, on every rank if the rule is `lockstep`.
+        """
+
+    def meet(self, replica: "Replica") -> None:  # noqa: B027
+        """Before a validation and a checkpoint: have those weights in the replica that count."""
+
+    def state_arrays(self) -> Mapping[str, Any]:
+        """What a checkpoint holds of the rule, by name."""
+        return {}
+
+    def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take over what `state_arrays` gave."""
+
+
+def check_finite(losses: Sequence[float]) -> None:
+    """Refuse to go on with losses that are no numbers.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Of each rank.
+
+    Raises
+    ------
+    Diverged
+        Naming the ranks.
+    """
+    bad = [f"{rank} ({loss:g})" for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+    if bad:
+        raise Diverged(f"the loss is not finite on rank{'s' if len(bad) > 1 else ''} {', '.join(bad)}")
+
+
+def own_step(replica: "Replica", count: int, record: Any) -> tuple[Step, float]:
+    """An iteration of this rank alone: gradients of each objective that is due, and an update by them.
+
+    Parameters
+    ----------
+    replica : Replica
+        Compiled for gradients that are not summed.
+    count : int
+        Position in the epoch.
+    record : Recorder
+
+    Returns
+    -------
+    step : Step
+        Of this rank's items.
+    loss : float
+        Summed over them.
+    """
+    items, etas, asked, loss = 0, [], False, 0.0
+    sums: dict[str, tuple[float, float]] = {}
+    for objective in replica.due(count):
+        replica.train_iter(count, record, objective)
+        record.loaded(replica.readings())
+        record.start("updating")
+        measures = replica.measures(objective)  # waits for the device
+        etas.append(float(replica.update(objective)))
+        record.end("calc", "update")
+        items, asked, loss = measures.items, asked or measures.asked, loss + sum(measures.losses)
+        sums |= measures.sums
+    return Step(items, sums, etas[0], asked), loss
+
+
+def average_weights(replica: "Replica", exchanger: "Exchanger", size: int, record: Any) -> None:
+    """Give all ranks the mean of their weights; collective.
+
+    Parameters
+    ----------
+    replica : Replica
+    exchanger : Exchanger
+        Of its `weights_to_average`.
+    size : int
+        Number of ranks.
+    record : Recorder
+    """
+    record.start("updating")
+    weights = replica.weights_to_average()
+    exchanger.synchronise()
+    record.end("calc", "update")
+    record.start("exchanging")
+    exchanger.sum()
+    weights.flat.div_(size)
+    replica.weights_averaged()
+    record.end("comm")
+    record.exchanged(exchanger.spans)
+
+
+def over_all_ranks(step: Step, loss: float, links: "Links") -> Step:
+    """Sum what each rank has seen; collective.
+
+    Parameters
+    ----------
+    step, loss
+        This rank's, as from `own_step`.
+    links : Links
+
+    Raises
+    ------
+    Diverged
+        On every rank, if a loss is not finite.
+    """
+    own = [loss if rank == links.rank else 0.0 for rank in range(links.size)]
+    values, counts = zip(*step.sums.values(), strict=True)
+    items, asked, *rest = links.total([step.items, step.asked, *own, *values, *counts])
+    check_finite(rest[: links.size])
+    rest = rest[links.size :]
+    pairs = zip(rest[: len(values)], rest[len(values) :], strict=True)
+    return Step(round(items), dict(zip(step.sums, pairs, strict=True)), step.eta, asked > 0)

@@ -1,0 +1,79 @@
+"""What a rule exchanges by: strategies that sum a buffer over the ranks, and sums of a few numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mpi4py import MPI
+
+from theanompi.config import RunConfig
+from theanompi.exchange import Exchanger, choose, get_exchanger
+from theanompi.exchange.base import Buffer
+from theanompi.record.progress import Progress
+
+
+class Links:
+    """The ways from this rank to the others.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        All ranks.
+    config : RunConfig
+        Of the run.
+    progress : Progress
+        Told what the exchanges are doing.
+
+    Attributes
+    ----------
+    rank, size : int
+    config : RunConfig
+    words : str
+        Which strategy was taken and which way the bytes go, for the log.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, config: RunConfig, progress: Progress) -> None:
+        self.rank, self.size, self.config, self.words = comm.Get_rank(), comm.Get_size(), config, ""
+        self._comm, self._progress = comm, progress
+        self._exchangers: list[Exchanger] = []
+
+    def sum(self, buffer: Buffer, *, averages: bool = False) -> Exchanger:
+        """An exchange of the run's strategy for a buffer, which may be moved; collective.
+
+        Parameters
+        ----------
+        buffer : Buffer
+            What is summed over the ranks.
+        averages : bool
+            Whether it holds weights and not gradients: then no strategy that rounds will do.
+
+        Raises
+        ------
+        ConfigError
+            If the strategy is not possible here.
+        """
+        name, cuda = self.config.exchange, self.config.require_cuda_aware
+        if name == "auto" and self.size > 1 and not self._exchangers:
+            choice = choose(self._comm, buffer, require_cuda_aware=cuda)
+            nbytes = buffer.flat.numel() * buffer.flat.element_size()
+            self._chosen, exchanger = choice.name, choice.exchanger
+            self.words = f"{choice.name}, {exchanger.description}\n{choice.table(nbytes)}"
+        else:
+            # A single rank has nothing to choose by; what was taken for a first buffer is taken for all.
+            if name == "auto":
+                name = self._chosen if self.size > 1 else "overlap"
+            exchanger = get_exchanger(name, self._comm, buffer, averages=averages, require_cuda_aware=cuda)
+            self.words = self.words or f"{name}, {exchanger.description}"
+        exchanger.progress = self._progress
+        self._exchangers.append(exchanger)
+        return exchanger
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """The sums of some numbers over all ranks, in double precision; collective."""
+        values = np.array(numbers, dtype=float)
+        self._comm.Allreduce(MPI.IN_PLACE, values)
+        return list(values.tolist())
+
+    def close(self) -> None:
+        """Give back what the exchanges hold; collective."""
+        for exchanger in self._exchangers:
+            exchanger.close()

@@ -1,0 +1,216 @@
+"""What an update makes smaller: a loss, what each item counts, metrics by name, and the parameters that it moves."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
+from pytensor.tensor.special import Softmax
+
+from theanompi.config import ConfigError
+from theanompi.device import DeviceSharedVariable
+from theanompi.device.ops import softmax_cross_entropy
+from theanompi.lasagne.layers import BatchNormLayer, output_keywords
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# What a line of the log has beside the metrics.
+_TAKEN = ("kind", "epoch", "iteration", "items", "iterations", "lr", "reason", "ranks", "weights")
+
+
+class Objective(NamedTuple):
+    """What one update minimises: the weighted mean of a loss over the items of a minibatch.
+
+    The means are over the whole minibatch, however it is split into ranks and accumulation steps, because the sum of
+    the weights travels with the gradients.
+
+    Attributes
+    ----------
+    loss : float32 vector (items,)
+        One number for each item of the batch, or several for each (as for the positions of a sequence): then those of
+        the first item come first.
+    weight : float32 vector (items,), optional
+        What each counts: 0 for padding. Without it each counts 1.
+    metrics : mapping of str to float32 vector (items,)
+        What is reported beside the loss, as weighted means, by name; of all of them less is better. The first metric of
+        a model is the one that its runs are compared by.
+    params : sequence of shared variable, optional
+        What the update moves; a model with one objective may leave it out: all trainable parameters of its network.
+    name : str
+        Of the loss in the log.
+    every : int
+        It is updated in every so-many-th iteration, the first time in iteration `every`. One of a model's has 1.
+    rate : float
+        What the learning rate of the schedule is multiplied by.
+    """
+
+    loss: Variable
+    weight: Variable | None = None
+    metrics: Mapping[str, Variable] = {}
+    params: Sequence[DeviceSharedVariable] | None = None
+    name: str = "loss"
+    every: int = 1
+    rate: float = 1.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The loss's name and those of the metrics."""
+        return (self.name, *self.metrics)
+
+
+def classification(scores: Variable, labels: Variable) -> Objective:
+    """The cross-entropy of class scores, with the errors at the first and within the first five guesses.
+
+    Parameters
+    ----------
+    scores : float32 tensor, shape (n, classes)
+        Class scores, or the softmax of them.
+    labels : int64 vector, shape (n,)
+
+    Returns
+    -------
+    Objective
+        Its loss is in nats. Metrics are ``error`` and ``error_top5``, 0 or 1 for each item: whether the true class is
+        not strictly best, or not among the first five. A tie counts as an error, and so does NaN.
+    """
+    softmax = scores.owner is not None and isinstance(scores.owner.op, Softmax)
+    scores = scores.owner.inputs[0] if softmax else scores
+    true = scores[pt.arange(labels.shape[0]), labels]
+    rank = pt.sum(pt.ge(scores, true[:, None]), axis=1)
+
+    def outside(k: int) -> Variable:
+        return pt.cast(pt.or_(pt.lt(rank, 1), pt.gt(rank, k)), "float32")
+
+    return Objective(
+        softmax_cross_entropy(scores, labels), metrics={"error": outside(1), "error_top5": outside(5)}
+    )
+
+
+class Statistics(dict[Variable, Variable]):
+    """The statistics that batch normalisation hands out in a pass: of several passes through a layer, their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: dict[Variable, list[Variable]] = {}
+
+    def __setitem__(self, running: Variable, value: Variable) -> None:
+        values = self._values.setdefault(running, [])
+        values.append(value)
+        mean = value if len(values) == 1 else sum(values[1:], values[0]) * np.float32(1 / len(values))
+        super().__setitem__(running, mean)
+
+
+class Traced(NamedTuple):
+    """The objectives of a model as graphs, and the statistics that training hands out."""
+
+    objectives: tuple[Objective, ...]
+    statistics: Statistics
+
+
+def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) -> Traced:
+    """Ask a model for its objectives, and check them.
+
+    Parameters
+    ----------
+    model : Model
+    batch : mapping of str to Variable
+        The fields of a batch of `n` items; ``keys`` decide what dropout drops.
+    n : int
+    training : bool
+        Or validation.
+
+    Raises
+    ------
+    ConfigError
+        If something of an objective is not as it must be: one line that says what.
+    """
+    where = f"{type(model).__name__}.objectives"
+    statistics = Statistics()
+    # As in get_output, what is not of our layers included.
+    with pytensor.config.change_flags(floatX="float32"), _pass(batch, statistics, training=training):
+        given = model.objectives(batch, training)
+    objectives = (given,) if isinstance(given, Objective) else tuple(given) if _is_list(given) else ()
+    if not objectives or not all(isinstance(one, Objective) for one in objectives):
+        what = [type(one).__name__ for one in objectives] or type(given).__name__
+        raise ConfigError(f"{where}: expected an Objective or a list of them, got {what}")
+    checked = tuple(_checked(one, n, where) for one in objectives)
+    names = [name for one in checked for name in one.names]
+    for name in names:
+        if names.count(name) > 1 or not _NAME.fullmatch(name) or name in _TAKEN or name.endswith("_s"):
+            raise ConfigError(
+                f"{where}: expected names of losses and metrics in small letters, each once and none of the log's own "
+                f"words, got {name!r}"
+            )
+    if all(one.every != 1 for one in checked):
+        raise ConfigError(
+            f"{where}: expected one objective with every=1, got {[one.every for one in checked]}"
+        )
+    return Traced(checked, statistics)
+
+
+@contextmanager
+def _pass(batch: Mapping[str, Variable], statistics: Statistics, *, training: bool) -> Iterator[None]:
+    if training:
+        with output_keywords(sample_keys=batch["keys"], batch_norm_statistics=statistics):
+            yield
+    else:
+        with output_keywords(deterministic=True):
+            yield
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _checked(objective: Objective, n: int, where: str) -> Objective:
+    """The objective with its loss, weight and metrics as float32 vectors of one known length."""
+    where = f"{where}: {objective.name}"
+    loss = _vector(objective.loss, f"{where}: loss", None)
+    length = loss.type.shape[0]
+    if length is None or length % n:
+        got = "an unknown number" if length is None else str(length)
+        raise ConfigError(f"{where}: loss: expected {n} numbers, one for each item, or a multiple, got {got}")
+    if objective.every < 1 or not objective.rate > 0:
+        raise ConfigError(
+            f"{where}: expected every of at least 1 and a rate above 0, got {objective.every} and {objective.rate}"
+        )
+    weight = None if objective.weight is None else _vector(objective.weight, f"{where}: weight", length)
+    metrics = {name: _vector(m, f"{where}: {name}", length) for name, m in objective.metrics.items()}
+    params = None if objective.params is None else tuple(objective.params)
+    for param in params or ():
+        if not isinstance(param, DeviceSharedVariable) or param.type.dtype != "float32":
+            raise ConfigError(f"{where}: params: expected float32 shared variables of layers, got {param}")
+    return objective._replace(loss=loss, weight=weight, metrics=metrics, params=params)
+
+
+def _vector(value: Any, where: str, length: int | None) -> Variable:
+    wanted = "(items,)" if length is None else f"({length},)"
+    try:
+        variable = pt.as_tensor_variable(value)
+    except Exception:
+        raise ConfigError(
+            f"{where}: expected a float32 vector {wanted}, got a {type(value).__name__}"
+        ) from None
+    if variable.ndim != 1 or variable.dtype not in ("float32", "float64", "bool"):
+        shape = ", ".join("?" if size is None else str(size) for size in variable.type.shape)
+        raise ConfigError(
+            f"{where}: expected a float32 vector {wanted}, got {variable.dtype} of shape ({shape})"
+        )
+    if length is not None and variable.type.shape[0] not in (length, None):
+        raise ConfigError(
+            f"{where}: expected {length} numbers, as many as the loss has, got {variable.type.shape[0]}"
+        )
+    return variable if variable.dtype == "float32" else pt.cast(variable, "float32")
+
+
+def alphas(layers: Sequence[Any]) -> dict[DeviceSharedVariable, float]:
+    """By running statistic, what share of the way it moves towards the batch's in an update."""
+    return {
+        statistic: layer.alpha
+        for layer in layers
+        if isinstance(layer, BatchNormLayer)
+        for statistic in (layer.mean, layer.inv_std)
+    }

@@ -1,0 +1,145 @@
+"""What the training loop, the rules and the checkpoint see of a model: nothing else of it matters to them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from theanompi.device import FlatBuffer
+from theanompi.exchange import Exchanger
+from theanompi.record.timeline import Span
+
+
+class Measures(NamedTuple):
+    """What is told of the minibatch of an update.
+
+    Attributes
+    ----------
+    items : int
+        How many items it had.
+    sums : mapping of str to (float, float)
+        By the name of a loss or metric, its weighted sum and the sum of the weights.
+    losses : list of float
+        The summed loss of each rank, to say where it is not finite.
+    asked : bool
+        Whether a rank was asked to stop.
+    """
+
+    items: int
+    sums: dict[str, tuple[float, float]]
+    losses: list[float]
+    asked: bool
+
+
+class Batches(Protocol):
+    """How many batches a replica has."""
+
+    @property
+    def n_batch_train(self) -> int:
+        """Iterations in an epoch, the same on every rank."""
+        ...
+
+    @property
+    def n_batch_val(self) -> int:
+        """Validation batches of this rank."""
+        ...
+
+
+class Replica(Protocol):
+    """One rank's copy of what is trained: `theanompi.Model` is one, and so is what wraps a class of the contract.
+
+    Objectives are called by their number; those that are `due` in an iteration are updated in their order. `metrics`
+    are the names of all losses and metrics, `headline` that by which runs are compared, and `noun` is what items are.
+    """
+
+    n_epochs: int
+    metrics: tuple[str, ...]
+    headline: str
+    noun: str
+
+    @property
+    def data(self) -> Batches: ...
+
+    @property
+    def epoch(self) -> int:
+        """Which epoch positions are of."""
+        ...
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None: ...
+
+    def gradient_buffers(self) -> list[FlatBuffer]:
+        """The buffer that each objective's gradients are in, or none where a rule cannot have them."""
+        ...
+
+    def weights_to_average(self) -> FlatBuffer:
+        """The buffer of the weights, to be changed in place before `weights_averaged`."""
+        ...
+
+    def weights_averaged(self) -> None:
+        """Take over what the buffer of the weights has now."""
+        ...
+
+    def compile_iter_fns(self, sync_type: str, exchangers: Sequence[Exchanger] = ()) -> None:
+        """Compile; each exchanger is told of its objective's gradients as soon as backward has written them."""
+        ...
+
+    def due(self, count: int) -> list[int]:
+        """Which objectives are updated at this position of the epoch."""
+        ...
+
+    def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
+        """Compute an objective's gradients of this rank's share of a minibatch."""
+        ...
+
+    def measures(self, objective: int = 0) -> Measures:
+        """What was measured with the gradients that are in the buffer; waits for the device."""
+        ...
+
+    def update(self, objective: int = 0) -> Any:
+        """Update by the gradients that are in the buffer; gives η."""
+        ...
+
+    def ask_to_stop(self) -> None:
+        """Let all ranks know, by what is summed next, that this one was asked to stop."""
+        ...
+
+    def val_iter(self, count: int, recorder: Any) -> None:
+        """Validate this rank's batch number `count`; 0 begins a new validation."""
+        ...
+
+    def validation_sums(self) -> np.ndarray:
+        """Items, then for each of `metrics` its weighted sum and the sum of the weights; float64."""
+        ...
+
+    def n_validated(self) -> int | None:
+        """How many items a validation has over all ranks, if that is known."""
+        ...
+
+    def rate(self, iteration: int) -> float | None:
+        """η of an iteration, if that is known."""
+        ...
+
+    def readings(self) -> list[list[Span]]:
+        """For each process that reads ahead, when it made the batches that it has finished since the last call."""
+        ...
+
+    def adjust_hyperp(self, epoch: int) -> None:
+        """An epoch is over."""
+        ...
+
+    def finite(self) -> bool:
+        """Whether all that a checkpoint holds is finite numbers."""
+        ...
+
+    def state_arrays(self) -> Mapping[str, np.ndarray]:
+        """What a checkpoint holds: ``weights/NAME``, and of what each rank has its own, ``SLOT/NAME``."""
+        ...
+
+    def plan(self) -> str:
+        """What the run will do, as a table."""
+        ...
+
+    def cleanup(self) -> None:
+        """Let go of what was held."""
+        ...
