@@ -16,7 +16,7 @@ with the sync type ``avg``, whatever library it is built with: see :mod:`theanom
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytensor
@@ -25,7 +25,7 @@ import torch
 from pytensor.graph.basic import Variable
 
 from theanompi import device
-from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.config import FIELDS, OF_MODELS, ConfigError, NoSettings, RunConfig, read_settings, resolve
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_output
@@ -39,7 +39,7 @@ from theanompi.training.schedule import Schedule
 from theanompi.training.state import METRICS, N_SUMS, State, load_views
 
 # What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
-_FOR_FIELDS = {name: name for name in FIELDS} | {
+_FOR_FIELDS = {name: name for name in FIELDS if name not in ("optimizer", "settings")} | {
     "n_epochs": "epochs",
     "learning_rate": "base_lr",
     "lr": "base_lr",
@@ -49,16 +49,15 @@ _FOR_FIELDS = {name: name for name in FIELDS} | {
     "use_momentum": "momentum",
     "use_nesterov_momentum": "nesterov",
 }
-# What other trainers call by these names. Not `forward` and the like, which a build_model may well use itself.
-_NOT_CALLED = (
-    "loss",
-    "cost",
-    "objective",
-    "objectives",
-    "optimizer",
-    "configure_optimizers",
-    "training_step",
-)
+# What other trainers call by these names, and what is called here instead. Not `forward` and the like, which a
+# build_model may well use itself.
+_NOT_CALLED = {
+    "loss": "objectives",
+    "cost": "objectives",
+    "objective": "objectives",
+    "training_step": "objectives",
+    "configure_optimizers": "optimizer",
+}
 
 
 class Totals(NamedTuple):
@@ -91,10 +90,20 @@ class Model:
     schedule : Schedule
         The learning rate at each update.
     n_epochs, epoch : int
+    settings : Settings
+        Those of the class, as the run has them.
     """
 
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Fields of `theanompi.config.RunConfig` (of the recipe and the data) that are other than by default for this model
+    where the run does not give them, such as ``{"epochs": 30, "base_lr": 0.05}``."""
+    Settings: ClassVar[type] = NoSettings
+    """A frozen dataclass of settings of its own, reached as ``--set model.NAME=VALUE``: see `theanompi.config.plugins`."""
+
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = resolve(RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS}))
+        given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
+        self.config = resolve(given, self.defaults, model=type(self).__name__)
+        self.settings = read_settings(self.Settings, self.config.settings, "model")
         self.rank, self.size = int(config.get("rank", 0)), int(config.get("size", 1))
         self.verbose = bool(config.get("verbose", self.rank == 0))
         run = self.config
@@ -381,18 +390,27 @@ def refuse_unheeded(model: Model) -> None:
             if name in _FOR_FIELDS:
                 raise ConfigError(
                     f"{cls.__name__}.{name}: expected no such attribute, as a model does not decide this, got one; "
-                    f"remedy: the setting {_FOR_FIELDS[name]}"
+                    f"remedy: {_remedy(name)}"
                 )
             if name in _NOT_CALLED:
                 raise ConfigError(
-                    f"{cls.__name__}.{name}: expected no such attribute, as nothing here uses it, got one; every model "
-                    "is trained by the cross-entropy of its scores, with momentum"
+                    f"{cls.__name__}.{name}: expected no such attribute, as nothing here uses it, got one; "
+                    f"remedy: the method {_NOT_CALLED[name]}"
                 )
-    own = vars(model)
-    changed = [name for name in own if name in _FOR_FIELDS and name not in ("data", "verbose", "n_epochs")]
+    own, ours = vars(model), ("data", "verbose", "n_epochs", "schedule")
+    changed = [name for name in own if name in _FOR_FIELDS and name not in ours]
     if changed or own["n_epochs"] != model.config.epochs:
         name = changed[0] if changed else "n_epochs"
         raise ConfigError(
             f"{type(model).__name__}: expected its constructor to leave {name} alone, as a model does not decide this, "
-            f"got {name} = {own[name]!r}; remedy: the setting {_FOR_FIELDS[name]}"
+            f"got {name} = {own[name]!r}; remedy: {_remedy(name)}"
         )
+
+
+def _remedy(name: str) -> str:
+    field = _FOR_FIELDS[name]
+    return (
+        f"{field} in defaults of its class, or the setting {field}"
+        if field in OF_MODELS
+        else f"the setting {field}"
+    )
