@@ -98,12 +98,12 @@ class Model:
     """Fields of `theanompi.config.RunConfig` (of the recipe and the data) that are other than by default for this model
     where the run does not give them, such as ``{"epochs": 30, "base_lr": 0.05}``."""
     Settings: ClassVar[type] = NoSettings
-    """A frozen dataclass of settings of its own, reached as ``--set model.NAME=VALUE``: see `theanompi.config.plugins`."""
+    """A frozen dataclass of settings of its own, such as ``--set model.NAME=VALUE``: see `theanompi.config.plugins`."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
         self.config = resolve(given, self.defaults, model=type(self).__name__)
-        self.settings = read_settings(self.Settings, self.config.settings, "model")
+        self.settings: Any = read_settings(self.Settings, self.config.settings, "model")
         self.rank, self.size = int(config.get("rank", 0)), int(config.get("size", 1))
         self.verbose = bool(config.get("verbose", self.rank == 0))
         run = self.config
