@@ -351,7 +351,7 @@ def _examine(config: RunConfig, bind: bool = False, as_json: bool = False) -> in
 def _compare(experiment: Experiment, out: Path, **more: Any) -> int:
     json.dumps(experiment.to_dict())
     trials = experiment.trials(out)
-    storage._settings(trials[0].config)
+    storage._settings(trials[0].config, {})
     return 0
 
 

@@ -133,7 +133,12 @@ def _launcher(doctor: bool = False) -> Parser:
         "-cfg", "--cfg", "--config", metavar="FILE", help="KEY=value lines; flags override them"
     )
     group.add_argument(
-        "-r", "--rule", dest="rule", metavar="RULE", help="how workers exchange: BSP", **suppress
+        "-r",
+        "--rule",
+        dest="rule",
+        metavar="RULE",
+        help="how workers exchange: BSP, or a class of your own: MODULE.CLASS",
+        **suppress,
     )
     group.add_argument(
         "-file", dest="modelfile", metavar="MODULE", help="such as models.resnet50", **suppress

@@ -7,10 +7,11 @@ import contextlib
 import os
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from theanompi.config import RunConfig, from_environment, resolve
+from theanompi.config import RunConfig, from_environment, run_folder
 from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
 from theanompi.launch.job import mpi_rank
 from theanompi.record.folder import CHECKPOINT_FILE, RunFolder
@@ -49,7 +50,8 @@ def run(
         `theanompi.launch.ends.STOPPED` when a signal has stopped the run.
     """
     print_anything()
-    config = resolve(config)
+    # The model's class, which brings torch along, has a say in all other defaults.
+    config = replace(config, out=run_folder(config))
     with contextlib.ExitStack() as stack:
         folder: RunFolder | None = None
         error: Exception | None = None

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from theanompi.config.errors import ConfigError, closest, got, shortened
 from theanompi.config.files import read_text
-from theanompi.config.kinds import TEXT
+from theanompi.config.kinds import PLUGINS, TEXT
 from theanompi.config.run import FIELDS, read_as, read_field
 
-KEYS = {name.upper(): name for name in FIELDS} | {
+KEYS = {name.upper(): name for name in FIELDS if name != "settings"} | {
     "BSP_SYNC_TYPE": "sync_type",
     "BSP_EXCH_STRATEGY": "exchange",
     "HOSTFILE": "hostfile",
@@ -44,7 +44,9 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
     ----------
     path
         A file in UTF-8 with keys ``RULE``, ``MODELFILE``, ``MODELCLASS``, ``DEVICES``, ``BSP_SYNC_TYPE``,
-        ``BSP_EXCH_STRATEGY``, ``HOSTFILE`` or any field of `theanompi.config.RunConfig` in upper case.
+        ``BSP_EXCH_STRATEGY``, ``HOSTFILE`` or any field of `theanompi.config.RunConfig` in upper case. A key that
+        begins with ``OPTIMIZER_``, ``SCHEDULE_``, ``RULE_`` or ``MODEL_`` and is no field is one of its `settings`:
+        ``OPTIMIZER_BETA2=0.98`` is that of ``--set optimizer.beta2=0.98``.
 
     Returns
     -------
@@ -71,19 +73,36 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
     lines: dict[str, int] = {}
     for line, key, value in _assignments(text, str(path)):
         where = f"{path}, line {line}"
-        if key not in KEYS:
-            raise ConfigError(f"{where}: unknown key {got(key)}{closest(key, KEYS)}")
-        name = KEYS[key]
+        name = KEYS.get(key) or _setting(key)
+        if name is None:
+            raise ConfigError(f"{where}: unknown key {got(key)}{closest(key, [*KEYS, *_alike(key)])}")
         if name in lines:
             raise ConfigError(f"{where}: expected {key} once, got it in line {lines[name]} too")
         if isinstance(value, list) and name not in _SEVERAL:
             raise ConfigError(f"{where}: {key}: expected one value, got an array of {len(value)}")
         try:
-            values[name] = read_field(name, value) if name in FIELDS else read_as(TEXT, name, value)
+            if name in FIELDS:
+                values[name] = read_field(name, value)
+            elif key in KEYS:
+                values[name] = read_as(TEXT, name, value)
+            else:
+                values.setdefault("settings", {}).update(read_field("settings", {name: value}))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         lines[name] = line
     return values
+
+
+def _setting(key: str) -> str | None:
+    """The name of the plug-in's setting that a key stands for."""
+    plugin, _, rest = key.lower().partition("_")
+    return f"{plugin}.{rest}" if key.isupper() and plugin in PLUGINS and rest else None
+
+
+def _alike(key: str) -> list[str]:
+    """Keys with the right beginnings for a wrong one."""
+    word, _, rest = key.partition("_")
+    return [f"{plugin.upper()}_{rest}" for plugin in PLUGINS if rest and closest(word, [plugin.upper()])]
 
 
 def _tokens(text: str, path: str) -> list[_Token]:

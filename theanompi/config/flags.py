@@ -5,8 +5,8 @@ import sys
 from typing import Any, NoReturn
 
 from theanompi.config.errors import one_line
-from theanompi.config.kinds import DEVICES, EPOCHS, SWITCH, TEXT, Kind
-from theanompi.config.run import FIELDS, RunConfig
+from theanompi.config.kinds import DEVICES, EPOCHS, OWN, SETTINGS, SWITCH, TEXT, Kind
+from theanompi.config.run import FIELDS, RunConfig, over, read_field
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         flags = item.metadata["flags"] or ("--" + name.replace("_", "-"),)
-        text, default = item.metadata["help"], item.default
-        if default is not None and default is not False:
+        text, default = item.metadata["help"], item.metadata["default"]
+        if default is not None and default is not False and kind is not SETTINGS:
             shown = "yes" if default is True else default[0] if isinstance(default, tuple) else default
             text += f" (default: {shown})"
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
@@ -53,16 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options["action"] = argparse.BooleanOptionalAction if default else "store_true"
         else:
             options["metavar"] = _metavar(kind)
+        if kind is SETTINGS:
+            options["action"] = "append"
         groups[title].add_argument(*flags, **options)
     groups["run"].add_argument("--plan", action="store_true", help="print the schedule as a table and exit")
 
 
 def _metavar(kind: Kind) -> str:
+    if OWN in kind.expected:
+        return "NAME"
     if kind.expected.startswith("one of "):
         return "{" + kind.expected.removeprefix("one of ").replace(", ", ",") + "}"
     if kind.expected.startswith("a whole number"):
         return "N"
-    return {EPOCHS: "E,E,...", DEVICES: "DEVICE", TEXT: "TEXT"}.get(kind, "X")
+    return {EPOCHS: "E,E,...", DEVICES: "DEVICE", TEXT: "TEXT", SETTINGS: "NAME.KEY=VALUE"}.get(kind, "X")
 
 
 def from_args(args: argparse.Namespace, **base: Any) -> RunConfig:
@@ -80,4 +84,7 @@ def from_args(args: argparse.Namespace, **base: Any) -> RunConfig:
     >>> from_args(parser.parse_args(["--epochs", "2"]), epochs=9, seed=5).to_dict()["epochs"]
     2
     """
-    return RunConfig.from_dict(base | {name: value for name, value in vars(args).items() if name in FIELDS})
+    given = {name: value for name, value in vars(args).items() if name in FIELDS}
+    # Read before they are laid over others: of two texts for one name, neither is the right one.
+    read = {name: read_field(name, value) for name, value in given.items()}
+    return RunConfig.from_dict(over(base, read))

@@ -2,13 +2,20 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from theanompi.config.devices import DEVICE_NAMES, MOST_RANKS, parse_devices
-from theanompi.config.errors import closest
+from theanompi.config.errors import ConfigError, closest, got
 
 _MOST_PATH = 4096
+PLUGINS = ("optimizer", "schedule", "rule", "model")
+"""What has settings of its own, named such as ``optimizer.beta2``."""
+OWN = "a class of your own such as"
+"""How the expectation of a `named` field goes on."""
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_WHOLE = re.compile(r"[+-]?\d+")
+_MOST_DIGITS = 400
 
 
 class Kind(NamedTuple):
@@ -16,6 +23,32 @@ class Kind(NamedTuple):
 
     expected: str
     read: Callable[[Any], Any]
+
+
+class FrozenMapping(Mapping[str, Any]):
+    """A mapping that does not change, sorted by its keys.
+
+    >>> FrozenMapping({"b": 1, "a": 2})
+    {'a': 2, 'b': 1}
+    """
+
+    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        self._values = dict(sorted(dict(values).items()))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 def whole(minimum: int, maximum: int = 2**63 - 1) -> Kind:
@@ -53,6 +86,25 @@ def choice(names: Sequence[str]) -> Kind:
     return Kind("one of " + ", ".join(names), read)
 
 
+def named(names: Sequence[str], example: str) -> Kind:
+    """One of some names, or a class of the user's own, whose file may be spelt with a colon.
+
+    >>> named(["BSP"], "mine.Halves").read("rules/mine.py:Halves")
+    'rules.mine.Halves'
+    """
+
+    def read(value: Any) -> str:
+        if value in names:
+            return str(value)
+        text = _read_text(value)
+        module, _, name = text.rpartition(":" if ":" in text else ".")
+        if not module or not name.isidentifier():
+            raise ValueError(closest(text, names))
+        return f"{_read_module(module)}.{name}"
+
+    return Kind(f"one of {', '.join(names)}, or {OWN} {example}", read)
+
+
 def _read_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError
@@ -85,6 +137,67 @@ def _read_epochs(value: Any) -> tuple[float, ...]:
     return epochs
 
 
+def _read_settings(value: Any) -> FrozenMapping:
+    """From a mapping of names to values, or from the texts ``NAME=VALUE`` of several flags."""
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, list | tuple):
+        for text in value:
+            if not isinstance(text, str) or "=" not in text:
+                raise ConfigError(
+                    f"settings: expected a name and a value such as optimizer.beta2=0.98, got {got(text)}"
+                )
+            name, _, word = text.partition("=")
+            pairs.append((name, word))
+    else:
+        raise ValueError
+    found: dict[str, Any] = {}
+    for name, word in pairs:
+        if name in found:
+            raise ConfigError(f"settings: expected {got(name)} once, got it with {got(word)} too")
+        found[check_setting_name(name)] = _read_setting(name, word)
+    return FrozenMapping(found)
+
+
+def check_setting_name(name: Any) -> str:
+    """Return the name of a plug-in's setting.
+
+    Raises
+    ------
+    ConfigError
+        When it does not begin with one of `PLUGINS`, naming the closest.
+    """
+    prefix, _, key = name.partition(".") if isinstance(name, str) else ("", "", "")
+    if prefix not in PLUGINS or not key.isidentifier():
+        alike = [f"{plugin}.{key}" for plugin in PLUGINS if closest(prefix, [plugin])]
+        raise ConfigError(
+            f"settings: expected names such as optimizer.beta2, which begin with one of {', '.join(PLUGINS)}, "
+            f"got {got(name)}{closest(str(name), alike)}"
+        )
+    return str(name)
+
+
+def _read_setting(name: str, value: Any) -> str | int | float | bool:
+    """A value from text or as it is: a number in a text is that number, as in TOML, unless it is in double quotes."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"':
+        value = value[1:-1]
+    elif isinstance(value, str) and len(value) <= _MOST_DIGITS and _NUMBER.fullmatch(value):
+        value = int(value) if _WHOLE.fullmatch(value) else float(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, int) and abs(value) < 2**63:
+        return value
+    try:
+        return _read_text(value)
+    except ValueError as error:
+        hint = str(error) if str(error).startswith("; ") else ""
+        expected = "a text that is not empty, a number, true or false"
+        raise ConfigError(f"{name}: expected {expected}, got {got(value)}{hint}") from None
+
+
 TEXT = Kind("a text that is not empty", _read_text)
 MODULE = Kind("a module such as models.resnet50, or its file under the current folder", _read_module)
 SWITCH = Kind("true or false", _read_switch)
@@ -92,4 +205,5 @@ COUNT, RANKS, SIMULATED = whole(0), whole(1, MOST_RANKS), whole(0, MOST_RANKS)
 POSITIVE = number("a number above 0", lambda x: x > 0)
 NOT_NEGATIVE = number("a number of at least 0", lambda x: x >= 0)
 DEVICES = Kind(DEVICE_NAMES, parse_devices)
+SETTINGS = Kind("settings of plug-ins by name, such as optimizer.beta2=0.98", _read_settings)
 EPOCHS = Kind("increasing epochs above 0, such as 30,60,80", _read_epochs)

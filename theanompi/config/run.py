@@ -20,7 +20,7 @@ theanompi.config.errors.ConfigError: epochs: expected a whole number of at least
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,11 +30,15 @@ from theanompi.config.kinds import (
     EPOCHS,
     MODULE,
     NOT_NEGATIVE,
+    PLUGINS,
     POSITIVE,
+    SETTINGS,
     SWITCH,
     TEXT,
+    FrozenMapping,
     Kind,
     choice,
+    named,
     number,
     whole,
 )
@@ -46,6 +50,8 @@ EXCHANGES = (
 )
 ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
 RULES = ("BSP",)
+OPTIMIZERS = ("momentum", "adam", "adamw", "rmsprop", "adadelta", "lars", "lamb")
+SCHEDULES = ("steps", "poly", "cosine", "constant")
 PRECISIONS = ("float32", "tf32", "bf16")
 SCALINGS = ("linear", "sqrt", "none")
 WARMUPS = ("gradual", "constant", "none")
@@ -64,17 +70,35 @@ ROLES = {
 
 
 def _option(
-    role: str, default: Any, kind: Kind, group: str = "", help: str = "", flags: tuple[str, ...] = ()
+    role: str,
+    default: Any,
+    kind: Kind,
+    group: str = "",
+    help: str = "",
+    flags: tuple[str, ...] = (),
+    *,
+    later: bool = False,
 ) -> Any:
-    """Make a field of `RunConfig`; one with a `group` has a command-line flag, by default its own name."""
+    """Make a field of `RunConfig`; one with a `group` has a command-line flag, by default its own name.
+
+    One that came `later` is missing in what version 0.1.0 has written, where its default counted.
+    """
     assert role in ROLES
-    about = {"role": role, "kind": kind, "group": group, "help": help, "flags": flags}
-    return field(default=default, metadata=about)
+    about = {"role": role, "kind": kind, "group": group, "help": help, "flags": flags, "later": later}
+    return field(default=default, metadata=about | {"default": default, "model": False})
+
+
+def _model_option(role: str, default: Any, kind: Kind, group: str, help: str, *, later: bool = False) -> Any:
+    """Make a field that is None until `resolve`, which takes what the model's class says, or else the `default`."""
+    made = _option(role, None, kind, group, help, later=later)
+    return field(default=None, metadata={**made.metadata, "default": default, "model": True})
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Every setting of a run, checked when made; None stands for a default that `resolve` fills in.
+
+    Where the default is always a value, the field's annotation is of the resolved one.
 
     The fields, their defaults and meanings are those of the flags: see
     ``python examples/train_resnet50.py --help``.
@@ -92,16 +116,19 @@ class RunConfig:
     True
     """
 
-    rule: str = _option("run", "BSP", choice(RULES))
+    rule: str = _option("run", "BSP", named(RULES, "my_rules.Halves"))
     modelfile: str = _option("run", "models.resnet50", MODULE)
     modelclass: str = _option("run", "ResNet50", TEXT)
 
     data: str = _option("run", "digits", TEXT, "data", "'digits' (packaged) or the path of an HDF5 data set")
-    image_size: int | None = _option(
+    image_size: int | None = _model_option(
         "run", None, whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
     )
-    batch_size: int | None = _option(
+    batch_size: int | None = _model_option(
         "run", None, whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
+    )
+    length: int = _model_option(
+        "run", 128, whole(1), "data", "tokens of an item, where the data are tokens", later=True
     )
     accumulation: int = _option(
         "machine", 1, whole(1), "data", "A, steps before one update, as if each were a worker of its own"
@@ -114,14 +141,14 @@ class RunConfig:
         "global: one order of the images in each epoch, shared out; worker: an order for each (pitfall 4)",
     )
 
-    color_jitter: float = _option(
+    color_jitter: float = _model_option(
         "run",
         0.0,
         number("a number from 0 to 1", lambda x: 0 <= x <= 1),
         "data",
         "of brightness, contrast and saturation, as in fb.resnet.torch, which has 0.4; 0: none",
     )
-    lighting: float = _option(
+    lighting: float = _model_option(
         "run",
         0.0,
         NOT_NEGATIVE,
@@ -136,7 +163,7 @@ class RunConfig:
         "processes per rank that read ahead (default: its share of the cores, less one, from 1 to 8)",
     )
 
-    epochs: int | None = _option(
+    epochs: int | None = _model_option(
         "run", None, whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
     )
     max_iterations: int | None = _option(
@@ -192,11 +219,30 @@ class RunConfig:
         "MPI's own way of summing (default: the library's choice)",
     )
 
-    base_lr: float = _option(
+    optimizer: str = _model_option(
+        "run",
+        "momentum",
+        named(OPTIMIZERS, "my_steps.Lion, or lasagne.adam"),
+        "recipe",
+        f"{', '.join(OPTIMIZERS)}, lasagne.NAME (a function of theanompi.lasagne.updates), or a class of your own: "
+        "MODULE.CLASS",
+        later=True,
+    )
+    schedule: str = _model_option(
+        "recipe",
+        "steps",
+        named(SCHEDULES, "my_rates.Cyclic"),
+        "recipe",
+        f"of the rate after the warmup: {', '.join(SCHEDULES)}, or a class of your own: MODULE.CLASS",
+        later=True,
+    )
+    base_lr: float = _model_option(
         "recipe", 0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images"
     )
-    base_batch: int = _option("recipe", 256, whole(1), "recipe", "the minibatch that base-lr is meant for")
-    scaling: str | None = _option(
+    base_batch: int = _model_option(
+        "recipe", 256, whole(1), "recipe", "the minibatch that base-lr is meant for"
+    )
+    scaling: str | None = _model_option(
         "recipe",
         None,
         choice(SCALINGS),
@@ -217,34 +263,34 @@ class RunConfig:
         "recipe",
         "what the summed loss is divided by: all images, or those of one worker (pitfall 3)",
     )
-    warmup: str = _option(
+    warmup: str = _model_option(
         "recipe",
         "gradual",
         choice(WARMUPS),
         "recipe",
         "from base-lr to the scaled rate, when that is larger",
     )
-    warmup_epochs: float | None = _option(
+    warmup_epochs: float | None = _model_option(
         "recipe", None, NOT_NEGATIVE, "recipe", "length of the warmup (default: epochs * 5/90)"
     )
-    decay_epochs: tuple[float, ...] | None = _option(
+    decay_epochs: tuple[float, ...] | None = _model_option(
         "recipe", None, EPOCHS, "recipe", "where the rate decays (default: epochs * 30/90, 60/90, 80/90)"
     )
-    decay_factor: float = _option(
+    decay_factor: float = _model_option(
         "recipe",
         0.1,
         number("a number above 0 and at most 1", lambda x: 0 < x <= 1),
         "recipe",
         "of the rate, each time",
     )
-    momentum: float = _option(
+    momentum: float = _model_option(
         "recipe",
         0.9,
         number("a number of at least 0 and below 1", lambda x: 0 <= x < 1),
         "recipe",
         "m of the velocity",
     )
-    momentum_form: str = _option(
+    momentum_form: str = _model_option(
         "recipe",
         "v",
         choice(MOMENTUM_FORMS),
@@ -252,9 +298,17 @@ class RunConfig:
         "v: velocity holds the rate, corrected when it changes; u: without; uncorrected: with it, but not corrected "
         "(pitfall 2)",
     )
-    nesterov: bool = _option("recipe", True, SWITCH, "recipe", "Nesterov's momentum, or plain")
-    weight_decay: float = _option(
+    nesterov: bool = _model_option("recipe", True, SWITCH, "recipe", "Nesterov's momentum, or plain")
+    weight_decay: float = _model_option(
         "recipe", 1e-4, NOT_NEGATIVE, "recipe", "L2 penalty on the weights of convolutions and dense layers"
+    )
+    clip_norm: float | None = _model_option(
+        "recipe",
+        None,
+        NOT_NEGATIVE,
+        "recipe",
+        "longest gradient of all parameters together, after the exchange; 0: any (default: any)",
+        later=True,
     )
     zero_gamma: bool = _option(
         "ends",
@@ -262,6 +316,17 @@ class RunConfig:
         SWITCH,
         "recipe",
         "start each residual block as the identity: 0 for gamma of its last batch norm",
+    )
+
+    settings: Mapping[str, str | int | float | bool] = _option(
+        "recipe",
+        FrozenMapping(),
+        SETTINGS,
+        "recipe",
+        f"a setting of the {', '.join(PLUGINS[:-1])} or {PLUGINS[-1]} alone, such as optimizer.beta2=0.98; may be "
+        "repeated",
+        ("--set",),
+        later=True,
     )
 
     out: str | None = _option(
@@ -326,13 +391,14 @@ class RunConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types (tuples as lists).
+        """Return the fields as JSON types: tuples as lists, `settings` as a dict.
 
         >>> RunConfig(decay_epochs=(30, 60)).to_dict()["decay_epochs"]
         [30.0, 60.0]
         """
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return plain | {"settings": dict(self.settings)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -357,6 +423,8 @@ class RunConfig:
 
 
 FIELDS = {item.name: item for item in fields(RunConfig)}
+OF_MODELS = (*(name for name, item in FIELDS.items() if item.metadata["model"]), "settings")
+"""What a model's class may have defaults of its own for."""
 
 
 def fields_of(*roles: str) -> tuple[str, ...]:
@@ -366,6 +434,46 @@ def fields_of(*roles: str) -> tuple[str, ...]:
     ('max_iterations', 'zero_gamma')
     """
     return tuple(name for name, item in FIELDS.items() if item.metadata["role"] in roles)
+
+
+def over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of one place over those of a more general one.
+
+    Of `settings` each overrides that of the same name. Those of an optimizer (schedule, rule, model) in `base` do not
+    count where `own` has another one.
+
+    Examples
+    --------
+    >>> base = {"optimizer": "adam", "settings": {"optimizer.beta2": 0.98, "schedule.power": 2}}
+    >>> over(base, {"optimizer": "lars"})
+    {'optimizer': 'lars', 'settings': {'schedule.power': 2}}
+    >>> over(base, {"settings": {"optimizer.eps": 1e-6}})["settings"]
+    {'optimizer.beta2': 0.98, 'schedule.power': 2, 'optimizer.eps': 1e-06}
+    """
+    values = {**base, **own}
+    if "settings" in values:
+        inherited = {
+            name: value
+            for name, value in base.get("settings", {}).items()
+            if all(own.get(field) in (None, base.get(field)) for field in _chosen_by(name))
+        }
+        values["settings"] = {**inherited, **own.get("settings", {})}
+    return values
+
+
+def _chosen_by(setting: str) -> tuple[str, ...]:
+    """The fields that say whose setting it is."""
+    plugin = setting.partition(".")[0]
+    return ("modelfile", "modelclass") if plugin == "model" else (plugin,)
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as `RunConfig.to_dict` gives them, with an entry for each of the `settings`.
+
+    >>> flat({"epochs": 3, "settings": {"optimizer.beta2": 0.98}})
+    {'epochs': 3, 'optimizer.beta2': 0.98}
+    """
+    return {k: v for k, v in values.items() if k != "settings"} | dict(values.get("settings", {}))
 
 
 def default_scaling(sync_type: str) -> str:
@@ -464,15 +572,78 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig
     )
 
 
-def resolve(config: RunConfig) -> RunConfig:
+def run_folder(config: RunConfig) -> str:
+    """The folder of a run, also of one that names none.
+
+    >>> run_folder(RunConfig(data="sets/imagenet.h5"))
+    'runs/resnet50-imagenet'
+    """
+    return config.out or f"runs/{config.modelfile.rsplit('.', 1)[-1]}-{Path(config.data).stem}"
+
+
+def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
+    """Return the defaults of a model's class, checked, as JSON types.
+
+    Parameters
+    ----------
+    defaults
+        The attribute ``defaults`` of the class: values by the names in `OF_MODELS`.
+    model
+        The name of the class, for the message.
+
+    Raises
+    ------
+    ConfigError
+        For anything else.
+
+    Examples
+    --------
+    >>> read_defaults({"epoch": 30}, "ResNet")
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: ResNet.defaults: unknown setting 'epoch'; did you mean 'epochs'?
+    """
+    where = f"{model}.defaults"
+    if not isinstance(defaults, Mapping):
+        raise ConfigError(f"{where}: expected settings by name such as {{'epochs': 30}}, got {got(defaults)}")
+    for name in defaults:
+        if name not in FIELDS:
+            raise ConfigError(f"{where}: unknown setting {got(name)}{closest(str(name), OF_MODELS)}")
+        if name not in OF_MODELS:
+            raise ConfigError(
+                f"{where}: expected settings of the recipe or the data, got {name!r}, which a model does not decide"
+            )
+    try:
+        values = {name: read_field(name, value) for name, value in defaults.items()}
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    for name in values.get("settings", ()):
+        if not name.startswith(("optimizer.", "schedule.")):
+            raise ConfigError(f"{where}: expected settings of an optimizer or a schedule, got {name!r}")
+    return {name: value for name, value in RunConfig(**values).to_dict().items() if name in defaults}
+
+
+def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str = "Model") -> RunConfig:
     """Fill in every default that does not depend on the machine.
 
-    `max_iterations`, `checkpoint_interval` and `timeline` may stay None (no limit, none), and so does
+    `max_iterations`, `checkpoint_interval`, `clip_norm` and `timeline` may stay None (no limit, none), and so does
     `loader_processes`, which each rank chooses.
 
-    The packaged digits get n = 16, 12 epochs and 32 pixels; any other data set what Goyal et al. 2017 (arXiv
-    1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run:
-    5, 30, 60 and 80 of 90 epochs.
+    What the run does not give, the model's class may. Else the packaged digits get n = 16, 12 epochs and 32 pixels; any
+    other data set what Goyal et al. 2017 (arXiv 1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay
+    keep the paper's shares of a run: 5, 30, 60 and 80 of 90 epochs.
+
+    Parameters
+    ----------
+    config
+        The run.
+    defaults, model
+        Of the model's class, as for `read_defaults`.
+
+    Raises
+    ------
+    ConfigError
+        When the model's class has defaults that it may not have.
 
     Examples
     --------
@@ -480,18 +651,20 @@ def resolve(config: RunConfig) -> RunConfig:
     (30.0, 60.0, 80.0)
     >>> resolve(RunConfig(sync_type="avg")).scaling
     'none'
+    >>> resolve(RunConfig(base_lr=0.2), {"base_lr": 0.05, "epochs": 18}).decay_epochs
+    (6.0, 12.0, 16.0)
     """
+    given = {name: value for name, value in config.to_dict().items() if value is not None}
+    values = over(read_defaults(defaults, model), given)
     batch_size, epochs, image_size = (16, 12, 32) if config.data == "digits" else (32, 90, 224)
-    epochs = config.epochs or epochs
-    model = config.modelfile.rsplit(".", 1)[-1]
-    defaults: dict[str, Any] = {
+    epochs = values.get("epochs", epochs)
+    general: dict[str, Any] = {name: FIELDS[name].metadata["default"] for name in OF_MODELS} | {
         "batch_size": batch_size,
         "epochs": epochs,
         "image_size": image_size,
         "scaling": default_scaling(config.sync_type),
         "warmup_epochs": epochs * 5 / 90,
         "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
-        "out": f"runs/{model}-{Path(config.data).stem}",
+        "out": run_folder(config),
     }
-    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    return replace(config, **missing)
+    return RunConfig(**{**general, **values})

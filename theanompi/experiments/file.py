@@ -25,7 +25,21 @@ file is TOML:
     preset = "their_way"
     warmup = "none"
 
+    [arms.adam]
+    preset = "their_way"
+    base_lr = 0.001
+
+    [arms.adam.optimizer]          # a plug-in (optimizer, schedule, rule or model) with settings of its own
+    name = "adam"
+    beta2 = 0.98
+
 An arm has the settings of the scale, of ``[settings]``, of its preset and its own, each overriding those before.
+
+TOML has no key and table of one name: ``optimizer = "lars"`` alone will do, but with settings the optimizer's name is
+the key ``name`` of the table. ``[settings.optimizer]`` is for all arms. An arm's own table overrides it key by key, and
+an arm with another optimizer has none of it. Schedule and rule are alike. A table ``model`` has settings only; an arm
+with another ``modelclass`` has none of those before.
+
 Settings, presets, workers and claims may be a table by scale instead: ``workers = { imagenet = [256], small = [64] }``.
 Claims are ``~`` (no difference that the seeds can show), ``>`` and ``<`` between the errors of two arms at a worker
 count each.
@@ -40,6 +54,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from theanompi.config import (
+    FIELDS,
     MOST_RANKS,
     SIMULATED,
     ConfigError,
@@ -47,11 +62,13 @@ from theanompi.config import (
     closest,
     got,
     listed,
+    over,
     parse_devices,
     read_as,
     shortened,
 )
 from theanompi.config.files import read_text
+from theanompi.config.kinds import PLUGINS
 from theanompi.experiments.presets import PRESETS, SCALES
 from theanompi.experiments.results import CLAIM, NAME, whole_numbers
 
@@ -62,6 +79,7 @@ _ELSEWHERE = {
     "accumulation": "workers and --simulate",
     "max_iterations": "epochs",
     "out": "--out",
+    "settings": "a table of the plug-in, such as [arms.x.optimizer],",
     "resume": "the state of each run",
     "overwrite": "the state of each run",
     "log_interval": "the experiment",
@@ -258,8 +276,9 @@ def _read(
         read_as(SIMULATED, "simulate", simulate)
     ranks = SCALES[scale].simulate if simulate is None else simulate or None
 
-    common = SCALES[scale].settings | _settings(
-        "settings", _table("settings", table.get("settings", {})), scale
+    common = over(
+        SCALES[scale].settings,
+        _settings("settings", _table("settings", table.get("settings", {})), scale),
     )
     everyone = _at("workers", table.get("workers"), scale)
     if workers is not None and not whole_numbers(list(workers), 1):
@@ -273,7 +292,7 @@ def _read(
         values = dict(_table(where, values))
         counts[arm] = _workers(where, _at(f"{where}: workers", values.pop("workers", everyone), scale))
         preset = _preset(where, _at(f"{where}: preset", values.pop("preset", None), scale))
-        settings = common | preset | _settings(where, values, scale)
+        settings = over(over(common, preset), _settings(where, values, scale))
         checked = _checked(where, settings)
         arms[arm] = Arm(given or counts[arm], {key: checked[key] for key in settings})
         for k in arms[arm].workers:
@@ -336,17 +355,35 @@ def _at(where: str, value: Any, scale: str) -> Any:
     return value[scale]
 
 
+def _by_scale(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and value.keys() <= SCALES.keys()
+
+
 def _settings(where: str, values: Mapping[str, Any], scale: str) -> dict[str, Any]:
     for name, value in values.items():
         if name in _ELSEWHERE:
             raise ConfigError(
                 f"{where}: {name}: expected none here, as {_ELSEWHERE[name]} decides it, got {got(value)}"
             )
-    found = {name: _at(f"{where}: {name}", value, scale) for name, value in values.items()}
+    found: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, value in values.items():
+        at = f"{where}: {name}"
+        if name not in PLUGINS or _by_scale(value):
+            value = _at(at, value, scale)
+        if name not in PLUGINS or not isinstance(value, dict):
+            found[name] = value
+            continue
+        for key, item in value.items():
+            item = _at(f"{at}: {key}", item, scale)
+            if key == "name" and name in FIELDS:
+                found[name] = item
+            else:
+                own[f"{name}.{key}"] = item
+    if own:
+        found["settings"] = own
     # One at a time: what does not go together, another table may still put right.
-    for name, value in found.items():
-        _checked(where, {name: value})
-    return found
+    return {name: _checked(where, {name: value})[name] for name, value in found.items()}
 
 
 def _checked(where: str, settings: Mapping[str, Any]) -> dict[str, Any]:

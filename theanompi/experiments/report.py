@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from theanompi.config import fields_of
+from theanompi.config import FIELDS, fields_of, flat
 from theanompi.experiments.plots import plot_comparison
 from theanompi.experiments.results import Claim, Results, read_experiment
 from theanompi.experiments.statistics import Cell, Curve, Difference
@@ -252,21 +252,24 @@ def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
     if differing:
         arms = experiment.arms
         rows = [["", *differing]]
-        rows += [[name_of(arm), *(_value(arms[arm][name]) for name in differing)] for arm in arms]
+        rows += [[name_of(arm), *(_value(flat(arms[arm]).get(name)) for name in differing)] for arm in arms]
         lines += ["What differs between the arms:", "", *_markdown_table(rows), ""]
     return "\n".join(lines)
 
 
 def _differing(experiment: Results) -> list[str]:
-    arms = list(experiment.arms.values())
+    """What the arms do not have in common; a plug-in's setting, which not all of them need have, by its own name."""
+    arms = [flat(arm) for arm in experiment.arms.values()]
     return [
         name
-        for name in (arms[0] if arms else {})
-        if name not in _NOT_THE_RECIPE and any(arm[name] != arms[0][name] for arm in arms)
+        for name in dict.fromkeys(name for arm in arms for name in arm)
+        if name not in _NOT_THE_RECIPE and any(arm.get(name) != arms[0].get(name) for arm in arms)
     ]
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
@@ -307,6 +310,7 @@ def _how(experiment: Results) -> Iterable[str]:
 
 
 def _json(experiment: Results, claims: Sequence[Claim]) -> str:
+    left_out = {*fields_of("aside"), *_unused(experiment)}
     content = {
         "name": experiment.name,
         "question": experiment.question,
@@ -315,7 +319,7 @@ def _json(experiment: Results, claims: Sequence[Claim]) -> str:
         "simulate": experiment.simulate,
         "machine": experiment.machine,
         "arms": [
-            {"arm": arm, "settings": {k: v for k, v in settings.items() if k not in fields_of("aside")}}
+            {"arm": arm, "settings": flat({k: v for k, v in settings.items() if k not in left_out})}
             for arm, settings in experiment.arms.items()
         ],
         "cells": [_cell_json(cell) for cell in experiment.cells],
@@ -334,6 +338,12 @@ def _json(experiment: Results, claims: Sequence[Claim]) -> str:
         ],
     }
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _unused(experiment: Results) -> list[str]:
+    """Fields that version 0.1.0 did not have, and no arm makes use of: reports of its experiments stay as they are."""
+    defaults = {name: item.metadata["default"] for name, item in FIELDS.items() if item.metadata["later"]}
+    return [n for n, value in defaults.items() if all(arm[n] == value for arm in experiment.arms.values())]
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.config import ConfigError, RunConfig, got, is_text, listed, resolve
+from theanompi.config import ConfigError, RunConfig, got, is_text, listed, read_defaults, resolve
 from theanompi.config.files import read_bytes, read_text
 from theanompi.experiments.statistics import Cell, Curve, Difference, Run, difference
 from theanompi.record.folder import CONFIG_FILE, LOG_FILE
@@ -124,6 +124,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or not is_text(json.dumps(value, ensure_ascii=False)):
         raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
     return value
+
+
+def _defaults(arm: Path) -> dict[str, Any]:
+    """What the class of an arm's model has defaults for, as its runs have written it down."""
+    for path in sorted(arm.glob(f"*-workers/seed-*/{CONFIG_FILE}")):
+        return read_defaults(_read_json(path).get("defaults", {}), CONFIG_FILE)
+    return {}
 
 
 class Claim(NamedTuple):
@@ -299,7 +306,8 @@ def read_experiment(folder: Path) -> Results:
     seeds, claims = tuple(about["seeds"]), tuple(about["claims"])
     try:
         arms = {
-            n: resolve(RunConfig.from_dict(arm["settings"])).to_dict() for n, arm in about["arms"].items()
+            name: resolve(RunConfig.from_dict(arm["settings"]), _defaults(folder / name)).to_dict()
+            for name, arm in about["arms"].items()
         }
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

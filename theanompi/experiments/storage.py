@@ -12,7 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from theanompi.config import FIELDS, ConfigError, RunConfig, fields_of, got, resolve, shortened
+from theanompi.config import (
+    FIELDS,
+    ConfigError,
+    RunConfig,
+    fields_of,
+    flat,
+    got,
+    read_defaults,
+    resolve,
+    shortened,
+)
 from theanompi.config.files import read_text, reason, trouble
 from theanompi.experiments.file import Experiment, Trial
 from theanompi.experiments.results import EXPERIMENT_FILE, OUTPUT_FILE, read_run
@@ -110,18 +120,21 @@ def check_same(experiment: Experiment, out: Path, trials: Iterable[Trial], overw
     return others
 
 
-def _settings(config: RunConfig) -> RunConfig:
-    """What two runs must have in common to be the same."""
-    defaults: dict[str, Any] = {name: FIELDS[name].default for name in fields_of("aside")}
-    return replace(resolve(config), **defaults)
+def _settings(config: RunConfig, defaults: Mapping[str, Any]) -> RunConfig:
+    """What two runs must have in common to be the same, with the defaults of the model's class."""
+    aside: dict[str, Any] = {name: FIELDS[name].default for name in fields_of("aside")}
+    return replace(resolve(config, defaults), **aside)
 
 
-def _settings_in(folder: Path) -> RunConfig:
+def _settings_in(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """Those of the run that is there, and what the class of its model has had defaults for."""
     try:
         values = json.loads(read_text(folder / CONFIG_FILE, CONFIG_FILE))
-        return _settings(
-            RunConfig.from_dict({k: v for k, v in values.items() if k not in ("size", "versions")})
+        defaults = read_defaults(values.get("defaults", {}), CONFIG_FILE)
+        config = RunConfig.from_dict(
+            {k: v for k, v in values.items() if k not in ("size", "versions", "defaults")}
         )
+        return _settings(config, defaults), defaults
     except ConfigError:
         raise
     except (ValueError, AttributeError, RecursionError) as error:
@@ -132,22 +145,24 @@ def _settings_in(folder: Path) -> RunConfig:
 
 def _difference(trial: Trial) -> str | None:
     """What its folder has other than the experiment, if anything."""
-    wanted = _settings(trial.config).to_dict()
     try:
-        there = _settings_in(trial.folder).to_dict()
+        config, defaults = _settings_in(trial.folder)
     except ConfigError as error:
         return str(error)
-    different = [name for name in wanted if there[name] != wanted[name]]
+    there, wanted = flat(config.to_dict()), flat(_settings(trial.config, defaults).to_dict())
+    different = [name for name in {**wanted, **there} if there.get(name) != wanted.get(name)]
     if not different:
         return None
     name, others = different[0], len(different) - 1
+    expected, found = (got(side[name]) if name in side else "its default" for side in (wanted, there))
     more = f" (and {others} more)" if others else ""
-    return f"{name}: expected {got(wanted[name])} as the experiment has it, got {got(there[name])}{more}"
+    return f"{name}: expected {expected} as the experiment has it, got {found}{more}"
 
 
 def runs_elsewhere(missing: Iterable[Trial], out: Path, reuse: Iterable[Path]) -> dict[Trial, Path]:
     """Where other experiments than that in `out` have what is missing there."""
     found: dict[RunConfig, Path] = {}
+    classes: list[dict[str, Any]] = []
     for folder in reuse:
         if folder.resolve() == out.resolve():
             raise ConfigError(
@@ -158,8 +173,16 @@ def runs_elsewhere(missing: Iterable[Trial], out: Path, reuse: Iterable[Path]) -
         for path in sorted(folder.glob(f"*/*-workers/seed-*/{CONFIG_FILE}")):
             with contextlib.suppress(ValueError):
                 if read_run(path.parent, 0).complete:
-                    found.setdefault(_settings_in(path.parent), path.parent)
-    return {trial: source for trial in missing if (source := found.get(_settings(trial.config)))}
+                    config, defaults = _settings_in(path.parent)
+                    found.setdefault(config, path.parent)
+                    classes += [defaults] * (defaults not in classes)
+    sources: dict[Trial, Path] = {}
+    for trial in missing:
+        for defaults in classes:
+            wanted = _settings(trial.config, defaults)
+            if wanted in found:
+                sources.setdefault(trial, found[wanted])
+    return sources
 
 
 def copy_runs(sources: Mapping[Trial, Path]) -> None:

@@ -3,12 +3,12 @@
 import ast
 import errno
 import os
-import sys
 import threading
 
 from theanompi.config import ConfigError, RunConfig, closest, got, hosts
 from theanompi.config.files import MOST_TEXT, read_bytes, reason, trouble
-from theanompi.launch.modelfile import find_module
+from theanompi.config.modules import find_module, look_in_current_folder
+from theanompi.config.plugins import own_class
 
 # CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
 # at the same time end in a SystemError (python/cpython#106905). `compare` starts runs from several threads.
@@ -23,7 +23,8 @@ def check(config: RunConfig) -> None:
     Raises
     ------
     theanompi.config.ConfigError
-        When the model's module, its class or the data set's file is not there, or the module does not parse.
+        When the module or the class of the model, or of an optimizer, schedule or rule of the user's, is not there, or
+        the module does not parse, or the data set's file is not there.
 
     Examples
     --------
@@ -32,9 +33,12 @@ def check(config: RunConfig) -> None:
         ...
     theanompi.config.errors.ConfigError: modelfile: expected a module on sys.path, got 'mymodels.resnet50'
     """
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    _check_model(config.modelfile, config.modelclass)
+    look_in_current_folder()
+    _check_class("modelfile", config.modelfile, "modelclass", config.modelclass)
+    for setting in ("optimizer", "schedule", "rule"):
+        own = own_class(getattr(config, setting) or "")
+        if own is not None:
+            _check_class(setting, own[0], setting, own[1])
     elsewhere = hosts(config.devices)[0].name is not None
     wrong = "" if config.data == "digits" or elsewhere else trouble(config.data)
     if wrong:
@@ -44,25 +48,27 @@ def check(config: RunConfig) -> None:
         )
 
 
-def _check_model(modelfile: str, modelclass: str) -> None:
-    spec = find_module(modelfile)
+def _check_class(of_module: str, module: str, of_class: str, name: str) -> None:
+    """Check that a module has a class; `of_module` and `of_class` are the settings that say so."""
+    spec = find_module(module, of_module)
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise ConfigError(
-            f"modelfile: expected a Python file, got {got(modelfile)} ({spec.origin or 'a folder'})"
+            f"{of_module}: expected a Python file, got {got(module)} ({spec.origin or 'a folder'})"
         )
     try:
         with _parsing:
             tree = ast.parse(read_bytes(spec.origin, MOST_TEXT), spec.origin)
     except SyntaxError as error:
         raise ConfigError(
-            f"modelfile: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
+            f"{of_module}: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
         ) from None
     except (ValueError, OSError, RecursionError, MemoryError) as error:  # NUL bytes, or nested too deeply
-        raise ConfigError(f"modelfile: expected Python in {spec.origin}, got: {reason(error)}") from None
+        raise ConfigError(f"{of_module}: expected Python in {spec.origin}, got: {reason(error)}") from None
     names = _names(tree)
-    if modelclass not in names and "*" not in names:
-        hint = closest(modelclass, names)
-        raise ConfigError(f"modelclass: expected a class of {spec.origin}, got {got(modelclass)}{hint}")
+    if name not in names and "*" not in names:
+        raise ConfigError(
+            f"{of_class}: expected a class of {spec.origin}, got {got(name)}{closest(name, names)}"
+        )
 
 
 def _names(tree: ast.Module) -> list[str]:

@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from theanompi.config import FIELDS, ConfigError, RunConfig, closest, read_field, resolve
+from theanompi.config import FIELDS, ConfigError, RunConfig, closest, over, read_field, run_folder
 from theanompi.launch.check import check
 from theanompi.launch.ends import STOPPED, signal_name, what_is_saved
 from theanompi.launch.job import WORKER, Job, is_worker
@@ -81,8 +81,7 @@ class Session(ABC):
         self.start(
             RunConfig.from_dict(
                 {
-                    **{name: value for name, _, value in self._attributes()},
-                    **config,
+                    **over({name: value for name, _, value in self._attributes()}, config),
                     "rule": self.name,
                     "devices": devices,
                     "modelfile": modelfile,
@@ -197,7 +196,7 @@ class Session(ABC):
             parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *who]
             if account.ranks:
                 parts.append(
-                    what_is_saved(account.saved, str(resolve(self._config).out), resumable=account.resumable)
+                    what_is_saved(account.saved, run_folder(self._config), resumable=account.resumable)
                 )
             raise RunFailed("; ".join(parts), status, account.deaths)
         if not self._silent:

@@ -1,6 +1,6 @@
 """Rules: when and what the workers exchange, and how a user starts a run with `init` and `wait`."""
 
-from theanompi.config import RULES, read_field
+from theanompi.config import RULES, find_class, read_field
 from theanompi.launch.session import RunFailed
 from theanompi.rules.bsp import BSP
 from theanompi.rules.rule import (
@@ -26,21 +26,22 @@ __all__ = [
     "own_step",
 ]
 
-_CLASSES: dict[str, type[Rule]] = {"BSP": BSP}
+_CLASSES = {"BSP": "theanompi.rules.bsp:BSP"}
 assert tuple(_CLASSES) == RULES
 
 
 def get_rule(name: str) -> Rule:
-    """Make the rule called `name`.
+    """Make the rule called `name`, or of the class of the user's own that it is.
 
     Raises
     ------
     theanompi.config.ConfigError
-        For an unknown name; the message lists the known ones.
+        For an unknown name, or one that stands for no rule.
 
     Examples
     --------
     >>> get_rule("BSP").name
     'BSP'
     """
-    return _CLASSES[read_field("rule", name)]()
+    made: Rule = find_class("rule", read_field("rule", name), _CLASSES, base=Rule)()
+    return made

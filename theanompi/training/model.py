@@ -27,7 +27,7 @@ import torch
 from pytensor.graph.basic import Variable
 
 from theanompi import device
-from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.config import FIELDS, OF_MODELS, ConfigError, NoSettings, RunConfig, read_settings, resolve
 from theanompi.data.modality import Modality
 from theanompi.data.pictures.modality import Pictures
 from theanompi.device import FlatBuffer
@@ -46,7 +46,7 @@ from theanompi.training.schedules import make_schedule
 from theanompi.training.state import METRICS, load_views, make_states
 
 # What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
-_FOR_FIELDS = {name: name for name in FIELDS if name != "optimizer"} | {
+_FOR_FIELDS = {name: name for name in FIELDS if name not in ("optimizer", "settings")} | {
     "n_epochs": "epochs",
     "learning_rate": "base_lr",
     "lr": "base_lr",
@@ -103,14 +103,18 @@ class Model:
     schedule : Schedule
         The learning rate at each iteration.
     n_epochs, epoch : int
+    settings : Settings
+        Those of the class, as the run has them.
     """
 
     modality: ClassVar[type[Modality]] = Pictures
     defaults: ClassVar[Mapping[str, Any]] = {}
+    Settings: ClassVar[type] = NoSettings
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
-        self.config = resolve(given, self.defaults)
+        self.config = resolve(given, self.defaults, model=type(self).__name__)
+        self.settings: Any = read_settings(self.Settings, self.config.settings, "model")
         self.rank, self.size = int(config.get("rank", 0)), int(config.get("size", 1))
         self.verbose = bool(config.get("verbose", self.rank == 0))
         run = self.config
@@ -501,18 +505,27 @@ def refuse_unheeded(model: Model) -> None:
             if name in _FOR_FIELDS:
                 raise ConfigError(
                     f"{cls.__name__}.{name}: expected no such attribute, as a model does not decide this, got one; "
-                    f"remedy: the setting {_FOR_FIELDS[name]}"
+                    f"remedy: {_remedy(name)}"
                 )
             if name in _NOT_CALLED:
                 raise ConfigError(
                     f"{cls.__name__}.{name}: expected no such attribute, as nothing here uses it, got one; "
                     f"remedy: the method {_NOT_CALLED[name]}"
                 )
-    own = vars(model)
-    changed = [name for name in own if name in _FOR_FIELDS and name not in ("data", "verbose", "n_epochs")]
+    own, ours = vars(model), ("data", "verbose", "n_epochs", "schedule")
+    changed = [name for name in own if name in _FOR_FIELDS and name not in ours]
     if changed or own["n_epochs"] != model.config.epochs:
         name = changed[0] if changed else "n_epochs"
         raise ConfigError(
             f"{type(model).__name__}: expected its constructor to leave {name} alone, as a model does not decide this, "
-            f"got {name} = {own[name]!r}; remedy: the setting {_FOR_FIELDS[name]}"
+            f"got {name} = {own[name]!r}; remedy: {_remedy(name)}"
         )
+
+
+def _remedy(name: str) -> str:
+    field = _FOR_FIELDS[name]
+    return (
+        f"{field} in defaults of its class, or the setting {field}"
+        if field in OF_MODELS
+        else f"the setting {field}"
+    )

@@ -1,9 +1,9 @@
 """One rank, top to bottom: device, model, exchange, compiled functions, and every epoch to the last checkpoint."""
 
-import importlib
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ import torch
 from mpi4py import MPI
 
 from theanompi import __version__, device
-from theanompi.config import ConfigError, RunConfig, hosts, local_device
+from theanompi.config import ConfigError, RunConfig, hosts, local_device, read_defaults, resolve
+from theanompi.config.plugins import import_module
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
-from theanompi.launch.modelfile import find_module
 from theanompi.record.folder import RunFolder, write_config
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
@@ -69,19 +69,14 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
 
 
 def make_model(config: RunConfig, comm: MPI.Comm) -> Replica:
-    """Import the model's class and make an instance for this rank."""
+    """Import the model's class and make an instance for this rank, with what the class has defaults for."""
     rank = comm.Get_rank()
-    try:
-        module = importlib.import_module(config.modelfile)
-    except ModuleNotFoundError as error:
-        if f"{config.modelfile}.".startswith(f"{error.name}."):
-            find_module(config.modelfile)  # which says what hides it
-        raise
+    module = import_module("modelfile", config.modelfile)
     model_class = getattr(module, config.modelclass, None)
     if model_class is None:
         raise ConfigError(f"modelclass: expected a class of {module.__file__}, got {config.modelclass!r}")
     settings = {
-        **config.to_dict(),
+        **resolve(config, defaults_of(model_class), model=config.modelclass).to_dict(),
         "rank": rank,
         "size": comm.Get_size(),
         "verbose": config.verbose and rank == 0,
@@ -90,6 +85,12 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Replica:
     if isinstance(model, Model):
         refuse_unheeded(model)
     return model if isinstance(model, Model) else ContractModel(model, config, rank, comm.Get_size())
+
+
+def defaults_of(model_class: Any) -> Mapping[str, Any]:
+    """What a model's class has defaults for; nothing, where it only fulfils Theano-MPI's contract."""
+    own = isinstance(model_class, type) and issubclass(model_class, Model)
+    return model_class.defaults if own else {}
 
 
 def metrics_differ(names: list[tuple[str, ...]]) -> ConfigError | None:
@@ -118,7 +119,7 @@ def train(
     Parameters
     ----------
     config : RunConfig
-        Resolved.
+        With the run's folder; the rest is resolved here, once the model's class is known.
     devices : tuple of str
         The devices of this machine, one per local rank, or one name for all.
     plan : bool
@@ -145,6 +146,8 @@ def train(
     progress.now("building the model")
     model = together(comm, lambda: make_model(config, comm))
     agree(comm, metrics_differ(comm.allgather(model.metrics)))
+    defaults = read_defaults(defaults_of(type(model)), config.modelclass)
+    config = resolve(config, defaults)
     progress.resumable = isinstance(model, Model)
     if rank == 0:
         tell(resumable=progress.resumable)
@@ -168,8 +171,8 @@ def train(
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
-        measured = {"metrics": list(model.metrics), "metric": model.headline}
-        write_config(out, {**config.to_dict(), "size": size, **measured, "versions": versions()})
+        more = {"metrics": list(model.metrics), "metric": model.headline, "defaults": defaults}
+        write_config(out, {**config.to_dict(), "size": size, **more, "versions": versions()})
     say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from theanompi.config import MOMENTUM_FORMS, ConfigError, RunConfig, fields_of
+from theanompi.config import FIELDS, MOMENTUM_FORMS, ConfigError, RunConfig, fields_of, flat
+from theanompi.config.kinds import PLUGINS
 from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE
 from theanompi.rules import Rule
@@ -17,6 +18,7 @@ from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.replica import Replica
 
 _WEIGHTS, _RULE = "weights/", "rule/"
+_OF_PLUGINS = tuple(f"{plugin}." for plugin in PLUGINS)
 DIGITS = 12
 """How many digits of a digest a message shows."""
 
@@ -99,8 +101,17 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     rule.load_state_arrays(of_rule)
     etas = [float(eta) for eta in last_etas]
     model.load_state_arrays(_in_form(arrays, model, etas, form), iteration, etas)
-    changed = [name for name, value in recipe.items() if attributes.get(name, value) != value]
-    return Resumed(iteration, "; ".join(f"{name} {attributes[name]} -> {recipe[name]}" for name in changed))
+    return Resumed(iteration, _changes(attributes, recipe))
+
+
+def _changes(attributes: Mapping[str, checkpoint.Scalar], recipe: Mapping[str, checkpoint.Scalar]) -> str:
+    """What a checkpoint has of a recipe, and what the run has, where they differ."""
+    # What a checkpoint of an earlier version does not have is not known to be another.
+    before = {name: value for name, value in recipe.items() if name in FIELDS} | _added("recipe")
+    before |= {k: v for k, v in attributes.items() if k in before or k.startswith(_OF_PLUGINS)}
+    names = [name for name in {**recipe, **before} if before.get(name) != recipe.get(name)]
+    default = "by default"
+    return "; ".join(f"{name} {before.get(name, default)} -> {recipe.get(name, default)}" for name in names)
 
 
 def _is_old(attributes: Mapping[str, checkpoint.Scalar]) -> bool:
@@ -109,9 +120,22 @@ def _is_old(attributes: Mapping[str, checkpoint.Scalar]) -> bool:
 
 
 def _settings(config: RunConfig, role: str) -> dict[str, checkpoint.Scalar]:
-    """The fields of a role as a checkpoint holds them; what is no scalar as text."""
-    values = {name: getattr(config, name) for name in fields_of(role)}
-    return {k: v if isinstance(v, int | float | str) else ",".join(map(str, v)) for k, v in values.items()}
+    """The fields of a role as a checkpoint holds them: each setting of a plug-in by its name, other values as text."""
+    values = config.to_dict()
+    return _scalars(flat({name: values[name] for name in fields_of(role)}))
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, checkpoint.Scalar]:
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else value
+        for name, value in values.items()
+    }
+
+
+def _added(role: str) -> dict[str, checkpoint.Scalar]:
+    """The fields of a role that version 0.1.0 did not have, with their defaults, which then were all there was."""
+    items = {name: FIELDS[name].metadata for name in fields_of(role) if name != "settings"}
+    return _scalars({name: about["default"] for name, about in items.items() if about["later"]})
 
 
 def _identity(model: Model, rule: Rule) -> dict[str, checkpoint.Scalar]:
@@ -127,7 +151,7 @@ def _identity(model: Model, rule: Rule) -> dict[str, checkpoint.Scalar]:
 
 def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: Model, rule: Rule) -> int:
     """Refuse what another run has saved; gives its number of updates."""
-    found, expected = dict(attributes), _identity(model, rule)
+    found, expected = _added("run") | dict(attributes), _identity(model, rule)
     if _is_old(attributes):
         found["modelfile"], _, found["modelclass"] = str(found.get("model")).rpartition(".")
         found["data"] = Path(str(found.get("data"))).name

@@ -1,22 +1,31 @@
-"""Where a model's module is, found without running it or the packages above it."""
+"""Where a module of the user's is, found without running it or the packages above it."""
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 
-from theanompi.config import ConfigError, closest
+from theanompi.config.errors import ConfigError, closest
 
 
-def find_module(name: str) -> ModuleSpec:
+def look_in_current_folder() -> None:
+    """Put the current folder on ``sys.path``, where Theano-MPI looked for models too."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
     """Find a module as an import would.
 
     Parameters
     ----------
     name
         With dots.
+    setting
+        What the message begins with: the setting that names the module.
 
     Raises
     ------
@@ -43,11 +52,11 @@ def find_module(name: str) -> ModuleSpec:
         for other in _everywhere(top):
             if _descend(other, parts)[0] is not None:
                 raise ConfigError(
-                    f"modelfile: expected a module on sys.path, got {name!r}; {top} is {_place(package)} here, which "
+                    f"{setting}: expected a module on sys.path, got {name!r}; {top} is {_place(package)} here, which "
                     f"hides {_place(other)}: rename it, or start elsewhere"
                 )
     hint = closest(name.rpartition(".")[2], [module.name for module in pkgutil.iter_modules(folder)])
-    raise ConfigError(f"modelfile: expected a module on sys.path, got {name!r}{hint}")
+    raise ConfigError(f"{setting}: expected a module on sys.path, got {name!r}{hint}")
 
 
 def _descend(package: ModuleSpec | None, parts: list[str]) -> tuple[ModuleSpec | None, list[str] | None]:
