@@ -17,7 +17,7 @@ from theanompi.config.files import read_text, reason, trouble
 from theanompi.experiments.file import Experiment, Trial
 from theanompi.experiments.results import EXPERIMENT_FILE, OUTPUT_FILE, read_run
 from theanompi.experiments.statistics import Run
-from theanompi.record.folder import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE
+from theanompi.record.folder import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, NO_SETTINGS
 from theanompi.system.cgroup import cores
 
 LOCK_FILE = ".lock"
@@ -119,9 +119,7 @@ def _settings(config: RunConfig) -> RunConfig:
 def _settings_in(folder: Path) -> RunConfig:
     try:
         values = json.loads(read_text(folder / CONFIG_FILE, CONFIG_FILE))
-        return _settings(
-            RunConfig.from_dict({k: v for k, v in values.items() if k not in ("size", "versions")})
-        )
+        return _settings(RunConfig.from_dict({k: v for k, v in values.items() if k not in NO_SETTINGS}))
     except ConfigError:
         raise
     except (ValueError, AttributeError, RecursionError) as error:

@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError
 from theanompi.exchange import Exchanger
+from theanompi.record.metrics import CLASSIFIER
 from theanompi.record.progress import Progress
 from theanompi.training.model import Totals
 from theanompi.training.stop import StopSignals
@@ -77,6 +78,12 @@ def _check_finite(model: Any, losses: list[float]) -> None:
         raise Diverged(f"the loss is not finite on rank{'s' if len(bad) > 1 else ''} {', '.join(bad)}")
 
 
+def _by_name(totals: Totals) -> dict[str, tuple[float, float]]:
+    """The sums of a classifier, each with the sum of its weights."""
+    sums = zip(CLASSIFIER.metrics, totals[1:], strict=True)
+    return {name: (total, totals.images) for name, total in sums}
+
+
 def train_epoch(
     model: Any,
     step: Callable[[Any, Exchanger, MPI.Comm, Any, int, StopSignals], tuple[Totals, Any]],
@@ -125,7 +132,7 @@ def train_epoch(
             rate = f", η = {schedule(iteration - 1):g}" if schedule else ""
             recorder.diverged(epoch, iteration, f"{error}{rate}")
             raise Diverged(f"iteration {iteration}: {error}{rate}") from None
-        recorder.train(epoch, iteration, *totals, lr=float(eta))
+        recorder.train(epoch, iteration, totals.images, _by_name(totals), lr=float(eta))
         after(count + 1)
     recorder.flush()
 
@@ -154,11 +161,12 @@ def validate(
     progress.now("validating")
     with progress.waiting("waiting for the other ranks"):
         comm.Allreduce(MPI.IN_PLACE, sums)
-    images, loss, errors, errors_top5, asked = sums.tolist()
+    *own, asked = sums.tolist()
+    totals = Totals(*own)
     stop.agreed = asked > 0
     dataset = getattr(model.data, "dataset", None)
-    if dataset is not None and images != dataset.n_val:
+    if dataset is not None and totals.images != dataset.n_val:
         raise RuntimeError(
-            f"validation: expected each of the {dataset.n_val} images once, counted {images:g}"
+            f"validation: expected each of the {dataset.n_val} images once, counted {totals.images:g}"
         )
-    recorder.validation(epoch, iteration, int(images), loss, errors, errors_top5)
+    recorder.validation(epoch, iteration, int(totals.images), _by_name(totals))

@@ -22,6 +22,7 @@ from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
 from theanompi.launch.modelfile import find_module
 from theanompi.record.folder import RunFolder, write_config
+from theanompi.record.metrics import CLASSIFIER
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
@@ -177,7 +178,7 @@ def train(
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
-        write_config(out, {**config.to_dict(), "size": size, "versions": versions()})
+        write_config(out, {**config.to_dict(), "size": size, "versions": versions(), **CLASSIFIER.to_dict()})
     say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch
@@ -203,6 +204,9 @@ def train(
             comm=comm,
             place=f"{name} on {platform.node()}",
             progress=progress,
+            metrics=CLASSIFIER.metrics,
+            headline=CLASSIFIER.headline,
+            noun=CLASSIFIER.noun,
         ),
     )
     if rank == 0 and config.resume:
