@@ -45,6 +45,7 @@ from theanompi.launch.check import check
 from theanompi.launch.job import command as mpirun_command
 from theanompi.record import checkpoint, log, recorder
 from theanompi.record.folder import RunFolder
+from theanompi.record.metrics import CLASSIFIER
 
 # Not import statements: mypy knows what is in tests/ by other names.
 archives: Any = importlib.import_module("tests.archives")
@@ -680,16 +681,17 @@ def _(rng: Random, folder: Path) -> Input:
     lines = made_up.log_lines(made_up.Trial([0.5, 0.4, 0.3], rng.choice(("", "diverged", "summary"))))
     (folder / recorder.LOG_FILE).write_bytes(_damaged_log(rng, lines))
     lost: list[str] = []
+    sums = dict.fromkeys(CLASSIFIER.metrics, (1.0, 8.0))
 
     def call() -> list[str]:
         run = recorder.Recorder(folder, 0, 1, 10, 2, False, resume_from=4)
         for iteration in (5, 6):
             run.start()
             run.end("calc")
-            run.train(2, iteration, images=8, loss_sum=1.0, errors=1, errors_top5=1, lr=0.1)
+            run.train(2, iteration, 8, sums, lr=0.1)
         # From here on nothing may be refused any more.
         try:
-            run.validation(2, 6, 8, 1.0, 1, 1)
+            run.validation(2, 6, 8, sums)
             run.close()
             log.read_log(folder / recorder.LOG_FILE)
         except Exception as error:
@@ -702,6 +704,7 @@ def _(rng: Random, folder: Path) -> Input:
 @kind("config.json", share=2)
 def _(rng: Random, folder: Path) -> Input:
     config = {**RunConfig(devices=("cpu", "cpu")).to_dict(), "size": 2, "versions": {"torch": "2"}}
+    config |= CLASSIFIER.to_dict()
     (folder / recorder.CONFIG_FILE).write_bytes(json_bytes(rng, config))
     return Input(lambda: storage._settings_in(folder) and 0)
 

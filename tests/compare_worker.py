@@ -37,16 +37,17 @@ def main() -> None:
         wrong = random.Random(
             f"{config.seed} {config.sync_type} {config.accumulation} {iteration}"
         ).randrange(100)
+        sums = {"loss": (1.0, 100.0), "error": (float(wrong), 100.0), "error_top5": (0.0, 100.0)}
         recorder.start()
         recorder.end("calc")
-        recorder.train(epoch, iteration, 100, loss_sum=1.0, errors=wrong, errors_top5=0, lr=0.1)
+        recorder.train(epoch, iteration, 100, sums, lr=0.1)
         if config.modelclass == "NotFinite" and iteration == PER_EPOCH + 2:
             recorder.diverged(epoch, iteration, "the loss is not finite on rank 0 (nan), η = 0.1")
             raise SystemExit(1)
         if config.modelclass == "Broken" and iteration == PER_EPOCH + 2 and not Path("mended").exists():
             raise ArithmeticError("the user's own mistake")
         if iteration % PER_EPOCH == 0:
-            recorder.validation(epoch, iteration, 100, loss_sum=1.0, errors=wrong, errors_top5=0)
+            recorder.validation(epoch, iteration, 100, sums)
             replace_text(out / CHECKPOINT_FILE, json.dumps(iteration))
             (out / "curves.png").touch()
     recorder.close()

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from theanompi.record.metrics import Reported
+
 
 class Trial(NamedTuple):
-    """What a run left: validation errors (fractions) by epoch, and how it ended.
+    """What a run left: validation errors (fractions), or values of another metric, by epoch, and how it ended.
 
     `end` is "summary", "diverged" or "" for a run that was stopped.
     """
@@ -18,23 +20,23 @@ class Trial(NamedTuple):
     train: Sequence[float] | None = None
 
 
-def log_lines(trial: Trial) -> list[dict[str, Any]]:
-    """The log of a run, with two training lines an epoch of 300 and 100 images, unless `train` says otherwise."""
+def log_lines(trial: Trial, metric: str = "error") -> list[dict[str, Any]]:
+    """The log of a run, with two training lines an epoch of 300 and 100 items, unless `train` says otherwise."""
     lines: list[dict[str, Any]] = []
     for epoch, error in enumerate(trial.errors):
         mean = min(error + 0.1, 0.97) if trial.train is None else trial.train[epoch]
-        for i, (wrong, images) in enumerate([(max(mean - 0.01, 0.0), 300), (mean + 0.03, 100)]):
+        for i, (wrong, items) in enumerate([(max(mean - 0.01, 0.0), 300), (mean + 0.03, 100)]):
             lines.append(
                 {
                     "kind": "train",
                     "epoch": epoch,
                     "iteration": 2 * epoch + i + 1,
                     "loss": 1.5,
-                    "error": wrong,
+                    metric: wrong,
                     "lr": 0.1,
-                    "images_per_s": 50.0,
-                    "images": images,
-                    "wall_s": images / 50,
+                    "items_per_s": 50.0,
+                    "items": items,
+                    "wall_s": items / 50,
                 }
             )
         lines.append(
@@ -43,8 +45,8 @@ def log_lines(trial: Trial) -> list[dict[str, Any]]:
                 "epoch": epoch,
                 "iteration": 2 * epoch + 2,
                 "loss": 1.5,
-                "error": error,
-                "images": 500,
+                metric: error,
+                "items": 500,
             }
         )
     epochs = len(trial.errors)
@@ -61,9 +63,10 @@ def write_experiment(
     cells: dict[tuple[str, int], Sequence[Trial | None]],
     claims: Sequence[str] = (),
     settings: dict[str, dict[str, Any]] | None = None,
+    reports: dict[str, Reported] | None = None,
     **about: Any,
 ) -> Path:
-    """Write the folder of an experiment; None is a run that left nothing."""
+    """Write the folder of an experiment; None is a run that left nothing. `reports` is by arm: what its runs report."""
     arms: dict[str, dict[str, Any]] = {}
     seeds = 0
     for (arm, k), trials in cells.items():
@@ -73,7 +76,7 @@ def write_experiment(
         seeds = max(seeds, len(trials))
         for seed, trial in enumerate(trials):
             if trial is not None:
-                write_run(folder / arm / f"{k}-workers" / f"seed-{seed}", trial)
+                write_run(folder / arm / f"{k}-workers" / f"seed-{seed}", trial, (reports or {}).get(arm))
     content = {
         "name": "slides",
         "question": "Does the error stay when the workers are doubled?",
@@ -88,13 +91,18 @@ def write_experiment(
     return folder
 
 
-def write_run(folder: Path, trial: Trial) -> None:
-    """Write the folder of one run; a run without epochs and end has no log."""
+def write_run(folder: Path, trial: Trial, reports: Reported | None = None) -> None:
+    """Write the folder of one run; a run without epochs and end has no log.
+
+    Without `reports` it is one of before models named their metrics.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "output.txt").write_text(trial.output, encoding="utf-8")
     if trial.errors or trial.end:
         versions = {"theanompi": "0.1", "torch": "2.13.0"}
-        (folder / "config.json").write_text(json.dumps({"seed": 0, "versions": versions}), encoding="utf-8")
+        config = {"seed": 0, "versions": versions, **(reports.to_dict() if reports else {})}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        lines = log_lines(trial, reports.headline if reports else "error")
         (folder / "log.jsonl").write_text(
-            "".join(json.dumps(line) + "\n" for line in log_lines(trial)), encoding="utf-8"
+            "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
         )

@@ -90,10 +90,10 @@ def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path)
     np.testing.assert_allclose(arrays["weights/0"], mean_target - distance, rtol=1e-6)
     log = read_log(tmp_path / "run" / "log.jsonl")
     train, val = ([line for line in log if line["kind"] == kind] for kind in ("train", "val"))
-    assert [line["images"] for line in train] == [3 * n] * 8
+    assert [line["items"] for line in train] == [3 * n] * 8
     assert train[0]["error"] == pytest.approx(0.25)
     assert [line["loss"] for line in val] == pytest.approx([mean_target] * 2)
-    assert val[0]["images"] == 2 * 3 * n
+    assert val[0]["items"] == 2 * 3 * n
 
 
 class Killed(Regression):

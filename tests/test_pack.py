@@ -816,8 +816,8 @@ def test_packed_verified_and_trained_on(
     lines = read_log(tmp_path / "straight" / "log.jsonl")
     with open_dataset(data) as dataset:
         used = dataset.n_train // 16 * 16
-        assert sum(line["images"] for line in lines if line["kind"] == "train") == used
-        assert [line["images"] for line in lines if line["kind"] == "val"] == [dataset.n_val]
+        assert sum(line["items"] for line in lines if line["kind"] == "train") == used
+        assert [line["items"] for line in lines if line["kind"] == "val"] == [dataset.n_val]
     # Neither a stop in mid-epoch nor the number of loader processes changes a bit.
     train(2, data, tmp_path / "resumed", max_iterations=23)
     resumed = train(2, data, tmp_path / "resumed", resume=True, loader_processes=3)

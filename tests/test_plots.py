@@ -25,8 +25,8 @@ def lines(epochs: int, iterations: int = 6) -> list[dict[str, Any]]:
                 {
                     "kind": "train", "epoch": epoch, "iteration": iteration, "loss": 2 / iteration,
                     "error": 0.8 / iteration, "error_top5": 0.1, "lr": 0.1 / (1 + epoch),
-                    "images_per_s": 20.0 + epoch, "calc_s": 5.0, "comm_s": 1.5, "sync_s": 0.5, "wait_s": 1.0,
-                    "comm_hidden_s": 3.0, "sync_hidden_s": 1.0, "load_hidden_s": 4.0, "images": 200, "wall_s": 10.0,
+                    "items_per_s": 20.0 + epoch, "calc_s": 5.0, "comm_s": 1.5, "sync_s": 0.5, "wait_s": 1.0,
+                    "comm_hidden_s": 3.0, "sync_hidden_s": 1.0, "load_hidden_s": 4.0, "items": 200, "wall_s": 10.0,
                 }
             )  # fmt: skip
         error = 0.5 / (epoch + 1)
@@ -39,7 +39,7 @@ def lines(epochs: int, iterations: int = 6) -> list[dict[str, Any]]:
                 "loss": 1.0,
                 "error": error,
                 "error_top5": 0,
-                "images": 9,
+                "items": 9,
             }
         )
     return log
@@ -160,9 +160,9 @@ def test_a_log_without_its_first_epoch_keeps_its_scale(tmp_path: Path, figures: 
     [
         lines(1)[:1],
         lines(1)[-1:],
-        [line | {"loss": None, "error": None, "lr": None, "images_per_s": None} for line in lines(2)],
+        [line | {"loss": None, "error": None, "lr": None, "items_per_s": None} for line in lines(2)],
         [
-            line | {"wall_s": 0.0, "images_per_s": None, "lr": 0.0, "loss": 0.0, "error": 0.0}
+            line | {"wall_s": 0.0, "items_per_s": None, "lr": 0.0, "loss": 0.0, "error": 0.0}
             for line in lines(2)[:3]
         ],
         lines(2)[:1] + [lines(2)[1] | {"loss": None, "wall_s": 0.0}] + lines(2)[2:],

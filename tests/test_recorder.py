@@ -52,8 +52,18 @@ def make(out: Path | None, **changes: Any) -> Recorder:
     return Recorder(**(arguments | changes))
 
 
+def sums(weight: Any, **totals: Any) -> dict[str, tuple[Any, Any]]:
+    """Sums by name, all with the same weight."""
+    return {name: (total, weight) for name, total in totals.items()}
+
+
+def classified(weight: Any, loss: Any, error: Any, error_top5: Any) -> dict[str, tuple[Any, Any]]:
+    """The sums of a classifier."""
+    return sums(weight, loss=loss, error=error, error_top5=error_top5)
+
+
 def step(
-    recorder: Recorder, clock: Clock, epoch: int, iteration: int, images: int = 10, **changes: Any
+    recorder: Recorder, clock: Clock, epoch: int, iteration: int, items: int = 10, **changes: Any
 ) -> None:
     """One iteration of 8 s: 1 waiting, 4 computing, 2 exchanging, 1 on nothing that is timed."""
     for kind, seconds in (("wait", 1), ("calc", 4), ("comm", 2)):
@@ -61,13 +71,9 @@ def step(
         clock.pass_(seconds)
         recorder.end(kind)
     clock.pass_(1)
-    sums: dict[str, Any] = {
-        "loss_sum": 2.0 * images,
-        "errors": 5,
-        "errors_top5": 1,
-        "lr": 0.1 * iteration,
-    } | changes
-    recorder.train(epoch, iteration, images, **sums)
+    totals = {"loss": 2.0 * items, "error": 5, "error_top5": 1, "lr": 0.1 * iteration} | changes
+    lr = totals.pop("lr")
+    recorder.train(epoch, iteration, items, sums(items, **totals), lr=lr)
 
 
 def log(out: Path) -> list[dict[str, Any]]:
@@ -81,15 +87,15 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 def test_a_train_line_holds_weighted_means_and_sums_of_time(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path)
-    step(recorder, clock, 0, 1, images=10, loss_sum=20.0, errors=5, errors_top5=1)
+    step(recorder, clock, 0, 1, items=10, loss=20.0, error=5, error_top5=1)
     assert log(tmp_path) == []
-    step(recorder, clock, 0, 2, images=30, loss_sum=20.0, errors=5, errors_top5=2)
+    step(recorder, clock, 0, 2, items=30, loss=20.0, error=5, error_top5=2)
     assert log(tmp_path) == [
         {
             "kind": "train", "epoch": 0, "iteration": 2, "loss": 1.0, "error": 0.25, "error_top5": 0.075,
             "lr": 0.2,
-            "images_per_s": 2.5, "calc_s": 8.0, "comm_s": 4.0, "sync_s": 0.0, "wait_s": 2.0,
-            "comm_hidden_s": 0.0, "sync_hidden_s": 0.0, "load_hidden_s": 0.0, "iterations": 2, "images": 40,
+            "items_per_s": 2.5, "calc_s": 8.0, "comm_s": 4.0, "sync_s": 0.0, "wait_s": 2.0,
+            "comm_hidden_s": 0.0, "sync_hidden_s": 0.0, "load_hidden_s": 0.0, "iterations": 2, "items": 40,
             "wall_s": 16.0,
         }
     ]  # fmt: skip
@@ -114,7 +120,7 @@ def test_validation_and_checkpoints_cost_no_training_time(tmp_path: Path, clock:
         recorder.start()
         clock.pass_(50)
         recorder.end(kind)
-    recorder.validation(0, 1, 20, 10.0, 4, 2)
+    recorder.validation(0, 1, 20, classified(20, 10.0, 4, 2))
     clock.pass_(500)
     step(recorder, clock, 1, 2)
     recorder.flush()
@@ -130,18 +136,18 @@ def test_validation_and_checkpoints_cost_no_training_time(tmp_path: Path, clock:
         ("train", 3),
     ]
     train = [line for line in lines if line["kind"] == "train"]
-    assert [(line["wall_s"], line["calc_s"], line["wait_s"], line["images_per_s"]) for line in train] == [
+    assert [(line["wall_s"], line["calc_s"], line["wait_s"], line["items_per_s"]) for line in train] == [
         (8, 4, 1, 1.25)
     ] * 3
     assert lines[1] == {
-        "kind": "val", "epoch": 0, "iteration": 1, "loss": 0.5, "error": 0.2, "error_top5": 0.1, "images": 20
+        "kind": "val", "epoch": 0, "iteration": 1, "loss": 0.5, "error": 0.2, "error_top5": 0.1, "items": 20
     }  # fmt: skip
 
 
 def test_what_is_not_finite_becomes_null(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path)
-    step(recorder, clock, 0, 1, loss_sum=np.float32("nan"), lr=np.float64("inf"))
-    recorder.validation(0, 1, 0, 0.0, 0, 0)
+    step(recorder, clock, 0, 1, loss=np.float32("nan"), lr=np.float64("inf"))
+    recorder.validation(0, 1, 0, classified(0, 0.0, 0, 0))
     recorder.close()
     train, val, summary = log(tmp_path)
     assert (train["loss"], train["lr"], train["error"]) == (None, None, 0.5)
@@ -151,15 +157,10 @@ def test_what_is_not_finite_becomes_null(tmp_path: Path, clock: Clock) -> None:
 
 def test_numbers_of_numpy_are_taken(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path, log_interval=1)
-    sums = {
-        "loss_sum": np.float32(4),
-        "errors": np.int64(2),
-        "errors_top5": np.float32(1),
-        "lr": np.array(0.5),
-    }
-    step(recorder, clock, np.int64(0), np.int64(1), images=np.int32(8), **sums)
-    val_sums: tuple[Any, ...] = (np.int64(4), np.float32(2), np.int64(1), np.int64(1))
-    recorder.validation(np.int64(0), np.int64(1), *val_sums)
+    totals = {"loss": np.float32(4), "error": np.int64(2), "error_top5": np.float32(1), "lr": np.array(0.5)}
+    step(recorder, clock, np.int64(0), np.int64(1), items=np.int32(8), **totals)
+    n: Any = np.int64(4)
+    recorder.validation(np.int64(0), np.int64(1), n, classified(n, np.float32(2), np.int64(1), np.int64(1)))
     train, val = log(tmp_path)
     assert (train["loss"], train["error"], train["error_top5"], train["lr"]) == (0.5, 0.25, 0.125, 0.5)
     assert (val["loss"], val["error"]) == (0.5, 0.25)
@@ -167,9 +168,9 @@ def test_numbers_of_numpy_are_taken(tmp_path: Path, clock: Clock) -> None:
 
 def test_without_a_clock_there_is_no_rate(tmp_path: Path) -> None:
     recorder = make(tmp_path)
-    recorder.train(0, 1, 10, 1.0, 1, 1, 0.1)
+    recorder.train(0, 1, 10, classified(10, 1.0, 1, 1), 0.1)
     recorder.flush()
-    assert (log(tmp_path)[0]["images_per_s"], log(tmp_path)[0]["wall_s"]) == (None, 0.0)
+    assert (log(tmp_path)[0]["items_per_s"], log(tmp_path)[0]["wall_s"]) == (None, 0.0)
 
 
 def test_phases_are_checked() -> None:
@@ -300,7 +301,7 @@ def train_epochs(recorder: Recorder, clock: Clock, first: int, last: int) -> Non
         for iteration in range(3 * epoch + 1, 3 * epoch + 4):
             step(recorder, clock, epoch, iteration)
         recorder.flush()
-        recorder.validation(epoch, 3 * epoch + 3, 10, 30.0, 8 - epoch, 0)
+        recorder.validation(epoch, 3 * epoch + 3, 10, classified(10, 30.0, 8 - epoch, 0))
 
 
 def test_the_summary_is_of_the_whole_run(
@@ -318,8 +319,8 @@ def test_the_summary_is_of_the_whole_run(
     assert log(tmp_path)[-1] == {
         "kind": "summary", "iteration": 21, "wall_s": 168.0, "calc_s": 84.0, "comm_s": 42.0, "sync_s": 0.0,
         "wait_s": 21.0, "comm_hidden_s": 0.0, "sync_hidden_s": 0.0, "load_hidden_s": 0.0, "iterations": 21,
-        "images": 210, "images_per_s": 1.25, "loss": 2.0, "error": 0.5, "best_error": 0.2,
-        "median_error": 0.4,
+        "items": 210, "items_per_s": 1.25, "loss": 2.0, "error": 0.5, "error_top5": 0.1,
+        "best_error": 0.2, "median_error": 0.4,
     }  # fmt: skip
     assert drawn == [(tmp_path / "log.jsonl", tmp_path / "curves.png")]
     assert capsys.readouterr().out.splitlines() == [
@@ -472,7 +473,7 @@ def test_a_timeline_has_as_many_iterations_as_were_asked_for(
         step(recorder, clock, 0, iteration)
         if iteration == 4:
             # Not an iteration, however long it takes.
-            recorder.validation(0, 4, 10, 1.0, 1, 1)
+            recorder.validation(0, 4, 10, classified(10, 1.0, 1, 1))
             clock.pass_(100)
     recorder.close()
     trace = traced(tmp_path)
@@ -490,7 +491,7 @@ def test_a_timed_validation_is_no_part_of_an_iteration(tmp_path: Path, clock: Cl
     step(recorder, clock, 0, 1)
     recorder.flush()
     phase(recorder, clock, "calc", 50)
-    recorder.validation(0, 1, 20, 10.0, 4, 2)
+    recorder.validation(0, 1, 20, classified(20, 10.0, 4, 2))
     step(recorder, clock, 1, 2)
     events = traced(tmp_path)["traceEvents"]
     assert [(e["ts"], e["dur"]) for e in events if e.get("cat") == "iteration"] == [(0, 8e6), (58e6, 8e6)]
@@ -603,7 +604,7 @@ def test_the_log_is_on_the_disk_before_a_checkpoint_is(
     step(recorder, clock, 0, 1)
     recorder.flush()
     assert synced == [(tmp_path / "log.jsonl", 1)]
-    recorder.validation(0, 1, 10, 1.0, 1.0, 1.0)
+    recorder.validation(0, 1, 10, classified(10, 1.0, 1.0, 1.0))
     recorder.flush()
     assert synced[-1] == (tmp_path / "log.jsonl", 2)
 
@@ -641,8 +642,8 @@ def test_a_damaged_log_is_named_with_its_line(tmp_path: Path) -> None:
         ("train", {"kind": "tra)n"}, "a kind of train, val, summary, diverged, got 'tra)n'"),
         ("train", {"kind": None}, "a kind of train, val, summary, diverged, got None"),
         ("train", {"iteration": ...}, "'iteration' in a line of kind 'train', got none"),
-        ("train", {"images": ...}, "'images' in a line of kind 'train', got none"),
-        ("train", {"images": -32}, "'images' to be a whole number of at least 0, got -32"),
+        ("train", {"items": ...}, "'items' in a line of kind 'train', got none"),
+        ("train", {"items": -32}, "'items' to be a whole number of at least 0, got -32"),
         ("train", {"wall_s": "1"}, "'wall_s' to be a number of at least 0, got '1'"),
         ("train", {"calc_s": None}, "'calc_s' to be a number of at least 0, got None"),
         ("train", {"loss": [1.0]}, "'loss' to be a number or null, got [1.0]"),
@@ -687,7 +688,7 @@ from theanompi.record.recorder import Recorder
 recorder = Recorder(Path(sys.argv[1]), 0, 1, 9, 2, False, None)
 for i in range(1, 6):
     recorder.start()
-    recorder.train(0, i, 8, 1.0, 1, 1, 0.1)
+    recorder.train(0, i, 8, {"loss": (1.0, 8.0)}, 0.1)
 os._exit(9)
 """
     assert (
@@ -729,7 +730,7 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then(
     for iteration in range(1, 11):
         step(recorder, clock, 0, iteration, lr=0.1)
     recorder.flush()
-    recorder.validation(0, 10, 100, 50.0, 25, 5)
+    recorder.validation(0, 10, 100, classified(100, 50.0, 25, 5))
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -742,7 +743,7 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then(
 def test_an_unfinished_or_empty_run_can_be_closed(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path, draw=lambda *_: pytest.fail("nothing to draw"), verbose=True)
     recorder.close()
-    assert log(tmp_path)[0]["images"] == 0
+    assert log(tmp_path)[0]["items"] == 0
     (tmp_path / "log.jsonl").unlink()
     recorder = make(tmp_path)
     step(recorder, clock, 0, 1)
@@ -761,9 +762,9 @@ for i in range(1, 5):
     recorder.start()
     time.sleep(0.12)
     recorder.end("calc")
-    recorder.train(0, i, 8 * size, 16.0 * size, size, 0, 0.1)
+    recorder.train(0, i, 8, {"loss": (16.0, 8.0), "error": (1.0, 8.0)}, 0.1)
 recorder.flush()
-recorder.validation(0, 4, 10, 5.0, 1, 0)
+recorder.validation(0, 4, 10, {"loss": (5.0, 10.0), "error": (1.0, 10.0)})
 recorder.close()
 """
 
@@ -816,7 +817,7 @@ def test_the_memory_of_a_run_does_not_grow_with_its_length() -> None:
         for iteration in range(first, last):
             recorder.start()
             recorder.end("calc")
-            recorder.train(0, iteration, 32, loss_sum=1.0, errors=1, errors_top5=0, lr=0.1)
+            recorder.train(0, iteration, 32, classified(32, 1.0, 1, 0), lr=0.1)
 
     go_on(1, 1000)
     tracemalloc.start()

@@ -99,7 +99,7 @@ def cell(*ends: float | str, arm: str = "a", workers: int = 4) -> Cell:
 )
 def test_the_figure_is_the_median_of_the_last_five_epochs_or_of_all(tmp_path, errors, figure):
     write_run(tmp_path, Trial(errors))
-    assert read_run(tmp_path, 0).error == pytest.approx(figure)
+    assert read_run(tmp_path, 0).figure == pytest.approx(figure)
 
 
 def test_training_error_is_weighted_by_images(tmp_path):
@@ -133,7 +133,7 @@ def test_the_state_of_a_run_is_in_its_log(tmp_path, trial, state, reason, epoch)
     write_run(tmp_path, trial)
     run = read_run(tmp_path, 7)
     assert (run.seed, run.state, run.reason, run.epoch) == (7, state, reason, epoch)
-    assert (run.error is not None) == (state == "finished")
+    assert (run.figure is not None) == (state == "finished")
 
 
 def test_a_run_with_a_validation_missing_has_not_finished(tmp_path):
@@ -540,11 +540,11 @@ def test_a_damaged_log_is_named(tmp_path):
         report(tmp_path)
     assert str(raised.value) == f"log {log}, line 1: expected a JSON object, got b']'"
     number = good.count("\n") + 1
-    val = {"kind": '"val"', "epoch": "6", "iteration": "99", "images": "9", "loss": "2", "error": "0.1"}
+    val = {"kind": '"val"', "epoch": "6", "iteration": "99", "items": "9", "loss": "2", "error": "0.1"}
     for entry, value in [
         *(("error", value) for value in ("NaN", "Infinity", "57", "true", "-0.1", "1" + 400 * "0")),
         *(("epoch", value) for value in ("null", "-1", "1.5", '"1"', "true")),
-        *(("images", value) for value in ("null", "NaN", "1" + 400 * "0")),
+        *(("items", value) for value in ("null", "NaN", "1" + 400 * "0")),
     ]:
         record = val | {entry: value}
         log.write_text(good + "{" + ", ".join(f'"{key}": {text}' for key, text in record.items()) + "}\n")
@@ -552,17 +552,16 @@ def test_a_damaged_log_is_named(tmp_path):
             report(tmp_path)
         assert str(raised.value).startswith(f"log {log}, line {number}: expected '{entry}' to be a ")
         assert len(str(raised.value)) < 300
-    log.write_text(good + '{"kind": "val", "epoch": 6, "iteration": 99, "images": 9, "loss": 2}\n')
+    log.write_text(good + '{"kind": "val", "epoch": 6, "iteration": 99, "items": 9, "loss": 2}\n')
     with pytest.raises(ValueError) as raised:
         report(tmp_path)
-    assert (
-        str(raised.value) == f"log {log}, line {number}: expected 'error' in a line of kind 'val', got none"
-    )
+    expected = f"log {log}: expected a number as 'error' in each validation, got"
+    assert str(raised.value) == f"{expected} none in epoch 7"
     record = val | {"error": "null"}
     log.write_text(good + "{" + ", ".join(f'"{key}": {text}' for key, text in record.items()) + "}\n")
     with pytest.raises(ValueError) as raised:
         report(tmp_path)
-    assert str(raised.value) == f"log {log}: expected an error in each validation, got one that is null"
+    assert str(raised.value) == f"{expected} null in epoch 7"
     log.write_text("[" * 100_000 + "\n" + good)
     with pytest.raises(ValueError) as raised:
         report(tmp_path)

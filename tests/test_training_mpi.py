@@ -117,7 +117,7 @@ def test_averaging_weights_each_step_is_averaging_gradients_at_the_unscaled_rate
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("avg", "cdd")]
     assert [line["kind"] for line in logs[0]] == ["train", "summary"]
     for line, expected in zip(logs[0][:1], logs[1][:1], strict=True):
-        assert line["images"] == expected["images"] == 5 * 2 * 4
+        assert line["items"] == expected["items"] == 5 * 2 * 4
         for key in ("loss", "error", "error_top5"):
             assert line[key] == pytest.approx(expected[key], rel=1e-4)
 
@@ -211,7 +211,7 @@ def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tm
         n, out, batch_size=100, accumulation=accumulation, epochs=1, max_iterations=None, log_interval=1
     )
     log = [line for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
-    assert [line["images"] for line in log] == [400, 400, 400, 200]
+    assert [line["items"] for line in log] == [400, 400, 400, 200]
     reference = trained(1, tmp_path / "1", batch_size=100, accumulation=4, epochs=1, max_iterations=None)
     assert difference(weights, reference) < 1e-5
 
@@ -221,7 +221,7 @@ def test_validation_counts_every_image_once(n: int, tmp_path: Path) -> None:
     out = tmp_path / "run"
     trained(n, out, batch_size=64, epochs=1, max_iterations=None)
     (val,) = [line for line in read_log(out / "log.jsonl") if line["kind"] == "val"]
-    assert val["images"] == 360
+    assert val["items"] == 360
     assert 0 < val["error"] < 1 and val["error"] * 360 == pytest.approx(round(val["error"] * 360))
 
 

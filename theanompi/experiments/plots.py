@@ -1,16 +1,18 @@
 """The picture of an experiment, laid out like slides 49–52: each worker count with all arms, each arm with all counts.
 
-Where an arm was run with three worker counts or more, a last panel has its error against the minibatch, as in
+Where an arm was run with three worker counts or more, a last panel has its figure against the minibatch, as in
 figure 1 of Goyal et al. 2017 (arXiv 1706.02677).
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from theanompi.experiments.results import Results
 from theanompi.experiments.statistics import Cell
-from theanompi.experiments.words import describe, figure_of, name_of, workers_of
+from theanompi.experiments.words import describe, figure_of, label_of, name_of, workers_of
+from theanompi.record.metrics import is_fraction
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is hard to see on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c6d31")
@@ -28,6 +30,14 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50
 _TWO_COLUMNS = 46
 
 
+class _Scale(NamedTuple):
+    """Ends of an axis, and where a logarithmic one has ticks; a linear one has none of its own."""
+
+    lowest: float
+    highest: float
+    ticks: Sequence[float] = ()
+
+
 class _Series(NamedTuple):
     cell: Cell
     label: str
@@ -36,7 +46,7 @@ class _Series(NamedTuple):
 
 
 def plot_comparison(experiment: Results, png_path: str | Path) -> None:
-    """Draw training and validation error against epochs for every cell of an experiment.
+    """Draw the metric in training and validation against epochs for every cell of an experiment.
 
     Parameters
     ----------
@@ -68,22 +78,24 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
     figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), dpi=150, layout="constrained")
     figure.suptitle(f"{experiment.name} ({experiment.scale} scale)", fontsize=13)
     figure.supxlabel(("\n" if columns == 1 else " ").join(_CAPTION), fontsize=7 if columns == 1 else 8)
-    lowest, highest = _range(experiment.cells)
+    scale = _scale(experiment)
     epochs = max(arm["epochs"] for arm in experiment.arms.values())
     for index, (title, series) in enumerate(panels):
         axes: Any = figure.add_subplot(rows, columns, index + 1)
-        axes.set_yscale("log")
-        axes.set_ylim(lowest, highest)
+        if scale.ticks:
+            axes.set_yscale("log")
+        axes.set_ylim(scale.lowest, scale.highest)
         for one in series:
-            _draw(axes, one, highest)
-        _finish(axes, title, "epoch", "error (%), logarithmic")
+            _draw(axes, one, scale.highest)
+        _finish(axes, title, "epoch", label_of(experiment.metric) + ", logarithmic" * bool(scale.ticks))
         axes.set_xlim(1 - 0.03 * epochs, 1.03 * epochs)
-        ticks = [tick for tick in _TICKS if lowest <= tick <= highest]
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        if scale.ticks:
+            ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
     if against_minibatch:
         axes = figure.add_subplot(rows, columns, count)
-        _draw_against_minibatch(axes, against_minibatch, list(experiment.arms))
+        _draw_against_minibatch(axes, experiment, against_minibatch)
     figure.savefig(png_path)
 
 
@@ -120,28 +132,48 @@ def _panels(experiment: Results) -> list[tuple[str, list[_Series]]]:
     return panels + [(name_of(arm), [by_workers(c) for c in of[arm]]) for arm in arms if len(of[arm]) > 1]
 
 
-def _range(cells: Sequence[Cell]) -> tuple[float, float]:
-    """The error axis that all panels share (%).
+def _scale(experiment: Results) -> _Scale:
+    """The axis of the metric that all panels share.
 
     It is logarithmic: both how runs begin, or stay, near chance and small differences at the end can be seen. A
-    training error far below any validation error is cut off, down to 0, which has no place on it.
+    training error far below any validation error is cut off, down to 0, which has no place on it. Where a metric is
+    not positive in a validation, it is linear.
     """
-    curves = [cell.curve(kind).values() for cell in cells for kind in ("train", "validation")]
-    drawn = [mean for curve in curves for mean, _ in curve]
+    cells = experiment.cells
+    validation = [mean for cell in cells for mean, _ in cell.curve("validation").values()]
+    drawn = [mean for cell in cells for mean, _ in cell.curve("train").values()] + validation
     drawn += [
-        e for cell in cells for run in cell.diverged for e in (*run.train.values(), *run.validation.values())
+        v for cell in cells for run in cell.diverged for v in (*run.train.values(), *run.validation.values())
     ]
-    best = min((mean for cell in cells for mean, _ in cell.curve("validation").values()), default=10.0)
-    highest = max(1.0, min(104.0, 1.1 * max(drawn, default=100.0)))
-    return max(0.9 * min(drawn, default=10.0), 0.4 * best, 0.01), highest
+    if is_fraction(experiment.metric):
+        best = min(validation, default=10.0)
+        highest = max(1.0, min(104.0, 1.1 * max(drawn, default=100.0)))
+        return _Scale(max(0.9 * min(drawn, default=10.0), 0.4 * best, 0.01), highest, _TICKS)
+    least, most = min(drawn, default=0.1), max(drawn, default=1.0)
+    best = min(validation, default=least)
+    # Not below what a logarithm can be taken of.
+    if best > 1e-300:
+        lowest, highest = max(0.9 * least, 0.4 * best), 1.1 * most
+        return _Scale(lowest, highest, _round_numbers(lowest, highest))
+    room = 0.05 * (most - least) or 1.0
+    return _Scale(least - room, most + room)
+
+
+def _round_numbers(lowest: float, highest: float) -> list[float]:
+    """Round numbers around a range, the more to a decade the fewer decades it spans."""
+    first, last = math.floor(math.log10(lowest)), math.ceil(math.log10(highest))
+    steps = (1,) if last - first > 4 else (1, 2, 5) if last - first > 2 else (1, 1.5, 2, 3, 5, 7)
+    return [step * 10.0**decade for decade in range(first, last + 1) for step in steps]
 
 
 def _draw(axes: Any, series: _Series, highest: float) -> None:
     cell, colour = series.cell, series.colour
     says = describe(cell)
-    if cell.diverged and cell.errors:
+    if cell.diverged and cell.figures:
         # The same, shorter.
-        says = f"{figure_of(cell)} ({len(cell.diverged)} of {len(cell.diverged) + len(cell.errors)} diverged)"
+        says = (
+            f"{figure_of(cell)} ({len(cell.diverged)} of {len(cell.diverged) + len(cell.figures)} diverged)"
+        )
     label = f"{series.label}: {says}"
     for kind, style in (
         ("train", {"ls": "--", "lw": 1.0, "alpha": 0.75}),
@@ -180,7 +212,8 @@ def _finish(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns)
 
 
-def _draw_against_minibatch(axes: Any, groups: Sequence[Sequence[Cell]], arms: list[str]) -> None:
+def _draw_against_minibatch(axes: Any, experiment: Results, groups: Sequence[Sequence[Cell]]) -> None:
+    arms, metric = list(experiment.arms), experiment.metric
     sizes = sorted({cell.minibatch for cells in groups for cell in cells})
     for cells in groups:
         index = arms.index(cells[0].arm)
@@ -194,11 +227,11 @@ def _draw_against_minibatch(axes: Any, groups: Sequence[Sequence[Cell]], arms: l
         )  # fmt: skip
         for cell in cells:
             if cell.diverged:
-                share = f"{len(cell.diverged)} of {len(cell.diverged) + len(cell.errors)} diverged"
+                share = f"{len(cell.diverged)} of {len(cell.diverged) + len(cell.figures)} diverged"
                 place = {"transform": axes.get_xaxis_transform(), "color": colour}
                 axes.plot([cell.minibatch], [0.96], "x", ms=8, mew=1.8, **place)
                 axes.text(cell.minibatch, 0.92, share, ha="right", va="top", fontsize=7.5, **place)
-    _finish(axes, "error against minibatch", "minibatch kn (images)", "error (%)")
+    _finish(axes, f"{metric} against minibatch", f"minibatch kn ({experiment.noun})", label_of(metric))
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size // 1024}k" if size % 1024 == 0 else str(size) for size in sizes])
     axes.minorticks_off()

@@ -14,8 +14,9 @@ from theanompi.config import FIELDS, fields_of, flat
 from theanompi.experiments.plots import plot_comparison
 from theanompi.experiments.results import Claim, Results, read_experiment
 from theanompi.experiments.statistics import Cell, Curve, Difference
-from theanompi.experiments.words import describe, name_of, workers_of
+from theanompi.experiments.words import describe, difference_of, label_of, name_of, number_of, workers_of
 from theanompi.record.folder import CURVES_FILE, replace_text
+from theanompi.record.metrics import is_fraction
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"
@@ -124,7 +125,7 @@ def outcome(found: Difference, one: str, two: str) -> str:
             return text
         text += f"; in the other{f' {rest}' * (rest > 1)}: "
     assert found.mean is not None
-    text += f"{found.mean:+.2f}" + ("" if found.half is None else f" ± {found.half:.2f}") + " points"
+    text += difference_of(found.cell.metric, found.mean, found.half)
     seeds = len(found.cell.runs)
     return text + (f" ({found.pairs} of {seeds} seeds)" if found.pairs < seeds else "")
 
@@ -148,8 +149,9 @@ def conclusion(claim: Claim) -> str:
     text += f": {outcome(found, one, two)}"
     stds = [cell.std for cell in (found.cell, found.other) if cell.std is not None]
     if claim.relation == "~" and found.mean is not None and stds:
-        # What the paper means by an error that is not lost.
-        text += f", {'within' if abs(found.mean) <= max(stds) else 'not within'} one std ({max(stds):.2f})"
+        # What the paper means by an accuracy that is not lost.
+        text += f", {'within' if abs(found.mean) <= max(stds) else 'not within'} one std "
+        text += f"({number_of(found.cell.metric, max(stds))})"
     return f"{text}."
 
 
@@ -195,7 +197,10 @@ def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path) -> str
     diverged, incomplete = _endings(experiment)
     question = f": {experiment.question}" if experiment.question else ""
     lines = [f"{experiment.name} ({experiment.scale} scale){question}", ""]
-    lines += [f"validation error (%), median of the last 5 epochs, {_seeds(experiment)}:", ""]
+    lines += [
+        f"validation {label_of(experiment.metric)}, median of the last 5 epochs, {_seeds(experiment)}:",
+        "",
+    ]
     lines += _align(_grid(experiment))
     differences = [*experiment.across_workers(), *experiment.across_arms()]
     if differences:
@@ -229,7 +234,10 @@ def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
     diverged, incomplete = _endings(experiment)
     lines = [f"# {experiment.name} ({experiment.scale} scale)", ""]
     lines += [experiment.question, ""] if experiment.question else []
-    lines += [f"Validation error (%), median of the last five epochs, {_seeds(experiment)}:", ""]
+    lines += [
+        f"Validation {label_of(experiment.metric)}, median of the last five epochs, {_seeds(experiment)}:",
+        "",
+    ]
     lines += [*_markdown_table(_grid(experiment)), ""]
     if claims:
         lines += [
@@ -246,7 +254,7 @@ def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
         lines += ["## Diverged", "", *(f"- {text}" for text in diverged), ""]
     if incomplete:
         lines += ["## Not complete", "", *(f"- {text}" for text in incomplete), ""]
-    lines += ["## Curves", "", f"![Training and validation error]({CURVES_FILE})", ""]
+    lines += ["## Curves", "", f"![Training and validation {experiment.metric}]({CURVES_FILE})", ""]
     lines += ["## How it was run", "", *(f"- {line}" for line in _how(experiment)), ""]
     differing = _differing(experiment)
     if differing:
@@ -282,9 +290,11 @@ def _how(experiment: Results) -> Iterable[str]:
         return " or ".join(dict.fromkeys(_value(arm[name]) for arm in experiment.arms.values()))
 
     ranks = experiment.simulate
-    yield f"Data: {of('data')}, {of('image_size')} pixels; network: {of('modelfile')}.{of('modelclass')}"
+    noun = experiment.noun
+    pixels = f", {of('image_size')} pixels" if noun == "images" else ""
+    yield f"Data: {of('data')}{pixels}; network: {of('modelfile')}.{of('modelclass')}"
     yield (
-        f"n = {of('batch_size')} images per worker; learning rate {of('base_lr')} for {of('base_batch')} images; "
+        f"n = {of('batch_size')} {noun} per worker; learning rate {of('base_lr')} for {of('base_batch')} {noun}; "
         f"{of('epochs')} epochs; seeds {', '.join(map(str, experiment.seeds))}"
     )
     yield (
@@ -347,20 +357,21 @@ def _unused(experiment: Results) -> list[str]:
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:
+    metric = cell.metric
     return {
         "arm": cell.arm,
         "workers": cell.workers,
         "minibatch": cell.minibatch,
-        "mean": _round(cell.mean),
-        "std": _round(cell.std),
-        "finished": len(cell.errors),
+        "mean": _round(metric, cell.mean),
+        "std": _round(metric, cell.std),
+        "finished": len(cell.figures),
         "diverged": len(cell.diverged),
         "incomplete": len(cell.incomplete),
         "curves": {
             kind: {
                 "epoch": list(curve),
-                "mean": [_round(mean) for mean, _ in curve.values()],
-                "std": [_round(std) for _, std in curve.values()],
+                "mean": [_round(metric, mean) for mean, _ in curve.values()],
+                "std": [_round(metric, std) for _, std in curve.values()],
             }
             for kind in ("train", "validation")
             for curve in [cell.curve(kind)]
@@ -369,10 +380,10 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
             {
                 "seed": run.seed,
                 "state": run.state,
-                "error": _round(run.error),
+                metric: _round(metric, run.figure),
                 "reason": run.reason,
-                "train": _curve_json(run.train),
-                "validation": _curve_json(run.validation),
+                "train": _curve_json(metric, run.train),
+                "validation": _curve_json(metric, run.validation),
                 "versions": dict(run.versions),
             }
             for run in cell.runs
@@ -380,17 +391,18 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _curve_json(curve: Curve) -> dict[str, list[Any]]:
-    return {"epoch": list(curve), "error": [_round(error) for error in curve.values()]}
+def _curve_json(metric: str, curve: Curve) -> dict[str, list[Any]]:
+    return {"epoch": list(curve), metric: [_round(metric, value) for value in curve.values()]}
 
 
 def _difference_json(found: Difference) -> dict[str, Any]:
+    metric = found.cell.metric
     return {
         "of": {"arm": found.cell.arm, "workers": found.cell.workers},
         "against": {"arm": found.other.arm, "workers": found.other.workers},
-        "points": {str(seed): _round(value) for seed, value in found.points.items()},
-        "mean": _round(found.mean),
-        "half_of_95_percent_interval": _round(found.half),
+        "points": {str(seed): _round(metric, value) for seed, value in found.points.items()},
+        "mean": _round(metric, found.mean),
+        "half_of_95_percent_interval": _round(metric, found.half),
         "diverged": {
             "only_of": list(found.only_cell),
             "only_against": list(found.only_other),
@@ -401,6 +413,8 @@ def _difference_json(found: Difference) -> dict[str, Any]:
     }
 
 
-def _round(value: float | None) -> float | None:
-    """To six decimals: beyond them is rounding error, and files are easier to read."""
-    return None if value is None else round(value, 6)
+def _round(metric: str, value: float | None) -> float | None:
+    """To six decimals of per cent, or nine digits: beyond them is rounding error, and files are easier to read."""
+    if value is None:
+        return None
+    return round(value, 6) if is_fraction(metric) else float(f"{value:.9g}")

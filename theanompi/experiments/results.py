@@ -1,14 +1,15 @@
-"""What the runs of an experiment say: their errors, those of a cell (an arm at a worker count), and differences.
+"""What the runs of an experiment say: their figures, those of a cell (an arm at a worker count), and differences.
 
 Everything is read from the folder that ``tmlauncher compare`` fills: ``experiment.json``, and for each run
-``config.json``, ``log.jsonl`` and, where it did not end well, the last line of ``output.txt``. Errors are in per
-cent, differences in percentage points.
+``config.json``, ``log.jsonl`` and, where it did not end well, the last line of ``output.txt``. The metric is the
+headline of the runs, ``error`` unless their ``config.json`` names another one, and the same in all of them. Fractions
+are in per cent, their differences in percentage points; others are as they are.
 
 The rules, chosen before any result was seen:
 
-- A run's figure is the median validation error of its last five epochs, or of all when it has fewer.
+- A run's figure is the median of the metric in the validations of its last five epochs, or of all when it has fewer.
 - A cell's figure is the mean of its finished runs' and their sample standard deviation. Diverged runs are counted
-  beside it: an error that does not exist cannot be averaged, and leaving such runs out unsaid would flatter.
+  beside it: a figure that does not exist cannot be averaged, and leaving such runs out unsaid would flatter.
 - Two cells are compared seed by seed, by the mean of the differences with a 95 % interval from Student's t. Only
   seeds whose run is complete (finished or diverged) on both sides count.
 - A run that diverged is worse than any that did not. So a cell that diverges in seeds in which the other one does
@@ -17,19 +18,19 @@ The rules, chosen before any result was seen:
   both diverge tell nothing; the others decide.
 """
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.config import ConfigError, RunConfig, got, is_text, listed, read_defaults, resolve
-from theanompi.config.files import read_bytes, read_text
+from theanompi.config import ConfigError, RunConfig, got, listed, read_defaults, resolve, shortened
+from theanompi.config.files import read_bytes
 from theanompi.experiments.statistics import Cell, Curve, Difference, Run, difference
-from theanompi.record.folder import CONFIG_FILE, LOG_FILE
+from theanompi.record.folder import CONFIG_FILE, LOG_FILE, read_json
 from theanompi.record.log import read_log
+from theanompi.record.metrics import CLASSIFIER, is_fraction, reported
 
 EXPERIMENT_FILE = "experiment.json"
 OUTPUT_FILE = "output.txt"
@@ -51,7 +52,7 @@ def read_run(folder: Path, seed: int) -> Run:
     Raises
     ------
     ValueError
-        If the log or ``config.json`` is damaged.
+        If the log or ``config.json`` is damaged, or a validation does not have the metric.
 
     Examples
     --------
@@ -62,17 +63,25 @@ def read_run(folder: Path, seed: int) -> Run:
     if not os.path.exists(log):
         return Run(seed, "missing", reason=_last_line(folder / OUTPUT_FILE))
     records = read_log(log)
-    config = _read_json(folder / CONFIG_FILE) if os.path.exists(folder / CONFIG_FILE) else {}
+    config = read_json(folder / CONFIG_FILE) if os.path.exists(folder / CONFIG_FILE) else {}
     versions = config.get("versions", {})
     if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
         raise ConfigError(
             f"{folder / CONFIG_FILE}: versions: expected a text for each package, got {got(versions)}"
         )
+    about = reported(config, str(folder / CONFIG_FILE))
+    metric = about.headline
+    scale = 100.0 if is_fraction(metric) else 1.0
     validations = [r for r in records if r["kind"] == "val"]
-    if any(record["error"] is None for record in validations):
-        raise ValueError(f"log {log}: expected an error in each validation, got one that is null")
-    validation = {record["epoch"] + 1: 100.0 * record["error"] for record in validations}
-    train = _train_curve(r for r in records if r["kind"] == "train")
+    for record in validations:
+        if record.get(metric) is None:
+            found = "null" if metric in record else "none"
+            raise ValueError(
+                f"log {log}: expected a number as {got(metric)} in each validation, got {found} in epoch "
+                f"{record['epoch'] + 1}"
+            )
+    validation = {record["epoch"] + 1: scale * record[metric] for record in validations}
+    train = _train_curve((r for r in records if r["kind"] == "train"), metric, scale)
     last: dict[str, Any] = records[-1] if records else {"kind": "none"}
     state, reason, epoch = "unfinished", "", max(validation, default=0)
     if last["kind"] == "diverged":
@@ -81,7 +90,7 @@ def read_run(folder: Path, seed: int) -> Run:
         state = "finished"
     else:
         reason = _last_line(folder / OUTPUT_FILE)
-    return Run(seed, state, train, validation, reason, epoch, versions)
+    return Run(seed, state, train, validation, reason, epoch, versions, metric, about.noun)
 
 
 def _every_epoch(validation: Curve, config: Mapping[str, Any]) -> bool:
@@ -93,16 +102,18 @@ def _every_epoch(validation: Curve, config: Mapping[str, Any]) -> bool:
     )
 
 
-def _train_curve(records: Iterable[Mapping[str, Any]]) -> Curve:
-    """Error by epoch, each line counted with its images."""
-    wrong: dict[int, float] = {}
-    images: dict[int, int] = {}
+def _train_curve(records: Iterable[Mapping[str, Any]], metric: str, scale: float) -> Curve:
+    """A metric by epoch, each line counted with its items."""
+    sums: dict[int, float] = {}
+    items: dict[int, int] = {}
     for record in records:
-        if record["error"] is not None and record["images"]:
-            epoch, count = record["epoch"] + 1, record["images"]
-            wrong[epoch] = wrong.get(epoch, 0.0) + record["error"] * count
-            images[epoch] = images.get(epoch, 0) + count
-    return {epoch: 100.0 * wrong[epoch] / images[epoch] for epoch in wrong}
+        value, count = record.get(metric), record["items"]
+        if value is not None and count:
+            epoch = record["epoch"] + 1
+            sums[epoch] = sums.get(epoch, 0.0) + float(value) * count
+            items[epoch] = items.get(epoch, 0) + count
+    # In this order: the same roundings as ever.
+    return {epoch: scale * sums[epoch] / items[epoch] for epoch in sums}
 
 
 def _last_line(path: Path) -> str:
@@ -114,27 +125,15 @@ def _last_line(path: Path) -> str:
     return next((text for line in reversed(lines) if (text := line.rsplit("\r", 1)[-1].strip())), "")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_text(path, str(path)))
-    except ConfigError:
-        raise
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or not is_text(json.dumps(value, ensure_ascii=False)):
-        raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
-    return value
-
-
 def _defaults(arm: Path) -> dict[str, Any]:
     """What the class of an arm's model has defaults for, as its runs have written it down."""
     for path in sorted(arm.glob(f"*-workers/seed-*/{CONFIG_FILE}")):
-        return read_defaults(_read_json(path).get("defaults", {}), CONFIG_FILE)
+        return read_defaults(read_json(path).get("defaults", {}), CONFIG_FILE)
     return {}
 
 
 class Claim(NamedTuple):
-    """What an experiment says beforehand: the error of one cell is larger (>), smaller (<) or no other (~).
+    """What an experiment says beforehand: the figure of one cell is larger (>), smaller (<) or no other (~).
 
     `result` is "agrees", "does not agree" or "cannot be told".
     """
@@ -175,6 +174,20 @@ class Results:
     claims: tuple[str, ...]
     machine: dict[str, Any]
     flags: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric: that of any run that there is."""
+        return next((run.metric for run in self._runs if run.state != "missing"), CLASSIFIER.headline)
+
+    @property
+    def noun(self) -> str:
+        """What its items are called, in the plural."""
+        return next((run.noun for run in self._runs if run.state != "missing"), CLASSIFIER.noun)
+
+    @property
+    def _runs(self) -> Iterator[Run]:
+        return (run for cell in self.cells for run in cell.runs)
 
     @property
     def workers(self) -> list[int]:
@@ -282,7 +295,7 @@ def read_experiment(folder: Path) -> Results:
     Raises
     ------
     ConfigError
-        If there is no such folder or file, or the file is damaged.
+        If there is no such folder or file, the file is damaged, or arms have different metrics.
     ValueError
         If a run's log is damaged.
 
@@ -299,7 +312,7 @@ def read_experiment(folder: Path) -> Results:
     if not os.path.isfile(path):
         raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
     # Earlier versions did not write the flags down.
-    about = {"flags": []} | _read_json(path)
+    about = {"flags": []} | read_json(path)
     bad = _bad_entry(about)
     if bad is not None:
         raise ConfigError(f"{path}: expected what tmlauncher compare writes, got a bad entry: {bad}")
@@ -323,5 +336,16 @@ def read_experiment(folder: Path) -> Results:
         for name, arm in arms.items()
         for k in counts[name]
     )
+    metrics: dict[str, str] = {}
+    for cell in cells:
+        for run in cell.runs:
+            if run.state != "missing":
+                metrics.setdefault(run.metric, f"{cell.arm}, {cell.workers} workers, seed {run.seed}")
+    if len(metrics) > 1:
+        (first, one), (second, two), *_ = metrics.items()
+        raise ConfigError(
+            shortened(f"experiment {folder}: expected one metric in all runs, got {got(first)} in {one}", 200)
+            + shortened(f" and {got(second)} in {two}", 100)
+        )
     flags = tuple(about["flags"])
     return Results(seeds=seeds, arms=arms, cells=cells, claims=claims, flags=flags, **named)

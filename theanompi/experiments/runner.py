@@ -41,6 +41,7 @@ from theanompi.launch.check import check
 from theanompi.launch.job import WORKER, handle_signals
 from theanompi.launch.mpirun import Outcome, world
 from theanompi.record.folder import CHECKPOINT_FILE, CURVES_FILE, replace_text
+from theanompi.record.metrics import as_number, is_fraction
 from theanompi.record.terminal import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.rules import Rule, RunFailed, get_rule
 from theanompi.system.cgroup import cores
@@ -329,8 +330,12 @@ class _Runner:
             self.done += 1
             self._epochs[trial] = _length(trial)
             how = (
-                f"{run.error:.1f} %"
-                if run.error is not None
+                (
+                    f"{run.figure:.1f} %"
+                    if is_fraction(run.metric)
+                    else f"{run.metric} {as_number(run.figure)}"
+                )
+                if run.figure is not None
                 else f"diverged in epoch {run.epoch}: {run.reason}"
             )
             how += f", {_time(ending.seconds)}"

@@ -1,14 +1,20 @@
-"""Runs, cells of runs and differences between them: means, deviations and confidence intervals."""
+"""Runs, cells of runs and differences between them: means, deviations and confidence intervals.
+
+All values are of one metric, the headline of the runs, of which smaller is better: fractions, such as errors, in per
+cent and their differences in points, others as they are. No verdict depends on their scale.
+"""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from theanompi.record.metrics import CLASSIFIER
+
 LAST_EPOCHS = 5
 CONFIDENCE = 0.95
 Curve = dict[int, float]
-"""Errors (%) by epoch, of which the first is 1."""
+"""Values of the metric by epoch, of which the first is 1."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,15 @@ class Run:
     state : {"finished", "diverged", "unfinished", "missing"}
         A missing run has no log.
     train, validation : dict of int to float
-        Error (%) after each epoch; in training, the mean over the epoch's images.
+        The metric after each epoch; in training, the mean over the epoch's items.
     reason : str
         Of a diverged run what the log says, of an unfinished or missing one the last line of its output.
     epoch : int
         In which a diverged run ended, or the last validated one; the first is 1, 0 where there is none.
     versions : dict of str to str
         From ``config.json``.
+    metric, noun : str
+        Name of the metric, and what the items are called that it is a mean of.
     """
 
     seed: int
@@ -37,6 +45,8 @@ class Run:
     reason: str = ""
     epoch: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    metric: str = CLASSIFIER.headline
+    noun: str = CLASSIFIER.noun
 
     @property
     def complete(self) -> bool:
@@ -44,10 +54,10 @@ class Run:
         return self.state in ("finished", "diverged")
 
     @property
-    def error(self) -> float | None:
-        """The run's figure (%); None unless it finished.
+    def figure(self) -> float | None:
+        """What the run is compared by; None unless it finished.
 
-        >>> Run(0, "finished", validation={1: 90.0, 2: 11.0, 3: 14.0, 4: 12.0, 5: 10.0, 6: 13.0}).error
+        >>> Run(0, "finished", validation={1: 90.0, 2: 11.0, 3: 14.0, 4: 12.0, 5: 10.0, 6: 13.0}).figure
         12.0
         """
         if self.state != "finished":
@@ -65,7 +75,7 @@ class Cell:
     workers : int
         k, real or simulated.
     minibatch : int
-        kn, in images.
+        kn, in items.
     runs : tuple of Run
         One for each seed of the experiment.
 
@@ -83,9 +93,14 @@ class Cell:
     runs: tuple[Run, ...]
 
     @property
-    def errors(self) -> dict[int, float]:
-        """The figures of the finished runs (%), by seed."""
-        return {run.seed: run.error for run in self.runs if run.error is not None}
+    def metric(self) -> str:
+        """Name of the metric: that of any run that there is."""
+        return next((run.metric for run in self.runs if run.state != "missing"), CLASSIFIER.headline)
+
+    @property
+    def figures(self) -> dict[int, float]:
+        """The figures of the finished runs, by seed."""
+        return {run.seed: run.figure for run in self.runs if run.figure is not None}
 
     @property
     def diverged(self) -> tuple[Run, ...]:
@@ -99,16 +114,16 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """Of the finished runs (%); None where there are none."""
-        return statistics.fmean(self.errors.values()) if self.errors else None
+        """Of the finished runs; None where there are none."""
+        return statistics.fmean(self.figures.values()) if self.figures else None
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation of the finished runs (points); None for fewer than two."""
-        return statistics.stdev(self.errors.values()) if len(self.errors) > 1 else None
+        """Sample standard deviation of the finished runs; None for fewer than two."""
+        return statistics.stdev(self.figures.values()) if len(self.figures) > 1 else None
 
     def curve(self, kind: str) -> dict[int, tuple[float, float | None]]:
-        """Return mean and standard deviation of the finished runs' error, by epoch.
+        """Return mean and standard deviation of the finished runs' curves, by epoch.
 
         Parameters
         ----------
@@ -161,7 +176,7 @@ class Difference:
     ----------
     cell, other : Cell
     points : dict of int to float
-        Error of `cell` minus that of `other`, for each seed in which both finished.
+        Figure of `cell` minus that of `other`, for each seed in which both finished.
     only_cell, only_other, both : tuple of int
         The seeds in which only the one, only the other, and both diverged, where the other one is complete.
     mean, half : float or None
@@ -206,12 +221,12 @@ def difference(cell: Cell, other: Cell) -> Difference:
 
     def diverged(*states: bool) -> tuple[int, ...]:
         return tuple(
-            run.seed for run, against in pairs if (run.error is None, against.error is None) == states
+            run.seed for run, against in pairs if (run.figure is None, against.figure is None) == states
         )
 
     only_cell, only_other, both = diverged(True, False), diverged(False, True), diverged(True, True)
-    errors, others = cell.errors, other.errors
-    points = {seed: errors[seed] - others[seed] for seed in diverged(False, False)}
+    figures, others = cell.figures, other.figures
+    points = {seed: figures[seed] - others[seed] for seed in diverged(False, False)}
     mean = half = None
     verdict = "unknown"
     if only_cell or only_other:

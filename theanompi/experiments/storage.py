@@ -27,7 +27,7 @@ from theanompi.config.files import read_text, reason, trouble
 from theanompi.experiments.file import Experiment, Trial
 from theanompi.experiments.results import EXPERIMENT_FILE, OUTPUT_FILE, read_run
 from theanompi.experiments.statistics import Run
-from theanompi.record.folder import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE
+from theanompi.record.folder import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, NO_SETTINGS
 from theanompi.system.cgroup import cores
 
 LOCK_FILE = ".lock"
@@ -131,9 +131,7 @@ def _settings_in(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
     try:
         values = json.loads(read_text(folder / CONFIG_FILE, CONFIG_FILE))
         defaults = read_defaults(values.get("defaults", {}), CONFIG_FILE)
-        config = RunConfig.from_dict(
-            {k: v for k, v in values.items() if k not in ("size", "versions", "defaults")}
-        )
+        config = RunConfig.from_dict({k: v for k, v in values.items() if k not in NO_SETTINGS})
         return _settings(config, defaults), defaults
     except ConfigError:
         raise

@@ -1,6 +1,7 @@
-"""What cells and differences are called in tables and sentences."""
+"""What cells, figures and differences are called in tables and sentences."""
 
 from theanompi.experiments.statistics import Cell
+from theanompi.record.metrics import as_number, is_fraction
 
 
 def name_of(arm: str) -> str:
@@ -12,8 +13,43 @@ def name_of(arm: str) -> str:
     return arm.replace("_", " ")
 
 
+def label_of(metric: str) -> str:
+    """Return the name of a metric with the unit in which figures are given.
+
+    >>> label_of("error"), label_of("mae")
+    ('error (%)', 'mae')
+    """
+    return f"{metric} (%)" if is_fraction(metric) else metric
+
+
+def number_of(metric: str, value: float) -> str:
+    """Write a figure without its unit.
+
+    >>> number_of("error", 12.0), number_of("mae", 0.01234)
+    ('12.00', '0.0123')
+    """
+    return f"{value:.2f}" if is_fraction(metric) else as_number(value)
+
+
+def difference_of(metric: str, mean: float, half: float | None) -> str:
+    """Write a difference of figures; `half` is that of its interval. It is not said that it is one of errors.
+
+    >>> difference_of("error", 0.3, 1.51), difference_of("error_top5", 0.3, None)
+    ('+0.30 ± 1.51 points', 'error_top5 +0.30 points')
+    >>> difference_of("mae", -0.0123456, 0.002)
+    'mae -0.0123 ± 0.002'
+    """
+    number = number_of(metric, mean)
+    text = (
+        "+" * (not number.startswith("-"))
+        + number
+        + ("" if half is None else f" ± {number_of(metric, half)}")
+    )
+    return f"{metric} " * (metric != "error") + text + " points" * is_fraction(metric)
+
+
 def figure_of(cell: Cell) -> str:
-    """Return mean and standard deviation of a cell's finished runs, in per cent; a mean alone for one run.
+    """Return mean and standard deviation of a cell's finished runs, without unit; a mean alone for one run.
 
     >>> from theanompi.experiments.statistics import Cell, Run
     >>> runs = tuple(Run(s, "finished", validation={1: e}) for s, e in enumerate([11.0, 12.0, 13.0]))
@@ -22,7 +58,8 @@ def figure_of(cell: Cell) -> str:
     """
     if cell.mean is None:
         return "–"
-    return f"{cell.mean:.2f}" if cell.std is None else f"{cell.mean:.2f} ± {cell.std:.2f}"
+    mean = number_of(cell.metric, cell.mean)
+    return mean if cell.std is None else f"{mean} ± {number_of(cell.metric, cell.std)}"
 
 
 def describe(cell: Cell | None) -> str:
@@ -37,12 +74,12 @@ def describe(cell: Cell | None) -> str:
     """
     if cell is None:
         return ""
-    complete, seeds = len(cell.errors) + len(cell.diverged), len(cell.runs)
+    complete, seeds = len(cell.figures) + len(cell.diverged), len(cell.runs)
     text = figure_of(cell)
     if cell.diverged:
         text = f"{len(cell.diverged)} of {complete} diverged"
-        if cell.errors:
-            others = f"other {len(cell.errors)}" if len(cell.errors) > 1 else "other"
+        if cell.figures:
+            others = f"other {len(cell.figures)}" if len(cell.figures) > 1 else "other"
             text += f"; the {others}: {figure_of(cell)}"
         elif complete > 1:
             text = f"all {complete} diverged"

@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from theanompi.config import ConfigError
-from theanompi.config.files import reason, writing
+from theanompi.config import ConfigError, is_text
+from theanompi.config.files import read_text, reason, writing
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -22,6 +22,9 @@ CHECKPOINT_FILE = "checkpoint.h5"
 TIMELINE_FILE = "timeline.json"
 LOCK_FILE = "run.lock"
 RUN_FILES = (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, TIMELINE_FILE)
+
+NO_SETTINGS = ("size", "versions", "metrics", "metric", "noun", "defaults")
+"""What ``config.json`` has beside the settings."""
 
 # Seconds in which the ranks of a run that was killed may still hold its lock.
 _GRACE = 3.0
@@ -214,7 +217,7 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
     out : Path
         The folder of the run.
     config : mapping
-        What `theanompi.config.RunConfig` was resolved to, as JSON values.
+        What `theanompi.config.RunConfig` was resolved to, as JSON values, and `NO_SETTINGS`.
 
     Examples
     --------
@@ -227,6 +230,32 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
     <BLANKLINE>
     """
     replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    ConfigError
+        If there is none that can be read.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_config(Path(folder), {"seed": 0})
+    ...     read_json(Path(folder, "config.json"))
+    {'seed': 0}
+    """
+    try:
+        value = json.loads(read_text(path, str(path)))
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not is_text(json.dumps(value, ensure_ascii=False)):
+        raise ConfigError(f"{path}: expected a JSON object, got a damaged file")
+    return value
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -1,14 +1,15 @@
 """The log of a run: its records, written and read."""
 
 import json
-import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from theanompi.config import ConfigError, got, is_text
+from theanompi.config import ConfigError, got, is_text, listed
 from theanompi.config.files import read_bytes, reason
+from theanompi.record.metrics import is_fraction
 
 # The phases that `Recorder.end` takes, and what each is called in a timeline.
 PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
@@ -24,6 +25,8 @@ HIDDEN = {"comm": "comm_hidden", "sync": "sync_hidden", "wait": "load_hidden"}
 KINDS = (*EXPOSED, *HIDDEN.values())
 # Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
 WAITS = 4096
+# What earlier versions called it, when all items were images.
+_RENAMED = {"images": "items", "images_per_s": "items_per_s"}
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -37,6 +40,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
+        With today's names: what was ``images`` in logs written before is ``items``.
 
     Raises
     ------
@@ -65,6 +69,8 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
+        if isinstance(record, dict):
+            record = {_RENAMED.get(name, name): value for name, value in record.items()}
         wrong = _wrong(record, reached) if isinstance(record, dict) else f"a JSON object, got {got(line)}"
         if not wrong:
             records.append(record)
@@ -83,11 +89,16 @@ def _wrong(record: Mapping[str, Any], reached: int) -> str:
         if name not in record:
             return f"{name!r} in a line of kind {kind!r}, got none"
     for name, value in record.items():
-        if name in _VALUES and not _VALUES[name][1](value):
-            return f"{name!r} to be {_VALUES[name][0]}, got {got(value)}"
+        words, holds = _VALUES.get(name) or _of_metric(name)
+        if not holds(value):
+            return f"{got(name)} to be {words}, got {got(value)}"
     if record["iteration"] < reached:
         return f"an iteration of at least {reached}, as in the lines before, got {record['iteration']}"
     return ""
+
+
+def _of_metric(name: str) -> tuple[str, Callable[[Any], bool]]:
+    return _FRACTION if is_fraction(name.removeprefix(BEST).removeprefix(MEDIAN)) else _NUMBER
 
 
 def _is_whole(value: Any) -> bool:
@@ -106,22 +117,67 @@ _WHOLE = "a whole number of at least 0", _is_whole
 _SECONDS = "a number of at least 0", lambda value: _is_number(value) and value >= 0
 _NUMBER = "a number or null", lambda value: value is None or _is_number(value)
 _FRACTION = "a number from 0 to 1 or null", lambda value: value is None or _is_fraction(value)
-# What the values of a line may be, by their names: they mean the same in every kind of line.
+# What the values of a line may be, by their names: they mean the same in every kind of line. All others are metrics.
 _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("epoch", "iteration", "images"), _WHOLE),
+    **dict.fromkeys(("epoch", "iteration", "items"), _WHOLE),
     **dict.fromkeys(("wall_s", *(f"{kind}_s" for kind in KINDS)), _SECONDS),
-    **dict.fromkeys(("loss", "lr", "images_per_s"), _NUMBER),
-    **dict.fromkeys(("error", "error_top5", "best_error", "median_error"), _FRACTION),
+    **dict.fromkeys(("lr", "items_per_s"), _NUMBER),
+    **dict.fromkeys(("kind", "reason"), ("a text", is_text)),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
-    "reason": ("a text", is_text),
+    "ranks": ("a list", lambda value: isinstance(value, list)),
 }
 # What a line of each kind cannot be without; earlier versions wrote less of the rest.
 _NEEDED = {
-    "train": ("epoch", "iteration", "images", "loss", "error", "lr", "images_per_s", "wall_s"),
-    "val": ("epoch", "iteration", "images", "loss", "error"),
+    "train": ("epoch", "iteration", "items", "lr", "items_per_s", "wall_s"),
+    "val": ("epoch", "iteration", "items"),
     "summary": ("iteration",),
     "diverged": ("epoch", "iteration", "reason"),
 }
+# What the summary makes of the headline metric.
+BEST, MEDIAN = "best_", "median_"
+# Names that the log, or the report of an experiment, has for something else.
+_TAKEN = {*_VALUES, *_RENAMED, "seed", "state", "train", "validation", "versions"}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+
+
+def check_metrics(metrics: Sequence[str], headline: str) -> None:
+    """Check the names under which a log is to have a model's losses and metrics.
+
+    Parameters
+    ----------
+    metrics : sequence of str
+        First those of the losses, then those of the metrics.
+    headline : str
+        The one that runs are compared by: the first metric or, without any, the first loss.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+        If a name is not one of at most 40 letters, digits and underscores, or is there twice, or the log has it for
+        something else; if `headline` is none of them.
+
+    Examples
+    --------
+    >>> check_metrics(["loss", "iteration"], "loss")
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: metrics: expected names that the log has for nothing else, got 'iteration'
+    """
+    for name in metrics:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                "metrics: expected names of at most 40 letters, digits and '_', which begin with a letter, "
+                f"got {got(name)}"
+            )
+        if name in _TAKEN or name.startswith((BEST, MEDIAN)):
+            raise ConfigError(f"metrics: expected names that the log has for nothing else, got {name!r}")
+    twice = next((name for i, name in enumerate(metrics) if name in metrics[:i]), None)
+    if twice is not None:
+        raise ConfigError(f"metrics: expected each name once, got {twice!r} twice")
+    if headline not in metrics:
+        raise ConfigError(
+            f"metrics: expected {got(headline)}, the headline, among them, got {listed(metrics)}"
+        )
 
 
 def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
@@ -141,9 +197,3 @@ def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
 def json_line(record: dict[str, Any]) -> str:
     """Write a record as a line of the log."""
     return json.dumps(record, allow_nan=False) + "\n"
-
-
-def ratio(numerator: float, denominator: float) -> float | None:
-    """The quotient, or None where it is not a finite number."""
-    quotient = float(numerator) / float(denominator) if denominator else math.nan
-    return quotient if math.isfinite(quotient) else None

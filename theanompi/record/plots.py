@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from theanompi.record.folder import CURVES_FILE, LOG_FILE
+from theanompi.record.folder import CONFIG_FILE, CURVES_FILE, LOG_FILE, read_json
 from theanompi.record.log import EXPOSED, HIDDEN, read_log
+from theanompi.record.metrics import CLASSIFIER, Reported, as_text, is_fraction, reported
 from theanompi.system.output import print_anything
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc3311", "#222222"
+# Of several losses in one panel, which tell training and validation apart by the line.
+_LOSSES = (_TRAIN, _VALIDATION, "#228833", "#ee7733", "#aa3377", "#ccbb44", "#66ccee")
 # Colour and name of each kind of work, in the order in which they are stacked.
 _SHARES = {
     "calc": ("#4477aa", "compute"),
@@ -25,7 +28,9 @@ _SHARES = {
 
 
 def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
-    """Draw error, loss, learning rate and the use of time against epochs, or iterations in the first epoch.
+    """Draw metrics, losses, learning rate and the use of time against epochs, or iterations in the first epoch.
+
+    There is a panel for all losses, and one for each metric that is no variant of the headline (a top-5 error).
 
     The use of time has two panels: above, what fills the wall time; below, hatched, what was hidden behind it and
     took no time of its own. The one below is left out where nothing was hidden.
@@ -33,14 +38,15 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     Parameters
     ----------
     log_path : str or Path
-        The ``log.jsonl`` that a `theanompi.record.recorder.Recorder` wrote, whole or cut short.
+        The ``log.jsonl`` that a `theanompi.record.recorder.Recorder` wrote, whole or cut short. ``config.json``
+        beside it says what the run reports; without one it is what a classifier does.
     png_path : str or Path
-        The picture, 1500 × 1050 pixels.
+        The picture, 1500 × 1050 pixels, or higher where there are several metrics.
 
     Raises
     ------
     ValueError
-        If there is no log, it is damaged, or nothing was trained or validated in it.
+        If there is no log, it or ``config.json`` is damaged, or nothing was trained or validated in it.
 
     Examples
     --------
@@ -60,14 +66,24 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 7), dpi=150, layout="constrained")
+    about = _reported(log_path.parent)
+    metrics = [name for name in about.main if name not in about.losses]
+    # The headline first, the losses beside it; an odd one out, at the end, is as wide as two.
+    cells: list[str | None] = [*metrics[:1], None, *metrics[1:]]
+    rows = (len(cells) + 1) // 2
+    figure = Figure(figsize=(10, 3.5 * (rows + 1)), dpi=150, layout="constrained")
     figure.suptitle(log_path.resolve().parent.name, fontsize=13)
-    grid = figure.add_gridspec(2, 2)
-    error: Any = figure.add_subplot(grid[0, 0])
-    loss, rate = (figure.add_subplot(cell, sharex=error) for cell in (grid[0, 1], grid[1, 0]))
+    grid = figure.add_gridspec(rows + 1, 2)
+    panels: list[Any] = []
+    for i in range(len(cells)):
+        wide = i == len(cells) - 1 and i % 2 == 0
+        place = grid[i // 2, :] if wide else grid[i // 2, i % 2]
+        panels.append(figure.add_subplot(place, sharex=panels[0] if panels else None))
+    values = list(panels)
+    rate = figure.add_subplot(grid[rows, 0], sharex=panels[0])
     hides = any(record.get(f"{kind}_s") for record in train for kind in HIDDEN.values())
-    cells = grid[1, 1].subgridspec(2, 1, height_ratios=(3, 1)) if hides else [grid[1, 1]]
-    time = figure.add_subplot(cells[0], sharex=error)
+    parts_of_time = grid[rows, 1].subgridspec(2, 1, height_ratios=(3, 1)) if hides else [grid[rows, 1]]
+    time = figure.add_subplot(parts_of_time[0], sharex=panels[0])
     per_epoch = _iterations_per_epoch(train)
     at, val_at = _column(train, "iteration") / per_epoch, _column(val, "iteration") / per_epoch
     thin = 1.1 if len(train) < 1000 else 0.4
@@ -75,17 +91,32 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     mark: dict[str, Any] = {"marker": "o", "markersize": 3.5 if len(val) <= 30 else 2}
     train_mark = mark if len(train) < 3 else {}
 
-    for axes, name, scale in ((error, "error", 100), (loss, "loss", 1)):
-        curves = scale * _column(train, name), scale * _column(val, name)
-        axes.plot(at, curves[0], color=_TRAIN, lw=thin, alpha=0.85, label="training", **train_mark)
-        axes.plot(val_at, curves[1], color=_VALIDATION, lw=1.6, label="validation", **mark)
-        _from_zero(axes, np.concatenate(curves), 1.08)
+    for axes, metric in zip(values, cells, strict=True):
+        names = about.losses if metric is None else (metric,)
+        scale = 100 if all(map(is_fraction, names)) else 1
+        drawn: list[np.ndarray] = []
+        for i, name in enumerate(names):
+            several = f"{name}, " if len(names) > 1 else ""
+            colours = (_LOSSES[i % len(_LOSSES)],) * 2 if several else (_TRAIN, _VALIDATION)
+            curves = scale * _column(train, name), scale * _column(val, name)
+            style: dict[str, Any] = {"lw": thin, "alpha": 0.85, **train_mark}
+            axes.plot(at, curves[0], color=colours[0], label=f"{several}training", **style)
+            style = {"lw": 1.6, "ls": "--" if several else "-", **mark}
+            axes.plot(val_at, curves[1], color=colours[1], label=f"{several}validation", **style)
+            drawn += curves
+        _from_zero(axes, np.concatenate(drawn), 1.08)
         axes.legend(frameon=False, loc="lower left" if train_mark else "upper right")
-    best = min((record["error"] for record in val if record["error"] is not None), default=None)
-    error.set_title("Error" if best is None else f"Error, best validation {100 * best:.2f} %", fontsize=11)
-    error.set_ylabel("error (%)")
-    loss.set_title("Loss", fontsize=11)
-    loss.set_ylabel("cross-entropy (nats)")
+        unit = " (%)" if scale == 100 else ""
+        if metric is None:
+            axes.set_title("Losses" if len(names) > 1 else "Loss", fontsize=11)
+            axes.set_ylabel(
+                "cross-entropy (nats)" if about.headline == CLASSIFIER.headline else f"loss{unit}"
+            )
+        else:
+            best = min((r[metric] for r in val if r.get(metric) is not None), default=None)
+            title = "" if best is None else f", best validation {as_text(metric, best)}"
+            axes.set_title(metric[0].upper() + metric[1:] + title, fontsize=11)
+            axes.set_ylabel(f"{metric}{unit}")
 
     lr = _column(train, "lr")
     rate.plot(at, lr, color=_RATE, lw=1.4, drawstyle="steps-pre", **train_mark)
@@ -102,20 +133,20 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     time.set_ylim(0, 100)
     time.set_ylabel("share of the time (%)")
     speed = time.twinx()
-    images_per_s = _column(train, "images_per_s")
-    speed.plot(at, images_per_s, color=_RATE, lw=thin, label="images/s", **train_mark)
+    items_per_s = _column(train, "items_per_s")
+    speed.plot(at, items_per_s, color=_RATE, lw=thin, label=f"{about.noun}/s", **train_mark)
     # Half-way up, where it lies on one colour and hides none.
-    _from_zero(speed, images_per_s, 2)
-    speed.set_ylabel("images/s")
+    _from_zero(speed, items_per_s, 2)
+    speed.set_ylabel(f"{about.noun}/s")
     time.set_title("Use of time, and speed", fontsize=11, pad=32)
     handles, labels = (
         a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (time, speed)), strict=True)
     )
     legend = {"ncols": 3, "frameon": False, "fontsize": 8, "columnspacing": 1.2, "handlelength": 1.2}
     time.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.98), **legend)
-    panels = [error, loss, rate, time]
+    panels += [rate, time]
     if hides:
-        hidden = figure.add_subplot(cells[1], sharex=error)
+        hidden = figure.add_subplot(parts_of_time[1], sharex=values[0])
         of_wall = {kind: 100 * _column(train, f"{name}_s", 0.0) / wall for kind, name in HIDDEN.items()}
         _stack(hidden, at, of_wall, hatched=True)
         _from_zero(hidden, sum(of_wall.values()), 1.08)
@@ -131,7 +162,7 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     speed.spines["top"].set_visible(False)
-    for axes in (error, loss):
+    for axes in values:
         axes.tick_params(labelbottom=False)
     for axes in (rate, panels[-1]):
         axes.set_xlabel("iteration" if per_epoch == 1 else f"epoch (of {per_epoch} iterations)")
@@ -153,10 +184,16 @@ def _stack(axes: Any, at: np.ndarray, shares: dict[str, np.ndarray], hatched: bo
 
 
 def _from_zero(axes: Any, values: np.ndarray, room: float) -> None:
-    """Let the y axis begin at 0 and end at `room` times the largest value, if there is any."""
-    top = np.max(values, initial=0, where=np.isfinite(values))
-    if top > 0:
-        axes.set_ylim(0, room * top)
+    """Let the y axis begin at 0 and end at `room` times the largest value, if there is any and none is below 0."""
+    finite = values[np.isfinite(values)]
+    if np.max(finite, initial=0) > 0 <= np.min(finite, initial=0):
+        axes.set_ylim(0, room * np.max(finite))
+
+
+def _reported(folder: Path) -> Reported:
+    """What the run in a folder reports."""
+    path = folder / CONFIG_FILE
+    return reported(read_json(path), str(path)) if path.exists() else CLASSIFIER
 
 
 def _iterations_per_epoch(train: list[dict[str, Any]]) -> int:
@@ -172,7 +209,7 @@ def _column(records: list[dict[str, Any]], name: str, missing: float | None = No
 
     `missing` stands for what logs of older versions do not have.
     """
-    values = (record[name] if missing is None else record.get(name, missing) for record in records)
+    values = (record.get(name, missing) for record in records)
     return np.array(list(values), dtype=float)
 
 

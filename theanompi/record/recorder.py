@@ -4,19 +4,24 @@
 
 ``train``
     The interval since the previous such line: ``epoch`` (0-based index), ``iteration`` (finished updates),
-    ``loss`` (mean over the interval's images), ``error`` and ``error_top5`` (fractions), ``lr`` (at
-    ``iteration``), ``iterations`` and ``images`` (over all ranks) of the interval, ``wall_s``, ``images_per_s``
-    (``images`` ÷ ``wall_s``), and how rank 0 spent the interval, in seconds summed over it (below).
-    Validation and checkpoints are in none of the times.
+    each loss and metric of the model by its name (below), ``lr`` (at ``iteration``), ``iterations`` and ``items``
+    (over all ranks) of the interval, ``wall_s``, ``items_per_s`` (``items`` ÷ ``wall_s``), and how rank 0 spent
+    the interval, in seconds summed over it (below). Validation and checkpoints are in none of the times.
 ``val``
-    One validation: ``epoch``, ``iteration``, ``images``, ``loss``, ``error``, ``error_top5``.
+    One validation: ``epoch``, ``iteration``, ``items``, and each loss and metric.
 ``summary``
-    The whole run, when it ended in good order: sums and means of the above, and of the validations
-    ``best_error`` and ``median_error`` (of the last five). ``ranks`` has for each of several ranks where it was
-    and how it spent its time since this process began (a resumed run has begun more than once).
+    The whole run, when it ended in good order: sums and means of the above, and of the headline metric in the
+    validations, ``error`` say, ``best_error`` and ``median_error`` (of the last five). ``ranks`` has for each of
+    several ranks where it was and how it spent its time since this process began (a resumed run has begun more
+    than once).
 ``diverged``
     The end of a run whose loss was no longer finite: ``epoch``, ``iteration`` (the one that it was in, not
     finished) and ``reason``, in words.
+
+A metric is a mean over the items, each with its weight: ``loss``, ``error`` and ``error_top5`` of a classifier,
+whatever another model names. It is null where it is not finite, and where an interval had no update of its
+objective. In the summary an interval counts with its items. Names that begin with "error" are fractions from 0 to 1,
+shown in per cent. Items are images, windows, … : what the data set consists of.
 
 What the training thread did adds up to ``wall_s``, but for a rest in none of these:
 
@@ -47,8 +52,8 @@ import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -64,9 +69,20 @@ from theanompi.record.folder import (
     TIMELINE_FILE,
     replace_text,
 )
-from theanompi.record.log import HIDDEN, KINDS, PHASES, WAITS, json_line, ratio, records_until
+from theanompi.record.log import (
+    BEST,
+    HIDDEN,
+    KINDS,
+    MEDIAN,
+    PHASES,
+    WAITS,
+    check_metrics,
+    json_line,
+    records_until,
+)
+from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
 from theanompi.record.progress import Progress
-from theanompi.record.summary import Totals, as_number, as_percent, progress_line, slowest_rank, use_of_time
+from theanompi.record.summary import Totals, progress_line, slowest_rank, use_of_time
 from theanompi.record.terminal import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.record.timeline import Span, Timeline
 from theanompi.record.trace import gather_trace
@@ -83,10 +99,12 @@ class _Interval:
     iteration: int = 0
     lr: float = 0.0
     iterations: int = 0
-    images: int = 0
-    loss_sum: float = 0.0
-    errors: float = 0.0
-    errors_top5: float = 0.0
+    items: int = 0
+    # Of each metric the weighted sum, and the sum of the weights.
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def mean(self, name: str) -> float | None:
+        return mean_of(name, *self.sums.get(name, (0.0, 0.0)))
 
 
 class Recorder:
@@ -121,6 +139,12 @@ class Recorder:
         Where this rank is, as in "cuda:1 on node0".
     progress : Progress, optional
         Told of each phase.
+    metrics : sequence of str
+        Names of the losses, then of the metrics, in the order in which they are shown.
+    headline : str
+        The one whose best and median the summary has: the first metric or, without any, the first loss.
+    noun : str
+        What items are called, in the plural.
 
     Attributes
     ----------
@@ -129,6 +153,8 @@ class Recorder:
 
     Raises
     ------
+    theanompi.config.ConfigError
+        If a name is none that a metric can have; from any method, if one that begins with "error" is no fraction.
     theanompi.config.files.CannotWrite
         If there is a log in `out` and `resume_from` is None; from any method, if the run's files cannot be written.
     ValueError
@@ -139,14 +165,17 @@ class Recorder:
     >>> from theanompi.record.log import read_log
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     recorder = Recorder(Path(folder), 0, 1, 1, log_interval=10, verbose=False, resume_from=None)
+    ...     recorder = Recorder(
+    ...         Path(folder), 0, 1, 1, log_interval=10, verbose=False, resume_from=None,
+    ...         metrics=["loss", "mae"], headline="mae", noun="items",
+    ...     )
     ...     recorder.start()
     ...     recorder.end("calc")
-    ...     recorder.train(0, 1, images=32, loss_sum=64.0, errors=8, errors_top5=4, lr=0.1)
+    ...     recorder.train(0, 1, 32, {"loss": (64.0, 32.0), "mae": (9.0, 24.0)}, lr=0.1)
     ...     recorder.flush()
     ...     line = read_log(folder + "/log.jsonl")[0]
-    >>> line["loss"], line["error"], line["error_top5"]
-    (2.0, 0.25, 0.125)
+    >>> line["loss"], line["mae"]
+    (2.0, 0.375)
     """
 
     def __init__(
@@ -163,7 +192,12 @@ class Recorder:
         comm: Any = None,
         place: str = "",
         progress: Progress | None = None,
+        metrics: Sequence[str] = CLASSIFIER.metrics,
+        headline: str = CLASSIFIER.headline,
+        noun: str = CLASSIFIER.noun,
     ) -> None:
+        check_metrics(metrics, headline)
+        self._reported = Reported(tuple(metrics), headline, noun)
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._interval = _Interval()
         self._clock: float | None = None
@@ -184,7 +218,7 @@ class Recorder:
         self._size, self._iterations = size, iterations
         self._log_interval, self._draw = log_interval, draw
         # Sums and no lists: a run may have millions of intervals.
-        self._all, self._own = Totals(), Totals()
+        self._all, self._own = Totals(metrics), Totals(())
         self._epochs: dict[int, Totals] = {}
         self._validations: list[dict[str, Any]] = []
         self._last = 0
@@ -200,13 +234,15 @@ class Recorder:
                 for record in records:
                     self._count(record)
         self._bar: Any = None
+        self._columns = 0
         columns = terminal_columns() if self._verbose else None
         if columns is not None:
+            self._columns = columns - 1
             self._bar = tqdm(
                 total=iterations,
                 initial=resume_from or 0,
                 file=sys.stderr,
-                ncols=columns - 1,
+                ncols=self._columns,
                 # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
                 nrows=20,
                 leave=False,
@@ -321,14 +357,7 @@ class Recorder:
             self._timeline.add(row, spans)
 
     def train(
-        self,
-        epoch: int,
-        iteration: int,
-        images: int,
-        loss_sum: float,
-        errors: float,
-        errors_top5: float,
-        lr: float,
+        self, epoch: int, iteration: int, items: int, sums: Mapping[str, tuple[float, float]], lr: float
     ) -> None:
         """Take in one finished update. Sums are over all ranks.
 
@@ -338,12 +367,11 @@ class Recorder:
             0-based index.
         iteration : int
             How many updates are finished, with this one.
-        images : int
-            Images of the minibatch.
-        loss_sum : float
-            Sum of their losses (nats).
-        errors, errors_top5 : float
-            How many were not recognised, at the first and within the first five guesses.
+        items : int
+            Of the minibatch.
+        sums : mapping of str to (float, float)
+            For each loss and metric the sum over the items, each times its weight, and the sum of the weights;
+            (0.0, 0.0) for those of an objective without an update in this iteration.
         lr : float
             η of this update.
         """
@@ -351,30 +379,38 @@ class Recorder:
         now = self._interval
         now.epoch, now.iteration, now.lr = epoch, iteration, float(lr)
         now.iterations += 1
-        now.images += int(images)
-        now.loss_sum += float(loss_sum)
-        now.errors += float(errors)
-        now.errors_top5 += float(errors_top5)
+        now.items += int(items)
+        for name, (total, weight) in sums.items():
+            before = now.sums.get(name, (0.0, 0.0))
+            now.sums[name] = before[0] + float(total), before[1] + float(weight)
         if self._bar is not None:
             record = self._train_record(monotonic())
             self._bar.set_description_str(f"epoch {epoch + 1} ", refresh=False)
-            self._bar.set_postfix_str(progress_line(record), refresh=False)
+            self._bar.set_postfix_str(self._beside_the_bar(record), refresh=False)
             self._bar.update(iteration - self._bar.n)
         if iteration % self._log_interval == 0:
             record = self._close_interval()
             if self._bar is None and monotonic() - self._said >= SECONDS_BETWEEN_LINES:
-                self._say(
-                    f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: {progress_line(record)}"
-                )
+                line = progress_line(record, self._reported.main[:3], self._reported.noun)
+                self._say(f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: {line}")
         began, self._iteration = self._iteration, None
         if self._timeline is not None and self._timeline.iteration(
             iteration, ended if began is None else began, ended
         ):
             self._write_timeline()
 
+    def _beside_the_bar(self, record: dict[str, Any]) -> str:
+        """Three metrics, or two where no more fit beside a bar of three characters."""
+        done = f"{record['iteration']}/{self._iterations}"
+        room = self._columns - len(f"epoch {record['epoch'] + 1} ███| {done} [00:00:00 left, ]")
+        line = progress_line(record, self._reported.main[:3], self._reported.noun)
+        return (
+            line if len(line) <= room else progress_line(record, self._reported.main[:2], self._reported.noun)
+        )
+
     def flush(self) -> None:
         """Write down the interval so far, on the disk, and stop its clock until the next `start`."""
-        if self._interval.images:
+        if self._interval.iterations:
             self._close_interval()
         if self._log is not None:
             # Before a checkpoint: after a loss of power the log must not end earlier.
@@ -385,7 +421,7 @@ class Recorder:
         self._iteration = None
 
     def validation(
-        self, epoch: int, iteration: int, count: int, loss_sum: float, errors: float, errors_top5: float
+        self, epoch: int, iteration: int, items: int, sums: Mapping[str, tuple[float, float]]
     ) -> None:
         """Take in one validation. Sums are over all ranks.
 
@@ -393,31 +429,25 @@ class Recorder:
         ----------
         epoch, iteration : int
             As for `train`: the last one before the validation.
-        count : int
-            Images of the validation set.
-        loss_sum : float
-            Sum of their losses (nats).
-        errors, errors_top5 : float
-            How many were not recognised, at the first and within the first five guesses.
+        items : int
+            Of the validation set.
+        sums : mapping of str to (float, float)
+            As for `train`.
         """
         self.flush()
         record: dict[str, Any] = {
             "kind": "val",
             "epoch": int(epoch),
             "iteration": int(iteration),
-            "loss": ratio(loss_sum, count),
-            "error": ratio(errors, count),
-            "error_top5": ratio(errors_top5, count),
-            "images": int(count),
+            **{name: mean_of(name, *sums.get(name, (0.0, 0.0))) for name in self._reported.metrics},
+            "items": int(items),
         }
         self._write(record)
-        trained = self._epochs.pop(epoch, Totals()).means()
+        about, trained = self._reported, self._epochs.pop(epoch, Totals(self._reported.metrics)).means()
         self._say(
             f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: "
-            f"{as_number(trained['images_per_s'])} images/s; "
-            f"training loss {as_number(trained['loss'])}, error {as_percent(trained['error'])}; "
-            f"validation loss {as_number(record['loss'])}, error {as_percent(record['error'])}, "
-            f"top-5 {as_percent(record['error_top5'])}"
+            f"{as_number(trained['items_per_s'])} {about.noun}/s; "
+            f"training {values_of(trained, about.main)}; validation {values_of(record, about.metrics)}"
         )
 
     def diverged(self, epoch: int, iteration: int, reason: str) -> None:
@@ -454,16 +484,17 @@ class Recorder:
         ranks = self._compare()
         self._close_bar()
         totals = self._all.means()
-        known = [record for record in self._validations if record["error"] is not None]
-        best = min(known, key=lambda record: record["error"], default=None)
-        last = [record["error"] for record in known[-5:]]
+        headline = self._reported.headline
+        known = [record for record in self._validations if record.get(headline) is not None]
+        best = min(known, key=lambda record: record[headline], default=None)
+        last = [record[headline] for record in known[-5:]]
         iteration = self._last
         self._write(
             {"kind": "summary", "iteration": iteration}
             | totals
             | {
-                "best_error": best and best["error"],
-                "median_error": statistics.median(last) if last else None,
+                f"{BEST}{headline}": best and best[headline],
+                f"{MEDIAN}{headline}": statistics.median(last) if last else None,
             }
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
@@ -484,17 +515,18 @@ class Recorder:
     ) -> list[str]:
         who = "1 rank" if self._size == 1 else f"{self._size} ranks"
         wall = totals["wall_s"]
-        images, speed = totals["images"], as_number(totals["images_per_s"])
+        items, speed, noun = totals["items"], as_number(totals["items_per_s"]), self._reported.noun
         lines = [
             f"{iteration} of {self._iterations} iterations on {who}: "
-            f"{images} images in {wall:.1f} s of training, {speed} images/s"
+            f"{items} {noun} in {wall:.1f} s of training, {speed} {noun}/s"
         ]
         if wall:
             lines += ["", *use_of_time(totals, self._size), *slowest_rank(ranks), ""]
         if best is not None:
+            name = self._reported.headline
             lines.append(
-                f"validation error: best {as_percent(best['error'])} (epoch {best['epoch'] + 1}), "
-                f"median of the last {len(last)} {as_percent(statistics.median(last))}"
+                f"validation {name}: best {as_text(name, best[name])} (epoch {best['epoch'] + 1}), "
+                f"median of the last {len(last)} {as_text(name, statistics.median(last))}"
             )
         if self._out is not None:
             names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE)
@@ -543,14 +575,12 @@ class Recorder:
             "kind": "train",
             "epoch": int(interval.epoch),
             "iteration": int(interval.iteration),
-            "loss": ratio(interval.loss_sum, interval.images),
-            "error": ratio(interval.errors, interval.images),
-            "error_top5": ratio(interval.errors_top5, interval.images),
+            **{name: interval.mean(name) for name in self._reported.metrics},
             "lr": interval.lr if math.isfinite(interval.lr) else None,
-            "images_per_s": ratio(interval.images, wall),
+            "items_per_s": ratio(interval.items, wall),
             **{f"{kind}_s": seconds for kind, seconds in self.seconds.items()},
             "iterations": interval.iterations,
-            "images": interval.images,
+            "items": interval.items,
             "wall_s": wall,
         }
 
@@ -565,7 +595,7 @@ class Recorder:
         self._last = max(self._last, record["iteration"])
         if record["kind"] == "train":
             self._all.add(record)
-            self._epochs.setdefault(record["epoch"], Totals()).add(record)
+            self._epochs.setdefault(record["epoch"], Totals(self._reported.metrics)).add(record)
         elif record["kind"] == "val":
             self._validations.append(record)
 

@@ -1,19 +1,27 @@
 """What a run's summary says: means, and where the time went."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
-from theanompi.record.log import EXPOSED, HIDDEN, KINDS, ratio
+from theanompi.record.log import EXPOSED, HIDDEN, KINDS
+from theanompi.record.metrics import as_number, ratio, values_of
 
 
 class Totals:
-    """The means and sums of several intervals; None where an interval has none."""
+    """The sums of several intervals, and the means of metrics over the items of those intervals that have one.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    metrics : sequence of str
+    """
+
+    def __init__(self, metrics: Sequence[str]) -> None:
         self._seconds = dict.fromkeys(("wall_s", *(f"{kind}_s" for kind in KINDS)), 0.0)
         self._iterations: int | None = 0
-        self._images = 0
-        self._products: dict[str, float | None] = {"loss": 0.0, "error": 0.0}
+        self._items = 0
+        # Of each metric the sum over items, and how many.
+        self._sums = dict.fromkeys(metrics, (0.0, 0))
 
     def add(self, record: dict[str, Any]) -> None:
         """Take in an interval."""
@@ -22,20 +30,20 @@ class Totals:
             self._seconds[name] += record.get(name, 0.0)
         counted = record.get("iterations")
         self._iterations = None if counted is None or self._iterations is None else self._iterations + counted
-        self._images += record["images"]
-        for name, product in self._products.items():
-            known = product is not None and record[name] is not None
-            self._products[name] = product + record[name] * record["images"] if known else None
+        items = record["items"]
+        self._items += items
+        for name, (total, count) in self._sums.items():
+            if record.get(name) is not None:
+                self._sums[name] = total + float(record[name]) * items, count + items
 
     def means(self) -> dict[str, Any]:
         """What the summary has of them."""
-        images = self._images
         return {
             **self._seconds,
             "iterations": self._iterations,
-            "images": images,
-            "images_per_s": ratio(images, self._seconds["wall_s"]),
-            **{name: None if p is None else ratio(p, images) for name, p in self._products.items()},
+            "items": self._items,
+            "items_per_s": ratio(self._items, self._seconds["wall_s"]),
+            **{name: ratio(total, count) for name, (total, count) in self._sums.items()},
         }
 
 
@@ -88,19 +96,10 @@ def slowest_rank(ranks: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def progress_line(record: dict[str, Any]) -> str:
-    """Say how far training is, where no terminal shows a bar."""
-    return (
-        f"{as_number(record['images_per_s'])} images/s, loss {as_number(record['loss'])}, "
-        f"error {as_percent(record['error'])}, η {as_number(record['lr'])}"
-    )
+def progress_line(record: dict[str, Any], metrics: tuple[str, ...], noun: str) -> str:
+    """Say how far training is.
 
-
-def as_number(value: float | None) -> str:
-    """Write a number with three digits."""
-    return "n/a" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def as_percent(fraction: float | None) -> str:
-    """Write a fraction in per cent."""
-    return "n/a" if fraction is None else f"{100 * fraction:.2f} %"
+    >>> progress_line({"items_per_s": 120.0, "loss": 2.1, "mae": 0.3, "lr": 0.1}, ("loss", "mae"), "items")
+    '120 items/s, loss 2.1, mae 0.3, η 0.1'
+    """
+    return f"{as_number(record['items_per_s'])} {noun}/s, {values_of(record, metrics)}, η {as_number(record['lr'])}"

@@ -15,6 +15,7 @@ import torch
 from theanompi.config import ConfigError, RunConfig
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
+from theanompi.record.metrics import CLASSIFIER
 from theanompi.record.timeline import Span
 from theanompi.training.replica import Measures
 
@@ -72,9 +73,7 @@ class ContractModel:
         If the model lacks something, naming it, or the run asks for what only a `Model` can do.
     """
 
-    metrics = ("loss", "error", "error_top5")
-    headline = "error"
-    noun = "images"
+    reported = CLASSIFIER
 
     def __init__(self, model: Any, config: RunConfig, rank: int, size: int) -> None:
         name = type(model).__name__

@@ -200,20 +200,23 @@ def validation_function(
     weights : float32 vector (n,)
         1, or 0 for the padding of the last batch.
     sums : DeviceSharedVariable, float64 vector
-        The function adds to it the items, and for each loss and metric, objective by objective, its weighted sum and
-        the sum of the weights.
+        The function adds to it the items, and for each loss, then for each metric, its weighted sum and the sum of the
+        weights.
     mode : pytensor mode
     """
     n = weights.type.shape[0]
-    new = [pt.sum(pt.cast(weights, "float64"))]
+    items = pt.sum(pt.cast(weights, "float64"))
+    losses, metrics = [], []
     for objective in objectives:
         times = objective.loss.type.shape[0] // n
         weight = weights if times == 1 else pt.repeat(weights, times)
         if objective.weight is not None:
             weight = weight * objective.weight
         counted = pt.sum(pt.cast(weight, "float64"))
-        for measured in (objective.loss, *objective.metrics.values()):
-            new += [pt.sum(pt.cast(weight * measured, "float64")), counted]
+        losses += [pt.sum(pt.cast(weight * objective.loss, "float64")), counted]
+        for values in objective.metrics.values():
+            metrics += [pt.sum(pt.cast(weight * values, "float64")), counted]
+    new = [items, *losses, *metrics]
     function = pytensor.function([], [], updates=[(sums, sums + pt.stack(new))], mode=mode)
     function.trust_input = True
     return function

@@ -113,5 +113,5 @@ def validate(
     expected = replica.n_validated()
     if expected is not None and items != expected:
         raise RuntimeError(f"validation: expected each of the {expected} items once, counted {items:g}")
-    pairs = dict(zip(replica.metrics, zip(values[::2], values[1::2], strict=True), strict=True))
+    pairs = dict(zip(replica.reported.metrics, zip(values[::2], values[1::2], strict=True), strict=True))
     recorder.validation(epoch, iteration, int(items), pairs)

@@ -34,11 +34,12 @@ from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_all_layers, get_output
 from theanompi.lasagne.random import set_rng
+from theanompi.record.metrics import Reported
 from theanompi.record.timeline import Span
 from theanompi.training.functions import gradient_function, update_function, validation_function
 from theanompi.training.inputs import Feed, Inputs
 from theanompi.training.items import Data
-from theanompi.training.objective import Objective, alphas, classification, trace
+from theanompi.training.objective import Objective, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
 from theanompi.training.plan import plan
 from theanompi.training.replica import Measures
@@ -92,12 +93,9 @@ class Model:
         For each objective its weights, slots, gradients and statistics in flat buffers.
     optimizers : list of Optimizer
         One for each objective.
-    metrics : tuple of str
-        The names of all losses and metrics, in the order of the objectives.
-    headline : str
-        The one by which runs are compared: the first metric, or without any the first loss.
-    noun : str
-        What the log calls items.
+    reported : Reported
+        The names of all losses, then of all metrics; runs are compared by the first metric, or without any by the first
+        loss.
     data : Data
     dataset : Dataset or RecordDataset
     schedule : Schedule
@@ -139,15 +137,14 @@ class Model:
         self.traced = trace(self, self._batches[True], run.batch_size, training=True)
         self._validated = trace(self, self._batches[False], run.batch_size, training=False)
         objectives = self.traced.objectives
-        self.metrics = tuple(name for objective in objectives for name in objective.names)
-        found = tuple(name for objective in self._validated.objectives for name in objective.names)
-        if found != self.metrics:
+        names, found = (measured(traced.objectives) for traced in (self.traced, self._validated))
+        if found != names:
             raise ConfigError(
-                f"{type(self).__name__}.objectives: expected {', '.join(self.metrics)} in validation too, "
+                f"{type(self).__name__}.objectives: expected {', '.join(names)} in validation too, "
                 f"got {', '.join(found)}"
             )
-        self.headline = next((name for o in objectives for name in o.metrics), self.metrics[0])
-        self.noun = self.data.modality.noun
+        headline = names[len(objectives)] if len(names) > len(objectives) else names[0]
+        self.reported = Reported(names, headline, self.data.modality.noun)
         self.optimizers = [self.optimizer(objective) for objective in objectives]
         self.states = make_states(self.traced, layers, self.optimizers, self.size, type(self).__name__)
         self.state = self.states[0]
@@ -158,7 +155,7 @@ class Model:
             run, minibatch=self.data.sampler.minibatch, iterations_per_epoch=self.data.n_batch_train
         )
         self._stop = device.shared(np.float32(0), "stop")
-        self._validation_sums = device.shared(np.zeros(1 + 2 * len(self.metrics)), "validation_sums")
+        self._validation_sums = device.shared(np.zeros(1 + 2 * len(names)), "validation_sums")
         self._exchangers: Sequence[Exchanger] = ()
         self._gradients: list[Callable[[], None]] = []
         self._updates: list[Callable[[], Any]] = []
@@ -397,7 +394,7 @@ class Model:
         self._feed.stage()
 
     def validation_sums(self) -> np.ndarray:
-        """The items of this rank's validation, then for each of `metrics` its weighted sum and the weights; float64."""
+        """The items of this rank's validation, then for each metric its weighted sum and the weights; float64."""
         return self._validation_sums.get_value()
 
     def readings(self) -> list[list[Span]]:

@@ -206,6 +206,11 @@ def _vector(value: Any, where: str, length: int | None) -> Variable:
     return variable if variable.dtype == "float32" else pt.cast(variable, "float32")
 
 
+def measured(objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """The names of all losses, then those of all metrics."""
+    return (*(o.name for o in objectives), *(name for o in objectives for name in o.metrics))
+
+
 def alphas(layers: Sequence[Any]) -> dict[DeviceSharedVariable, float]:
     """By running statistic, what share of the way it moves towards the batch's in an update."""
     return {

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mpi4py
 import numpy as np
@@ -145,7 +146,7 @@ def train(
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     progress.now("building the model")
     model = together(comm, lambda: make_model(config, comm))
-    agree(comm, metrics_differ(comm.allgather(model.metrics)))
+    agree(comm, metrics_differ(comm.allgather(model.reported.metrics)))
     defaults = read_defaults(defaults_of(type(model)), config.modelclass)
     config = resolve(config, defaults)
     progress.resumable = isinstance(model, Model)
@@ -171,8 +172,8 @@ def train(
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
-        more = {"metrics": list(model.metrics), "metric": model.headline, "defaults": defaults}
-        write_config(out, {**config.to_dict(), "size": size, **more, "versions": versions()})
+        more = {**model.reported.to_dict(), "defaults": defaults}
+        write_config(out, {**config.to_dict(), "size": size, "versions": versions(), **more})
     say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch
@@ -197,10 +198,10 @@ def train(
             timeline=config.timeline,
             comm=comm,
             place=f"{name} on {platform.node()}",
-            metrics=model.metrics,
-            headline=model.headline,
-            noun=model.noun,
             progress=progress,
+            metrics=model.reported.metrics,
+            headline=model.reported.headline,
+            noun=model.reported.noun,
         ),
     )
     if rank == 0 and config.resume:

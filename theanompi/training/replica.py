@@ -7,6 +7,7 @@ import numpy as np
 
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
+from theanompi.record.metrics import Reported
 from theanompi.record.timeline import Span
 
 
@@ -48,14 +49,12 @@ class Batches(Protocol):
 class Replica(Protocol):
     """One rank's copy of what is trained: `theanompi.Model` is one, and so is what wraps a class of the contract.
 
-    Objectives are called by their number; those that are `due` in an iteration are updated in their order. `metrics`
-    are the names of all losses and metrics, `headline` that by which runs are compared, and `noun` is what items are.
+    Objectives are called by their number; those that are `due` in an iteration are updated in their order. `reported`
+    are the names of all losses and metrics.
     """
 
     n_epochs: int
-    metrics: tuple[str, ...]
-    headline: str
-    noun: str
+    reported: Reported
 
     @property
     def data(self) -> Batches: ...
@@ -109,7 +108,7 @@ class Replica(Protocol):
         ...
 
     def validation_sums(self) -> np.ndarray:
-        """Items, then for each of `metrics` its weighted sum and the sum of the weights; float64."""
+        """Items, then for each of the metrics in `reported` its weighted sum and the sum of the weights; float64."""
         ...
 
     def n_validated(self) -> int | None:
