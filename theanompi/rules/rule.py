@@ -44,8 +44,8 @@ class Step(NamedTuple):
 class Rule(Session):
     """A way of training together.
 
-    A rule of your own is a class with `attach`, `sums_gradients` and `step`, in a file of its own; neither torch nor MPI
-    is needed for it, as it is handed the replica and the links.
+    A rule of your own is a class with `attach`, `sums_gradients` and `step`, in a file of its own; neither torch nor
+    MPI is needed for it, as it is handed the replica and the links.
 
     Attributes
     ----------
