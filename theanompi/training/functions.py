@@ -18,7 +18,8 @@ from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import color_adjust, crop_resize, softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, Layer, get_all_layers, get_output
 from theanompi.training.feed import Inputs
-from theanompi.training.schedule import Schedule
+from theanompi.training.optimizers import Optimizer
+from theanompi.training.schedules import Schedule
 from theanompi.training.state import METRICS, N_SUMS, State
 from theanompi.training.update import Group, update_graph
 
@@ -131,36 +132,27 @@ def update_function(
     network: Layer,
     state: State,
     schedule: Schedule,
-    momentum: float,
-    weight_decay: float,
-    form: str,
-    nesterov: bool,
+    optimizer: Optimizer,
     mode: Any,
 ) -> Callable[[], Any]:
     """Compile the whole update: it reads ``state.gradients`` and gives η (Goyal et al. 2017, equations 9 and 10).
 
     Running statistics move towards the mean over the minibatch's batches of n by each layer's `alpha`.
     """
+    together = [(state.decayed, True), (state.undecayed, False)]
+    if optimizer.by_tensor:
+        together = [([variable], decayed) for variables, decayed in together for variable in variables]
     groups = [
         Group(
             state.slice(state.weights, variables, "weights"),
-            state.slice(state.velocity, variables, "velocity"),
             state.slice(state.gradients, variables, "gradients"),
+            {"velocity": state.slice(state.velocity, variables, "velocity")},
             decayed,
         )
-        for variables, decayed in ((state.decayed, True), (state.undecayed, False))
+        for variables, decayed in together
         if variables
     ]
-    eta, updates = update_graph(
-        groups,
-        state.iteration,
-        state.last_eta,
-        schedule,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        form=form,
-        nesterov=nesterov,
-    )
+    eta, updates = update_graph(groups, optimizer, schedule, t=state.iteration, last_eta=state.last_eta)
     if state.statistics:
         alphas = {
             s: layer.alpha

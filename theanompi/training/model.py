@@ -34,8 +34,9 @@ from theanompi.record.timeline import Span
 from theanompi.training.feed import Feed, Inputs
 from theanompi.training.functions import gradient_function, normalised, update_function, validation_function
 from theanompi.training.images import Data
+from theanompi.training.optimizers import get_optimizer
 from theanompi.training.plan import plan
-from theanompi.training.schedule import Schedule
+from theanompi.training.schedules import make_schedule
 from theanompi.training.state import METRICS, N_SUMS, State, load_views
 
 # What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
@@ -125,19 +126,12 @@ class Model:
         self.params = self.state.parameters
         # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
         self.sums_gradients = run.sync_type == "cdd"
-        self.schedule = Schedule(
+        self.schedule = make_schedule(
+            run,
             minibatch=self.data.sampler.minibatch,
             iterations_per_epoch=self.data.n_batch_train,
-            epochs=run.epochs,
-            base_lr=run.base_lr,
-            base_batch=run.base_batch,
-            scaling=run.scaling,
-            warmup=run.warmup,
-            scaled=run.scaled,
-            warmup_epochs=run.warmup_epochs,
-            decay_epochs=run.decay_epochs,
-            decay_factor=run.decay_factor,
         )
+        self._optimizer = get_optimizer("momentum")(run)
         self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
         # What the network refuses is known now, and not after the first part of compiling.
         get_output(
@@ -203,16 +197,7 @@ class Model:
             run.accumulation > 1,
             mode(written=written),
         )
-        self._update = update_function(
-            self.network,
-            self.state,
-            self.schedule,
-            run.momentum,
-            run.weight_decay,
-            run.momentum_form,
-            run.nesterov,
-            mode(),
-        )
+        self._update = update_function(self.network, self.state, self.schedule, self._optimizer, mode())
         self._validate = validation_function(
             self.network, self.inputs, self._validation_sums, partial(image, color=False), mode()
         )
@@ -322,15 +307,12 @@ class Model:
         layers_first = list(reversed(self.params))
         return plan(
             self.schedule,
+            self._optimizer,
             workers=self.size,
             batch_size=run.batch_size,
             accumulation=run.accumulation,
             n_train=self.data.dataset.n_train,
             parameters=[(str(p.name), p.type.shape, p in decayed) for p in layers_first],
-            momentum=run.momentum,
-            weight_decay=run.weight_decay,
-            form=run.momentum_form,
-            nesterov=run.nesterov,
             normalization=run.normalization,
             shuffle=run.shuffle,
         )
