@@ -18,8 +18,10 @@ import pytensor
 import torch
 
 from theanompi import device
+from theanompi.config import RunConfig
 from theanompi.device.ops import columns, rows
-from theanompi.training.schedule import Schedule
+from theanompi.training.optimizers.momentum import Momentum
+from theanompi.training.schedules.steps import Steps
 from theanompi.training.update import Group, update_graph
 
 # images, channels in, channels out, kernel, stride, height and width of the image
@@ -154,8 +156,9 @@ def update(rounds: int) -> dict[str, Any]:
     values = [np.random.default_rng(0).normal(size=PARAMETERS).astype("float32") for _ in range(3)]
     w, v, g = (device.shared(value) for value in values)
     t, last_eta = device.shared(np.int64(0)), device.shared(np.float64(0))
-    schedule = Schedule(minibatch=256, iterations_per_epoch=5000)
-    eta, updates = update_graph([Group(w, v, g, decayed=True)], t, last_eta, schedule)
+    schedule = Steps(minibatch=256, iterations_per_epoch=5000)
+    groups = [Group(w, g, {"velocity": v}, decayed=True)]
+    eta, updates = update_graph(groups, Momentum(RunConfig()), schedule, t=t, last_eta=last_eta)
     ours = pytensor.function([], eta, updates=updates, mode=device.mode())
     parameter = torch.nn.Parameter(torch.from_numpy(values[0]))
     parameter.grad = torch.from_numpy(values[2])

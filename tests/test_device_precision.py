@@ -15,7 +15,7 @@ from theanompi import device
 from theanompi.device import ops, placement
 from theanompi.training.feed import Inputs
 from theanompi.training.functions import gradient_function, normalised
-from theanompi.training.schedule import Schedule
+from theanompi.training.schedules.steps import Steps
 from theanompi.training.state import State
 
 DEVICES = [
@@ -160,7 +160,7 @@ def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(
         accumulate=False,
         mode=mode,
     )
-    eta = Schedule(minibatch=8192, iterations_per_epoch=5000, warmup="gradual").symbolic(state.iteration)
+    eta = Steps(minibatch=8192, iterations_per_epoch=5000, warmup="gradual").symbolic(state.iteration)
     with Observer() as seen:
         gradients()
         assert pytensor.function([], eta, mode=mode)().is_meta

@@ -149,7 +149,7 @@ def test_an_upward_edge_is_found(path: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("theanompi/training/schedule.py", "from theanompi import config, device"),
+        ("theanompi/training/update.py", "from theanompi import config, device"),
         ("theanompi/device/linker.py", "from .ops.base import Context"),
         ("theanompi/data/reading/loader.py", "from . import sampler\nimport os.path"),
         ("theanompi/launch/job.py", "from theanompi import __version__"),

@@ -15,12 +15,15 @@ from pytensor.graph.traversal import applys_between
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi import device
-from theanompi.training.schedule import Schedule
-from theanompi.training.update import Group, momentum_update, update_graph
+from theanompi.config import RunConfig
+from theanompi.training.optimizers.momentum import Momentum, momentum_update
+from theanompi.training.schedules import Schedule
+from theanompi.training.schedules.steps import Steps
+from theanompi.training.update import Group, update_graph
 
 M, DECAY, STEPS, CLASSES, FEATURES, MINIBATCH = 0.9, 0.02, 14, 3, 5, 8
 # Across a gradual warmup (iterations 0 to 5) and two decays (at 8 and 11), in 14 iterations.
-SCHEDULE = Schedule(
+SCHEDULE = Steps(
     minibatch=MINIBATCH,
     base_batch=2,
     iterations_per_epoch=2,
@@ -53,6 +56,12 @@ def cross_entropy_gradient(
     return scale * (p[images].T @ x[images]).ravel()
 
 
+def momentum(form: str, nesterov: bool, momentum: float = M, weight_decay: float = DECAY) -> Momentum:
+    return Momentum(
+        RunConfig(momentum=momentum, weight_decay=weight_decay, momentum_form=form, nesterov=nesterov)
+    )
+
+
 def ours(
     form: str,
     nesterov: bool,
@@ -66,16 +75,8 @@ def ours(
     shared = pytensor.shared if mode is None else device.shared
     w, v, g = (shared(x.astype("float32")) for x in (start(), np.zeros_like(start()), np.zeros_like(start())))
     t, last_eta = shared(np.int64(0)), shared(np.float64(0))
-    eta, updates = update_graph(
-        [Group(w, v, g, decayed)],
-        t,
-        last_eta,
-        schedule,
-        momentum=M,
-        weight_decay=DECAY,
-        form=form,
-        nesterov=nesterov,
-    )
+    groups = [Group(w, g, {"velocity": v}, decayed)]
+    eta, updates = update_graph(groups, momentum(form, nesterov), schedule, t=t, last_eta=last_eta)
     step = pytensor.function([], eta, updates=updates, mode=mode)
     history = []
     for i in range(STEPS):
@@ -132,7 +133,7 @@ def test_warmup_and_decay_against_torch(form: str, nesterov: bool, mode: str | N
 @FORMS
 @MOMENTA
 def test_fixed_rate_against_torch(form: str, nesterov: bool) -> None:
-    fixed = Schedule(minibatch=MINIBATCH, base_batch=MINIBATCH, iterations_per_epoch=2, decay_epochs=())
+    fixed = Steps(minibatch=MINIBATCH, base_batch=MINIBATCH, iterations_per_epoch=2, decay_epochs=())
     rates = [0.1] * STEPS
     got = ours(form, nesterov, schedule=fixed, rates=rates)
     np.testing.assert_allclose(got, torch_sgd(nesterov, rates=rates), rtol=1e-5, atol=1e-6)
@@ -160,11 +161,12 @@ def test_pitfall_2_as_a_switch(nesterov: bool, mode: str | None) -> None:
 
 def test_first_iteration_is_not_corrected() -> None:
     """Going on before iteration 0, this warmup would divide by a rate of 0."""
-    schedule = Schedule(minibatch=5, base_batch=1, iterations_per_epoch=4, warmup_epochs=1, base_lr=0.125)
+    schedule = Steps(minibatch=5, base_batch=1, iterations_per_epoch=4, warmup_epochs=1, base_lr=0.125)
     assert schedule(0) == schedule.increment
     w, v, g = (pytensor.shared(np.float32([x])) for x in (1, 2, 4))
     t, last_eta = pytensor.shared(np.int64(0)), pytensor.shared(np.float64(0))
-    _, updates = update_graph([Group(w, v, g, False)], t, last_eta, schedule, momentum=0.5, nesterov=False)
+    groups = [Group(w, g, {"velocity": v}, False)]
+    _, updates = update_graph(groups, momentum("v", False, momentum=0.5), schedule, t=t, last_eta=last_eta)
     pytensor.function([], updates=updates)()
     assert v.get_value() == 0.5 * 2 + 0.125 * 4
 
@@ -259,13 +261,13 @@ def test_several_groups_share_one_rate(form: str, nesterov: bool) -> None:
     rng = np.random.default_rng(3)
     values = [rng.standard_normal((2, size)).astype("float32") for size in (7, 4)]
     groups = [
-        Group(pytensor.shared(w), pytensor.shared(np.zeros_like(w)), pytensor.shared(g), decayed)
+        Group(
+            pytensor.shared(w), pytensor.shared(g), {"velocity": pytensor.shared(np.zeros_like(w))}, decayed
+        )
         for (w, g), decayed in zip(values, [True, False], strict=True)
     ]
     t, last_eta = pytensor.shared(np.int64(0)), pytensor.shared(np.float64(0))
-    eta, updates = update_graph(
-        groups, t, last_eta, SCHEDULE, momentum=M, weight_decay=DECAY, form=form, nesterov=nesterov
-    )
+    eta, updates = update_graph(groups, momentum(form, nesterov), SCHEDULE, t=t, last_eta=last_eta)
     step = pytensor.function([], eta, updates=updates)
 
     weights = [torch.nn.Parameter(torch.tensor(w)) for w, _ in values]

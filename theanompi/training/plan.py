@@ -6,21 +6,19 @@ import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 
-from theanompi.training.schedule import Schedule
+from theanompi.training.optimizers import Optimizer
+from theanompi.training.schedules import Schedule
 
 
 def plan(
     schedule: Schedule,
+    optimizer: Optimizer,
     *,
     workers: int,
     batch_size: int,
     accumulation: int,
     n_train: int,
     parameters: Sequence[tuple[str, tuple[int, ...], bool]],
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    form: str = "v",
-    nesterov: bool = True,
     normalization: str = "minibatch",
     shuffle: str = "global",
 ) -> str:
@@ -29,15 +27,13 @@ def plan(
     Parameters
     ----------
     schedule : Schedule
-        Of the run.
+    optimizer : Optimizer
     workers, batch_size, accumulation : int
         k, n and A.
     n_train : int
         Training images in the data set.
     parameters : sequence of (name, shape, decayed)
         Every trainable parameter.
-    momentum, weight_decay, form, nesterov
-        As in `update_graph`.
     normalization : {"minibatch", "worker"}
         What the summed loss is divided by: A·k·n or n.
     shuffle : {"global", "worker"}
@@ -55,11 +51,13 @@ def plan(
 
     Examples
     --------
-    >>> schedule = Schedule(minibatch=512, iterations_per_epoch=20, epochs=9, decay_epochs=(6,))
+    >>> from theanompi.config import RunConfig
+    >>> from theanompi.training.optimizers.momentum import Momentum
+    >>> from theanompi.training.schedules.steps import Steps
+    >>> schedule = Steps(minibatch=512, iterations_per_epoch=20, epochs=9, decay_epochs=(6,))
     >>> parameters = [("fc.W", (64, 10), True), ("fc.b", (10,), False)]
-    >>> text = plan(
-    ...     schedule, workers=8, batch_size=32, accumulation=2, n_train=10_000, parameters=parameters
-    ... )
+    >>> shares = {"workers": 8, "batch_size": 32, "accumulation": 2}
+    >>> text = plan(schedule, Momentum(RunConfig()), **shares, n_train=10_000, parameters=parameters)
     >>> print(text.splitlines()[3])
     learning rate   0.2, linearly from 0.1 for 256 images
     """
@@ -73,11 +71,6 @@ def plan(
             )
     trailing = units % shards * batch_size
     iterations = f"{schedule.iterations:,}: {schedule.epochs} epochs of T = {schedule.iterations_per_epoch:,}"
-    held = {
-        "v": "v-form: v is multiplied by η_t/η_(t-1)",
-        "u": "u-form: u does not hold η and needs no correction",
-        "uncorrected": "v-form, uncorrected: v is not multiplied by η_t/η_(t-1)",
-    }[form]
     rows = [
         (
             "minibatch",
@@ -91,11 +84,13 @@ def plan(
         ("left out", _left_out(n_train, batch_size, shards, shuffle)),
         ("learning rate", _scaling(schedule)),
         ("warmup", _warmup(schedule)),
-        ("momentum", f"{momentum:g}, {'Nesterov' if nesterov else 'plain'}, {held}"),
-        ("weight decay", f"{weight_decay:g}"),
-        *(("", line) for line in _decay(parameters, weight_decay)),
+        *([("decay", schedule.words())] if schedule.words() else []),
+        (optimizer.label, optimizer.words()),
+        ("weight decay", f"{optimizer.weight_decay:g}"),
+        *(("", line) for line in _decay(parameters, optimizer.weight_decay)),
     ]
-    return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *_phases(schedule, form)])
+    phases = _phases(schedule, optimizer.correction)
+    return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *phases])
 
 
 def _left_out(n_train: int, batch_size: int, shards: int, shuffle: str) -> str:
@@ -165,37 +160,23 @@ def _compact(names: Sequence[str]) -> str:
     )
 
 
-def _phases(schedule: Schedule, form: str) -> list[str]:
+def _phases(schedule: Schedule, correction: str | None) -> list[str]:
     """η, s where the loss is scaled, and what v is multiplied by, one row from each jump to the next."""
-    bounds = sorted({0, schedule.warmup_iterations, *schedule.decay_iterations, schedule.iterations})
-    scales = schedule.scaled == "loss"
-    rows = [
-        (
-            "epochs",
-            "iterations",
-            "learning rate η",
-            *(["factor of the loss"] if scales else []),
-            "momentum correction",
-        )
-    ]
+    bounds = sorted({0, *schedule.jumps, schedule.iterations})
+    columns = ["epochs", "iterations", "learning rate η"]
+    if schedule.scaled == "loss":
+        columns.append("factor of the loss")
+    if correction is not None:
+        columns.append("momentum correction")
+    rows = [columns]
     for start, stop in pairwise(bound for bound in bounds if bound <= schedule.iterations):
-        first, last = schedule(start), schedule(stop - 1)
-        correction = {"u": "not needed", "uncorrected": "left out"}.get(form)
-        if correction is None:
-            correction = f"{first / schedule(max(start - 1, 0)):.4g}"
-            if first != last:
-                correction += f", then {schedule(start + 1) / first:.4g} … {last / schedule(stop - 2):.4g}"
-        factor = _range(schedule.loss_scale(start), schedule.loss_scale(stop - 1))
         epochs = [f"{bound / schedule.iterations_per_epoch:.4g}" for bound in (start, stop)]
-        rows.append(
-            (
-                " – ".join(epochs),
-                f"{start:,} – {stop:,}",
-                _range(first, last),
-                *([factor] if scales else []),
-                correction,
-            )
-        )
+        row = [" – ".join(epochs), f"{start:,} – {stop:,}", _range(schedule(start), schedule(stop - 1))]
+        if schedule.scaled == "loss":
+            row.append(_range(schedule.loss_scale(start), schedule.loss_scale(stop - 1)))
+        if correction is not None:
+            row.append(_corrections(schedule, start, stop) if correction == "applied" else correction)
+        rows.append(row)
     widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
     return [
         "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -204,3 +185,12 @@ def _phases(schedule: Schedule, form: str) -> list[str]:
 
 def _range(first: float, last: float) -> str:
     return f"{first:.4g}" if first == last else f"{first:.4g} … {last:.4g}"
+
+
+def _corrections(schedule: Schedule, start: int, stop: int) -> str:
+    """What v is multiplied by at the first update of a phase, and at those after it if the rate changes."""
+    first, last = schedule(start), schedule(stop - 1)
+    text = f"{first / schedule(max(start - 1, 0)):.4g}"
+    if first != last:
+        text += f", then {schedule(start + 1) / first:.4g} … {last / schedule(stop - 2):.4g}"
+    return text

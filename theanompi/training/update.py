@@ -1,161 +1,123 @@
-"""The update: momentum in its forms, weight decay, and the rate of an iteration, as a graph."""
+"""The whole weight update as a graph: the rate of an iteration, clipping, and the optimizer's step."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add, mul
+from typing import NamedTuple
 
 import pytensor.tensor as pt
 from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.variable import TensorVariable
 
-from theanompi.config import MOMENTUM_FORMS
-from theanompi.training.schedule import Schedule, double
-
-
-def momentum_update(
-    w: TensorVariable,
-    v: TensorVariable,
-    g: TensorVariable,
-    eta: TensorVariable | float,
-    eta_prev: TensorVariable | float,
-    momentum: float,
-    weight_decay: float,
-    form: str,
-    nesterov: bool,
-) -> tuple[TensorVariable, TensorVariable]:
-    """One step of SGD with momentum and weight decay, for arrays of one shape and dtype.
-
-    The decay is added to the gradient, outside the normalised loss (P equation 8): g ← g + λ·w.
-
-    v-form (P equation 10)
-        v' = m·(η/η_prev)·v + η·g, and w' = w − v', or w − (m·v' + η·g) with Nesterov's momentum. The
-        velocity holds the rate, so it is corrected when the rate changes (P §3, remark 2).
-    uncorrected
-        v' = m·v + η·g, else the v-form: what remark 2 warns of. It gives other weights as soon as the rate has
-        changed.
-    u-form (P equation 9)
-        u' = m·u + g, and w' = w − η·u', or w − η·(g + m·u'). It needs no correction and gives the
-        same weights.
-
-    Parameters
-    ----------
-    w, v, g : TensorVariable
-        Weights, velocity (v or u), and the gradient of the loss averaged over the whole minibatch.
-    eta, eta_prev : scalar
-        The rate of this iteration and of the one before it (of this one at the first).
-    momentum, weight_decay : float
-        m and λ; λ = 0 leaves the decay out of the graph.
-    form : {"v", "u", "uncorrected"}
-        What `v` holds, and whether it is corrected.
-    nesterov : bool
-        Nesterov's momentum, or plain.
-
-    Returns
-    -------
-    new_w, new_v : TensorVariable
-        Of the dtype of `w`.
-
-    Raises
-    ------
-    ValueError
-        For an unknown `form`.
-
-    Examples
-    --------
-    >>> w, v, g = pt.fvectors("w", "v", "g")
-    >>> new_w, new_v = momentum_update(w, v, g, 0.5, 0.25, 0.5, 0.0, form="v", nesterov=False)
-    >>> new_v.eval({v: [1.0], g: [2.0]}).tolist()
-    [2.0]
-    >>> new_w.eval({w: [5.0], v: [1.0], g: [2.0]}).tolist()
-    [3.0]
-    """
-    if form not in MOMENTUM_FORMS:
-        raise ValueError(
-            f"momentum_update: expected form to be one of {', '.join(MOMENTUM_FORMS)}, got {form!r}"
-        )
-
-    # Scalars are combined in double precision before they meet the arrays: the update is bound by memory, and
-    # each multiplication of an array may be one more pass over it.
-    def scalar(x: Any) -> TensorVariable:
-        return pt.cast(double(x), w.dtype)
-
-    m, rate = scalar(momentum), scalar(eta)
-    if weight_decay:
-        g = g + scalar(weight_decay) * w
-    if form == "u":
-        new_u = m * v + g
-        return w - rate * (g + m * new_u if nesterov else new_u), new_u
-    step = rate * g
-    correction = 1 if form == "uncorrected" else double(eta) / double(eta_prev)
-    new_v = scalar(double(momentum) * correction) * v + step
-    return w - (m * new_v + step if nesterov else new_v), new_v
+from theanompi.training.optimizers import Optimizer, Rates
+from theanompi.training.scalars import double, scalar
+from theanompi.training.schedules import Schedule
 
 
 class Group(NamedTuple):
-    """Parameters that are updated alike.
+    """Parameters that are updated alike: many in flat vectors, or one where the optimizer goes by tensor.
 
-    Weights, velocity and summed gradient are float32 and of one shape; `decayed` says whether λ applies.
+    Parameters
+    ----------
+    w, g : TensorSharedVariable
+        Weights and summed gradient, float32 and of one shape.
+    slots : mapping of str to TensorSharedVariable
+        What the optimizer keeps, by its names, of the same shape.
+    decayed : bool
+        Whether λ applies.
     """
 
     w: TensorSharedVariable
-    v: TensorSharedVariable
     g: TensorSharedVariable
+    slots: Mapping[str, TensorSharedVariable]
     decayed: bool
 
 
 def update_graph(
-    groups: Iterable[Group],
-    t: TensorSharedVariable,
-    last_eta: TensorSharedVariable,
+    groups: Sequence[Group],
+    optimizer: Optimizer,
     schedule: Schedule,
     *,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    form: str = "v",
-    nesterov: bool = True,
+    t: TensorSharedVariable,
+    last_eta: TensorSharedVariable,
+    scalars: Mapping[str, TensorSharedVariable] | None = None,
+    every: int = 1,
+    rate: float = 1.0,
+    factor: TensorVariable | None = None,
+    clip_norm: float | None = None,
 ) -> tuple[TensorVariable, list[tuple[TensorSharedVariable, TensorVariable]]]:
     """Make the whole weight update one graph: nothing on the host sets a learning rate.
 
+    The gradient is multiplied by `factor` and by s_t where the schedule scales the loss, then clipped. All of that is
+    one scalar that meets each array once.
+
     Parameters
     ----------
-    groups : iterable of Group
+    groups : sequence of Group
         Every parameter belongs to exactly one.
-    t : TensorSharedVariable
-        The iteration, an int64 scalar; it is part of the updates.
-    last_eta : TensorSharedVariable
-        η of the last update, which the velocity holds, a float64 scalar; it is part of the updates, and read from the
-        second one on. Where a run is resumed at another rate, the schedule does not know it.
+    optimizer : Optimizer
+        If it is `by_tensor`, there is a group for each parameter.
     schedule : Schedule
         Gives η_t, and s_t where the loss is scaled.
-    momentum, weight_decay, form, nesterov
-        As in `momentum_update`; only groups that are `decayed` have a λ.
+    t : TensorSharedVariable
+        The updates that were made before, an int64 scalar; it is part of the updates.
+    last_eta : TensorSharedVariable
+        η of the last update, which a velocity may hold, a float64 scalar; it is part of the updates, and read from
+        the second one on. Where a run is resumed at another rate, the schedule does not know it.
+    scalars : mapping of str to TensorSharedVariable, optional
+        float64, by the names in the optimizer's `scalars`, if it has any.
+    every : int
+        Iterations of the run for each update: update t is made at the end of the run's iteration
+        (t + 1)·every - 1, whose rate it has.
+    rate : float
+        What that rate is multiplied by.
+    factor : float32 scalar, optional
+        What the summed gradients are multiplied by first; by default nothing.
+    clip_norm : float, optional
+        The largest norm of the gradient over all groups, its weight decay left out; a longer one is shortened to it.
 
     Returns
     -------
     eta : TensorVariable
-        η_t of this update, a float64 scalar, to be an output of the compiled function.
+        η of this update, a float64 scalar, to be an output of the compiled function.
     updates : list of (TensorSharedVariable, TensorVariable)
-        New weights and velocities, t ← t + 1 and η.
+        t ← t + 1, η, and new weights, slots and scalars.
 
     Examples
     --------
     >>> import numpy as np, pytensor
+    >>> from theanompi.config import RunConfig
+    >>> from theanompi.training.optimizers.momentum import Momentum
+    >>> from theanompi.training.schedules.steps import Steps
     >>> w, v, g = (pytensor.shared(np.full(2, x, "float32")) for x in (1.0, 0.0, 0.5))
     >>> t, last_eta = pytensor.shared(np.int64(0)), pytensor.shared(np.float64(0))
-    >>> schedule = Schedule(minibatch=256, iterations_per_epoch=10)
-    >>> eta, updates = update_graph([Group(w, v, g, decayed=False)], t, last_eta, schedule, nesterov=False)
+    >>> groups = [Group(w, g, {"velocity": v}, decayed=False)]
+    >>> momentum, steps = Momentum(RunConfig(nesterov=False)), Steps(minibatch=256, iterations_per_epoch=10)
+    >>> eta, updates = update_graph(groups, momentum, steps, t=t, last_eta=last_eta)
     >>> float(pytensor.function([], eta, updates=updates)())
     0.1
     >>> [round(x, 6) for x in w.get_value().tolist()], int(t.get_value()), float(last_eta.get_value())
     ([0.95, 0.95], 1, 0.1)
     """
-    eta = schedule.symbolic(t)
-    eta_prev = pt.switch(pt.eq(t, 0), eta, last_eta)
+    iteration = t if every == 1 else (t + 1) * every - 1
+    eta = schedule.symbolic(iteration)
+    if rate != 1:
+        eta = double(rate) * eta
+    rates = Rates(t, eta, pt.switch(pt.eq(t, 0), eta, last_eta))
+    factors = [] if factor is None else [double(factor)]
+    if schedule.scaled == "loss":
+        # Scaling the loss is scaling its gradient; here the decay has no part in it (P §3, remark 1).
+        factors.append(schedule.symbolic_loss_scale(iteration))
+    if clip_norm is not None:
+        squares = reduce(add, (double(pt.sum(pt.sqr(group.g))) for group in groups))
+        norm = reduce(mul, factors, pt.sqrt(squares))
+        factors.append(double(clip_norm) / pt.maximum(norm, double(clip_norm)))
+    kept = dict(scalars or {})
     updates = [(t, t + 1), (last_eta, eta)]
-    for w, v, g, decayed in groups:
-        penalty = weight_decay if decayed else 0.0
-        if schedule.scaled == "loss":
-            # Scaling the loss is scaling its gradient; here the decay has no part in it (P §3, remark 1).
-            g = pt.cast(schedule.symbolic_loss_scale(t), g.dtype) * g
-        new_w, new_v = momentum_update(w, v, g, eta, eta_prev, momentum, penalty, form, nesterov)
-        updates += [(w, new_w), (v, new_v)]
-    return eta, updates
+    for w, g, slots, decayed in groups:
+        if factors:
+            g = scalar(reduce(mul, factors), g) * g
+        new_w, new_slots = optimizer.step(w, g, {**slots, **kept}, rates, decayed=decayed)
+        updates += [(w, new_w), *((slots[name], new_slots[name]) for name in slots)]
+    # What all parameters share is the same after each of the steps.
+    return eta, updates + [(variable, new_slots[name]) for name, variable in kept.items()]
