@@ -403,3 +403,12 @@ def write_json(path: Path, result: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"written: {path}")
+
+
+def gradient_shapes(network: Any) -> dict[str, tuple[int, ...]]:
+    """What a run exchanges of a network, by name: its gradients in the order of backward, and its batch statistics."""
+    from theanompi.lasagne.layers import get_all_params
+
+    trainable = get_all_params(network, trainable=True)
+    statistics = get_all_params(network, batch_norm_stat=True)
+    return {p.name: p.type.shape for p in [*reversed(trainable), *statistics]}

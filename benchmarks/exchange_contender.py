@@ -24,10 +24,10 @@ def ours(strategy: str) -> Callable[[], None]:
     from models.resnet50 import build_model
     from theanompi import device
     from theanompi.exchange import get_exchanger
-    from theanompi.training.state import State
 
     device.use("cpu")
-    return get_exchanger(strategy, COMM, State(build_model()["prob"], COMM.size).gradients).sum
+    buffer = device.FlatBuffer(common.gradient_shapes(build_model()["prob"]))
+    return get_exchanger(strategy, COMM, buffer).sum
 
 
 def main() -> None:

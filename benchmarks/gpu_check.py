@@ -308,14 +308,10 @@ def exchange_rank(place: str) -> None:
     from models.resnet50 import build_model
     from theanompi import device
     from theanompi.exchange import STRATEGIES, get_exchanger
-    from theanompi.training.state import State
 
     world = MPI.COMM_WORLD
     device.use(place)
-    shapes = {
-        name: tuple(view.shape)
-        for name, view in State(build_model()["prob"], world.size).gradients.views.items()
-    }
+    shapes = common.gradient_shapes(build_model()["prob"])
     for strategy in SHARED_GPU:
         buffer = device.FlatBuffer(shapes)
         exchanger = get_exchanger(strategy, world, buffer)

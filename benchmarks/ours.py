@@ -49,7 +49,7 @@ def build_step(args: argparse.Namespace) -> Callable[[], object]:
         }
     )
     exchanger = get_exchanger(args.exchange, world, model.state.gradients)
-    model.compile_iter_fns("cdd", exchanger)
+    model.compile_iter_fns("cdd", [exchanger])
     recorder = Unrecorded()
     done = 0
 

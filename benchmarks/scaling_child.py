@@ -147,7 +147,7 @@ def training(
     model = ResNet50({**config, "rank": world.rank, "size": world.size, "verbose": False})
     ar, overlap = (get_exchanger(name, world, model.state.gradients) for name in ("ar", "overlap"))
     watched = Watched(ar)
-    model.compile_iter_fns("cdd", watched)  # type: ignore[arg-type]
+    model.compile_iter_fns("cdd", [watched])  # type: ignore[list-item]
     done = 0
     rows: list[list[float]] = []
     ready: dict[str, float] = {}

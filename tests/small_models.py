@@ -104,7 +104,7 @@ class Various(Model):
 class NotFinite(Plain):
     """Whose loss is not a number on rank 1."""
 
-    def train_iter(self, count: int, recorder: object) -> None:
+    def train_iter(self, count: int, recorder: object, objective: int = 0) -> None:
         super().train_iter(count, recorder)
         if self.rank == 1 and count == 2:
             self.state.gradients.views["metrics"].fill_(float("nan"))
@@ -113,7 +113,7 @@ class NotFinite(Plain):
 class Slow(Plain):
     """Which computes for 0.1 s more on the last rank."""
 
-    def train_iter(self, count: int, recorder: Any) -> None:
+    def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
         super().train_iter(count, recorder)
         if self.rank == self.size - 1:
             recorder.start()
@@ -124,7 +124,7 @@ class Slow(Plain):
 class Broken(Plain):
     """Which raises in the middle of training, on the last rank only."""
 
-    def train_iter(self, count: int, recorder: object) -> None:
+    def train_iter(self, count: int, recorder: object, objective: int = 0) -> None:
         if self.rank == self.size - 1 and count == 1:
             raise ArithmeticError("the user's own mistake")
         super().train_iter(count, recorder)
@@ -137,7 +137,7 @@ class Leaves(Plain):
     def leave() -> None:
         os._exit(0)
 
-    def train_iter(self, count: int, recorder: object) -> None:
+    def train_iter(self, count: int, recorder: object, objective: int = 0) -> None:
         if count == 2 and self.rank == self.size - 1:
             self.leave()
         super().train_iter(count, recorder)
@@ -196,7 +196,7 @@ class Mistaken(Plain):
 class Blocks(Plain):
     """The last rank of which does nothing any more."""
 
-    def train_iter(self, count: int, recorder: object) -> None:
+    def train_iter(self, count: int, recorder: object, objective: int = 0) -> None:
         super().train_iter(count, recorder)
         if self.rank == self.size - 1 and count == 2:
             time.sleep(1000)
@@ -205,7 +205,7 @@ class Blocks(Plain):
 class SpoiltUpdate(Plain):
     """Whose third update makes a weight that is not a number, though its loss is one."""
 
-    def update(self) -> Any:
+    def update(self, objective: int = 0) -> Any:
         eta = super().update()
         if self.state.iteration.get_value() == 3:
             self.state.weights.flat[0] = float("nan")
@@ -215,7 +215,7 @@ class SpoiltUpdate(Plain):
 class SpoiltVelocity(Plain):
     """Whose third update makes a velocity that is not a number, on the last rank."""
 
-    def update(self) -> Any:
+    def update(self, objective: int = 0) -> Any:
         eta = super().update()
         if self.state.iteration.get_value() == 3 and self.rank == self.size - 1:
             self.state.velocity.flat[0] = float("nan")

@@ -15,7 +15,7 @@ from models.resnet_cifar import ResNetCifar
 from theanompi import Model, device
 from theanompi.lasagne.layers import get_all_params, get_output
 from theanompi.lasagne.random import set_rng
-from theanompi.training.functions import classification
+from theanompi.training.objective import classification
 
 CLASSES = 10
 N = 8
@@ -51,7 +51,7 @@ def both(request: pytest.FixtureRequest) -> dict[str, Any]:
 
     x, y = device.shared(images), device.shared(labels)
     scores = get_output(net[top], x, batch_norm_statistics={})
-    loss = pt.mean(classification(scores, y)[0])
+    loss = pt.mean(classification(scores, y).loss)
     outputs = [scores, loss, *pytensor.grad(loss, params)]
     ours = pytensor.function([], outputs, mode=device.mode())()
 

@@ -166,8 +166,8 @@ def train(
             optimizer.step()
             network.average_statistics()
             model.train_iter(start + t, recorder)
-            assert model.totals(start + t)[0].images == images
-            assert model.totals(start + t)[0].loss == pytest.approx(total, rel=1e-4)
+            assert model.measures().items == images
+            assert model.measures().sums["loss"][0] == pytest.approx(total, rel=1e-4)
             assert float(model.update()) == pytest.approx(eta, rel=1e-6)
     model.cleanup()
     assert sizes == [16] * 9 + [16 if accumulation == 1 else 8]

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from theanompi.config import RunConfig
 from theanompi.exchange import STRATEGIES
@@ -28,9 +29,14 @@ def spoil(how: str) -> None:
         for strategy in STRATEGIES.values():
             strategy._sum = lambda self, bucket: None  # type: ignore[method-assign]
     elif how == "own-batches":
-        Model.shares = lambda self, count: (  # type: ignore[method-assign]
-            (1 / max(self.data.sampler.own_units(count), 1),) * 2
-        )
+        update = Model.update
+
+        def update_by_the_mean_of_its_batches(self: Model, objective: int = 0) -> Any:
+            own = max(self.data.sampler.own_units(self._count), 1)
+            self.state.gradients.flat.mul_(self.config.accumulation / own)
+            return update(self, objective)
+
+        Model.update = update_by_the_mean_of_its_batches  # type: ignore[method-assign]
     else:
         *_, last = how.split("-")
         train = Recorder.train

@@ -173,7 +173,8 @@ def update_function(
         if summed:
             towards = batch * (np.float32(shards) / batches) - running
         else:
-            towards = batch - (batches * np.float32(1 / shards)) * running
+            idle = np.float32(1) - batches * np.float32(1 / shards)
+            towards = batch + idle * running - running
         updates.append((running, running + alpha * towards))
     function = pytensor.function([], eta, updates=updates, mode=mode)
     function.trust_input = True

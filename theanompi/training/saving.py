@@ -44,7 +44,11 @@ def save_checkpoint(
     arrays |= {f"{_RULE}{name}": array for name, array in rule.state_arrays().items()}
     if comm.Get_rank() == 0:
         epoch, position = divmod(iteration, model.data.n_batch_train)
-        attributes = {"iteration": iteration, "epoch": epoch, "position": position}
+        attributes: dict[str, checkpoint.Scalar] = {
+            "iteration": iteration,
+            "epoch": epoch,
+            "position": position,
+        }
         if isinstance(model, Model):
             attributes |= dict(zip(_eta_names(model), model.last_etas(), strict=True))
             attributes |= _identity(model, rule) | _settings(config, "recipe")
@@ -85,11 +89,13 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     if _is_old(attributes):
         # The rate of the schedule is right if the recipe is the same, which nobody can tell.
         last_etas = [model.schedule(max(iteration - 1, 0))]
-    # An objective that has not been updated yet has no rate.
-    least = [iteration < o.every for o in model.traced.objectives]
-    for eta, none_yet in zip(last_etas, least, strict=True):
-        if not isinstance(eta, float) or not (0 < eta or (none_yet and eta == 0)) or not eta < math.inf:
+    etas: list[float] = []
+    for eta, objective in zip(last_etas, model.traced.objectives, strict=True):
+        # One that has not been updated yet has none.
+        begun = iteration >= objective.every
+        if not isinstance(eta, float) or not 0 <= eta < math.inf or (begun and not eta):
             raise ConfigError(f"{path}: last_eta: expected a rate above 0, got {eta!r}")
+        etas.append(eta)
 
     expected = dict(model.state_arrays())
     of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
@@ -99,7 +105,6 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
         arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(_WEIGHTS)}
     checkpoint.check(arrays, expected, path)
     rule.load_state_arrays(of_rule)
-    etas = [float(eta) for eta in last_etas]
     model.load_state_arrays(_in_form(arrays, model, etas, form), iteration, etas)
     return Resumed(iteration, _changes(attributes, recipe))
 

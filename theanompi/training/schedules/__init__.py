@@ -35,7 +35,7 @@ def make_schedule(config: RunConfig, *, minibatch: int, iterations_per_epoch: in
         For an unknown schedule, a setting that it does not have, or a rate that does not stay above 0.
     """
     # The command line's RunConfig is without these two until it knows plug-ins.
-    name, settings = getattr(config, "schedule", "steps"), getattr(config, "settings", {})
+    name, settings = config.schedule, config.settings
     kind: Any = find_class("schedule", name, SCHEDULES, base=Schedule)
     own = read_settings(kind.Settings, settings, "schedule")
     of_run = {
