@@ -150,9 +150,38 @@ def test_a_recipe_may_change_and_the_line_names_all_of_it(saved: dict[str, Path]
     )
 
 
+def test_each_setting_of_a_plug_in_that_changes_has_an_entry(tmp_path: Path) -> None:
+    model = make(settings={"optimizer.beta2": 0.9, "schedule.power": 2, "optimizer.way": "a"})
+    train(model, 0, 1)
+    folder = save(model, tmp_path / "run", 1)
+    same = make(settings={"optimizer.way": "a", "optimizer.beta2": 0.9, "schedule.power": 2})
+    assert load(same, folder).changes == ""
+    other = make(
+        settings={"optimizer.beta2": 0.98, "schedule.power": 2, "optimizer.amsgrad": True}, clip_norm=1
+    )
+    assert load(other, folder).changes == (
+        "clip_norm none -> 1.0; optimizer.amsgrad by default -> True; optimizer.beta2 0.9 -> 0.98; "
+        "optimizer.way a -> by default"
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "cosine"}], ids=["the same", "another schedule"])
+def test_a_checkpoint_from_before_there_was_a_choice_had_the_default(
+    settings: dict[str, Any], saved: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved["v"], tmp_path / "run")
+    added = [name for name, item in FIELDS.items() if item.metadata["later"] and name != "settings"]
+    rewrite(folder, lambda attributes: [attributes.pop(name) for name in added])
+    changes = "schedule steps -> cosine" if settings else ""
+    assert load(make(**settings), folder) == (5, changes)
+    with pytest.raises(ValueError, match="optimizer: expected 'adam' as this run has, got 'momentum'"):
+        load(make(optimizer="adam"), folder)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"optimizer": "adam"}, "optimizer: expected 'adam' as this run has, got 'momentum'"),
         ({"image_size": 24}, "image_size: expected 24 as this run has, got 32"),
         ({"precision": "tf32"}, "precision: expected 'tf32' as this run has, got 'float32'"),
         ({"epochs": 13}, "epochs: expected 13 as this run has, got 12"),
