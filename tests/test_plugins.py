@@ -1,14 +1,16 @@
 """Plug-ins: how they are found, how their settings are given, and what a model's class has defaults for."""
 
 import argparse
+import contextlib
 import json
 import pickle
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import Trial, write_experiment
 
 from theanompi import cli
 from theanompi.config import (
@@ -31,7 +33,11 @@ from theanompi.config import (
 )
 from theanompi.config.cfgfile import read_cfg
 from theanompi.config.kinds import EPOCHS, POSITIVE, SWITCH, TEXT, choice, number, whole
+from theanompi.experiments import storage
+from theanompi.experiments.file import Trial as FileTrial
 from theanompi.experiments.file import read_experiment
+from theanompi.experiments.report import report
+from theanompi.experiments.results import read_experiment as read_results
 from theanompi.launch.check import check
 from theanompi.rules import BSP, get_rule
 
@@ -128,15 +134,25 @@ def test_flags_override_a_cfg_file_key_by_key(tmp_path: Path) -> None:
 
 def test_a_rule_takes_them_as_keywords_and_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[RunConfig] = []
-    monkeypatch.setattr(BSP, "start", lambda self, config, **_: started.append(config))
+    monkeypatch.setattr("theanompi.launch.session.Job", lambda config, **_: started.append(config))
     rule = BSP()
-    rule.settings = {"optimizer.beta1": 0.8, "optimizer.beta2": 0.9}  # type: ignore[attr-defined]
-    rule.init(["cpu"], "models.resnet50", "ResNet50", optimizer="adam", settings={"schedule.power": 2})
-    rule.init(["cpu"], "models.resnet50", "ResNet50", settings={"optimizer.beta2": 0.98})
-    assert [dict(config.settings) for config in started] == [
-        {"schedule.power": 2},
-        {"optimizer.beta1": 0.8, "optimizer.beta2": 0.98},
-    ]
+    rule.settings = {"optimizer.beta2": 0.9}  # type: ignore[attr-defined]
+    model = (["cpu"], "models.resnet50", "ResNet50")
+    rule.init(*model, optimizer="adam", settings={"schedule.power": 2})
+    assert started[0].settings == {"optimizer.beta2": 0.9, "schedule.power": 2}
+    for settings, message in [
+        (
+            {"optimizer.beta2": 0.98},
+            "BSP.settings: expected {'optimizer.beta2': 0.98}, as settings was given, got",
+        ),
+        ({"beta2": 0.98}, "settings: expected names such as"),
+        (
+            "beta2",
+            "settings: expected settings of plug-ins by name, such as optimizer.beta2=0.98, got 'beta2'",
+        ),
+    ]:
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            rule.init(*model, settings=settings)
 
 
 def test_an_arm_overrides_the_common_settings_key_by_key_unless_its_optimizer_is_another(
@@ -355,6 +371,79 @@ def test_the_launcher_checks_them_without_importing(mine: Path, capsys: pytest.C
         cli.main(["--optimizer", "my_plugins.Othr"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tmlauncher: error: optimizer: expected a class of ")
+
+
+# What a role decides.
+
+
+def another(name: str) -> Any:
+    """A value that a field has by default in no run."""
+    item = FIELDS[name]
+    words = item.metadata["kind"].expected.removeprefix("one of ").split(", ")
+    usual = getattr(resolve(RunConfig()), name)
+    for value in ({"model.x": 1}, not usual, 0.25, 3, *words, "cpu,cpu", "a.b", [1]):
+        with contextlib.suppress(ConfigError):
+            if getattr(RunConfig(**{name: value}), name) != usual:
+                return value
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"resume", "overwrite"}))
+def test_the_role_decides_whether_a_comparison_takes_a_run_for_another(name: str) -> None:
+    plain, changed = RunConfig(), RunConfig(**{name: another(name)})
+    same = storage._settings(plain, {}) == storage._settings(changed, {})
+    assert same == (name in fields_of("aside")), (name, another(name))
+
+
+def test_the_role_decides_what_a_report_shows(tmp_path: Path) -> None:
+    own = {name: another(name) for name in FIELDS if name not in ("resume", "overwrite", "normalization")}
+    write_experiment(tmp_path, {("a", 4): [Trial([0.1])], ("b", 4): [Trial([0.1])]}, settings={"b": own})
+    report(tmp_path)
+    (_, arm) = json.loads((tmp_path / "report.json").read_text("utf-8"))["arms"]
+    assert set(arm["settings"]) == set(FIELDS) - set(fields_of("aside")) - {"settings"} | {"model.x"}
+    head = next(line for line in (tmp_path / "report.md").read_text("utf-8").splitlines() if "| rule" in line)
+    columns = set(head.strip("| ").split(" | "))
+    hidden = {*fields_of("aside"), "seed", "accumulation", "devices", "settings", "normalization"}
+    assert columns == set(FIELDS) - hidden | {"model.x"}
+
+
+def test_a_report_shows_the_settings_in_which_arms_differ(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "adam": {"optimizer": "adam", "settings": {"optimizer.beta2": 0.98, "schedule.power": 2}},
+        "lars": {"optimizer": "lars", "settings": {"optimizer.trust": 0.001, "schedule.power": 2}},
+    }
+    write_experiment(tmp_path, {("adam", 4): [Trial([0.1])], ("lars", 4): [Trial([0.2])]}, settings=settings)
+    report(tmp_path)
+    assert (
+        "|  | optimizer | optimizer.beta2 | optimizer.trust |\n|---|---|---|---|\n"
+        "| adam | adam | 0.98 | – |\n| lars | lars | – | 0.001 |\n"
+    ) in (tmp_path / "report.md").read_text("utf-8")
+
+
+def test_what_a_class_defaults_is_known_from_its_runs(tmp_path: Path) -> None:
+    """To a comparison, which does not import it, and to a report."""
+    write_experiment(tmp_path, {("a", 4): [Trial([0.1] * 8)]})
+    folder = tmp_path / "a/4-workers/seed-0"
+    config = RunConfig(data="runs/glyphs.h5", batch_size=8, base_batch=64, epochs=8, image_size=32)
+    defaults = {"base_lr": 0.4, "optimizer": "adam", "settings": {"optimizer.beta2": 0.98}}
+    written = resolve(config, defaults).to_dict() | {"defaults": defaults, "size": 4, "versions": {}}
+    (folder / "config.json").write_text(json.dumps(written))
+    assert read_results(tmp_path).arms["a"]["base_lr"] == 0.4
+    trial = FileTrial("a", 4, 0, folder, config)
+    assert storage._difference(trial) is None
+    assert storage.runs_elsewhere([trial], tmp_path / "other", []) == {}
+    assert storage.runs_elsewhere([trial], tmp_path / "other", [tmp_path]) == {trial: folder}
+    for changes, difference in [
+        ({"base_lr": 0.1}, "base_lr: expected 0.1 as the experiment has it, got 0.4"),
+        ({"optimizer": "lars"}, "optimizer: expected 'lars' as the experiment has it, got 'adam' (and 1 more)"),
+        ({"settings": {"optimizer.eps": 1}},
+         "optimizer.eps: expected 1 as the experiment has it, got its default"),
+        ({"settings": {"optimizer.beta2": 0.9}},
+         "optimizer.beta2: expected 0.9 as the experiment has it, got 0.98"),
+    ]:  # fmt: skip
+        other = trial._replace(config=replace(config, **changes))
+        assert storage._difference(other) == difference
+        assert storage.runs_elsewhere([other], tmp_path / "other", [tmp_path]) == {}
 
 
 # The defaults of a model's class.

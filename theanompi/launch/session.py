@@ -75,10 +75,11 @@ class Rule(ABC):
         theanompi.config.ConfigError
             When a setting, the model's file or class, or the data set's file is wrong; nothing is started.
         """
+        attributes = {name: value for name, _, value in self._attributes()}
         self.start(
             RunConfig.from_dict(
                 {
-                    **over({name: value for name, _, value in self._attributes()}, config),
+                    **over(attributes | {k: v for k, v in config.items() if k != "settings"}, config),
                     "rule": self.name,
                     "devices": devices,
                     "modelfile": modelfile,
@@ -112,10 +113,11 @@ class Rule(ABC):
             As in `init`.
         """
         for name, where, value in self._attributes():
-            if read_field(name, value) != getattr(config, name):
-                raise ConfigError(
-                    f"{where}: expected {getattr(config, name)!r}, as {name} was given, got {value!r}"
-                )
+            wanted, given = read_field(name, value), getattr(config, name)
+            if name == "settings":  # others may have been given besides
+                given = {key: given[key] for key in wanted if key in given}
+            if wanted != given:
+                raise ConfigError(f"{where}: expected {given!r}, as {name} was given, got {value!r}")
         check(config)
         self._config, self._plan, self._module = config, plan, module
         self._silent = "output" in job
