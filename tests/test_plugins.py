@@ -3,7 +3,10 @@
 import argparse
 import contextlib
 import json
+import os
 import pickle
+import re
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 from made_up import Trial, write_experiment
+from mpi import ROOT
 
 from theanompi import cli
 from theanompi.config import (
@@ -246,6 +250,24 @@ def test_what_is_wrong_in_a_cfg_file_has_its_line(text: str, message: str, tmp_p
     with pytest.raises(ConfigError) as caught:
         cfg(tmp_path, text)
     assert str(caught.value).removeprefix(f"{tmp_path / 'x.cfg'}, ") == message
+
+
+def page(part: str) -> str:
+    """The block of the page on settings that has this in it."""
+    text = (ROOT / "docs/settings.md").read_text("utf-8")
+    (found,) = [block for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) if part in block]
+    return str(found)
+
+
+def test_the_page_on_settings_gives_the_same_in_all_ways(tmp_path: Path) -> None:
+    expected = RunConfig(optimizer="adam", settings={"optimizer.beta2": 0.98, "model.width": 6})
+    assert flags(*page("tmlauncher").split()[3:]) == expected
+    assert cfg(tmp_path, page("OPTIMIZER=")) == expected
+    variables: dict[str, Any] = {}
+    exec(page("settings ="), variables)
+    assert RunConfig(**variables["settings"]) == expected
+    arm = arms(tmp_path, page("[arms.adam"))["adam"]
+    assert (arm["optimizer"], arm["settings"]) == ("adam", dict(expected.settings))
 
 
 # What a plug-in makes of them.
@@ -521,3 +543,30 @@ def test_what_came_later_had_only_its_default_before() -> None:
     assert POSITIVE.read(config.base_lr) and resolve(config).to_dict().items() >= {
         "optimizer": "momentum", "schedule": "steps", "clip_norm": None, "settings": {}, "length": 128,
     }.items()  # fmt: skip
+
+
+def test_a_run_is_made_with_the_defaults_of_the_class_and_says_so(mine: Path) -> None:
+    """As a user does it: a file of one's own, two ranks, and going on with another recipe."""
+    (mine / "my_net.py").write_text(page("class Net(Model)"))
+    command = [sys.executable, "-c", "import sys; from theanompi.cli import main; sys.exit(main())"]
+    command += "-file my_net.py -class Net -s 2 --out run --set model.width=6 --weight-decay 0.25".split()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for more, part in [
+        (["--max-iterations", "1"], "iteration 1 of "),
+        (["--max-iterations", "2", "--resume", "--base-lr", "0.02", "--clip-norm", "0"],
+         "resumed with another recipe: base_lr 0.01 -> 0.02; clip_norm none -> 0.0"),
+    ]:  # fmt: skip
+        done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert part in done.stdout
+    config = json.loads((mine / "run/config.json").read_text())
+    assert config["defaults"] == {"epochs": 7, "base_lr": 0.01, "batch_size": 4, "weight_decay": 0.5}
+    expected = {
+        "epochs": 7,
+        "base_lr": 0.02,
+        "batch_size": 4,
+        "weight_decay": 0.25,
+        "image_size": 32,
+        "momentum": 0.9,
+    }
+    assert expected.items() <= config.items() and config["settings"] == {"model.width": 6}

@@ -13,7 +13,7 @@ from small_models import Plain
 from theanompi.config import FIELDS, ROLES, fields_of
 from theanompi.data import open_dataset
 from theanompi.record import checkpoint
-from theanompi.training.saving import Resumed, load_checkpoint, save_checkpoint
+from theanompi.training.saving import Resumed, _identity, _settings, load_checkpoint, save_checkpoint
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
@@ -258,6 +258,16 @@ def test_of_an_earlier_version_what_it_has_is_compared(saved: dict[str, Path], t
     rewrite(folder, lambda attributes: attributes.update(iteration=184, epoch=2))
     with pytest.raises(ValueError, match="epoch: expected 1 after 184 updates, 179 of an epoch, got 2"):
         load(make(), folder)
+
+
+def test_the_role_decides_what_a_resume_refuses_and_what_it_says() -> None:
+    model = make(settings={"optimizer.beta2": 0.98})
+    model.cleanup()
+    derived = {"data_sha256", "minibatch", "velocities"}
+    assert _identity(model).keys() - derived == set(fields_of("run"))
+    recipe = _settings(model.config, "recipe")
+    assert recipe.keys() - {"optimizer.beta2"} == set(fields_of("recipe")) - {"settings"}
+    assert recipe["optimizer.beta2"] == 0.98 and recipe["clip_norm"] == "none"
 
 
 def test_every_field_has_a_role() -> None:
