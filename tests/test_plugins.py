@@ -326,6 +326,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "from tests.test_plugins import Base\nfrom theanompi.rules import Rule\n"
         "class Halves(Base): pass\nclass Other: pass\nclass Mine(Rule):\n    name = 'mine'\n"
         "def helper(): pass\n"
+        "from dataclasses import dataclass\nfrom theanompi.config import setting\n"
+        "from theanompi.config.kinds import POSITIVE\n"
+        "@dataclass(frozen=True)\nclass Settings: period: float = setting(4.0, POSITIVE, 'of updates')\n"
+        "class Period(Rule):\n    name = 'BSP'\n    Settings = Settings\n"
     )
     (tmp_path / "broken_plugins.py").write_text("import no_such_package\nclass Halves: pass\n")
     yield tmp_path
@@ -372,6 +376,16 @@ def test_an_error_in_the_users_own_module_is_raised_as_it_is(mine: Path) -> None
 
 def test_a_rule_of_the_users_own_is_made(mine: Path) -> None:
     assert get_rule("my_plugins.py:Mine").name == "mine"
+    rule = get_rule("my_plugins.Period")
+    for settings, message in [
+        ({"rule.perod": 3}, "rule: unknown setting 'perod'; did you mean 'period'\\?"),
+        ({"rule.period": 0}, "rule.period: expected a number above 0, got 0"),
+        ({"rule.period": 8}, "modelfile: expected a module on sys.path, got 'nowhere'"),
+    ]:
+        with pytest.raises(ConfigError, match=f"^{message}$"):
+            rule.init(["cpu"], "nowhere", "Net", settings=settings)
+    with pytest.raises(ConfigError, match="^rule: unknown setting 'period'; it has none$"):
+        BSP().init(["cpu"], "nowhere", "Net", settings={"rule.period": 3})
     with pytest.raises(
         ConfigError, match=r"^rule: expected a subclass of theanompi\..*Rule, got 'my_plugins\.Other'"
     ):

@@ -7,7 +7,17 @@ from abc import ABC
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from theanompi.config import FIELDS, ConfigError, RunConfig, closest, over, read_field, run_folder
+from theanompi.config import (
+    FIELDS,
+    ConfigError,
+    NoSettings,
+    RunConfig,
+    closest,
+    over,
+    read_field,
+    read_settings,
+    run_folder,
+)
 from theanompi.launch.check import check
 from theanompi.launch.ends import STOPPED, signal_name, what_is_saved
 from theanompi.launch.job import WORKER, Job, is_worker
@@ -41,6 +51,8 @@ class Rule(ABC):
     """
 
     name: ClassVar[str]
+    Settings: ClassVar[type] = NoSettings
+    """A frozen dataclass of settings of its own, such as ``--set rule.NAME=VALUE``: see `theanompi.config.plugins`."""
 
     def __init__(self) -> None:
         self._config: RunConfig | None = None
@@ -118,6 +130,7 @@ class Rule(ABC):
                 given = {key: given[key] for key in wanted if key in given}
             if wanted != given:
                 raise ConfigError(f"{where}: expected {given!r}, as {name} was given, got {value!r}")
+        read_settings(self.Settings, config.settings, "rule")
         check(config)
         self._config, self._plan, self._module = config, plan, module
         self._silent = "output" in job
