@@ -30,6 +30,7 @@ FLAGS = """
 --sync-type --exchange --allreduce-algorithm --plan --base-lr --base-batch --scaling --warmup --warmup-epochs
 --decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
 --scaled --normalization --shuffle --zero-gamma --no-zero-gamma
+--optimizer --schedule --clip-norm --set --length
 --out --resume --overwrite --log-interval --checkpoint-interval --timeline
 """.split()
 
@@ -43,7 +44,11 @@ def flags(*argv: str) -> RunConfig:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("rule", "BPS", "rule: expected one of BSP, got 'BPS'; did you mean 'BSP'?"),
+        (
+            "rule",
+            "BPS",
+            "rule: expected one of BSP, or a class of your own such as my_rules.Halves, got 'BPS'; did you mean 'BSP'",
+        ),
         ("modelfile", "/tmp/my model.py", "modelfile: expected a module such as models.resnet50"),
         ("modelfile", "__main__", "modelfile: expected a module such as models.resnet50"),
         ("modelclass", "", "modelclass: expected a text that is not empty, got ''"),
@@ -62,6 +67,24 @@ def flags(*argv: str) -> RunConfig:
         ("data", " ", "data: expected a text"),
         ("image_size", 0, "image_size: expected a whole number of at least 1, got 0"),
         ("batch_size", 1.5, "batch_size: expected a whole number of at least 1, got 1.5"),
+        ("length", 0, "length: expected a whole number of at least 1, got 0"),
+        (
+            "optimizer",
+            "adma",
+            "optimizer: expected one of momentum, .*, or a class of your own .* got 'adma'; did you mean 'adam'",
+        ),
+        ("optimizer", "my steps.Lion", "optimizer: expected one of momentum, .* got 'my steps.Lion'$"),
+        (
+            "schedule",
+            "cosin",
+            "schedule: expected one of steps, .* got 'cosin'; did you mean 'cosine'",
+        ),
+        ("clip_norm", -1, "clip_norm: expected a number of at least 0, got -1"),
+        (
+            "settings",
+            "optimizer.beta2=0.9",
+            "settings: expected settings of plug-ins by name, such as optimizer.beta2=0.98, got 'optimizer.beta2=0.9'$",
+        ),
         ("accumulation", None, "accumulation: expected a whole number of at least 1, got None"),
         ("color_jitter", 1.5, "color_jitter: expected a number from 0 to 1, got 1.5"),
         ("lighting", -0.1, "lighting: expected a number of at least 0, got -0.1"),
@@ -144,12 +167,13 @@ def test_dict_survives_json_with_every_field_changed():
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
         checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
         require_cuda_aware=True, cuda_graph=False, timeline=3, allreduce_algorithm="ring",
+        optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
     assert unchanged == {"rule", "overwrite", "normalization"}
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert config.modelfile == "mine"
+    assert (config.modelfile, config.optimizer) == ("mine", "my.steps.Lion")
     assert config.decay_epochs == (2.0, 3.5)
 
 
@@ -215,12 +239,13 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
     assert (digits.out, paper.out) == ("runs/resnet50-digits", "runs/resnet50-imagenet")
     assert (digits.scaling, resolve(RunConfig(sync_type="avg")).scaling) == ("linear", "none")
     assert resolve(RunConfig(epochs=9)).warmup_epochs == 0.5
-    given = RunConfig(
-        batch_size=2, epochs=3, image_size=8, scaling="sqrt", warmup_epochs=0, decay_epochs=(1,), out="o"
-    )
-    assert resolve(given) == given
+    given = {"batch_size": 2, "epochs": 3, "image_size": 8, "scaling": "sqrt", "warmup_epochs": 0.0}
+    given |= {"decay_epochs": [1.0], "out": "o"}
+    assert given.items() <= resolve(RunConfig(**given)).to_dict().items()
+    assert resolve(digits) == digits
     assert {name for name, value in digits.to_dict().items() if value is None} == {
         "allreduce_algorithm",
+        "clip_norm",
         "max_iterations",
         "checkpoint_interval",
         "loader_processes",

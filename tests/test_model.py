@@ -1,5 +1,6 @@
 """What a model class may have, and what would look as if it counted and is refused."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import small_models
 from mpi4py import MPI
 from small_models import Plain
 
-from theanompi.config import ConfigError, RunConfig, resolve
+from theanompi.config import ConfigError, RunConfig, resolve, setting
+from theanompi.config.kinds import whole
 from theanompi.training.model import refuse_unheeded
 from theanompi.training.rank import make_model
 
@@ -40,7 +42,7 @@ def test_settings_on_a_model_class_are_refused_by_name(name: str, setting: str) 
         refuse_unheeded(made({name: 0.3}))
     assert str(caught.value) == (
         f"Net.{name}: expected no such attribute, as a model does not decide this, got one; "
-        f"remedy: the setting {setting}"
+        f"remedy: {setting} in defaults of its class, or the setting {setting}"
     )
     with pytest.raises(
         ConfigError, match=f"^Net: expected its constructor to leave {name} alone.* {setting}$"
@@ -48,15 +50,21 @@ def test_settings_on_a_model_class_are_refused_by_name(name: str, setting: str) 
         refuse_unheeded(made({"__init__": constructor(name, 3)}))
 
 
-@pytest.mark.parametrize("name", ["loss", "optimizer"])
-def test_methods_that_nothing_calls_are_refused_by_name(name: str) -> None:
+def test_what_only_a_user_decides_has_no_default_as_a_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"^Net\.seed: .* got one; remedy: the setting seed$"):
+        refuse_unheeded(made({"seed": 3}))
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("loss", "objectives"), ("configure_optimizers", "optimizer")])
+def test_methods_that_nothing_calls_are_refused_by_name(name: str, remedy: str) -> None:
     inherited = type("Base", (Plain,), {name: lambda self: None})
     model = type("Net", (inherited,), {})({"verbose": False})
     model.cleanup()
-    with pytest.raises(
-        ConfigError, match=f"^Base.{name}: expected no such attribute, as nothing here uses it"
-    ):
+    with pytest.raises(ConfigError) as caught:
         refuse_unheeded(model)
+    assert str(caught.value) == (
+        f"Base.{name}: expected no such attribute, as nothing here uses it, got one; remedy: the method {remedy}"
+    )
 
 
 def test_a_rank_refuses_them_when_it_makes_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +80,56 @@ def test_images_that_do_not_fill_a_minibatch_are_the_users_mistake_in_a_construc
     own = type("Net", (Plain,), {"__init__": constructor("depth", 3)})
     with pytest.raises(ConfigError, match="^accumulation: expected at most 89 on 1 rank, as the 1437"):
         own({"accumulation": 100, "verbose": False})
+
+
+def test_a_class_has_defaults_that_the_run_overrides() -> None:
+    namespace = {"defaults": {"epochs": 3, "base_lr": 0.4, "batch_size": 8, "optimizer": "momentum"}}
+    assert made(namespace).config == resolve(
+        RunConfig(epochs=3, base_lr=0.4, batch_size=8, optimizer="momentum", verbose=False)
+    )
+    model = type("Net", (Plain,), namespace)({"base_lr": 0.2, "verbose": False})
+    model.cleanup()
+    assert (model.config.base_lr, model.config.epochs, model.n_epochs) == (0.2, 3, 3)
+    assert (model.schedule.base_lr, model.data.batch_size) == (0.2, 8)
+    with pytest.raises(
+        ConfigError, match=r"^Net\.defaults: unknown setting 'epoch'; did you mean 'epochs'\?$"
+    ):
+        made({"defaults": {"epoch": 3}})
+
+
+def test_a_rank_makes_its_model_with_the_defaults_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = type("Net", (Plain,), {"defaults": {"epochs": 3, "momentum": 0.5}})
+    monkeypatch.setattr(small_models, "Net", net, raising=False)
+    config = RunConfig(modelfile="small_models", modelclass="Net", momentum=0.6, verbose=False)
+    model = make_model(config, MPI.COMM_SELF)
+    model.cleanup()
+    assert (model.config.epochs, model.config.momentum) == (3, 0.6)
+    net.defaults = {"momentum": 2}
+    with pytest.raises(
+        ConfigError,
+        match=r"^Net\.defaults: momentum: expected a number of at least 0 and below 1, got 2$",
+    ):
+        make_model(config, MPI.COMM_SELF)
+
+
+def test_a_class_has_settings_of_its_own() -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        width: int = setting(8, whole(1), "channels")
+
+    assert made({"Settings": Settings}).settings.width == 8
+    model = type("Net", (Plain,), {"Settings": Settings})
+    made_so = model({"settings": {"model.width": "16", "optimizer.beta2": 0.98}, "verbose": False})
+    made_so.cleanup()
+    assert made_so.settings.width == 16
+    for settings, message in [
+        ({"model.widht": 3}, "model: unknown setting 'widht'; did you mean 'width'\\?"),
+        ({"model.width": 0}, "model.width: expected a whole number of at least 1, got 0"),
+    ]:
+        with pytest.raises(ConfigError, match=f"^{message}$"):
+            model({"settings": settings, "verbose": False})
+    with pytest.raises(ConfigError, match="^model: unknown setting 'width'; it has none$"):
+        Plain({"settings": {"model.width": 3}, "verbose": False})
 
 
 def test_everything_else_is_the_users_own() -> None:

@@ -309,7 +309,7 @@ def test_attributes_of_a_rule_that_cannot_count_are_refused(
 
 def test_every_rule_can_be_made_by_its_name():
     assert [get_rule(name).name for name in RULES] == list(RULES)
-    with pytest.raises(ConfigError, match="rule: expected one of BSP, got 'EASGD'"):
+    with pytest.raises(ConfigError, match="rule: expected one of BSP, .* got 'EASGD'"):
         get_rule("EASGD")
 
 

@@ -13,7 +13,7 @@ from small_models import Plain
 from theanompi.config import FIELDS, ROLES, fields_of
 from theanompi.data import open_dataset
 from theanompi.record import checkpoint
-from theanompi.training.saving import Resumed, load_checkpoint, save_checkpoint
+from theanompi.training.saving import Resumed, _identity, _settings, load_checkpoint, save_checkpoint
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
@@ -150,9 +150,38 @@ def test_a_recipe_may_change_and_the_line_names_all_of_it(saved: dict[str, Path]
     )
 
 
+def test_each_setting_of_a_plug_in_that_changes_has_an_entry(tmp_path: Path) -> None:
+    model = make(settings={"optimizer.beta2": 0.9, "schedule.power": 2, "optimizer.way": "a"})
+    train(model, 0, 1)
+    folder = save(model, tmp_path / "run", 1)
+    same = make(settings={"optimizer.way": "a", "optimizer.beta2": 0.9, "schedule.power": 2})
+    assert load(same, folder).changes == ""
+    other = make(
+        settings={"optimizer.beta2": 0.98, "schedule.power": 2, "optimizer.amsgrad": True}, clip_norm=1
+    )
+    assert load(other, folder).changes == (
+        "clip_norm none -> 1.0; optimizer.amsgrad by default -> True; optimizer.beta2 0.9 -> 0.98; "
+        "optimizer.way a -> by default"
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "cosine"}], ids=["the same", "another schedule"])
+def test_a_checkpoint_from_before_there_was_a_choice_had_the_default(
+    settings: dict[str, Any], saved: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved["v"], tmp_path / "run")
+    added = [name for name, item in FIELDS.items() if item.metadata["later"] and name != "settings"]
+    rewrite(folder, lambda attributes: [attributes.pop(name) for name in added])
+    changes = "schedule steps -> cosine" if settings else ""
+    assert load(make(**settings), folder) == (5, changes)
+    with pytest.raises(ValueError, match="optimizer: expected 'adam' as this run has, got 'momentum'"):
+        load(make(optimizer="adam"), folder)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"optimizer": "adam"}, "optimizer: expected 'adam' as this run has, got 'momentum'"),
         ({"image_size": 24}, "image_size: expected 24 as this run has, got 32"),
         ({"precision": "tf32"}, "precision: expected 'tf32' as this run has, got 'float32'"),
         ({"epochs": 13}, "epochs: expected 13 as this run has, got 12"),
@@ -229,6 +258,16 @@ def test_of_an_earlier_version_what_it_has_is_compared(saved: dict[str, Path], t
     rewrite(folder, lambda attributes: attributes.update(iteration=184, epoch=2))
     with pytest.raises(ValueError, match="epoch: expected 1 after 184 updates, 179 of an epoch, got 2"):
         load(make(), folder)
+
+
+def test_the_role_decides_what_a_resume_refuses_and_what_it_says() -> None:
+    model = make(settings={"optimizer.beta2": 0.98})
+    model.cleanup()
+    derived = {"data_sha256", "minibatch", "velocities"}
+    assert _identity(model).keys() - derived == set(fields_of("run"))
+    recipe = _settings(model.config, "recipe")
+    assert recipe.keys() - {"optimizer.beta2"} == set(fields_of("recipe")) - {"settings"}
+    assert recipe["optimizer.beta2"] == 0.98 and recipe["clip_norm"] == "none"
 
 
 def test_every_field_has_a_role() -> None:

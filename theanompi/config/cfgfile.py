@@ -86,7 +86,7 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
             elif key in KEYS:
                 values[name] = read_as(TEXT, name, value)
             else:
-                values.setdefault("settings", {}).update(read_field("settings", {name: value}))
+                values.setdefault("settings", {}).update(read_field("settings", [f"{name}={value}"]))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         lines[name] = line

@@ -149,7 +149,7 @@ def _read_settings(value: Any) -> FrozenMapping:
                     f"settings: expected a name and a value such as optimizer.beta2=0.98, got {got(text)}"
                 )
             name, _, word = text.partition("=")
-            pairs.append((name, word))
+            pairs.append((name, _plain(word)))
     else:
         raise ValueError
     found: dict[str, Any] = {}
@@ -170,7 +170,7 @@ def check_setting_name(name: Any) -> str:
     """
     prefix, _, key = name.partition(".") if isinstance(name, str) else ("", "", "")
     if prefix not in PLUGINS or not key.isidentifier():
-        alike = [f"{plugin}.{key}" for plugin in PLUGINS if closest(prefix, [plugin])]
+        alike = [f"{plugin}.{key}" for plugin in PLUGINS if key.isidentifier() and closest(prefix, [plugin])]
         raise ConfigError(
             f"settings: expected names such as optimizer.beta2, which begin with one of {', '.join(PLUGINS)}, "
             f"got {got(name)}{closest(str(name), alike)}"
@@ -178,14 +178,18 @@ def check_setting_name(name: Any) -> str:
     return str(name)
 
 
+def _plain(text: str) -> str | int | float | bool:
+    """What a text stands for, as in TOML: a number or a truth value, or itself; in double quotes always a text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1]
+    if len(text) > _MOST_DIGITS or not _NUMBER.fullmatch(text):
+        return text
+    return int(text) if _WHOLE.fullmatch(text) else float(text)
+
+
 def _read_setting(name: str, value: Any) -> str | int | float | bool:
-    """A value from text or as it is: a number in a text is that number, as in TOML, unless it is in double quotes."""
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"':
-        value = value[1:-1]
-    elif isinstance(value, str) and len(value) <= _MOST_DIGITS and _NUMBER.fullmatch(value):
-        value = int(value) if _WHOLE.fullmatch(value) else float(value)
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, int) and abs(value) < 2**63:

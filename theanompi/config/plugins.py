@@ -158,7 +158,7 @@ did you mean 'BSP'?
         raise ConfigError(f"{kind}: expected a class of {place}, got {got(where[1])}{hint}")
     if not isinstance(value, type) or not issubclass(value, base):
         wanted = "a class" if base is object else f"a subclass of {base.__module__}.{base.__qualname__}"
-        what = "a class without it" if isinstance(value, type) else f"of type {type(value).__name__}"
+        what = "another class" if isinstance(value, type) else f"of type {type(value).__name__}"
         raise ConfigError(f"{kind}: expected {wanted}, got {got(name)}, {what}")
     return value
 

@@ -442,6 +442,11 @@ def over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     Of `settings` each overrides that of the same name. Those of an optimizer (schedule, rule, model) in `base` do not
     count where `own` has another one.
 
+    Raises
+    ------
+    ConfigError
+        When one has `settings` that no run may have.
+
     Examples
     --------
     >>> base = {"optimizer": "adam", "settings": {"optimizer.beta2": 0.98, "schedule.power": 2}}
@@ -452,12 +457,13 @@ def over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {**base, **own}
     if "settings" in values:
+        before, after = (read_field("settings", place.get("settings", {})) for place in (base, own))
         inherited = {
             name: value
-            for name, value in base.get("settings", {}).items()
+            for name, value in before.items()
             if all(own.get(field) in (None, base.get(field)) for field in _chosen_by(name))
         }
-        values["settings"] = {**inherited, **own.get("settings", {})}
+        values["settings"] = {**inherited, **after}
     return values
 
 

@@ -125,7 +125,7 @@ class Doctor:
     """
 
     def __init__(self, config: RunConfig, bind: bool) -> None:
-        self.config, self.bind = resolve(config), bind
+        self.given, self.config, self.bind = config, resolve(config), bind
         self.machines = hosts(config.devices)
         self.ranks = max(len(machine.devices) for machine in self.machines)
         here = (None, "localhost", "127.0.0.1", platform.node(), platform.node().split(".")[0])
@@ -279,7 +279,9 @@ class Doctor:
             if failure:
                 yield self._no_data(facts, failure)
             if not failure and not broken:
-                facts, failure = self._ask("model", config.to_dict())
+                # As it was given: the model's class has a say in what was not.
+                given = replace(self.given, loader_processes=loaders)
+                facts, failure = self._ask("model", given.to_dict())
                 parameters = facts.get("parameters")
                 if failure:
                     name = f"{config.modelfile}.{config.modelclass}"

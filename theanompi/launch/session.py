@@ -7,7 +7,17 @@ from abc import ABC
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from theanompi.config import FIELDS, ConfigError, RunConfig, closest, over, read_field, run_folder
+from theanompi.config import (
+    FIELDS,
+    ConfigError,
+    NoSettings,
+    RunConfig,
+    closest,
+    over,
+    read_field,
+    read_settings,
+    run_folder,
+)
 from theanompi.launch.check import check
 from theanompi.launch.ends import STOPPED, signal_name, what_is_saved
 from theanompi.launch.job import WORKER, Job, is_worker
@@ -44,6 +54,8 @@ class Session(ABC):
     """
 
     name: ClassVar[str]
+    Settings: ClassVar[type] = NoSettings
+    """A frozen dataclass of settings of its own, such as ``--set rule.NAME=VALUE``: see `theanompi.config.plugins`."""
 
     def __init__(self) -> None:
         self._config: RunConfig | None = None
@@ -78,10 +90,11 @@ class Session(ABC):
         theanompi.config.ConfigError
             When a setting, the model's file or class, or the data set's file is wrong; nothing is started.
         """
+        attributes = {name: value for name, _, value in self._attributes()}
         self.start(
             RunConfig.from_dict(
                 {
-                    **over({name: value for name, _, value in self._attributes()}, config),
+                    **over(attributes | {k: v for k, v in config.items() if k != "settings"}, config),
                     "rule": self.name,
                     "devices": devices,
                     "modelfile": modelfile,
@@ -115,10 +128,12 @@ class Session(ABC):
             As in `init`.
         """
         for name, where, value in self._attributes():
-            if read_field(name, value) != getattr(config, name):
-                raise ConfigError(
-                    f"{where}: expected {getattr(config, name)!r}, as {name} was given, got {value!r}"
-                )
+            wanted, given = read_field(name, value), getattr(config, name)
+            if name == "settings":  # others may have been given besides
+                given = {key: given[key] for key in wanted if key in given}
+            if wanted != given:
+                raise ConfigError(f"{where}: expected {given!r}, as {name} was given, got {value!r}")
+        read_settings(self.Settings, config.settings, "rule")
         check(config)
         self._config, self._plan, self._module = config, plan, module
         self._silent = "output" in job
