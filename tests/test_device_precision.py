@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.resnet50 import build_model
 from theanompi import device
-from theanompi.config import RunConfig
+from theanompi.config import RunConfig, resolve
 from theanompi.device import ops, placement
 from theanompi.training.feed import Inputs
 from theanompi.training.functions import gradient_function, normalised
@@ -188,7 +188,7 @@ def test_away_from_the_cpu_an_update_never_waits(
     name: str, kind: type[Schedule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "_current", torch.device("meta"))
-    optimizer = get_optimizer(name)(RunConfig())
+    optimizer = get_optimizer(name)(resolve(RunConfig()))
     w, g, *kept = (device.shared(np.ones(5, "float32")) for _ in range(2 + len(optimizer.slots)))
     eta, updates = update_graph(
         [Group(w, g, dict(zip(optimizer.slots, kept, strict=True)), decayed=True)],
