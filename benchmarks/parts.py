@@ -18,7 +18,7 @@ import pytensor
 import torch
 
 from theanompi import device
-from theanompi.config import RunConfig
+from theanompi.config import RunConfig, resolve
 from theanompi.device.ops import columns, rows
 from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.schedules.steps import Steps
@@ -158,7 +158,7 @@ def update(rounds: int) -> dict[str, Any]:
     t, last_eta = device.shared(np.int64(0)), device.shared(np.float64(0))
     schedule = Steps(minibatch=256, iterations_per_epoch=5000)
     groups = [Group(w, g, {"velocity": v}, decayed=True)]
-    eta, updates = update_graph(groups, Momentum(RunConfig()), schedule, t=t, last_eta=last_eta)
+    eta, updates = update_graph(groups, Momentum(resolve(RunConfig())), schedule, t=t, last_eta=last_eta)
     ours = pytensor.function([], eta, updates=updates, mode=device.mode())
     parameter = torch.nn.Parameter(torch.from_numpy(values[0]))
     parameter.grad = torch.from_numpy(values[2])

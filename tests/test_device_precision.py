@@ -12,11 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.resnet50 import build_model
 from theanompi import device
+from theanompi.config import RunConfig, resolve
 from theanompi.device import ops, placement
 from theanompi.training.feed import Inputs
 from theanompi.training.functions import gradient_function, normalised
+from theanompi.training.optimizers import get_optimizer
+from theanompi.training.schedules import Schedule
+from theanompi.training.schedules.cosine import Cosine
+from theanompi.training.schedules.poly import Poly
 from theanompi.training.schedules.steps import Steps
 from theanompi.training.state import State
+from theanompi.training.update import Group, update_graph
 
 DEVICES = [
     "cpu",
@@ -173,6 +179,29 @@ def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(
         "relu_",
     ):
         assert seen.dtypes[name] == narrow, name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("momentum", Steps), ("adam", Cosine), ("adamw", Poly), ("lars", Poly), ("lamb", Poly)]
+)
+def test_away_from_the_cpu_an_update_never_waits(
+    name: str, kind: type[Schedule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    optimizer = get_optimizer(name)(resolve(RunConfig()))
+    w, g, *kept = (device.shared(np.ones(5, "float32")) for _ in range(2 + len(optimizer.slots)))
+    eta, updates = update_graph(
+        [Group(w, g, dict(zip(optimizer.slots, kept, strict=True)), decayed=True)],
+        optimizer,
+        kind(minibatch=8192, iterations_per_epoch=10, scaled="loss"),
+        t=device.shared(np.int64(0)),
+        last_eta=device.shared(np.float64(0)),
+        factor=device.shared(np.float32(1)),
+        clip_norm=1.0,
+    )
+    step = pytensor.function([], eta, updates=updates, mode=device.mode(return_internal_type=True))
+    with Observer():
+        assert step().is_meta
 
 
 def test_unknown_precision() -> None:

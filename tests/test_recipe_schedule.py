@@ -7,7 +7,7 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 
-from theanompi.config import RunConfig
+from theanompi.config import RunConfig, resolve
 from theanompi.training.optimizers import Optimizer
 from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.plan import plan
@@ -160,7 +160,7 @@ def text_of(schedule: Schedule, optimizer: Optimizer | None = None, **settings: 
         "n_train": 1_281_167,
         "parameters": PARAMETERS,
     } | settings
-    return plan(schedule, optimizer or Momentum(RunConfig()), **values)  # type: ignore[arg-type]
+    return plan(schedule, optimizer or Momentum(resolve(RunConfig())), **values)  # type: ignore[arg-type]
 
 
 def test_plan_tells_the_whole_run() -> None:
@@ -199,7 +199,7 @@ def test_plan_of_a_short_run_in_the_u_form() -> None:
     )
     text = text_of(
         schedule,
-        Momentum(RunConfig(momentum_form="u", nesterov=False, weight_decay=0.0)),
+        Momentum(resolve(RunConfig(momentum_form="u", nesterov=False, weight_decay=0.0))),
         workers=2,
         batch_size=32,
         accumulation=8,
@@ -218,7 +218,7 @@ def test_plan_of_a_short_run_in_the_u_form() -> None:
 def test_plan_says_where_a_run_leaves_the_recipe() -> None:
     text = text_of(
         Steps(minibatch=8192, iterations_per_epoch=T, scaled="loss"),
-        Momentum(RunConfig(momentum_form="uncorrected")),
+        Momentum(resolve(RunConfig(momentum_form="uncorrected"))),
         normalization="worker",
         shuffle="worker",
     )

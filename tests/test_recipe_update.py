@@ -15,7 +15,7 @@ from pytensor.graph.traversal import applys_between
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi import device
-from theanompi.config import RunConfig
+from theanompi.config import RunConfig, resolve
 from theanompi.training.optimizers.momentum import Momentum, momentum_update
 from theanompi.training.schedules import Schedule
 from theanompi.training.schedules.steps import Steps
@@ -58,7 +58,9 @@ def cross_entropy_gradient(
 
 def momentum(form: str, nesterov: bool, momentum: float = M, weight_decay: float = DECAY) -> Momentum:
     return Momentum(
-        RunConfig(momentum=momentum, weight_decay=weight_decay, momentum_form=form, nesterov=nesterov)
+        resolve(
+            RunConfig(momentum=momentum, weight_decay=weight_decay, momentum_form=form, nesterov=nesterov)
+        )
     )
 
 

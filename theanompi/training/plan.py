@@ -51,13 +51,13 @@ def plan(
 
     Examples
     --------
-    >>> from theanompi.config import RunConfig
+    >>> from theanompi.config import RunConfig, resolve
     >>> from theanompi.training.optimizers.momentum import Momentum
     >>> from theanompi.training.schedules.steps import Steps
     >>> schedule = Steps(minibatch=512, iterations_per_epoch=20, epochs=9, decay_epochs=(6,))
     >>> parameters = [("fc.W", (64, 10), True), ("fc.b", (10,), False)]
     >>> shares = {"workers": 8, "batch_size": 32, "accumulation": 2}
-    >>> text = plan(schedule, Momentum(RunConfig()), **shares, n_train=10_000, parameters=parameters)
+    >>> text = plan(schedule, Momentum(resolve(RunConfig())), **shares, n_train=10_000, parameters=parameters)
     >>> print(text.splitlines()[3])
     learning rate   0.2, linearly from 0.1 for 256 images
     """

@@ -86,13 +86,13 @@ def update_graph(
     Examples
     --------
     >>> import numpy as np, pytensor
-    >>> from theanompi.config import RunConfig
+    >>> from theanompi.config import RunConfig, resolve
     >>> from theanompi.training.optimizers.momentum import Momentum
     >>> from theanompi.training.schedules.steps import Steps
     >>> w, v, g = (pytensor.shared(np.full(2, x, "float32")) for x in (1.0, 0.0, 0.5))
     >>> t, last_eta = pytensor.shared(np.int64(0)), pytensor.shared(np.float64(0))
     >>> groups = [Group(w, g, {"velocity": v}, decayed=False)]
-    >>> momentum, steps = Momentum(RunConfig(nesterov=False)), Steps(minibatch=256, iterations_per_epoch=10)
+    >>> momentum, steps = Momentum(resolve(RunConfig(nesterov=False))), Steps(minibatch=256, iterations_per_epoch=10)
     >>> eta, updates = update_graph(groups, momentum, steps, t=t, last_eta=last_eta)
     >>> float(pytensor.function([], eta, updates=updates)())
     0.1
