@@ -86,7 +86,7 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
             axes.set_yscale("log")
         axes.set_ylim(scale.lowest, scale.highest)
         for one in series:
-            _draw(axes, one, scale.highest)
+            _draw(axes, one, scale)
         _finish(axes, title, "epoch", label_of(experiment.metric) + ", logarithmic" * bool(scale.ticks))
         axes.set_xlim(1 - 0.03 * epochs, 1.03 * epochs)
         if scale.ticks:
@@ -170,7 +170,7 @@ def _round_numbers(lowest: float, highest: float) -> list[float]:
     return [step * 10.0**decade for decade in range(first, last + 1) for step in steps]
 
 
-def _draw(axes: Any, series: _Series, highest: float) -> None:
+def _draw(axes: Any, series: _Series, scale: _Scale) -> None:
     cell, colour = series.cell, series.colour
     says = describe(cell)
     if cell.diverged and cell.figures:
@@ -194,12 +194,11 @@ def _draw(axes: Any, series: _Series, highest: float) -> None:
     for run in cell.diverged:
         axes.plot(list(run.train), list(run.train.values()), color=colour, lw=0.7, ls="--")
         axes.plot(list(run.validation), list(run.validation.values()), color=colour, lw=0.7)
-        # Without any line in the log, at the upper edge.
+        # Without any line in the log, or beyond the panel, at its edge.
         end = max([run.train, run.validation], key=lambda curve: max(curve, default=0))
         epoch = max(end, default=run.epoch)
-        axes.plot(
-            [epoch], [min(end.get(epoch, highest), highest)], "x", color=colour, ms=8, mew=1.8, clip_on=False
-        )
+        height = min(max(end.get(epoch, scale.highest), scale.lowest), scale.highest)
+        axes.plot([epoch], [height], "x", color=colour, ms=8, mew=1.8, clip_on=False)
 
 
 def _finish(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
