@@ -1,7 +1,8 @@
 """Stands in for the real worker where only `theanompi.experiments` is tested: writes as it does, but learns nothing.
 
 Its figures depend on the settings and the iteration alone. A model called NotFinite diverges; one called Broken fails
-after the first epoch, as long as there is no file "mended" in the current folder.
+after the first epoch, as long as there is no file "mended" in the current folder; one called Regression reports
+other metrics.
 """
 
 import json
@@ -13,6 +14,7 @@ from theanompi.config import from_environment, resolve
 from theanompi.launch.ends import tell
 from theanompi.launch.job import mpi_rank
 from theanompi.record.folder import CHECKPOINT_FILE, RunFolder, replace_text, write_config
+from theanompi.record.metrics import CLASSIFIER, Reported
 from theanompi.record.recorder import Recorder
 
 PER_EPOCH = 4
@@ -25,11 +27,14 @@ def main() -> None:
     out = Path(config.out or "")
     folder = RunFolder(out, resume=config.resume, overwrite=config.overwrite)
     folder.clear()
-    write_config(out, {**config.to_dict(), "size": len(config.devices), "versions": {"worker": "1"}})
+    about = Reported(("loss", "mae"), "mae", "items") if config.modelclass == "Regression" else CLASSIFIER
+    write_config(
+        out, {**config.to_dict(), "size": len(config.devices), "versions": {"worker": "1"}, **about.to_dict()}
+    )
     begin = json.loads((out / CHECKPOINT_FILE).read_text(encoding="utf-8")) if config.resume else 0
     total = (config.epochs or 0) * PER_EPOCH
     resume_from = begin if config.resume else None
-    recorder = Recorder(out, 0, 1, total, config.log_interval, False, resume_from)
+    recorder = Recorder(out, 0, 1, total, config.log_interval, False, resume_from, **about._asdict())
     print("begins at", begin, flush=True)
     for iteration in range(begin + 1, total + 1):
         epoch = (iteration - 1) // PER_EPOCH
@@ -37,7 +42,7 @@ def main() -> None:
         wrong = random.Random(
             f"{config.seed} {config.sync_type} {config.accumulation} {iteration}"
         ).randrange(100)
-        sums = {"loss": (1.0, 100.0), "error": (float(wrong), 100.0), "error_top5": (0.0, 100.0)}
+        sums = {"loss": (1.0, 100.0), about.headline: (float(wrong), 100.0)}
         recorder.start()
         recorder.end("calc")
         recorder.train(epoch, iteration, 100, sums, lr=0.1)

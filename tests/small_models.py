@@ -110,6 +110,10 @@ class NotFinite(Plain):
             self.state.gradients.views["metrics"].fill_(float("nan"))
 
 
+class Regression(Plain):
+    """What `tests.compare_worker` reports other metrics of; it trains nothing."""
+
+
 class Slow(Plain):
     """Which computes for 0.1 s more on the last rank."""
 

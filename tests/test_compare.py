@@ -94,6 +94,28 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in REPORT}
 
 
+def test_runs_are_compared_by_the_metric_that_their_model_names(folder, capsys):
+    Path("test.toml").write_text(EXPERIMENT.replace("Plain", "Regression"))
+    assert run("--out", "e", "--jobs", "3") == 0
+    out, err = capsys.readouterr()
+    values = [r["mae"] for r in read_log("e/mine/2-workers/seed-1/log.jsonl") if r["kind"] == "val"]
+    assert re.search(rf"mine, 2 workers, seed 1: mae {sorted(values)[1]:g}, \d+ s", err)
+    assert "validation mae, median of the last 5 epochs" in out and "error" not in out
+    # The runs are known again, whatever stands in their config.json beside the settings.
+    assert run("--out", "e") == 0
+    assert "4 runs, 4 of them done" in capsys.readouterr().err
+
+
+def test_runs_of_different_metrics_are_not_reported_together(folder, capsys):
+    Path("test.toml").write_text(EXPERIMENT + 'modelclass = "Regression"\n')
+    assert run("--out", "e", "--jobs", "3") == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines()[-1] == (
+        "no report: experiment e: expected one metric in all runs, got 'error' in theirs, 2 workers, seed 0 and "
+        "'mae' in mine, 2 workers, seed 0"
+    )
+
+
 def test_every_run_is_made_and_reported(folder, capsys):
     assert run("--out", "e", "--jobs", "3") == 0
     out, err = capsys.readouterr()

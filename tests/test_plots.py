@@ -155,6 +155,75 @@ def test_a_log_without_its_first_epoch_keeps_its_scale(tmp_path: Path, figures: 
     assert curve(figures[0].axes[0], "validation")[0] == [2, 3, 4]
 
 
+def renamed(log: list[dict[str, Any]], **names: str) -> list[dict[str, Any]]:
+    """The log of a model that calls its losses and metrics otherwise."""
+    drop = {"error_top5"}
+    return [{names.get(key, key): line[key] for key in line if key not in drop} for line in log]
+
+
+def report(folder: Path, *metrics: str, headline: str, noun: str = "items") -> None:
+    config = {"metrics": metrics, "metric": headline, "noun": noun}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_regression_is_drawn_under_its_own_names(tmp_path: Path, figures: list[Figure]) -> None:
+    report(tmp_path, "loss", "mae", headline="mae", noun="windows")
+    draw(tmp_path, renamed(lines(2), error="mae"))
+    mae, loss, _, _, speed, _ = figures[0].axes
+    assert curve(mae, "validation") == [[1, 2], [0.5, 0.25]]
+    assert (mae.get_title(), mae.get_ylabel()) == ("mae, best validation 0.25", "mae")
+    assert (loss.get_title(), loss.get_ylabel()) == ("Loss", "loss")
+    assert curve(speed, "windows/s")[1] == [20, 20, 20, 21, 21, 21]
+
+
+def test_losses_share_a_panel_in_which_they_may_be_negative(tmp_path: Path, figures: list[Figure]) -> None:
+    report(tmp_path, "critic", "generator", headline="critic")
+    log = renamed(lines(2), error="critic", loss="generator")
+    for line in log:
+        line["critic"] *= -1
+    # Of an objective that has no update in an interval there is nothing to draw; the curve goes on.
+    log[0]["generator"] = None
+    draw(tmp_path, log)
+    losses, rate, *_ = figures[0].axes
+    assert losses.get_title() == "Losses"
+    assert curve(losses, "critic, validation") == [[1, 2], [-0.5, -0.25]]
+    assert curve(losses, "generator, training")[0] == pytest.approx([2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert losses.get_ylim()[0] < -0.4
+    # As wide as two panels.
+    assert losses.get_position().width > 1.5 * rate.get_position().width
+    # The legend hides no curve.
+    legend = losses.get_legend().get_window_extent()
+    assert legend.ymin >= losses.get_window_extent().ymax - 1
+
+
+def test_every_further_metric_has_a_panel(tmp_path: Path, figures: list[Figure]) -> None:
+    report(tmp_path, "loss", "mae", "mae_of_best", "worst", headline="mae")
+    log = [line | {"worst": 3.0, "mae_of_best": 0.1} for line in renamed(lines(2), error="mae")]
+    draw(tmp_path, log)
+    titles = [axes.get_title() for axes in figures[0].axes]
+    assert titles[:4] == ["mae, best validation 0.25", "Loss", "worst, best validation 3", "Learning rate"]
+    # A metric that the log does not have is no reason to draw nothing.
+    draw(tmp_path, renamed(lines(2), error="mae"))
+    assert figures[1].axes[2].get_title() == "worst"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "expected a JSON object, got a damaged file"),
+        ('{"metrics": [1]}', "metrics: expected a list of names, got [1]"),
+        ('{"metrics": []}', "metrics: expected a list of names, got []"),
+        ('{"metric": "mae"}', "metric: expected one of its metrics, got 'mae'"),
+        ('{"noun": 1}', "noun: expected a text, got 1"),
+    ],
+)
+def test_a_damaged_config_is_one_line(tmp_path: Path, config: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError) as caught:
+        draw(tmp_path, lines(1))
+    assert str(caught.value) == f"{tmp_path / 'config.json'}: {message}"
+
+
 @pytest.mark.parametrize(
     "log",
     [

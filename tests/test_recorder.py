@@ -166,6 +166,168 @@ def test_numbers_of_numpy_are_taken(tmp_path: Path, clock: Clock) -> None:
     assert (val["loss"], val["error"]) == (0.5, 0.25)
 
 
+REGRESSION: dict[str, Any] = {"metrics": ("loss", "mae"), "headline": "mae", "noun": "items"}
+GAN: dict[str, Any] = {"metrics": ("critic", "generator"), "headline": "critic"}
+
+
+def go(recorder: Recorder, clock: Clock, iteration: int, **by_name: tuple[float, float]) -> None:
+    """One iteration of 8 s with 10 items, in epochs of 4."""
+    recorder.start()
+    clock.pass_(8)
+    recorder.end("calc")
+    recorder.train((iteration - 1) // 4, iteration, 10, by_name, lr=0.1)
+
+
+def test_a_regression_has_its_own_names_in_every_line(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = make(tmp_path, verbose=True, iterations=8, **REGRESSION)
+    for epoch, mae in ((0, 3.0), (1, 1.0)):
+        for iteration in range(4 * epoch + 1, 4 * epoch + 5):
+            # Of the weights that the items have only the sum counts: 10 items, of which 4 have a target.
+            go(recorder, clock, iteration, loss=(20.0, 4.0), mae=(8.0 * iteration, 4.0))
+        recorder.validation(epoch, 4 * epoch + 4, 25, {"loss": (1.0, 2.0), "mae": (mae, 2.0)})
+    recorder.close()
+    lines = log(tmp_path)
+    assert [(line["loss"], line["mae"]) for line in lines if line["kind"] == "train"] == [
+        (5, 3), (5, 7), (5, 11), (5, 15)
+    ]  # fmt: skip
+    assert lines[2] == {
+        "kind": "val", "epoch": 0, "iteration": 4, "loss": 0.5, "mae": 1.5, "items": 25
+    }  # fmt: skip
+    summary = lines[-1]
+    assert {name: summary[name] for name in ("items", "loss", "mae", "best_mae", "median_mae")} == {
+        "items": 80, "loss": 5.0, "mae": 9.0, "best_mae": 0.5, "median_mae": 1.0
+    }  # fmt: skip
+    assert not [name for line in lines for name in line if "error" in name or "image" in name]
+    assert read_log(tmp_path / "log.jsonl") == lines
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        "epoch 1, iteration 4/8: 1.25 items/s; training loss 5, mae 5; validation loss 0.5, mae 1.5",
+        "epoch 2, iteration 8/8: 1.25 items/s; training loss 5, mae 13; validation loss 0.5, mae 0.5",
+    ]
+    assert "8 of 8 iterations on 1 rank: 80 items in 64.0 s of training, 1.25 items/s" in out
+    assert "validation mae: best 0.5 (epoch 2), median of the last 2 1" in out
+
+
+def test_losses_that_are_updated_now_and_then_have_the_mean_of_their_updates(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = make(tmp_path, verbose=True, iterations=8, **GAN)
+    for iteration in range(1, 9):
+        generator = (3.0 * iteration, 10.0) if iteration % 4 == 0 else (0.0, 0.0)
+        go(recorder, clock, iteration, critic=(-20.0, 10.0), generator=generator)
+    recorder.flush()
+    recorder.validation(1, 8, 10, {"critic": (-5.0, 10.0), "generator": (7.0, 10.0)})
+    recorder.close()
+    *_, val, summary = lines = log(tmp_path)
+    assert [(line["critic"], line["generator"]) for line in lines[:4]] == [
+        (-2, None), (-2, 1.2), (-2, None), (-2, 2.4)
+    ]  # fmt: skip
+    assert (val["critic"], val["generator"], summary["best_critic"]) == (-0.5, 0.7, -0.5)
+    assert summary["generator"] == pytest.approx(1.8)
+    assert (
+        "training critic -2, generator 2.4; validation critic -0.5, generator 0.7" in capsys.readouterr().err
+    )
+
+
+def test_a_metric_that_is_not_a_number_is_null(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, log_interval=1, **REGRESSION)
+    go(recorder, clock, 1, loss=(1.0, 10.0), mae=(float("nan"), 10.0))
+    go(recorder, clock, 2, loss=(1.0, 10.0), mae=(float("inf"), 10.0))
+    recorder.validation(0, 2, 10, {"loss": (1.0, 10.0), "mae": (float("nan"), 10.0)})
+    recorder.close()
+    assert [line["mae"] for line in log(tmp_path)] == [None] * 4
+    assert (log(tmp_path)[-1]["best_mae"], log(tmp_path)[-1]["loss"]) == (None, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "headline", "message"),
+    [
+        (["loss", "iteration"], "loss", "expected names that the log has for nothing else, got 'iteration'"),
+        (["loss", "calc_s"], "loss", "expected names that the log has for nothing else, got 'calc_s'"),
+        (["images"], "images", "expected names that the log has for nothing else, got 'images'"),
+        (["loss", "best_loss"], "loss", "expected names that the log has for nothing else, got 'best_loss'"),
+        (["loss", "loss"], "loss", "expected each name once, got 'loss' twice"),
+        (["loss", "mae"], "rmse", "expected 'rmse', the headline, among them, got loss, mae"),
+        *(
+            (
+                ["loss", name],
+                "loss",
+                "expected names of at most 40 letters, digits and '_', which begin with a letter, got " + shown,
+            )
+            for name, shown in [
+                ("", "''"), ("top 5", "'top 5'"), ("5", "'5'"), ("_", "'_'"), ("a" * 41, "'aaa"), ("a\n", "'a"),
+                (3, "3"),
+            ]
+        ),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_metric_can_have_is_refused_in_one_line(
+    tmp_path: Path, metrics: list[str], headline: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(tmp_path, metrics=metrics, headline=headline)
+    assert str(caught.value).startswith(f"metrics: {message}")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_called_an_error_has_to_be_a_fraction(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, log_interval=1, metrics=("loss", "error_px"), headline="error_px")
+    # Rounding may lead a little out of it.
+    go(recorder, clock, 1, loss=(1.0, 10.0), error_px=(10.000001, 10.0))
+    assert log(tmp_path)[0]["error_px"] == 1
+    with pytest.raises(ConfigError) as caught:
+        go(recorder, clock, 2, loss=(1.0, 10.0), error_px=(32.0, 10.0))
+    assert str(caught.value) == (
+        "metric 'error_px': expected a fraction from 0 to 1, as all whose names begin with 'error', got 3.2; "
+        "give it another name"
+    )
+
+
+class Bar:
+    """Stands in for tqdm's: keeps what is to be shown beside it."""
+
+    n = 0
+    shown: str
+
+    def __init__(self, **settings: Any) -> None:
+        pass
+
+    def set_description_str(self, text: str, refresh: bool) -> None:
+        self.shown = text
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None:
+        self.shown += f"3/100 [00:00 left, {text}]"
+
+    def update(self, by: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("metrics", "headline", "columns", "expected"),
+    [
+        (("loss", "error", "error_top5"), "error", 200, "loss 0.3, error 30.00 %"),
+        (("loss", "mae"), "mae", 80, "loss 0.3, mae 0.3"),
+        (("loss", "mae", "rmse"), "mae", 100, "loss 0.3, mae 0.3, rmse 0.3"),
+        (("loss", "mae", "rmse", "worst"), "mae", 200, "loss 0.3, mae 0.3, rmse 0.3"),
+        (("critic", "generator", "distance"), "distance", 100, "critic 0.3, generator 0.3, distance 0.3"),
+        (("critic", "generator", "distance"), "distance", 80, "critic 0.3, generator 0.3"),
+    ],
+)
+def test_beside_the_bar_are_the_first_metrics_that_fit(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, metrics: Any, headline: str, columns: int, expected: str
+) -> None:
+    monkeypatch.setattr(module, "terminal_columns", lambda: columns)
+    monkeypatch.setattr(module, "tqdm", Bar)
+    recorder = make(None, verbose=True, metrics=metrics, headline=headline, noun="items")
+    go(recorder, clock, 3, **dict.fromkeys(metrics, (3.0, 10.0)))
+    shown = recorder._bar.shown
+    assert shown.endswith(f"left, 1.25 items/s, {expected}, η 0.1]")
+    assert len(shown) < columns
+
+
 def test_without_a_clock_there_is_no_rate(tmp_path: Path) -> None:
     recorder = make(tmp_path)
     recorder.train(0, 1, 10, classified(10, 1.0, 1, 1), 0.1)
@@ -439,7 +601,10 @@ def test_a_log_of_an_older_version_is_gone_on_with(
     recorder = make(tmp_path, resume_from=2, verbose=True)
     step(recorder, clock, 0, 3)
     recorder.close()
-    total = log(tmp_path)[-1]
+    first, *_, total = log(tmp_path)
+    names = {"images": "items", "images_per_s": "items_per_s"}
+    assert first == {names.get(name, name): value for name, value in old.items()}
+    assert (total["items"], total["loss"], total["error"]) == (50, pytest.approx(1.2), pytest.approx(0.3))
     assert (total["calc_s"], total["sync_s"], total["wall_s"], total["iterations"]) == (12, 0, 24, None)
     assert "compute                            n/a   50.0 %" in capsys.readouterr().out
 
@@ -651,6 +816,8 @@ def test_a_damaged_log_is_named_with_its_line(tmp_path: Path) -> None:
         ("train", {"iteration": 3}, "an iteration of at least 4, as in the lines before, got 3"),
         ("val", {"epoch": 1.0}, "'epoch' to be a whole number of at least 0, got 1.0"),
         ("val", {"error": 1.5}, "'error' to be a number from 0 to 1 or null, got 1.5"),
+        ("val", {"mae": "0.3"}, "'mae' to be a number or null, got '0.3'"),
+        ("val", {"best_error": 30}, "'best_error' to be a number from 0 to 1 or null, got 30"),
         ("diverged", {"reason": 3}, "'reason' to be a text, got 3"),
     ],
 )

@@ -20,6 +20,7 @@ from theanompi.config import ConfigError
 from theanompi.experiments.report import report
 from theanompi.experiments.results import read_experiment, read_run
 from theanompi.experiments.statistics import Cell, Run, difference
+from theanompi.record.metrics import Reported
 
 # Student's t, 97.5 %, by degrees of freedom: from a printed table.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
@@ -623,7 +624,114 @@ def test_a_report_loads_neither_torch_nor_mpi(tmp_path):
     assert result.stdout.splitlines()[-1] == ""
 
 
+# Other metrics than the error.
+
+MAE = Reported(("loss", "mae"), "mae", "windows")
+
+
+def regression(folder: Path, **more: Any) -> Path:
+    """Two optimizers, whose figures differ by 0.002 in the mean; the training values are 0.1 above."""
+    cells = {
+        ("momentum", 4): [flat(value) for value in (2.010, 2.011, 2.015)],
+        ("lars", 4): [flat(value) for value in (2.009, 2.010, 2.011)],
+    }
+    return write_experiment(folder, cells, reports={"momentum": MAE, "lars": MAE}, **more)
+
+
+def test_a_regression_is_compared_by_its_metric_in_plain_numbers(tmp_path):
+    text = report(regression(tmp_path, claims=["lars@4 < momentum@4", "lars@4 ~ momentum@4"], question=""))
+    # Differences of -1, -1 and -4 thousandths: mean -2, standard deviation √3.
+    half = T[2] * 0.001 * math.sqrt(3 / 3)
+    lines = text.splitlines()
+    assert lines[2] == "validation mae, median of the last 5 epochs, mean ± standard deviation over 3 seeds:"
+    assert lines[5:7] == ["  momentum   2.0120 ± 0.0026", "  lars       2.0100 ± 0.0010"]
+    compared = f"mae -0.0020 ± {half:.4f}"
+    assert f"  lars against momentum, 4 workers: {compared}: no difference that 3 seeds can show." in lines
+    assert f"  lars@4 ~ momentum@4 agrees: {compared}, within one std (0.00265)." in lines
+    assert f"  lars@4 < momentum@4 cannot be told with 3 seeds: {compared}." in lines
+    content = written(tmp_path)
+    (run, *_) = cell_of(content, "lars", 4)["runs"]
+    assert run["mae"] == 2.009 and run["validation"]["mae"] == [0.9, 2.013, 2.007, 2.009, 2.012, 2.005]
+    page = (tmp_path / "report.md").read_text()
+    assert "Validation mae, median" in page and "![Training and validation mae](curves.png)" in page
+    assert "n = 8 windows per worker; learning rate 0.1 for 64 windows" in page
+    for words in (text, page):
+        assert not [word for word in ("error", "%)", "point", "image", "pixel") if word in words]
+
+
+def test_verdicts_do_not_depend_on_the_scale_of_a_metric(tmp_path):
+    for i, scale in enumerate((1e-6, 1.0, 1e6)):
+        (tmp_path / str(i)).mkdir()
+        cells = {
+            (arm, 4): [Trial([scale * e] * 3) for e in errors]
+            for arm, errors in (("mine", MINE_4), ("theirs", THEIRS_4), ("theirs_again", THEIRS_8))
+        }
+        write_experiment(
+            tmp_path / str(i), cells, reports=dict.fromkeys(("mine", "theirs", "theirs_again"), MAE)
+        )
+    found = [read_experiment(tmp_path / str(i)).across_arms() for i in range(3)]
+    for one in found:
+        assert [d.verdict for d in one] == ["better", "better"]
+    mean, half = by_hand(THEIRS_4, MINE_4)
+    for one, scale in zip(found, (1e-8, 1e-2, 1e4), strict=True):
+        assert (one[0].mean, one[0].half) == (
+            pytest.approx(scale * mean, rel=1e-6),
+            pytest.approx(scale * half, rel=1e-3),
+        )
+
+
+def test_runs_without_a_named_metric_are_compared_by_the_error(tmp_path):
+    experiment = read_experiment(slides(tmp_path))
+    assert (experiment.metric, experiment.noun) == ("error", "images")
+
+
+@pytest.mark.parametrize(
+    "other", [Reported(("loss", "rmse"), "rmse", "windows"), None], ids=["named", "of before"]
+)
+def test_arms_with_different_metrics_are_refused_in_one_line(tmp_path, other):
+    cells = {("a", 4): [None, flat(0.3)], ("b", 8): [flat(0.2), flat(0.3)]}
+    write_experiment(tmp_path, cells, reports={"a": MAE, "b": other})
+    with pytest.raises(ConfigError) as raised:
+        report(tmp_path)
+    assert str(raised.value) == (
+        f"experiment {tmp_path}: expected one metric in all runs, got 'mae' in a, 4 workers, seed 1 and "
+        f"{'error' if other is None else 'rmse'!r} in b, 8 workers, seed 0"
+    )
+    assert not list(tmp_path.glob("report.*"))
+
+
+def test_another_fraction_is_in_per_cent_and_named(tmp_path):
+    top5 = Reported(("loss", "error_top5"), "error_top5", "images")
+    cells = {(arm, 4): [flat(e) for e in errors] for arm, errors in (("a", THEIRS_4), ("b", MINE_4))}
+    text = report(write_experiment(tmp_path, cells, reports={"a": top5, "b": top5}))
+    mean, half = by_hand(MINE_4, THEIRS_4)
+    assert "validation error_top5 (%), median" in text
+    assert f"b against a, 4 workers: error_top5 {mean:+.2f} ± {half:.2f} points: b is worse." in text
+
+
 # The picture.
+
+
+@pytest.mark.parametrize(
+    ("shift", "label", "scale"),
+    [(0.0, "mae, logarithmic", "log"), (-1.0, "mae", "linear"), (1e4, "mae", "linear")],
+)
+def test_a_metric_of_any_range_is_drawn(tmp_path, figures, shift, label, scale):
+    def trial(*values: float, end: str = "summary") -> Trial:
+        return Trial([v + shift for v in values], end, train=[v + shift for v in values])
+
+    cells = {(arm, k): [trial(0.9, 0.1), trial(0.8, 0.1)] for arm in ("a", "b") for k in (1, 2, 4)}
+    if shift < 1:
+        cells["b", 4][0] = trial(1e30, end="diverged")
+    report(write_experiment(tmp_path, cells, reports={"a": MAE, "b": MAE}))
+    *panels, last = figures[0].axes
+    for axes in panels:
+        assert (axes.get_ylabel(), axes.get_yscale()) == (label, scale)
+        low, high = axes.get_ylim()
+        assert low <= 0.1 + shift and 0.9 + shift <= high < 12 + 1.2 * shift
+    assert (last.get_title(), last.get_xlabel(), last.get_ylabel()) == (
+        "mae against minibatch", "minibatch kn (windows)", "mae"
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
             axes.set_yscale("log")
         axes.set_ylim(scale.lowest, scale.highest)
         for one in series:
-            _draw(axes, one, scale.highest)
+            _draw(axes, one, scale)
         _finish(axes, title, "epoch", label_of(experiment.metric) + ", logarithmic" * bool(scale.ticks))
         axes.set_xlim(1 - 0.03 * epochs, 1.03 * epochs)
         if scale.ticks:
@@ -137,24 +137,28 @@ def _scale(experiment: Results) -> _Scale:
 
     It is logarithmic: both how runs begin, or stay, near chance and small differences at the end can be seen. A
     training error far below any validation error is cut off, down to 0, which has no place on it. Where a metric is
-    not positive in a validation, it is linear.
+    not positive in a validation, or changes little, it is linear.
     """
     cells = experiment.cells
     validation = [mean for cell in cells for mean, _ in cell.curve("validation").values()]
-    drawn = [mean for cell in cells for mean, _ in cell.curve("train").values()] + validation
-    drawn += [
+    finished = [mean for cell in cells for mean, _ in cell.curve("train").values()] + validation
+    drawn = finished + [
         v for cell in cells for run in cell.diverged for v in (*run.train.values(), *run.validation.values())
     ]
     if is_fraction(experiment.metric):
         best = min(validation, default=10.0)
         highest = max(1.0, min(104.0, 1.1 * max(drawn, default=100.0)))
         return _Scale(max(0.9 * min(drawn, default=10.0), 0.4 * best, 0.01), highest, _TICKS)
-    least, most = min(drawn, default=0.1), max(drawn, default=1.0)
+    least, most = min(finished, default=0.1), max(finished, default=1.0)
     best = min(validation, default=least)
+    # What diverged may have gone anywhere before.
+    most = max(most, min(max(drawn, default=most), 10 * most))
     # Not below what a logarithm can be taken of.
     if best > 1e-300:
         lowest, highest = max(0.9 * least, 0.4 * best), 1.1 * most
-        return _Scale(lowest, highest, _round_numbers(lowest, highest))
+        ticks = [tick for tick in _round_numbers(lowest, highest) if lowest <= tick <= highest]
+        # Within a narrow range a logarithmic axis shows nothing that a linear one does not.
+        return _Scale(lowest, highest, ticks if len(ticks) > 2 else ())
     room = 0.05 * (most - least) or 1.0
     return _Scale(least - room, most + room)
 
@@ -166,7 +170,7 @@ def _round_numbers(lowest: float, highest: float) -> list[float]:
     return [step * 10.0**decade for decade in range(first, last + 1) for step in steps]
 
 
-def _draw(axes: Any, series: _Series, highest: float) -> None:
+def _draw(axes: Any, series: _Series, scale: _Scale) -> None:
     cell, colour = series.cell, series.colour
     says = describe(cell)
     if cell.diverged and cell.figures:
@@ -190,10 +194,11 @@ def _draw(axes: Any, series: _Series, highest: float) -> None:
     for run in cell.diverged:
         axes.plot(list(run.train), list(run.train.values()), color=colour, lw=0.7, ls="--")
         axes.plot(list(run.validation), list(run.validation.values()), color=colour, lw=0.7)
-        # Without any line in the log, at the upper edge.
+        # Without any line in the log, or beyond the panel, at its edge.
         end = max([run.train, run.validation], key=lambda curve: max(curve, default=0))
         epoch = max(end, default=run.epoch)
-        axes.plot([epoch], [end.get(epoch, highest)], "x", color=colour, ms=8, mew=1.8, clip_on=False)
+        height = min(max(end.get(epoch, scale.highest), scale.lowest), scale.highest)
+        axes.plot([epoch], [height], "x", color=colour, ms=8, mew=1.8, clip_on=False)
 
 
 def _finish(axes: Any, title: str, xlabel: str, ylabel: str) -> None:

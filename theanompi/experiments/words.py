@@ -1,5 +1,7 @@
 """What cells, figures and differences are called in tables and sentences."""
 
+import math
+
 from theanompi.experiments.statistics import Cell
 from theanompi.record.metrics import as_number, is_fraction
 
@@ -31,21 +33,36 @@ def number_of(metric: str, value: float) -> str:
     return f"{value:.2f}" if is_fraction(metric) else as_number(value)
 
 
+def spread_of(metric: str, mean: float, spread: float | None) -> str:
+    """Write a mean with its spread, if there is one: of that two digits, and the mean as exactly.
+
+    >>> spread_of("error", 12.0, 1.0), spread_of("mae", 0.0358, 0.000493), spread_of("mae", 1234.5678, 0.0)
+    ('12.00 ± 1.00', '0.03580 ± 0.00049', '1234.57 ± 0.00')
+    """
+    if spread is None:
+        return number_of(metric, mean)
+    decimals = 2
+    if not is_fraction(metric) and mean:
+        # Beyond six digits of the mean is rounding error.
+        decimals = 5 - math.floor(math.log10(max(abs(mean), spread)))
+        if spread:
+            decimals = max(0, min(decimals, 1 - math.floor(math.log10(spread))))
+    if not 0 <= decimals < 10:
+        return f"{number_of(metric, mean)} ± {number_of(metric, spread)}"
+    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
+
+
 def difference_of(metric: str, mean: float, half: float | None) -> str:
     """Write a difference of figures; `half` is that of its interval. It is not said that it is one of errors.
 
     >>> difference_of("error", 0.3, 1.51), difference_of("error_top5", 0.3, None)
     ('+0.30 ± 1.51 points', 'error_top5 +0.30 points')
     >>> difference_of("mae", -0.0123456, 0.002)
-    'mae -0.0123 ± 0.002'
+    'mae -0.0123 ± 0.0020'
     """
-    number = number_of(metric, mean)
-    text = (
-        "+" * (not number.startswith("-"))
-        + number
-        + ("" if half is None else f" ± {number_of(metric, half)}")
-    )
-    return f"{metric} " * (metric != "error") + text + " points" * is_fraction(metric)
+    text = spread_of(metric, mean, half)
+    signed = text if text.startswith("-") else f"+{text}"
+    return f"{metric} " * (metric != "error") + signed + " points" * is_fraction(metric)
 
 
 def figure_of(cell: Cell) -> str:
@@ -58,8 +75,7 @@ def figure_of(cell: Cell) -> str:
     """
     if cell.mean is None:
         return "–"
-    mean = number_of(cell.metric, cell.mean)
-    return mean if cell.std is None else f"{mean} ± {number_of(cell.metric, cell.std)}"
+    return spread_of(cell.metric, cell.mean, cell.std)
 
 
 def describe(cell: Cell | None) -> str:

@@ -98,24 +98,34 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
         for i, name in enumerate(names):
             several = f"{name}, " if len(names) > 1 else ""
             colours = (_LOSSES[i % len(_LOSSES)],) * 2 if several else (_TRAIN, _VALIDATION)
-            curves = scale * _column(train, name), scale * _column(val, name)
             style: dict[str, Any] = {"lw": thin, "alpha": 0.85, **train_mark}
-            axes.plot(at, curves[0], color=colours[0], label=f"{several}training", **style)
+            x, y = _known(at, scale * _column(train, name))
+            axes.plot(x, y, color=colours[0], label=f"{several}training", **style)
             style = {"lw": 1.6, "ls": "--" if several else "-", **mark}
-            axes.plot(val_at, curves[1], color=colours[1], label=f"{several}validation", **style)
-            drawn += curves
+            val_x, val_y = _known(val_at, scale * _column(val, name))
+            axes.plot(val_x, val_y, color=colours[1], label=f"{several}validation", **style)
+            drawn += [y, val_y]
         _from_zero(axes, np.concatenate(drawn), 1.08)
-        axes.legend(frameon=False, loc="lower left" if train_mark else "upper right")
+        title_above = 6.0  # matplotlib's own
+        if len(names) == 1:
+            axes.legend(frameon=False, loc="lower left" if train_mark else "upper right")
+        else:
+            # Above the panel, a loss under the other's name in three columns: curves of any form leave no corner free.
+            columns = min(len(names), 3)
+            title_above += 13 * 2 * -(-len(names) // columns)
+            axes.legend(
+                frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=columns, fontsize=8
+            )
         unit = " (%)" if scale == 100 else ""
         if metric is None:
-            axes.set_title("Losses" if len(names) > 1 else "Loss", fontsize=11)
+            axes.set_title("Losses" if len(names) > 1 else "Loss", fontsize=11, pad=title_above)
             axes.set_ylabel(
                 "cross-entropy (nats)" if about.headline == CLASSIFIER.headline else f"loss{unit}"
             )
         else:
             best = min((r[metric] for r in val if r.get(metric) is not None), default=None)
             title = "" if best is None else f", best validation {as_text(metric, best)}"
-            axes.set_title(metric[0].upper() + metric[1:] + title, fontsize=11)
+            axes.set_title(("Error" if metric == "error" else metric) + title, fontsize=11)
             axes.set_ylabel(f"{metric}{unit}")
 
     lr = _column(train, "lr")
@@ -181,6 +191,12 @@ def _stack(axes: Any, at: np.ndarray, shares: dict[str, np.ndarray], hatched: bo
         style = {"fc": "none", "ec": colour, "hatch": "/////"} if hatched else {"fc": colour}
         axes.fill_between(x, *bars, step="pre", label=label, alpha=0.55, lw=0, **style)
         low = high
+
+
+def _known(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points that have a value: an interval may have none of an objective that is not updated in it."""
+    known = np.isfinite(values)
+    return at[known], values[known]
 
 
 def _from_zero(axes: Any, values: np.ndarray, room: float) -> None:
