@@ -884,7 +884,7 @@ def _dataset(store: str) -> bytes:
 
 def _read_all(path: Path) -> str:
     digest = hashlib.sha256()
-    with schema.open_dataset(path) as data:
+    with schema.open_pictures(path) as data:
         texts = (data.name, data.description, data.source, data.licence, data.augmentation, data.store)
         digest.update(repr((texts, data.class_names, data.left_out, data.channels, data.largest)).encode())
         digest.update(repr((data.mean.tolist(), data.std.tolist())).encode())
