@@ -38,7 +38,9 @@ RAW_SIZE = 256
 TITLES: dict[Split, str] = {"train": "training", "val": "validation"}
 # What `info` prints of a text fits a line of 80 characters, with the title.
 WIDTH = 66
-DESCRIPTION = "Make a data set of images in folders, archives or arrays, of other arrays or of texts; look at one; check one."
+DESCRIPTION = (
+    "Make a data set of images in folders, archives or arrays, other arrays or texts; look at one; check one."
+)
 EPILOG = (
     "An interrupted command continues where it was when it is given again; of texts, and of arrays that are no images, "
     "it begins anew."
@@ -446,8 +448,10 @@ def _run(args: argparse.Namespace) -> bool:
 
 
 def _keeps(args: argparse.Namespace) -> bool:
-    """Whether an interrupted command continues: there is the journal of what is packed."""
-    return hasattr(args, "output") and os.path.exists(f"{args.output}.journal")
+    """Whether an interrupted command continues where it was: it packs images."""
+    if args.command == "arrays":
+        return holds_pictures(args.path)
+    return args.command not in ("info", "verify", "text")
 
 
 def main(arguments: list[str] | None = None) -> int:

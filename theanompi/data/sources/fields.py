@@ -353,14 +353,14 @@ class FieldSource:
             return
         for block in self._read(split, name):
             if block.dtype.kind == "f":
-                counts = self._not_finite.setdefault(f"{split} {name}", np.zeros(2, np.int64))
+                counts = self._not_finite.setdefault(f"{split}: {name}", np.zeros(2, np.int64))
                 counts += [np.isnan(block).sum(), np.isinf(block).sum()]
             yield block
 
     def not_finite(self) -> list[str]:
         """Say which fields had NaN or infinities in the blocks that were read."""
         return [
-            f"{name} has {nans:,} NaN and {infinite:,} infinite values"
+            f"{name} has {nans:,} NaN and {infinite:,} infinite ones"
             for name, (nans, infinite) in self._not_finite.items()
             if nans or infinite
         ]

@@ -182,9 +182,7 @@ CODERS: dict[str, type[Coder]] = {"bytes": Bytes, "characters": Characters, "wor
 
 def _bad_byte(error: UnicodeDecodeError, before: int) -> str:
     """Where a text is no UTF-8; `before` bytes of it came before those that were decoded."""
-    return (
-        f"expected text in UTF-8, got byte 0x{error.object[error.start]:02x} at byte {before + error.start:,}"
-    )
+    return f"expected text in UTF-8, got byte 0x{error.object[error.start]:02x} at position {before + error.start:,}"
 
 
 def _decoded(piece: Piece, read: Callable[[int], None]) -> Iterator[str]:
@@ -324,7 +322,7 @@ class TextStream:
             self._pieces: dict[Split, list[Piece]] = {"train": pieces, "val": _pieces(val)}
         elif val_share is None:
             raise ConfigError(
-                "text: expected --val FILE, or --val-share 0.1 for the last tenth of the text, got neither"
+                "text: expected --val FILE, or --val-share 0.1 to take the last tenth, got neither"
             )
         else:
             self._pieces = _cut(pieces, val_share, tokens == "words")
