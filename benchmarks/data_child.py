@@ -13,11 +13,11 @@ from processes import resident_mib
 
 def open_set(path: str) -> None:
     """Say how long opening takes, in seconds, and by how much it enlarges the process."""
-    from theanompi.data import open_dataset
+    from theanompi.data import open_pictures
 
     before = resident_mib()[0]
     start = time.perf_counter()
-    dataset = open_dataset(path)
+    dataset = open_pictures(path)
     seconds = time.perf_counter() - start
     after = resident_mib()[0]
     images = dataset.n_train + dataset.n_val
@@ -31,11 +31,11 @@ def read_epochs(path: str, epochs: int, batch_size: int, image_size: int, trim: 
     again may stay with it or not.
     """
     from theanompi import device
-    from theanompi.data import Loader, Sampler, open_dataset
+    from theanompi.data import Loader, Sampler, open_pictures
     from theanompi.training.feed import Feed, Inputs
 
     device.use("cpu")
-    dataset = open_dataset(path)
+    dataset = open_pictures(path)
     sampler = Sampler(dataset.n_train, batch_size, size=1, rank=0, accumulation=1, seed=0)
     after_each = []
     with Loader(dataset, batch_size, image_size) as loader:

@@ -161,7 +161,7 @@ def loaded(place: str, path: Path, batches: int) -> tuple[list[np.ndarray], list
     import pytensor  # as above
 
     from theanompi import device
-    from theanompi.data import Loader, Sampler, open_dataset
+    from theanompi.data import Loader, Sampler, open_pictures
     from theanompi.device import Pinned
     from theanompi.device.ops import color_adjust, crop_resize
     from theanompi.training.feed import Feed, Inputs
@@ -169,7 +169,7 @@ def loaded(place: str, path: Path, batches: int) -> tuple[list[np.ndarray], list
     device.use(place)
     inputs_seen, crops = [], []
     with (
-        open_dataset(path) as dataset,
+        open_pictures(path) as dataset,
         Loader(dataset, 16, 96, color_jitter=0.4, lighting=0.1, processes=2) as loader,
     ):
         pinned = Pinned(loader.memory)

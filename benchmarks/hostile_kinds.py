@@ -32,8 +32,10 @@ from theanompi import cli
 from theanompi.config import FIELDS, RunConfig, hosts, one_line, to_environment
 from theanompi.data.pack import command, packing
 from theanompi.data.pictures.decode import as_jpeg, decode, resize_shorter
-from theanompi.data.sources import arrays, base, cifar, folders, ilsvrc, mnist
-from theanompi.data.store import schema
+from theanompi.data.sources import arrays, base, cifar, fields, folders, ilsvrc, mnist, texts
+from theanompi.data.store import records, schema
+from theanompi.data.store.record_writer import write_arrays, write_stream, write_texts
+from theanompi.data.store.records import ArrayDataset
 from theanompi.data.store.writer import Block, ChannelSums, Writer, write_dataset
 from theanompi.data.store.writer import Image as Packed
 from theanompi.doctor import examination
@@ -887,7 +889,7 @@ def _dataset(store: str) -> bytes:
 
 def _read_all(path: Path) -> str:
     digest = hashlib.sha256()
-    with schema.open_dataset(path) as data:
+    with schema.open_pictures(path) as data:
         texts = (data.name, data.description, data.source, data.licence, data.augmentation, data.store)
         digest.update(repr((texts, data.class_names, data.left_out, data.channels, data.largest)).encode())
         digest.update(repr((data.mean.tolist(), data.std.tolist())).encode())
@@ -915,6 +917,26 @@ def _(rng: Random, folder: Path) -> Input:
     return Input(lambda: _read_all(path), good=_good_dataset(store))
 
 
+def _change_array(rng: Random, file: h5py.File, name: str) -> None:
+    """Take an array away, or put another one in its place."""
+    values = file[name][()]
+    del file[name]
+    what = rng.choice(
+        ("gone", "shape", "huge", "group", "value", "i2", "i4", "i8", "u8", "f8", "?", "c8", "S300")
+    )
+    if what == "group":
+        file.create_group(name)
+    elif what == "shape":
+        file[name] = values[:-1]
+    elif what == "huge":
+        file.create_dataset(name, (10**6,), values.dtype, chunks=(1000,))
+    elif what == "value" and values.dtype.kind in "iu":
+        values.flat[rng.randrange(values.size)] = rng.choice((-1, 0, 1, 2**31 - 1, 10**6)) % 2**31
+        file[name] = values
+    elif what != "gone":
+        file[name] = values.astype(what)
+
+
 @kind("data sets, other types", share=4)
 def _(rng: Random, folder: Path) -> Input:
     """The digest of the index is right: only what is in the file is wrong."""
@@ -925,23 +947,7 @@ def _(rng: Random, folder: Path) -> Input:
             name = rng.choice([name for name in file.attrs if name != "sha256"])
             file.attrs[name] = rng.choice(FOREIGN)
         else:
-            name = f"{rng.choice(schema.SPLITS)}/{rng.choice(list(schema._COLUMNS))}"
-            values = file[name][()]
-            del file[name]
-            what = rng.choice(
-                ("gone", "shape", "huge", "group", "value", "i2", "i4", "i8", "u8", "f8", "?", "c8", "S300")
-            )
-            if what == "group":
-                file.create_group(name)
-            elif what == "shape":
-                file[name] = values[:-1]
-            elif what == "huge":
-                file.create_dataset(name, (10**6,), values.dtype, chunks=(1000,))
-            elif what == "value" and values.dtype.kind in "iu":
-                values.flat[rng.randrange(values.size)] = rng.choice((-1, 0, 1, 2**31 - 1, 10**6)) % 2**31
-                file[name] = values
-            elif what != "gone":
-                file[name] = values.astype(what)
+            _change_array(rng, file, f"{rng.choice(schema.SPLITS)}/{rng.choice(list(schema._COLUMNS))}")
         with contextlib.suppress(KeyError, MemoryError):
             file.attrs["sha256"] = schema.index_sha256(file)
     return Input(lambda: _read_all(path) and 0)
@@ -967,6 +973,103 @@ def _(rng: Random, folder: Path) -> Input:
         raw.seek(position)
         raw.write(image)
     return Input(lambda: _read_all(path) and 0)
+
+
+@functools.cache
+def _record_file(modality: str) -> bytes:
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "r.h5")
+        if modality == "arrays":
+            split = {
+                "x": draw.normal(size=(6, 3)),
+                "seen": draw.random((6, 2)) < 0.5,
+                "labels": np.arange(6) % 2,
+            }
+            write_arrays(path, split, split, name="arrays", class_names=["a", "b"])
+        elif modality == "stream":
+            write_stream(path, draw.integers(0, 256, 300), draw.integers(0, 256, 40), name="stream")
+        else:
+            texts = [draw.integers(0, 4, n + 1) for n in range(4)], np.arange(4) % 2
+            words = ["<unk>", "<eos>", "a", "b"]
+            write_texts(
+                path, texts, texts, name="t", class_names=["a", "b"], tokens="words", vocabulary=words
+            )
+        return path.read_bytes()
+
+
+def _read_records(path: Path) -> str:
+    digest = hashlib.sha256()
+    with schema.open_dataset(path) as data:
+        if isinstance(data, schema.Dataset):
+            return "pictures"
+        texts = (data.name, data.description, data.source, data.licence, data.class_names, data.left_out)
+        digest.update(repr((texts, data.modality, data.fields, data.n_train, data.n_val)).encode())
+        for split in schema.SPLITS:
+            if isinstance(data, ArrayDataset):
+                for i in range(data.count(split)):
+                    digest.update(b"".join(values.tobytes() for values in data.item(split, i).values()))
+            else:
+                ids = data.ids(split, 0, data.length(split))
+                labels = [] if data.kind == "stream" else data.labels(split).tolist()
+                digest.update(
+                    ids.tobytes() + repr((data.text(ids), data.offsets(split).tolist(), labels)).encode()
+                )
+    return digest.hexdigest()
+
+
+@functools.cache
+def _good_records(modality: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "r.h5").write_bytes(_record_file(modality))
+        return _read_records(Path(folder, "r.h5"))
+
+
+def _damaged_records(rng: Random, folder: Path, modality: str) -> Input:
+    path = folder / "r.h5"
+    path.write_bytes(damaged(rng, _record_file(modality), rng.choice((None, 512, 2048))))
+    return Input(lambda: _read_records(path), good=_good_records(modality))
+
+
+def _other_records(rng: Random, folder: Path, modality: str) -> Input:
+    """The digest of the index is right: only what is in the file is wrong."""
+    path = folder / "r.h5"
+    path.write_bytes(_record_file(modality))
+    with contextlib.suppress(TypeError, ValueError, AttributeError, OSError), h5py.File(path, "r+") as file:
+        names = [name for name in file.attrs if name != "sha256"]
+        arrays: list[str] = []
+        file.visititems(lambda name, found: arrays.append(name) if isinstance(found, h5py.Dataset) else None)
+        what = rng.random()
+        if what < 0.3:
+            file.attrs[rng.choice(names)] = rng.choice(FOREIGN)
+        elif what < 0.5:
+            name = rng.choice([name for name in names if name in ("fields", "vocabulary")])
+            file.attrs[name] = json.dumps(changed_json(rng, json.loads(file.attrs[name])))
+        else:
+            _change_array(rng, file, rng.choice(arrays))
+        with contextlib.suppress(KeyError, MemoryError):
+            file.attrs["sha256"] = records.index_sha256(file)
+    return Input(lambda: _read_records(path) and 0)
+
+
+@kind("arrays-file, any bytes", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    return _damaged_records(rng, folder, "arrays")
+
+
+@kind("tokens-file, any bytes", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    return _damaged_records(rng, folder, rng.choice(("stream", "texts")))
+
+
+@kind("arrays-file, other types", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    return _other_records(rng, folder, "arrays")
+
+
+@kind("tokens-file, other types", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    return _other_records(rng, folder, rng.choice(("stream", "texts")))
 
 
 # --- What tmpack reads ---------------------------------------------------------------------------------------
@@ -1409,6 +1512,69 @@ def _(rng: Random, folder: Path) -> Input:
     return Input(lambda: _held(cifar.Cifar10(path), named=False), good=good)
 
 
+# --- Arrays of any fields, and texts
+
+
+def _fields_read(path: Path) -> str:
+    source = fields.FieldSource(path)
+    digest = hashlib.sha256(repr((source.fields, source.counts, source.class_names)).encode())
+    for split in schema.SPLITS:
+        for name in source.fields:
+            for block in source.blocks(split, name):
+                digest.update(block.tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _field_file(name: str) -> bytes:
+    content = {"x": np.arange(12.0).reshape(4, 3), "labels": np.array([0, 1, 1, 0]), "seen": np.ones(4, bool)}
+    file = io.BytesIO()
+    if name == "a.npz":
+        arrays: dict[str, Any] = {f"{s}_{key}": a for s in schema.SPLITS for key, a in content.items()}
+        np.savez_compressed(file, **arrays)
+    else:
+        with h5py.File(file, "w") as made:
+            for split in schema.SPLITS:
+                for key, array in content.items():
+                    made.create_dataset(f"{split}/{key}", data=array, chunks=array.shape, compression="gzip")
+    return file.getvalue()
+
+
+@functools.cache
+def _good_fields() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a.npz").write_bytes(_field_file("a.npz"))
+        return _fields_read(Path(folder, "a.npz"))
+
+
+@kind("fields, any bytes", share=2)
+def _(rng: Random, folder: Path) -> Input:
+    path = folder / rng.choice(("a.npz", "a.h5"))
+    path.write_bytes(damaged(rng, _field_file(path.name)))
+    # HDF5 has no checksums of what a user's file has in it.
+    if path.name == "a.npz":
+        return Input(lambda: _fields_read(path), good=_good_fields())
+    return Input(lambda: _fields_read(path) and 0)
+
+
+@kind("texts, any bytes")
+def _(rng: Random, folder: Path) -> Input:
+    path = folder / "t.txt"
+    path.write_bytes(damaged(rng, "The cat sat\non the naïve mat – \U0001f600.\n".encode() * 3))
+    tokens = rng.choice(list(texts.CODERS))
+
+    def call() -> int:
+        source = texts.TextStream([str(path)], tokens=tokens, val_share=0.3)
+        source.survey(lambda n: None)
+        found = {
+            split: sum(len(ids) for ids in source.blocks(split, lambda n: None)) for split in schema.SPLITS
+        }
+        assert found == source.counts
+        return 0
+
+    return Input(call)
+
+
 @kind("flags of tmpack", share=4, command="theanompi.data.pack.command")
 def _(rng: Random, folder: Path) -> Input:
     commands = {
@@ -1417,7 +1583,8 @@ def _(rng: Random, folder: Path) -> Input:
         "folder": "--store --size",
         "mnist": "--set",
         "cifar10": "",
-        "arrays": "",
+        "arrays": "--val-share",
+        "text": "--tokens --val-share --vocabulary-size --val",
         "info": "",
         "verify": "",
     }
@@ -1427,7 +1594,9 @@ def _(rng: Random, folder: Path) -> Input:
         words += shlex.split("--classes 2 --train 4 --val 2 --size 4")
     if name not in ("synthetic", "glyphs"):
         words += ["--", odd_path(rng, folder)] if rng.random() < 0.5 else [argument(rng)]
-    flags = [*commands[name].split(), "--augmentation", "--name", "--processes", "-o"]
+    flags = [*commands[name].split(), "--name", "-o"]
+    if name != "text":
+        flags += ["--augmentation", "--processes"]
     words[1:1] = [
         f"{flag}={argument(rng)}" for flag in rng.sample(flags, rng.randint(0, 2)) if flag.startswith("--")
     ]
@@ -1435,7 +1604,9 @@ def _(rng: Random, folder: Path) -> Input:
         words[1:1] = ["-o", "out.h5"]
 
     def call() -> int:
-        with mock.patch.object(command, "pack", lambda source, output, **more: True):
+        with contextlib.ExitStack() as stack:
+            for pack in ("pack", "pack_arrays", "pack_text"):
+                stack.enter_context(mock.patch.object(command, pack, lambda source, output, **more: True))
             return command.main(words)
 
     # The real one would pack what is right.

@@ -128,13 +128,13 @@ def our_step(path: Path, processes: int, device: torch.device, crop: bool) -> tu
     import pytensor
 
     import theanompi.device
-    from theanompi.data import Batch, Loader, Sampler, open_dataset
+    from theanompi.data import Batch, Loader, Sampler, open_pictures
     from theanompi.device import Pinned
     from theanompi.training.feed import Feed, Inputs
     from theanompi.training.functions import normalised
 
     theanompi.device.use("cuda:0" if device.type == "cuda" else "cpu")
-    dataset = open_dataset(path)
+    dataset = open_pictures(path)
     sampler = Sampler(dataset.n_train, BATCH_SIZE, size=1, rank=0, accumulation=1, seed=0)
     depth = max(4, PREFETCH * processes)
     loader = Loader(dataset, BATCH_SIZE, IMAGE_SIZE, processes=processes, depth=depth)

@@ -14,29 +14,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from theanompi.data.reading.loader import Batch, Loader, LoaderError
     from theanompi.data.reading.sampler import Sampler, validation_batches
-    from theanompi.data.store.schema import Dataset, open_dataset
+    from theanompi.data.store.record_writer import write_arrays, write_stream, write_texts
+    from theanompi.data.store.records import ArrayDataset, RecordDataset, TokenDataset
+    from theanompi.data.store.schema import Dataset, open_dataset, open_pictures
     from theanompi.data.store.writer import write_dataset
 
 _HOMES = {
+    "ArrayDataset": "store.records",
     "Batch": "reading.loader",
     "Dataset": "store.schema",
     "Loader": "reading.loader",
     "LoaderError": "reading.loader",
+    "RecordDataset": "store.records",
     "Sampler": "reading.sampler",
+    "TokenDataset": "store.records",
     "open_dataset": "store.schema",
+    "open_pictures": "store.schema",
     "validation_batches": "reading.sampler",
+    "write_arrays": "store.record_writer",
     "write_dataset": "store.writer",
+    "write_stream": "store.record_writer",
+    "write_texts": "store.record_writer",
 }
 
 __all__ = [
+    "ArrayDataset",
     "Batch",
     "Dataset",
     "Loader",
     "LoaderError",
+    "RecordDataset",
     "Sampler",
+    "TokenDataset",
     "open_dataset",
+    "open_pictures",
     "validation_batches",
+    "write_arrays",
     "write_dataset",
+    "write_stream",
+    "write_texts",
 ]
 
 

@@ -146,12 +146,12 @@ def file_system(path: Path) -> str:
 
 def data(settings: dict[str, Any]) -> None:
     """Open the run's data set, then read batches of it with the loader for two seconds."""
-    from theanompi.data import Loader, Sampler, open_dataset
+    from theanompi.data import Loader, Sampler, open_pictures
 
     config = resolve(RunConfig.from_dict(settings))
     assert config.batch_size and config.image_size and config.loader_processes
     start = time.perf_counter()
-    dataset = open_dataset(config.data)
+    dataset = open_pictures(config.data)
     about = dataset.path.stat()
     say(
         path=str(dataset.path),

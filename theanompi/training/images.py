@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 
 from theanompi.config import RunConfig
-from theanompi.data import Batch, Loader, Sampler, open_dataset, validation_batches
+from theanompi.data import Batch, Loader, Sampler, open_pictures, validation_batches
 from theanompi.data.pictures.regions import canvas
 from theanompi.device import Pinned
 from theanompi.record.timeline import Span
@@ -31,7 +31,7 @@ class Data:
 
     def __init__(self, config: RunConfig, rank: int, size: int) -> None:
         assert config.batch_size is not None and config.image_size is not None
-        self.dataset = open_dataset(config.data)
+        self.dataset = open_pictures(config.data)
         self.config, self.rank, self.size, self.batch_size = config, rank, size, config.batch_size
         self.sampler = Sampler(
             self.dataset.n_train,

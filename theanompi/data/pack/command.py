@@ -1,35 +1,50 @@
-"""``tmpack``: makes a data set of images that lie in folders, archives or arrays.
+"""``tmpack``: makes a data set of images that lie in folders, archives or arrays, of other arrays, or of texts.
 
 The images go, block by block, to worker processes, which read and check them, and come back in their order to
-be written. An interrupted run leaves its work files; the same command goes on from there.
+be written. An interrupted run leaves its work files; the same command goes on from there. Other arrays and texts are
+read and written here; an interrupted run begins anew.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from theanompi.config import ConfigError, OneLineParser, escaped, got
+from theanompi.config import ConfigError, OneLineParser, escaped, got, shortened
 from theanompi.config.files import reason
 from theanompi.data.pack.packing import Progress, WorkerDied, numbers_in_words, pack, say, size_in_words
+from theanompi.data.pack.records import pack_arrays, pack_text
 from theanompi.data.pictures.augment import POLICIES
 from theanompi.data.sources.arrays import Npz
 from theanompi.data.sources.base import Source
 from theanompi.data.sources.cifar import Cifar10, Cifar100
+from theanompi.data.sources.fields import FieldSource, holds_pictures
 from theanompi.data.sources.folders import Folder
 from theanompi.data.sources.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
 from theanompi.data.sources.ilsvrc import Ilsvrc, KaggleIlsvrc
 from theanompi.data.sources.mnist import Mnist
 from theanompi.data.sources.synthetic import Synthetic
-from theanompi.data.store.schema import SPLITS, STORES, open_dataset
+from theanompi.data.sources.texts import TextFolder, TextStream
+from theanompi.data.store.records import STREAM_BLOCK, TOKENS, ArrayDataset, TokenDataset
+from theanompi.data.store.schema import SPLITS, STORES, Dataset, Split, open_dataset
 from theanompi.system.output import print_anything
 
 RAW_SIZE = 256
-DESCRIPTION = "Make a data set of images in folders, archives or arrays; look at one; check one."
-EPILOG = "An interrupted command continues where it was when it is given again."
+TITLES: dict[Split, str] = {"train": "training", "val": "validation"}
+# What `info` prints of a text fits a line of 80 characters, with the title.
+WIDTH = 66
+DESCRIPTION = (
+    "Make a data set of images in folders, archives or arrays, other arrays or texts; look at one; check one."
+)
+EPILOG = (
+    "An interrupted command continues where it was when it is given again; of texts, and of arrays that are no images, "
+    "it begins anew."
+)
 
 
 def _shortened(names: Sequence[str], most: int = 6) -> str:
@@ -68,22 +83,11 @@ def info(path: str | os.PathLike[str]) -> None:
             ("description", dataset.description),
             ("source", dataset.source),
             ("licence", dataset.licence),
-            ("store", dataset.store),
-            ("channels", str(dataset.channels)),
-            ("augmentation", dataset.augmentation),
-            ("classes", f"{dataset.n_classes:,}: {_shortened(dataset.class_names)}"),
-            ("mean", numbers_in_words(dataset.mean)),
-            ("std", numbers_in_words(dataset.std)),
         ]
-        for split, title in zip(SPLITS, ("training", "validation"), strict=True):
-            lengths = dataset.locate(split, np.arange(dataset.count(split)))[1]
-            rows.append((title, f"{dataset.count(split):,} images, {size_in_words(int(lengths.sum()))}"))
-            heights, widths = dataset.sizes(split).T
-            for what, values, unit in (("height", heights, " pixels"), ("width", widths, " pixels")):
-                low, middle, high = np.min(values), np.median(values), np.max(values)
-                rows.append((f"  {what}", f"{low} – {middle:.0f} – {high}{unit} (least, median, most)"))
-            low, middle, high = (float(f(lengths)) for f in (np.min, np.median, np.max))
-            rows.append(("  size", f"{size_in_words(low)} – {size_in_words(middle)} – {size_in_words(high)}"))
+        if isinstance(dataset, Dataset):
+            rows += _about_pictures(dataset)
+        else:
+            rows += _about_arrays(dataset) if isinstance(dataset, ArrayDataset) else _about_tokens(dataset)
         rows.append(("left out", f"{len(dataset.left_out):,} files"))
         rows += [("", line) for line in dataset.left_out]
         rows.append(("index SHA-256", sha256))
@@ -91,8 +95,69 @@ def info(path: str | os.PathLike[str]) -> None:
         print(f"{title:<13} {escaped(text)}")
 
 
+def _classes(dataset: Dataset | ArrayDataset | TokenDataset) -> tuple[str, str]:
+    return "classes", f"{dataset.n_classes:,}: {_shortened(dataset.class_names)}"
+
+
+def _spread(values: NDArray[Any]) -> str:
+    return f"{np.min(values):,} – {np.median(values):,.0f} – {np.max(values):,}"
+
+
+def _about_pictures(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """Rows of `info` that only pictures have."""
+    yield "store", dataset.store
+    yield "channels", str(dataset.channels)
+    yield "augmentation", dataset.augmentation
+    yield _classes(dataset)
+    yield "mean", numbers_in_words(dataset.mean)
+    yield "std", numbers_in_words(dataset.std)
+    for split, title in TITLES.items():
+        lengths = dataset.locate(split, np.arange(dataset.count(split)))[1]
+        yield title, f"{dataset.count(split):,} images, {size_in_words(int(lengths.sum()))}"
+        heights, widths = dataset.sizes(split).T
+        for what, values, unit in (("height", heights, " pixels"), ("width", widths, " pixels")):
+            low, middle, high = np.min(values), np.median(values), np.max(values)
+            yield f"  {what}", f"{low} – {middle:.0f} – {high}{unit} (least, median, most)"
+        least, median, most = (float(f(lengths)) for f in (np.min, np.median, np.max))
+        yield "  size", f"{size_in_words(least)} – {size_in_words(median)} – {size_in_words(most)}"
+
+
+def _about_arrays(dataset: ArrayDataset) -> Iterator[tuple[str, str]]:
+    """Rows of `info` that only arrays have."""
+    width = max(len(name) for name in dataset.fields)
+    for i, (name, field) in enumerate(dataset.fields.items()):
+        yield "" if i else "fields", f"{name:<{width}}  {field.dtype} {field.shape or 'scalar'}"
+    if dataset.n_classes:
+        yield _classes(dataset)
+    for split, title in TITLES.items():
+        yield title, f"{dataset.count(split):,} items, {size_in_words(dataset.nbytes(split))}"
+
+
+def _about_tokens(dataset: TokenDataset) -> Iterator[tuple[str, str]]:
+    """Rows of `info` that only tokens have."""
+    stream = dataset.kind == "stream"
+    yield "kind", "one stream" if stream else "texts with labels"
+    yield "tokens", f"{dataset.tokens}, {dataset.dtype.name}"
+    vocabulary = dataset.vocabulary
+    entries = "" if isinstance(vocabulary, str) else ": " + _shortened([repr(text) for text in vocabulary])
+    yield "vocabulary", shortened(f"{dataset.n_tokens:,}{entries}", WIDTH)
+    if not stream:
+        yield _classes(dataset)
+    for split, title in TITLES.items():
+        number = "" if stream else f"{dataset.count(split):,} texts, "
+        yield title, f"{number}{dataset.length(split):,} tokens, {size_in_words(dataset.nbytes(split))}"
+        if not stream:
+            yield "  length", f"{_spread(np.diff(dataset.offsets(split)))} tokens (least, median, most)"
+    first = dataset.ids("train", 0, min(WIDTH, int(dataset.offsets("train")[1])))
+    text = "first tokens" if stream else "first text"
+    words = repr(dataset.text(first))
+    yield text, words if len(words) <= WIDTH else f"{words[: WIDTH - 2]} …"
+    ids = " ".join(map(str, first.tolist()))
+    yield "  as ids", ids if len(ids) <= WIDTH else f"{ids[: WIDTH - 2].rpartition(' ')[0]} …"
+
+
 def verify(path: str | os.PathLike[str]) -> bool:
-    """Read every image of a data set, compare it with its checksum, and print the names of the bad ones.
+    """Read everything in a data set, compare it with its checksums, and print the names of what is bad.
 
     Parameters
     ----------
@@ -101,7 +166,7 @@ def verify(path: str | os.PathLike[str]) -> bool:
     Returns
     -------
     bool
-        Whether all are good.
+        Whether all is good.
 
     Raises
     ------
@@ -121,18 +186,24 @@ def verify(path: str | os.PathLike[str]) -> bool:
     """
     bad = []
     with open_dataset(path, check_images=False) as dataset:
-        total = dataset.n_train + dataset.n_val
-        with Progress(total) as progress:
+        if isinstance(dataset, Dataset):
+            total, noun = dataset.n_train + dataset.n_val, "images"
+        else:
+            total = sum(len(dataset.checksums(split)) for split in SPLITS)
+            noun = f"blocks of {STREAM_BLOCK:,} tokens" if dataset.noun == "tokens" else dataset.noun
+        with Progress(total, noun=noun) as progress:
             for split, i, wrong in dataset.verify():
-                if wrong:
+                if wrong and isinstance(dataset, Dataset):
                     bad.append(f"{split}/{dataset.image_name(split, i)}: image {i} of {split}: {wrong}")
+                elif wrong and not isinstance(dataset, Dataset):
+                    bad.append(f"{split}: {dataset.item_name(split, i)}: {wrong}")
                 progress.add(1)
     if not bad:
-        print(f"{path}: all {total:,} images are as they were packed")
+        print(f"{path}: all {total:,} {noun} are as they were packed")
         return True
     for line in bad:
         print(escaped(line), file=sys.stderr)
-    say(f"{path}: expected {total:,} images as they were packed, got {len(bad):,} damaged ones (above)")
+    say(f"{path}: expected {total:,} {noun} as they were packed, got {len(bad):,} damaged ones (above)")
     return False
 
 
@@ -151,6 +222,15 @@ def _number(least: int) -> Callable[[str], int]:
 
 
 _positive = _number(1)
+
+
+def _share(text: str) -> float:
+    try:
+        if 0 < float(text) < 1:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {got(text)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,8 +268,12 @@ def _parser() -> argparse.ArgumentParser:
         command("mnist", "pack MNIST or EMNIST", ("path", "the folder with its four files")),
         command(
             "arrays",
-            "pack arrays",
-            ("path", "an .npz file: train_images, train_labels, val_images, val_labels"),
+            "pack arrays of any kind; those of labelled images as images",
+            (
+                "path",
+                "an .npz file: train_images, train_labels, val_images, val_labels, uint8, for images; or any arrays "
+                "train_NAME and val_NAME, which may be an HDF5 file's train/NAME and val/NAME",
+            ),
         ),
         command("glyphs", "draw letters and digits, the task of the small experiments"),
         command("synthetic", "generate images that can be learnt"),
@@ -245,13 +329,44 @@ def _parser() -> argparse.ArgumentParser:
     packing[-1].add_argument(
         "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
     )
-    for sub in packing:
+    text = command("text", "pack texts in UTF-8 as tokens, for language models or with classes")
+    text.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="training text; or one folder with train/CLASS/*.txt and val or test likewise",
+    )
+    text.add_argument("--val", metavar="FILE", nargs="+", default=[], help="validation text")
+    text.add_argument(
+        "--tokens",
+        choices=TOKENS,
+        default="bytes",
+        help="what a token is (default: bytes); a word ends at whitespace",
+    )
+    text.add_argument(
+        "--vocabulary-size",
+        type=_positive,
+        metavar="N",
+        help="of characters or words: the N most frequent ones in training, <unk> for the others (default: all)",
+    )
+    text.add_argument(
+        "--skip-bad", action="store_true", help="of a folder: leave out, and list, what is no text"
+    )
+    for sub in (packing[5], text):
+        sub.add_argument(
+            "--val-share",
+            type=_share,
+            metavar="SHARE",
+            help="without a part for validation: take this share, the last one, for it, as 0.1",
+        )
+    for sub in (*packing, text):
         sub.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="the file to write")
         sub.add_argument("--overwrite", action="store_true", help="replace a file of that name")
+        sub.add_argument("--name", help="of the data set (default: the source's)")
+    for sub in packing:
         sub.add_argument(
             "--augmentation", choices=POLICIES, help="in training (default: what suits the source)"
         )
-        sub.add_argument("--name", help="of the data set (default: the source's)")
         sub.add_argument(
             "--processes", type=_positive, metavar="N", help="worker processes (default: one for each core)"
         )
@@ -287,19 +402,56 @@ def _source(args: argparse.Namespace) -> Source:
     return Cifar10(args.path) if args.command == "cifar10" else Cifar100(args.path)
 
 
+def _text(args: argparse.Namespace) -> TextStream | TextFolder:
+    options = {
+        "tokens": args.tokens,
+        "vocabulary_size": args.vocabulary_size,
+        "val_share": args.val_share,
+    }
+    first, *others = args.files
+    if os.path.isdir(first):
+        if others or args.val:
+            raise ConfigError(
+                f"text: expected one folder, with train and val in it, or files, got {first} and others"
+            )
+        return TextFolder(first, **options)
+    if args.skip_bad:
+        raise ConfigError("--skip-bad: expected it only for a folder of texts, got files")
+    return TextStream(args.files, args.val, **options)
+
+
 def _run(args: argparse.Namespace) -> bool:
     if args.command == "info":
         info(args.file)
         return True
     if args.command == "verify":
         return verify(args.file)
-    options = {key: getattr(args, key) for key in ("overwrite", "augmentation", "name", "processes")}
+    named = {"overwrite": args.overwrite, "name": args.name}
+    if args.command == "text":
+        return pack_text(_text(args), args.output, **named, skip_bad=args.skip_bad)
+    if args.command == "arrays":
+        if not holds_pictures(args.path):
+            if args.augmentation is not None:
+                raise ConfigError(f"--augmentation: expected it only for images, got {args.augmentation}")
+            return pack_arrays(FieldSource(args.path, args.renumber, args.val_share), args.output, **named)
+        if args.val_share is not None:
+            raise ConfigError(
+                f"--val-share: expected it only for arrays that are no images, got {args.val_share}"
+            )
+    options = {**named, "augmentation": args.augmentation, "processes": args.processes}
     if args.command in ("folder", "ilsvrc"):
         if args.store == "jpeg" and args.size is not None:
             raise ConfigError(f"--size: expected it only with --store raw, got {args.size} with --store jpeg")
         size = (args.size or RAW_SIZE) if args.store == "raw" else None
         options |= {"store": args.store, "size": size, "skip_bad": args.skip_bad}
     return pack(_source(args), args.output, **options)
+
+
+def _keeps(args: argparse.Namespace) -> bool:
+    """Whether an interrupted command continues where it was: it packs images."""
+    if args.command == "arrays":
+        return holds_pictures(args.path)
+    return args.command not in ("info", "verify", "text")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -327,15 +479,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return 0 if _run(args) else 1
     except KeyboardInterrupt:
-        packs = args.command not in ("info", "verify")
-        say("interrupted" + ("; what is packed is kept: the same command continues" if packs else ""))
+        say("interrupted" + ("; what is packed is kept: the same command continues" if _keeps(args) else ""))
         return 130
     except (ValueError, WorkerDied) as error:
         say(str(error))
     except MemoryError:
-        say(
-            f"{args.command}: expected more memory, got none; what is packed is kept: fewer --processes take less"
-        )
+        kept = "; what is packed is kept: fewer --processes take less" if _keeps(args) else ""
+        say(f"{args.command}: expected more memory, got none{kept}")
     except OSError as error:
         # A disk that is full has no name.
         where = error.filename or getattr(args, "output", args.command)

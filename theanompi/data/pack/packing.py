@@ -22,7 +22,7 @@ from tqdm import tqdm
 from theanompi.config import escaped, listed, one_line
 from theanompi.data.pictures.decode import BadImage, as_jpeg, decode, resize_shorter
 from theanompi.data.sources.base import Arrays, Files, Items, Source, printable
-from theanompi.data.store.schema import SPLITS, Split, Store, open_dataset
+from theanompi.data.store.schema import SPLITS, Split, Store, open_pictures
 from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
 from theanompi.system import cgroup
 
@@ -51,6 +51,8 @@ class Progress:
     ----------
     total, done : int
         Images; those done before are not counted in the rate.
+    noun : str
+        What is counted instead of images.
 
     Examples
     --------
@@ -58,7 +60,8 @@ class Progress:
     ...     progress.add(10)
     """
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    def __init__(self, total: int, done: int = 0, noun: str = "images") -> None:
+        self._noun = noun
         self._total, self._before, self._done = total, done, done
         self._start = self._last = monotonic()
         self._bar: Any = None
@@ -72,8 +75,8 @@ class Progress:
                 nrows=20,
                 leave=False,
                 smoothing=0.05,
-                unit=" images",
-                bar_format="{bar}| {n_fmt}/{total_fmt} images, {rate_noinv_fmt}, {remaining} left",
+                unit=f" {noun}",
+                bar_format=f"{{bar}}| {{n_fmt}}/{{total_fmt}} {noun}, {{rate_noinv_fmt}}, {{remaining}} left",
             )
 
     def add(self, n: int) -> None:
@@ -91,7 +94,7 @@ class Progress:
             self._last = monotonic()
             rate = (self._done - self._before) / (self._last - self._start)
             left = tqdm.format_interval((self._total - self._done) / rate)
-            say(f"{self._done:,} of {self._total:,} images, {rate:,.0f} images/s, {left} left")
+            say(f"{self._done:,} of {self._total:,} {self._noun}, {rate:,.0f} {self._noun}/s, {left} left")
 
     def __enter__(self) -> Self:
         return self
@@ -349,12 +352,7 @@ def pack(
     name = name or source.name
     for note in source.notes:
         say(note)
-    empty = {split: _empty_classes(source.labels[split], source.class_names) for split in SPLITS}
-    for split, names in empty.items():
-        if names:
-            say(
-                f"{split} has no images of {len(names)} of {len(source.class_names)} classes: {listed(names)}"
-            )
+    empty = say_empty_classes(source.labels, source.class_names)
     # Whether bad files are left out is not part of it: with --skip-bad, a run that found some is complete.
     identity = {
         "layout": LAYOUT,
@@ -409,6 +407,17 @@ def _empty_classes(labels: NDArray[np.int64], class_names: Sequence[str]) -> lis
     return [class_names[label] for label in np.flatnonzero(counts == 0).tolist()]
 
 
+def say_empty_classes(
+    labels: Mapping[Split, NDArray[np.int64]], class_names: Sequence[str], noun: str = "images"
+) -> dict[Split, list[str]]:
+    """Tell the user which classes have nothing in a split, and return their names."""
+    empty = {split: _empty_classes(labels[split], class_names) for split in SPLITS}
+    for split, names in empty.items():
+        if names:
+            say(f"{split} has no {noun} of {len(names)} of {len(class_names)} classes: {listed(names)}")
+    return empty
+
+
 def size_in_words(n: float) -> str:
     """Write a number of bytes with three digits and a unit."""
     unit = 0
@@ -426,7 +435,7 @@ def _print_written(
     path: str | os.PathLike[str], left_out: list[str], empty: Mapping[Split, list[str]]
 ) -> None:
     """Print what is in a file; of the classes that are empty in it, those that were not so before."""
-    with open_dataset(path, check_images=False) as dataset:
+    with open_pictures(path, check_images=False) as dataset:
         for split in SPLITS:
             names = _empty_classes(dataset.labels(split), dataset.class_names)
             names = sorted(set(names) - set(empty[split]))

@@ -66,7 +66,11 @@ def check_labels(labels: NDArray[Any], n_classes: int, where: str) -> None:
 
 
 def numbered(
-    labels: Mapping[Split, NDArray[Any]], names: list[str] | None, renumber: bool, where: str
+    labels: Mapping[Split, NDArray[Any]],
+    names: list[str] | None,
+    renumber: bool,
+    where: str,
+    noun: str = "image",
 ) -> tuple[dict[Split, Labels], list[str], list[str]]:
     """See that labels number the classes from 0 on, or make them do so.
 
@@ -77,7 +81,8 @@ def numbered(
         Of the classes; None: as many classes as there are labels, named by them.
     renumber : bool
         Number them anew, in their order.
-    where : str
+    where, noun : str
+        For messages: the file, and what has a label.
 
     Returns
     -------
@@ -95,7 +100,7 @@ def numbered(
         remedy = "; --renumber numbers them in their order" if len(numbers) == n and n <= MOST_CLASSES else ""
         raise ValueError(
             f"{where}: expected the labels 0 to {n - 1} of {n} classes, got {len(numbers)} different ones, such as "
-            f"{wrong} for image {np.flatnonzero(labels[split] == wrong)[0]} of {split}{remedy}"
+            f"{wrong} for {noun} {np.flatnonzero(labels[split] == wrong)[0]} of {split}{remedy}"
         )
     row = {number: label for label, number in enumerate(numbers)}
     made = {

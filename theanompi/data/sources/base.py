@@ -211,9 +211,10 @@ def is_hidden(name: str) -> bool:
 
 
 class Ignored:
-    """What a source does not take, to be told to the user."""
+    """What a source of images, or of something else, does not take, to be told to the user."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str = "images") -> None:
+        self.noun = noun
         self._endings: Counter[str] = Counter()
         # How many of each kind, and the first.
         self._paths: dict[str, tuple[int, str]] = {}
@@ -231,17 +232,19 @@ class Ignored:
         found = []
         if self._endings:
             kinds = listed(f"{printable(ending)} {n}" for ending, n in self._endings.most_common())
-            found.append(f"{self._endings.total()} files that are not named like images are ignored: {kinds}")
+            found.append(
+                f"{self._endings.total()} files that are not named like {self.noun} are ignored: {kinds}"
+            )
         for what in (HIDDEN_FILES, AGAIN, LOOSE):
             n, first = self._paths.get(what, (0, ""))
             if n:
-                found.append(f"{n} {what} are ignored, such as {printable(first)}")
+                found.append(f"{n} {what.format(self.noun)} are ignored, such as {printable(first)}")
         return found
 
 
 HIDDEN_FILES = "hidden files and folders"
 AGAIN = "links to folders that are listed already"
-LOOSE = "images that lie in no class folder"
+LOOSE = "{} that lie in no class folder"
 
 
 def is_hidden_member(name: str) -> bool:

@@ -120,11 +120,11 @@ class Folder(FolderSource):
         self.notes = ignored.notes()
 
 
-def check_not_empty(root: Path, files: Mapping[str, list[str]]) -> None:
+def check_not_empty(root: Path, files: Mapping[str, list[str]], noun: str = "images") -> None:
     """Refuse a class without images."""
     for name, found in files.items():
         if not found:
-            raise ConfigError(f"{root / name}: expected images of its class, got none")
+            raise ConfigError(f"{root / name}: expected {noun} of its class, got none")
 
 
 def starting_folders(roots: Mapping[Split, Path], folders: Mapping[Split, list[str]]) -> set[tuple[int, int]]:
@@ -145,9 +145,13 @@ def starting_folders(roots: Mapping[Split, Path], folders: Mapping[Split, list[s
 
 
 def class_files(
-    root: Path, folders: list[str], starts: set[tuple[int, int]], ignored: Ignored
+    root: Path,
+    folders: list[str],
+    starts: set[tuple[int, int]],
+    ignored: Ignored,
+    endings: tuple[str, ...] = IMAGE_ENDINGS,
 ) -> dict[str, list[str]]:
-    """List the images below each class folder, sorted; each folder once."""
+    """List the images, or what else has these endings, below each class folder, sorted; each folder once."""
     found: dict[str, list[str]] = {name: [] for name in folders}
     seen = set(starts)
     todo = deque((name, name) for name in folders)
@@ -168,7 +172,7 @@ def class_files(
                     ignored.add(HIDDEN_FILES, os.path.join(root, path))
                 elif is_folder(entry):
                     (links if entry.is_symlink() else todo).append((class_name, path))
-                elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                elif entry.name.lower().endswith(endings):
                     found[class_name].append(path)
                 else:
                     ignored.other(entry.name)
@@ -200,10 +204,10 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return about.st_size, about.st_mtime_ns
 
 
-def class_folders(root: Path, ignored: Ignored) -> dict[str, str]:
+def class_folders(root: Path, ignored: Ignored, endings: tuple[str, ...] = IMAGE_ENDINGS) -> dict[str, str]:
     """List the class folders: their names in normal form (NFC), sorted, and in the system's spelling."""
     found: dict[str, str] = {}
-    images = 0
+    loose = 0
     try:
         with os.scandir(root) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -218,9 +222,9 @@ def class_folders(root: Path, ignored: Ignored) -> dict[str, str]:
                             f"{root}: expected one folder for each class, got {ascii(other)} and {ascii(entry.name)}, "
                             "which are the same name"
                         )
-                elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                elif entry.name.lower().endswith(endings):
                     ignored.add(LOOSE, path)
-                    images += 1
+                    loose += 1
                 else:
                     ignored.other(entry.name)
     except OSError as error:
@@ -228,6 +232,11 @@ def class_folders(root: Path, ignored: Ignored) -> dict[str, str]:
     if not found:
         raise ConfigError(
             f"{root}: expected a folder of class folders, got no folder in it"
-            + (f" but {images} images; ImageNet as Kaggle has it: tmpack ilsvrc FOLDER" if images else "")
+            + (f" but {loose} {ignored.noun}" if loose else "")
+            + (
+                "; ImageNet as Kaggle has it: tmpack ilsvrc FOLDER"
+                if loose and endings == IMAGE_ENDINGS
+                else ""
+            )
         )
     return dict(sorted(found.items()))

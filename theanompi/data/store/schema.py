@@ -1,4 +1,6 @@
-"""The HDF5 data set format, version 2: checked and opened here, written by `theanompi.data.store.writer`.
+"""The HDF5 format of pictures, version 2: checked and opened here, written by `theanompi.data.store.writer`.
+
+Arrays and tokens have a format of their own, version 3: `theanompi.data.store.records`.
 
 Both groups, ``train`` and ``val``, have, for n images:
 
@@ -34,48 +36,48 @@ Attributes of the root group:
 a lock and without a copy.
 """
 
-import hashlib
-import json
 import os
-import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import ClassVar, Literal, TypeGuard
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, got, shortened
-from theanompi.config.files import reason, trouble
 from theanompi.data.pictures.augment import POLICIES
 from theanompi.data.pictures.decode import BadImage, decode_jpeg
+from theanompi.data.store import records
+from theanompi.data.store.hdf5 import (
+    CHECKED_BYTES,
+    DAMAGE,
+    READ_BYTES,
+    SPLITS,
+    Split,
+    check_attributes,
+    check_digest,
+    check_labels,
+    check_version,
+    digest,
+    open_hdf5,
+    plain,
+)
+from theanompi.data.store.records import ArrayDataset, TokenDataset
 
-FORMAT = "theanompi-dataset"
 VERSION = 2
 PACKAGED = {"digits": "digits.h5"}
-# The images of a data set of at most so many bytes are checked when it is opened; of larger ones on demand.
-CHECKED_BYTES = 64 * 2**20
-_READ_BYTES = 4 * 2**20
-# Signature, version and reserved bytes of a global heap collection of HDF5.
-_HEAP = b"GCOL\x01\0\0\0"
-_HEAPS_WITHIN = 16 * 2**20
 _MOST_NAME = 65536
 
-# What h5py raises, besides OSError, for a damaged structure, according to where in it the damage is.
-_DAMAGE = (RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError)
-
-Split = Literal["train", "val"]
 Store = Literal["jpeg", "raw"]
 
-SPLITS: tuple[Split, ...] = ("train", "val")
 STORES: tuple[Store, ...] = ("jpeg", "raw")
 _TEXTS = ("name", "description", "source", "licence", "store", "augmentation", "sha256")
 _LISTS = ("class_names", "left_out")
-_ATTRIBUTES = (*_TEXTS, *_LISTS, "channels", "train_count", "val_count", "mean", "std")
 _WHOLE = ("channels", "train_count", "val_count")
+_NUMBERS = ("mean", "std")
 # Names have as many bytes as the longest one.
 _COLUMNS = {"offsets": "int64", "sizes": "int32", "labels": "int64", "names": "S", "crc32": "uint32"}
 
@@ -89,15 +91,6 @@ def is_store(text: str) -> TypeGuard[Store]:
     (True, False)
     """
     return text in STORES
-
-
-def _plain(value: Any) -> Any:
-    # One spelling for what HDF5 may give back as bytes, text, NumPy scalars or arrays.
-    if isinstance(value, h5py.Empty):
-        return []
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return value
 
 
 def index_sha256(file: h5py.File) -> str:
@@ -118,15 +111,7 @@ def index_sha256(file: h5py.File) -> str:
     ...     index_sha256(file) == file.attrs["sha256"]
     True
     """
-    attributes = {name: _plain(value) for name, value in file.attrs.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
-    for split in SPLITS:
-        for name in _COLUMNS:
-            values = file[f"{split}/{name}"][:]
-            digest.update(
-                np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data
-            )
-    return digest.hexdigest()
+    return digest(file, [f"{split}/{name}" for split in SPLITS for name in _COLUMNS])
 
 
 def check(file: h5py.File) -> None:
@@ -143,25 +128,8 @@ def check(file: h5py.File) -> None:
     ...     check(file)
     """
     attributes = file.attrs
-    for name, expected in (("format", FORMAT), ("version", VERSION)):
-        found = attributes.get(name)
-        if not isinstance(found, str | np.integer) or found != expected:
-            raise ValueError(f"expected {name} {expected!r}, got {got(_plain(found))}")
-    for name in _ATTRIBUTES:
-        if name not in attributes:
-            raise ValueError(f"expected an attribute {name!r}, found none")
-    for name in _TEXTS:
-        if not isinstance(attributes[name], str):
-            raise ValueError(f"attribute {name!r}: expected text, got {got(attributes[name])}")
-    for name in _LISTS:
-        texts = _plain(attributes[name])
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"attribute {name!r}: expected a list of texts, got {got(texts)}")
-    for name in _WHOLE:
-        if not isinstance(attributes[name], np.integer):
-            raise ValueError(
-                f"attribute {name!r}: expected a whole number, got {got(_plain(attributes[name]))}"
-            )
+    check_version(file, VERSION)
+    check_attributes(file, texts=_TEXTS, lists=_LISTS, whole=_WHOLE, others=_NUMBERS)
     for name, known in (("augmentation", POLICIES), ("store", STORES)):
         if attributes[name] not in known:
             raise ValueError(
@@ -170,18 +138,16 @@ def check(file: h5py.File) -> None:
     channels = attributes["channels"]
     if channels < 1 or (attributes["store"] == "jpeg" and channels != 3):
         raise ValueError(f"attribute 'channels': expected 3, or at least 1 for raw images, got {channels}")
-    for name in ("mean", "std"):
+    for name in _NUMBERS:
         value = np.asarray(attributes[name])
         if value.dtype != np.float64 or value.shape != (channels,) or not np.all((0 <= value) & (value <= 1)):
             raise ValueError(
-                f"attribute {name!r}: expected {channels} float64 numbers from 0 to 1, got {got(_plain(value))} "
+                f"attribute {name!r}: expected {channels} float64 numbers from 0 to 1, got {got(plain(value))} "
                 f"({value.dtype})"
             )
     for split in SPLITS:
         _check_split(file, split)
-    expected, found = attributes["sha256"], index_sha256(file)
-    if found != expected:
-        raise ValueError(f"index: expected contents with SHA-256 {expected[:12]}…, got {found[:12]}…")
+    check_digest(file, index_sha256(file))
 
 
 def _check_split(file: h5py.File, split: Split) -> None:
@@ -231,69 +197,7 @@ def _check_split(file: h5py.File, split: Split) -> None:
             raise ValueError(
                 f"{split}/sizes[{i}]: expected the {lengths[i]} bytes of its image, got {pixels[i]} pixels"
             )
-    n_classes = len(_plain(file.attrs["class_names"]))
-    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
-    if wrong.size:
-        raise ValueError(
-            f"{split}/labels[{wrong[0]}]: expected a label from 0 to {n_classes - 1}, got {labels[wrong[0]]}"
-        )
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        wrong = trouble(path)
-        if not wrong:
-            with path.open("rb"):
-                pass
-    except OSError as error:
-        wrong = reason(error)
-    if wrong:
-        raise ConfigError(f"data file {path}: expected an HDF5 file, got: {wrong}")
-    try:
-        if not h5py.is_hdf5(path):
-            raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
-        if not _heaps_are_whole(path):
-            raise ValueError(
-                f"data file {path}: expected a whole HDF5 file, got one with a damaged global heap"
-            )
-        return h5py.File(path, "r")
-    except (OSError, *_DAMAGE) as error:
-        raise ValueError(
-            f"data file {path}: expected a whole HDF5 file, got a damaged one: {shortened(str(error), 120)}"
-        ) from None
-
-
-def _heaps_are_whole(path: Path) -> bool:
-    """Whether the texts of a file's attributes lie in heaps that can be walked through.
-
-    HDF5 itself does not come to the end of a heap in which the size of a text is damaged, and cannot be interrupted.
-    Heaps are at the beginning or the end of a file, as the images are written before them.
-    """
-    with open(path, "rb") as file:
-        pieces = [file.read(_HEAPS_WITHIN)]
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(len(pieces[0]), end - _HEAPS_WITHIN))
-        pieces.append(file.read())
-    for piece in pieces:
-        start = piece.find(_HEAP)
-        while start >= 0:
-            if not _heap_is_whole(piece[start:]):
-                return False
-            start = piece.find(_HEAP, start + 1)
-    return True
-
-
-def _heap_is_whole(heap: bytes) -> bool:
-    """Walk through a global heap collection (HDF5 file format, III.E): its objects, then what is free."""
-    if len(heap) < 16:
-        return False
-    end, position = int.from_bytes(heap[8:16], "little"), 16
-    while position + 16 <= min(end, len(heap)):
-        index, _, _, size = struct.unpack_from("<HHIQ", heap, position)
-        if index == 0:
-            return bool(position + size == end)
-        position += 16 + -(-size // 8) * 8
-    return position == end <= len(heap)
+    check_labels(labels, len(plain(file.attrs["class_names"])), f"{split}/labels")
 
 
 class Dataset:
@@ -341,17 +245,19 @@ class Dataset:
     (1437, 360, 1, 10, 'raw', 'shift')
     """
 
+    modality: ClassVar[str] = "pictures"
+
     def __init__(self, path: str | os.PathLike[str], check_images: bool = True) -> None:
         self.path = Path(path)
-        with _open(self.path) as file:
+        with open_hdf5(self.path) as file:
             try:
                 check(file)
                 self._sizes = {split: file[f"{split}/sizes"][:] for split in SPLITS}
                 self._labels = {split: file[f"{split}/labels"][:] for split in SPLITS}
                 self._offsets = {split: file[f"{split}/offsets"][:] for split in SPLITS}
                 self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
-                attributes = {name: _plain(value) for name, value in file.attrs.items()}
-            except (OSError, *_DAMAGE) as error:
+                attributes = {name: plain(value) for name, value in file.attrs.items()}
+            except (OSError, *DAMAGE) as error:
                 raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
             except ValueError as error:
                 raise ValueError(f"data file {self.path}: {error}") from None
@@ -451,7 +357,7 @@ class Dataset:
         >>> open_dataset("digits").image_name("val", 0)
         '0'
         """
-        with _open(self.path) as file:
+        with open_hdf5(self.path) as file:
             name: bytes = file[f"{split}/names"][i]
         return name.decode(errors="backslashreplace")
 
@@ -525,14 +431,14 @@ class Dataset:
         >>> {wrong for _, _, wrong in open_dataset("digits").verify()}
         {None}
         """
-        with _open(self.path) as file:
+        with open_hdf5(self.path) as file:
             checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
         for split in SPLITS:
             offsets, n = self._offsets[split], self.count(split)
             first = 0
             while first < n:
                 # Small images are read many at a time.
-                last = int(np.searchsorted(offsets, offsets[first] + _READ_BYTES, side="right")) - 1
+                last = int(np.searchsorted(offsets, offsets[first] + READ_BYTES, side="right")) - 1
                 last = min(max(last, first + 1), n)
                 yield from self._verify_run(split, first, last, checksums[split][first:last].tolist())
                 first = last
@@ -580,15 +486,22 @@ class Dataset:
             self.close()
 
 
-def open_dataset(name_or_path: str | os.PathLike[str], check_images: bool = True) -> Dataset:
+def open_dataset(
+    name_or_path: str | os.PathLike[str], check_images: bool = True
+) -> Dataset | ArrayDataset | TokenDataset:
     """Open a packaged data set by its name, or any data set by its path.
 
     Parameters
     ----------
     name_or_path : str or path
-        ``"digits"``, or the path of a file in the format of this module.
+        ``"digits"``, or the path of a file in the format of this module or of `theanompi.data.store.records`.
     check_images : bool
-        As in `Dataset`.
+        As in `Dataset`; so for arrays and tokens.
+
+    Returns
+    -------
+    Dataset, ArrayDataset or TokenDataset
+        Its attribute `modality` says which: "pictures", "arrays" or "tokens".
 
     Raises
     ------
@@ -612,4 +525,32 @@ def open_dataset(name_or_path: str | os.PathLike[str], check_images: bool = True
         raise ConfigError(
             f"data: expected {' or '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {got(name)}"
         )
-    return Dataset(name, check_images)
+    modality = records.modality_of(name)
+    if modality == "arrays":
+        return ArrayDataset(name, check_images)
+    return TokenDataset(name, check_images) if modality == "tokens" else Dataset(name, check_images)
+
+
+def open_pictures(name_or_path: str | os.PathLike[str], check_images: bool = True) -> Dataset:
+    """Open a data set that must be one of pictures.
+
+    Parameters
+    ----------
+    name_or_path, check_images
+        As in `open_dataset`.
+
+    Raises
+    ------
+    ConfigError, ValueError
+        As `open_dataset`, and if the data set has no pictures.
+
+    Examples
+    --------
+    >>> open_pictures("digits").channels
+    1
+    """
+    dataset = open_dataset(name_or_path, check_images)
+    if not isinstance(dataset, Dataset):
+        dataset.close()
+        raise ConfigError(f"data file {dataset.path}: expected pictures, got {dataset.modality}")
+    return dataset

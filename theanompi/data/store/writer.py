@@ -22,10 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
-from theanompi.data.store.schema import FORMAT, SPLITS, VERSION, Split, check, index_sha256, is_store
-
-# HDF5 aligns what is at least this large to multiples of it; its own first blocks are smaller.
-ALIGNMENT = 4096
+from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split
+from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
 
 
 class Image(NamedTuple):
@@ -86,6 +84,22 @@ def merge(a: ChannelSums, b: ChannelSums) -> ChannelSums:
     sums = tuple(x + y for x, y in zip(a.sums, b.sums, strict=True))
     squares = tuple(x + y for x, y in zip(a.squares, b.squares, strict=True))
     return ChannelSums(a.pixels + b.pixels, sums, squares)
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """See that a file may be written: its folder is there, and it is not, or may be replaced.
+
+    Raises
+    ------
+    ConfigError
+        One line about what is in the way.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"data file {path}: expected an existing folder, got {path.parent}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ConfigError(
+            f"data file {path}: expected no such file yet, got one; replace it with --overwrite"
+        )
 
 
 def _aligned(position: int) -> int:
@@ -156,12 +170,7 @@ class Writer:
         self._part = self.path.with_name(f"{self.path.name}.part")
         self._skeleton = self.path.with_name(f"{self.path.name}.skeleton")
         self._journal_path = self.path.with_name(f"{self.path.name}.journal")
-        if not self.path.parent.is_dir():
-            raise ConfigError(f"data file {path}: expected an existing folder, got {self.path.parent}")
-        if self.path.is_dir() or (self.path.exists() and not overwrite):
-            raise ConfigError(
-                f"data file {path}: expected no such file yet, got one; replace it with --overwrite"
-            )
+        check_output(self.path, overwrite)
         self.blocks: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.left_out: list[str] = []
         self._counts: dict[Split, int] = dict.fromkeys(SPLITS, 0)

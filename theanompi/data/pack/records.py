@@ -1,0 +1,183 @@
+"""Packing of arrays and of texts, in this process and block by block."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+from theanompi.config import escaped
+from theanompi.data.pack.packing import Progress, say, say_empty_classes, size_in_words
+from theanompi.data.sources.fields import FieldSource
+from theanompi.data.sources.texts import TextFolder, TextStream
+from theanompi.data.store.record_writer import RecordWriter
+from theanompi.data.store.schema import SPLITS
+
+
+class _Megabytes:
+    """Counts bytes for a `Progress` of megabytes."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._n = progress, 0
+
+    def add(self, n_bytes: int) -> None:
+        before, self._n = self._n, self._n + n_bytes
+        new = self._n // 10**6 - before // 10**6
+        if new:
+            self._progress.add(new)
+
+
+def pack_arrays(
+    source: FieldSource, output: str | os.PathLike[str], *, overwrite: bool = False, name: str | None = None
+) -> bool:
+    """Pack arrays into a file, and print what was written.
+
+    Parameters
+    ----------
+    source : FieldSource
+    output : path
+        The file, which appears when it is whole.
+    overwrite : bool
+        Replace a file of that name.
+    name : str, optional
+        Otherwise the source's.
+
+    Returns
+    -------
+    bool
+        True.
+
+    Raises
+    ------
+    ConfigError
+        If `output` is there already, or cannot be written.
+    ValueError, OSError
+        If the arrays cannot be read, or the output not written.
+    """
+    start = monotonic()
+    for note in source.notes:
+        say(note)
+    if source.labels is not None and source.class_names is not None:
+        say_empty_classes(source.labels, source.class_names, "items")
+    total = sum(source.counts.values())
+    n_bytes = total * sum(field.nbytes for field in source.fields.values())
+    with Progress(n_bytes // 10**6, noun="MB") as progress:
+        with RecordWriter(output, overwrite, _Megabytes(progress).add) as writer:
+            for split in SPLITS:
+                writer.arrays(split, source.counts[split], source.fields, partial(source.blocks, split))
+            writer.finish(
+                name=name or source.name,
+                description=source.description,
+                source=source.source,
+                licence=source.licence,
+                class_names=source.class_names,
+            )
+    for note in source.not_finite():
+        say(note)
+    fields = f"{len(source.fields)} fields" if len(source.fields) > 1 else "1 field"
+    classes = "" if source.class_names is None else f", {len(source.class_names):,} classes"
+    print(
+        f"{output}: {source.counts['train']:,} training and {source.counts['val']:,} validation items, "
+        f"{fields}{classes}, {size_in_words(Path(output).stat().st_size)}"
+    )
+    _print_rate(total, "items", monotonic() - start)
+    return True
+
+
+def pack_text(
+    source: TextStream | TextFolder,
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    name: str | None = None,
+    skip_bad: bool = False,
+) -> bool:
+    """Pack texts into a file, and print what was written.
+
+    Parameters
+    ----------
+    source : TextStream or TextFolder
+    output, overwrite, name
+        As in `pack_arrays`.
+    skip_bad : bool
+        Leave out files of a folder that are no text, and list them in the data set.
+
+    Returns
+    -------
+    bool
+        False, when files of a folder are no text and are not to be left out: they are listed on stderr, and there is
+        no output.
+
+    Raises
+    ------
+    ConfigError
+        If `output` is there already, or cannot be written.
+    ValueError, OSError
+        If a text cannot be read or is none, or the output not written.
+    """
+    start = monotonic()
+    for note in source.notes:
+        say(note)
+    texts = isinstance(source, TextFolder)
+    total = source.count if isinstance(source, TextFolder) else source.nbytes // 10**6
+    # Each text is read twice: for the vocabulary and the number of tokens, then to be written.
+    with Progress(2 * total, noun="texts" if texts else "MB") as progress:
+        with RecordWriter(output, overwrite) as writer:
+            read = progress.add if texts else _Megabytes(progress).add
+            source.survey(read)
+            if source.left_out and not skip_bad:
+                for line in source.left_out:
+                    print(escaped(line), file=sys.stderr)
+                say(
+                    f"{output}: expected only texts, got {len(source.left_out)} files of {total:,} that are none "
+                    "(above); mend them, or leave them out: the same command with --skip-bad"
+                )
+                return False
+            if isinstance(source, TextFolder):
+                for split in SPLITS:
+                    if not source.lengths[split]:
+                        raise ValueError(f"{output}: expected at least one text in {split}, got none")
+                say_empty_classes(source.labels, source.class_names, "texts")
+            dtype = source.coder.dtype
+            for split in SPLITS:
+                blocks = source.blocks(split, read)
+                if isinstance(source, TextFolder):
+                    writer.texts(split, source.lengths[split], source.labels[split], dtype, blocks)
+                else:
+                    writer.stream(split, source.counts[split], dtype, blocks)
+            writer.finish(
+                name=name or source.name,
+                description=source.description,
+                source=source.source,
+                licence=source.licence,
+                class_names=source.class_names,
+                left_out=source.left_out,
+                tokens=source.tokens,
+                vocabulary=source.coder.vocabulary,
+            )
+    tokens = source.counts if isinstance(source, TextStream) else {s: sum(source.lengths[s]) for s in SPLITS}
+    for split in SPLITS:
+        if source.unknown[split]:
+            share = 100 * source.unknown[split] / tokens[split]
+            say(f"{split}: {source.unknown[split]:,} of {tokens[split]:,} tokens ({share:.2g} %) are <unk>")
+    size = size_in_words(Path(output).stat().st_size)
+    vocabulary = source.coder.vocabulary
+    of = "bytes" if vocabulary == "bytes" else f"{source.tokens}, a vocabulary of {len(vocabulary):,}"
+    if isinstance(source, TextFolder):
+        train, val = (len(source.lengths[split]) for split in SPLITS)
+        print(
+            f"{output}: {train:,} training and {val:,} validation texts in {len(source.class_names):,} classes, "
+            f"{sum(tokens.values()):,} {of}, {size}"
+        )
+    else:
+        print(f"{output}: {tokens['train']:,} training and {tokens['val']:,} validation tokens: {of}, {size}")
+    if source.left_out:
+        print(f"left out {len(source.left_out):,} files that are no text:")
+        for line in source.left_out:
+            print(f"  {escaped(line)}")
+    _print_rate(sum(tokens.values()), "tokens", monotonic() - start)
+    return True
+
+
+def _print_rate(n: int, noun: str, seconds: float) -> None:
+    print(f"packed {n:,} {noun} in {seconds:,.1f} s: {n / max(seconds, 1e-9):,.0f} {noun}/s")

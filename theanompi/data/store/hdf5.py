@@ -1,0 +1,200 @@
+"""What all data files have in common: opening without trust, attributes, and the digest of the index."""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import h5py
+import numpy as np
+
+from theanompi.config import ConfigError, got, shortened
+from theanompi.config.files import reason, trouble
+
+FORMAT = "theanompi-dataset"
+# What is stored in a data set of at most so many bytes is checked when it is opened; of larger ones on demand.
+CHECKED_BYTES = 64 * 2**20
+READ_BYTES = 4 * 2**20
+# HDF5 aligns what is at least this large to multiples of it; its own first blocks are smaller.
+ALIGNMENT = 4096
+# What h5py raises, besides OSError, for a damaged structure, according to where in it the damage is.
+DAMAGE = (RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError)
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+# Signature, version and reserved bytes of a global heap collection of HDF5.
+_HEAP = b"GCOL\x01\0\0\0"
+_HEAPS_WITHIN = 16 * 2**20
+_MOST_HEAP = 64 * 2**20
+
+
+def plain(value: Any) -> Any:
+    """Give one spelling for what HDF5 may give back as bytes, text, NumPy scalars or arrays.
+
+    Examples
+    --------
+    >>> plain(np.int64(3)), plain(h5py.Empty("S1"))
+    (3, [])
+    """
+    if isinstance(value, h5py.Empty):
+        return []
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def digest(file: h5py.File, columns: Iterable[str]) -> str:
+    """Digest the attributes (but ``sha256``) as sorted JSON, then the arrays, little-endian, in the order given.
+
+    Parameters
+    ----------
+    file : h5py.File
+    columns : iterable of str
+        Paths of arrays in the file.
+
+    Returns
+    -------
+    str
+        SHA-256 in 64 hexadecimal digits.
+    """
+    attributes = {name: plain(value) for name, value in file.attrs.items() if name != "sha256"}
+    found = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
+    for name in columns:
+        values = file[name][:]
+        found.update(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data)
+    return found.hexdigest()
+
+
+def check_version(file: h5py.File, version: int) -> None:
+    """See that a file is a data set of this version of the format; ValueError says what it is instead."""
+    for name, expected in (("format", FORMAT), ("version", version)):
+        found = file.attrs.get(name)
+        if not isinstance(found, str | np.integer) or found != expected:
+            raise ValueError(f"expected {name} {expected!r}, got {got(plain(found))}")
+
+
+def check_attributes(
+    file: h5py.File,
+    *,
+    texts: Iterable[str],
+    lists: Iterable[str],
+    whole: Iterable[str],
+    others: Iterable[str] = (),
+) -> None:
+    """See that attributes are there and of their kind.
+
+    Parameters
+    ----------
+    file : h5py.File
+    texts, lists, whole, others : iterable of str
+        Names of those that must be a text, a list of texts, a whole number, or only there.
+
+    Raises
+    ------
+    ValueError
+        One line about the first that is not.
+    """
+    attributes = file.attrs
+    for name in (*texts, *lists, *whole, *others):
+        if name not in attributes:
+            raise ValueError(f"expected an attribute {name!r}, found none")
+    for name in texts:
+        if not isinstance(attributes[name], str):
+            raise ValueError(f"attribute {name!r}: expected text, got {got(attributes[name])}")
+    for name in lists:
+        found = plain(attributes[name])
+        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+            raise ValueError(f"attribute {name!r}: expected a list of texts, got {got(found)}")
+    for name in whole:
+        if not isinstance(attributes[name], np.integer):
+            raise ValueError(
+                f"attribute {name!r}: expected a whole number, got {got(plain(attributes[name]))}"
+            )
+
+
+def check_digest(file: h5py.File, found: str) -> None:
+    """See that the attribute ``sha256`` is the digest that was found."""
+    expected = file.attrs["sha256"]
+    if found != expected:
+        raise ValueError(f"index: expected contents with SHA-256 {expected[:12]}…, got {found[:12]}…")
+
+
+def check_labels(labels: Any, n_classes: int, where: str) -> None:
+    """See that labels are of the classes 0 … `n_classes` - 1."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if wrong.size:
+        raise ValueError(
+            f"{where}[{wrong[0]}]: expected a label from 0 to {n_classes - 1}, got {labels[wrong[0]]}"
+        )
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a data file for reading.
+
+    Raises
+    ------
+    ConfigError
+        If there is no readable file.
+    ValueError
+        If it is not HDF5, truncated or damaged: one line.
+    """
+    try:
+        wrong = trouble(path)
+        if not wrong:
+            with path.open("rb"):
+                pass
+    except OSError as error:
+        wrong = reason(error)
+    if wrong:
+        raise ConfigError(f"data file {path}: expected an HDF5 file, got: {wrong}")
+    try:
+        if not h5py.is_hdf5(path):
+            raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
+        if not _heaps_are_whole(path):
+            raise ValueError(
+                f"data file {path}: expected a whole HDF5 file, got one with a damaged global heap"
+            )
+        return h5py.File(path, "r")
+    except (OSError, *DAMAGE) as error:
+        raise ValueError(
+            f"data file {path}: expected a whole HDF5 file, got a damaged one: {shortened(str(error), 120)}"
+        ) from None
+
+
+def _heaps_are_whole(path: Path) -> bool:
+    """Whether the texts of a file's attributes lie in heaps that can be walked through.
+
+    HDF5 itself does not come to the end of a heap in which the size of a text is damaged, and cannot be interrupted.
+    Heaps are at the beginning or the end of a file, as what is large is written before them.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        for begin in {0, max(0, size - _HEAPS_WITHIN)}:
+            file.seek(begin)
+            piece = file.read(_HEAPS_WITHIN)
+            start = piece.find(_HEAP)
+            while start >= 0:
+                if not _heap_is_whole(file, begin + start):
+                    return False
+                start = piece.find(_HEAP, start + 1)
+    return True
+
+
+def _heap_is_whole(file: BinaryIO, start: int) -> bool:
+    """Walk through a global heap collection (HDF5 file format, III.E): its objects, then what is free."""
+    file.seek(start)
+    heap = file.read(16)
+    if len(heap) < 16:
+        return False
+    end, position = int.from_bytes(heap[8:16], "little"), 16
+    heap += file.read(max(0, min(end, _MOST_HEAP) - 16))
+    while position + 16 <= min(end, len(heap)):
+        index, _, _, size = struct.unpack_from("<HHIQ", heap, position)
+        if index == 0:
+            return bool(position + size == end)
+        position += 16 + -(-size // 8) * 8
+    return position == end <= len(heap)
