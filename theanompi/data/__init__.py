@@ -12,28 +12,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from theanompi.data.arrays import Arrays
+    from theanompi.data.modality import Field, Modality
+    from theanompi.data.pictures.modality import Pictures
     from theanompi.data.reading.loader import Batch, Loader, LoaderError
     from theanompi.data.reading.sampler import Sampler, validation_batches
     from theanompi.data.store.schema import Dataset, open_dataset
     from theanompi.data.store.writer import write_dataset
+    from theanompi.data.tokens import Tokens
 
 _HOMES = {
+    "Arrays": "arrays",
     "Batch": "reading.loader",
     "Dataset": "store.schema",
+    "Field": "modality",
     "Loader": "reading.loader",
     "LoaderError": "reading.loader",
+    "Modality": "modality",
+    "Pictures": "pictures.modality",
     "Sampler": "reading.sampler",
+    "Tokens": "tokens",
     "open_dataset": "store.schema",
     "validation_batches": "reading.sampler",
     "write_dataset": "store.writer",
 }
 
 __all__ = [
+    "Arrays",
     "Batch",
     "Dataset",
+    "Field",
     "Loader",
     "LoaderError",
+    "Modality",
+    "Pictures",
     "Sampler",
+    "Tokens",
     "open_dataset",
     "validation_batches",
     "write_dataset",

@@ -4,7 +4,7 @@ The functions take no arguments: they read their batch from shared variables and
 and metrics in a flat buffer, which the exchange sums over the ranks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,26 +15,11 @@ from pytensor.tensor.special import Softmax
 
 from theanompi import device
 from theanompi.device import DeviceSharedVariable
-from theanompi.device.ops import color_adjust, crop_resize, softmax_cross_entropy
+from theanompi.device.ops import softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, Layer, get_all_layers, get_output
-from theanompi.training.feed import Inputs
 from theanompi.training.schedule import Schedule
 from theanompi.training.state import METRICS, N_SUMS, State
 from theanompi.training.update import Group, update_graph
-
-
-def normalised(inputs: Inputs, size: int, mean: np.ndarray, std: np.ndarray, color: bool) -> Variable:
-    """The network's input: the boxes of the images, resized, each channel with mean 0 and deviation 1.
-
-    With `color`, the colours are changed in between, as `inputs` says.
-    """
-    images = crop_resize(inputs.images, inputs.boxes, size)
-    if color:
-        images = 255 * color_adjust(images / np.float32(255), inputs.colors)
-    scale, shift = 1 / (255 * std), -mean / std
-    return (
-        images * scale.astype("float32")[None, :, None, None] + shift.astype("float32")[None, :, None, None]
-    )
 
 
 def classification(output: Variable, labels: Variable) -> tuple[Variable, Variable, Variable]:
@@ -66,11 +51,10 @@ def classification(output: Variable, labels: Variable) -> tuple[Variable, Variab
 def gradient_function(
     network: Layer,
     state: State,
-    inputs: Inputs,
+    batch: Mapping[str, Variable],
     share: DeviceSharedVariable,
     statistics_share: DeviceSharedVariable,
     stop: DeviceSharedVariable,
-    image: Callable[[Inputs], Variable],
     rank: int,
     accumulate: bool,
     mode: Any,
@@ -84,14 +68,13 @@ def gradient_function(
     ----------
     network : Layer
     state : State
-    inputs : Inputs
+    batch : mapping of str to Variable
+        What the model's modality makes of a batch.
     share, statistics_share : float32 scalar
         Both 1 / (A·k), so that the sum over steps and ranks is the gradient of the mean over A·k·n images, and the
         mean of their statistics.
     stop : float32 scalar
         1 where this rank was asked to stop, else 0; travels with the metrics.
-    image : callable
-        From `inputs` to the network's input.
     rank : int
         Which of the per-rank losses is this one's.
     accumulate : bool
@@ -100,10 +83,10 @@ def gradient_function(
     """
     batch_statistics: dict[Variable, Variable] = {}
     output = get_output(
-        network, image(inputs), sample_keys=inputs.keys, batch_norm_statistics=batch_statistics
+        network, batch["images"], sample_keys=batch["keys"], batch_norm_statistics=batch_statistics
     )
-    loss, error, error_top5 = classification(output, inputs.labels)
-    n = inputs.labels.type.shape[0]
+    loss, error, error_top5 = classification(output, batch["labels"])
+    n = batch["labels"].type.shape[0]
     cost = pt.sum(loss) * (share / np.float32(n))
     # As in get_output, what is not of our layers included.
     with pytensor.config.change_flags(floatX="float32"):
@@ -180,12 +163,12 @@ def update_function(
 
 
 def validation_function(
-    network: Layer, inputs: Inputs, sums: DeviceSharedVariable, image: Callable[[Inputs], Variable], mode: Any
+    network: Layer, batch: Mapping[str, Variable], sums: DeviceSharedVariable, mode: Any
 ) -> Callable[[], None]:
     """Compile the validation of one batch: adds to `sums` (float64, 4) images, loss, and top-1 and top-5 errors."""
-    output = get_output(network, image(inputs), deterministic=True)
-    measured = [pt.ones_like(inputs.weights), *classification(output, inputs.labels)]
-    new = [pt.sum(pt.cast(inputs.weights * m, "float64")) for m in measured]
+    output = get_output(network, batch["images"], deterministic=True)
+    measured = [pt.ones_like(batch["weights"]), *classification(output, batch["labels"])]
+    new = [pt.sum(pt.cast(batch["weights"] * m, "float64")) for m in measured]
     function = pytensor.function([], [], updates=[(sums, sums + pt.stack(new))], mode=mode)
     function.trust_input = True
     return function

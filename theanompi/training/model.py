@@ -22,18 +22,18 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 import torch
-from pytensor.graph.basic import Variable
 
 from theanompi import device
 from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.data import Pictures
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_output
 from theanompi.lasagne.random import set_rng
 from theanompi.record.timeline import Span
-from theanompi.training.feed import Feed, Inputs
-from theanompi.training.functions import gradient_function, normalised, update_function, validation_function
-from theanompi.training.images import Data
+from theanompi.training.functions import gradient_function, update_function, validation_function
+from theanompi.training.inputs import Feed, Inputs
+from theanompi.training.items import Items
 from theanompi.training.plan import plan
 from theanompi.training.schedule import Schedule
 from theanompi.training.state import METRICS, N_SUMS, State, load_views
@@ -87,7 +87,7 @@ class Model:
         The trainable parameters.
     state : State
         Weights, velocities, gradients and statistics in flat buffers.
-    data : Data
+    data : Items
     schedule : Schedule
         The learning rate at each update.
     n_epochs, epoch : int
@@ -102,7 +102,7 @@ class Model:
         assert run.warmup_epochs is not None and run.decay_epochs is not None
         self.n_epochs, self.epoch = run.epochs, 0
         try:
-            self.data = Data(run, self.rank, self.size)
+            self.data = Items(Pictures, run, self.rank, self.size)
         except (ValueError, OSError) as error:
             # One line, also where a user's own constructor has called this one.
             raise ConfigError(str(error)) from error
@@ -138,12 +138,12 @@ class Model:
             decay_epochs=run.decay_epochs,
             decay_factor=run.decay_factor,
         )
-        self.inputs = Inputs(run.batch_size, (*self.data.canvas, dataset.channels))
+        self.inputs = Inputs(self.data.modality, run.batch_size)
         # What the network refuses is known now, and not after the first part of compiling.
         get_output(
             self.network,
             pt.tensor(dtype="float32", shape=shape),
-            sample_keys=self.inputs.keys,
+            sample_keys=self.inputs.variables["keys"],
             batch_norm_statistics={},
         )
         self._share = device.shared(np.float32(1), "share")
@@ -178,7 +178,7 @@ class Model:
         exchanger : Exchanger, optional
             Of the gradients: it is told of each as soon as backward has written it.
         """
-        run, dataset = self.config, self.data.dataset
+        run = self.config
         self.sums_gradients = sync_type == "cdd"
         self._exchanger = exchanger
         mode = partial(
@@ -186,19 +186,14 @@ class Model:
         )
         written = None if exchanger is None else exchanger.written
 
-        def image(inputs: Inputs, color: bool) -> Variable:
-            assert run.image_size
-            return normalised(inputs, run.image_size, dataset.mean, dataset.std, color)
-
-        color = bool(run.color_jitter or run.lighting)
+        graph, variables = self.data.modality.graph, self.inputs.variables
         self._gradients: Callable[[], None] = gradient_function(
             self.network,
             self.state,
-            self.inputs,
+            graph(variables, training=True),
             self._share,
             self._statistics_share,
             self._stop,
-            partial(image, color=color),
             self.rank,
             run.accumulation > 1,
             mode(written=written),
@@ -214,7 +209,7 @@ class Model:
             mode(),
         )
         self._validate = validation_function(
-            self.network, self.inputs, self._validation_sums, partial(image, color=False), mode()
+            self.network, graph(variables, training=False), self._validation_sums, mode()
         )
 
     def train_iter(self, count: int, recorder: Any) -> None:
@@ -325,7 +320,7 @@ class Model:
             workers=self.size,
             batch_size=run.batch_size,
             accumulation=run.accumulation,
-            n_train=self.data.dataset.n_train,
+            n_train=self.data.modality.count("train"),
             parameters=[(str(p.name), p.type.shape, p in decayed) for p in layers_first],
             momentum=run.momentum,
             weight_decay=run.weight_decay,

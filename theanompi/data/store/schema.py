@@ -42,7 +42,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, ClassVar, Literal, TypeGuard
 
 import h5py
 import numpy as np
@@ -340,6 +340,8 @@ class Dataset:
     ...     data.n_train, data.n_val, data.channels, data.n_classes, data.store, data.augmentation
     (1437, 360, 1, 10, 'raw', 'shift')
     """
+
+    modality: ClassVar[str] = "pictures"
 
     def __init__(self, path: str | os.PathLike[str], check_images: bool = True) -> None:
         self.path = Path(path)
