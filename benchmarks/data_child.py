@@ -31,15 +31,16 @@ def read_epochs(path: str, epochs: int, batch_size: int, image_size: int, trim: 
     again may stay with it or not.
     """
     from theanompi import device
-    from theanompi.data import Loader, Sampler, open_pictures
-    from theanompi.training.feed import Feed, Inputs
+    from theanompi.config import RunConfig, resolve
+    from theanompi.data import Loader, Pictures, Sampler, open_pictures
+    from theanompi.training.inputs import Feed, Inputs
 
     device.use("cpu")
     dataset = open_pictures(path)
     sampler = Sampler(dataset.n_train, batch_size, size=1, rank=0, accumulation=1, seed=0)
-    after_each = []
-    with Loader(dataset, batch_size, image_size) as loader:
-        inputs = Inputs(batch_size, (*loader.canvas, dataset.channels))
+    pictures, after_each = Pictures(dataset, resolve(RunConfig(image_size=image_size))), []
+    with Loader(pictures, batch_size) as loader:
+        inputs = Inputs(pictures, batch_size)
         for epoch in range(epochs):
             batches = sum(sampler.own_units(i) for i in range(sampler.iterations_per_epoch))
             feed = Feed(inputs, chain.from_iterable(loader.train(sampler, epoch)))

@@ -161,23 +161,23 @@ def loaded(place: str, path: Path, batches: int) -> tuple[list[np.ndarray], list
     import pytensor  # as above
 
     from theanompi import device
-    from theanompi.data import Loader, Sampler, open_pictures
+    from theanompi.config import RunConfig, resolve
+    from theanompi.data import Loader, Pictures, Sampler, open_pictures
     from theanompi.device import Pinned
     from theanompi.device.ops import color_adjust, crop_resize
-    from theanompi.training.feed import Feed, Inputs
+    from theanompi.training.inputs import Feed, Inputs
 
     device.use(place)
     inputs_seen, crops = [], []
-    with (
-        open_pictures(path) as dataset,
-        Loader(dataset, 16, 96, color_jitter=0.4, lighting=0.1, processes=2) as loader,
-    ):
+    dataset = open_pictures(path)
+    pictures = Pictures(dataset, resolve(RunConfig(image_size=96, color_jitter=0.4, lighting=0.1)))
+    with dataset, Loader(pictures, 16, processes=2) as loader:
         pinned = Pinned(loader.memory)
-        inputs = Inputs(16, (*loader.canvas, dataset.channels))
+        inputs = Inputs(pictures, 16)
+        seen = inputs.variables
+        cropped = crop_resize(seen["images"].dimshuffle(0, 3, 1, 2), seen["boxes"], 96)
         crop = pytensor.function(
-            [],
-            255 * color_adjust(crop_resize(inputs.images, inputs.boxes, 96) / np.float32(255), inputs.colors),
-            mode=device.mode(),
+            [], 255 * color_adjust(cropped / np.float32(255), seen["colors"]), mode=device.mode()
         )
         sampler = Sampler(dataset.n_train, 16, 1, 0, 1, seed=0)
         feed = Feed(inputs, (unit for units in loader.train(sampler, epoch=0) for unit in units))
@@ -185,7 +185,7 @@ def loaded(place: str, path: Path, batches: int) -> tuple[list[np.ndarray], list
             feed.load()
             crops.append(crop())
             feed.stage()
-            inputs_seen += [tensor.cpu().numpy().copy() for tensor in inputs.tensors()[1:]]
+            inputs_seen += [value.get_value() for name, value in seen.items() if name != "images"]
         pinned.release()
     return inputs_seen, crops
 

@@ -128,18 +128,19 @@ def our_step(path: Path, processes: int, device: torch.device, crop: bool) -> tu
     import pytensor
 
     import theanompi.device
-    from theanompi.data import Batch, Loader, Sampler, open_pictures
+    from theanompi.config import RunConfig, resolve
+    from theanompi.data import Batch, Loader, Pictures, Sampler, open_pictures
     from theanompi.device import Pinned
-    from theanompi.training.feed import Feed, Inputs
-    from theanompi.training.functions import normalised
+    from theanompi.training.inputs import Feed, Inputs
 
     theanompi.device.use("cuda:0" if device.type == "cuda" else "cpu")
     dataset = open_pictures(path)
     sampler = Sampler(dataset.n_train, BATCH_SIZE, size=1, rank=0, accumulation=1, seed=0)
     depth = max(4, PREFETCH * processes)
-    loader = Loader(dataset, BATCH_SIZE, IMAGE_SIZE, processes=processes, depth=depth)
+    pictures = Pictures(dataset, resolve(RunConfig(image_size=IMAGE_SIZE)))
+    loader = Loader(pictures, BATCH_SIZE, processes=processes, depth=depth)
     Pinned(loader.memory)
-    inputs = Inputs(BATCH_SIZE, (*loader.canvas, dataset.channels))
+    inputs = Inputs(pictures, BATCH_SIZE)
 
     def stream() -> Iterator[Batch]:
         for epoch in itertools.count():
@@ -149,7 +150,7 @@ def our_step(path: Path, processes: int, device: torch.device, crop: bool) -> tu
     feed = Feed(inputs, stream())
     actions: list[Step] = [feed.load, feed.stage]
     if crop:
-        image = normalised(inputs, IMAGE_SIZE, dataset.mean, dataset.std, color=False)
+        image = pictures.graph(inputs.variables, training=True)["images"]
         compute = pytensor.function([], image, mode=theanompi.device.mode(return_internal_type=True))
         actions.insert(1, compute)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 
-from theanompi.data import Loader, Sampler, open_dataset
+from theanompi.config import RunConfig, resolve
+from theanompi.data import Loader, Pictures, Sampler, open_dataset
 
 MPI_VARIABLES = ("PMI", "OMPI_", "MPI")
 
@@ -16,7 +17,8 @@ MPI_VARIABLES = ("PMI", "OMPI_", "MPI")
 def main(lose: bool) -> None:
     """Read an epoch, and a validation, and the beginning of another epoch."""
     comm = MPI.COMM_WORLD
-    with open_dataset("digits") as data, Loader(data, 16, 32, processes=2) as loader:
+    digits = Pictures(open_dataset("digits"), resolve(RunConfig()))
+    with digits.dataset as data, Loader(digits, 16, processes=2) as loader:
         names = {
             entry.partition("=")[0]
             for pid in loader.pids

@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 
-from theanompi.data import Loader, Sampler, open_dataset
+from theanompi.config import RunConfig, resolve
+from theanompi.data import Loader, Pictures, Sampler, open_dataset
 
 
 def main(end: str) -> None:
     """Read three batches, say so, and end; or read on for ever."""
     data = open_dataset("digits")
-    loader = Loader(data, 16, 32, processes=2, depth=3)
+    loader = Loader(Pictures(data, resolve(RunConfig())), 16, processes=2, depth=3)
     sampler = Sampler(data.n_train, 16, 1, 0, 1, seed=0)
     batches = (next(units) for epoch in itertools.count() for units in loader.train(sampler, epoch))
     for _ in range(3):

@@ -1,10 +1,14 @@
 """Generated photographs: the spectrum of natural pictures, about 110 KB as a JPEG file of 500 × 375 pixels."""
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from theanompi.config import RunConfig, resolve
+from theanompi.data import Dataset, Pictures
 
 
 def photograph(seed: int, height: int = 375, width: int = 500) -> NDArray[np.uint8]:
@@ -54,3 +58,8 @@ def jpeg(seed: int, height: int = 375, width: int = 500, quality: int = 94) -> b
     file = io.BytesIO()
     Image.fromarray(photograph(seed, height, width)).save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+def pictures(dataset: Dataset, size: int = 32, **settings: Any) -> Pictures:
+    """A data set as a run of these settings sees it, in pictures of `size` × `size` pixels."""
+    return Pictures(dataset, resolve(RunConfig(image_size=size, **settings)))

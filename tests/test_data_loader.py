@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from tests.mpi import ROOT, run_mpi
-from tests.photographs import jpeg, photograph
+from tests.photographs import jpeg, photograph, pictures
+from theanompi.config import ConfigError
 from theanompi.data import Batch, Dataset, Loader, LoaderError, Sampler, open_dataset
 from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
 from theanompi.data.pictures.regions import regions
@@ -110,12 +111,12 @@ class Copy(NamedTuple):
 
 
 def filled(batch: Batch, i: int) -> NDArray[np.uint8]:
-    height, width = batch.boxes[i, 5:].astype(int)
-    return batch.images[i, :height, :width]
+    height, width = batch.fields["boxes"][i, 5:].astype(int)
+    return batch.fields["images"][i, :height, :width]
 
 
 def copy(batch: Batch) -> Copy:
-    rest = (batch.labels, batch.boxes, batch.keys, batch.colors, batch.weights)
+    rest = [batch.fields[name] for name in ("labels", "boxes", "keys", "colors", "weights")]
     pieces = [filled(batch, i).tobytes() for i in range(len(batch.ids))]
     return Copy(batch.ids.tolist(), tuple(values.tobytes() for values in rest), pieces)
 
@@ -204,7 +205,7 @@ def check_images(
             y, x, height, width = (float(value) / reduction for value in boxes[i, :4])
             piece = piece[math.floor(y) : math.ceil(y + height), math.floor(x) : math.ceil(x + width)]
         np.testing.assert_array_equal(filled(batch, i), averaged(piece, k))
-        np.testing.assert_array_equal(batch.boxes[i], wanted.boxes[i])
+        np.testing.assert_array_equal(batch.fields["boxes"][i], wanted.boxes[i])
     return set(ways)
 
 
@@ -212,7 +213,9 @@ def check_images(
 def test_training_batches(photographs: Dataset, size: int) -> None:
     sampler = sampler_for(photographs, accumulation=2)
     ways: set[tuple[int, int]] = set()
-    with Loader(photographs, 4, size, seed=SEED, color_jitter=0.4, lighting=0.1, processes=2) as loader:
+    with Loader(
+        pictures(photographs, size, seed=SEED, color_jitter=0.4, lighting=0.1), 4, processes=2
+    ) as loader:
         seen = []
         for units, ids in zip(loader.train(sampler, 3), sampler.batches(3), strict=True):
             for batch, own in zip(units, ids, strict=True):
@@ -220,11 +223,13 @@ def test_training_batches(photographs: Dataset, size: int) -> None:
                 np.testing.assert_array_equal(batch.ids, own)
                 boxes = train_boxes("imagenet", photographs.sizes("train")[own], SEED, 3, own)
                 ways |= check_images(photographs, "train", batch, boxes, size)
-                assert batch.images.shape == (4, *loader.canvas, 3) and batch.images.dtype == np.uint8
-                assert np.shares_memory(batch.images, loader.memory)
-                np.testing.assert_array_equal(batch.labels, own % 3)
-                np.testing.assert_array_equal(batch.keys, sample_keys(SEED, 3, own))
-                np.testing.assert_array_equal(batch.colors, color_transforms(0.4, 0.1, SEED, 3, own))
+                assert batch.fields["images"].shape == (4, *pictures(photographs, size).canvas, 3)
+                assert np.shares_memory(batch.fields["images"], loader.memory)
+                np.testing.assert_array_equal(batch.fields["labels"], own % 3)
+                np.testing.assert_array_equal(batch.fields["keys"], sample_keys(SEED, 3, own))
+                np.testing.assert_array_equal(
+                    batch.fields["colors"], color_transforms(0.4, 0.1, SEED, 3, own)
+                )
                 np.testing.assert_array_equal(batch.weights, np.ones(4, np.float32))
         assert len(seen) == len(set(seen)) == 72
     # The reductions that this size is to show have been there.
@@ -237,31 +242,31 @@ def test_training_batches(photographs: Dataset, size: int) -> None:
 @pytest.mark.parametrize("size", [4, 32])
 def test_validation_batches(photographs: Dataset, size: int) -> None:
     sizes = photographs.sizes("val")
-    with Loader(photographs, 5, size, seed=SEED, color_jitter=0.4, lighting=0.1) as loader:
+    with Loader(pictures(photographs, size, seed=SEED, color_jitter=0.4, lighting=0.1), 5) as loader:
         batches = 0
         for batch in loader.validation(size=1, rank=0):
             check_images(photographs, "val", batch, evaluation_boxes("imagenet", sizes[batch.ids]), size)
-            np.testing.assert_array_equal(batch.labels, batch.ids % 3)
-            assert not batch.keys.any()
+            np.testing.assert_array_equal(batch.fields["labels"], batch.ids % 3)
+            assert not batch.fields["keys"].any()
             # Validation shows the pictures in their own colours.
-            np.testing.assert_array_equal(batch.colors, np.tile(np.eye(3, 7, dtype=np.float32), (5, 1, 1)))
+            np.testing.assert_array_equal(batch.fields["colors"], [np.eye(3, 7)] * 5)
             batches += 1
         assert batches == 5
 
 
 def test_whole_images(digits: Dataset) -> None:
     sampler = sampler_for(digits, n=16)
-    with Loader(digits, 16, 32, seed=SEED) as loader:
-        assert loader.canvas == (32, 32)
+    with Loader(pictures(digits, seed=SEED), 16) as loader:
+        assert pictures(digits).canvas == (32, 32)
         for units in loader.train(sampler, 1, start=80):
             for batch in units:
                 boxes = train_boxes("shift", digits.sizes("train")[batch.ids], SEED, 1, batch.ids)
                 check_images(digits, "train", batch, boxes, 32)
-                np.testing.assert_array_equal(batch.images, [digits.pixels("train", i) for i in batch.ids])
-                np.testing.assert_array_equal(batch.boxes[:, :5], boxes)
                 np.testing.assert_array_equal(
-                    batch.colors, np.tile(np.eye(3, 7, dtype=np.float32), (16, 1, 1))
+                    batch.fields["images"], [digits.pixels("train", i) for i in batch.ids]
                 )
+                np.testing.assert_array_equal(batch.fields["boxes"][:, :5], boxes)
+                np.testing.assert_array_equal(batch.fields["colors"], [np.eye(3, 7)] * 16)
 
 
 # --- the same, whoever reads
@@ -269,7 +274,7 @@ def test_whole_images(digits: Dataset) -> None:
 
 def test_the_same_units_for_every_number_of_ranks(photographs: Dataset) -> None:
     results = []
-    with Loader(photographs, 4, 16, seed=SEED, processes=2) as loader:
+    with Loader(pictures(photographs, 16, seed=SEED), 4, processes=2) as loader:
         for size in (1, 2, 4):
             ranks = [
                 epoch_of(loader, sampler_for(photographs, size, rank, 4 // size)) for rank in range(size)
@@ -290,7 +295,7 @@ def test_the_same_batches_for_every_number_of_processes_and_every_depth(photogra
     expected = None
     for depth in range(1, 7):
         for processes in {1, 2, 3} if depth in (1, 4) else {depth % 3 + 1}:
-            with Loader(photographs, 4, 16, seed=SEED, processes=processes, depth=depth) as loader:
+            with Loader(pictures(photographs, 16, seed=SEED), 4, processes=processes, depth=depth) as loader:
                 assert len(loader.pids) == processes
                 got = epoch_of(loader, sampler)
             expected = expected or got
@@ -299,19 +304,19 @@ def test_the_same_batches_for_every_number_of_processes_and_every_depth(photogra
 
 def test_a_restart_at_any_position_goes_on_with_the_same_batches(photographs: Dataset) -> None:
     sampler = sampler_for(photographs, size=2, rank=1, accumulation=2)
-    with Loader(photographs, 4, 16, seed=SEED, processes=2) as loader:
+    with Loader(pictures(photographs, 16, seed=SEED), 4, processes=2) as loader:
         expected = epoch_of(loader, sampler, epoch=2)
         assert [len(units) for units in expected] == [2, 2, 2, 2, 1]
         for start in range(len(expected) + 1):
             assert epoch_of(loader, sampler, 2, start) == expected[start:]
-    with Loader(photographs, 4, 16, seed=SEED) as fresh:
+    with Loader(pictures(photographs, 16, seed=SEED), 4) as fresh:
         assert epoch_of(fresh, sampler, 2, 3) == expected[3:]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_each_training_image_at_most_once_and_all_but_the_dropped(digits: Dataset, size: int) -> None:
     count = np.zeros(digits.n_train, int)
-    with Loader(digits, 16, 32, processes=2) as loader:
+    with Loader(pictures(digits), 16, processes=2) as loader:
         for rank in range(size):
             sampler = sampler_for(digits, size, rank, n=16)
             for units in loader.train(sampler, epoch=4):
@@ -323,7 +328,7 @@ def test_each_training_image_at_most_once_and_all_but_the_dropped(digits: Datase
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_validation_counts_every_image_once(digits: Dataset, size: int) -> None:
     count = np.zeros(digits.n_val)
-    with Loader(digits, 32, 32, processes=2) as loader:
+    with Loader(pictures(digits), 32, processes=2) as loader:
         for rank in range(size):
             for batch in loader.validation(size, rank):
                 np.add.at(count, batch.ids, batch.weights)
@@ -333,7 +338,7 @@ def test_validation_counts_every_image_once(digits: Dataset, size: int) -> None:
 def test_consecutive_epochs_and_other_seeds_differ(photographs: Dataset) -> None:
     def whole(seed: int, epoch: int) -> tuple[list[int], dict[int, bytes]]:
         sampler = sampler_for(photographs)
-        with Loader(photographs, 4, 16, seed=seed) as loader:
+        with Loader(pictures(photographs, 16, seed=seed), 4) as loader:
             units = [unit for group in epoch_of(loader, sampler, epoch) for unit in group]
         ids = [i for unit in units for i in unit.ids]
         return ids, dict(zip(ids, (piece for unit in units for piece in unit.pieces), strict=True))
@@ -362,7 +367,7 @@ class Counting(Sampler):
 @pytest.mark.parametrize(("depth", "processes", "ahead"), [(1, 1, 1), (4, 2, 4), (1, 3, 3)])
 def test_it_reads_ahead_but_only_so_far(digits: Dataset, depth: int, processes: int, ahead: int) -> None:
     sampler = Counting(digits.n_train, 16, 1, 0, 1, seed=0)
-    with Loader(digits, 16, 32, processes=processes, depth=depth) as loader:
+    with Loader(pictures(digits), 16, processes=processes, depth=depth) as loader:
         batches = loader.train(sampler, epoch=0)
         # From the beginning, before anybody asks; one more than later, since no slot is in use.
         assert sampler.asked == ahead + 1
@@ -374,7 +379,7 @@ def test_it_reads_ahead_but_only_so_far(digits: Dataset, depth: int, processes: 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_it_tells_when_each_batch_was_read(photographs: Dataset, processes: int) -> None:
     before = time.monotonic()
-    with Loader(photographs, batch_size=4, image_size=32, processes=processes) as loader:
+    with Loader(pictures(photographs), 4, processes=processes) as loader:
         batches, readings = loader.train(sampler_for(photographs), 0), [[] for _ in range(processes)]  # type: ignore[var-annotated]
         for units in batches:
             for _ in units:
@@ -403,24 +408,26 @@ def test_it_tells_when_each_batch_was_read(photographs: Dataset, processes: int)
 
 
 def test_only_the_last_readings_are_kept_for_those_who_never_ask(digits: Dataset) -> None:
-    with Loader(digits, batch_size=1, image_size=8) as loader:
+    with Loader(pictures(digits, 8), 1) as loader:
         assert sum(1 for units in loader.train(sampler_for(digits, n=1), 0) for _ in units) == 1437
         assert [len(spans) for spans in loader.readings()] == [1024]
 
 
 def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(digits: Dataset) -> None:
     sampler = sampler_for(digits, accumulation=4, n=16)
-    with Loader(digits, 16, 32, processes=2, depth=2) as loader:
+    with Loader(pictures(digits), 16, processes=2, depth=2) as loader:
         for units in loader.train(sampler, epoch=0, start=15):
             for batch in units:
                 time.sleep(0.01)  # for everything that is read ahead to be there
-                np.testing.assert_array_equal(batch.images, [digits.pixels("train", i) for i in batch.ids])
+                np.testing.assert_array_equal(
+                    batch.fields["images"], [digits.pixels("train", i) for i in batch.ids]
+                )
 
 
 def test_a_group_left_early_does_not_shift_the_next(digits: Dataset) -> None:
     sampler = sampler_for(digits, accumulation=4, n=16)
     expected = [[ids.tolist() for ids in units] for units in sampler.batches(0)]
-    with Loader(digits, 16, 32) as loader:
+    with Loader(pictures(digits), 16) as loader:
         groups = loader.train(sampler, epoch=0)
         assert next(next(groups)).ids.tolist() == expected[0][0]
         next(groups)
@@ -430,7 +437,7 @@ def test_a_group_left_early_does_not_shift_the_next(digits: Dataset) -> None:
 def test_a_new_stream_ends_the_one_before(photographs: Dataset) -> None:
     sampler = sampler_for(photographs, accumulation=2)
     text = "^loader: expected its newest stream of batches, got one that the next one has ended$"
-    with Loader(photographs, 4, 16, seed=SEED, processes=2, depth=5) as loader:
+    with Loader(pictures(photographs, 16, seed=SEED), 4, processes=2, depth=5) as loader:
         expected = epoch_of(loader, sampler)
         validation = [copy(batch) for batch in loader.validation(1, 0)]
         for taken in range(8):
@@ -450,7 +457,7 @@ def test_a_new_stream_ends_the_one_before(photographs: Dataset) -> None:
 
 
 def test_an_exhausted_stream_stays_exhausted(digits: Dataset) -> None:
-    with Loader(digits, 100, 32) as loader:
+    with Loader(pictures(digits), 100) as loader:
         batches = loader.validation(1, 0)
         assert len(list(batches)) == 4
         assert list(batches) == []
@@ -459,7 +466,7 @@ def test_an_exhausted_stream_stays_exhausted(digits: Dataset) -> None:
 def test_more_slots_than_a_connection_has_room_for(digits: Dataset) -> None:
     # Neither side may wait for the other to take something first.
     sampler = Sampler(digits.n_train, 1, 1, 0, 1, seed=0)
-    with Loader(digits, 1, 32, depth=1400) as loader:
+    with Loader(pictures(digits), 1, depth=1400) as loader:
         batches = loader.train(sampler, epoch=0)
         assert sum(1 for units in batches for _ in units) == digits.n_train
 
@@ -477,7 +484,7 @@ def overwrite(data: Dataset, split: Split, i: int, content: bytes) -> None:
 def failure(data: Dataset, split: Split = "val") -> str:
     """The message with which reading a split ends; the same again after it, and then it can be closed."""
     sampler = sampler_for(data, n=5)
-    with Loader(data, 5, 16, processes=2) as loader:
+    with Loader(pictures(data, 16), 5, processes=2) as loader:
         groups: Iterator[Any] = (
             iter([loader.validation(1, 0)]) if split == "val" else loader.train(sampler, 0)
         )
@@ -521,7 +528,7 @@ def test_a_file_that_is_cut_short_while_it_is_used(jpegs: Dataset) -> None:
 
 def test_batches_before_a_damaged_image_are_good(jpegs: Dataset) -> None:
     overwrite(jpegs, "val", 17, b"\0\0\0\0")
-    with Loader(jpegs, 5, 16, processes=3) as loader:
+    with Loader(pictures(jpegs, 16), 5, processes=3) as loader:
         batches = loader.validation(1, 0)
         assert [next(batches).ids[0] for _ in range(3)] == [0, 5, 10]
         with pytest.raises(LoaderError, match="val image 17 "):
@@ -530,13 +537,13 @@ def test_batches_before_a_damaged_image_are_good(jpegs: Dataset) -> None:
 
 def test_a_damaged_image_that_nobody_waits_for_any_more(jpegs: Dataset) -> None:
     overwrite(jpegs, "val", 7, b"\0\0\0\0")
-    with Loader(jpegs, 5, 16, depth=5) as loader:
+    with Loader(pictures(jpegs, 16), 5, depth=5) as loader:
         next(loader.validation(1, 0))
         assert len(epoch_of(loader, sampler_for(jpegs, n=5))) == 15
 
 
 def test_another_file_of_the_same_name_changes_nothing(jpegs: Dataset, files: dict[Store, Path]) -> None:
-    with Loader(jpegs, 4, 16, processes=2) as loader:
+    with Loader(pictures(jpegs, 16), 4, processes=2) as loader:
         expected = epoch_of(loader, sampler_for(jpegs))
         other = jpegs.path.with_name("other.h5")
         other.write_bytes(files["raw"].read_bytes())
@@ -548,7 +555,7 @@ def test_another_file_of_the_same_name_changes_nothing(jpegs: Dataset, files: di
 
 
 def test_a_process_killed_while_it_is_waited_for(digits: Dataset) -> None:
-    with Loader(digits, 16, 32, processes=2, depth=3) as loader:
+    with Loader(pictures(digits), 16, processes=2, depth=3) as loader:
         batches = loader.train(sampler_for(digits, n=16), epoch=0)
         next(next(batches))
         pids = loader.pids
@@ -576,7 +583,7 @@ def test_a_process_killed_while_it_is_waited_for(digits: Dataset) -> None:
 def test_a_process_killed_at_any_moment(digits: Dataset) -> None:
     draw = np.random.default_rng(0)
     for attempt in range(8):
-        with Loader(digits, 16, 32, processes=1 + attempt % 3, depth=1 + attempt % 4) as loader:
+        with Loader(pictures(digits), 16, processes=1 + attempt % 3, depth=1 + attempt % 4) as loader:
             victim = loader.pids[attempt % len(loader.pids)]
             timer = threading.Timer(float(draw.uniform(0, 0.4)), os.kill, (victim, signal.SIGKILL))
             timer.start()
@@ -587,7 +594,7 @@ def test_a_process_killed_at_any_moment(digits: Dataset) -> None:
 
 
 def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset) -> None:
-    with Loader(digits, 16, 32, processes=2) as loader:
+    with Loader(pictures(digits), 16, processes=2) as loader:
         assert len(list(loader.validation(1, 0))) == 23
         # What an mpirun passes on to all of a rank is for the rank to judge.
         os.kill(loader.pids[0], signal.SIGTERM)
@@ -604,7 +611,7 @@ def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset) -> None:
 
 def test_a_process_that_ends_by_itself_says_why(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with Loader(digits, 16, 32) as loader:
+    with Loader(pictures(digits), 16) as loader:
         with pytest.raises(
             LoaderError, match=r"^loader process \d+ ended with exit code 1 .*; its own message stands above$"
         ):
@@ -617,7 +624,7 @@ def test_a_process_that_ends_by_itself_says_why(digits: Dataset, monkeypatch: py
 def test_closing_at_any_moment(digits: Dataset) -> None:
     sampler = sampler_for(digits, n=16)
     for attempt in range(8):
-        loader = Loader(digits, 16, 32, processes=1 + attempt % 2, depth=1 + attempt)
+        loader = Loader(pictures(digits), 16, processes=1 + attempt % 2, depth=1 + attempt)
         pids = loader.pids
         batches = loader.train(sampler, 0)
         for _ in range(attempt // 2):
@@ -637,28 +644,28 @@ def test_closing_at_any_moment(digits: Dataset) -> None:
 
 
 def test_an_error_in_the_consumer_closes_it(digits: Dataset) -> None:
-    with pytest.raises(KeyError), Loader(digits, 16, 32) as loader:
+    with pytest.raises(KeyError), Loader(pictures(digits), 16) as loader:
         pids = loader.pids
         raise KeyError
     assert all(map(gone, pids))
 
 
 def test_a_forgotten_loader_is_closed(digits: Dataset) -> None:
-    loader = Loader(digits, 16, 32, processes=2)
+    loader = Loader(pictures(digits), 16, processes=2)
     batches = loader.validation(1, 0)
     pids, batch = loader.pids, next(batches)
-    images = batch.images.copy()
+    images = batch.fields["images"].copy()
     del loader, batches
     gc.collect()
     assert all(map(gone, pids))
     # What somebody still holds is not pulled away.
-    np.testing.assert_array_equal(batch.images, images)
+    np.testing.assert_array_equal(batch.fields["images"], images)
 
 
 def test_the_processes_are_what_they_are_meant_to_be(
     photographs: Dataset, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Loader(photographs, 4, 16, processes=2) as loader:
+    with Loader(pictures(photographs, 16), 4, processes=2) as loader:
         assert len(list(loader.validation(1, 0))) == 6  # each of them has read some
         for pid in loader.pids:
             maps = Path(f"/proc/{pid}/maps").read_text("utf-8")
@@ -753,8 +760,10 @@ def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
         file.write('    print("the copy", file=sys.stderr)\n')
     # The copy is found by way of the current folder, which then is another one.
     code = (
-        "import os; from theanompi.data import Loader, open_dataset; os.chdir('/')\n"
-        "with open_dataset('digits') as data, Loader(data, 16, 32) as loader: next(loader.validation(1, 0))"
+        "import os; from theanompi.config import RunConfig, resolve\n"
+        "from theanompi.data import Loader, Pictures, open_dataset; os.chdir('/')\n"
+        "digits = Pictures(open_dataset('digits'), resolve(RunConfig()))\n"
+        "with Loader(digits, 16) as loader: next(loader.validation(1, 0))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
@@ -763,7 +772,7 @@ def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
 
 
 def test_signals_that_ask_a_run_to_stop_leave_the_processes_to_the_training_process(digits: Dataset) -> None:
-    with Loader(digits, 16, 32, processes=2) as loader:
+    with Loader(pictures(digits), 16, processes=2) as loader:
         for pid in loader.pids:
             for number in ASKING:
                 os.kill(pid, number)
@@ -793,7 +802,7 @@ def test_what_is_resident_does_not_grow(digits: Dataset) -> None:
         return int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGESIZE")
 
     sampler = sampler_for(digits, n=64)
-    with Loader(digits, 64, 32, processes=2) as loader:
+    with Loader(pictures(digits), 64, processes=2) as loader:
         who = ("self", *loader.pids)
         for epoch in range(50):
             for units in loader.train(sampler, epoch):
@@ -817,31 +826,34 @@ def test_what_is_resident_does_not_grow(digits: Dataset) -> None:
         ({"processes": 0}, "loader: expected processes of at least 1, got 0"),
         ({"depth": 0}, "loader: expected depth of at least 1, got 0"),
         ({"batch_size": 0}, "loader: expected batch_size of at least 1, got 0"),
-        ({"image_size": 0}, "loader: expected image_size of at least 1, got 0"),
-        (
-            {"color_jitter": 0.4},
-            "loader: expected pictures of 3 channels for color_jitter and lighting, got 1",
-        ),
-        ({"lighting": 0.1}, "loader: expected pictures of 3 channels for color_jitter and lighting, got 1"),
     ],
 )
 def test_errors_of_use(digits: Dataset, options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
-        Loader(digits, **{"batch_size": 16, "image_size": 32, **options})
+        Loader(pictures(digits), **{"batch_size": 16, **options})
+
+
+@pytest.mark.parametrize("changes", [{"color_jitter": 0.4}, {"lighting": 0.1}])
+def test_no_colours_are_changed_in_pictures_that_have_none(
+    digits: Dataset, changes: dict[str, float]
+) -> None:
+    text = f"data file {digits.path}: expected pictures of 3 channels for color_jitter and lighting, got 1"
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        pictures(digits, **changes)
 
 
 def test_more_memory_than_there_is(digits: Dataset) -> None:
     # 100 million pictures of 1 KiB, and their rows of 80 bytes, for each of 11 batches
     text = (
-        r"^loader: expected 11\d{5} MiB of free memory, for 11 batches of 100000000 images of up to 32 × 32 pixels, "
+        r"^loader: expected 11\d{5} MiB of free memory, for 11 batches of 100000000 images of 1024 bytes each, "
         r"got \d+ MiB$"
     )
     with pytest.raises(ValueError, match=text):
-        Loader(digits, 100_000_000, 32, depth=10)
+        Loader(pictures(digits), 100_000_000, depth=10)
 
 
 def test_errors_of_streams(digits: Dataset) -> None:
-    with Loader(digits, 16, 32) as loader:
+    with Loader(pictures(digits), 16) as loader:
         with pytest.raises(
             ValueError, match="^loader: expected a sampler over 1437 training images, got one over 100$"
         ):

@@ -16,8 +16,11 @@ from PIL import Image
 
 from tests.mpi import ROOT
 from tests.photographs import jpeg, photograph
+from theanompi.data.modality import Field, ReaderClass
 from theanompi.data.pictures.decode import BadImage
-from theanompi.data.reading.process import Layout, Reader, Row, shrunk
+from theanompi.data.pictures.reader import PictureReader, Row, shrunk
+from theanompi.data.reading.process import Layout, Work
+from theanompi.data.reading.reader import BadItem, BytesReader
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -63,13 +66,17 @@ def piece(store: str, file: io.BufferedRandom, row: Row, canvas: tuple[int, int,
     out = np.full(canvas, 77, np.uint8)
     again = np.full(canvas, 78, np.uint8)
     for target in (out, again):
-        Reader(file.fileno(), store).read(row, target)
+        PictureReader(file.fileno(), store).read(row, {"images": target[None]}, 0)
     height, width = math.ceil(row.cut_height / row.shrink), math.ceil(row.cut_width / row.shrink)
     written = out == again
     assert written[:height, :width].all()
     written[:height, :width] = False
     assert not written.any()
     return out[:height, :width]
+
+
+def read_alone(file: io.BufferedRandom, store: str, row: Row, canvas: tuple[int, int]) -> None:
+    PictureReader(file.fileno(), store).read(row, {"images": np.zeros((1, *canvas, 3), np.uint8)}, 0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -129,9 +136,9 @@ def test_one_reader_reads_large_and_small_in_any_order(file: io.BufferedRandom) 
         data = jpeg(i, height, width)
         rows.append(Row(*put(file, data), height, width, 1, 0, 0, height, width, 1))
         expected.append(pillow(data, 1))
-    reader, canvases = Reader(file.fileno(), "jpeg"), np.zeros((len(rows), 91, 111, 3), np.uint8)
-    for row, canvas in zip(rows, canvases, strict=True):
-        reader.read(row, canvas)
+    reader, canvases = PictureReader(file.fileno(), "jpeg"), np.zeros((len(rows), 91, 111, 3), np.uint8)
+    for i, row in enumerate(rows):
+        reader.read(row, {"images": canvases}, i)
     for row, canvas, pixels in zip(rows, canvases, expected, strict=True):
         np.testing.assert_array_equal(canvas[: row.height, : row.width], pixels)
 
@@ -152,8 +159,8 @@ def test_a_file_that_ends_too_soon(file: io.BufferedRandom, store: str, canvas_w
     os.truncate(file.fileno(), position + length - 9)
     row = Row(position, length, 30, 40, 1, 0, 0, 30, 40, 1)
     text = f"^expected {length} bytes at byte {position} of the file, which ends after {length - 9} of them$"
-    with pytest.raises(BadImage, match=text):
-        Reader(file.fileno(), store).read(row, np.zeros((30, canvas_width, 3), np.uint8))
+    with pytest.raises(BadItem, match=text):
+        read_alone(file, store, row, (30, canvas_width))
 
 
 @pytest.mark.parametrize("reduction", [1, 2])
@@ -161,36 +168,77 @@ def test_a_picture_of_another_size(file: io.BufferedRandom, reduction: int) -> N
     row = Row(*put(file, jpeg(0, 30, 40)), 40, 30, reduction, 0, 0, 10, 10, 1)
     text = "^expected a picture of 40 × 30 pixels, got one of 30 × 40$"
     with pytest.raises(BadImage, match=text):
-        Reader(file.fileno(), "jpeg").read(row, np.zeros((40, 30, 3), np.uint8))
+        read_alone(file, "jpeg", row, (40, 30))
 
 
 def test_bytes_that_are_no_picture(file: io.BufferedRandom) -> None:
     row = Row(*put(file, b"<html>not found</html>"), 30, 40, 1, 0, 0, 30, 40, 1)
     with pytest.raises(BadImage, match="^not an image$"):
-        Reader(file.fileno(), "jpeg").read(row, np.zeros((30, 40, 3), np.uint8))
+        read_alone(file, "jpeg", row, (30, 40))
 
 
-@pytest.mark.parametrize("layout", [Layout(1, 1, 1, 1, 1), Layout(3, 5, 7, 11, 3), Layout(2, 32, 64, 64, 3)])
+def test_bytes_are_copied_as_they_are_and_what_is_past_an_item_is_zero(file: io.BufferedRandom) -> None:
+    x, y = np.arange(6, dtype=np.float64).reshape(2, 3), np.array([258, 3, 4], np.uint16)
+    x_at, y_at = put(file, x.tobytes()), put(file, y.tobytes())
+    fields = {"x": np.full((3, 2, 3), -1.0), "y": np.full((3, 5), 9, np.uint16), "flag": np.ones(3, bool)}
+    BytesReader(file.fileno()).read([*x_at, *y_at, x_at[0], 1], fields, 1)
+    np.testing.assert_array_equal(fields["x"], [np.full((2, 3), -1), x, np.full((2, 3), -1)])
+    np.testing.assert_array_equal(fields["y"], [[9] * 5, [258, 3, 4, 0, 0], [9] * 5])
+    assert fields["flag"].tolist() == [True, False, True]
+
+
+def test_bytes_that_are_not_there(file: io.BufferedRandom) -> None:
+    position, length = put(file, b"12345678")
+    os.truncate(file.fileno(), position + 3)
+    text = f"^expected 8 bytes at byte {position} of the file, which ends after 3 of them$"
+    with pytest.raises(BadItem, match=text):
+        BytesReader(file.fileno()).read([position, length], {"x": np.zeros((1, 8), np.uint8)}, 0)
+
+
+IMAGES = {"images": Field("uint8", (7, 11, 3))}
+FIELDS = {"a": Field("bool", ()), "b": Field("float64", (3, 5)), "c": Field("uint16", (7,))}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(1, 1, 1, {"x": Field("uint8", ())}), Layout(3, 5, 10, IMAGES), Layout(2, 33, 6, FIELDS)],
+)
 def test_nothing_overlaps_in_the_shared_memory(layout: Layout) -> None:
     memory = np.zeros(layout.nbytes, np.uint8)
-    rows, images = layout.arrays(memory)
-    assert rows.shape == (layout.slots, layout.n, len(Row._fields)) and images.shape == layout
+    rows, slots = layout.arrays(memory)
+    assert rows.shape == (layout.slots, layout.n, layout.columns) and len(slots) == layout.slots
     rows[:] = -1
-    assert not images.any()
     assert np.count_nonzero(memory) == rows.nbytes
-    for slot in range(layout.slots):
-        images[slot] = 1 + slot
+    arrays = []
+    for slot in slots:
         # each slot begins on a page
-        assert (images[slot].ctypes.data - memory.ctypes.data) % os.sysconf("SC_PAGESIZE") == 0
+        first = next(iter(slot.values()))
+        assert (first.ctypes.data - memory.ctypes.data) % os.sysconf("SC_PAGESIZE") == 0
+        for (name, field), array in zip(layout.fields.items(), slot.values(), strict=True):
+            assert slot[name] is array and array.flags.c_contiguous
+            assert (array.ctypes.data - memory.ctypes.data) % 64 == 0
+            assert array.shape == (layout.n, *field.shape) and array.dtype == field.dtype
+            arrays.append(array)
+    for number, array in enumerate(arrays, start=1):
+        array.view(np.uint8).fill(number)
     assert (rows == -1).all()
-    assert [(memory == 1 + slot).sum() for slot in range(layout.slots)] == [images[0].size] * layout.slots
+    assert [(memory == number).sum() for number in range(1, len(arrays) + 1)] == [a.nbytes for a in arrays]
 
 
-def test_a_loader_process_imports_neither_mpi_nor_torch_nor_hdf5(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("reader", "decodes"),
+    [
+        (ReaderClass("theanompi.data.pictures.reader", "PictureReader", ("jpeg",)), True),
+        (ReaderClass("theanompi.data.reading.reader", "BytesReader"), False),
+    ],
+)
+def test_a_loader_process_imports_neither_mpi_nor_torch_nor_hdf5(
+    tmp_path: Path, reader: ReaderClass, decodes: bool
+) -> None:
     ours, theirs = socket.socketpair()
     ours.close()
     memory = tmp_path / "memory"
-    layout = Layout(1, 1, 8, 8, 3)
+    layout = Layout(1, 1, 10, IMAGES)
     memory.write_bytes(bytes(layout.nbytes))
     with theirs, memory.open("r+b") as shared:
         descriptors = (theirs.fileno(), 0, shared.fileno())
@@ -198,7 +246,8 @@ def test_a_loader_process_imports_neither_mpi_nor_torch_nor_hdf5(tmp_path: Path)
         result = subprocess.run(
             [
                 *(sys.executable, "-X", "importtime", "-m", "theanompi.data.reading.process"),
-                *map(str, (*descriptors, "jpeg", *layout)),
+                *map(str, descriptors),
+                Work(reader, layout).to_text(),
             ],
             pass_fds=descriptors,
             cwd=ROOT,
@@ -211,5 +260,5 @@ def test_a_loader_process_imports_neither_mpi_nor_torch_nor_hdf5(tmp_path: Path)
     lines = result.stderr.splitlines()
     assert all(line.startswith("import time:") for line in lines)
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
-    assert {"numpy", "simplejpeg", "theanompi"} <= loaded
+    assert {"numpy", "theanompi"} <= loaded and ("simplejpeg" in loaded) == decodes
     assert not loaded & HEAVY

@@ -1,5 +1,6 @@
 """The precision policy: what is computed in bf16 or tf32, and what stays in float32."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from tolerance import RELATIVE, assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.resnet50 import build_model
+from tests.photographs import pictures
 from theanompi import device
 from theanompi.config import RunConfig, resolve
+from theanompi.data import open_dataset, write_dataset
 from theanompi.device import ops, placement
-from theanompi.training.feed import Inputs
-from theanompi.training.functions import gradient_function, normalised
+from theanompi.training.functions import gradient_function
+from theanompi.training.inputs import Inputs
 from theanompi.training.optimizers import get_optimizer
 from theanompi.training.schedules import Schedule
 from theanompi.training.schedules.cosine import Cosine
@@ -146,22 +149,26 @@ class Observer(TorchDispatchMode):
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(
-    precision: str, monkeypatch: pytest.MonkeyPatch
+    precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The meta device has shapes and dtypes but no values: whatever reads one fails."""
     monkeypatch.setattr(placement, "_current", torch.device("meta"))
-    inputs = Inputs(4, (40, 36, 3))
+    split = np.random.default_rng(0).integers(0, 256, (4, 40, 36, 3), np.uint8), np.arange(4)
+    texts = dict.fromkeys(("name", "description", "source", "licence"), "noise")
+    write_dataset(tmp_path / "noise.h5", split, split, class_names=list("abcd"), augmentation="crop", **texts)
+    with open_dataset(tmp_path / "noise.h5") as data:
+        colourful = pictures(data, color_jitter=0.4)
+    inputs = Inputs(colourful, 4)
     network = build_model((4, 3, 32, 32), 10)["fc1000"]
     state = State(network, size=2)
     mode = device.mode(precision=precision, return_internal_type=True)
     gradients = gradient_function(
         network,
         state,
-        inputs,
+        colourful.graph(inputs.variables, training=True),
         device.shared(np.float32(1), "share"),
         device.shared(np.float32(1), "statistics_share"),
         device.shared(np.float32(0), "stop"),
-        lambda i: normalised(i, 32, np.zeros(3, "float32"), np.ones(3, "float32"), color=True),
         rank=0,
         accumulate=False,
         mode=mode,

@@ -82,12 +82,13 @@ def taps(start: float, length: float, extent: int, side: int) -> np.ndarray:
 
 def pixels(batch: Any, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
     """The crops of a batch, one at a time."""
-    n, height, width, channels = batch.images.shape
+    images = batch.fields["images"]
+    n, height, width, channels = images.shape
     out = np.zeros((n, channels, 32, 32))
-    for i, (y0, x0, h, w, flip, rows, columns) in enumerate(batch.boxes.astype(float)):
+    for i, (y0, x0, h, w, flip, rows, columns) in enumerate(batch.fields["boxes"].astype(float)):
         assert not flip
         vertical, horizontal = taps(y0, h, int(rows), height), taps(x0, w, int(columns), width)
-        out[i] = vertical @ batch.images[i].transpose(2, 0, 1) @ horizontal.T
+        out[i] = vertical @ images[i].transpose(2, 0, 1) @ horizontal.T
     return torch.from_numpy((out / 255 - mean[:, None, None]) / std[:, None, None]).float()
 
 
@@ -118,7 +119,9 @@ def sgd(network: Network, nesterov: bool) -> torch.optim.SGD:
 def accumulate(network: Network, batch: Any, dataset: Any) -> float:
     """Add a batch's gradient of the summed loss to the network's; gives the loss."""
     scores = network(pixels(batch, dataset.mean, dataset.std), dropout(batch))
-    loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(batch.labels), reduction="sum")
+    loss = torch.nn.functional.cross_entropy(
+        scores, torch.from_numpy(batch.fields["labels"]), reduction="sum"
+    )
     loss.backward()
     return float(loss.item())
 
@@ -137,13 +140,13 @@ def train(
     dataset, start = model.data.dataset, model.data.n_batch_train - 10
     sampler = Sampler(1437, batch_size, 1, 0, accumulation, 5, changes.get("shuffle", "global"))
     sizes = []
-    with Loader(dataset, batch_size, 32, seed=5) as loader:
+    with Loader(model.data.modality, batch_size) as loader:
         for t, batches in enumerate(loader.train(sampler, epoch=0, start=start)):
             images = 0
             optimizer.zero_grad()
             total = 0.0
             for batch in batches:
-                images += len(batch.labels)
+                images += len(batch.ids)
                 total += accumulate(network, batch, dataset)
             sizes.append(images)
             eta = rate(t)
@@ -260,7 +263,7 @@ def test_simulated_workers_are_workers_of_their_own() -> None:
     recorder = Recorder(None, 0, 1, 10, 10, False, None)
     dataset, per_epoch = model.data.dataset, model.data.n_batch_train
     assert (per_epoch, model.data.sampler.units(per_epoch - 1)) == (30, 3)
-    with Loader(dataset, n, 32, seed=5) as loader:
+    with Loader(model.data.modality, n) as loader:
         for t, batches in enumerate(loader.train(model.data.sampler, epoch=0, start=per_epoch - 8)):
             model.train_iter(per_epoch - 8 + t, recorder)
             eta = float(model.update())
@@ -286,4 +289,6 @@ def test_simulated_workers_are_workers_of_their_own() -> None:
 
 def dropout(batch: Batch) -> torch.Tensor:
     """What dropout multiplies the pooled features by; masks have tests of their own."""
-    return torch.from_numpy(dropout_mask(batch.keys, (16,), 0.2, crc32(b"drop")).eval().astype("float32"))
+    return torch.from_numpy(
+        dropout_mask(batch.fields["keys"], (16,), 0.2, crc32(b"drop")).eval().astype("float32")
+    )

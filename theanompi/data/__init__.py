@@ -12,22 +12,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from theanompi.data.arrays import Arrays
+    from theanompi.data.modality import Field, Modality
+    from theanompi.data.pictures.modality import Pictures
     from theanompi.data.reading.loader import Batch, Loader, LoaderError
     from theanompi.data.reading.sampler import Sampler, validation_batches
     from theanompi.data.store.record_writer import write_arrays, write_stream, write_texts
     from theanompi.data.store.records import ArrayDataset, RecordDataset, TokenDataset
     from theanompi.data.store.schema import Dataset, open_dataset, open_pictures
     from theanompi.data.store.writer import write_dataset
+    from theanompi.data.tokens import Tokens
 
 _HOMES = {
     "ArrayDataset": "store.records",
+    "Arrays": "arrays",
     "Batch": "reading.loader",
     "Dataset": "store.schema",
+    "Field": "modality",
     "Loader": "reading.loader",
     "LoaderError": "reading.loader",
+    "Modality": "modality",
+    "Pictures": "pictures.modality",
     "RecordDataset": "store.records",
     "Sampler": "reading.sampler",
     "TokenDataset": "store.records",
+    "Tokens": "tokens",
     "open_dataset": "store.schema",
     "open_pictures": "store.schema",
     "validation_batches": "reading.sampler",
@@ -39,13 +48,18 @@ _HOMES = {
 
 __all__ = [
     "ArrayDataset",
+    "Arrays",
     "Batch",
     "Dataset",
+    "Field",
     "Loader",
     "LoaderError",
+    "Modality",
+    "Pictures",
     "RecordDataset",
     "Sampler",
     "TokenDataset",
+    "Tokens",
     "open_dataset",
     "open_pictures",
     "validation_batches",

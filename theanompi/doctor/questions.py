@@ -146,7 +146,7 @@ def file_system(path: Path) -> str:
 
 def data(settings: dict[str, Any]) -> None:
     """Open the run's data set, then read batches of it with the loader for two seconds."""
-    from theanompi.data import Loader, Sampler, open_pictures
+    from theanompi.data import Loader, Pictures, Sampler, open_pictures
 
     config = resolve(RunConfig.from_dict(settings))
     assert config.batch_size and config.image_size and config.loader_processes
@@ -173,11 +173,8 @@ def data(settings: dict[str, Any]) -> None:
         accumulation=config.accumulation,
         seed=config.seed,
     )
-    with Loader(
-        dataset, config.batch_size, config.image_size,
-        seed=config.seed, color_jitter=config.color_jitter, lighting=config.lighting,
-        processes=config.loader_processes,
-    ) as loader:  # fmt: skip
+    pictures = Pictures(dataset, config)
+    with Loader(pictures, config.batch_size, processes=config.loader_processes) as loader:
         images = read = epoch = 0
         start = 0.0
         # The first batch waits for the loader's processes to start.

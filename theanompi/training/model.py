@@ -28,8 +28,7 @@ from pytensor.graph.basic import Variable
 
 from theanompi import device
 from theanompi.config import FIELDS, OF_MODELS, ConfigError, NoSettings, RunConfig, read_settings, resolve
-from theanompi.data.modality import Modality
-from theanompi.data.pictures.modality import Pictures
+from theanompi.data import Modality, Pictures
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_all_layers, get_output
@@ -38,7 +37,7 @@ from theanompi.record.metrics import Reported
 from theanompi.record.timeline import Span
 from theanompi.training.functions import gradient_function, update_function, validation_function
 from theanompi.training.inputs import Feed, Inputs
-from theanompi.training.items import Data
+from theanompi.training.items import Items
 from theanompi.training.objective import Objective, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
 from theanompi.training.plan import plan
@@ -96,7 +95,7 @@ class Model:
     reported : Reported
         The names of all losses, then of all metrics; runs are compared by the first metric, or without any by the first
         loss.
-    data : Data
+    data : Items
     dataset : Dataset or RecordDataset
     schedule : Schedule
         The learning rate at each iteration.
@@ -119,7 +118,7 @@ class Model:
         assert run.batch_size and run.epochs
         self.n_epochs, self.epoch = run.epochs, 0
         try:
-            self.data = Data(self.modality, run, self.rank, self.size)
+            self.data = Items(self.modality, run, self.rank, self.size)
         except (ValueError, OSError) as error:
             # One line, also where a user's own constructor has called this one.
             raise ConfigError(str(error)) from error
@@ -345,10 +344,10 @@ class Model:
             if reads:
                 self._feed.load()
                 if others and own_units > 1:
-                    self._kept.append([tensor.clone() for tensor in self.inputs.tensors()])
+                    self._kept.append([v.tensor.clone() for v in self.inputs.variables.values()])
             elif own_units > 1:
-                for tensor, kept in zip(self.inputs.tensors(), self._kept[unit], strict=True):
-                    tensor.copy_(kept)
+                for variable, kept in zip(self.inputs.variables.values(), self._kept[unit], strict=True):
+                    variable.tensor.copy_(kept)
             recorder.end("wait")
             recorder.start("computing gradients")
             if self._exchangers and unit == own_units - 1:

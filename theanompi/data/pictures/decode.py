@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from theanompi.data.reading.reader import BadItem
 from theanompi.system import cgroup
 
 Pixels = NDArray[np.uint8]
@@ -42,7 +43,7 @@ _UPRIGHT = {
 }
 
 
-class BadImage(ValueError):
+class BadImage(BadItem):
     """A file that shows no picture; the message is the reason, one line without the file's name.
 
     Examples

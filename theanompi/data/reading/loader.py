@@ -1,8 +1,9 @@
-"""Batches read ahead by processes: decoded into shared memory, handed over in order.
+"""Batches read ahead by processes: filled into shared memory, handed over in order.
 
-The training process decides everything: which images, which piece of each, in which slot of the shared memory.
-Its loader processes (`theanompi.data.reading.process`) only turn bytes into pixels, so a batch does not depend on their
-number, nor on which of them made it, nor on when.
+The training process decides everything: which items, which part of each, in which slot of the shared memory.
+Its loader processes (`theanompi.data.reading.process`) only turn bytes into fields, so a batch does not depend on their
+number, nor on which of them made it, nor on when. What an item is, and what to read of it, a
+`theanompi.data.modality.Modality` knows.
 
 They are started by fork and exec before anything of them runs, never by a plain fork, which is not safe once MPI
 has started, and do not import this process's main module, which would import MPI a second time. The memory has
@@ -17,23 +18,21 @@ import subprocess
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
-from theanompi.data.pictures.regions import canvas, regions
-from theanompi.data.reading.process import Layout
-from theanompi.data.reading.random import sample_keys
+from theanompi.data.modality import DataFile, Modality
+from theanompi.data.reading.process import Layout, Work
 from theanompi.data.reading.sampler import Sampler, validation_batches
-from theanompi.data.store.schema import Dataset, Split
+from theanompi.data.store.schema import Split
 from theanompi.record.timeline import Span
 
 # By these a process of an MPI job knows that it is a rank; one that is none must not.
@@ -45,7 +44,7 @@ _READINGS = 1024
 
 
 class LoaderError(RuntimeError):
-    """A loader process has died, or an image cannot be read; the message is one line.
+    """A loader process has died, or an item cannot be read; the message is one line.
 
     Examples
     --------
@@ -56,41 +55,32 @@ class LoaderError(RuntimeError):
 
 
 class Batch(NamedTuple):
-    """The n images of one unit, as they go to the device.
+    """The n items of one unit, as they go to the device.
 
     Attributes
     ----------
-    images : uint8 (n, H, W, c)
-        A piece of each image in the top left corner of a canvas (`Loader.canvas`); the rest of the canvas holds
-        anything. A view of shared memory: valid until the next batch is asked for.
-    labels : int64 (n,)
+    fields : mapping of str to array (n, …)
+        What the modality reads and gives, ``keys`` and ``weights`` among it. What is read is a view of shared
+        memory: valid until the next batch is asked for.
     ids : int64 (n,)
         Positions in the split.
-    boxes : float32 (n, 7)
-        Where to crop the canvas and whether to mirror: y0, x0, height, width, flip, and height and width of the
-        part of the canvas that is filled (`theanompi.data.pictures.regions`).
-    keys : int64 (n,)
-        Random keys for dropout; zeros in validation, which has no dropout.
-    colors : float32 (n, 3, 7)
-        Colour transforms (`theanompi.data.pictures.augment.color_transforms`); identities in validation.
-    weights : float32 (n,)
-        1, or 0 for the padding of the last validation batch.
 
     Examples
     --------
-    >>> from theanompi.data import open_dataset
-    >>> with open_dataset("digits") as data, Loader(data, batch_size=16, image_size=32) as loader:
-    ...     next(loader.validation(size=1, rank=0)).images.shape
+    >>> from theanompi.config import RunConfig, resolve
+    >>> from theanompi.data import Pictures, open_dataset
+    >>> with open_dataset("digits") as data, Loader(Pictures(data, resolve(RunConfig())), batch_size=16) as loader:
+    ...     next(loader.validation(size=1, rank=0)).fields["images"].shape
     (16, 32, 32, 1)
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    fields: Mapping[str, NDArray[Any]]
     ids: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    keys: NDArray[np.int64]
-    colors: NDArray[np.float32]
-    weights: NDArray[np.float32]
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """1 for each item, or 0 for the padding of the last validation batch; float32 (n,)."""
+        return self.fields["weights"]
 
 
 class _Task(NamedTuple):
@@ -141,18 +131,11 @@ class Loader:
 
     Parameters
     ----------
-    dataset : Dataset
-        Stays open as long as the loader is used; the processes read the file that it has open, even if another
-        one takes its name.
+    modality : Modality
+        Its data file stays open as long as the loader is used; the processes read the file that it has open, even
+        if another one takes its name.
     batch_size : int
-        n, images per batch.
-    image_size : int
-        Height and width of the pictures that the device makes of them, in pixels: pieces are kept in a higher
-        resolution only as far as that needs.
-    seed : int
-        Of crops, colours and dropout keys.
-    color_jitter, lighting : float
-        Strengths for `theanompi.data.pictures.augment.color_transforms`, in training.
+        n, items per batch.
     processes : int
         How many loader processes.
     depth : int
@@ -160,8 +143,6 @@ class Loader:
 
     Attributes
     ----------
-    canvas : (int, int)
-        H, W of the images in a batch.
     memory : uint8 (bytes,)
         All of the shared memory, for a trainer that pins it; it must let go of it before `close`.
     pids : tuple of int
@@ -170,51 +151,27 @@ class Loader:
     Raises
     ------
     ValueError
-        If a number is out of range, colours are to be changed in pictures that have none, or the memory needed
-        is not there.
+        If a number is out of range, or the memory needed is not there.
 
     Examples
     --------
-    >>> from theanompi.data import open_dataset
-    >>> with open_dataset("digits") as data, Loader(data, batch_size=50, image_size=32) as loader:
+    >>> from theanompi.config import RunConfig, resolve
+    >>> from theanompi.data import Pictures, open_dataset
+    >>> with open_dataset("digits") as data, Loader(Pictures(data, resolve(RunConfig())), batch_size=50) as loader:
     ...     [int(batch.weights.sum()) for batch in loader.validation(size=2, rank=1)]
     [50, 50, 50, 10]
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        image_size: int,
-        *,
-        seed: int = 0,
-        color_jitter: float = 0.0,
-        lighting: float = 0.0,
-        processes: int = 1,
-        depth: int = 4,
-    ) -> None:
-        numbers = {
-            "batch_size": batch_size,
-            "image_size": image_size,
-            "processes": processes,
-            "depth": depth,
-        }
-        for name, value in numbers.items():
+    def __init__(self, modality: Modality, batch_size: int, *, processes: int = 1, depth: int = 4) -> None:
+        for name, value in {"batch_size": batch_size, "processes": processes, "depth": depth}.items():
             if value < 1:
                 raise ValueError(f"loader: expected {name} of at least 1, got {value}")
-        if (color_jitter or lighting) and dataset.channels != 3:
-            raise ValueError(
-                f"loader: expected pictures of 3 channels for color_jitter and lighting, got {dataset.channels}"
-            )
-        self._dataset, self._image_size, self._seed = dataset, image_size, seed
-        self._color_jitter, self._lighting = color_jitter, lighting
-        sizes = np.concatenate([dataset.sizes("train"), dataset.sizes("val")])
-        self.canvas = canvas(dataset.store, dataset.augmentation, sizes, image_size)
+        self._modality, self._dataset = modality, modality.dataset
         slots = max(depth, processes) + 1
-        layout = Layout(slots, batch_size, *self.canvas, dataset.channels)
+        layout = Layout(slots, batch_size, modality.columns, modality.read)
         self.batch_size = batch_size
-        self.memory, memory = _shared_memory(layout)
-        self._rows, self._images = layout.arrays(self.memory)
+        self.memory, memory = _shared_memory(layout, modality.noun)
+        self._rows, self._slots = layout.arrays(self.memory)
         self._free = list(range(slots))
         self._stream: _Stream | None = None
         # Dealt out and not yet handed over, in the order of the batches; answers to them, by slot.
@@ -226,7 +183,7 @@ class Loader:
         self._finalizer = weakref.finalize(self, _end, self._children)
         try:
             for _ in range(processes):
-                connection, process = _start(dataset, memory, layout)
+                connection, process = _start(modality.dataset, memory, Work(modality.reader, layout))
                 self._children[connection] = _Child(process, deque(), deque(maxlen=_READINGS))
         except BaseException:
             self.close()
@@ -245,7 +202,7 @@ class Loader:
         Parameters
         ----------
         sampler : Sampler
-            Over the data set's training images, in units of `batch_size`.
+            Over the training items, in units of `batch_size`.
         epoch : int
         start : int
             Position in the epoch to begin at.
@@ -259,28 +216,29 @@ class Loader:
         Raises
         ------
         ValueError
-            If the sampler is for other images or units, `start` is outside the epoch, or the loader is closed;
+            If the sampler is for other items or units, `start` is outside the epoch, or the loader is closed;
             in the iterators, if another stream has been begun since.
         LoaderError
-            If a process has died or an image cannot be read; in the iterators, too.
+            If a process has died or an item cannot be read; in the iterators, too.
 
         Examples
         --------
-        >>> from theanompi.data import open_dataset
-        >>> data = open_dataset("digits")
-        >>> sampler = Sampler(data.n_train, batch_size=16, size=2, rank=1, accumulation=4, seed=0)
-        >>> with Loader(data, batch_size=16, image_size=32) as loader:
-        ...     [[batch.labels.shape for batch in units] for units in loader.train(sampler, epoch=0, start=10)]
+        >>> from theanompi.config import RunConfig, resolve
+        >>> from theanompi.data import Pictures, open_dataset
+        >>> digits = Pictures(open_dataset("digits"), resolve(RunConfig()))
+        >>> sampler = Sampler(digits.count("train"), batch_size=16, size=2, rank=1, accumulation=4, seed=0)
+        >>> with Loader(digits, batch_size=16) as loader:
+        ...     [[batch.ids.shape for batch in units] for units in loader.train(sampler, epoch=0, start=10)]
         [[(16,), (16,), (16,), (16,)], []]
         """
-        if sampler.n_images != self._dataset.n_train:
+        n_train, noun = self._modality.count("train"), self._modality.noun
+        if sampler.n_images != n_train:
             raise ValueError(
-                f"loader: expected a sampler over {self._dataset.n_train} training images, "
-                f"got one over {sampler.n_images}"
+                f"loader: expected a sampler over {n_train} training {noun}, got one over {sampler.n_images}"
             )
         if sampler.batch_size != self.batch_size:
             raise ValueError(
-                f"loader: expected a sampler of units of {self.batch_size} images, "
+                f"loader: expected a sampler of units of {self.batch_size} {noun}, "
                 f"got one of units of {sampler.batch_size}"
             )
         ids = chain.from_iterable(sampler.batches(epoch, start))
@@ -289,7 +247,7 @@ class Loader:
         return self._begin("train", epoch, ((i, ones) for i in ids)).grouped(counts)
 
     def validation(self, size: int, rank: int) -> Iterator[Batch]:
-        """Begin to read the validation images of one rank; over all ranks, each counts exactly once.
+        """Begin to read the validation items of one rank; over all ranks, each counts exactly once.
 
         Ends the stream before.
 
@@ -308,16 +266,18 @@ class Loader:
             If there is no such rank, or the loader is closed; in the iterator, if another stream has been begun
             since.
         LoaderError
-            If a process has died or an image cannot be read; in the iterator, too.
+            If a process has died or an item cannot be read; in the iterator, too.
 
         Examples
         --------
-        >>> from theanompi.data import open_dataset
-        >>> with open_dataset("digits") as data, Loader(data, batch_size=100, image_size=32) as loader:
+        >>> from theanompi.config import RunConfig, resolve
+        >>> from theanompi.data import Pictures, open_dataset
+        >>> digits = Pictures(open_dataset("digits"), resolve(RunConfig()))
+        >>> with Loader(digits, batch_size=100) as loader:
         ...     [batch.ids[0].item() for batch in loader.validation(size=1, rank=0)]
         [0, 100, 200, 300]
         """
-        units = validation_batches(self._dataset.n_val, self.batch_size, size, rank)
+        units = validation_batches(self._modality.count("val"), self.batch_size, size, rank)
         return self._begin("val", None, units)
 
     def readings(self) -> list[list[Span]]:
@@ -326,21 +286,13 @@ class Loader:
         Returns
         -------
         list of lists of Span
-            For each process the batches that it has finished since the last call, in order: from the first image
+            For each process the batches that it has finished since the last call, in order: from the first item
             of each to its last. No more than the last 1,024.
 
         Raises
         ------
         LoaderError
             If a process has died.
-
-        Examples
-        --------
-        >>> from theanompi.data import open_dataset
-        >>> with open_dataset("digits") as data, Loader(data, batch_size=180, image_size=32, processes=2) as loader:
-        ...     _ = list(loader.validation(size=1, rank=0))
-        ...     sum(len(spans) for spans in loader.readings())
-        2
         """
         while self._receive(timeout=0):
             pass
@@ -354,19 +306,11 @@ class Loader:
         """End the processes and let go of the memory. A second call does nothing.
 
         The memory is freed when nobody holds a view of it any more.
-
-        Examples
-        --------
-        >>> from theanompi.data import open_dataset
-        >>> loader = Loader(open_dataset("digits"), batch_size=16, image_size=32)
-        >>> loader.close()
-        >>> loader.pids
-        ()
         """
         self._stream = None
         self._tasks.clear()
         self.memory = np.empty(0, np.uint8)
-        self._rows, self._images = np.empty(0, np.int64), self.memory
+        self._rows, self._slots = np.empty(0, np.int64), []
         self._finalizer()
 
     def __enter__(self) -> "Loader":
@@ -440,23 +384,9 @@ class Loader:
     def _task(
         self, stream: _Stream, ids: NDArray[np.int64], weights: NDArray[np.float32], slot: int
     ) -> _Task:
-        data, split, epoch = self._dataset, stream.split, stream.epoch
-        sizes = data.sizes(split)[ids]
-        if epoch is None:
-            source_boxes = evaluation_boxes(data.augmentation, sizes)
-            colors = color_transforms(0.0, 0.0, self._seed, 0, ids)
-            keys = np.zeros(len(ids), np.int64)
-        else:
-            source_boxes = train_boxes(data.augmentation, sizes, self._seed, epoch, ids)
-            colors = color_transforms(self._color_jitter, self._lighting, self._seed, epoch, ids)
-            keys = sample_keys(self._seed, epoch, ids)
-        reduction, shrink, cuts, boxes = regions(
-            data.store, data.augmentation, sizes, source_boxes, self._image_size
-        )
-        # In the order of the fields of Row.
-        self._rows[slot] = np.column_stack([*data.locate(split, ids), sizes, reduction, cuts, shrink])
-        labels = data.labels(split)[ids]
-        return _Task(slot, split, Batch(self._images[slot], labels, ids, boxes, keys, colors, weights))
+        rows, values = self._modality.batch(stream.split, stream.epoch, ids)
+        self._rows[slot] = rows
+        return _Task(slot, stream.split, Batch({**self._slots[slot], **values, "weights": weights}, ids))
 
     def _receive(self, timeout: float | None = None) -> bool:
         """Take an answer of each process that has one; without any, wait. Gives whether there was one."""
@@ -484,7 +414,8 @@ class Loader:
             task = child.tasks[0]
             first, *others = task.batch.ids.tolist()
             doing = (
-                f"while reading the batch of {task.split} image {first} and {len(others)} others of {path}"
+                f"while reading the batch of {task.split} {self._modality.noun.removesuffix('s')} {first} and "
+                f"{len(others)} others of {path}"
             )
         # Its connection closes a little before the process can be waited for.
         try:
@@ -505,25 +436,18 @@ class Loader:
         return f"loader process {child.process.pid} ended {how} {doing}; {hint}"
 
     def _unreadable(self, task: _Task, i: int, reason: str) -> str:
-        path, image = self._dataset.path, int(task.batch.ids[i])
-        name = ""
-        # A file that is damaged may have lost its names as well.
-        with suppress(OSError, ValueError, LookupError, RuntimeError):
-            name = f" ({self._dataset.image_name(task.split, image)})"
-        return (
-            f"data file {path}: {task.split} image {image}{name}: {reason}; "
-            f"'tmpack verify {path}' finds all that is damaged"
-        )
+        path, item = self._dataset.path, self._modality.item_name(task.split, int(task.batch.ids[i]))
+        return f"data file {path}: {item}: {reason}; 'tmpack verify {path}' finds all that is damaged"
 
 
-def _shared_memory(layout: Layout) -> tuple[NDArray[np.uint8], int]:
+def _shared_memory(layout: Layout, noun: str) -> tuple[NDArray[np.uint8], int]:
     """Memory that other processes can share, and its descriptor. It has no name: it lives as long as its users."""
     with open("/proc/meminfo", encoding="utf-8") as file:
         kib = dict(line.split(":") for line in file)["MemAvailable"].split()[0]
     if layout.nbytes > int(kib) * 1024:
         raise ValueError(
             f"loader: expected {layout.nbytes >> 20} MiB of free memory, for {layout.slots} batches of {layout.n} "
-            f"images of up to {layout.height} × {layout.width} pixels, got {int(kib) >> 10} MiB"
+            f"{noun} of {layout.item_nbytes} bytes each, got {int(kib) >> 10} MiB"
         )
     descriptor = os.memfd_create("theanompi")
     os.ftruncate(descriptor, layout.nbytes)
@@ -537,7 +461,7 @@ def _environment() -> dict[str, str]:
     return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
 
 
-def _start(dataset: Dataset, memory: int, layout: Layout) -> tuple[Connection, subprocess.Popen[bytes]]:
+def _start(dataset: DataFile, memory: int, work: Work) -> tuple[Connection, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair()
     descriptors = (theirs.fileno(), dataset.fileno(), memory)
     # -P: without the current folder, which may hold a numpy.py or anything else.
@@ -547,7 +471,7 @@ def _start(dataset: Dataset, memory: int, layout: Layout) -> tuple[Connection, s
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
     try:
         process = subprocess.Popen(
-            [*command, *map(str, (*descriptors, dataset.store, *layout))],
+            [*command, *map(str, descriptors), work.to_text()],
             pass_fds=descriptors,
             env=_environment(),
             stdin=subprocess.DEVNULL,

@@ -1,90 +1,78 @@
-"""One process of a loader: bytes of a data file in, pixels in shared memory out.
+"""One process of a loader: bytes of a data file in, the fields of a batch in shared memory out.
 
-`theanompi.data.reading.loader` starts it and decides everything: which images, which piece of each, where to put it.
-This side imports NumPy and the decoder, nothing else: no MPI, whose launcher would take it for a rank, no torch
-and no HDF5, which would only cost memory and time.
+`theanompi.data.reading.loader` starts it and decides everything: which items, which part of each, where to put it.
+This side imports NumPy and what reads the items (the decoder, if they are pictures), nothing else: no MPI, whose
+launcher would take it for a rank, no torch and no HDF5, which would only cost memory and time.
 """
 
+import json
 import mmap
-import os
 import sys
+from collections.abc import Mapping, Sequence
+from math import prod
 from multiprocessing.connection import Connection
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.data.pictures.decode import BadImage, decode_jpeg
+from theanompi.data.modality import Field, ReaderClass
+from theanompi.data.reading.reader import BadItem
 
-
-class Row(NamedTuple):
-    """What to do for one image; a row of an int64 table.
-
-    Attributes
-    ----------
-    position, length : int
-        Of its bytes in the data file.
-    height, width : int
-        Of the whole image as it is stored, in pixels.
-    reduction : int
-        Decode to 1/reduction of the size (JPEG).
-    top, left, cut_height, cut_width : int
-        The piece to keep, in pixels after `reduction`.
-    shrink : int
-        Average squares of so many pixels at last.
-
-    Examples
-    --------
-    >>> Row(4096, 300, 10, 10, 1, 2, 3, 5, 7, 1).cut_width
-    7
-    """
-
-    position: int
-    length: int
-    height: int
-    width: int
-    reduction: int
-    top: int
-    left: int
-    cut_height: int
-    cut_width: int
-    shrink: int
+# Vectors of any instruction set can be read from here without crossing a line of the cache.
+_ALIGNMENT = 64
 
 
 class Layout(NamedTuple):
-    """The shared memory: a table of rows for each slot, then the images of each slot, from a page on.
+    """The shared memory: a table of rows for each slot, then the slots, each from a page on.
 
-    A slot holds one batch of `n` images of at most `height` × `width` pixels.
+    A slot holds one batch: the fields of its n items one after another, each a contiguous array (n, …) from a
+    multiple of 64 bytes on.
+
+    Attributes
+    ----------
+    slots, n : int
+    columns : int
+        Numbers in a row.
+    fields : mapping of str to Field
 
     Examples
     --------
-    >>> layout = Layout(slots=2, n=4, height=10, width=10, channels=3)
-    >>> rows, images = layout.arrays(np.zeros(layout.nbytes, np.uint8))
-    >>> rows.shape, images.shape, layout.nbytes // mmap.PAGESIZE
-    ((2, 4, 10), (2, 4, 10, 10, 3), 3)
+    >>> layout = Layout(slots=2, n=4, columns=2, fields={"x": Field("float32", (3,)), "y": Field("int64", ())})
+    >>> rows, slots = layout.arrays(np.zeros(layout.nbytes, np.uint8))
+    >>> rows.shape, slots[1]["x"].shape, slots[1]["y"].dtype, layout.nbytes // mmap.PAGESIZE
+    ((2, 4, 2), (4, 3), dtype('int64'), 3)
     """
 
     slots: int
     n: int
-    height: int
-    width: int
-    channels: int
+    columns: int
+    fields: Mapping[str, Field]
+
+    @property
+    def item_nbytes(self) -> int:
+        """Bytes of one item's fields."""
+        return sum(np.dtype(field.dtype).itemsize * prod(field.shape) for field in self.fields.values())
+
+    def _within(self) -> tuple[dict[str, int], int]:
+        """Where each field begins in a slot, and how many bytes a slot has."""
+        starts, end = {}, 0
+        for name, field in self.fields.items():
+            starts[name] = _rounded(end, _ALIGNMENT)
+            end = starts[name] + self.n * np.dtype(field.dtype).itemsize * prod(field.shape)
+        return starts, _rounded(end, mmap.PAGESIZE)
 
     @property
     def _table(self) -> int:
-        return _pages(self.slots * self.n * len(Row._fields) * 8)
-
-    @property
-    def _slot(self) -> int:
-        return _pages(self.n * self.height * self.width * self.channels)
+        return _rounded(self.slots * self.n * self.columns * 8, mmap.PAGESIZE)
 
     @property
     def nbytes(self) -> int:
         """Size of the whole memory, in bytes: whole pages."""
-        return self._table + self.slots * self._slot
+        return self._table + self.slots * self._within()[1]
 
-    def arrays(self, memory: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def arrays(self, memory: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[dict[str, NDArray[Any]]]]:
         """Show the memory as arrays.
 
         Parameters
@@ -93,172 +81,81 @@ class Layout(NamedTuple):
 
         Returns
         -------
-        (int64 (slots, n, 10), uint8 (slots, n, height, width, channels))
-            The tables, whose columns are those of `Row`, and the images; views.
-
-        Examples
-        --------
-        >>> layout = Layout(slots=1, n=1, height=2, width=2, channels=1)
-        >>> memory = np.zeros(layout.nbytes, np.uint8)
-        >>> layout.arrays(memory)[1][0, 0, 1] = 7
-        >>> int(memory.sum())
-        14
+        rows : int64 (slots, n, columns)
+        slots : list of dict of str to array (n, …)
+            The fields of each slot, by name. All of it views.
         """
-        line = self.width * self.channels
-        rows: NDArray[np.int64] = np.ndarray((self.slots, self.n, len(Row._fields)), np.int64, memory.data)
-        images: NDArray[np.uint8] = np.ndarray(
-            self, np.uint8, memory.data, self._table, (self._slot, self.height * line, line, self.channels, 1)
-        )
-        return rows, images
-
-
-def _pages(nbytes: int) -> int:
-    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-def shrunk(pixels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
-    """Average squares of k × k pixels; those at the end that are not whole, over what there is.
-
-    Parameters
-    ----------
-    pixels : uint8 (h, w, c)
-    k : int
-
-    Returns
-    -------
-    uint8 (ceil(h / k), ceil(w / k), c)
-        Rounded to the nearest.
-
-    Examples
-    --------
-    >>> shrunk(np.arange(6, dtype=np.uint8).reshape(2, 3, 1), 2)[..., 0].tolist()
-    [[2, 4]]
-    """
-    rows, columns = np.arange(0, pixels.shape[0], k), np.arange(0, pixels.shape[1], k)
-    sums = np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
-    counts = np.outer(np.diff(rows, append=pixels.shape[0]), np.diff(columns, append=pixels.shape[1])).astype(
-        np.uint32
-    )[..., None]
-    return ((sums + counts // 2) // counts).astype(np.uint8)
-
-
-class Reader:
-    """Reads pieces of images from an open data file.
-
-    Parameters
-    ----------
-    file : int
-        Descriptor of the data file.
-    store : "jpeg" or "raw"
-        What the bytes of an image are.
-
-    Examples
-    --------
-    >>> Reader(0, "raw").read.__name__
-    'read'
-    """
-
-    def __init__(self, file: int, store: str) -> None:
-        self._file, self._store = file, store
-        # Kept from image to image: fresh memory of this size costs more than what is done with it.
-        self._buffer = bytearray()
-
-    def read(self, row: Row, canvas: NDArray[np.uint8]) -> None:
-        """Put the piece of an image that a row describes into the top left of a canvas.
-
-        Parameters
-        ----------
-        row : Row
-        canvas : uint8 (h, w, c)
-            What lies outside the piece is left as it is.
-
-        Raises
-        ------
-        BadImage
-            If the bytes are not an image of the size that the row says, or are not there.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> canvas = np.zeros((1, 2, 1), np.uint8)
-        >>> with tempfile.TemporaryFile() as file:
-        ...     _ = file.write(bytes(range(12)))
-        ...     file.flush()
-        ...     whole = Row(0, 12, height=3, width=4, reduction=1, top=0, left=0, cut_height=3, cut_width=4, shrink=1)
-        ...     cut = whole._replace(top=1, left=1, cut_height=1, cut_width=2)
-        ...     Reader(file.fileno(), "raw").read(cut, canvas)
-        >>> canvas.ravel().tolist()
-        [5, 6]
-        """
-        height, width = -(-row.cut_height // row.shrink), -(-row.cut_width // row.shrink)
-        target = canvas[:height, :width]
-        if self._store == "raw":
-            whole_lines = row.cut_width == row.width == canvas.shape[1] and row.shrink == 1
-            if whole_lines:
-                self._fill(target.reshape(-1).data, row.position + row.top * row.width * canvas.shape[2])
-                return
-            piece = self._raw(row, canvas.shape[2])
-        else:
-            piece = self._jpeg(row)
-        target[:] = piece if row.shrink == 1 else shrunk(piece, row.shrink)
-
-    def _raw(self, row: Row, channels: int) -> NDArray[np.uint8]:
-        line = row.width * channels
-        data = self._bytes(row.cut_height * line, row.position + row.top * line)
-        lines = np.frombuffer(data, np.uint8).reshape(row.cut_height, row.width, channels)
-        return lines[:, row.left : row.left + row.cut_width]
-
-    def _jpeg(self, row: Row) -> NDArray[np.uint8]:
-        data = self._bytes(row.length, row.position)
-        pixels = decode_jpeg(data, row.reduction, (row.height, row.width))
-        return pixels[row.top : row.top + row.cut_height, row.left : row.left + row.cut_width]
-
-    def _bytes(self, length: int, position: int) -> memoryview:
-        if length > len(self._buffer):
-            self._buffer = bytearray(length)
-        data = memoryview(self._buffer)[:length]
-        self._fill(data, position)
-        return data
-
-    def _fill(self, data: memoryview, position: int) -> None:
-        done = 0
-        while done < len(data):
-            got = os.preadv(self._file, [data[done:]], position + done)
-            if not got:
-                raise BadImage(
-                    f"expected {len(data)} bytes at byte {position} of the file, which ends after {done} of them"
+        starts, size = self._within()
+        rows: NDArray[np.int64] = np.ndarray((self.slots, self.n, self.columns), np.int64, memory.data)
+        slots = [
+            {
+                name: np.ndarray(
+                    (self.n, *field.shape), field.dtype, memory.data, self._table + slot * size + starts[name]
                 )
-            done += got
+                for name, field in self.fields.items()
+            }
+            for slot in range(self.slots)
+        ]
+        return rows, slots
 
 
-def serve(connection: Connection, reader: Reader, rows: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
+def _rounded(nbytes: int, unit: int) -> int:
+    return -(-nbytes // unit) * unit
+
+
+class Work(NamedTuple):
+    """What a loader process is told when it is started.
+
+    Examples
+    --------
+    >>> work = Work(ReaderClass("a", "B", (1, "c")), Layout(1, 2, 2, {"x": Field("int64", (3,))}))
+    >>> Work.from_text(work.to_text()) == work
+    True
+    """
+
+    reader: ReaderClass
+    layout: Layout
+
+    def to_text(self) -> str:
+        """Write it as JSON."""
+        return json.dumps([self.reader, self.layout])
+
+    @classmethod
+    def from_text(cls, text: str) -> "Work":
+        """Undo `to_text`."""
+        (module, name, arguments), (slots, n, columns, fields) = json.loads(text)
+        by_name = {name: Field(dtype, tuple(shape)) for name, (dtype, shape) in fields.items()}
+        return cls(ReaderClass(module, name, tuple(arguments)), Layout(slots, n, columns, by_name))
+
+
+def serve(
+    connection: Connection,
+    reader: Any,
+    rows: NDArray[np.int64],
+    slots: Sequence[Mapping[str, NDArray[Any]]],
+) -> None:
     """Fill the slots whose numbers come in, one after another, until the other side closes or dies.
 
     The answer to a slot is ``(slot, fault, start, end)``: when it was begun and done (seconds of
-    `time.monotonic`), and as its fault None, or ``(i, reason)`` when image i cannot be read.
+    `time.monotonic`), and as its fault None, or ``(i, reason)`` when item i cannot be read.
 
     Parameters
     ----------
     connection : Connection
-    reader : Reader
-    rows, images : int64 (slots, n, 10), uint8 (slots, n, height, width, channels)
+    reader : object
+        With a method ``read(row, fields, i)``, as `theanompi.data.reading.reader.BytesReader` has it.
+    rows, slots : int64 (slots, n, columns), sequence of mappings
         The shared memory.
-
-    Examples
-    --------
-    >>> from multiprocessing import Pipe
-    >>> ours, theirs = Pipe()
-    >>> ours.close()
-    >>> serve(theirs, Reader(0, "raw"), *Layout(1, 1, 1, 1, 1).arrays(np.zeros(8192, np.uint8)))
     """
     try:
         while True:
             slot = connection.recv()
             start, fault = monotonic(), None
+            fields = slots[slot]
             for i, row in enumerate(rows[slot].tolist()):
                 try:
-                    reader.read(Row(*row), images[slot, i])
-                except (BadImage, OSError, MemoryError) as error:
+                    reader.read(row, fields, i)
+                except (BadItem, OSError, MemoryError) as error:
                     fault = i, str(error) or type(error).__name__
                     break
             connection.send((slot, fault, start, monotonic()))
@@ -270,18 +167,12 @@ def serve(connection: Connection, reader: Reader, rows: NDArray[np.int64], image
 def main() -> None:
     """Run one loader process, as `theanompi.data.reading.loader` starts it.
 
-    The arguments are three descriptors (of the connection, the data file and the shared memory), the way in
-    which images are stored, and the fields of `Layout`.
-
-    Examples
-    --------
-    >>> main.__name__
-    'main'
+    The arguments are three descriptors (of the connection, the data file and the shared memory) and `Work` as text.
     """
     connection, file, memory = map(int, sys.argv[1:4])
-    layout = Layout(*map(int, sys.argv[5:]))
+    reader, layout = Work.from_text(sys.argv[4])
     mapping = np.frombuffer(mmap.mmap(memory, layout.nbytes), np.uint8)
-    serve(Connection(connection), Reader(file, sys.argv[4]), *layout.arrays(mapping))
+    serve(Connection(connection), reader.make(file), *layout.arrays(mapping))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which images a rank reads, and when.
+"""Which items (images, say) a rank reads, and when.
 
 A minibatch is A·k *units* of n images (A accumulation steps, k ranks, n images per rank and step). Unit i of
 a minibatch belongs to rank i % k at accumulation step i // k, and the units of an epoch are consecutive
@@ -42,6 +42,8 @@ class Sampler:
         Seed of the order.
     shuffle : {"global", "worker"}
         One order for all, or each worker its own.
+    noun : str
+        What messages call the items, in the plural.
 
     Attributes
     ----------
@@ -77,6 +79,7 @@ class Sampler:
         accumulation: int,
         seed: int,
         shuffle: str = "global",
+        noun: str = "images",
     ) -> None:
         for name, value in (("batch_size", batch_size), ("size", size), ("accumulation", accumulation)):
             if value < 1:
@@ -85,7 +88,7 @@ class Sampler:
             raise ValueError(f"sampler: expected a rank from 0 to {size - 1}, got {rank}")
         if n_images < batch_size:
             raise ValueError(
-                f"sampler: expected at least batch_size = {batch_size} training images, got {n_images}"
+                f"sampler: expected at least batch_size = {batch_size} training {noun}, got {n_images}"
             )
         if shuffle not in SHUFFLES:
             raise ValueError(f"sampler: expected shuffle to be one of {', '.join(SHUFFLES)}, got {shuffle!r}")
@@ -95,7 +98,7 @@ class Sampler:
         self.minibatch = accumulation * size * batch_size
         # A learning rate is meant for a minibatch: there has to be one.
         if accumulation * size > self._units:
-            why = f"as the {n_images} training images make {self._units} batches of {batch_size}"
+            why = f"as the {n_images} training {noun} make {self._units} batches of {batch_size}"
             if size > self._units:
                 raise ValueError(f"devices: expected at most {self._units}, {why}, got {size}")
             raise ValueError(

@@ -1,0 +1,77 @@
+"""Plain arrays: any fields with one entry for each item, as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theanompi.config import ConfigError, RunConfig
+from theanompi.data.modality import DataFile, Field, Modality, ReaderClass
+
+if TYPE_CHECKING:
+    from pytensor.graph.basic import Variable
+
+    from theanompi.data.store.schema import Split
+
+
+class ArrayFile(DataFile, Protocol):
+    """What `Arrays` asks of a data file besides."""
+
+    @property
+    def fields(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and shape that each field has in one item."""
+
+    def locate(
+        self, split: Split, field: str, ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions and lengths of a field of some items, int64 (n,), in bytes of the file."""
+
+
+class Arrays(Modality):
+    """Items with any fields of fixed shapes.
+
+    A model sees the file's fields by their names, (n, …): integers as int64, floats as float32, truth values as they
+    are; and ``weights`` and ``keys``.
+
+    Parameters
+    ----------
+    dataset : ArrayFile
+    config : RunConfig
+        Resolved.
+
+    Raises
+    ------
+    ConfigError
+        If the file has no arrays, or one with a name that every batch has.
+    """
+
+    name = "arrays"
+    reader = ReaderClass("theanompi.data.reading.reader", "BytesReader")
+    dataset: ArrayFile
+
+    def __init__(self, dataset: ArrayFile, config: RunConfig) -> None:
+        super().__init__(dataset, config)
+        self.read = {name: Field(dtype, tuple(shape)) for name, (dtype, shape) in dataset.fields.items()}
+        self.columns = 2 * len(self.read)
+        taken = sorted(self.read.keys() & self.given.keys())
+        if taken:
+            raise ConfigError(
+                f"data file {dataset.path}: expected fields with other names than {' and '.join(self.given)}, which "
+                f"every batch has, got {', '.join(taken)}"
+            )
+
+    def batch(
+        self, split: Split, epoch: int | None, ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+        places = [column for name in self.read for column in self.dataset.locate(split, name, ids)]
+        return np.column_stack(places), {"keys": self.keys(epoch, ids)}
+
+    def graph(self, inputs: Mapping[str, Variable], training: bool) -> dict[str, Variable]:
+        import pytensor.tensor as pt
+
+        kinds = {"i": "int64", "u": "int64", "f": "float32", "b": "bool"}
+        seen = {name: pt.cast(inputs[name], kinds[np.dtype(of.dtype).kind]) for name, of in self.read.items()}
+        return {**seen, "weights": inputs["weights"], "keys": inputs["keys"]}

@@ -1,0 +1,176 @@
+"""What an item is: which fields it has, where a loader process finds them, and what a network sees of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theanompi.config import ConfigError, RunConfig
+from theanompi.data.reading.random import sample_keys
+
+if TYPE_CHECKING:
+    from pytensor.graph.basic import Variable
+
+    from theanompi.data.store.schema import Split
+
+
+class Field(NamedTuple):
+    """Dtype and shape that a field has in one item.
+
+    Examples
+    --------
+    >>> Field("float32", (2, 3)).dtype
+    'float32'
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ReaderClass(NamedTuple):
+    """What each loader process makes to read with: ``module.name(file, *arguments)``.
+
+    The process imports the module, which should import no more than it needs.
+
+    Attributes
+    ----------
+    module, name : str
+        Of a class like `theanompi.data.reading.reader.BytesReader`.
+    arguments : tuple of str or numbers
+        After the file's descriptor.
+    """
+
+    module: str
+    name: str
+    arguments: tuple[str | int | float, ...] = ()
+
+    def make(self, file: int) -> Any:
+        """Import the class and make a reader of the file with this descriptor."""
+        return getattr(import_module(self.module), self.name)(file, *self.arguments)
+
+
+class DataFile(Protocol):
+    """What every modality and the loader ask of an opened data file."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def modality(self) -> str:
+        """Name of the `Modality` that it has been written for."""
+
+    def count(self, split: Split) -> int:
+        """Items of a split."""
+
+    def fileno(self) -> int:
+        """Descriptor of the file, open for reading."""
+
+
+class Modality(ABC):
+    """What an item is, of one data file and in one run.
+
+    A batch has n items. Its fields are arrays (n, …): those in `read` are filled by loader processes, which are
+    told by a row of int64 numbers for each item what to read; those in `given` are made in the training process.
+    All of them go to the device, and `graph` makes of them what a model sees.
+
+    Parameters
+    ----------
+    dataset : DataFile
+        Stays open as long as its items are read.
+    config : RunConfig
+        Resolved.
+
+    Attributes
+    ----------
+    name : str
+        Of the modality; in a data file the attribute ``modality``.
+    noun : str
+        What its items are called, in the plural.
+    read : mapping of str to Field
+        What the loader processes fill.
+    given : mapping of str to Field
+        What comes from the training process; always ``keys`` and ``weights``.
+    columns : int
+        Numbers in a row.
+    reader : ReaderClass
+        What reads items in a loader process.
+
+    Raises
+    ------
+    ConfigError
+        If the file is of another modality, or does not fit the settings.
+    """
+
+    name: ClassVar[str]
+    noun: str = "items"
+    read: Mapping[str, Field]
+    given: Mapping[str, Field]
+    columns: int
+    reader: ReaderClass
+
+    def __init__(self, dataset: DataFile, config: RunConfig) -> None:
+        if dataset.modality != self.name:
+            raise ConfigError(
+                f"data file {dataset.path}: expected {self.name}, which the model is made for, got {dataset.modality}"
+            )
+        self.dataset, self.seed = dataset, config.seed
+        # For dropout, and 1 or 0 for the padding of the last validation batch.
+        self.given = {"keys": Field("int64", ()), "weights": Field("float32", ())}
+
+    def count(self, split: Split) -> int:
+        """Items of a split."""
+        return self.dataset.count(split)
+
+    def item_name(self, split: Split, i: int) -> str:
+        """What messages call item `i`: "train item 7"."""
+        return f"{split} {self.noun.removesuffix('s')} {i}"
+
+    def keys(self, epoch: int | None, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A random key for each item, int64 (n,); zeros in validation, which has no dropout."""
+        return np.zeros(len(ids), np.int64) if epoch is None else sample_keys(self.seed, epoch, ids)
+
+    @abstractmethod
+    def batch(
+        self, split: Split, epoch: int | None, ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+        """Say what to read of some items, and make what is not read.
+
+        Parameters
+        ----------
+        split : "train" or "val"
+        epoch : int or None
+            None in validation.
+        ids : int64 (n,)
+            Positions in the split.
+
+        Returns
+        -------
+        rows : int64 (n, columns)
+            What the reader is told of each item.
+        values : dict of str to array (n, …)
+            The fields in `given`, all but ``weights``. Functions of seed, epoch and ids alone.
+        """
+
+    @abstractmethod
+    def graph(self, inputs: Mapping[str, Variable], training: bool) -> dict[str, Variable]:
+        """Make of a batch's fields what a model sees.
+
+        Parameters
+        ----------
+        inputs : mapping of str to Variable
+            The fields in `read` and `given`, (n, …), as they are on the device.
+        training : bool
+            Or validation.
+
+        Returns
+        -------
+        dict of str to Variable
+            Always with ``weights`` float32 (n,) and ``keys`` int64 (n,).
+        """

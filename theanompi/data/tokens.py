@@ -1,0 +1,123 @@
+"""Token sequences: windows of one long stream, or texts of their own, each cut or padded to one length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theanompi.config import ConfigError, RunConfig
+from theanompi.data.modality import DataFile, Field, Modality, ReaderClass
+
+if TYPE_CHECKING:
+    from pytensor.graph.basic import Variable
+
+    from theanompi.data.store.schema import Split
+
+
+class TokenFile(DataFile, Protocol):
+    """What `Tokens` asks of a data file besides."""
+
+    @property
+    def kind(self) -> str:
+        """One of "stream" and "texts"."""
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the ids in the file."""
+
+    def length(self, split: Split) -> int:
+        """Tokens of a split in all."""
+
+    def start(self, split: Split) -> int:
+        """Byte of the file at which the first token of a split lies."""
+
+    def offsets(self, split: Split) -> NDArray[np.int64]:
+        """Of texts: the token at which each begins, and where the last one ends, int64 (n + 1,)."""
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """Label of each text, int64 (n,)."""
+
+
+class Tokens(Modality):
+    """Windows of a stream, for a language model; or texts with labels, for a classifier.
+
+    Let L be the run's `length`. Window i of a stream has the tokens from i·L on, and their successors as targets, so
+    that over all windows every token but the first is a target exactly once; the last window may be ragged. A text
+    is cut to L tokens, or padded. What is padded has token 0.
+
+    A model sees, of both, ``tokens`` int64 (n, L), ``mask`` float32 (n, L), which is 0 where there is no target or no
+    token, ``weights`` and ``keys``; of a stream ``targets`` int64 (n, L), of texts ``labels`` int64 (n,).
+
+    Parameters
+    ----------
+    dataset : TokenFile
+    config : RunConfig
+        Resolved: its `length` and `seed`.
+
+    Raises
+    ------
+    ConfigError
+        If the file has no tokens, or the windows are longer than a stream.
+    """
+
+    name = "tokens"
+    columns = 2
+    reader = ReaderClass("theanompi.data.reading.reader", "BytesReader")
+    dataset: TokenFile
+
+    def __init__(self, dataset: TokenFile, config: RunConfig) -> None:
+        super().__init__(dataset, config)
+        assert config.length is not None
+        self.length, self.is_stream = config.length, dataset.kind == "stream"
+        # A window is followed by the target of its last token.
+        self._held = self.length + 1 if self.is_stream else self.length
+        self.noun = "windows" if self.is_stream else "texts"
+        self.read = {"tokens": Field(np.dtype(dataset.dtype).name, (self._held,))}
+        self.given = {"lengths": Field("int64", ()), **self.given}
+        if not self.is_stream:
+            self.given = {"labels": Field("int64", ()), **self.given}
+        splits: tuple[Split, ...] = ("train", "val")
+        for split in splits:
+            targets = dataset.length(split) - 1
+            if self.is_stream and self.length > targets:
+                raise ConfigError(
+                    f"length: expected at most {targets}, as {dataset.path} has {targets + 1} {split} tokens, and the "
+                    f"first is no target, got {self.length}"
+                )
+
+    def count(self, split: Split) -> int:
+        if self.is_stream:
+            return -(-(self.dataset.length(split) - 1) // self.length)
+        return self.dataset.count(split)
+
+    def batch(
+        self, split: Split, epoch: int | None, ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+        if self.is_stream:
+            begins = ids * self.length
+            ends = np.full(len(ids), self.dataset.length(split))
+        else:
+            offsets = self.dataset.offsets(split)
+            begins, ends = offsets[ids], offsets[ids + 1]
+        held, size = np.minimum(ends - begins, self._held), np.dtype(self.dataset.dtype).itemsize
+        rows = np.column_stack([self.dataset.start(split) + begins * size, held * size])
+        values = {"lengths": held - 1 if self.is_stream else held, "keys": self.keys(epoch, ids)}
+        if not self.is_stream:
+            values["labels"] = self.dataset.labels(split)[ids]
+        return rows, values
+
+    def graph(self, inputs: Mapping[str, Variable], training: bool) -> dict[str, Variable]:
+        import pytensor.tensor as pt
+
+        ids = pt.cast(inputs["tokens"], "int64")
+        mask = pt.lt(pt.arange(self.length)[None, :], inputs["lengths"][:, None])
+        seen = {"tokens": ids[:, : self.length], "mask": pt.cast(mask, "float32")}
+        if self.is_stream:
+            # The last token of a ragged window has no successor: it is no input, as the mask says.
+            seen["targets"] = ids[:, 1:]
+        else:
+            seen["labels"] = inputs["labels"]
+        return {**seen, "weights": inputs["weights"], "keys": inputs["keys"]}
