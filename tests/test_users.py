@@ -209,8 +209,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     np.savez(folder / "vectors.npz", **fields, **{f"val_{k}": v for k, v in vectors(N_VAL).items()})
     (folder / "train.txt").write_text(TEXT, "utf-8")
     (folder / "val.txt").write_text(TEXT[:100], "utf-8")
-    assert main(["arrays", f"{folder}/vectors.npz", f"{folder}/vectors.h5"]) == 0
-    text = [f"{folder}/train.txt", "--val", f"{folder}/val.txt", "--out", f"{folder}/text.h5"]
+    assert main(["arrays", f"{folder}/vectors.npz", "-o", f"{folder}/vectors.h5"]) == 0
+    text = [f"{folder}/train.txt", "--val", f"{folder}/val.txt", "-o", f"{folder}/text.h5"]
     assert main(["text", *text]) == 0
     return {"vectors": folder / "vectors.h5", "text": folder / "text.h5"}
 
