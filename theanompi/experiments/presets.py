@@ -74,4 +74,6 @@ SCALES: dict[str, Scale] = {
         device="cpu",
         simulate=1,
     ),
+    # What the file of the experiment says, and the defaults of its model.
+    "own": Scale({}, device="auto", simulate=None),
 }

@@ -31,7 +31,7 @@ ATTRIBUTES = {
 """By the name of an attribute of a rule, the field of `RunConfig` that it sets."""
 
 # What a rule's class says of itself.
-_OF_A_RULE = ("name", "lockstep", "Settings")
+_OF_A_RULE = ("name", "lockstep", "sums_gradients", "Settings")
 
 
 class RunFailed(RuntimeError):

@@ -58,7 +58,9 @@ class Rule(Session):
     def __init_subclass__(cls) -> None:
         """Give a rule that does something of its own the name by which its workers import it."""
         super().__init_subclass__()
-        does = any(hasattr(value, "__get__") for name, value in vars(cls).items() if not name.startswith("__"))
+        does = any(
+            hasattr(value, "__get__") for name, value in vars(cls).items() if not name.startswith("__")
+        )
         if does and "name" not in vars(cls):
             module = cls.__module__
             if module == "__main__":

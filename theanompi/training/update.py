@@ -5,10 +5,12 @@ from functools import reduce
 from operator import add, mul
 from typing import NamedTuple
 
+import pytensor
 import pytensor.tensor as pt
 from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.variable import TensorVariable
 
+from theanompi.config import ConfigError
 from theanompi.training.optimizers import Optimizer, Rates
 from theanompi.training.scalars import double, scalar
 from theanompi.training.schedules import Schedule
@@ -117,7 +119,15 @@ def update_graph(
     for w, g, slots, decayed in groups:
         if factors:
             g = scalar(reduce(mul, factors), g) * g
-        new_w, new_slots = optimizer.step(w, g, {**slots, **kept}, rates, decayed=decayed)
+        # A Python number in a step makes no float64 of the arrays.
+        with pytensor.config.change_flags(floatX=w.type.dtype):
+            new_w, new_slots = optimizer.step(w, g, {**slots, **kept}, rates, decayed=decayed)
+        for name, new in {"the weights": new_w, **{k: new_slots[k] for k in slots}}.items():
+            if new.type.dtype != w.type.dtype:
+                raise ConfigError(
+                    f"{type(optimizer).__name__}.step: expected {w.type.dtype} for {name}, got {new.type.dtype}: a rate is "
+                    'float64, and meets arrays as pt.cast(rates.eta, "float32")'
+                )
         updates += [(w, new_w), *((slots[name], new_slots[name]) for name in slots)]
     # What all parameters share is the same after each of the steps.
     return eta, updates + [(variable, new_slots[name]) for name, variable in kept.items()]

@@ -99,9 +99,10 @@ class Optimizer(ABC):
             Next values by the names in `slots` and `scalars`, of the same dtypes.
         """
 
-    @abstractmethod
     def words(self) -> str:
         """What it is and how it is set, for the plan, in a line."""
+        settings = (f"{name} = {value:g}" for name, value in vars(self.settings).items())
+        return ", ".join([type(self).__name__, *settings])
 
     def penalised(self, w: TensorVariable, g: TensorVariable, decayed: bool) -> TensorVariable:
         """The gradient with that of the L2 penalty, g + λ·w, where λ applies."""
