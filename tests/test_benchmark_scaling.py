@@ -532,7 +532,7 @@ def test_steps_are_measured_under_mpirun(monkeypatch: pytest.MonkeyPatch) -> Non
     for k, measured in report.items():
         ready, sizes = zip(*measured["buckets"], strict=True)
         # Weights, running statistics, and three metrics with the loss of each rank.
-        assert sum(sizes) == 4 * (25_557_032 + 53_120 + 4 + k)
+        assert sum(sizes) == 4 * (25_557_032 + 53_120 + 6 + k)
         *matrices, _ = ready
         assert 0 < measured["forward_s"] <= ready[0] and matrices == sorted(matrices)
         assert all(len(measured[phase]["samples"]) == 2 for phase in load("scaling_child").PHASES)

@@ -614,5 +614,5 @@ def test_the_example_is_the_slides_experiment():
     assert done.returncode == 2
     assert done.stderr.startswith("tmlauncher compare: error: ")
     assert done.stderr.endswith(
-        "slides.toml: scale: expected one of imagenet, small, got 'smal'; did you mean 'small'?\n"
+        "slides.toml: scale: expected one of imagenet, small, own, got 'smal'; did you mean 'small'?\n"
     )

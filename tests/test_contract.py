@@ -139,7 +139,7 @@ def test_our_models_fulfil_the_contract_too() -> None:
     losses = {}
     for model.epoch, count in ((0, 0), (0, 1), (2, 5), (0, 1), (0, 2)):
         model.train_iter(count, recorder)
-        losses.setdefault((model.epoch, count), []).append(model.totals(count)[0].loss)
+        losses.setdefault((model.epoch, count), []).append(model.measures().sums["loss"][0])
         for batch in range(model.data.n_batch_val):
             model.val_iter(batch, recorder)
         assert model.validation_sums()[0] == 360
@@ -163,12 +163,12 @@ def test_a_rank_without_a_batch_keeps_its_running_statistics() -> None:
     model.cleanup()
     assert model.data.sampler.own_units(5) == 0
     np.testing.assert_equal(before[1], before[0])
-    assert model.totals(5)[0].images == 0
+    assert model.measures().items == 0
 
 
 def test_parameters_that_are_not_finite_are_seen() -> None:
     config = RunConfig(modelfile="test_contract", modelclass="Regression", sync_type="avg")
-    model = ContractModel(Regression({"rank": 0}), config, 1)
+    model = ContractModel(Regression({"rank": 0}), config, 0, 1)
     assert model.finite()
     model.model.w.set_value(np.array([[1, 2], [3, np.nan]]))
     assert not model.finite()
@@ -179,13 +179,13 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(
         ConfigError, match="model class SimpleNamespace: .* got one without params, data, .*data.n_batch_val"
     ):
-        ContractModel(SimpleNamespace(), config, 1)
+        ContractModel(SimpleNamespace(), config, 0, 1)
     model = Regression({"rank": 0})
     assert all(hasattr(model, name) for name in CONTRACT)
     with pytest.raises(ConfigError, match="model class Regression: expected sync type 'avg', .* got 'cdd'"):
-        ContractModel(model, RunConfig(), 1)
+        ContractModel(model, RunConfig(), 0, 1)
     with pytest.raises(ConfigError, match="model class Regression: expected no resume"):
-        ContractModel(model, RunConfig(sync_type="avg", resume=True), 1)
+        ContractModel(model, RunConfig(sync_type="avg", resume=True), 0, 1)
 
 
 class Scaled(Plain):
@@ -204,7 +204,7 @@ def test_a_python_constant_leaves_a_network_in_float32() -> None:
     model = Scaled({"verbose": False, "batch_size": 4})
     model.compile_iter_fns()
     model.train_iter(0, Recorder(None, 0, 1, 10, 10, False, None))
-    assert model.state.gradients.flat.dtype == torch.float32 and model.totals(0)[0].images == 4
+    assert model.state.gradients.flat.dtype == torch.float32 and model.measures().items == 4
     model.cleanup()
 
 

@@ -119,7 +119,9 @@ def test_a_class_has_settings_of_its_own() -> None:
 
     assert made({"Settings": Settings}).settings.width == 8
     model = type("Net", (Plain,), {"Settings": Settings})
-    made_so = model({"settings": {"model.width": "16", "optimizer.beta2": 0.98}, "verbose": False})
+    made_so = model(
+        {"optimizer": "adam", "settings": {"model.width": "16", "optimizer.beta2": 0.98}, "verbose": False}
+    )
     made_so.cleanup()
     assert made_so.settings.width == 16
     for settings, message in [

@@ -13,6 +13,7 @@ from small_models import Plain
 from theanompi.config import FIELDS, ROLES, fields_of
 from theanompi.data import open_dataset
 from theanompi.record import checkpoint
+from theanompi.rules import BSP
 from theanompi.training.saving import Resumed, _identity, _settings, load_checkpoint, save_checkpoint
 
 SETTINGS: dict[str, Any] = {
@@ -26,6 +27,15 @@ SETTINGS: dict[str, Any] = {
     "seed": 3,
 }
 Arrays = dict[str, np.ndarray]
+
+
+class Sums(BSP):
+    """A rule that sums gradients, of which a checkpoint wants to know no more."""
+
+    sums_gradients = True
+
+
+RULE = Sums()
 
 
 class Silent:
@@ -52,13 +62,13 @@ def train(model: Plain, start: int, stop: int) -> Arrays:
 
 def save(model: Plain, folder: Path, iteration: int) -> Path:
     folder.mkdir(exist_ok=True)
-    save_checkpoint(model, folder, MPI.COMM_SELF, model.config, iteration)
+    save_checkpoint(model, RULE, folder, MPI.COMM_SELF, model.config, iteration)
     return folder
 
 
 def load(model: Plain, folder: Path) -> Resumed:
     try:
-        return load_checkpoint(model, folder, MPI.COMM_SELF, model.config)
+        return load_checkpoint(model, RULE, folder, MPI.COMM_SELF, model.config)
     finally:
         model.cleanup()
 
@@ -151,17 +161,20 @@ def test_a_recipe_may_change_and_the_line_names_all_of_it(saved: dict[str, Path]
 
 
 def test_each_setting_of_a_plug_in_that_changes_has_an_entry(tmp_path: Path) -> None:
-    model = make(settings={"optimizer.beta2": 0.9, "schedule.power": 2, "optimizer.way": "a"})
+    kinds = {"optimizer": "adam", "schedule": "poly"}
+    model = make(settings={"optimizer.beta2": 0.9, "schedule.power": 2, "optimizer.beta1": 0.8}, **kinds)
     train(model, 0, 1)
     folder = save(model, tmp_path / "run", 1)
-    same = make(settings={"optimizer.way": "a", "optimizer.beta2": 0.9, "schedule.power": 2})
+    same = make(settings={"optimizer.beta1": 0.8, "optimizer.beta2": 0.9, "schedule.power": 2}, **kinds)
     assert load(same, folder).changes == ""
     other = make(
-        settings={"optimizer.beta2": 0.98, "schedule.power": 2, "optimizer.amsgrad": True}, clip_norm=1
+        settings={"optimizer.beta2": 0.98, "schedule.power": 2, "optimizer.epsilon": 1e-6},
+        clip_norm=1,
+        **kinds,
     )
     assert load(other, folder).changes == (
-        "clip_norm none -> 1.0; optimizer.amsgrad by default -> True; optimizer.beta2 0.9 -> 0.98; "
-        "optimizer.way a -> by default"
+        "clip_norm none -> 1.0; optimizer.beta2 0.9 -> 0.98; optimizer.epsilon by default -> 1e-06; "
+        "optimizer.beta1 0.8 -> by default"
     )
 
 
@@ -261,10 +274,10 @@ def test_of_an_earlier_version_what_it_has_is_compared(saved: dict[str, Path], t
 
 
 def test_the_role_decides_what_a_resume_refuses_and_what_it_says() -> None:
-    model = make(settings={"optimizer.beta2": 0.98})
+    model = make(optimizer="adam", settings={"optimizer.beta2": 0.98})
     model.cleanup()
     derived = {"data_sha256", "minibatch", "velocities"}
-    assert _identity(model).keys() - derived == set(fields_of("run"))
+    assert _identity(model, RULE).keys() - derived == set(fields_of("run"))
     recipe = _settings(model.config, "recipe")
     assert recipe.keys() - {"optimizer.beta2"} == set(fields_of("recipe")) - {"settings"}
     assert recipe["optimizer.beta2"] == 0.98 and recipe["clip_norm"] == "none"

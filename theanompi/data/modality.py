@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from theanompi.data.store.schema import Split
 
 
+VALIDATION = -1
+"""The epoch whose keys items of validation have."""
+
+
 class Field(NamedTuple):
     """Dtype and shape that a field has in one item.
 
@@ -133,8 +137,8 @@ class Modality(ABC):
         return f"{split} {self.noun.removesuffix('s')} {i}"
 
     def keys(self, epoch: int | None, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A random key for each item, int64 (n,); zeros in validation, which has no dropout."""
-        return np.zeros(len(ids), np.int64) if epoch is None else sample_keys(self.seed, epoch, ids)
+        """A random key for each item, int64 (n,); in validation those of an epoch of its own, the same each time."""
+        return sample_keys(self.seed, VALIDATION if epoch is None else epoch, ids)
 
     @abstractmethod
     def batch(

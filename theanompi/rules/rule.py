@@ -193,7 +193,7 @@ def over_all_ranks(step: Step, loss: float, links: "Links") -> Step:
     """
     own = [loss if rank == links.rank else 0.0 for rank in range(links.size)]
     values, counts = zip(*step.sums.values(), strict=True)
-    items, asked, *rest = links.total([step.items, step.asked, *own, *values, *counts])
+    items, asked, *rest = links.total([step.items, step.asked or links.asked, *own, *values, *counts])
     check_finite(rest[: links.size])
     rest = rest[links.size :]
     pairs = zip(rest[: len(values)], rest[len(values) :], strict=True)

@@ -95,7 +95,7 @@ class ContractModel:
                 f"model class {name}: expected no resume, as only a theanompi.Model saves all its state"
             )
         self.model, self.data, self.n_epochs = model, model.data, int(model.n_epochs)
-        self._rank, self._size, self._asked = rank, size, False
+        self._rank, self._size = rank, size
         self.params = list(model.params)
         self.images_per_batch = int(getattr(model, "batch_size", 1))
         self._buffer = FlatBuffer({str(i): np.shape(p.get_value()) for i, p in enumerate(self.params)})
@@ -128,17 +128,14 @@ class ContractModel:
         self.model.train_iter(count, self._listener)
 
     def ask_to_stop(self) -> None:
-        """Tell it with the measures of the next iteration."""
-        self._asked = True
+        """Nothing: there is no sum of gradients that could carry it."""
 
     def measures(self, objective: int = 0) -> Measures:
         """This rank's metrics of the iteration; its training has no top-5 error."""
         n = self.images_per_batch
         loss, error = (float(v) * n for v in self._listener.train)
         sums = {"loss": (loss, float(n)), "error": (error, float(n)), "error_top5": (0.0, float(n))}
-        return Measures(
-            n, sums, [loss if rank == self._rank else 0.0 for rank in range(self._size)], self._asked
-        )
+        return Measures(n, sums, [loss if rank == self._rank else 0.0 for rank in range(self._size)], False)
 
     def update(self, objective: int = 0) -> float:
         """Nothing is left to update; the model keeps its learning rate to itself."""

@@ -9,6 +9,7 @@ from theanompi.config import RunConfig
 from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.exchange.base import Buffer
 from theanompi.record.progress import Progress
+from theanompi.training.stop import StopSignals
 
 
 class Links:
@@ -22,6 +23,8 @@ class Links:
         Of the run.
     progress : Progress
         Told what the exchanges are doing.
+    stop : StopSignals
+        Whether this rank was asked to stop.
 
     Attributes
     ----------
@@ -31,9 +34,9 @@ class Links:
         Which strategy was taken and which way the bytes go, for the log.
     """
 
-    def __init__(self, comm: MPI.Intracomm, config: RunConfig, progress: Progress) -> None:
+    def __init__(self, comm: MPI.Intracomm, config: RunConfig, progress: Progress, stop: StopSignals) -> None:
         self.rank, self.size, self.config, self.words = comm.Get_rank(), comm.Get_size(), config, ""
-        self._comm, self._progress = comm, progress
+        self._comm, self._progress, self._stop = comm, progress, stop
         self._exchangers: list[Exchanger] = []
 
     def sum(self, buffer: Buffer, *, averages: bool = False) -> Exchanger:
@@ -66,6 +69,11 @@ class Links:
         exchanger.progress = self._progress
         self._exchangers.append(exchanger)
         return exchanger
+
+    @property
+    def asked(self) -> bool:
+        """Whether this rank was asked to stop."""
+        return self._stop.asked
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """The sums of some numbers over all ranks, in double precision; collective."""

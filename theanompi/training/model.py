@@ -33,6 +33,7 @@ from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_all_layers, get_output
 from theanompi.lasagne.random import set_rng
+from theanompi.record.log import check_metrics
 from theanompi.record.metrics import Reported
 from theanompi.record.timeline import Span
 from theanompi.training.functions import gradient_function, update_function, validation_function
@@ -137,12 +138,13 @@ class Model:
         self._validated = trace(self, self._batches[False], run.batch_size, training=False)
         objectives = self.traced.objectives
         names, found = (measured(traced.objectives) for traced in (self.traced, self._validated))
+        headline = names[len(objectives)] if len(names) > len(objectives) else names[0]
+        check_metrics(names, headline)
         if found != names:
             raise ConfigError(
                 f"{type(self).__name__}.objectives: expected {', '.join(names)} in validation too, "
                 f"got {', '.join(found)}"
             )
-        headline = names[len(objectives)] if len(names) > len(objectives) else names[0]
         self.reported = Reported(names, headline, self.data.modality.noun)
         self.optimizers = [self.optimizer(objective) for objective in objectives]
         self.states = make_states(self.traced, layers, self.optimizers, self.size, type(self).__name__)
@@ -299,7 +301,7 @@ class Model:
                     shards=shards,
                     summed=self.sums_gradients,
                     normalization=run.normalization,
-                    clip_norm=run.clip_norm,
+                    clip_norm=run.clip_norm or None,
                     mode=mode(),
                 )
             )

@@ -1,6 +1,5 @@
 """What an update makes smaller: a loss, what each item counts, metrics by name, and the parameters that it moves."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,10 +14,6 @@ from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, output_keywords
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-# What a line of the log has beside the metrics.
-_TAKEN = ("kind", "epoch", "iteration", "items", "iterations", "lr", "reason", "ranks", "weights")
 
 
 class Objective(NamedTuple):
@@ -137,13 +132,6 @@ def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) 
         what = [type(one).__name__ for one in objectives] or type(given).__name__
         raise ConfigError(f"{where}: expected an Objective or a list of them, got {what}")
     checked = tuple(_checked(one, n, where) for one in objectives)
-    names = [name for one in checked for name in one.names]
-    for name in names:
-        if names.count(name) > 1 or not _NAME.fullmatch(name) or name in _TAKEN or name.endswith("_s"):
-            raise ConfigError(
-                f"{where}: expected names of losses and metrics in small letters, each once and none of the log's own "
-                f"words, got {name!r}"
-            )
     if all(one.every != 1 for one in checked):
         raise ConfigError(
             f"{where}: expected one objective with every=1, got {[one.every for one in checked]}"

@@ -159,7 +159,7 @@ def train(
         return
 
     out = Path(config.out or "")
-    rule, links = get_rule(config.rule), Links(comm, config, progress)
+    rule, links = get_rule(config.rule), Links(comm, config, progress, stop)
     progress.now("setting up the exchange")
     told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
     # Compiled after the exchange may have moved the buffers.

@@ -125,8 +125,8 @@ def update_graph(
         for name, new in {"the weights": new_w, **{k: new_slots[k] for k in slots}}.items():
             if new.type.dtype != w.type.dtype:
                 raise ConfigError(
-                    f"{type(optimizer).__name__}.step: expected {w.type.dtype} for {name}, got {new.type.dtype}: a rate is "
-                    'float64, and meets arrays as pt.cast(rates.eta, "float32")'
+                    f"{type(optimizer).__name__}.step: expected {w.type.dtype} for {name}, got {new.type.dtype}: "
+                    'a rate is float64, and meets arrays as pt.cast(rates.eta, "float32")'
                 )
         updates += [(w, new_w), *((slots[name], new_slots[name]) for name in slots)]
     # What all parameters share is the same after each of the steps.

@@ -1,0 +1,153 @@
+"""What a model's objectives must be: each mistake is one line, before anything is compiled."""
+
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+import pytest
+
+from theanompi import Model, Objective, classification
+from theanompi.config import ConfigError
+from theanompi.lasagne.layers import DenseLayer, InputLayer, get_all_params, get_output
+from theanompi.training.objective import Statistics
+
+N = 4
+
+
+class Two(Model):
+    """Two dense layers on the digits, `lower` and `upper`; each test gives it objectives."""
+
+    def build(self, batch: Any) -> Any:
+        lower = DenseLayer(InputLayer(batch["images"].type.shape), 6, name="lower")
+        return DenseLayer(lower, self.dataset.n_classes, nonlinearity=None, name="upper")
+
+    def scores(self, batch: Any) -> Any:
+        return classification(get_output(self.network, batch["images"]), batch["labels"])
+
+    def of(self, name: str) -> list[Any]:
+        return [p for p in get_all_params(self.network, trainable=True) if p.name.startswith(name)]
+
+
+def made(objectives: Any, **namespace: Any) -> Two:
+    model = type("Net", (Two,), {"objectives": objectives, **namespace})({"batch_size": N, "verbose": False})
+    model.cleanup()
+    return model
+
+
+def vector(self: Two, batch: Any) -> Any:
+    return self.scores(batch).loss
+
+
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "no objective": (lambda self, batch, training: None, "expected an Objective or a list of them, got NoneType"),
+    "a loss alone": (
+        lambda self, batch, training: self.scores(batch).loss,
+        "expected an Objective or a list of them, got TensorVariable",
+    ),
+    "a mean": (
+        lambda self, batch, training: Objective(pt.mean(vector(self, batch))),
+        r"loss: loss: expected a float32 vector \(items,\), got float32 of shape \(\)",
+    ),
+    "labels": (
+        lambda self, batch, training: Objective(batch["labels"]),
+        r"loss: loss: expected a float32 vector \(items,\), got int64 of shape \(4\)",
+    ),
+    "half a batch": (
+        lambda self, batch, training: Objective(vector(self, batch)[:2]),
+        "loss: loss: expected 4 numbers, one for each item, or a multiple, got 2",
+    ),
+    "another length of a metric": (
+        lambda self, batch, training: Objective(vector(self, batch), metrics={"mae": vector(self, batch)[:2]}),
+        "loss: mae: expected 4 numbers, as many as the loss has, got 2",
+    ),
+    "a weight of another shape": (
+        lambda self, batch, training: Objective(vector(self, batch), weight=batch["images"][:, 0, 0]),
+        r"loss: weight: expected a float32 vector \(4,\), got float32 of shape \(4, 32\)",
+    ),
+    "every 0": (
+        lambda self, batch, training: Objective(vector(self, batch), every=0),
+        "loss: expected every of at least 1 and a rate above 0, got 0 and 1.0",
+    ),
+    "never each": (
+        lambda self, batch, training: Objective(vector(self, batch), every=2),
+        r"expected one objective with every=1, got \[2\]",
+    ),
+    "no params of two": (
+        lambda self, batch, training: [
+            Objective(vector(self, batch), name="a"),
+            Objective(vector(self, batch), name="b", params=self.of("upper")),
+        ],
+        "a: expected params, as there are several objectives, got none",
+    ),
+    "a parameter twice": (
+        lambda self, batch, training: [
+            Objective(vector(self, batch), name=name, params=self.of("")) for name in ("a", "b")
+        ],
+        "expected each parameter in one objective, got lower.W in a and b",
+    ),
+    "a parameter in none": (
+        lambda self, batch, training: Objective(vector(self, batch), params=self.of("upper")),
+        "expected each trainable parameter in an objective, got lower.W, lower.b in none",
+    ),
+    "an expression": (
+        lambda self, batch, training: Objective(vector(self, batch), params=[self.of("upper")[0] * 2]),
+        "loss: params: expected float32 shared variables of layers, got Mul.0",
+    ),
+    "other names in validation": (
+        lambda self, batch, training: Objective(vector(self, batch), name="a" if training else "b"),
+        "expected a in validation too, got b",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_objectives_is_one_line(mistake: str) -> None:
+    objectives, message = MISTAKES[mistake]
+    with pytest.raises(ConfigError, match=rf"^Net\.objectives: {message}$") as caught:
+        made(objectives)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"name": "lr"}, "metrics: expected names that the log has for nothing else, got 'lr'"),
+        ({"metrics": ["loss"]}, "metrics: expected each name once, got 'loss' twice"),
+        ({"metrics": ["top 5"]}, "metrics: expected names of at most 40 letters"),
+    ],
+)
+def test_names_are_those_that_a_log_can_have(names: dict[str, Any], message: str) -> None:
+    def objectives(self: Two, batch: Any, training: bool) -> Objective:
+        loss = vector(self, batch)
+        return Objective(
+            loss, name=names.get("name", "loss"), metrics=dict.fromkeys(names.get("metrics", ()), loss)
+        )
+
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        made(objectives)
+
+
+def test_a_parameter_that_the_loss_does_not_reach_is_named() -> None:
+    def objectives(self: Two, batch: Any, training: bool) -> Objective:
+        return Objective(pt.sum(self.of("upper")[0] ** 2) * pt.ones(N, "float32"))
+
+    model = made(objectives)
+    with pytest.raises(
+        ConfigError,
+        match="^objective loss: expected each parameter to take part in its loss, got .*lower.W.*, which do not$",
+    ):
+        model.compile_iter_fns()
+
+
+def test_what_build_gives_must_be_layers() -> None:
+    for network, got in [(None, "NoneType"), ({"a": 3}, "int"), ([], "none")]:
+        with pytest.raises(ConfigError, match=rf"^Net\.build: expected output layers, got {got}$"):
+            made(Two.objectives, build=lambda self, batch, network=network: network)
+
+
+def test_statistics_of_several_passes_are_their_mean() -> None:
+    statistics = Statistics()
+    running = pt.fvector("running")
+    for value in (1.0, 2.0, 6.0):
+        statistics[running] = pt.as_tensor(np.full(2, value, "float32"))
+    assert statistics[running].eval().tolist() == pytest.approx([3.0, 3.0])
