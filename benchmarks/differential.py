@@ -95,7 +95,7 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
     batches = [range(first, min(first + BATCH, graphs)) for first in range(0, graphs, BATCH)]
     # Not concurrent.futures, whose processes may wait for ever once one has done its share (CPython issue 115634).
     with get_context("forkserver").Pool(jobs, maxtasksperchild=40) as pool:
-        for graph in (g for found in pool.imap(partial(look_at, seed), batches) for g in found):
+        for graph in (g for found in pool.imap_unordered(partial(look_at, seed), batches) for g in found):
             if graph is None:
                 continue
             whole["drawn"] += 1
@@ -138,7 +138,7 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
         "seed": seed,
         "seconds": seconds,
         "graphs": {name: whole[name] for name in ("drawn", *VERDICTS)},
-        "equal_not_at_once": explained,
+        "equal_not_at_once": {why: sorted(numbers) for why, numbers in explained.items()},
         "ops": {name: {key: found[key] for key in ("drawn", *VERDICTS)} for name, found in counts.items()},
         "refusals": dict(refusals.most_common()),
         "different": list(different.values()),

@@ -28,7 +28,7 @@ def without_encoding(source: str) -> Iterator[int]:
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         method = isinstance(node.func, ast.Attribute)
         name = node.func.attr if method else getattr(node.func, "id", "")  # type: ignore[attr-defined]
-        owner = getattr(node.func.value, "id", None) if isinstance(node.func, ast.Attribute) else None
+        owner = ast.unparse(node.func.value).split(".")[0] if isinstance(node.func, ast.Attribute) else None
         if "encoding" in keywords or (name == "open" and owner in OTHERS):
             continue
         if name in ("open", "fdopen", "TemporaryFile", "NamedTemporaryFile"):
