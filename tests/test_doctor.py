@@ -135,7 +135,7 @@ sys.exit(cli.main(sys.argv[1:]))
     assert found["ranks"]["size"] == 2 and found["ranks"]["threads"] == 3
     assert [item["path"] for item in found["ranks"]["sums"]] == ["host"]
     assert found["machine"]["processors"] == len(os.sched_getaffinity(0))
-    assert found["data"]["n_train"] == 1437 and found["data"]["images_per_s"] > 0
+    assert found["data"]["n_train"] == 1437 and found["data"]["items_per_s"] > 0
     assert found["model"]["parameters"] == 23_522_250
     for host in ("localhost", "127.0.0.1"):
         assert found[f"host {host}"]["python"] == found["machine"]["python"]

@@ -257,7 +257,7 @@ def test_the_data_set():
     facts = {
         "name": "imagenet", "n_train": 1281167, "n_val": 50000, "n_classes": 1000, "store": "jpeg", "bytes": 140 * GIB,
         "open_s": 0.74, "path": "/d/i.h5", "file_system": "nfs4", "cached": 0.02,
-        "images_per_s": 762.0, "bytes_per_s": 84e6,
+        "items_per_s": 762.0, "bytes_per_s": 84e6,
     }  # fmt: skip
     assert lines(findings.dataset(facts, RunConfig(batch_size=32, loader_processes=2))) == [
         "ok data: imagenet: 1,281,167 + 50,000 images of 1,000 classes, jpeg, 140 GiB; opened in 0.74 s; /d/i.h5 on a "

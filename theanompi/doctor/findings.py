@@ -427,18 +427,19 @@ def _remove(names: Sequence[str]) -> str:
 def dataset(facts: Facts, config: RunConfig) -> Iterator[Finding]:
     """Judge the data set that was opened, and how fast it is read.
 
-    >>> facts = {"images_per_s": 5120.0, "bytes_per_s": 5.24e6, "seconds": 2.0, "cached": 1.0}
+    >>> facts = {"items_per_s": 5120.0, "bytes_per_s": 5.24e6, "seconds": 2.0, "cached": 1.0}
     >>> next(dataset(facts, RunConfig(batch_size=16, loader_processes=1))).text
     '5,120 images/s, 5.2 MB/s, by 1 loader process, batches of 16; 100 % of the file was in memory before'
     """
     if "n_train" in facts:
+        of_classes = f" of {facts['n_classes']:,} classes" if facts["n_classes"] else ""
         yield ok(
             "data",
-            f"{facts['name']}: {facts['n_train']:,} + {facts['n_val']:,} images of {facts['n_classes']:,} "
-            f"classes, {facts['store']}, {size(facts['bytes'])}; opened in {facts['open_s']:.2f} s; "
+            f"{facts['name']}: {facts['n_train']:,} + {facts['n_val']:,} {facts.get('noun', 'images')}"
+            f"{of_classes}, {facts['store']}, {size(facts['bytes'])}; opened in {facts['open_s']:.2f} s; "
             f"{facts['path']} {_on(facts['file_system'])}",
         )
-    if "images_per_s" in facts:
+    if "items_per_s" in facts:
         n = config.loader_processes or 1
         cached = facts["cached"]
         state = (
@@ -448,8 +449,8 @@ def dataset(facts: Facts, config: RunConfig) -> Iterator[Finding]:
         )
         yield ok(
             "reading",
-            f"{facts['images_per_s']:,.0f} images/s, {facts['bytes_per_s'] / 1e6:,.1f} MB/s, by {n} loader "
-            f"process{'es' * (n > 1)}, batches of {config.batch_size}; {state}",
+            f"{facts['items_per_s']:,.0f} {facts.get('noun', 'images')}/s, {facts['bytes_per_s'] / 1e6:,.1f} MB/s, "
+            f"by {n} loader process{'es' * (n > 1)}, batches of {config.batch_size}; {state}",
         )
 
 

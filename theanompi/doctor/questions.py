@@ -10,6 +10,7 @@ import errno
 import importlib
 import importlib.metadata
 import json
+import math
 import mmap
 import os
 import platform
@@ -146,50 +147,61 @@ def file_system(path: Path) -> str:
 
 def data(settings: dict[str, Any]) -> None:
     """Open the run's data set, then read batches of it with the loader for two seconds."""
-    from theanompi.data import Loader, Pictures, Sampler, open_pictures
+    import numpy as np
+
+    from theanompi.data import Arrays, Loader, Modality, Pictures, Sampler, Tokens, open_dataset
 
     config = resolve(RunConfig.from_dict(settings))
     assert config.batch_size and config.image_size and config.loader_processes
     start = time.perf_counter()
-    dataset = open_pictures(config.data)
+    dataset = open_dataset(config.data)
+
+    def bytes_of(modality: Modality, ids: Any) -> int:
+        if isinstance(modality, Pictures):
+            return int(modality.dataset.locate("train", ids)[1].sum())
+        sizes = (np.dtype(field.dtype).itemsize * math.prod(field.shape) for field in modality.read.values())
+        return len(ids) * sum(sizes)
+
+    kinds: dict[str, type[Modality]] = {kind.name: kind for kind in (Pictures, Arrays, Tokens)}
+    modality = kinds[dataset.modality](dataset, config)
     about = dataset.path.stat()
     say(
         path=str(dataset.path),
         name=dataset.name,
         file_system=file_system(dataset.path),
         bytes=about.st_size,
-        n_train=dataset.n_train,
-        n_val=dataset.n_val,
+        n_train=modality.count("train"),
+        n_val=modality.count("val"),
+        noun=modality.noun,
         n_classes=dataset.n_classes,
-        store=dataset.store,
+        store=getattr(dataset, "store", dataset.modality),
         open_s=time.perf_counter() - start,
         cached=cached(dataset.path),
     )
     sampler = Sampler(
-        dataset.n_train,
+        modality.count("train"),
         config.batch_size,
         size=len(config.devices),
         rank=0,
         accumulation=config.accumulation,
         seed=config.seed,
     )
-    pictures = Pictures(dataset, config)
-    with Loader(pictures, config.batch_size, processes=config.loader_processes) as loader:
-        images = read = epoch = 0
+    with Loader(modality, config.batch_size, processes=config.loader_processes) as loader:
+        items = read = epoch = 0
         start = 0.0
         # The first batch waits for the loader's processes to start.
         while not start or time.perf_counter() - start < READ_SECONDS:
             for units in loader.train(sampler, epoch):
                 for batch in units:
                     if start:
-                        images += len(batch.ids)
-                        read += int(dataset.locate("train", batch.ids)[1].sum())
+                        items += len(batch.ids)
+                        read += bytes_of(modality, batch.ids)
                     start = start or time.perf_counter()
                 if time.perf_counter() - start > READ_SECONDS:
                     break
             epoch += 1
         seconds = time.perf_counter() - start
-    say(images_per_s=images / seconds, bytes_per_s=read / seconds, seconds=seconds, epochs=epoch)
+    say(items_per_s=items / seconds, bytes_per_s=read / seconds, seconds=seconds, epochs=epoch)
 
 
 def cached(path: Path, samples: int = 256) -> float | None:
