@@ -103,9 +103,6 @@ class RunConfig:
     batch_size: int | None = _option(
         "run", None, whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
     )
-    length: int | None = _option(
-        "run", None, whole(1), "data", "tokens of an item, for token data (default: 128)"
-    )
     accumulation: int = _option(
         "machine", 1, whole(1), "data", "A, steps before one update, as if each were a worker of its own"
     )
@@ -491,7 +488,6 @@ def resolve(config: RunConfig) -> RunConfig:
         "batch_size": batch_size,
         "epochs": epochs,
         "image_size": image_size,
-        "length": 128,
         "scaling": default_scaling(config.sync_type),
         "warmup_epochs": epochs * 5 / 90,
         "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
