@@ -19,9 +19,10 @@ from theanompi.data import (
     write_stream,
     write_texts,
 )
+from theanompi.data.modality import Field
 from theanompi.data.store import records
 from theanompi.data.store.record_writer import RecordWriter
-from theanompi.data.store.records import Field, index_sha256
+from theanompi.data.store.records import index_sha256
 
 DRAW = np.random.default_rng(0)
 

@@ -135,7 +135,16 @@ def test_the_papers_experiments(path, scale):
 
 def test_which_there_are():
     assert [p.stem for p in EXAMPLES] == [
-        *("gamma", "minibatch", "optimizers", "pitfalls", "scaling_rules", "slides", "slides_resnet50", "warmup"),
+        *(
+            "gamma",
+            "minibatch",
+            "optimizers",
+            "pitfalls",
+            "scaling_rules",
+            "slides",
+            "slides_resnet50",
+            "warmup",
+        ),
     ]
 
 

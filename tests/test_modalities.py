@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tests.own_modality import Sums
 from tests.photographs import pictures
 from theanompi import device
-from theanompi.config import ConfigError, RunConfig, resolve
+from theanompi.config import ConfigError
 from theanompi.data import Arrays, Batch, Loader, LoaderError, Modality, Sampler, Tokens, open_dataset
 from theanompi.data.reading.random import sample_keys
 from theanompi.training.inputs import Feed, Inputs
@@ -126,8 +127,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenFile]:
     file.close()
 
 
-def settings(**changes: Any) -> RunConfig:
-    return resolve(RunConfig(seed=SEED, **{"length": 8, **changes}))
+def settings(length: int = 8) -> Any:
+    return SimpleNamespace(seed=SEED, length=length)
 
 
 def sampler_for(modality: Modality, size: int = 1, rank: int = 0, accumulation: int = 1) -> Sampler:

@@ -668,7 +668,6 @@ def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str =
         "batch_size": batch_size,
         "epochs": epochs,
         "image_size": image_size,
-        "length": 128,
         "scaling": default_scaling(config.sync_type),
         "warmup_epochs": epochs * 5 / 90,
         "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
@@ -25,16 +26,18 @@ VALIDATION = -1
 
 
 class Field(NamedTuple):
-    """Dtype and shape that a field has in one item.
-
-    Examples
-    --------
-    >>> Field("float32", (2, 3)).dtype
-    'float32'
-    """
+    """Dtype and shape that a field has in one item."""
 
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one item."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
 
 
 class ReaderClass(NamedTuple):

@@ -70,8 +70,8 @@ class Tokens(Modality):
 
     def __init__(self, dataset: TokenFile, config: RunConfig) -> None:
         super().__init__(dataset, config)
-        assert config.length is not None
-        self.length, self.is_stream = config.length, dataset.kind == "stream"
+        self.length: int = config.length
+        self.is_stream = dataset.kind == "stream"
         # A window is followed by the target of its last token.
         self._held = self.length + 1 if self.is_stream else self.length
         self.noun = "windows" if self.is_stream else "texts"

@@ -10,7 +10,6 @@ import errno
 import importlib
 import importlib.metadata
 import json
-import math
 import mmap
 import os
 import platform
@@ -147,8 +146,6 @@ def file_system(path: Path) -> str:
 
 def data(settings: dict[str, Any]) -> None:
     """Open the run's data set, then read batches of it with the loader for two seconds."""
-    import numpy as np
-
     from theanompi.data import Arrays, Loader, Modality, Pictures, Sampler, Tokens, open_dataset
 
     config = resolve(RunConfig.from_dict(settings))
@@ -159,8 +156,7 @@ def data(settings: dict[str, Any]) -> None:
     def bytes_of(modality: Modality, ids: Any) -> int:
         if isinstance(modality, Pictures):
             return int(modality.dataset.locate("train", ids)[1].sum())
-        sizes = (np.dtype(field.dtype).itemsize * math.prod(field.shape) for field in modality.read.values())
-        return len(ids) * sum(sizes)
+        return len(ids) * sum(field.nbytes for field in modality.read.values())
 
     kinds: dict[str, type[Modality]] = {kind.name: kind for kind in (Pictures, Arrays, Tokens)}
     modality = kinds[dataset.modality](dataset, config)

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, listed
 from theanompi.config.files import trouble
+from theanompi.data.modality import Field
 from theanompi.data.sources.arrays import numbered
 from theanompi.data.sources.base import MOST_IMAGES, Labels, cause, printable, stamp_of
 from theanompi.data.store.hdf5 import FORMAT, SPLITS, Split, open_hdf5
-from theanompi.data.store.records import Field, field_trouble
+from theanompi.data.store.records import field_trouble
 
 _BLOCK_BYTES = 8 * 2**20
 # Deflate makes at most 1,032 bytes of one: what says that it is larger is not.

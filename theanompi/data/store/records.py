@@ -40,13 +40,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import got, shortened
+from theanompi.data.modality import Field
 from theanompi.data.store.hdf5 import (
     CHECKED_BYTES,
     DAMAGE,
@@ -81,27 +82,6 @@ _TEXTS = ("modality", "name", "description", "source", "licence", "fields", "sha
 _TOKEN_TEXTS = ("kind", "tokens", "vocabulary")
 
 Kind = Literal["stream", "texts"]
-
-
-class Field(NamedTuple):
-    """Dtype and shape that a field has in one item."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one item.
-
-        Examples
-        --------
-        >>> Field("float32", (2, 3)).nbytes
-        24
-        """
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {self.shape}"
 
 
 def token_dtype(n_tokens: int) -> str:
