@@ -224,3 +224,12 @@ class SpoiltVelocity(Plain):
         if self.state.iteration.get_value() == 3 and self.rank == self.size - 1:
             self.state.velocity.flat[0] = float("nan")
         return eta
+
+
+class OwnMetrics(Plain):
+    """Which measures something else on the last rank."""
+
+    def objectives(self, batch: Any, training: bool) -> Any:
+        objective: Any = super().objectives(batch, training)
+        other = {"mae": objective.metrics["error"]}
+        return objective._replace(metrics=other) if self.rank == self.size - 1 else objective

@@ -339,6 +339,14 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_line(
     assert "Traceback" not in done.stderr
 
 
+def test_metrics_that_differ_between_ranks_are_refused(tmp_path: Path) -> None:
+    done = train(2, tmp_path / "run", modelclass="OwnMetrics")
+    assert done.returncode == 1
+    assert re.findall(r"^theanompi: .*$", done.stderr, re.MULTILINE) == [
+        "theanompi: metrics: expected loss, error, error_top5 on all ranks as on rank 0, got loss, mae on rank 1"
+    ]
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_an_mpirun_of_another_mpi_is_noticed(rank: str, tmp_path: Path) -> None:
     """Its processes each see a world of one: both would train alone, into one folder."""
