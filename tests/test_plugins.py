@@ -191,7 +191,7 @@ def test_tables_by_scale_and_by_plug_in_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[arms.x.optimiser]\nbeta2 = 0.9", "arms.x: optimiser: expected a scale (imagenet, small), got 'beta2'"),
+        ("[arms.x.optimiser]\nbeta2 = 0.9", "arms.x: optimiser: expected a scale (imagenet, small, own), got 'beta2'"),
         ("[arms.x.optimizer]\nname = 'adma'",
          "arms.x: optimizer: expected one of momentum, adam, adamw, rmsprop, adadelta, lars, lamb, or a class of your "
          "own such as my_steps.Lion, or lasagne.adam, got 'adma'; did you mean 'adam'?"),
@@ -323,13 +323,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "my_plugins.py").write_text(
-        "from tests.test_plugins import Base\nfrom theanompi.rules import Rule\n"
-        "class Halves(Base): pass\nclass Other: pass\nclass Mine(Rule):\n    name = 'mine'\n"
+        "from tests.test_plugins import Base\nfrom theanompi.rules import BSP\n"
+        "class Halves(Base): pass\nclass Other: pass\nclass Mine(BSP):\n    name = 'mine'\n"
         "def helper(): pass\n"
         "from dataclasses import dataclass\nfrom theanompi.config import setting\n"
         "from theanompi.config.kinds import POSITIVE\n"
         "@dataclass(frozen=True)\nclass Settings: period: float = setting(4.0, POSITIVE, 'of updates')\n"
-        "class Period(Rule):\n    name = 'BSP'\n    Settings = Settings\n"
+        "class Period(BSP):\n    name = 'BSP'\n    Settings = Settings\n"
     )
     (tmp_path / "broken_plugins.py").write_text("import no_such_package\nclass Halves: pass\n")
     yield tmp_path
