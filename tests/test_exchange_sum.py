@@ -274,6 +274,7 @@ assert set(choice.seconds) == {"overlap", "ar", "shm"} and choice.refused == {"n
 assert choice.seconds[choice.name] == min(choice.seconds.values())
 buffer.flat.fill_(comm.rank + 1)
 choice.exchanger.sum()
+choice.exchanger.close()
 assert bool((buffer.flat == sum(range(1, comm.size + 1))).all())
 print(choice.name)
 print(choice.table(1_200_012), flush=True)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ def trained(n: int, out: Path, *spoil: str, **settings: Any) -> dict[str, np.nda
     return checkpoint.load(out / "checkpoint.h5")[0]
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, np.ndarray]]:
+    """Trains as `trained` does, each run once: what several tests are held against."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+
+    def get(n: int, **settings: Any) -> dict[str, np.ndarray]:
+        key = json.dumps([n, settings], sort_keys=True)
+        if key not in found:
+            found[key] = trained(n, tmp_path_factory.mktemp("once") / "run", **settings)
+        return found[key]
+
+    return get
+
+
 def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     """The largest relative difference of two arrays of the same name."""
     assert a.keys() == b.keys()
@@ -85,9 +100,11 @@ def test_without_batch_norm_the_images_per_worker_do_not_matter(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("strategy", "tolerance"), [("naive", 1e-6), ("ar", 1e-6), ("shm", 1e-6), ("asa32", 1e-6), ("fp16", 1e-2)]
 )
-def test_every_strategy_gives_the_same_weights(strategy: str, tolerance: float, tmp_path: Path) -> None:
+def test_every_strategy_gives_the_same_weights(
+    strategy: str, tolerance: float, once: Callable[..., dict[str, np.ndarray]], tmp_path: Path
+) -> None:
     settings = {"modelclass": "Normalised", "accumulation": 2}
-    overlap = trained(2, tmp_path / "overlap", **settings)
+    overlap = once(2, **settings)
     other = trained(2, tmp_path / strategy, exchange=strategy, **settings)
     assert difference(other, overlap) < tolerance
     assert tolerance < 1e-5 or difference(other, overlap) > 0, "nothing was rounded"
@@ -209,7 +226,9 @@ def test_averaging_weights_differs_from_summing_gradients_in_a_trailing_minibatc
 
 
 @pytest.mark.parametrize("trailing", [(1, 4), (2, 2), (4, 1)])
-def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tmp_path: Path) -> None:
+def test_the_trailing_minibatch_has_its_own_weight(
+    trailing: tuple[int, int], once: Callable[..., dict[str, np.ndarray]], tmp_path: Path
+) -> None:
     """1,437 images are 14 batches of 100: three minibatches of 4 and one of 2; 37 images are left out."""
     n, accumulation = trailing
     out = tmp_path / "run"
@@ -218,7 +237,7 @@ def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tm
     )
     log = [line for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
     assert [line["items"] for line in log] == [400, 400, 400, 200]
-    reference = trained(1, tmp_path / "1", batch_size=100, accumulation=4, epochs=1, max_iterations=None)
+    reference = once(1, batch_size=100, accumulation=4, epochs=1, max_iterations=None)
     assert difference(weights, reference) < 1e-5
 
 
