@@ -5,13 +5,16 @@ STAMP := $(VENV)/installed
 # Not exported: a renewed set-up must find the PYTHON outside.
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: train test lint
+.PHONY: train test quick lint
 
 train: $(STAMP)
 	$(IN_VENV) mpirun -np 2 python examples/train_resnet50.py $(ARGS)
 
 test: $(STAMP)
 	$(IN_VENV) python -m pytest $(ARGS)
+
+quick: $(STAMP)
+	$(IN_VENV) python -m pytest -m "not mpirun" $(ARGS)
 
 lint: $(STAMP)
 	$(IN_VENV) ruff check .

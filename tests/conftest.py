@@ -1,4 +1,4 @@
-"""Set before any test module imports what would start threads or processes.
+"""What holds for all tests: settings before any module starts threads or processes, and which tests start an mpirun.
 
 One thread per process, and signals as in a terminal: what a script starts in the background ignores SIGINT, under
 nohup also SIGHUP, and so would all that the tests start.
@@ -6,8 +6,109 @@ nohup also SIGHUP, and so would all that the tests start.
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import pytest
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+HERE = str(Path(__file__).parent)
+STARTING = {
+    "tests.mpi": ("run_mpi", "run_warm", "mpirun"),
+    "theanompi.launch.job": ("Job",),
+    "theanompi.launch.mpirun": ("run_ranks",),
+    "theanompi.rules": ("BSP",),
+}
+"""What starts an mpirun, by module."""
+PROGRAMS = ("theanompi.cli", "theanompi.worker")
+"""What starts one when it is the program of another process: named in a command line."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use, themselves or through others in this folder, what starts an mpirun."""
+    starting = [
+        getattr(sys.modules[m], name) for m, names in STARTING.items() if m in sys.modules for name in names
+    ]
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            text = "".join(example.source for example in item.dtest.examples)  # type: ignore[union-attr]
+            starts = any(f"{name}(" in text for names in STARTING.values() for name in names)
+        else:
+            fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+            used = [item.function, *(definition.func for several in fixtures for definition in several)]  # type: ignore[attr-defined]
+            used += getattr(getattr(item, "callspec", None), "params", {}).values()
+            starts = any(is_start(value, starting) for value in everything_used(used))
+        if starts:
+            item.add_marker("mpirun")
+
+
+def is_start(value: Any, starting: list[Any]) -> bool:
+    """Whether a function, a class or a constant is one of those that start an mpirun."""
+    if isinstance(value, str):
+        return any(program in value for program in PROGRAMS)
+    return any(value is other for other in starting)
+
+
+def everything_used(values: list[Any]) -> Iterator[Any]:
+    """All that functions use, directly or through functions, classes and constants of modules in this folder."""
+    seen: set[int] = set()
+    while values:
+        value = values.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        value = getattr(value, "__wrapped__", value)
+        if isinstance(value, MethodType):
+            value = value.__func__
+        if isinstance(value, FunctionType) and value.__code__.co_filename.startswith(HERE):
+            names, constants = names_and_constants(value.__code__)
+            values += [value.__globals__[name] for name in names if name in value.__globals__]
+            values += constants
+        elif isinstance(value, type) and str(
+            getattr(sys.modules.get(value.__module__), "__file__", "")
+        ).startswith(HERE):
+            values += vars(value).values()
+        elif isinstance(value, list | tuple):
+            values += value
+        elif isinstance(value, dict):
+            values += value.values()
+
+
+def is_here(kind: type) -> bool:
+    """Whether a class is one of this folder's modules."""
+    return str(getattr(sys.modules.get(kind.__module__), "__file__", None)).startswith(HERE)
+
+
+def names_and_constants(code: CodeType) -> tuple[set[str], list[Any]]:
+    """The names that code looks up, and its constants; those of functions within it too."""
+    names, constants = set(code.co_names), []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            more = names_and_constants(constant)
+            names |= more[0]
+            constants += more[1]
+        else:
+            constants.append(constant)
+    return names, constants
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests that start an mpirun are left out, skip those that turn out to when they do."""
+    if config.getoption("markexpr") == "not mpirun":
+        sys.addaudithook(skip_at_mpirun)
+
+
+def skip_at_mpirun(event: str, arguments: tuple[Any, ...]) -> None:
+    """End a test that is about to start an mpirun; called by Python for whatever happens."""
+    if event == "subprocess.Popen" and any(
+        Path(os.fsdecode(word)).name == "mpirun" for word in arguments[1][:6]
+    ):
+        pytest.skip("starts an mpirun")

@@ -1,4 +1,4 @@
-"""What the tests of the exchange run under mpirun: ``python tests/exchange_program.py CASE DEVICE STRATEGY…``.
+"""What the tests of the exchange run: `main`, or ``python tests/exchange_program.py CASE DEVICE STRATEGY…``.
 
 The device "cpu as cuda" runs the code for a CUDA buffer on host memory that says it is one; with ", aware" MPI claims
 to take it. The case says what is done to the buffer; each rank checks its result against NumPy.
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from threading import current_thread
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from theanompi import device
 from theanompi.exchange import STRATEGIES, Exchanger, background, cuda_aware, get_exchanger, route, shm
 from theanompi.exchange.base import Bucket
 
-COMM = MPI.COMM_WORLD
+COMM: MPI.Intracomm = MPI.COMM_WORLD
 UNIT = 10_000
 """Elements of a bucket here: small, so that a few of them are summed in no time."""
 BITS = {"bf16": 8, "fp16": 11, "asa16": 11, "nccl16": 11}
@@ -215,17 +216,26 @@ def hidden(strategy: str, name: str) -> None:
 
 def machines(strategy: str, name: str) -> None:
     """Two ranks to a machine."""
-    shm.SharedMemory._machine = lambda self: self.comm.Split(COMM.rank // 2)  # type: ignore[method-assign]
-    sums(strategy, name)
+    with mock.patch.object(shm.SharedMemory, "_machine", lambda self: self.comm.Split(COMM.rank // 2)):
+        sums(strategy, name)
+
+
+def main(comm: MPI.Intracomm, case: str, name: str, *strategies: str) -> None:
+    """Do a case with each strategy, on the ranks of a communicator."""
+    global COMM
+    COMM = comm
+    with (
+        mock.patch.object(background, "BUCKET", 4 * UNIT),
+        mock.patch.object(route, "CHUNK", 3 * UNIT),
+        mock.patch.dict(STRATEGIES, nothing=Nothing),
+    ):
+        if name.startswith("cpu as cuda"):
+            disguise(name.endswith("aware"))
+        else:
+            device.use(f"cuda:{COMM.rank}" if name == "cuda by rank" else name)
+        for strategy in strategies:
+            {"sums": sums, "rounded": rounded, "hidden": hidden, "machines": machines}[case](strategy, name)
 
 
 if __name__ == "__main__":
-    case, name, *strategies = sys.argv[1:]
-    background.BUCKET, route.CHUNK = 4 * UNIT, 3 * UNIT
-    STRATEGIES["nothing"] = Nothing
-    if name.startswith("cpu as cuda"):
-        disguise(name.endswith("aware"))
-    else:
-        device.use(f"cuda:{COMM.rank}" if name == "cuda by rank" else name)
-    for strategy in strategies:
-        {"sums": sums, "rounded": rounded, "hidden": hidden, "machines": machines}[case](strategy, name)
+    main(MPI.COMM_WORLD, *sys.argv[1:])

@@ -1,15 +1,28 @@
-"""Runs a Python program under a real ``mpirun``, with a hard time-out."""
+"""Runs programs and training under a real ``mpirun``, with a hard time-out: `run_mpi` and `run_warm`.
 
+To be imported as ``tests.mpi`` only: under a second name there would be a second pool of ranks.
+"""
+
+import atexit
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from theanompi.launch.job import _TIED
 
 ROOT = Path(__file__).resolve().parents[1]
+RANKS = 4
+"""How many ranks wait for the jobs of `run_warm`."""
 
 
 @cache
@@ -73,15 +86,13 @@ def run_mpi(
     ['2', '2']
     """
     command = [*mpirun(), "-np", str(n), sys.executable, *args]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     job = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         cwd=ROOT,
-        # unbuffered, print writes a line in pieces, and hydra mixes those of several ranks
-        env={**os.environ, "PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(env or {})},
+        env={**environ_of_ranks(), **(env or {})},
         start_new_session=True,
     )
     try:
@@ -96,3 +107,177 @@ def run_mpi(
             out, err = job.communicate(timeout=10)
         raise AssertionError(f"{' '.join(command)}: not finished after {timeout} s\n{out}\n{err}") from None
     return subprocess.CompletedProcess(command, job.returncode, out, err)
+
+
+def environ_of_ranks() -> dict[str, str]:
+    """This process's environment, with one thread per rank and the repository among the places of modules."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # unbuffered, print writes a line in pieces, and hydra mixes those of several ranks
+    return {**os.environ, "PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+class Pool:
+    """Ranks that do one job after the other, in processes that are started once: ``tests/warm.py`` under mpirun.
+
+    It ends with `close`, and with this process, however that ends.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="warm-")
+        self._number = 0
+        # A wait in MPI gives its core to the other ranks, of which there are more than cores.
+        self._environ = {**environ_of_ranks(), "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
+        self._printed = Path(self._folder.name, "printed")
+        words = [*mpirun(), "-np", str(RANKS), sys.executable, "tests/warm.py", f"{self._folder.name}/socket"]
+        self._links: list[socket.socket] = []
+        atexit.register(self.close)
+        with socket.socket(socket.AF_UNIX) as server, self._printed.open("wb") as printed:
+            server.bind(words[-1])
+            server.listen(RANKS)
+            self._mpirun = subprocess.Popen(
+                [sys.executable, "-IS", "-c", _TIED, str(os.getpid()), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+                cwd=ROOT,
+                env=self._environ,
+                start_new_session=True,
+            )
+            server.settimeout(1)
+            deadline = time.monotonic() + 120
+            while len(self._links) < RANKS:
+                try:
+                    self._links.append(server.accept()[0])
+                except TimeoutError:
+                    alive = self._mpirun.poll() is None and time.monotonic() < deadline
+                    assert alive, f"{' '.join(words)}: not started\n{self._printed.read_text()}"
+        answers = {self._answer(link, deadline)["rank"]: link for link in self._links}
+        self._links = [answers[rank] for rank in range(RANKS)]
+
+    @staticmethod
+    def _answer(link: socket.socket, deadline: float) -> dict[str, Any]:
+        """What a rank says next; EOFError when it is gone, TimeoutError when the time is up."""
+        line = b""
+        while not line.endswith(b"\n"):
+            link.settimeout(max(deadline - time.monotonic(), 0.001))
+            part = link.recv(1 << 16)
+            if not part:
+                raise EOFError
+            line += part
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def run(self, n: int, job: dict[str, Any], timeout: float) -> tuple[int | None, str, str]:
+        """The exit status of a job on the first `n` ranks, None if it has none after `timeout`, and what it prints.
+
+        Where it has taken the ranks along, or left something behind in them, the pool is closed.
+        """
+        self._number += 1
+        files = [Path(self._folder.name, f"{self._number}.{name}") for name in ("stdout", "stderr")]
+        for file in files:
+            file.touch()
+        now = {**environ_of_ranks(), **job.pop("environ")}
+        changed = {name: value for name, value in now.items() if self._environ.get(name) != value}
+        removed = dict.fromkeys(self._environ.keys() - now.keys() - {"MPIR_CVAR_ENABLE_HEAVY_YIELD"})
+        places = {"stdout": str(files[0]), "stderr": str(files[1])}
+        data = json.dumps({"n": n, **job, **places, "environ": removed | changed}) + "\n"
+        deadline, status, well = time.monotonic() + timeout, None, False
+        try:
+            for link in self._links[:n]:
+                link.sendall(data.encode())
+            answers = [self._answer(link, deadline) for link in self._links[:n]]
+            status = max(answer["status"] for answer in answers)
+            well = not any(answer["left"] for answer in answers)
+        except (EOFError, ConnectionError):
+            try:
+                status = self._mpirun.wait(timeout=10) or 1
+            except subprocess.TimeoutExpired:
+                status = 1
+        except TimeoutError:
+            status = None
+        finally:
+            out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files)
+            if not well:
+                self.close()
+        return status, out, err
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes jobs."""
+        return bool(self._links) and self._mpirun.poll() is None
+
+    def close(self) -> None:
+        """End the ranks: those that wait end when nobody is there any more, the others are killed."""
+        atexit.unregister(self.close)
+        for link in self._links:
+            link.close()
+        self._links = []
+        for number, patience in ((0, 3), (signal.SIGTERM, 5), (signal.SIGKILL, 10)):
+            if number:
+                os.killpg(self._mpirun.pid, number)
+            try:
+                self._mpirun.wait(timeout=patience)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self._folder.cleanup()
+
+
+_pool: list[Pool] = []
+
+
+def run_warm(
+    n: int,
+    what: Mapping[str, Any] | str,
+    *arguments: str,
+    timeout: float = 120,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Do what `run_mpi` does, on ranks that other tests have started: for what is expected to end well.
+
+    What is expected to fail, is killed, or is about processes (their start, environment, memory, ends) needs `run_mpi`.
+
+    Parameters
+    ----------
+    n : int
+        Number of ranks, at most `RANKS`.
+    what : mapping or str
+        The settings of a run, which is trained as ``python tests/train.py`` does it, with the modules in ``tests/``;
+        or the text of a program, in which ``comm`` is the communicator of the `n` ranks and ``sys.argv[1:]`` are the
+        arguments.
+    *arguments : str
+        Of the program.
+    timeout : float
+        Seconds after which all ranks are killed.
+    env : mapping, optional
+        Variables to set for this job on top of this process's environment.
+
+    Returns
+    -------
+    subprocess.CompletedProcess
+        As of `run_mpi`.
+
+    Raises
+    ------
+    AssertionError
+        When the time is up; the message holds what was printed until then.
+
+    Examples
+    --------
+    >>> run_warm(2, "print(comm.rank, comm.size)").returncode
+    0
+    """
+    if not (_pool and _pool[0].open):
+        for pool in _pool:
+            pool.close()
+        _pool[:] = [Pool()]
+    job = {
+        "what": what if isinstance(what, str) else dict(what),
+        "arguments": arguments,
+        "path": [str(ROOT / "tests")],
+        "environ": dict(env or {}),
+    }
+    status, out, err = _pool[0].run(n, job, timeout)
+    if status is None:
+        raise AssertionError(f"{n} ranks: {what}: not finished after {timeout} s\n{out}\n{err}")
+    return subprocess.CompletedProcess([str(what), *arguments], status, out, err)

@@ -20,7 +20,7 @@ import numpy as np
 import pytensor
 import torch
 
-from tests.mpi import ROOT, run_mpi
+from tests.mpi import ROOT, run_warm
 from theanompi.record import checkpoint
 
 DATA = Path(__file__).with_name("data")
@@ -115,13 +115,9 @@ def record_of(where: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def train(runs: Iterable[tuple[int, dict[str, Any]]]) -> None:
-    """Run settings with so many ranks each: one mpirun for all that have the same number."""
-    jobs: dict[int, list[dict[str, Any]]] = {}
+    """Run settings with so many ranks each."""
     for ranks, settings in runs:
-        jobs.setdefault(ranks, []).append(settings)
-    for ranks, settings_of in jobs.items():
-        path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-        done = run_mpi(ranks, ["tests/unchanged_program.py", json.dumps(settings_of)], 300, path)
+        done = run_warm(ranks, settings)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mpi import run_mpi
 
+from tests.mpi import run_mpi
 from theanompi.system import cgroup
 
 Write = Callable[[str, str], None]

@@ -10,9 +10,9 @@ import numpy as np
 import pytensor
 import pytest
 import torch
-from mpi import ROOT, run_mpi
 from small_models import Normalised, Plain
 
+from tests.mpi import ROOT, run_mpi, run_warm
 from theanompi import BSP
 from theanompi.config import ConfigError, RunConfig
 from theanompi.lasagne.layers import DenseLayer, InputLayer, Layer, NonlinearityLayer
@@ -79,8 +79,7 @@ def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path)
         "log_interval": 1,
         "devices": ["cpu"],
     }
-    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = run_mpi(n, ["tests/train.py", json.dumps(settings)], env=env)
+    done = run_warm(n, settings)
     assert done.returncode == 0, done.stderr
     mean_target = np.mean([1 + rank for rank in range(n)])
     distance = (

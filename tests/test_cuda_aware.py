@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.mpi import run_mpi
+from tests.mpi import run_mpi, run_warm
 from theanompi.exchange import cuda_aware, probe
 from theanompi.exchange.cuda_aware import Proof, prove
 
@@ -155,9 +155,7 @@ def test_known_values() -> None:
 
 MEASURE = """
 import torch
-from mpi4py import MPI
 from theanompi.exchange import probe
-comm = MPI.COMM_WORLD
 for size in (1, 1007, probe.CHUNK // 4 + 1):
     for path in ("host", "direct", "staged"):
         found = probe.measure(comm, path, torch.zeros(size), 2)
@@ -169,7 +167,7 @@ print("right")
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_every_path_is_right(n):
-    result = run_mpi(n, ["-m", "mpi4py", "-c", MEASURE])
+    result = run_warm(n, MEASURE)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["right"] * n
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from mpi import ROOT
+
+from tests.mpi import ROOT
 
 PAGES = sorted((ROOT / "docs" / "exercises").glob("*.md"))
 # What stands for the commands that a user has on the PATH.

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.mpi import run_mpi
+from tests.mpi import run_mpi, run_warm
 from tests.test_hosts import SUMMING
 from theanompi.config import ALGORITHMS, ConfigError, RunConfig
 from theanompi.launch.job import Job
@@ -98,7 +98,7 @@ def test_what_the_user_set_is_kept(tmp_path, monkeypatch):
 
 
 def version() -> str:
-    return run_mpi(1, ["-c", "from mpi4py import MPI; print(MPI.Get_library_version())"]).stdout
+    return run_warm(1, "from mpi4py import MPI; print(MPI.Get_library_version())").stdout
 
 
 SCRIPT = """

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import platform
 import pty
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from tests import archives
 from tests.archives import odd_files, write_files, write_tar
-from tests.mpi import ROOT, run_mpi
+from tests.mpi import ROOT, run_warm
 from tests.photographs import jpeg
 from tests.test_pack_sources import DIGITS, arrays, files_of, ilsvrc, kaggle
 from theanompi.data.pack import packing
@@ -794,8 +793,7 @@ def train(n: int, data: Path, out: Path, **settings: Any) -> dict[str, NDArray[n
         "devices": ["cpu"],
         **settings,
     }
-    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = run_mpi(n, ["tests/train.py", json.dumps(config)], timeout=240, env=path)
+    done = run_warm(n, config, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return checkpoint.load(out / "checkpoint.h5")[0]
 

@@ -82,7 +82,7 @@ def test_make_sets_up_once(tmp_path: Path) -> None:
     (tmp_path / ".venv" / "installed").touch()
     assert plan("train").split()[1:] == "mpirun -np 2 python examples/train_resnet50.py".split()
     assert plan("test").split()[1:] == "python -m pytest".split()
-    for target in ("train", "test", "lint"):
+    for target in ("train", "test", "quick", "lint"):
         assert all(
             line.startswith(f'PATH="{tmp_path}/.venv/bin:$PATH" ') for line in plan(target).splitlines()
         )

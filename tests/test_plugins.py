@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from made_up import Trial, write_experiment
-from mpi import ROOT
 
+from tests.mpi import ROOT
 from theanompi import cli
 from theanompi.config import (
     FIELDS,

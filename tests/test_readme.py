@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mpi import ROOT, run_mpi
-
+from tests.mpi import ROOT, run_mpi
 from theanompi.experiments.file import read_experiment
 
 README = (ROOT / "README.md").read_text("utf-8")

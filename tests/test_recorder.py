@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.mpi import mpirun, run_mpi
+from tests.mpi import mpirun, run_warm
 from theanompi.config import ConfigError
 from theanompi.config.files import CannotWrite
 from theanompi.record import recorder as module
@@ -921,10 +921,8 @@ def test_an_unfinished_or_empty_run_can_be_closed(tmp_path: Path, clock: Clock) 
 SHOW = """
 import time
 import tracemalloc
-from mpi4py import MPI
 from theanompi.record.recorder import Recorder
-rank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
-recorder = Recorder(None, rank, size, 4, 2, True, None)
+recorder = Recorder(None, comm.rank, comm.size, 4, 2, True, None)
 for i in range(1, 5):
     recorder.start()
     time.sleep(0.12)
@@ -959,7 +957,9 @@ def through_a_terminal(command: list[str]) -> str:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("launcher", [lambda: [], lambda: [*mpirun(), "-np", "2"]], ids=["alone", "mpirun"])
 def test_a_terminal_gets_a_bar_through_mpirun_too(launcher: Callable[[], list[str]]) -> None:
-    shown = through_a_terminal([*launcher(), sys.executable, "-c", SHOW])
+    shown = through_a_terminal(
+        [*launcher(), sys.executable, "-c", f"from mpi4py.MPI import COMM_WORLD as comm\n{SHOW}"]
+    )
     assert "\repoch 1 " in shown
     assert "4/4 [" in shown
     assert "loss 2, error 12.50 %, η 0.1" in shown
@@ -968,7 +968,7 @@ def test_a_terminal_gets_a_bar_through_mpirun_too(launcher: Callable[[], list[st
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_pipe_gets_no_control_characters(ranks: int) -> None:
-    result = run_mpi(ranks, ["-c", SHOW], timeout=60)
+    result = run_warm(ranks, SHOW, timeout=60)
     assert result.returncode == 0, result.stderr
     # Not one more line: in text mode each return of a bar to the left edge would be one.
     (line,) = result.stderr.splitlines()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.mpi import ROOT, run_mpi
+from tests.mpi import run_warm
 from theanompi.record.clocks import clock_offsets
 from theanompi.record.log import read_log
 from theanompi.record.timeline import Span, Timeline
@@ -102,9 +102,7 @@ def test_times_that_are_rounded_still_nest() -> None:
 
 CLOCKS = """
 import sys, time
-from mpi4py import MPI
 from theanompi.record.clocks import clock_offsets
-comm = MPI.COMM_WORLD
 rank = comm.rank
 machine = rank // int(sys.argv[1])
 true = 12.5 * machine - 40 * (machine % 2)
@@ -121,7 +119,7 @@ assert clock_offsets(comm) in (None, [(0.0, 0.0)] * comm.size)
 
 @pytest.mark.parametrize(("n", "per_machine"), [(1, 1), (2, 1), (4, 1), (4, 2)])
 def test_clocks_of_other_machines_are_aligned_as_well_as_is_said(n: int, per_machine: int) -> None:
-    done = run_mpi(n, ["-m", "mpi4py", "-c", CLOCKS, str(per_machine)], timeout=60)
+    done = run_warm(n, CLOCKS, str(per_machine), timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split() == [word for i in range(n) for word in ("checked", str(i))]
 
@@ -155,8 +153,7 @@ def test_of_several_round_trips_the_shortest_counts() -> None:
 
 def train(n: int, out: Path, **settings: Any) -> dict[str, Any]:
     """The timeline of a training run."""
-    config = json.dumps({**SETTINGS, "out": str(out), **settings})
-    done = run_mpi(n, ["tests/train.py", config], 120, {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+    done = run_warm(n, {**SETTINGS, "out": str(out), **settings})
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads((out / "timeline.json").read_text())
     return found

@@ -6,14 +6,15 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from mpi import ROOT, run_mpi
 
+from tests.mpi import ROOT, run_mpi, run_warm
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 
@@ -34,9 +35,15 @@ SETTINGS: dict[str, Any] = {
 def train(
     n: int, out: Path, *spoil: str, timeout: float = 120, **settings: Any
 ) -> subprocess.CompletedProcess[str]:
+    """In processes of their own, which may be spoiled."""
     config = json.dumps({**SETTINGS, "out": str(out), **settings})
     env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RUN_OF_A_TEST": str(out)}
     return run_mpi(n, ["tests/train.py", config, *spoil], timeout, env)
+
+
+def well(n: int, out: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """A run that is expected to end well."""
+    return run_warm(n, {**SETTINGS, "out": str(out), **settings})
 
 
 def processes_of(out: Path) -> list[str]:
@@ -50,9 +57,23 @@ def processes_of(out: Path) -> list[str]:
 
 
 def trained(n: int, out: Path, *spoil: str, **settings: Any) -> dict[str, np.ndarray]:
-    done = train(n, out, *spoil, **settings)
+    done = train(n, out, *spoil, **settings) if spoil else well(n, out, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return checkpoint.load(out / "checkpoint.h5")[0]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, np.ndarray]]:
+    """Trains as `trained` does, each run once: what several tests are held against."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+
+    def get(n: int, **settings: Any) -> dict[str, np.ndarray]:
+        key = json.dumps([n, settings], sort_keys=True)
+        if key not in found:
+            found[key] = trained(n, tmp_path_factory.mktemp("once") / "run", **settings)
+        return found[key]
+
+    return get
 
 
 def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
@@ -79,9 +100,11 @@ def test_without_batch_norm_the_images_per_worker_do_not_matter(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("strategy", "tolerance"), [("naive", 1e-6), ("ar", 1e-6), ("shm", 1e-6), ("asa32", 1e-6), ("fp16", 1e-2)]
 )
-def test_every_strategy_gives_the_same_weights(strategy: str, tolerance: float, tmp_path: Path) -> None:
+def test_every_strategy_gives_the_same_weights(
+    strategy: str, tolerance: float, once: Callable[..., dict[str, np.ndarray]], tmp_path: Path
+) -> None:
     settings = {"modelclass": "Normalised", "accumulation": 2}
-    overlap = trained(2, tmp_path / "overlap", **settings)
+    overlap = once(2, **settings)
     other = trained(2, tmp_path / strategy, exchange=strategy, **settings)
     assert difference(other, overlap) < tolerance
     assert tolerance < 1e-5 or difference(other, overlap) > 0, "nothing was rounded"
@@ -203,7 +226,9 @@ def test_averaging_weights_differs_from_summing_gradients_in_a_trailing_minibatc
 
 
 @pytest.mark.parametrize("trailing", [(1, 4), (2, 2), (4, 1)])
-def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tmp_path: Path) -> None:
+def test_the_trailing_minibatch_has_its_own_weight(
+    trailing: tuple[int, int], once: Callable[..., dict[str, np.ndarray]], tmp_path: Path
+) -> None:
     """1,437 images are 14 batches of 100: three minibatches of 4 and one of 2; 37 images are left out."""
     n, accumulation = trailing
     out = tmp_path / "run"
@@ -212,7 +237,7 @@ def test_the_trailing_minibatch_has_its_own_weight(trailing: tuple[int, int], tm
     )
     log = [line for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
     assert [line["items"] for line in log] == [400, 400, 400, 200]
-    reference = trained(1, tmp_path / "1", batch_size=100, accumulation=4, epochs=1, max_iterations=None)
+    reference = once(1, batch_size=100, accumulation=4, epochs=1, max_iterations=None)
     assert difference(weights, reference) < 1e-5
 
 
@@ -380,7 +405,7 @@ def test_more_or_fewer_devices_than_ranks_are_one_line(
 
 def test_another_recipe_at_a_resume_is_said_once_and_kept(tmp_path: Path) -> None:
     trained(2, tmp_path / "run", max_iterations=2)
-    done = train(2, tmp_path / "run", max_iterations=3, base_lr=0.001, resume=True, verbose=True)
+    done = well(2, tmp_path / "run", max_iterations=3, base_lr=0.001, resume=True, verbose=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resumed with another recipe: base_lr 0.1 -> 0.001\n") == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["base_lr"] == 0.001

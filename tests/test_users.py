@@ -4,7 +4,6 @@ Each is trained under mpirun on 1, 2 and 4 ranks with as many accumulation steps
 reference computes in float64, on whole minibatches, with update rules written out.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,15 +14,14 @@ import numpy as np
 import pytest
 import torch
 from keyed import keyed_normal
-from mpi import ROOT, run_mpi
 from torch.nn.functional import cross_entropy
 
+from tests.mpi import run_warm
 from theanompi.data.reading.random import permutation, sample_keys
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 
 SHARDS = 4
-ENV = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 Tensors = dict[str, torch.Tensor]
 
 
@@ -232,7 +230,7 @@ def settings_of(name: str, path: Path, out: Path, ranks: int) -> dict[str, Any]:
 def trained(name: str, path: Path, out: Path, ranks: int, **more: Any) -> dict[str, np.ndarray]:
     """Train under mpirun; gives all arrays of the checkpoint."""
     settings = settings_of(name, path, out, ranks) | more
-    done = run_mpi(ranks, ["tests/train.py", json.dumps(settings)], env=ENV)
+    done = run_warm(ranks, settings)
     assert done.returncode == 0, done.stderr
     return dict(checkpoint.load(out / "checkpoint.h5")[0])
 

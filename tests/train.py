@@ -6,6 +6,8 @@ instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iterat
 its loader process, ``term-N`` sends the last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N,
 ``full-N`` leaves no
 room in any file from then on.
+
+No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
 
 import json
@@ -15,13 +17,17 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from theanompi.config import RunConfig
 from theanompi.exchange import STRATEGIES
 from theanompi.record.recorder import Recorder
 from theanompi.training.model import Model
 from theanompi.worker import run
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 def spoil(how: str) -> None:
@@ -64,8 +70,14 @@ def loader_process() -> int:
     return child
 
 
+def train(settings: dict[str, Any], comm: "MPI.Intracomm | None" = None) -> None:
+    """Be one worker of a run."""
+    config = RunConfig.from_dict(settings)
+    with mock.patch("theanompi.training.rank.plot_curves"):
+        run(config, config.devices, comm=comm)
+
+
 if __name__ == "__main__":
     for how in sys.argv[2:]:
         spoil(how)
-    config = RunConfig.from_dict(json.loads(sys.argv[1]))
-    run(config, config.devices)
+    train(json.loads(sys.argv[1]))

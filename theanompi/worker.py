@@ -71,7 +71,7 @@ def run(
 
         progress, out = Progress(), str(config.out)
         comm = MPI.COMM_WORLD if comm is None else comm
-        check_launcher(comm)
+        check_launcher()
         forget_shared_memory(comm)
         # Every rank has to hear of it, or the others would wait.
         agree(comm, error)

@@ -184,10 +184,10 @@ def together(
     return result
 
 
-def check_launcher(comm: MPI.Comm) -> None:
+def check_launcher() -> None:
     """End here if what started this process is not seen by MPI: every process would take itself for the only one."""
     place = world()
-    if comm.Get_size() > 1 or place is None or place.size in (None, 1):
+    if MPI.COMM_WORLD.Get_size() > 1 or place is None or place.size in (None, 1):
         return
     if place.rank == 0:
         if os.environ.get("SLURM_STEP_NUM_TASKS") == str(place.size):
