@@ -146,7 +146,7 @@ def own_step(replica: "Replica", count: int, record: Any) -> tuple[Step, float]:
         record.loaded(replica.readings())
         record.start("updating")
         measures = replica.measures(objective)  # waits for the device
-        etas.append(float(replica.update(objective)))
+        etas.append(float(replica.update(objective)))  # waits for it, too
         record.end("calc", "update")
         items, asked, loss = measures.items, asked or measures.asked, loss + sum(measures.losses)
         sums |= measures.sums
@@ -165,11 +165,8 @@ def average_weights(replica: "Replica", exchanger: "Exchanger", size: int, recor
         Number of ranks.
     record : Recorder
     """
-    record.start("updating")
-    weights = replica.weights_to_average()
-    exchanger.synchronise()
-    record.end("calc", "update")
     record.start("exchanging")
+    weights = replica.weights_to_average()
     exchanger.sum()
     weights.flat.div_(size)
     replica.weights_averaged()
