@@ -150,7 +150,7 @@ class Pool:
                     self._links.append(server.accept()[0])
                 except TimeoutError:
                     alive = self._mpirun.poll() is None and time.monotonic() < deadline
-                    assert alive, f"{' '.join(words)}: not started\n{self._printed.read_text()}"
+                    assert alive, f"{' '.join(words)}: not started\n{self._printed.read_text('utf-8')}"
         answers = {self._answer(link, deadline)["rank"]: link for link in self._links}
         self._links = [answers[rank] for rank in range(RANKS)]
 

@@ -380,12 +380,12 @@ def test_a_rule_of_the_users_own_is_made(mine: Path) -> None:
     for settings, message in [
         ({"rule.perod": 3}, "rule: unknown setting 'perod'; did you mean 'period'\\?"),
         ({"rule.period": 0}, "rule.period: expected a number above 0, got 0"),
-        ({"rule.period": 8}, "modelfile: expected a module on sys.path, got 'nowhere'"),
+        ({"rule.period": 8}, "modelfile: expected a module on sys.path, got 'qqqqqq'"),
     ]:
         with pytest.raises(ConfigError, match=f"^{message}$"):
-            rule.init(["cpu"], "nowhere", "Net", settings=settings)
+            rule.init(["cpu"], "qqqqqq", "Net", settings=settings)
     with pytest.raises(ConfigError, match="^rule: unknown setting 'period'; it has none$"):
-        BSP().init(["cpu"], "nowhere", "Net", settings={"rule.period": 3})
+        BSP().init(["cpu"], "qqqqqq", "Net", settings={"rule.period": 3})
     with pytest.raises(
         ConfigError, match=r"^rule: expected a subclass of theanompi\..*Rule, got 'my_plugins\.Other'"
     ):

@@ -96,7 +96,7 @@ def test_as_many_ranks_as_asked_for(n: int) -> None:
 
 
 def test_what_fails_says_why_and_the_next_job_has_other_ranks() -> None:
-    done = run_warm(2, "print('here', flush=True)\nassert comm.rank\ncomm.Barrier()")
+    done = run_warm(2, "print('here', flush=True)\ncomm.Barrier()\nassert comm.rank\ncomm.Barrier()")
     assert done.returncode != 0
     assert done.stdout == "here\n" * 2 and done.stderr.count("AssertionError") == 1
     assert run_warm(2, "pass").returncode == 0

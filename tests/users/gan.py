@@ -1,12 +1,11 @@
 """A Wasserstein GAN (Arjovsky et al. 2017, arXiv 1701.07875) of points, with a penalty in the place of clipping."""
 
-from theanompi.training.optimizers import get_optimizer
-
 from theanompi import Model, Objective
 from theanompi.data import Arrays
 from theanompi.device.ops import normal
 from theanompi.lasagne.layers import DenseLayer, InputLayer, get_all_params, get_output
 from theanompi.lasagne.nonlinearities import tanh
+from theanompi.training.optimizers import get_optimizer
 
 
 class WGAN(Model):
