@@ -198,3 +198,22 @@ def _heap_is_whole(file: BinaryIO, start: int) -> bool:
             return bool(position + size == end)
         position += 16 + -(-size // 8) * 8
     return position == end <= len(heap)
+
+
+def reserve(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:
+    """Make a contiguous array and its folders, with room in the file but nothing written to it."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    # Without the time of its making in it, the file is the same whenever it is made.
+    creation.set_obj_track_times(False)
+    folder = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    folder.set_obj_track_times(False)
+    group, parts = file.id, name.encode().split(b"/")
+    for part in parts[:-1]:
+        found = group.links.exists(part)
+        group = h5py.h5g.open(group, part) if found else h5py.h5g.create(group, part, gcpl=folder)
+    space = h5py.h5s.create_simple(shape)
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    return h5py.Dataset(h5py.h5d.create(group, parts[-1], kind, space, creation))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theanompi.config import ConfigError, shortened
-from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split
+from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, reserve
 from theanompi.data.store.records import (
     STREAM_BLOCK,
     VERSION,
@@ -261,7 +261,7 @@ class RecordWriter:
         """Write blocks into an array of a known shape, and give each as it is stored."""
         little = np.dtype(dtype).newbyteorder("<")
         with self._disk():
-            array = self._reserve(name, little, shape)
+            array = reserve(self._file, name, little, shape)
         done = 0
         for given in blocks:
             block = np.ascontiguousarray(given, little)
@@ -277,26 +277,9 @@ class RecordWriter:
         if done != shape[0]:
             raise ValueError(f"data file {self.path}: {name}: expected {shape[0]:,} in all, got {done:,}")
 
-    def _reserve(self, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:
-        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        creation.set_layout(h5py.h5d.CONTIGUOUS)
-        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        # Without the time of its making in it, the file is the same whenever it is made.
-        creation.set_obj_track_times(False)
-        folder = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
-        folder.set_obj_track_times(False)
-        group, parts = self._file.id, name.encode().split(b"/")
-        for part in parts[:-1]:
-            found = group.links.exists(part)
-            group = h5py.h5g.open(group, part) if found else h5py.h5g.create(group, part, gcpl=folder)
-        space = h5py.h5s.create_simple(shape)
-        kind = h5py.h5t.py_create(dtype, logical=True)
-        return h5py.Dataset(h5py.h5d.create(group, parts[-1], kind, space, creation))
-
     def _put(self, name: str, values: NDArray[Any]) -> None:
         with self._disk():
-            self._reserve(name, values.dtype.newbyteorder("<"), values.shape)[...] = values
+            reserve(self._file, name, values.dtype.newbyteorder("<"), values.shape)[...] = values
 
     @contextmanager
     def _disk(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
-from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split
+from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, reserve
 from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
 
 
@@ -456,17 +456,7 @@ class Writer:
 
 def _reserve(file: h5py.File, split: Split, n_bytes: int, expected: int) -> None:
     """Make room for the images of a split without writing it, and see that HDF5 puts it where they are."""
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    # Without the time of its making in it, the file is the same whenever it is made.
-    creation.set_obj_track_times(False)
-    folder = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
-    folder.set_obj_track_times(False)
-    group = h5py.h5g.create(file.id, split.encode(), gcpl=folder)
-    space = h5py.h5s.create_simple((n_bytes,))
-    data = h5py.h5d.create(group, b"data", h5py.h5t.STD_U8LE, space, creation)
+    data = reserve(file, f"{split}/data", np.dtype("uint8"), (n_bytes,)).id
     if data.get_offset() != expected:
         raise RuntimeError(
             f"data file: expected HDF5 {h5py.version.hdf5_version} to place {split}/data at byte {expected}, "

@@ -34,10 +34,8 @@ def make_schedule(config: RunConfig, *, minibatch: int, iterations_per_epoch: in
     ConfigError
         For an unknown schedule, a setting that it does not have, or a rate that does not stay above 0.
     """
-    # The command line's RunConfig is without these two until it knows plug-ins.
-    name, settings = config.schedule, config.settings
-    kind: Any = find_class("schedule", name, SCHEDULES, base=Schedule)
-    own = read_settings(kind.Settings, settings, "schedule")
+    kind: Any = find_class("schedule", config.schedule, SCHEDULES, base=Schedule)
+    own = read_settings(kind.Settings, config.settings, "schedule")
     of_run = {
         f.name: getattr(config, f.name) for f in fields(kind) if f.name in FIELDS and f.name != "settings"
     }
