@@ -14,7 +14,7 @@ Anything else is one with three: `Model.build` makes the layers, `Model.objectiv
 
 Theano-MPI's contract holds as well: any class that takes one `config` dict and has `params`, `data`,
 `compile_iter_fns`, `train_iter`, `val_iter`, `adjust_hyperp`, `cleanup`, `n_epochs` and `epoch` can be trained
-with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.training.contract`.
+with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.training.theano_mpi_model`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -416,7 +416,10 @@ class Model:
         decayed = {p for state in self.states for p in state.decayed}
         return plan(
             self.schedule,
-            self.optimizers[0],
+            {
+                o.words(): optimizer
+                for o, optimizer in zip(self.traced.objectives, self.optimizers, strict=True)
+            },
             workers=self.size,
             batch_size=run.batch_size,
             accumulation=run.accumulation,
