@@ -366,13 +366,6 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     -------
     callable
         From the input tensors to the output tensor, or a tuple of them.
-
-    Examples
-    --------
-    >>> import pytensor.tensor as pt
-    >>> y = pt.exp(pt.vector("x", dtype="float32"))
-    >>> elemwise_function(y.owner, Context())(torch.zeros(2))
-    tensor([1., 1.])
     """
     expression = _Expression(node, context)
     run, numbers = expression.compile(), list(expression.numbers.values())
