@@ -10,7 +10,17 @@ A network is its output layer: every layer knows the layers that feed into it.
 """
 
 from theanompi.lasagne.layers.base import Layer, MergeLayer
-from theanompi.lasagne.layers.conv import Conv2DLayer
+from theanompi.lasagne.layers.conv import (
+    BaseConvLayer,
+    Conv1DLayer,
+    Conv2DLayer,
+    Conv3DLayer,
+    Deconv2DLayer,
+    Deconv3DLayer,
+    DilatedConv2DLayer,
+    TransposedConv2DLayer,
+    TransposedConv3DLayer,
+)
 from theanompi.lasagne.layers.dense import DenseLayer, NINLayer
 from theanompi.lasagne.layers.helper import (
     count_params,
@@ -40,11 +50,17 @@ from theanompi.lasagne.layers.shape import (
 from theanompi.lasagne.layers.special import BiasLayer, NonlinearityLayer, ScaleLayer
 
 __all__ = [
+    "BaseConvLayer",
     "BatchNormLayer",
     "BiasLayer",
     "ConcatLayer",
+    "Conv1DLayer",
     "Conv2DLayer",
+    "Conv3DLayer",
+    "Deconv2DLayer",
+    "Deconv3DLayer",
     "DenseLayer",
+    "DilatedConv2DLayer",
     "DimshuffleLayer",
     "DropoutLayer",
     "ElemwiseMergeLayer",
@@ -61,6 +77,8 @@ __all__ = [
     "Pool2DLayer",
     "ReshapeLayer",
     "ScaleLayer",
+    "TransposedConv2DLayer",
+    "TransposedConv3DLayer",
     "batch_norm",
     "concat",
     "count_params",
