@@ -427,12 +427,12 @@ ERRORS = [
     ),
     (lambda: Conv2DLayer((None, 3, 8, 8), 4, (3, 3, 3)), "expected one int or 2 of them, got (3, 3, 3)"),
     (
-        lambda: Pool2DLayer((None, 3, 8, 8), 2, mode="sum", name="p"),
-        "layer 'p': expected mode 'max', 'average_inc_pad' or 'average_exc_pad', got 'sum'",
+        lambda: Pool2DLayer((None, 3, 8, 8), 2, mode="min", name="p"),
+        "layer 'p': expected mode 'max', 'average_inc_pad', 'average_exc_pad' or 'sum', got 'min'",
     ),
     (
-        lambda: Pool2DLayer((None, 3, 8, 8), 3, pad=2, name="p"),
-        "layer 'p': expected pad of at most half of pool_size (3, 3), got (2, 2)",
+        lambda: Pool2DLayer((None, 3, 8, 8), 3, pad=3, name="p"),
+        "layer 'p': expected pad of less than pool_size (3, 3), got (3, 3)",
     ),
     (
         lambda: Pool2DLayer((None, 3, 8, 8), 2, pad=1, ignore_border=False, name="p"),
