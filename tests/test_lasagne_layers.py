@@ -476,10 +476,6 @@ ERRORS = [
         lambda: ElemwiseSumLayer([(None, 3)], cropping=["middle"], name="sum"),
         "layer 'sum': expected cropping None, 'lower', 'center' or 'upper' for each axis, got ['middle']",
     ),
-    (
-        lambda: ElemwiseSumLayer([(None, 3)], cropping=["lower"], name="sum"),
-        "layer 'sum': expected known sizes to crop along axis 0, got (None,)",
-    ),
     (lambda: FlattenLayer((None, 3), outdim=3, name="f"), "layer 'f': expected outdim in [1, 2], got 3"),
     (
         lambda: ReshapeLayer((None, 3), ([2], 3), name="r"),

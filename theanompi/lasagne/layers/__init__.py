@@ -33,7 +33,14 @@ from theanompi.lasagne.layers.helper import (
     set_all_param_values,
 )
 from theanompi.lasagne.layers.input import InputLayer
-from theanompi.lasagne.layers.merge import ConcatLayer, ElemwiseMergeLayer, ElemwiseSumLayer, concat
+from theanompi.lasagne.layers.merge import (
+    ConcatLayer,
+    ElemwiseMergeLayer,
+    ElemwiseSumLayer,
+    autocrop,
+    autocrop_array_shapes,
+    concat,
+)
 from theanompi.lasagne.layers.noise import DropoutLayer, dropout
 from theanompi.lasagne.layers.normalization import BatchNormLayer, batch_norm
 from theanompi.lasagne.layers.pool import (
@@ -56,6 +63,7 @@ from theanompi.lasagne.layers.shape import (
     FlattenLayer,
     PadLayer,
     ReshapeLayer,
+    SliceLayer,
     dimshuffle,
     flatten,
     pad,
@@ -97,12 +105,15 @@ __all__ = [
     "Pool3DLayer",
     "ReshapeLayer",
     "ScaleLayer",
+    "SliceLayer",
     "SpatialPyramidPoolingLayer",
     "TransposedConv2DLayer",
     "TransposedConv3DLayer",
     "Upscale1DLayer",
     "Upscale2DLayer",
     "Upscale3DLayer",
+    "autocrop",
+    "autocrop_array_shapes",
     "batch_norm",
     "concat",
     "count_params",
