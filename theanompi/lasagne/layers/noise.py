@@ -181,8 +181,8 @@ def dropout_channels(incoming: Incoming, *args: Any, **kwargs: Any) -> DropoutLa
     >>> dropout_channels((None, 64, 8, 8), p=0.2).shared_axes
     (2, 3)
     """
-    dimensions = len(getattr(incoming, "output_shape", incoming))
-    return DropoutLayer(incoming, *args, **kwargs | {"shared_axes": tuple(range(2, dimensions))})
+    shape: Any = getattr(incoming, "output_shape", incoming)
+    return DropoutLayer(incoming, *args, **kwargs | {"shared_axes": tuple(range(2, len(shape)))})
 
 
 spatial_dropout = dropout_channels

@@ -271,7 +271,7 @@ class InverseLayer(MergeLayer):
         """Get the shape of that layer's input."""
         return input_shapes[2]
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Differentiate."""
         input, layer_out, layer_in = inputs
         return pytensor.grad(None, wrt=layer_in, known_grads={layer_out: input})
@@ -404,7 +404,7 @@ class TransformerLayer(_WarpLayer):
     ):
         super().__init__(incoming, localization_network, downsample_factor, 6, name)
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Map the places and read the image there."""
         image, theta = inputs
         size = self._output_size(image)
@@ -481,7 +481,7 @@ class TPSTransformerLayer(_WarpLayer):
         # From the moved points to the spline's coefficients.
         self._solution = np.linalg.inv(system)[:, 3:].T.astype("float32")
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Map the places and read the image there."""
         image, moved = inputs
         if self.precompute_grid:
