@@ -8,6 +8,7 @@ import pytensor.tensor as pt
 
 from theanompi.device import ops
 from theanompi.lasagne.layers.base import Incoming, Layer
+from theanompi.lasagne.layers.dense import known_or_symbolic_size
 from theanompi.lasagne.layers.helper import get_all_layers
 
 __all__ = [
@@ -55,15 +56,14 @@ def keys_of(input: Any, sample_keys: Any, what: str) -> Any:
     return sample_keys
 
 
-def drawn_shape(layer: Layer, input: Any, shared_axes: Sequence[int] = ()) -> list[int]:
-    """The shape of what is drawn for each sample: that of the input after the first axis, 1 where it is shared."""
-    known = [
-        own if size is None else size
-        for size, own in zip(input.type.shape[1:], layer.input_shape[1:], strict=True)
+def drawn_shape(input: Any, shared_axes: Sequence[int] = ()) -> list[Any]:
+    """The shape of what is drawn for each sample: that of the input after the first axis, 1 where it is shared.
+
+    Sizes that are not known are symbols.
+    """
+    return [
+        1 if axis in shared_axes else known_or_symbolic_size(input, axis) for axis in range(1, input.ndim)
     ]
-    if any(size is None and axis not in shared_axes for axis, size in enumerate(known, 1)):
-        raise ValueError(f"expected known sizes after the first axis, got {(None, *known)}")
-    return [1 if axis in shared_axes else size for axis, size in enumerate(known, 1)]
 
 
 class DropoutLayer(Layer):
@@ -150,7 +150,7 @@ class DropoutLayer(Layer):
         """
         if deterministic or self.p == 0:
             return input
-        shape = drawn_shape(self, input, self.shared_axes)
+        shape = drawn_shape(input, self.shared_axes)
         keys = keys_of(input, sample_keys, "dropout")
         mask: Any = ops.dropout_mask(keys, shape, self.p, self.salt)
         return input * (mask if self.rescale else mask * pt.cast(1 - self.p, mask.dtype))
@@ -263,10 +263,10 @@ class GaussianNoiseLayer(Layer):
         Raises
         ------
         ValueError
-            If noise is to be added and there are no keys, or a size after the first is not known.
+            If noise is to be added and there are no keys.
         """
         if deterministic or (isinstance(self.sigma, int | float) and self.sigma == 0):
             return input
         keys = keys_of(input, sample_keys, "noise")
-        noise: Any = ops.normal(keys, drawn_shape(self, input), self.salt)
+        noise: Any = ops.normal(keys, drawn_shape(input), self.salt)
         return input + pt.cast(self.sigma, input.dtype) * noise.astype(input.dtype)

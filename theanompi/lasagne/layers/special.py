@@ -656,11 +656,11 @@ class RandomizedRectifierLayer(Layer):
         Raises
         ------
         ValueError
-            If slopes are to be drawn and there are no keys, or a size after the first is not known or shared.
+            If slopes are to be drawn and there are no keys.
         """
         if deterministic or (not self._symbolic and self.lower == self.upper):
             return nonlinearities.LeakyRectify((self.lower + self.upper) / 2)(input)
-        shape = drawn_shape(self, input, self.shared_axes)
+        shape = drawn_shape(input, self.shared_axes)
         slopes: Any = ops.uniform(keys_of(input, sample_keys, "rrelu"), shape, self.salt)
         lower, upper = (pt.cast(bound, slopes.dtype) for bound in (self.lower, self.upper))
         return nonlinearities.LeakyRectify(lower + (upper - lower) * slopes)(input)
