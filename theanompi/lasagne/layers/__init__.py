@@ -10,8 +10,19 @@ A network is its output layer: every layer knows the layers that feed into it.
 """
 
 from theanompi.lasagne.layers.base import Layer, MergeLayer
-from theanompi.lasagne.layers.conv import Conv2DLayer
+from theanompi.lasagne.layers.conv import (
+    BaseConvLayer,
+    Conv1DLayer,
+    Conv2DLayer,
+    Conv3DLayer,
+    Deconv2DLayer,
+    Deconv3DLayer,
+    DilatedConv2DLayer,
+    TransposedConv2DLayer,
+    TransposedConv3DLayer,
+)
 from theanompi.lasagne.layers.dense import DenseLayer, NINLayer
+from theanompi.lasagne.layers.embedding import EmbeddingLayer
 from theanompi.lasagne.layers.helper import (
     count_params,
     get_all_layers,
@@ -23,57 +34,147 @@ from theanompi.lasagne.layers.helper import (
     set_all_param_values,
 )
 from theanompi.lasagne.layers.input import InputLayer
-from theanompi.lasagne.layers.merge import ConcatLayer, ElemwiseMergeLayer, ElemwiseSumLayer, concat
-from theanompi.lasagne.layers.noise import DropoutLayer, dropout
-from theanompi.lasagne.layers.normalization import BatchNormLayer, batch_norm
-from theanompi.lasagne.layers.pool import GlobalPoolLayer, MaxPool2DLayer, Pool2DLayer
+from theanompi.lasagne.layers.local import LocallyConnected2DLayer
+from theanompi.lasagne.layers.merge import (
+    ConcatLayer,
+    ElemwiseMergeLayer,
+    ElemwiseSumLayer,
+    autocrop,
+    autocrop_array_shapes,
+    concat,
+)
+from theanompi.lasagne.layers.noise import (
+    DropoutLayer,
+    GaussianNoiseLayer,
+    dropout,
+    dropout_channels,
+    dropout_locations,
+    spatial_dropout,
+)
+from theanompi.lasagne.layers.normalization import (
+    BatchNormLayer,
+    LocalResponseNormalization2DLayer,
+    StandardizationLayer,
+    batch_norm,
+    instance_norm,
+    layer_norm,
+)
+from theanompi.lasagne.layers.pool import (
+    FeaturePoolLayer,
+    FeatureWTALayer,
+    GlobalPoolLayer,
+    MaxPool1DLayer,
+    MaxPool2DLayer,
+    MaxPool3DLayer,
+    Pool1DLayer,
+    Pool2DLayer,
+    Pool3DLayer,
+    SpatialPyramidPoolingLayer,
+    Upscale1DLayer,
+    Upscale2DLayer,
+    Upscale3DLayer,
+)
 from theanompi.lasagne.layers.shape import (
     DimshuffleLayer,
     FlattenLayer,
     PadLayer,
     ReshapeLayer,
+    SliceLayer,
     dimshuffle,
     flatten,
     pad,
     reshape,
 )
-from theanompi.lasagne.layers.special import BiasLayer, NonlinearityLayer, ScaleLayer
+from theanompi.lasagne.layers.special import (
+    BiasLayer,
+    ExpressionLayer,
+    InverseLayer,
+    NonlinearityLayer,
+    ParametricRectifierLayer,
+    RandomizedRectifierLayer,
+    ScaleLayer,
+    TPSTransformerLayer,
+    TransformerLayer,
+    prelu,
+    rrelu,
+    standardize,
+)
 
 __all__ = [
+    "BaseConvLayer",
     "BatchNormLayer",
     "BiasLayer",
     "ConcatLayer",
+    "Conv1DLayer",
     "Conv2DLayer",
+    "Conv3DLayer",
+    "Deconv2DLayer",
+    "Deconv3DLayer",
     "DenseLayer",
+    "DilatedConv2DLayer",
     "DimshuffleLayer",
     "DropoutLayer",
     "ElemwiseMergeLayer",
     "ElemwiseSumLayer",
+    "EmbeddingLayer",
+    "ExpressionLayer",
+    "FeaturePoolLayer",
+    "FeatureWTALayer",
     "FlattenLayer",
+    "GaussianNoiseLayer",
     "GlobalPoolLayer",
     "InputLayer",
+    "InverseLayer",
     "Layer",
+    "LocalResponseNormalization2DLayer",
+    "LocallyConnected2DLayer",
+    "MaxPool1DLayer",
     "MaxPool2DLayer",
+    "MaxPool3DLayer",
     "MergeLayer",
     "NINLayer",
     "NonlinearityLayer",
     "PadLayer",
+    "ParametricRectifierLayer",
+    "Pool1DLayer",
     "Pool2DLayer",
+    "Pool3DLayer",
+    "RandomizedRectifierLayer",
     "ReshapeLayer",
     "ScaleLayer",
+    "SliceLayer",
+    "SpatialPyramidPoolingLayer",
+    "StandardizationLayer",
+    "TPSTransformerLayer",
+    "TransformerLayer",
+    "TransposedConv2DLayer",
+    "TransposedConv3DLayer",
+    "Upscale1DLayer",
+    "Upscale2DLayer",
+    "Upscale3DLayer",
+    "autocrop",
+    "autocrop_array_shapes",
     "batch_norm",
     "concat",
     "count_params",
     "dimshuffle",
     "dropout",
+    "dropout_channels",
+    "dropout_locations",
     "flatten",
     "get_all_layers",
     "get_all_param_values",
     "get_all_params",
     "get_output",
     "get_output_shape",
+    "instance_norm",
+    "layer_norm",
     "output_keywords",
     "pad",
+    "prelu",
     "reshape",
+    "rrelu",
     "set_all_param_values",
+    "spatial_dropout",
+    "standardize",
 ]
