@@ -27,6 +27,13 @@ from theanompi.lasagne.layers.merge import ConcatLayer, ElemwiseMergeLayer, Elem
 from theanompi.lasagne.layers.noise import DropoutLayer, dropout
 from theanompi.lasagne.layers.normalization import BatchNormLayer, batch_norm
 from theanompi.lasagne.layers.pool import GlobalPoolLayer, MaxPool2DLayer, Pool2DLayer
+from theanompi.lasagne.layers.recurrent import (
+    CustomRecurrentLayer,
+    Gate,
+    GRULayer,
+    LSTMLayer,
+    RecurrentLayer,
+)
 from theanompi.lasagne.layers.shape import (
     DimshuffleLayer,
     FlattenLayer,
@@ -44,14 +51,18 @@ __all__ = [
     "BiasLayer",
     "ConcatLayer",
     "Conv2DLayer",
+    "CustomRecurrentLayer",
     "DenseLayer",
     "DimshuffleLayer",
     "DropoutLayer",
     "ElemwiseMergeLayer",
     "ElemwiseSumLayer",
     "FlattenLayer",
+    "GRULayer",
+    "Gate",
     "GlobalPoolLayer",
     "InputLayer",
+    "LSTMLayer",
     "Layer",
     "MaxPool2DLayer",
     "MergeLayer",
@@ -59,6 +70,7 @@ __all__ = [
     "NonlinearityLayer",
     "PadLayer",
     "Pool2DLayer",
+    "RecurrentLayer",
     "ReshapeLayer",
     "ScaleLayer",
     "batch_norm",
