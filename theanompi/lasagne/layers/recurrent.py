@@ -703,4 +703,4 @@ def _stacked(layer: MergeLayer, x: Any, gates: Sequence[str]) -> tuple[Any, Any,
 
 def _parts(x: Any, count: int, units: int) -> list[Any]:
     """What belongs to each gate."""
-    return [x[:, k * units : (k + 1) * units] for k in range(count)]
+    return pt.split(x, [units] * count, axis=1)
