@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from theanompi import device
+from theanompi import Model, classification, device
 from theanompi.lasagne import init
 from theanompi.lasagne.layers import (
     Conv2DLayer,
@@ -28,6 +28,7 @@ from theanompi.lasagne.layers import (
 from theanompi.lasagne.nonlinearities import tanh
 from theanompi.lasagne.random import set_rng
 from theanompi.lasagne.utils import unroll_scan
+from theanompi.record.recorder import Recorder
 
 N, STEPS, IN, UNITS = 3, 4, 2, 5
 X = np.random.default_rng(0).normal(size=(N, STEPS, IN)).astype("float32")
@@ -366,3 +367,54 @@ def test_steps_written_out_are_those_of_a_loop() -> None:
 def test_what_does_not_fit_is_one_line(make: Callable[[], Layer], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Rows(Model):
+    """An LSTM that reads the digits row by row."""
+
+    defaults = {"batch_size": 32, "base_batch": 32, "base_lr": 2.0, "momentum": 0.0, "weight_decay": 0.0}
+
+    def build(self, batch: Any) -> Layer:
+        n = batch["images"].type.shape[0]
+        net = LSTMLayer(InputLayer((n, 8, 8)), 12, peepholes=False, name="lstm", only_return_final=True)
+        return DenseLayer(net, self.dataset.n_classes, W, nonlinearity=None, name="dense")
+
+    def objectives(self, batch: Any, training: bool) -> Any:
+        if training:
+            self.seen = [batch["images"][:, 0, ::4, ::4], batch["labels"]]
+        return classification(get_output(self.network, batch["images"][:, 0, ::4, ::4]), batch["labels"])
+
+
+def test_twenty_updates_of_the_trainer_are_those_of_torchs_lstm() -> None:
+    model = Rows({"devices": ["cpu"], "verbose": False})
+    model.compile_iter_fns("cdd")
+    seen = pytensor.function([], model.seen, mode=device.mode("cpu"))
+    lstm, dense = torch.nn.LSTM(8, 12, batch_first=True), torch.nn.Linear(12, 10)
+    p = {p.name: torch.from_numpy(p.get_value()) for p in get_all_params(model.network)}
+    order = ("ingate", "forgetgate", "cell", "outgate")
+    names = [[f"lstm.W_in_to_{g}" for g in order], [f"lstm.W_hid_to_{g}" for g in order]]
+    with torch.no_grad():
+        for weight, parts in zip((lstm.weight_ih_l0, lstm.weight_hh_l0), names, strict=True):
+            weight.copy_(torch.cat([p[name] for name in parts], 1).T)
+        for zero in (lstm.bias_ih_l0, lstm.bias_hh_l0, dense.bias):
+            zero.zero_()
+        dense.weight.copy_(p["dense.W"].T)
+    trained = [*(w for w in lstm.parameters() if w is not lstm.bias_hh_l0), *dense.parameters()]
+    recorder, losses = Recorder(None, 0, 1, 10, 10, False, None), []
+    for count in range(20):
+        model.train_iter(count, recorder)
+        images, labels = (torch.from_numpy(a) for a in seen())
+        eta = float(model.update())
+        _, (h, _) = lstm(images)
+        loss = F.cross_entropy(dense(h[0]), labels.long())
+        losses.append(loss.item())
+        for w, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+            w.data -= eta * gradient
+    model.cleanup()
+    after = {p.name: p.get_value() for p in get_all_params(model.network)}
+    np.testing.assert_allclose(after["dense.W"], dense.weight.detach().T, rtol=1e-3, atol=1e-5)
+    for weight, parts in zip((lstm.weight_ih_l0, lstm.weight_hh_l0), names, strict=True):
+        ours = np.concatenate([after[name] for name in parts], 1)
+        np.testing.assert_allclose(ours, weight.detach().T, rtol=1e-3, atol=1e-5)
+        assert abs(ours - np.concatenate([p[name] for name in parts], 1)).max() > 1e-3
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
