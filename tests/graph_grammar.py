@@ -20,6 +20,7 @@ from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.traversal import toposort
 from pytensor.ifelse import ifelse
 from pytensor.raise_op import Assert
+from pytensor.scan import until
 from pytensor.tensor import blas, fft, interpolate, signal, special, subtensor
 
 FLOATS = ("float32", "float64")
@@ -44,6 +45,7 @@ NAMES: dict[str, Any] = {
     "signal": signal,
     "special": special,
     "subtensor": subtensor,
+    "until": until,
 }
 """What the lines of a program may name."""
 

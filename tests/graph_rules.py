@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from graph_grammar import DTYPES, FLOATS, Drawing, Program, Rule
 
 RULES: dict[str, Rule] = {}
@@ -294,16 +295,81 @@ def _(d: Drawing) -> str:
     return f"pt.grad(pt.grad(({body}).sum(), {a}).sum(), {a})"
 
 
+# Loops
+
+
+def loop(d: Drawing, step: str, *arguments: str) -> str:
+    """A scan, at times backwards."""
+    more = ", go_backwards=True" if d.maybe(0.3) else ""
+    return f"pytensor.scan({step}, {', '.join(arguments)}{more}, return_updates=False)"
+
+
 @rule("scan")
 def _(d: Drawing) -> str:
-    a = d.x("f", 1, lambda v: len(v) > 1)
-    steps = f"lambda v, total: total + v, sequences=[{a}], outputs_info=[{a}[0] * 0]"
-    return f"pytensor.scan({steps}, return_updates=False)"
+    a = d.x("iuf", (1, 2), empty=False)
+    steps = f", n_steps={d.rng.randint(1, d.shape(a)[0])}" if d.maybe(0.3) else ""
+    return loop(d, "lambda v, total: total + v", f"{a}, {a}[0] * 0{steps}")
+
+
+@rule("scan, two states", values=2)
+def _(d: Drawing) -> str:
+    a = d.x("f", (1, 2), lambda v: len(v) > 1)
+    start = f"[{{'initial': {a}[:2], 'taps': [-2, -1]}}, {a}[0]]"
+    return loop(d, "lambda v, p, q, s: [pt.tanh(p - v) + q * 0.5, pt.sin(s) * q]", a, start)
+
+
+@rule("scan, the end of a trace")
+def _(d: Drawing) -> str:
+    a = d.x("f", (1, 2), empty=False)
+    return f"{loop(d, 'lambda v, s: pt.tanh(s + v)', a, f'{a}[0]')}[-{d.rng.randint(1, d.shape(a)[0])}:]"
+
+
+@rule("scan, weights")
+def _(d: Drawing) -> str:
+    w = d.square(ndim=(2, 2))
+    side, dtype = d.shape(w)[0], d.dtype(w)
+    x = d.x(ndim=2, shape=(d.rng.randint(1, 4), side), dtype=dtype)
+    return loop(d, "lambda v, s, w: pt.tanh(v + pt.dot(s, w))", x, f"{x}[0]", w)
+
+
+@rule("scan, of a sequence with taps")
+def _(d: Drawing) -> str:
+    a = d.x("f", (1, 2), lambda v: len(v) > 2)
+    return loop(d, "lambda p, v, q: p * q - v", f"{{'input': {a}, 'taps': [-1, 0, 1]}}")
+
+
+@rule("scan, until")
+def _(d: Drawing) -> str:
+    a, steps = d.x("f", (0, 2), low=0, high=9), d.rng.randint(1, 6)
+    step = "lambda s: (s * 1.5, until(s.sum() > 9))"
+    return f"pytensor.scan({step}, None, {a}, n_steps={steps}, return_updates=False)"
+
+
+@rule("scan in a scan")
+def _(d: Drawing) -> str:
+    a = d.x("f", 2, empty=False)
+    inner = f"pytensor.scan(lambda e, p: pt.tanh(p + e), v, {a}[0, 0], return_updates=False)[-1]"
+    return loop(d, f"lambda v, s: s * 0.5 + {inner}", a, f"{a}[0, 0]")
+
+
+@rule("jacobian")
+def _(d: Drawing) -> str:
+    a = d.x("f", 1, empty=False)
+    return f"pytensor.gradient.jacobian(pt.tanh({a} * {a}.sum()), {a})"
 
 
 @rule("random")
 def _(d: Drawing) -> str:
-    return "pt.random.utils.RandomStream(1).normal(size=(2,)) * 0"
+    a = d.x("f", (0, 2), lambda v: bool(np.isfinite(v).all()))
+    drawn = d.any_of(
+        f"normal({a}, 2.0)",
+        f"uniform({a}, {a} + 1, size=(2, *{d.shape(a)}))",
+        f"bernoulli(pt.sigmoid({a}))",
+        f"poisson(pt.sigmoid({a}))",
+        "integers(0, 7, size=(2, 3))",
+        "permutation(pt.arange(5))",
+    )
+    return f"pt.random.shared_rng(np.random.default_rng({d.rng.randrange(9)})).{drawn}[1]"
 
 
 # Reductions

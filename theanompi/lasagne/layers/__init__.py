@@ -74,6 +74,13 @@ from theanompi.lasagne.layers.pool import (
     Upscale2DLayer,
     Upscale3DLayer,
 )
+from theanompi.lasagne.layers.recurrent import (
+    CustomRecurrentLayer,
+    Gate,
+    GRULayer,
+    LSTMLayer,
+    RecurrentLayer,
+)
 from theanompi.lasagne.layers.shape import (
     DimshuffleLayer,
     FlattenLayer,
@@ -108,6 +115,7 @@ __all__ = [
     "Conv1DLayer",
     "Conv2DLayer",
     "Conv3DLayer",
+    "CustomRecurrentLayer",
     "Deconv2DLayer",
     "Deconv3DLayer",
     "DenseLayer",
@@ -121,10 +129,13 @@ __all__ = [
     "FeaturePoolLayer",
     "FeatureWTALayer",
     "FlattenLayer",
+    "GRULayer",
+    "Gate",
     "GaussianNoiseLayer",
     "GlobalPoolLayer",
     "InputLayer",
     "InverseLayer",
+    "LSTMLayer",
     "Layer",
     "LocalResponseNormalization2DLayer",
     "LocallyConnected2DLayer",
@@ -140,6 +151,7 @@ __all__ = [
     "Pool2DLayer",
     "Pool3DLayer",
     "RandomizedRectifierLayer",
+    "RecurrentLayer",
     "ReshapeLayer",
     "ScaleLayer",
     "SliceLayer",
