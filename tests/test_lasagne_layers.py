@@ -269,11 +269,37 @@ def test_batch_norm_hands_out_no_statistics(keywords):
     assert statistics == {}
 
 
-def test_batch_norm_update_needs_somewhere_to_put_the_statistics():
-    layer = BatchNormLayer(InputLayer((None, 4)), name="bn1")
-    for keywords in ({}, {"batch_norm_update_averages": True}):
-        with pytest.raises(ValueError, match="layer 'bn1': training expects batch_norm_statistics={}"):
-            get_output(layer, **keywords)
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"batch_norm_use_averages": True}, {"deterministic": True, "batch_norm_update_averages": True}],
+)
+@pytest.mark.parametrize("shape", [(4, 3, 2), (4, 3), (4,)])
+def test_batch_norm_moves_its_averages_by_itself(shape, keywords):
+    """Also where the same function reads them for a second, deterministic output: that sees them as they were."""
+    source, x = feed(*shape)
+    layer = BatchNormLayer(source, alpha=0.3, mean=draw(4), inv_std=abs(draw(4)))
+    before = layer.mean.get_value(), layer.inv_std.get_value()
+    train, validate = get_output(layer, **keywords), get_output(layer, deterministic=True)
+    both = pytensor.function([source.input_var], [train, validate])
+    _, with_old_averages = both(x)
+    over = (0, *range(2, x.ndim))
+    close(layer.mean.get_value(), 0.7 * before[0] + 0.3 * x.mean(over))
+    close(layer.inv_std.get_value(), 0.7 * before[1] + 0.3 / np.sqrt(x.var(over) + 1e-4))
+    channels = (1, -1, *(1 for _ in over[1:]))
+    close(with_old_averages, (x - before[0].reshape(channels)) * before[1].reshape(channels))
+    after = layer.mean.get_value()
+    pytensor.function([source.input_var], validate)(x)
+    close(layer.mean.get_value(), after)
+
+
+def test_batch_norm_that_updates_itself_costs_no_pass_over_its_output():
+    source, _ = feed(4, 3, 2)
+    network = NonlinearityLayer(BatchNormLayer(source))
+    nodes = [
+        len(pytensor.function([source.input_var], get_output(network, **keywords)).maker.fgraph.apply_nodes)
+        for keywords in ({}, {"batch_norm_update_averages": False})
+    ]
+    assert nodes == [3, 1]
 
 
 def test_batch_norm_tags():

@@ -1,11 +1,13 @@
 """Whole networks: walking, naming, feeding, dropout, and a recipe ported by its import lines."""
 
+import itertools
+
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
 import pytest
 
-from theanompi import device
+from theanompi import device, lasagne
 from theanompi.config import ConfigError
 from theanompi.lasagne.layers import (
     BatchNormLayer,
@@ -242,33 +244,70 @@ def test_dropout_of_whole_channels():
     assert (y == y[:, :, :1, :1]).all() and 0.2 < (y == 0).mean() < 0.8
 
 
-def test_dropout_without_keys():
+def test_dropout_that_is_off():
     network = DropoutLayer(InputLayer((None, 5)), name="drop6")
-    with pytest.raises(
-        ValueError, match="layer 'drop6': dropout expects deterministic=True or sample_keys=<int64"
-    ):
-        get_output(network)
     x = np.ones((2, 5), "float32")
     np.testing.assert_array_equal(drop(network, x, deterministic=True), x)
     np.testing.assert_array_equal(drop(DropoutLayer(network.input_layer, p=0), x), x)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"p": 1}, "layer 'd': expected p in [0, 1), got 1"),
-        ({"shared_axes": (0,)}, "layer 'd': expected shared_axes in [1, 3), got (0,)"),
-        ({"shared_axes": (3,)}, "layer 'd': expected shared_axes in [1, 3), got (3,)"),
-        (
-            {"incoming": (None, None, 3)},
-            "layer 'd': expected known sizes after the first axis, got (None, None, 3)",
-        ),
-    ],
-)
-def test_dropout_errors(arguments, message):
-    with pytest.raises(ValueError) as error:
-        DropoutLayer(**({"incoming": (None, 4, 3), "name": "d"} | arguments))
-    assert str(error.value) == message
+def test_dropout_without_keys_drops_anew_at_every_call_and_output():
+    """Of an image of any size, and of two layers without a name."""
+    source = InputLayer((None, 3, None, None))
+    layers = [DropoutLayer(source), DropoutLayer(source), DropoutLayer(source, shared_axes=(0, 2, 3))]
+    function = pytensor.function([source.input_var], [*get_output(layers), get_output(layers[0])])
+    x = np.ones((20, 3, 5, 7), "float32")
+    calls = [function(x), function(x)]
+    masks = [y == 0 for ys in calls for y in (*ys[:2], ys[3])]
+    assert all(abs(mask.mean() - 0.5) < 0.05 for mask in masks)
+    assert all(0.4 < (a != b).mean() < 0.6 for a, b in itertools.combinations(masks, 2))
+    assert all((ys[2] == ys[2][:1, :, :1, :1]).all() for ys in calls)
+
+
+def test_the_generator_of_the_initialisers_decides_what_is_dropped():
+    layer, x = DropoutLayer(InputLayer((None, 50))), np.ones((2, 50), "float32")
+    before = lasagne.random.get_rng()
+    draws = []
+    for rng in (np.random.RandomState(3), np.random.RandomState(3), np.random.default_rng(3)):
+        lasagne.random.set_rng(rng)
+        draws.append(pytensor.function([layer.input_layer.input_var], get_output(layer))(x))
+    lasagne.random.set_rng(before)
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+
+
+def test_a_chance_of_dropping_that_changes_between_calls():
+    p = pytensor.shared(0.9)
+    layers = [DropoutLayer(InputLayer((None, 400)), p=p, rescale=rescale) for rescale in (True, False)]
+    x = np.ones((5, 400), "float32")
+    function = pytensor.function([], [get_output(layer, x) for layer in layers])
+    for chance in (0.9, 0.25):
+        p.set_value(chance)
+        scaled, plain = function()
+        assert all(abs((y == 0).mean() - chance) < 0.06 for y in (scaled, plain))
+        np.testing.assert_allclose([scaled.max(), plain.max()], [1 / (1 - chance), 1], rtol=1e-5)
+        assert scaled.dtype == plain.dtype == "float32"
+
+
+def test_one_mask_for_all_samples_has_no_keys():
+    """It would depend on how a minibatch is split."""
+    with pytest.raises(
+        ValueError, match="layer 'd': dropout expects shared_axes without axis 0 where there are"
+    ):
+        drop(
+            DropoutLayer(InputLayer((None, 5)), shared_axes=(0,), name="d"),
+            np.ones((2, 5), "float32"),
+            [1, 2],
+        )
+
+
+def test_masks_of_sizes_that_are_known_only_at_a_call_are_the_same():
+    x, known = pt.ftensor4("x"), InputLayer((None, 2, 4, 4))
+    unknown = InputLayer((None, 2, None, None), x)
+    value = np.ones((3, 2, 4, 4), "float32")
+    keys = pt.constant(np.arange(3))
+    got = pytensor.function([x], get_output(DropoutLayer(unknown, name="d"), sample_keys=keys))(value)
+    np.testing.assert_array_equal(got, drop(DropoutLayer(known, name="d"), value, range(3)))
 
 
 def test_dropouts_gradient_passes_where_it_kept():
@@ -283,8 +322,6 @@ def test_dropouts_gradient_passes_where_it_kept():
 
 def test_a_lasagne_recipe_ports_by_its_import_lines():
     """The shape of Lasagne's examples/mnist.py: only the first lines, the mode and the keys differ."""
-    from theanompi import lasagne
-
     input_var, target_var, keys = pt.ftensor4("inputs"), pt.ivector("targets"), pt.lvector("keys")
     network = lasagne.layers.InputLayer(shape=(None, 1, 8, 8), input_var=input_var)
     network = lasagne.layers.Conv2DLayer(

@@ -14,6 +14,7 @@ from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, output_keywords
+from theanompi.lasagne.utils import collect_shared_vars
 
 
 class Objective(NamedTuple):
@@ -167,6 +168,7 @@ def _checked(objective: Objective, n: int, where: str) -> Objective:
         )
     weight = None if objective.weight is None else _vector(objective.weight, f"{where}: weight", length)
     metrics = {name: _vector(m, f"{where}: {name}", length) for name, m in objective.metrics.items()}
+    _nothing_moves_by_itself([v for v in (loss, weight, *metrics.values()) if v is not None], where)
     params = None if objective.params is None else tuple(objective.params)
     for param in params or ():
         if not isinstance(param, DeviceSharedVariable) or param.type.dtype != "float32":
@@ -192,6 +194,16 @@ def _vector(value: Any, where: str, length: int | None) -> Variable:
             f"{where}: expected {length} numbers, as many as the loss has, got {variable.type.shape[0]}"
         )
     return variable if variable.dtype == "float32" else pt.cast(variable, "float32")
+
+
+def _nothing_moves_by_itself(graphs: Sequence[Variable], where: str) -> None:
+    """Refuse what the split into ranks, or a resume, would change: noise and averages that keep their own state."""
+    moving = [v for v in collect_shared_vars(graphs) if getattr(v, "default_update", None) is not None]
+    if moving:
+        raise ConfigError(
+            f"{where}: expected dropout by the keys of the batch and averages that the trainer updates, got "
+            f"{moving[0].name} that updates itself; remedy: leave deterministic, sample_keys and batch_norm_* alone"
+        )
 
 
 def measured(objectives: Sequence[Objective]) -> tuple[str, ...]:

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
 
 from theanompi.device import ops
 from theanompi.lasagne.layers.base import Incoming, Layer
+from theanompi.lasagne.layers.dense import known_or_symbolic_size
 from theanompi.lasagne.layers.helper import get_all_layers
+from theanompi.lasagne.random import fresh_keys
 
 __all__ = ["DropoutLayer", "dropout"]
 
@@ -16,18 +19,20 @@ __all__ = ["DropoutLayer", "dropout"]
 class DropoutLayer(Layer):
     """Dropout [1]_: set elements to zero with probability p, unless ``deterministic=True``.
 
-    The mask of a sample is a pure function of its key in ``sample_keys``, which :func:`get_output` must be
-    given, and of the layer's name. So the masks do not depend on how a minibatch is split.
+    Without further keywords new elements are dropped at every call of a compiled function; their random state starts
+    from :func:`theanompi.lasagne.random.get_rng`. With ``sample_keys``, as a trainer asks for it, the mask of a sample
+    is a pure function of its key and of the layer's name: it does not depend on how a minibatch is split.
 
     Parameters
     ----------
     incoming : Layer or tuple
-    p : float
-        Probability of a zero, in [0, 1).
+    p : float or pytensor scalar
+        Probability of a zero, in [0, 1); a shared variable may be changed between calls.
     rescale : bool
         Divide what is left by 1 − p, so that the mean stays the same.
     shared_axes : tuple of int
-        Axes along which elements are dropped together: (2, 3) drops whole channels. Not the first.
+        Axes along which elements are dropped together: (2, 3) drops whole channels, (0,) the same elements of all
+        samples.
     name : str, optional
         Without a name, the number of layers up to this one takes its place.
 
@@ -39,7 +44,7 @@ class DropoutLayer(Layer):
     Raises
     ------
     ValueError
-        If p or `shared_axes` is out of range, or a size after the first is not known.
+        If p or `shared_axes` is out of range.
 
     References
     ----------
@@ -55,7 +60,7 @@ class DropoutLayer(Layer):
     def __init__(
         self,
         incoming: Incoming,
-        p: float = 0.5,
+        p: Any = 0.5,
         rescale: bool = True,
         shared_axes: Sequence[int] = (),
         name: str | None = None,
@@ -65,12 +70,12 @@ class DropoutLayer(Layer):
         self.rescale = rescale
         dimensions = len(self.input_shape)
         self.shared_axes = tuple(axis % dimensions for axis in shared_axes)
-        if not 0 <= p < 1:
+        if not isinstance(p, Variable) and not 0 <= p < 1:
             raise ValueError(f"{self}: expected p in [0, 1), got {p}")
-        if 0 in self.shared_axes or any(axis >= dimensions for axis in shared_axes):
-            raise ValueError(f"{self}: expected shared_axes in [1, {dimensions}), got {tuple(shared_axes)}")
-        if None in self.input_shape[1:]:
-            raise ValueError(f"{self}: expected known sizes after the first axis, got {self.input_shape}")
+        if any(not -dimensions <= axis < dimensions for axis in shared_axes):
+            raise ValueError(
+                f"{self}: expected shared_axes in [{-dimensions}, {dimensions}), got {tuple(shared_axes)}"
+            )
         identity = f"after {len(get_all_layers(self)) - 1} layers" if name is None else name
         self.salt = zlib.crc32(identity.encode())
 
@@ -84,7 +89,7 @@ class DropoutLayer(Layer):
         input : pytensor variable
         deterministic : bool
             Return the input as it is.
-        sample_keys : pytensor vector of int64
+        sample_keys : pytensor vector of int64, optional
             (n,), a random key for each sample.
 
         Returns
@@ -94,17 +99,25 @@ class DropoutLayer(Layer):
         Raises
         ------
         ValueError
-            If elements are to be dropped and there are no keys.
+            If there are keys and samples share one mask: it would depend on which of them are in the minibatch.
         """
-        if deterministic or self.p == 0:
+        symbolic = isinstance(self.p, Variable)
+        if deterministic or (not symbolic and self.p == 0):
             return input
-        if sample_keys is None:
+        if sample_keys is not None and 0 in self.shared_axes:
             raise ValueError(
-                "dropout expects deterministic=True or sample_keys=<int64 vector of a key for each sample>, "
-                "got neither"
+                "dropout expects shared_axes without axis 0 where there are sample_keys, got both"
             )
-        shape = [1 if axis in self.shared_axes else size for axis, size in enumerate(self.input_shape)][1:]
-        mask: Any = ops.dropout_mask(sample_keys, shape, self.p, self.salt)
+        samples, *shape = (
+            1 if axis in self.shared_axes else known_or_symbolic_size(input, axis)
+            for axis in range(input.ndim)
+        )
+        keys = fresh_keys(samples) if sample_keys is None else sample_keys
+        if symbolic:
+            p = pt.cast(self.p, "float32")
+            kept: Any = pt.gt(ops.uniform(keys, shape, self.salt), p)
+            return input * (kept / (1 - p) if self.rescale else kept)
+        mask: Any = ops.dropout_mask(keys, shape, self.p, self.salt)
         return input * (mask if self.rescale else mask * pt.cast(1 - self.p, mask.dtype))
 
 
