@@ -14,7 +14,7 @@ from theanompi.lasagne import init, objectives, regularization
 from theanompi.lasagne.layers import DenseLayer, InputLayer
 from theanompi.lasagne.nonlinearities import sigmoid, softmax
 from theanompi.lasagne.random import get_rng, set_rng
-from theanompi.lasagne.utils import as_tuple, collect_shared_vars, create_param
+from theanompi.lasagne.utils import as_tuple, collect_shared_vars, create_param, int_types
 
 
 def run(outputs, *inputs):
@@ -271,12 +271,6 @@ def test_create_param_takes_what_lasagne_takes():
             (2,),
             "parameter 'l.W': expected shape (2,), got s of shape (3,)",
         ),
-        (
-            "zeros",
-            (2,),
-            "parameter 'l.W': expected a number, an array, a variable or a callable that returns one, "
-            "got 'zeros'",
-        ),
     ],
 )
 def test_create_param_errors(spec, shape, message):
@@ -285,10 +279,35 @@ def test_create_param_errors(spec, shape, message):
     assert str(error.value) == message
 
 
-def test_small_helpers():
-    assert as_tuple(2, 3) == (2, 2, 2)
-    with pytest.raises(ValueError, match=r"expected one int or 2 of them, got \(1, 2.5\)"):
-        as_tuple((1, 2.5), 2, int)
+def test_create_param_of_something_else():
+    message = (
+        "parameter 'l.W': expected a number, an array, a variable or a callable that returns one, got 'zeros'"
+    )
+    with pytest.raises(TypeError, match=message):
+        create_param("zeros", (2,), "l.W")
+
+
+def test_a_variable_without_a_name_gets_the_parameters():
+    nameless, named = (pytensor.shared(np.ones(2, "float32"), name=name) for name in (None, "mine"))
+    assert [create_param(v, (2,), "l.W").name for v in (nameless, named)] == ["l.W", "mine"]
+
+
+def test_as_tuple():
+    assert as_tuple(x=2, N=3) == as_tuple([2, 2, 2], 3, t=int) == as_tuple(np.int64(2), 3, int) == (2, 2, 2)
+    assert type(as_tuple(np.int64(2), 1, int_types)[0]) is int
+    assert as_tuple(["a", 1.5], 2, (str, float)) == ("a", 1.5)
+    for value, kind, message in (
+        ((1, 2.5), int, r"expected one int or 2 of them, got \(1, 2.5\)"),
+        ("ab", float, "expected one float or 2 of them, got 'ab'"),
+        (3, (str, float), "expected one str or float or 2 of them, got 3"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            as_tuple(value, 2, kind)
+    with pytest.raises(ValueError, match=r"expected one int or 2 of them, got \(1, 2, 3\)"):
+        as_tuple((1, 2, 3), 2, int)
+
+
+def test_collect_shared_vars():
     a, b = (device.shared(np.float32(1), name=name) for name in "ab")
     assert collect_shared_vars([a * b, pt.fscalar() + b]) == [a, b]
     assert collect_shared_vars(b) == [b]

@@ -22,7 +22,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 
 from theanompi import device
-from theanompi.lasagne.utils import floatX
+from theanompi.lasagne.utils import default_norm_axes, floatX
 
 __all__ = [
     "adadelta",
@@ -415,15 +415,7 @@ def norm_constraint(
     >>> norm_constraint(pt.constant([[3.0], [4.0]]), max_norm=1.0).eval(mode=device.mode()).round(3).tolist()
     [[0.6], [0.8]]
     """
-    axes: tuple[int, ...]
-    if norm_axes is not None:
-        axes = tuple(norm_axes)
-    elif tensor_var.ndim == 2:
-        axes = (0,)
-    elif tensor_var.ndim in (3, 4, 5):
-        axes = tuple(range(1, tensor_var.ndim))
-    else:
-        raise ValueError(f"norm_constraint: a {tensor_var.ndim}-D tensor needs norm_axes, got None")
+    axes = default_norm_axes(tensor_var, norm_axes, "norm_constraint")
     maximum, eps = _cast(max_norm, tensor_var), _cast(epsilon, tensor_var)
     norms = pt.sqrt(pt.sum(pt.sqr(tensor_var), axis=axes, keepdims=True))
     return tensor_var * (pt.minimum(norms, maximum) / (norms + eps))

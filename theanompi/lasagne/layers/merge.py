@@ -101,9 +101,9 @@ class ElemwiseMergeLayer(_CroppingLayer):
         """Get the common shape of the inputs."""
         return self.merged_shape(input_shapes)
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Merge."""
-        return reduce(self.merge_function, self.crop(input))
+        return reduce(self.merge_function, self.crop(inputs))
 
 
 class ElemwiseSumLayer(ElemwiseMergeLayer):
@@ -141,11 +141,11 @@ class ElemwiseSumLayer(ElemwiseMergeLayer):
         if len(self.coeffs) != count:
             raise ValueError(f"{self}: expected {count} coeffs, one for each input, got {len(self.coeffs)}")
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Multiply by the factors and sum."""
         scaled = [
             variable if factor == 1 else variable * pt.cast(factor, variable.dtype)
-            for variable, factor in zip(input, self.coeffs, strict=True)
+            for variable, factor in zip(inputs, self.coeffs, strict=True)
         ]
         return super().get_output_for(scaled, **kwargs)
 
@@ -194,9 +194,9 @@ class ConcatLayer(_CroppingLayer):
         merged = self.merged_shape(input_shapes, free_axis=self.axis)
         return (*merged[: self.axis], total, *merged[self.axis + 1 :])
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Join."""
-        return pt.concatenate(self.crop(input), axis=self.axis)
+        return pt.concatenate(self.crop(inputs), axis=self.axis)
 
 
 concat = ConcatLayer
