@@ -14,6 +14,7 @@ from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, output_keywords
+from theanompi.lasagne.objectives import categorical_accuracy
 from theanompi.lasagne.utils import collect_shared_vars
 
 
@@ -70,18 +71,14 @@ def classification(scores: Variable, labels: Variable) -> Objective:
     -------
     Objective
         Its loss is in nats. Metrics are ``error`` and ``error_top5``, 0 or 1 for each item: whether the true class is
-        not strictly best, or not among the first five. A tie counts as an error, and so does NaN.
+        not the best, or not among the first five, as :func:`theanompi.lasagne.objectives.categorical_accuracy` says:
+        of equal scores the lower class goes first, and NaN is an error.
     """
     softmax = scores.owner is not None and isinstance(scores.owner.op, Softmax)
     scores = scores.owner.inputs[0] if softmax else scores
-    true = scores[pt.arange(labels.shape[0]), labels]
-    rank = pt.sum(pt.ge(scores, true[:, None]), axis=1)
-
-    def outside(k: int) -> Variable:
-        return pt.cast(pt.or_(pt.lt(rank, 1), pt.gt(rank, k)), "float32")
-
+    error, error_top5 = (np.float32(1) - categorical_accuracy(scores, labels, top_k=k) for k in (1, 5))
     return Objective(
-        softmax_cross_entropy(scores, labels), metrics={"error": outside(1), "error_top5": outside(5)}
+        softmax_cross_entropy(scores, labels), metrics={"error": error, "error_top5": error_top5}
     )
 
 
