@@ -310,6 +310,8 @@ def test_batch_norm_tags():
     }
     assert names == {"trainable": ["bn.beta", "bn.gamma"], "batch_norm_stat": ["bn.mean", "bn.inv_std"]}
     assert layer.get_params(regularizable=True) == []
+    decayed = batch_norm(DenseLayer((None, 4), 3, name="fc"), decays_gamma=True)
+    assert [p.name for p in get_all_params(decayed, regularizable=True)] == ["fc.W", "fc_bn.gamma"]
 
 
 def test_batch_norm_helper_moves_the_nonlinearity_and_drops_the_bias():

@@ -40,12 +40,13 @@ class BatchNormLayer(Layer):
     alpha : float or pytensor scalar
         Weight of the batch in the exponential running averages.
     beta, gamma : initialiser, number, array, variable or None
-        Shift and scale, one for every element that is not normalised over; None for none. Both are trainable
-        and, unlike Lasagne's gamma, neither is regularizable: He et al. and Goyal et al. do not decay them.
+        Shift and scale, one for every element that is not normalised over; None for none. Both are trainable.
     mean, inv_std : initialiser, number, array or variable
         The running averages of the mean and of 1 / √(biased variance + epsilon), of the same shape;
         tagged ``batch_norm_stat``, neither trainable nor regularizable.
     name : str, optional
+    decays_gamma : bool
+        Whether gamma is regularizable, as Lasagne's is. He et al. and Goyal et al. do not decay it. `beta` is not.
 
     Raises
     ------
@@ -73,6 +74,8 @@ class BatchNormLayer(Layer):
         mean: Any = init.Constant(0.0),  # noqa: B008
         inv_std: Any = init.Constant(1.0),  # noqa: B008
         name: str | None = None,
+        *,
+        decays_gamma: bool = False,
     ):
         super().__init__(incoming, name=name)
         self.axes = shared_axes_tuple(self, axes)
@@ -80,7 +83,9 @@ class BatchNormLayer(Layer):
         self.alpha = alpha
         shape = unshared_shape(self, self.axes)
         self.beta = None if beta is None else self.add_param(beta, shape, "beta", regularizable=False)
-        self.gamma = None if gamma is None else self.add_param(gamma, shape, "gamma", regularizable=False)
+        self.gamma = (
+            None if gamma is None else self.add_param(gamma, shape, "gamma", regularizable=decays_gamma)
+        )
         statistic = {"trainable": False, "regularizable": False, "batch_norm_stat": True}
         self.mean = self.add_param(mean, shape, "mean", **statistic)
         self.inv_std = self.add_param(inv_std, shape, "inv_std", **statistic)
