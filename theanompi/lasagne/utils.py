@@ -20,24 +20,24 @@ int_types = (numbers.Integral, np.integer)
 """What counts as a whole number, for `isinstance` and :func:`as_tuple`."""
 
 
-def floatX(value: Any) -> np.ndarray:  # noqa: N802 - Lasagne's name
+def floatX(arr: Any) -> np.ndarray:  # noqa: N802 - Lasagne's name
     """Convert to a float32 array, the format of all parameters here.
 
     Parameters
     ----------
-    value : array_like
+    arr : array_like
 
     Returns
     -------
     numpy.ndarray
-        float32, the shape of `value`.
+        float32, the shape of `arr`; the array itself if it is float32.
 
     Examples
     --------
     >>> floatX(0.5)
     array(0.5, dtype=float32)
     """
-    return np.asarray(value, dtype="float32")
+    return np.asarray(arr, dtype="float32")
 
 
 def shared_empty(dim: int = 2, dtype: Any = None) -> SharedVariable:
