@@ -291,9 +291,9 @@ def categorical_accuracy(predictions: Any, targets: Any, top_k: int = 1) -> Any:
     _require_ranks("categorical_accuracy", predictions, targets, predictions.ndim)
     if targets.ndim == predictions.ndim:
         targets = pt.argmax(targets, axis=-1)
-    targets, classes = targets[..., None], pt.arange(predictions.shape[-1])
-    own = pt.switch(pt.eq(classes, targets), predictions, pt.zeros_like(predictions))
-    score = pt.sum(own, axis=-1, keepdims=True)
+    # As int64, because torch takes an index of bytes for a mask.
+    targets, classes = targets[..., None].astype("int64"), pt.arange(predictions.shape[-1])
+    score = pt.take_along_axis(predictions, targets, axis=-1)
     # Counted as "not behind" rather than "ahead", because every comparison with a NaN is false.
     behind = (predictions < score) | (pt.eq(predictions, score) & (classes >= targets))
     ahead = pt.sum(~behind, axis=-1)

@@ -28,8 +28,8 @@ class Layer:
     ----------
     input_layer : Layer or None
         None where only a shape was given. Another layer may be put here at any time.
-    input_layers : list of (Layer or None)
-        The same, as a list; the base of walks through a network.
+    input_layers : tuple of (Layer or None)
+        The same, as a tuple; the base of walks through a network.
     input_shape : tuple of int or None
         None stands for a size that may vary.
     params : OrderedDict
@@ -66,9 +66,9 @@ class Layer:
         return f"unnamed {type(self).__name__}" if self.name is None else f"layer {self.name!r}"
 
     @property
-    def input_layers(self) -> list[Any]:
-        """What feeds into this layer, as a list."""
-        return [self.input_layer]
+    def input_layers(self) -> Sequence[Any]:
+        """What feeds into this layer, as a tuple."""
+        return (self.input_layer,)
 
     @property
     def output_shape(self) -> Shape:

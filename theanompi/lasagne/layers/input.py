@@ -1,5 +1,6 @@
 """Where a network begins."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytensor.tensor as pt
@@ -49,9 +50,9 @@ class InputLayer(Layer):
         self.input_var = input_var
 
     @property
-    def input_layers(self) -> list[Any]:
+    def input_layers(self) -> Sequence[Any]:
         """Nothing feeds into this layer."""
-        return []
+        return ()
 
     @property
     def output_shape(self) -> Shape:
