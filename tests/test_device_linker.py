@@ -487,3 +487,17 @@ def test_the_source_of_a_function_is_forgotten_with_it() -> None:
     del function
     gc.collect()
     assert file not in linecache.cache
+
+
+def test_a_variable_and_its_clone_are_the_same_memory():
+    """What reads either of them in a call sees it as it was before the call's updates."""
+    w = device.shared(np.array([1, 2], "float32"), name="w")
+    moving = w.clone()
+    moving.default_update = moving + 1
+    late = pt.exp(w - w.sum())
+    step = pytensor.function([], [2 * moving, w, late * 0 + w], mode=device.mode())
+    for value in ([1, 2], [2, 3]):
+        twice, *same = step()
+        np.testing.assert_array_equal(twice, np.multiply(2, value))
+        np.testing.assert_array_equal(same, [value, value])
+    np.testing.assert_array_equal(w.get_value(), [3, 4])

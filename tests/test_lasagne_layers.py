@@ -231,11 +231,37 @@ def test_batch_norm_hands_out_no_statistics(keywords):
     assert statistics == {}
 
 
-def test_batch_norm_update_needs_somewhere_to_put_the_statistics():
-    layer = BatchNormLayer(InputLayer((None, 4)), name="bn1")
-    for keywords in ({}, {"batch_norm_update_averages": True}):
-        with pytest.raises(ValueError, match="layer 'bn1': training expects batch_norm_statistics={}"):
-            get_output(layer, **keywords)
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"batch_norm_use_averages": True}, {"deterministic": True, "batch_norm_update_averages": True}],
+)
+@pytest.mark.parametrize("shape", [(4, 3, 2), (4, 3), (4,)])
+def test_batch_norm_moves_its_averages_by_itself(shape, keywords):
+    """Also where the same function reads them for a second, deterministic output: that sees them as they were."""
+    source, x = feed(*shape)
+    layer = BatchNormLayer(source, alpha=0.3, mean=draw(4), inv_std=abs(draw(4)))
+    before = layer.mean.get_value(), layer.inv_std.get_value()
+    train, validate = get_output(layer, **keywords), get_output(layer, deterministic=True)
+    both = pytensor.function([source.input_var], [train, validate])
+    _, with_old_averages = both(x)
+    over = (0, *range(2, x.ndim))
+    close(layer.mean.get_value(), 0.7 * before[0] + 0.3 * x.mean(over))
+    close(layer.inv_std.get_value(), 0.7 * before[1] + 0.3 / np.sqrt(x.var(over) + 1e-4))
+    channels = (1, -1, *(1 for _ in over[1:]))
+    close(with_old_averages, (x - before[0].reshape(channels)) * before[1].reshape(channels))
+    after = layer.mean.get_value()
+    pytensor.function([source.input_var], validate)(x)
+    close(layer.mean.get_value(), after)
+
+
+def test_batch_norm_that_updates_itself_costs_no_pass_over_its_output():
+    source, _ = feed(4, 3, 2)
+    network = NonlinearityLayer(BatchNormLayer(source))
+    nodes = [
+        len(pytensor.function([source.input_var], get_output(network, **keywords)).maker.fgraph.apply_nodes)
+        for keywords in ({}, {"batch_norm_update_averages": False})
+    ]
+    assert nodes == [3, 1]
 
 
 def test_batch_norm_tags():
@@ -246,6 +272,8 @@ def test_batch_norm_tags():
     }
     assert names == {"trainable": ["bn.beta", "bn.gamma"], "batch_norm_stat": ["bn.mean", "bn.inv_std"]}
     assert layer.get_params(regularizable=True) == []
+    decayed = batch_norm(DenseLayer((None, 4), 3, name="fc"), decays_gamma=True)
+    assert [p.name for p in get_all_params(decayed, regularizable=True)] == ["fc.W", "fc_bn.gamma"]
 
 
 def test_batch_norm_helper_moves_the_nonlinearity_and_drops_the_bias():
@@ -285,6 +313,10 @@ def test_bias_and_scale():
         (nonlinearities.very_leaky_rectify, lambda x: F.leaky_relu(x, 1 / 3)),
         (nonlinearities.LeakyRectify(0.2), lambda x: F.leaky_relu(x, 0.2)),
         (nonlinearities.elu, F.elu),
+        (nonlinearities.selu, F.selu),
+        (nonlinearities.SELU(0.5, 3), lambda x: 0.5 * torch.where(x > 0, x, 3 * torch.expm1(x.clamp(max=0)))),
+        (nonlinearities.ScaledTanH(0.5, 2.27), lambda x: 2.27 * torch.tanh(0.5 * x)),
+        (nonlinearities.ScaledTanh(), torch.tanh),
         (nonlinearities.softplus, F.softplus),
         (nonlinearities.linear, lambda x: x),
         (None, lambda x: x),

@@ -1,11 +1,13 @@
-"""Whole networks: walking, naming, feeding, dropout, and a recipe ported by its import lines."""
+"""Whole networks: walking, naming, feeding, surgery, dropout."""
+
+import itertools
 
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
 import pytest
 
-from theanompi import device
+from theanompi import device, lasagne
 from theanompi.config import ConfigError
 from theanompi.lasagne.layers import (
     BatchNormLayer,
@@ -29,6 +31,10 @@ from theanompi.lasagne.layers import (
 
 def run(inputs, outputs, *values):
     return pytensor.function(inputs, outputs, mode=device.mode())(*values)
+
+
+def draw(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype("float32")
 
 
 def diamond():
@@ -87,6 +93,89 @@ def test_free_floating_layers():
         get_output(layer, np.ones((5, 3), "float32"))
 
 
+def test_what_feeds_a_free_floating_layer_is_given_by_none():
+    layer, x = DenseLayer((5, 3), 2), draw(5, 3)
+    expected = np.maximum(x @ layer.W.get_value(), 0)
+    np.testing.assert_allclose(run([], get_output(layer, {None: x})), expected, rtol=1e-5)
+    assert get_output_shape(layer, {None: (7, 3)}) == (7, 2)
+    source = InputLayer((5, 2))
+    top = ElemwiseSumLayer([source, (5, 2)])
+    assert get_output_shape(top, {source: (5, 2), None: (5, 2)}) == (5, 2)
+    y = draw(5, 2)
+    np.testing.assert_array_equal(run([], get_output(top, {source: y, None: y})), 2 * y)
+
+
+def test_network_surgery():
+    """What is put in place of a layer's input counts, in every function on networks."""
+    source = InputLayer((None, 3))
+    first, second = DenseLayer(source, 4, name="first"), DenseLayer(source, 4, name="second")
+    top = DenseLayer(first, 2)
+    top.input_layer = second
+    assert get_all_layers(top) == [source, second, top]
+    assert [p.name for p in get_all_params(top, regularizable=True)] == ["second.W", "W"]
+    x = draw(2, 3)
+    through, before, after = run([source.input_var], get_output([top, first, second]), x)
+    np.testing.assert_allclose(through, np.maximum(after @ top.W.get_value(), 0), rtol=1e-4, atol=1e-6)
+    assert (before != after).any()
+    both = ElemwiseSumLayer([first, first])
+    both.input_layers[1] = second
+    assert get_all_layers(both) == [source, first, second, both]
+    np.testing.assert_allclose(run([source.input_var], get_output(both), x), before + after, rtol=1e-6)
+    wide = Conv2DLayer((None, 1, 9, 9), 2, 3)
+    wide.input_shape = (None, 1, 5, 5)
+    assert wide.output_shape == get_output_shape(wide) == (None, 2, 3, 3)
+
+
+def test_a_network_that_feeds_itself_is_named():
+    source = InputLayer((None, 3))
+    first = DenseLayer(source, 3, name="first")
+    second = DenseLayer(first, 3, name="second")
+    first.input_layer = second
+    assert get_all_layers(second) == [first, second]
+    with pytest.raises(
+        ValueError, match="layer 'first': no layer of the network feeds into it first: expected an"
+    ):
+        get_output(second)
+
+
+def test_what_feeds_into_a_layer_needs_only_an_output_shape():
+    class Images:
+        output_shape = (None, 4)
+
+    images = Images()
+    layer = DenseLayer(images, 2)
+    assert get_all_layers(layer) == [images, layer]
+    x = draw(3, 4)
+    got = run([], get_output(layer, {images: x}))
+    np.testing.assert_allclose(got, np.maximum(x @ layer.W.get_value(), 0), rtol=1e-5)
+    with pytest.raises(
+        ValueError, match="no layer of the network feeds into it first: expected an input for it"
+    ):
+        get_output(layer)
+
+
+def test_images_of_another_size_than_the_input_layers():
+    """A network without dense layers takes them."""
+    net = Conv2DLayer(
+        InputLayer((None, 1, 8, 8)), np.int64(2), filter_size=np.int64(3), stride=(np.int32(1), 1)
+    )
+    assert net.output_shape == (None, 2, 6, 6)
+    assert run([], get_output(net, draw(2, 1, 12, 10))).shape == (2, 2, 10, 8)
+    x = pt.ftensor4("x")
+    assert run([x], get_output(net, x), draw(2, 1, 4, 5)).shape == (2, 2, 2, 3)
+
+
+def test_a_symbolic_output_shape_is_refused():
+    class Odd(Layer):
+        def get_output_shape_for(self, input_shape):
+            return (pt.iscalar(),)
+
+    with pytest.raises(
+        ValueError, match=r"layer 'odd': expected get_output_shape_for\(\) to give integers or None"
+    ):
+        assert Odd((None, 3), name="odd").output_shape
+
+
 def test_one_input_for_two_input_layers():
     top = ElemwiseSumLayer([InputLayer((2, 3), name="a"), InputLayer((2, 3), name="b")])
     with pytest.raises(ValueError, match=r"one input layer, got 2 \(layer 'a', layer 'b'\): give a mapping"):
@@ -96,8 +185,12 @@ def test_one_input_for_two_input_layers():
 
 
 def test_an_input_that_does_not_fit_is_named():
-    source, *_, top = diamond()
-    with pytest.raises(ValueError, match=r"layer 'in': expected an input of shape \(None, 3\), got Matrix"):
+    *_, top = diamond()
+    with pytest.raises(ValueError, match=r"layer 'in': expected an input of shape \(None, 3\), got Vector"):
+        get_output(top, np.ones(3, "float32"))
+    with pytest.raises(
+        ValueError, match=r"layer 'left': Incompatible shared dimension .* \(2, 5\), \(3, 4\)"
+    ):
         get_output(top, np.ones((2, 5), "float32"))
 
 
@@ -123,11 +216,16 @@ def test_unknown_keyword(keyword, hint):
             return input * bias_factors
 
     network = OddLayer(InputLayer((None, 3)))
-    with pytest.raises(TypeError, match=f"get_output: no layer knows the keyword '{keyword}'; {hint}"):
+    with pytest.warns(
+        UserWarning, match=f"get_output: no layer knows the keyword '{keyword}'; {hint}"
+    ) as caught:
         get_output(network, **{keyword: True})
+    assert caught[0].filename == __file__
     get_output(
         network, bias_factors=2, deterministic=True, sample_keys=pt.lvector(), batch_norm_statistics={}
     )
+    network.get_output_kwargs.append("zzz")
+    get_output(network, zzz=1)
 
 
 def test_params_by_tag_in_order_and_once():
@@ -242,33 +340,68 @@ def test_dropout_of_whole_channels():
     assert (y == y[:, :, :1, :1]).all() and 0.2 < (y == 0).mean() < 0.8
 
 
-def test_dropout_without_keys():
+def test_dropout_that_is_off():
     network = DropoutLayer(InputLayer((None, 5)), name="drop6")
-    with pytest.raises(
-        ValueError, match="layer 'drop6': dropout expects deterministic=True or sample_keys=<int64"
-    ):
-        get_output(network)
     x = np.ones((2, 5), "float32")
     np.testing.assert_array_equal(drop(network, x, deterministic=True), x)
     np.testing.assert_array_equal(drop(DropoutLayer(network.input_layer, p=0), x), x)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"p": 1}, "layer 'd': expected p in [0, 1), got 1"),
-        ({"shared_axes": (0,)}, "layer 'd': expected shared_axes in [1, 3), got (0,)"),
-        ({"shared_axes": (3,)}, "layer 'd': expected shared_axes in [1, 3), got (3,)"),
-        (
-            {"incoming": (None, None, 3)},
-            "layer 'd': expected known sizes after the first axis, got (None, None, 3)",
-        ),
-    ],
-)
-def test_dropout_errors(arguments, message):
-    with pytest.raises(ValueError) as error:
-        DropoutLayer(**({"incoming": (None, 4, 3), "name": "d"} | arguments))
-    assert str(error.value) == message
+def test_dropout_without_keys_drops_anew_at_every_call_and_output():
+    """Of an image of any size, and of two layers without a name."""
+    source = InputLayer((None, 3, None, None))
+    layers = [DropoutLayer(source), DropoutLayer(source), DropoutLayer(source, shared_axes=(0, 2, 3))]
+    function = pytensor.function([source.input_var], [*get_output(layers), get_output(layers[0])])
+    x = np.ones((20, 3, 5, 7), "float32")
+    calls = [function(x), function(x)]
+    masks = [y == 0 for ys in calls for y in (*ys[:2], ys[3])]
+    assert all(abs(mask.mean() - 0.5) < 0.05 for mask in masks)
+    assert all(0.4 < (a != b).mean() < 0.6 for a, b in itertools.combinations(masks, 2))
+    assert all((ys[2] == ys[2][:1, :, :1, :1]).all() for ys in calls)
+
+
+def test_the_generator_of_the_initialisers_decides_what_is_dropped():
+    layer, x = DropoutLayer(InputLayer((None, 50))), np.ones((2, 50), "float32")
+    before = lasagne.random.get_rng()
+    draws = []
+    for rng in (np.random.RandomState(3), np.random.RandomState(3), np.random.default_rng(3)):
+        lasagne.random.set_rng(rng)
+        draws.append(pytensor.function([layer.input_layer.input_var], get_output(layer))(x))
+    lasagne.random.set_rng(before)
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+
+
+def test_a_chance_of_dropping_that_changes_between_calls():
+    p = pytensor.shared(0.9)
+    layers = [DropoutLayer(InputLayer((None, 400)), p=p, rescale=rescale) for rescale in (True, False)]
+    x = np.ones((5, 400), "float32")
+    function = pytensor.function([], [get_output(layer, x) for layer in layers])
+    for chance in (0.9, 0.25):
+        p.set_value(chance)
+        scaled, plain = function()
+        assert all(abs((y == 0).mean() - chance) < 0.06 for y in (scaled, plain))
+        np.testing.assert_allclose([scaled.max(), plain.max()], [1 / (1 - chance), 1], rtol=1e-5)
+        assert scaled.dtype == plain.dtype == "float32"
+
+
+def test_one_mask_for_all_samples_has_no_keys():
+    """It would depend on how a minibatch is split."""
+    with pytest.raises(ValueError, match="layer 'd': expected shared_axes without axis 0 where there are"):
+        drop(
+            DropoutLayer(InputLayer((None, 5)), shared_axes=(0,), name="d"),
+            np.ones((2, 5), "float32"),
+            [1, 2],
+        )
+
+
+def test_masks_of_sizes_that_are_known_only_at_a_call_are_the_same():
+    x, known = pt.ftensor4("x"), InputLayer((None, 2, 4, 4))
+    unknown = InputLayer((None, 2, None, None), x)
+    value = np.ones((3, 2, 4, 4), "float32")
+    keys = pt.constant(np.arange(3))
+    got = pytensor.function([x], get_output(DropoutLayer(unknown, name="d"), sample_keys=keys))(value)
+    np.testing.assert_array_equal(got, drop(DropoutLayer(known, name="d"), value, range(3)))
 
 
 def test_dropouts_gradient_passes_where_it_kept():
@@ -281,58 +414,29 @@ def test_dropouts_gradient_passes_where_it_kept():
     assert 0 < (gradient == 0).mean() < 1
 
 
-def test_a_lasagne_recipe_ports_by_its_import_lines():
-    """The shape of Lasagne's examples/mnist.py: only the first lines, the mode and the keys differ."""
-    from theanompi import lasagne
-
-    input_var, target_var, keys = pt.ftensor4("inputs"), pt.ivector("targets"), pt.lvector("keys")
-    network = lasagne.layers.InputLayer(shape=(None, 1, 8, 8), input_var=input_var)
-    network = lasagne.layers.Conv2DLayer(
-        network,
-        num_filters=8,
-        filter_size=(3, 3),
-        nonlinearity=lasagne.nonlinearities.rectify,
-        W=lasagne.init.GlorotUniform(),
-    )
-    network = lasagne.layers.MaxPool2DLayer(network, pool_size=(2, 2))
-    network = lasagne.layers.DenseLayer(
-        lasagne.layers.dropout(network, p=0.2), num_units=32, nonlinearity=lasagne.nonlinearities.rectify
-    )
-    network = lasagne.layers.DenseLayer(
-        lasagne.layers.dropout(network, p=0.2), num_units=4, nonlinearity=lasagne.nonlinearities.softmax
-    )
-
-    prediction = lasagne.layers.get_output(network, sample_keys=keys)
-    loss = lasagne.objectives.categorical_crossentropy(prediction, target_var)
-    penalty = lasagne.regularization.regularize_network_params(network, lasagne.regularization.l2)
-    loss = loss.mean() + 1e-4 * penalty
-    params = lasagne.layers.get_all_params(network, trainable=True)
-    updates = lasagne.updates.nesterov_momentum(loss, params, learning_rate=0.02, momentum=0.9)
-    test_prediction = lasagne.layers.get_output(network, deterministic=True)
-    test_acc = pt.mean(pt.eq(pt.argmax(test_prediction, axis=1), target_var), dtype="float32")
-
-    mode = device.mode()
-    train_fn = pytensor.function([input_var, target_var, keys], loss, updates=updates, mode=mode)
-    val_fn = pytensor.function([input_var, target_var], test_acc, mode=mode)
-
-    # Four classes: which quadrant of a noisy image is bright.
-    rng = np.random.default_rng(0)
-    targets = np.arange(64, dtype="int32") % 4
-    images = rng.normal(scale=0.5, size=(64, 1, 8, 8)).astype("float32")
-    for image, target in zip(images, targets, strict=True):
-        image[0, 4 * (target // 2) :, 4 * (target % 2) :][:4, :4] += 1.5
-    before = float(val_fn(images, targets))
-    losses = [float(train_fn(images, targets, rng.integers(2**62, size=64))) for _ in range(30)]
-    assert losses[-1] < 0.3 * losses[0]
-    assert float(val_fn(images, targets)) > max(0.95, before)
-
-
 def test_a_python_constant_makes_no_float64():
     """Whatever floatX says, of which PyTensor's own default is used here."""
     assert pytensor.config.floatX == "float64"
     net = NonlinearityLayer(InputLayer((2, 3)), lambda x: x * 1e-4 + 0.1, name="scale")
     assert get_output(net).dtype == "float32"
-    assert get_output(net, np.ones((2, 3))).dtype == "float64", "who gives float64 gets it"
+
+
+def test_a_network_computes_in_float32_whatever_it_is_given():
+    """As by Theano's recipes: a ``pt.matrix()``, NumPy's arrays, weights of one's own, Python's constants."""
+    assert pytensor.config.floatX == "float64"
+    x, own = pt.tensor4("x"), pytensor.shared(np.full((4, 2, 1, 1), 0.5))
+    conv = Conv2DLayer(InputLayer((None, 2, 3, 3), x), 4, 1, W=own, b=np.zeros(4))
+    net = BatchNormLayer(DenseLayer(conv, 3, W=pt.exp(device.shared(np.ones((36, 3), "float32"))) * 0.1))
+    output = get_output(net)
+    assert output.dtype == "float32" == get_output(net, np.ones((2, 2, 3, 3))).dtype
+    loss = output.sum() * 0.3
+    params = get_all_params(net, trainable=True)
+    assert own in params
+    assert conv.b.dtype == "float32"
+    before = own.get_value()
+    pytensor.function([x], loss, updates=lasagne.updates.sgd(loss, params, 0.1))(draw(5, 2, 3, 3))
+    assert own.get_value().dtype == np.float64
+    assert (own.get_value() != before).any()
 
 
 @pytest.mark.parametrize("function", [lambda x: x * np.full(3, 1e-4), lambda x: x.astype("float64")])

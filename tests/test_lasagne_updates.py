@@ -110,6 +110,30 @@ def test_adam_with_epsilon_beside_the_uncorrected_root():
     close(ours(updates.adam, learning_rate=0.1), torchs(torch.optim.Adam, lr=0.1))
 
 
+def test_adamax():
+    def step(w, g, state):
+        state["m"] = 0.8 * state["m"] + 0.2 * g
+        state["u"] = np.maximum(0.9 * state["u"], abs(g))
+        return w - 0.1 / (1 - 0.8 ** state["t"]) * state["m"] / (state["u"] + 0.01)
+
+    close(ours(updates.adamax, learning_rate=0.1, beta1=0.8, beta2=0.9, epsilon=0.01), numpys(step))
+    close(ours(updates.adamax, learning_rate=0.1), torchs(torch.optim.Adamax, lr=0.1))
+
+
+def test_amsgrad_with_adams_corrections():
+    def step(w, g, state):
+        t = state["t"]
+        state["m"] = 0.8 * state["m"] + 0.2 * g
+        state["v"] = 0.3 * state["v"] + 0.7 * g**2
+        state["v_hat"] = np.maximum(state["v_hat"], state["v"])
+        rate = 0.3 * np.sqrt(1 - 0.3**t) / (1 - 0.8**t)
+        return w - rate * state["m"] / (np.sqrt(state["v_hat"]) + 0.01)
+
+    got = ours(updates.amsgrad, learning_rate=0.3, beta1=0.8, beta2=0.3, epsilon=0.01)
+    close(got, numpys(step))
+    assert abs(got - ours(updates.adam, learning_rate=0.3, beta1=0.8, beta2=0.3, epsilon=0.01)).max() > 0.01
+
+
 def test_defaults_are_lasagnes():
     close(ours(updates.adam, learning_rate=0.001 * 50), torchs(torch.optim.Adam, lr=0.05))
     close(

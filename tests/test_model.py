@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import small_models
 from mpi4py import MPI
 from small_models import Plain
 
+from theanompi import device
 from theanompi.config import ConfigError, RunConfig, resolve, setting
 from theanompi.config.kinds import whole
+from theanompi.lasagne.layers import Conv2DLayer, DenseLayer, InputLayer, Layer, batch_norm, get_all_params
+from theanompi.lasagne.nonlinearities import softmax
 from theanompi.training.model import refuse_unheeded
 from theanompi.training.rank import make_model
 
@@ -136,3 +140,34 @@ def test_a_class_has_settings_of_its_own() -> None:
 
 def test_everything_else_is_the_users_own() -> None:
     refuse_unheeded(made({"width": 8, "forward": lambda self: None, "__init__": constructor("depth", 3)}))
+
+
+def test_layers_need_no_names() -> None:
+    """Parameters get names of their own, by the kind of layer and its number; those that are unique stay."""
+
+    def build_model(self: Any, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        net = batch_norm(Conv2DLayer(InputLayer(input_shape), 2, 3, stride=4))
+        for name in (None, "dense1", None):
+            net = DenseLayer(net, 5, name=name)
+        own = device.shared(np.ones((5, num_classes), "float32"))
+        return DenseLayer(net, num_classes, W=own, nonlinearity=softmax)
+
+    model = made({"build_model": build_model})
+    names = [p.name for p in get_all_params(model.network)]
+    assert names == [
+        *("conv2d1.W", "beta", "gamma", "mean", "inv_std"),
+        *("dense2.W", "dense2.b", "dense1.W", "dense1.b", "dense3.W", "dense3.b", "dense4.W", "dense4.b"),
+    ]
+    assert [p.name for p in get_all_params(made({"build_model": build_model}).network)] == names
+    assert {f"weights/{name}" for name in names} <= set(model.state_arrays())
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    def build_model(self: Any, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        return DenseLayer(DenseLayer(InputLayer(input_shape), 3, name="fc"), num_classes, name="fc")
+
+    with pytest.raises(
+        ConfigError,
+        match=r"^network: expected a name .* \(give each layer another name=…\), got fc.W, fc.b more than once",
+    ):
+        made({"build_model": build_model})

@@ -8,7 +8,7 @@ import pytest
 
 from theanompi import Model, Objective, classification
 from theanompi.config import ConfigError
-from theanompi.lasagne.layers import DenseLayer, InputLayer, get_all_params, get_output
+from theanompi.lasagne.layers import DenseLayer, DropoutLayer, InputLayer, get_all_params, get_output
 from theanompi.training.objective import Statistics
 
 N = 4
@@ -92,6 +92,12 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "an expression": (
         lambda self, batch, training: Objective(vector(self, batch), params=[self.of("upper")[0] * 2]),
         "loss: params: expected float32 shared variables of layers, got Mul.0",
+    ),
+    "dropout in validation": (
+        lambda self, batch, training: Objective(
+            get_output(DropoutLayer(self.network), batch["images"], deterministic=False).sum(1)
+        ),
+        "loss: expected dropout by the keys of the batch and .*, got random.state that updates itself; remedy: .*",
     ),
     "other names in validation": (
         lambda self, batch, training: Objective(vector(self, batch), name="a" if training else "b"),

@@ -83,7 +83,10 @@ class TorchLinker(JITLinker):
     ) -> Callable[..., Any]:
         """Write the function. It takes the inputs' storage values and returns outputs and updates."""
         on_device = [isinstance(s[0], torch.Tensor) for s in input_storage]
-        return _Program(self, fgraph, results_early(fgraph, order), on_device).compile()
+        # A variable and its clone hold the same storage cell.
+        cells = [id(s) for s in input_storage]
+        alone = [cells.count(cell) == 1 for cell in cells]
+        return _Program(self, fgraph, results_early(fgraph, order), on_device, alone).compile()
 
     def inner(self, fgraph: FunctionGraph, views: bool = False) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The function of a graph that an op holds, rewritten like any other.
@@ -100,7 +103,8 @@ class TorchLinker(JITLinker):
         # Recognised once more, a graph that an op stands for would become that op again, without an end.
         _mode(linker).excluding("symbolic_op_recognition").optimizer.rewrite(fgraph)
         order = results_early(fgraph, fgraph.toposort())
-        return _Program(linker, fgraph, order, [True] * len(fgraph.inputs), views).compile()
+        everywhere = [True] * len(fgraph.inputs)
+        return _Program(linker, fgraph, order, everywhere, everywhere, views).compile()
 
     def create_thunk_inputs(self, storage_map: dict[Variable, list[Any]]) -> list[Any]:
         """The storage cells that the function reads at every call."""
@@ -174,10 +178,13 @@ class _Program:
         fgraph: FunctionGraph,
         order: list[Apply],
         on_device: Sequence[bool],
+        alone: Sequence[bool],
         views: bool = False,
     ) -> None:
         self.linker, self.fgraph, self.order, self.views = linker, fgraph, order, views
         self.device_inputs = {v for v, there in zip(fgraph.inputs, on_device, strict=True) if there}
+        # Others may be written only when nothing of the graph is to be computed any more.
+        self.writable = {v for v, only in zip(fgraph.inputs, alone, strict=True) if only} & self.device_inputs
         mapping: dict[int, int] = fgraph.update_mapping or {}
         n_results = len(fgraph.outputs) - len(mapping)
         self.results = fgraph.outputs[:n_results]
@@ -186,7 +193,7 @@ class _Program:
         ]
         self.names: dict[Variable, str] = {v: f"i{k}" for k, v in enumerate(fgraph.inputs)}
         self.scope: dict[str, Any] = {}
-        self.pending = {value: target for target, value in self.updates if target in self.device_inputs}
+        self.pending = {value: target for target, value in self.updates if target in self.writable}
         self.written: set[Variable] = set()
         self._find_lifetimes()
 
@@ -241,7 +248,7 @@ class _Program:
             # The shared variable that this output updates comes first: then the update costs no copy.
             for i in sorted(inputs, key=lambda i: node.inputs[i] not in targets):
                 v = node.inputs[i]
-                own_target = targets == [v] and v in self.device_inputs and result not in self.results
+                own_target = targets == [v] and v in self.writable and result not in self.results
                 if (
                     (own_target or self._owned(v))
                     and v.type == result.type
@@ -262,7 +269,7 @@ class _Program:
             targets = [target for target, new in self.updates if new is value]
             if (
                 len(targets) == len(self.fgraph.clients[value]) == 1
-                and targets[0] in self.device_inputs
+                and targets[0] in self.writable
                 # Nobody still needs the old value, not even this node.
                 and self.last_read.get(targets[0], -1) < position
             ):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytensor.graph.basic import Variable
 from pytensor.link.basic import Container
 from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.type import TensorType
@@ -136,6 +137,18 @@ class DeviceSharedVariable(TensorSharedVariable):
             For any other shape or dtype.
         """
         self.container.value = new_value
+
+    @property
+    def default_update(self) -> Variable | None:
+        """What every function that reads the variable updates it to, unless that function is given an update of it.
+
+        As in Theano. PyTensor warns where one is set, as its own random streams have other means by now.
+        """
+        return self._default_update
+
+    @default_update.setter
+    def default_update(self, value: Variable | None) -> None:
+        self._default_update = None if value is None else self.type.filter_variable(value, allow_convert=True)
 
     def zero(self, borrow: bool = False) -> None:
         """Fill the storage with zeros; `borrow` has no effect."""

@@ -9,16 +9,19 @@ of Lasagne 0.2, so that a recipe ports by changing its import line:
 >>> [(param.name, param.get_value().shape) for param in lasagne.layers.get_all_params(network)]
 [('fc.W', (20, 3)), ('fc.b', (3,))]
 
+Plain ``pytensor.function`` and ``.eval()`` compile its graphs for the device of :func:`theanompi.device.use`.
+
 What differs from Lasagne, and why:
 
-* Everything is float32, whatever ``pytensor.config.floatX`` says: that is the device's format.
-* :class:`~theanompi.lasagne.layers.BatchNormLayer` hands out its batch statistics instead of updating its
-  averages behind the caller's back, and its ``gamma`` is not regularizable.
-* :class:`~theanompi.lasagne.layers.DropoutLayer` draws its masks from per-sample keys, so that they do not
-  depend on how a minibatch is split over ranks.
-* A keyword of :func:`~theanompi.lasagne.layers.get_output` that no layer knows is an error, not a warning.
+* Networks compute in float32, whatever ``pytensor.config.floatX`` says: that is the device's format. What is given as
+  float64 (``pt.matrix()`` by default, NumPy's arrays, a shared variable) counts with its float32 values.
+* The ``gamma`` of a :class:`~theanompi.lasagne.layers.BatchNormLayer` is not regularizable, unless it is asked to be.
+* A trainer gets the statistics of batch normalisation handed out, instead of averages that update themselves, and
+  the masks of dropout from a key for each sample, so that neither depends on how a minibatch is split over ranks: it
+  asks :func:`~theanompi.lasagne.layers.get_output` for both.
 """
 
+from theanompi import __version__
 from theanompi.lasagne import (
     init,
     layers,
@@ -30,4 +33,14 @@ from theanompi.lasagne import (
     utils,
 )
 
-__all__ = ["init", "layers", "nonlinearities", "objectives", "random", "regularization", "updates", "utils"]
+__all__ = [
+    "__version__",
+    "init",
+    "layers",
+    "nonlinearities",
+    "objectives",
+    "random",
+    "regularization",
+    "updates",
+    "utils",
+]

@@ -9,7 +9,7 @@ An initialiser is called with a shape and gives a float32 array, drawn from
 (20, 50)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = [
     "Initializer",
     "Normal",
     "Orthogonal",
+    "Sparse",
     "Uniform",
 ]
 
@@ -99,7 +100,8 @@ class Uniform(Initializer):
             half_width = np.sqrt(3) * std
             self.range = (mean - half_width, mean + half_width)
         else:
-            self.range = range if isinstance(range, tuple) else (-range, range)
+            low, high = range if isinstance(range, Iterable) else (-range, range)
+            self.range = (low, high)
 
     def sample(self, shape: tuple[int, ...]) -> np.ndarray:
         """Draw an array; see :meth:`Initializer.sample`."""
@@ -130,17 +132,21 @@ class Constant(Initializer):
 class _Scaled(Initializer):
     """Weights whose standard deviation follows from the shape of a dense or a convolutional layer."""
 
-    def __init__(self, initializer: Callable[..., Initializer], gain: float | str = 1.0):
+    def __init__(self, initializer: Callable[..., Initializer], gain: float | str = 1.0, c01b: bool = False):
         self.initializer = initializer
         self.gain = _gain(gain)
+        self.c01b = c01b
 
     def _std(self, shape: tuple[int, ...]) -> float:
         raise NotImplementedError
 
     def sample(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw an array of two or more dimensions; see :meth:`Initializer.sample`."""
+        """Draw an array of two or more dimensions (`c01b`: four); see :meth:`Initializer.sample`."""
+        if self.c01b and len(shape) != 4:
+            raise RuntimeError(f"{type(self).__name__}: c01b expects a shape of 4 dimensions, got {shape}")
         _require_matrix(self, shape)
-        return self.initializer(std=self.gain * self._std(shape)).sample(shape)
+        out_first = (shape[3], *shape[:3]) if self.c01b else shape
+        return self.initializer(std=self.gain * self._std(out_first)).sample(shape)
 
 
 class Glorot(_Scaled):
@@ -154,6 +160,8 @@ class Glorot(_Scaled):
         A distribution that takes ``std``: :class:`Normal` or :class:`Uniform`.
     gain : float or 'relu'
         1 for linear and sigmoid units; ``'relu'`` stands for √2.
+    c01b : bool
+        The shape is that of filters in cuda-convnet's order, (in, rows, columns, out).
 
     References
     ----------
@@ -175,7 +183,8 @@ class GlorotNormal(Glorot):
 
     Parameters
     ----------
-    gain : float or 'relu'
+    gain, c01b
+        As there.
 
     Examples
     --------
@@ -183,8 +192,8 @@ class GlorotNormal(Glorot):
     (300, 100)
     """
 
-    def __init__(self, gain: float | str = 1.0):
-        super().__init__(Normal, gain)
+    def __init__(self, gain: float | str = 1.0, c01b: bool = False):
+        super().__init__(Normal, gain, c01b)
 
 
 class GlorotUniform(Glorot):
@@ -192,7 +201,8 @@ class GlorotUniform(Glorot):
 
     Parameters
     ----------
-    gain : float or 'relu'
+    gain, c01b
+        As there.
 
     Examples
     --------
@@ -200,8 +210,8 @@ class GlorotUniform(Glorot):
     True
     """
 
-    def __init__(self, gain: float | str = 1.0):
-        super().__init__(Uniform, gain)
+    def __init__(self, gain: float | str = 1.0, c01b: bool = False):
+        super().__init__(Uniform, gain, c01b)
 
 
 class He(_Scaled):
@@ -213,6 +223,8 @@ class He(_Scaled):
         A distribution that takes ``std``: :class:`Normal` or :class:`Uniform`.
     gain : float or 'relu'
         1 for linear and sigmoid units; ``'relu'`` stands for √2, which is He's own choice.
+    c01b : bool
+        The shape is that of filters in cuda-convnet's order, (in, rows, columns, out).
 
     References
     ----------
@@ -235,7 +247,8 @@ class HeNormal(He):
 
     Parameters
     ----------
-    gain : float or 'relu'
+    gain, c01b
+        As there.
 
     Examples
     --------
@@ -243,8 +256,8 @@ class HeNormal(He):
     (64, 3, 7, 7)
     """
 
-    def __init__(self, gain: float | str = 1.0):
-        super().__init__(Normal, gain)
+    def __init__(self, gain: float | str = 1.0, c01b: bool = False):
+        super().__init__(Normal, gain, c01b)
 
 
 class HeUniform(He):
@@ -252,7 +265,8 @@ class HeUniform(He):
 
     Parameters
     ----------
-    gain : float or 'relu'
+    gain, c01b
+        As there.
 
     Examples
     --------
@@ -260,8 +274,37 @@ class HeUniform(He):
     True
     """
 
-    def __init__(self, gain: float | str = 1.0):
-        super().__init__(Uniform, gain)
+    def __init__(self, gain: float | str = 1.0, c01b: bool = False):
+        super().__init__(Uniform, gain, c01b)
+
+
+class Sparse(Initializer):
+    """Draw a matrix whose columns have a given number of weights that are not zero [1]_, from N(0, std²).
+
+    Parameters
+    ----------
+    sparsity : float
+        The share of weights in a column that are not zero, rounded down to whole weights.
+    std : float
+
+    References
+    ----------
+    .. [1] J. Martens (2010): Deep learning via Hessian-free optimization. ICML, section 5.
+    """
+
+    def __init__(self, sparsity: float = 0.1, std: float = 0.01):
+        self.sparsity, self.std = sparsity, std
+
+    def sample(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw an array of two dimensions; see :meth:`Initializer.sample`."""
+        if len(shape) != 2:
+            raise RuntimeError(f"Sparse: expected a shape of 2 dimensions, got {shape}")
+        rows, columns = shape
+        rng, drawn = get_rng(), int(self.sparsity * rows)
+        weights = np.zeros(shape)
+        for column in range(columns):
+            weights[rng.permutation(rows)[:drawn], column] = rng.normal(0, self.std, size=drawn)
+        return floatX(weights)
 
 
 class Orthogonal(Initializer):
@@ -309,4 +352,4 @@ def _gain(gain: float | str) -> float:
 def _require_matrix(initializer: Initializer, shape: tuple[int, ...]) -> None:
     if len(shape) < 2:
         what = type(initializer).__name__
-        raise ValueError(f"{what}: expected a shape of 2 or more dimensions, got {shape}")
+        raise RuntimeError(f"{what}: expected a shape of 2 or more dimensions, got {shape}")

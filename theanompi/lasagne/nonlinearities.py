@@ -8,12 +8,16 @@ from pytensor.tensor.special import softmax as _softmax
 from theanompi.device.ops import relu as _relu
 
 __all__ = [
+    "SELU",
     "LeakyRectify",
+    "ScaledTanH",
+    "ScaledTanh",
     "elu",
     "identity",
     "leaky_rectify",
     "linear",
     "rectify",
+    "selu",
     "sigmoid",
     "softmax",
     "softplus",
@@ -80,6 +84,31 @@ def tanh(x: Any) -> Any:
     TensorType(float32, shape=(None, None))
     """
     return pt.tanh(x)
+
+
+class ScaledTanH:
+    """Scaled hyperbolic tangent, tanh(scale_in · x) · scale_out.
+
+    With ``scale_in=2/3`` and ``scale_out=1.7159`` it maps ±1 to ±1 [1]_.
+
+    Parameters
+    ----------
+    scale_in, scale_out : float
+
+    References
+    ----------
+    .. [1] Y. LeCun et al. (1998): Efficient backprop, section 4.4.
+    """
+
+    def __init__(self, scale_in: float = 1, scale_out: float = 1):
+        self.scale_in, self.scale_out = scale_in, scale_out
+
+    def __call__(self, x: Any) -> Any:
+        """Apply it to a pytensor variable."""
+        return pt.tanh(x * pt.cast(self.scale_in, x.dtype)) * pt.cast(self.scale_out, x.dtype)
+
+
+ScaledTanh = ScaledTanH
 
 
 def rectify(x: Any) -> Any:
@@ -156,6 +185,32 @@ def elu(x: Any) -> Any:
     """
     # The minimum keeps the unused branch finite: its gradient would be inf · 0 for a large x.
     return pt.switch(x > 0, x, pt.expm1(pt.minimum(x, 0)))
+
+
+class SELU:
+    """Scaled exponential linear unit [1]_: x · scale where x > 0, else (exp(x) − 1) · scale · scale_neg.
+
+    Parameters
+    ----------
+    scale, scale_neg : float
+        :func:`selu` has those with which activations keep mean 0 and variance 1 from layer to layer, if weights are
+        drawn with the variance 1 / fan_in.
+
+    References
+    ----------
+    .. [1] G. Klambauer et al. (2017): Self-normalizing neural networks. arXiv:1706.02515, equation 2.
+    """
+
+    def __init__(self, scale: float = 1, scale_neg: float = 1):
+        self.scale, self.scale_neg = scale, scale_neg
+
+    def __call__(self, x: Any) -> Any:
+        """Apply it to a pytensor variable."""
+        negative = pt.cast(self.scale_neg, x.dtype) * pt.expm1(pt.minimum(x, 0))
+        return pt.cast(self.scale, x.dtype) * pt.switch(x > 0, x, negative)
+
+
+selu = SELU(scale=1.0507009873554805, scale_neg=1.6732632423543772)
 
 
 def softplus(x: Any) -> Any:

@@ -10,20 +10,45 @@
 TensorType(float32, shape=())
 """
 
+import warnings
 from typing import Any
 
+import numpy as np
 import pytensor.tensor as pt
 from pytensor.tensor.special import Softmax
 
 from theanompi.device import ops
+from theanompi.lasagne.utils import as_theano_expression
 
 __all__ = [
     "aggregate",
+    "align_targets",
+    "binary_accuracy",
     "binary_crossentropy",
+    "binary_hinge_loss",
     "categorical_accuracy",
     "categorical_crossentropy",
+    "huber_loss",
+    "multiclass_hinge_loss",
     "squared_error",
 ]
+
+
+def align_targets(predictions: Any, targets: Any) -> tuple[Any, Any]:
+    """Make a column of a vector of targets where the predictions are one: they would broadcast to a matrix.
+
+    Parameters
+    ----------
+    predictions, targets : pytensor variable or array_like
+
+    Returns
+    -------
+    tuple of pytensor variable
+        `predictions`, and `targets` of shape (n, 1) if they are (n,) and the predictions (n, 1).
+    """
+    predictions, targets = as_theano_expression(predictions), as_theano_expression(targets)
+    column = predictions.type.ndim == 2 and predictions.type.shape[1] == 1
+    return predictions, targets[:, None] if column and targets.type.ndim == 1 else targets
 
 
 def categorical_crossentropy(predictions: Any, targets: Any) -> Any:
@@ -46,7 +71,7 @@ def categorical_crossentropy(predictions: Any, targets: Any) -> Any:
 
     Raises
     ------
-    ValueError
+    TypeError
         If `predictions` is no matrix, or `targets` is neither of the two.
 
     Examples
@@ -85,7 +110,7 @@ def binary_crossentropy(predictions: Any, targets: Any) -> Any:
     >>> binary_crossentropy(pt.fmatrix("p"), pt.fmatrix("t")).type
     TensorType(float32, shape=(None, None))
     """
-    targets = _align(predictions, targets)
+    predictions, targets = _aligned(predictions, targets)
     return -(targets * pt.log(predictions) + (1 - targets) * pt.log1p(-predictions))
 
 
@@ -107,7 +132,129 @@ def squared_error(a: Any, b: Any) -> Any:
     >>> squared_error(pt.fmatrix("a"), pt.fmatrix("b")).type
     TensorType(float32, shape=(None, None))
     """
-    return pt.sqr(a - _align(a, b))
+    a, b = _aligned(a, b)
+    return pt.sqr(a - b)
+
+
+def huber_loss(predictions: Any, targets: Any, delta: Any = 1) -> Any:
+    """Huber's loss [1]_: half the squared difference d² / 2 up to |d| = δ, δ · (|d| − δ / 2) beyond.
+
+    Parameters
+    ----------
+    predictions, targets : pytensor variable
+        Of the same shape; `targets` may be a vector where `predictions` is a column.
+    delta : float or pytensor scalar
+        δ, where the square becomes a line.
+
+    Returns
+    -------
+    pytensor variable
+        Of that shape.
+
+    References
+    ----------
+    .. [1] P. Huber (1964): Robust estimation of a location parameter. Annals of Mathematical Statistics 35.
+    """
+    predictions, targets = _aligned(predictions, targets)
+    distance = abs(targets - predictions)
+    delta = pt.cast(delta, distance.dtype)
+    half = pt.cast(0.5, distance.dtype)
+    return pt.switch(distance <= delta, half * pt.sqr(distance), delta * (distance - half * delta))
+
+
+def binary_hinge_loss(
+    predictions: Any, targets: Any, delta: Any = 1, log_odds: bool | None = None, binary: bool = True
+) -> Any:
+    """Hinge loss of two classes, L = max(0, δ − t·p), element by element.
+
+    Parameters
+    ----------
+    predictions : pytensor variable
+        Scores, whose sign tells the class.
+    targets : pytensor variable
+        0 or 1, of the same shape; a vector may meet a column of predictions.
+    delta : float or pytensor scalar
+        δ, the margin.
+    log_odds : bool, optional
+        True says that predictions are scores, such as a sigmoid's input; False that they are probabilities, such as
+        its output, from which the scores log(p / (1 − p)) are computed. None is True, with a FutureWarning.
+    binary : bool
+        False says that targets are −1 or 1.
+
+    Returns
+    -------
+    pytensor variable
+        Of that shape.
+    """
+    if log_odds is None:
+        warnings.warn(
+            "binary_hinge_loss: expected log_odds=True or False, got None, which stands for True until it means False",
+            FutureWarning,
+            stacklevel=2,
+        )
+    predictions, targets = _aligned(predictions, targets)
+    if log_odds is False:
+        predictions = pt.log(predictions) - pt.log1p(-predictions)
+    if binary:
+        targets = 2 * targets - 1
+    return pt.maximum(0, pt.cast(delta, predictions.dtype) - predictions * targets)
+
+
+def multiclass_hinge_loss(predictions: Any, targets: Any, delta: Any = 1) -> Any:
+    """Hinge loss of several classes [1]_, L_i = max(0, δ + max_{j ≠ t_i} p_ij − p_it_i).
+
+    Parameters
+    ----------
+    predictions : pytensor matrix
+        (n, classes), scores.
+    targets : pytensor vector or matrix
+        (n,) integers, the index of the right class; or (n, classes) one-hot.
+    delta : float or pytensor scalar
+        δ, the margin.
+
+    Returns
+    -------
+    pytensor vector
+        (n,)
+
+    Raises
+    ------
+    TypeError
+        If `predictions` is no matrix, or `targets` is neither of the two.
+
+    References
+    ----------
+    .. [1] K. Crammer and Y. Singer (2001): On the algorithmic implementation of multiclass kernel-based vector
+       machines. JMLR 2.
+    """
+    _require_ranks("multiclass_hinge_loss", predictions, targets)
+    if targets.ndim == 1:
+        targets = pt.eq(targets[:, None], pt.arange(predictions.shape[1])[None, :])
+    right = pt.gt(targets, 0)
+    score = pt.sum(pt.switch(right, predictions, pt.zeros_like(predictions)), axis=1)
+    other = pt.max(pt.switch(right, pt.cast(-np.inf, predictions.dtype), predictions), axis=1)
+    return pt.maximum(0, other - score + pt.cast(delta, predictions.dtype))
+
+
+def binary_accuracy(predictions: Any, targets: Any, threshold: Any = 0.5) -> Any:
+    """Tell for each element whether the prediction reaches the threshold exactly where the target is 1.
+
+    Parameters
+    ----------
+    predictions : pytensor variable
+        Probabilities of class 1, of any shape.
+    targets : pytensor variable
+        0 or 1, of the same shape; a vector may meet a column of predictions.
+    threshold : float or pytensor scalar
+
+    Returns
+    -------
+    pytensor variable
+        Of that shape, 0 or 1, in the dtype of `predictions`, so that its mean is the accuracy. No gradient.
+    """
+    predictions, targets = align_targets(predictions, targets)
+    positive = pt.ge(predictions, pt.cast(threshold, predictions.dtype))
+    return pt.eq(positive, targets).astype(predictions.dtype)
 
 
 def categorical_accuracy(predictions: Any, targets: Any, top_k: int = 1) -> Any:
@@ -118,21 +265,21 @@ def categorical_accuracy(predictions: Any, targets: Any, top_k: int = 1) -> Any:
 
     Parameters
     ----------
-    predictions : pytensor matrix
-        (n, classes), probabilities or anything that orders the classes as they do.
-    targets : pytensor vector or matrix
-        (n,) integers, the index of the right class; or (n, classes) one-hot.
+    predictions : pytensor variable
+        (…, classes), probabilities or anything that orders the classes as they do.
+    targets : pytensor variable
+        (…) integers, the index of the right class; or (…, classes) one-hot.
     top_k : int
 
     Returns
     -------
-    pytensor vector
-        (n,), 0 or 1, in the dtype of `predictions`, so that its mean is the accuracy. No gradient.
+    pytensor variable
+        (…), 0 or 1, in the dtype of `predictions`, so that its mean is the accuracy. No gradient.
 
     Raises
     ------
-    ValueError
-        If `predictions` is no matrix, or `targets` is neither of the two.
+    TypeError
+        If `targets` is neither of the two.
 
     Examples
     --------
@@ -141,14 +288,15 @@ def categorical_accuracy(predictions: Any, targets: Any, top_k: int = 1) -> Any:
     >>> [float(categorical_accuracy(scores, pt.constant([2]), top_k=k).eval(mode=mode())[0]) for k in (1, 2)]
     [0.0, 1.0]
     """
-    _require_ranks("categorical_accuracy", predictions, targets)
-    if targets.ndim == 2:
-        targets = pt.argmax(targets, axis=1)
-    score = _of_target(predictions, targets)[:, None]
-    classes = pt.arange(predictions.shape[1])[None, :]
+    _require_ranks("categorical_accuracy", predictions, targets, predictions.ndim)
+    if targets.ndim == predictions.ndim:
+        targets = pt.argmax(targets, axis=-1)
+    # As int64, because torch takes an index of bytes for a mask.
+    targets, classes = targets[..., None].astype("int64"), pt.arange(predictions.shape[-1])
+    score = pt.take_along_axis(predictions, targets, axis=-1)
     # Counted as "not behind" rather than "ahead", because every comparison with a NaN is false.
-    behind = (predictions < score) | (pt.eq(predictions, score) & (classes >= targets[:, None]))
-    ahead = pt.sum(~behind, axis=1)
+    behind = (predictions < score) | (pt.eq(predictions, score) & (classes >= targets))
+    ahead = pt.sum(~behind, axis=-1)
     return (ahead < top_k).astype(predictions.dtype)
 
 
@@ -198,18 +346,16 @@ def _of_target(predictions: Any, targets: Any) -> Any:
     return predictions[pt.arange(predictions.shape[0]), targets.astype("int64")]
 
 
-def _align(predictions: Any, targets: Any) -> Any:
-    """Give targets the predictions' format: a vector becomes a column beside a column, integers floats."""
-    targets = pt.as_tensor_variable(targets)
-    if predictions.type.ndim == 2 and predictions.type.shape[1] == 1 and targets.ndim == 1:
-        targets = targets[:, None]
-    return targets if targets.dtype.startswith("float") else targets.astype(predictions.dtype)
+def _aligned(predictions: Any, targets: Any) -> tuple[Any, Any]:
+    """As `align_targets`, with integers as floats of the predictions' dtype."""
+    predictions, targets = align_targets(predictions, targets)
+    return predictions, targets if targets.dtype.startswith("float") else targets.astype(predictions.dtype)
 
 
-def _require_ranks(what: str, predictions: Any, targets: Any) -> None:
-    integers = targets.ndim == 1 and targets.dtype.startswith(("int", "uint"))
-    if predictions.ndim != 2 or not (integers or targets.ndim == 2):
-        raise ValueError(
+def _require_ranks(what: str, predictions: Any, targets: Any, dimensions: int = 2) -> None:
+    integers = targets.ndim == dimensions - 1 and targets.dtype.startswith(("int", "uint"))
+    if predictions.ndim != dimensions or not (integers or targets.ndim == dimensions):
+        raise TypeError(
             f"{what}: expected predictions (n, classes) and targets (n,) of integers or (n, classes), "
             f"got predictions {predictions.type} and targets {targets.type}"
         )

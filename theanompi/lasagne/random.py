@@ -1,10 +1,30 @@
-"""The random generator that the initialisers draw from."""
+"""The random generator that the initialisers draw from, and keys for noise that is drawn on the device."""
 
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
+import pytensor.tensor as pt
+
+from theanompi import device
 
 _rng: ContextVar[np.random.Generator | np.random.RandomState] = ContextVar("lasagne_rng")
+
+
+class Generator(np.random.Generator):
+    """NumPy's generator with the methods of ``RandomState`` that recipes call."""
+
+    def randint(self, low: int, high: int | None = None, size: Any = None, dtype: Any = int) -> Any:
+        """Draw integers from ``low`` (0 if `high` is None) up to but not including ``high`` (or `low`)."""
+        return self.integers(low, high, size, dtype)
+
+    def rand(self, *shape: int) -> Any:
+        """Draw from the uniform distribution over [0, 1)."""
+        return self.random(shape or None)
+
+    def randn(self, *shape: int) -> Any:
+        """Draw from the standard normal distribution."""
+        return self.standard_normal(shape or None)
 
 
 def get_rng() -> np.random.Generator | np.random.RandomState:
@@ -16,6 +36,7 @@ def get_rng() -> np.random.Generator | np.random.RandomState:
     Returns
     -------
     numpy.random.Generator
+        Of the class :class:`Generator`, with ``randint`` and the like; or what :func:`set_rng` was given.
 
     Examples
     --------
@@ -25,23 +46,23 @@ def get_rng() -> np.random.Generator | np.random.RandomState:
     try:
         return _rng.get()
     except LookupError:
-        rng = np.random.default_rng(0)
+        rng = Generator(np.random.PCG64(0))
         _rng.set(rng)
         return rng
 
 
-def set_rng(rng: np.random.Generator | np.random.RandomState) -> None:
+def set_rng(new_rng: np.random.Generator | np.random.RandomState) -> None:
     """Set the generator that initialisers draw from in this context.
 
     Parameters
     ----------
-    rng : numpy.random.Generator
+    new_rng : numpy.random.Generator
         A ``RandomState``, which is what Lasagne takes, is accepted too.
 
     Raises
     ------
     ValueError
-        If `rng` is neither.
+        If `new_rng` is neither.
 
     Examples
     --------
@@ -49,6 +70,35 @@ def set_rng(rng: np.random.Generator | np.random.RandomState) -> None:
     >>> round(float(get_rng().normal()), 4)
     0.3047
     """
-    if not isinstance(rng, np.random.Generator | np.random.RandomState):
-        raise ValueError(f"set_rng: expected a numpy.random.Generator or RandomState, got {rng!r}")
-    _rng.set(rng)
+    if not isinstance(new_rng, np.random.Generator | np.random.RandomState):
+        raise ValueError(f"set_rng: expected a numpy.random.Generator or RandomState, got {new_rng!r}")
+    _rng.set(new_rng)
+
+
+def fresh_keys(n: Any) -> Any:
+    """Sample keys of their own for every call of a compiled function, for the ops of :mod:`theanompi.device.ops`.
+
+    Their state lies on the device and counts on by itself, as a ``default_update``: nothing is drawn on the host.
+    Where it starts is drawn from :func:`get_rng`, so that :func:`set_rng` decides all noise.
+
+    Parameters
+    ----------
+    n : int or integer scalar
+        How many samples.
+
+    Returns
+    -------
+    int64 vector, shape (n,)
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> draw = pytensor.function([], device.ops.uniform(fresh_keys(2), (3,), salt=0))
+    >>> bool((draw() != draw()).all())
+    True
+    """
+    rng = get_rng()
+    integers = rng.integers if isinstance(rng, np.random.Generator) else rng.randint
+    state = device.shared(np.int64(integers(2**62)), name="random.state")
+    state.default_update = state + pt.cast(n, "int64")
+    return state + pt.arange(n, dtype="int64")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
 
 from theanompi.lasagne.layers import Layer, get_all_params
 
@@ -69,7 +70,7 @@ def apply_penalty(tensor_or_tensors: Any, penalty: Callable[..., Any], **kwargs:
 
     Parameters
     ----------
-    tensor_or_tensors : pytensor variable, or list or tuple of them
+    tensor_or_tensors : pytensor variable or iterable of them
     penalty : callable
         Takes a tensor, gives a scalar: :func:`l1`, :func:`l2`.
     **kwargs
@@ -78,7 +79,7 @@ def apply_penalty(tensor_or_tensors: Any, penalty: Callable[..., Any], **kwargs:
     Returns
     -------
     pytensor scalar
-        0 for an empty list.
+        0 for none.
 
     Examples
     --------
@@ -86,9 +87,9 @@ def apply_penalty(tensor_or_tensors: Any, penalty: Callable[..., Any], **kwargs:
     >>> float(apply_penalty([pt.constant(2.0), pt.constant(3.0)], l2).eval(mode=mode()))
     13.0
     """
-    if isinstance(tensor_or_tensors, list | tuple):
-        return sum(penalty(tensor, **kwargs) for tensor in tensor_or_tensors)
-    return penalty(tensor_or_tensors, **kwargs)
+    if isinstance(tensor_or_tensors, Variable):
+        return penalty(tensor_or_tensors, **kwargs)
+    return sum(penalty(tensor, **kwargs) for tensor in tensor_or_tensors)
 
 
 def regularize_layer_params(

@@ -22,12 +22,14 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 
 from theanompi import device
-from theanompi.lasagne.utils import floatX
+from theanompi.lasagne.utils import default_norm_axes, floatX
 
 __all__ = [
     "adadelta",
     "adagrad",
     "adam",
+    "adamax",
+    "amsgrad",
     "apply_momentum",
     "apply_nesterov_momentum",
     "get_or_compute_grads",
@@ -370,8 +372,7 @@ def adam(
     >>> list(adam(w**2, [w]))
     [w.m, w.v, w, adam.t]
     """
-    t_previous = device.shared(floatX(0), name="adam.t")
-    t = t_previous + floatX(1)
+    t_previous, t = _count("adam.t")
     updates: Updates = OrderedDict()
     for param, grad in zip(params, get_or_compute_grads(loss_or_grads, params), strict=True):
         eta, b1, b2, eps = (_cast(value, param) for value in (learning_rate, beta1, beta2, epsilon))
@@ -380,6 +381,81 @@ def adam(
         updates[v_previous] = v = b2 * v_previous + (1 - b2) * pt.sqr(grad)
         corrected = eta * pt.sqrt(1 - b2**t) / (1 - b1**t)
         updates[param] = param - corrected * m / (pt.sqrt(v) + eps)
+    updates[t_previous] = t
+    return updates
+
+
+def adamax(
+    loss_or_grads: Any,
+    params: Sequence[Any],
+    learning_rate: Any = 0.002,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
+) -> Updates:
+    """AdaMax [1]_: Adam with the largest gradient, u ← max(β₂·u, |g|), in the place of √v.
+
+    Parameters
+    ----------
+    loss_or_grads, params, learning_rate, beta1, beta2
+        As for :func:`adam`.
+    epsilon : float or pytensor scalar
+        Added to u, for gradients that have been 0 so far.
+
+    Returns
+    -------
+    OrderedDict
+
+    References
+    ----------
+    .. [1] D. Kingma and J. Ba (2014): Adam, a method for stochastic optimization. arXiv:1412.6980, algorithm 2.
+    """
+    t_previous, t = _count("adamax.t")
+    updates: Updates = OrderedDict()
+    for param, grad in zip(params, get_or_compute_grads(loss_or_grads, params), strict=True):
+        eta, b1, b2, eps = (_cast(value, param) for value in (learning_rate, beta1, beta2, epsilon))
+        m_previous, u_previous = _state(param, "m"), _state(param, "u")
+        updates[m_previous] = m = b1 * m_previous + (1 - b1) * grad
+        updates[u_previous] = u = pt.maximum(b2 * u_previous, abs(grad))
+        updates[param] = param - eta / (1 - b1**t) * m / (u + eps)
+    updates[t_previous] = t
+    return updates
+
+
+def amsgrad(
+    loss_or_grads: Any,
+    params: Sequence[Any],
+    learning_rate: Any = 0.001,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
+) -> Updates:
+    """AMSGrad [1]_: Adam with the largest v so far, v̂ ← max(v̂, v), and Adam's corrections for the start.
+
+    Parameters
+    ----------
+    loss_or_grads, params, learning_rate, beta1, beta2, epsilon
+        As for :func:`adam`.
+
+    Returns
+    -------
+    OrderedDict
+
+    References
+    ----------
+    .. [1] S. Reddi et al. (2018): On the convergence of Adam and beyond. ICLR, algorithm 2.
+    """
+    t_previous, t = _count("amsgrad.t")
+    updates: Updates = OrderedDict()
+    for param, grad in zip(params, get_or_compute_grads(loss_or_grads, params), strict=True):
+        eta, b1, b2, eps = (_cast(value, param) for value in (learning_rate, beta1, beta2, epsilon))
+        m_previous, v_previous = _state(param, "m"), _state(param, "v")
+        largest_previous = _state(param, "v_hat")
+        updates[m_previous] = m = b1 * m_previous + (1 - b1) * grad
+        updates[v_previous] = v = b2 * v_previous + (1 - b2) * pt.sqr(grad)
+        updates[largest_previous] = largest = pt.maximum(largest_previous, v)
+        corrected = eta * pt.sqrt(1 - b2**t) / (1 - b1**t)
+        updates[param] = param - corrected * m / (pt.sqrt(largest) + eps)
     updates[t_previous] = t
     return updates
 
@@ -415,15 +491,7 @@ def norm_constraint(
     >>> norm_constraint(pt.constant([[3.0], [4.0]]), max_norm=1.0).eval(mode=device.mode()).round(3).tolist()
     [[0.6], [0.8]]
     """
-    axes: tuple[int, ...]
-    if norm_axes is not None:
-        axes = tuple(norm_axes)
-    elif tensor_var.ndim == 2:
-        axes = (0,)
-    elif tensor_var.ndim in (3, 4, 5):
-        axes = tuple(range(1, tensor_var.ndim))
-    else:
-        raise ValueError(f"norm_constraint: a {tensor_var.ndim}-D tensor needs norm_axes, got None")
+    axes = default_norm_axes(tensor_var, norm_axes, "norm_constraint")
     maximum, eps = _cast(max_norm, tensor_var), _cast(epsilon, tensor_var)
     norms = pt.sqrt(pt.sum(pt.sqr(tensor_var), axis=axes, keepdims=True))
     return tensor_var * (pt.minimum(norms, maximum) / (norms + eps))
@@ -468,6 +536,12 @@ def total_norm_constraint(
 def _cast(value: Any, like: Variable) -> Any:
     # PyTensor takes a Python 0.1 for a float64, which would make a float64 of every update.
     return pt.cast(value, like.type.dtype)
+
+
+def _count(name: str) -> tuple[device.DeviceSharedVariable, Any]:
+    """The number of updates before this one, and with it."""
+    before = device.shared(floatX(0), name=name)
+    return before, before + floatX(1)
 
 
 def _state(param: Any, name: str) -> device.DeviceSharedVariable:

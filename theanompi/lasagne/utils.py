@@ -1,9 +1,12 @@
 """Small helpers that the layers and the update rules share."""
 
+import inspect
+import numbers
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
@@ -13,37 +16,117 @@ from theanompi import device
 
 Shape = tuple[int | None, ...]
 
+int_types = (numbers.Integral, np.integer)
+"""What counts as a whole number, for `isinstance` and :func:`as_tuple`."""
 
-def floatX(value: Any) -> np.ndarray:  # noqa: N802 - Lasagne's name
+
+def floatX(arr: Any) -> np.ndarray:  # noqa: N802 - Lasagne's name
     """Convert to a float32 array, the format of all parameters here.
 
     Parameters
     ----------
-    value : array_like
+    arr : array_like
 
     Returns
     -------
     numpy.ndarray
-        float32, the shape of `value`.
+        float32, the shape of `arr`; the array itself if it is float32.
 
     Examples
     --------
     >>> floatX(0.5)
     array(0.5, dtype=float32)
     """
-    return np.asarray(value, dtype="float32")
+    return np.asarray(arr, dtype="float32")
 
 
-def as_tuple(value: Any, length: int, kind: type | None = None) -> tuple:
-    """Turn a value, or an iterable of `length` values, into a tuple of `length` values.
+def shared_empty(dim: int = 2, dtype: Any = None) -> SharedVariable:
+    """Create a shared variable whose shape is not settled: PyTensor's own, in host memory.
 
     Parameters
     ----------
-    value : object or iterable
-        One value, to be repeated, or `length` of them.
-    length : int
-    kind : type, optional
-        What each value must be an instance of.
+    dim : int
+        The number of dimensions.
+    dtype : dtype, optional
+        float32 by default.
+
+    Returns
+    -------
+    shared variable
+        Zeros, of size 1 along each axis; ``set_value`` takes any shape of that many dimensions.
+
+    Examples
+    --------
+    >>> shared_empty(3).get_value().shape
+    (1, 1, 1)
+    """
+    return pytensor.shared(np.zeros((1,) * dim, dtype=dtype or "float32"))
+
+
+def as_theano_expression(input: Any) -> Variable:
+    """Make a constant of what is not an expression yet.
+
+    Parameters
+    ----------
+    input : pytensor variable, number or array_like
+
+    Returns
+    -------
+    pytensor variable
+        `input` itself if it is one.
+
+    Raises
+    ------
+    TypeError
+        If no constant can be made of it.
+
+    Examples
+    --------
+    >>> as_theano_expression(np.zeros((2, 3), "float32")).type
+    TensorType(float32, shape=(2, 3))
+    """
+    if isinstance(input, Variable):
+        return input
+    try:
+        return pt.constant(np.asarray(input))
+    except Exception as error:
+        raise TypeError(f"expected an expression, a number or an array, got {input!r}"[:300]) from error
+
+
+def one_hot(x: Any, m: Any = None) -> Any:
+    """Represent integers by rows of zeros with a single one.
+
+    Parameters
+    ----------
+    x : integer vector
+        In [0, m).
+    m : int, optional
+        The number of columns; by default one more than the largest integer.
+
+    Returns
+    -------
+    float32 matrix, shape (n, m)
+
+    Examples
+    --------
+    >>> one_hot(np.array([2, 0])).eval(mode=device.mode()).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    x = pt.as_tensor_variable(x)
+    columns = pt.arange(x.max() + 1 if m is None else m)
+    return pt.eq(x[:, None], columns[None, :]).astype("float32")
+
+
+def as_tuple(x: Any, N: int, t: Any = None) -> tuple:  # noqa: N803 - Lasagne's name
+    """Turn a value, or an iterable of `N` values, into a tuple of `N` values.
+
+    Parameters
+    ----------
+    x : object or iterable
+        One value, to be repeated, or `N` of them.
+    N : int
+    t : type or tuple of types, optional
+        What each value must be an instance of. NumPy's integers count as ``int``, and become it.
 
     Returns
     -------
@@ -51,27 +134,110 @@ def as_tuple(value: Any, length: int, kind: type | None = None) -> tuple:
 
     Raises
     ------
+    TypeError
+        If a value is of another type.
     ValueError
-        If an iterable has another length, or a value is of another type.
+        If an iterable has another length.
 
     Examples
     --------
-    >>> as_tuple(3, 2), as_tuple([3, 5], 2, int)
+    >>> as_tuple(3, 2), as_tuple([np.int64(3), 5], 2, int)
     ((3, 3), (3, 5))
     """
-    values = tuple(value) if isinstance(value, Iterable) else (value,) * length
-    if len(values) != length or (kind is not None and not all(isinstance(v, kind) for v in values)):
-        what = "value" if kind is None else kind.__name__
-        raise ValueError(f"expected one {what} or {length} of them, got {value!r}")
-    return values
+    values = tuple(x) if isinstance(x, Iterable) else (x,) * N
+    whole = t is int or t == int_types
+    kinds = int_types if whole else t if isinstance(t, tuple) else (t,)
+    what = "value" if t is None else "int" if whole else " or ".join(kind.__name__ for kind in kinds)
+    message = f"expected one {what} or {N} of them, got {x!r}"
+    if t is not None and not all(isinstance(value, kinds) for value in values):
+        raise TypeError(message)
+    if len(values) != N:
+        raise ValueError(message)
+    return tuple(int(value) for value in values) if whole else values
 
 
-def unique(items: Iterable[Hashable]) -> list:
+def inspect_kwargs(func: Callable[..., Any]) -> list[str]:
+    """List the optional arguments of a callable.
+
+    Parameters
+    ----------
+    func : callable
+
+    Returns
+    -------
+    list of str
+        In the order of its signature.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it has no signature.
+
+    Examples
+    --------
+    >>> inspect_kwargs(lambda x, p=0.5, **kwargs: x)
+    ['p']
+    """
+    parameters = inspect.signature(func).parameters.values()
+    return [p.name for p in parameters if p.default is not p.empty]
+
+
+def compute_norms(array: Any, norm_axes: Iterable[int] | None = None) -> Any:
+    """Compute the norms of the weights that come in at each unit or filter.
+
+    Parameters
+    ----------
+    array : numpy.ndarray or pytensor variable
+    norm_axes : iterable of int, optional
+        The axes that one norm sums over: by default none for a vector, the first for a matrix (dense weights), all
+        but the first for 3 to 5 dimensions (convolutions).
+
+    Returns
+    -------
+    numpy.ndarray or pytensor variable
+        Of the shape of `array` without these axes.
+
+    Raises
+    ------
+    TypeError
+        If `array` is neither of the two.
+    ValueError
+        If there is no default for the number of dimensions and `norm_axes` is not given.
+
+    Examples
+    --------
+    >>> compute_norms(np.array([[3.0, 1.0], [4.0, 0.0]]))
+    array([5., 1.])
+    """
+    if not isinstance(array, np.ndarray | Variable):
+        raise TypeError(f"compute_norms: expected an array or an expression, got {type(array).__name__}")
+    values: Any = array
+    axes = (
+        ()
+        if norm_axes is None and values.ndim == 1
+        else default_norm_axes(values, norm_axes, "compute_norms")
+    )
+    sqrt = pt.sqrt if isinstance(array, Variable) else np.sqrt
+    return sqrt((values**2).sum(axis=axes)) if axes else abs(values)
+
+
+def default_norm_axes(values: Any, norm_axes: Iterable[int] | None, where: str) -> tuple[int, ...]:
+    """Which axes the norm of one unit or filter sums over: the given ones, or what the dimensions suggest."""
+    if norm_axes is not None:
+        return tuple(norm_axes)
+    if values.ndim == 2:
+        return (0,)
+    if values.ndim in (3, 4, 5):
+        return tuple(range(1, values.ndim))
+    raise ValueError(f"{where}: a {values.ndim}-D tensor needs norm_axes, got None")
+
+
+def unique(l: Iterable[Hashable]) -> list:  # noqa: E741 - Lasagne's name
     """Drop repeated items, keeping the first of each and the order.
 
     Parameters
     ----------
-    items : iterable of hashable
+    l : iterable of hashable
 
     Returns
     -------
@@ -82,7 +248,7 @@ def unique(items: Iterable[Hashable]) -> list:
     >>> unique([2, 1, 2, 3, 1])
     [2, 1, 3]
     """
-    return list(dict.fromkeys(items))
+    return list(dict.fromkeys(l))
 
 
 def collect_shared_vars(expressions: Variable | Iterable[Variable]) -> list[SharedVariable]:
@@ -131,13 +297,14 @@ def create_param(
     Returns
     -------
     pytensor variable
-        float32 if created here; the given variable otherwise.
+        float32 if created here; the given variable otherwise, which gets the name if it has none.
 
     Raises
     ------
     ValueError
-        If the shape has a dimension that is not a positive integer, the value another shape, or the
-        specification is none of the above.
+        If the shape has a dimension that is not a positive integer, or the value another shape.
+    TypeError
+        If the specification is none of the above.
 
     Examples
     --------
@@ -156,9 +323,11 @@ def create_param(
         got = spec.get_value(borrow=True).shape if isinstance(spec, SharedVariable) else spec.type.shape
         if not compatible(dimensions, got):
             raise ValueError(f"{label}: expected shape {dimensions}, got {spec} of shape {got}")
+        if not spec.name:
+            spec.name = name
         return spec
     if not isinstance(spec, int | float | np.number | np.ndarray):
-        raise ValueError(
+        raise TypeError(
             f"{label}: expected a number, an array, a variable or a callable that returns one, got {spec!r}"
         )
     value = floatX(spec)

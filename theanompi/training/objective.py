@@ -14,6 +14,8 @@ from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, output_keywords
+from theanompi.lasagne.objectives import categorical_accuracy
+from theanompi.lasagne.utils import collect_shared_vars
 
 
 class Objective(NamedTuple):
@@ -74,18 +76,14 @@ def classification(scores: Variable, labels: Variable) -> Objective:
     -------
     Objective
         Its loss is in nats. Metrics are ``error`` and ``error_top5``, 0 or 1 for each item: whether the true class is
-        not strictly best, or not among the first five. A tie counts as an error, and so does NaN.
+        not the best, or not among the first five, as :func:`theanompi.lasagne.objectives.categorical_accuracy` says:
+        of equal scores the lower class goes first, and NaN is an error.
     """
     softmax = scores.owner is not None and isinstance(scores.owner.op, Softmax)
     scores = scores.owner.inputs[0] if softmax else scores
-    true = scores[pt.arange(labels.shape[0]), labels]
-    rank = pt.sum(pt.ge(scores, true[:, None]), axis=1)
-
-    def outside(k: int) -> Variable:
-        return pt.cast(pt.or_(pt.lt(rank, 1), pt.gt(rank, k)), "float32")
-
+    error, error_top5 = (np.float32(1) - categorical_accuracy(scores, labels, top_k=k) for k in (1, 5))
     return Objective(
-        softmax_cross_entropy(scores, labels), metrics={"error": outside(1), "error_top5": outside(5)}
+        softmax_cross_entropy(scores, labels), metrics={"error": error, "error_top5": error_top5}
     )
 
 
@@ -172,6 +170,7 @@ def _checked(objective: Objective, n: int, where: str) -> Objective:
         )
     weight = None if objective.weight is None else _vector(objective.weight, f"{where}: weight", length)
     metrics = {name: _vector(m, f"{where}: {name}", length) for name, m in objective.metrics.items()}
+    _nothing_moves_by_itself([v for v in (loss, weight, *metrics.values()) if v is not None], where)
     params = None if objective.params is None else tuple(objective.params)
     for param in params or ():
         if not isinstance(param, DeviceSharedVariable) or param.type.dtype != "float32":
@@ -197,6 +196,16 @@ def _vector(value: Any, where: str, length: int | None) -> Variable:
             f"{where}: expected {length} numbers, as many as the loss has, got {variable.type.shape[0]}"
         )
     return variable if variable.dtype == "float32" else pt.cast(variable, "float32")
+
+
+def _nothing_moves_by_itself(graphs: Sequence[Variable], where: str) -> None:
+    """Refuse what the split into ranks, or a resume, would change: noise and averages that keep their own state."""
+    moving = [v for v in collect_shared_vars(graphs) if getattr(v, "default_update", None) is not None]
+    if moving:
+        raise ConfigError(
+            f"{where}: expected dropout by the keys of the batch and averages that the trainer updates, got "
+            f"{moving[0].name} that updates itself; remedy: leave deterministic, sample_keys and batch_norm_* alone"
+        )
 
 
 def measured(objectives: Sequence[Objective]) -> tuple[str, ...]:

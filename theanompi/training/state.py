@@ -1,5 +1,6 @@
 """What a run has learnt: parameters, what optimizers keep, statistics and counters, in flat buffers on the device."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from theanompi import device
 from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable, FlatBuffer
-from theanompi.lasagne.layers import get_all_layers, get_all_params
+from theanompi.lasagne.layers import Layer, get_all_layers, get_all_params
 from theanompi.training.objective import Objective, Traced
 from theanompi.training.optimizers import Optimizer
 
@@ -113,13 +114,14 @@ def make_states(
     ConfigError
         If parameters have no names of their own, or do not belong to one objective each.
     """
+    name_parameters(layers)
     trainable = get_all_params(layers, trainable=True)
     statistics = get_all_params(layers, batch_norm_stat=True)
     names = [p.name for p in [*trainable, *statistics]]
     repeated = sorted({str(name) for name in names if names.count(name) > 1 or not name})
     if repeated:
         raise ConfigError(
-            f"network: expected a name of its own for every parameter (give each layer a name=…), "
+            f"network: expected a name of its own for every parameter (give each layer another name=…), "
             f"got {', '.join(repeated)} more than once"
         )
     decays = {p for p in get_all_params(layers, trainable=True, regularizable=True) if p.ndim >= 2}
@@ -133,6 +135,33 @@ def make_states(
         State(objective, ps, decays, [s for s in statistics if moved.get(s) == i], weights, optimizer, size)
         for i, (objective, ps, optimizer) in enumerate(zip(traced.objectives, order, optimizers, strict=True))
     ]
+
+
+def name_parameters(layers: Layer | Sequence[Layer]) -> None:
+    """Give parameters whose names are not their own, in layers without a name, the kind and number of the layer.
+
+    Checkpoints and the exchange know parameters by name. The number is counted among the layers of a kind that have
+    no name, from below, so that it is the same in every process and run.
+
+    Examples
+    --------
+    >>> from theanompi.lasagne.layers import DenseLayer, InputLayer
+    >>> network = DenseLayer(DenseLayer(InputLayer((None, 3)), 4), 2)
+    >>> name_parameters(network)
+    >>> get_all_params(network)
+    [dense1.W, dense1.b, dense2.W, dense2.b]
+    """
+    every = get_all_layers(layers)
+    names = Counter(p.name for p in get_all_params(layers))
+    taken, numbers = {layer.name for layer in every}, Counter[str]()
+    for layer in (one for one in every if one.name is None):
+        kind = type(layer).__name__.removesuffix("Layer").lower()
+        numbers[kind] += 1
+        while f"{kind}{numbers[kind]}" in taken:
+            numbers[kind] += 1
+        for i, p in enumerate(layer.get_params()):
+            if p.name is None or names[p.name] > 1:
+                p.name = f"{kind}{numbers[kind]}.{p.name or i}"
 
 
 def _divide(

@@ -111,7 +111,7 @@ def dropout_mask(keys: Variable, shape: Sequence[Any], p: float, salt: int) -> V
     keys : int64 vector, shape (n,)
         One random key for each sample. Element j of sample i is a pure function of
         (``keys[i]``, `salt`, j), so the mask of a sample does not depend on the batch it is in.
-    shape : sequence of (int or integer scalar)
+    shape : sequence of int or integer scalar
         The shape of one sample's mask.
     p : float
         The probability of a zero, in [0, 1), rounded down to a multiple of 2⁻²⁴.
@@ -135,7 +135,7 @@ def uniform(keys: Variable, shape: Sequence[Any], salt: int) -> Variable:
     ----------
     keys : int64 vector, shape (n,)
         One random key for each sample, as the ``keys`` of a batch.
-    shape : sequence of (int or integer scalar)
+    shape : sequence of int or integer scalar
         Of what one sample gets.
     salt : int
         Tells what is drawn here from what is drawn elsewhere by the same keys.

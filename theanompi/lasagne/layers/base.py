@@ -2,7 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Union
+from typing import Any, Union, no_type_check
+
+import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
 
 from theanompi.lasagne.utils import Shape, collect_shared_vars, create_param
 
@@ -17,20 +20,22 @@ class Layer:
     Parameters
     ----------
     incoming : Layer or tuple
-        The layer that feeds into this one, or the shape of what will.
+        The layer that feeds into this one (any object with an ``output_shape``), or the shape of what will.
     name : str, optional
         Prefix of the parameters' names (``'conv1'`` gives ``'conv1.W'``), and for error messages.
 
     Attributes
     ----------
     input_layer : Layer or None
-        None where only a shape was given.
-    input_layers : list of (Layer or None)
-        The same, as a list; the base of walks through a network.
+        None where only a shape was given. Another layer may be put here at any time.
+    input_layers : tuple of (Layer or None)
+        The same, as a tuple; the base of walks through a network.
     input_shape : tuple of int or None
         None stands for a size that may vary.
     params : OrderedDict
         From each parameter to the set of its tags.
+    get_output_kwargs : list of str
+        Keywords of :func:`get_output` that the layer hands on, beside those that its ``get_output_for`` names.
 
     Raises
     ------
@@ -48,21 +53,32 @@ class Layer:
 
     def __init__(self, incoming: Incoming, name: str | None = None):
         self._set_up(name)
+        self.input_layer: Any
         self.input_shape: Any
         self.input_layer, self.input_shape = _layer_and_shape(self, incoming)
-        self.input_layers: list[Layer | None] = [self.input_layer]
 
     def _set_up(self, name: str | None) -> None:
         self.name = name
         self.params: OrderedDict[Any, set[str]] = OrderedDict()
+        self.get_output_kwargs: list[str] = []
 
     def __str__(self) -> str:
         return f"unnamed {type(self).__name__}" if self.name is None else f"layer {self.name!r}"
 
     @property
+    def input_layers(self) -> Sequence[Any]:
+        """What feeds into this layer, as a tuple."""
+        return (self.input_layer,)
+
+    @property
     def output_shape(self) -> Shape:
         """The shape of the output, for the input shape that the layer was made with."""
-        return self.get_output_shape_for(self.input_shape)
+        return self._numbers(self.get_output_shape_for(self.input_shape))
+
+    def _numbers(self, shape: Any) -> Shape:
+        if any(isinstance(size, Variable) for size in shape):
+            raise ValueError(f"{self}: expected get_output_shape_for() to give integers or None, got {shape}")
+        return shape
 
     def get_params(self, unwrap_shared: bool = True, **tags: bool) -> list[Any]:
         """List this layer's parameters, in the order they were added.
@@ -98,13 +114,14 @@ class Layer:
         """
         return input_shape
 
+    # Subclasses call the argument as Lasagne does: input or inputs.
+    @no_type_check
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Build the expression of the output.
 
         Parameters
         ----------
         input : pytensor variable
-            For a :class:`MergeLayer` a list of them.
         **kwargs
             What :func:`get_output` was given; a layer names those that it understands.
 
@@ -130,6 +147,8 @@ class Layer:
         Returns
         -------
         pytensor variable
+            What :func:`~theanompi.lasagne.utils.create_param` gives; of a float64 variable the float32 values, because
+            the network computes in that.
 
         Raises
         ------
@@ -139,6 +158,8 @@ class Layer:
         if name is not None and self.name is not None:
             name = f"{self.name}.{name}"
         param = create_param(spec, shape, name)
+        if param.dtype == "float64":
+            param = pt.cast(param, "float32")
         tags = {"trainable": True, "regularizable": True} | tags
         self.params[param] = {tag for tag, present in tags.items() if present}
         return param
@@ -156,6 +177,7 @@ class MergeLayer(Layer):
     Attributes
     ----------
     input_layers : list of (Layer or None)
+        Other layers may be put here at any time.
     input_shapes : list of tuple
 
     Raises
@@ -171,6 +193,8 @@ class MergeLayer(Layer):
     [(None, 3), (None, 5)]
     """
 
+    input_layers: list[Any] = []
+
     def __init__(self, incomings: Sequence[Incoming], name: str | None = None):
         self._set_up(name)
         if not incomings:
@@ -182,7 +206,7 @@ class MergeLayer(Layer):
     @property
     def output_shape(self) -> Shape:
         """The shape of the output, for the input shapes that the layer was made with."""
-        return self.get_output_shape_for(self.input_shapes)
+        return self._numbers(self.get_output_shape_for(self.input_shapes))
 
     def get_output_shape_for(self, input_shapes: Any) -> Shape:
         """Compute the shape of the output from those of the inputs.
@@ -197,9 +221,27 @@ class MergeLayer(Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define get_output_shape_for()")
 
+    @no_type_check
+    def get_output_for(self, inputs: Any, **kwargs: Any) -> Any:
+        """Build the expression of the output.
 
-def _layer_and_shape(layer: Layer, incoming: Incoming) -> tuple[Layer | None, Shape]:
-    source, shape = (incoming, incoming.output_shape) if isinstance(incoming, Layer) else (None, incoming)
+        Parameters
+        ----------
+        inputs : list of pytensor variable
+        **kwargs
+            What :func:`get_output` was given; a layer names those that it understands.
+
+        Returns
+        -------
+        pytensor variable
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define get_output_for()")
+
+
+def _layer_and_shape(layer: Layer, incoming: Any) -> tuple[Any, Shape]:
+    source, shape = (None, incoming) if isinstance(incoming, tuple) else (incoming, None)
+    if source is not None:
+        shape = getattr(source, "output_shape", None)
     if not isinstance(shape, tuple):
         raise ValueError(f"{layer}: expected a layer or a shape tuple as incoming, got {incoming!r}")
     if any(size is not None and size <= 0 for size in shape):

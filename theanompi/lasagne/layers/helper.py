@@ -1,20 +1,18 @@
 """Functions on whole networks, given by their output layers."""
 
-import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import pytensor
-import pytensor.tensor as pt
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, closest
 from theanompi.lasagne.layers.base import Layer, MergeLayer
 from theanompi.lasagne.layers.input import InputLayer
-from theanompi.lasagne.utils import Shape, unique
+from theanompi.lasagne.utils import Shape, as_theano_expression, inspect_kwargs, unique
 
 __all__ = [
     "count_params",
@@ -65,20 +63,20 @@ def get_all_layers(
     ['data', 'fc']
     """
     stop = set(treat_as_input or ())
-    result: dict[Layer, None] = {}
+    result: list[Layer] = []
+    seen: set[Layer] = set()
     # Depth first with a stack of its own, because deep networks exceed Python's recursion limit.
     stack = [(one, False) for one in reversed(_as_list(layer))]
     while stack:
         current, inputs_done = stack.pop()
-        if current in result:
-            continue
         if inputs_done:
-            result[current] = None
-            continue
-        stack.append((current, True))
-        if current not in stop:
-            stack.extend((source, False) for source in reversed(current.input_layers) if source is not None)
-    return list(result)
+            result.append(current)
+        elif current not in seen:
+            seen.add(current)
+            stack.append((current, True))
+            if current not in stop:
+                stack.extend((source, False) for source in reversed(_sources(current)) if source is not None)
+    return result
 
 
 @contextmanager
@@ -107,12 +105,12 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
     layer_or_layers : Layer or list of Layer
     inputs : pytensor variable, numpy.ndarray or mapping, optional
         What to feed in, instead of the input layer's own variable; or a mapping from any layers to what to
-        use instead of their outputs.
+        use instead of their outputs. None in its place stands for what feeds into layers that were made with a shape.
     **kwargs
         For the layers. ``deterministic=True`` is for validation: no dropout, running averages in batch
-        normalisation. Training needs ``sample_keys`` where there is dropout
-        (:class:`~theanompi.lasagne.layers.DropoutLayer`), and ``batch_norm_statistics`` to get at the
-        statistics (:class:`~theanompi.lasagne.layers.BatchNormLayer`).
+        normalisation. Trainers ask for noise by ``sample_keys`` (:class:`~theanompi.lasagne.layers.DropoutLayer`)
+        and for ``batch_norm_statistics`` (:class:`~theanompi.lasagne.layers.BatchNormLayer`). A keyword that no layer
+        knows is a warning, which names the closest known one.
 
     Returns
     -------
@@ -120,12 +118,10 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
 
     Raises
     ------
-    TypeError
-        If no layer knows a keyword; the closest known one is named.
     ValueError
-        If an input is missing, does not fit its layer, or one variable is given for several input layers; if
-        a layer cannot work with its input (the message names the layer); if two dropout layers that are
-        active would draw the same masks.
+        If an input is missing, has another number of dimensions than its layer, or one variable is given for
+        several input layers; if a layer cannot work with its input (the message names the layer); if two dropout
+        layers that are active would draw the same masks.
     ConfigError
         If a layer makes float64 of something else. Python's floats do not: they are taken for float32 here.
 
@@ -142,12 +138,12 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
     _check_keywords(layers, kwargs)
     if "sample_keys" in kwargs and not kwargs.get("deterministic"):
         _check_salts(layers)
-    outputs = {layer: pt.as_tensor_variable(value) for layer, value in given.items()}
+    outputs = {layer: as_theano_expression(value) for layer, value in given.items()}
     if inputs is not None and not isinstance(inputs, Mapping):
-        outputs[_only_input(layers, "get_output")] = pt.as_tensor_variable(inputs)
+        outputs[_only_input(layers, "get_output")] = as_theano_expression(inputs)
     for layer in layers:
         if isinstance(layer, InputLayer):
-            layer.check(outputs.setdefault(layer, layer.input_var))
+            outputs[layer] = layer.fed(outputs.get(layer, layer.input_var))
 
     def step(layer: Layer, x: Any) -> Any:
         try:
@@ -194,15 +190,20 @@ def get_output_shape(layer_or_layers: Any, input_shapes: Any = None) -> Any:
     >>> get_output_shape(network), get_output_shape(network, (7, 2))
     ((None, 3), (7, 3))
     """
+    if input_shapes is None or input_shapes == {}:
+        wanted = _as_list(layer_or_layers)
+        return (
+            [layer.output_shape for layer in wanted]
+            if wanted != [layer_or_layers]
+            else wanted[0].output_shape
+        )
     shapes: dict[Layer, Shape] = dict(input_shapes) if isinstance(input_shapes, Mapping) else {}
     layers = get_all_layers(layer_or_layers, shapes)
-    if input_shapes is not None and not isinstance(input_shapes, Mapping):
+    if not isinstance(input_shapes, Mapping):
         shapes[_only_input(layers, "get_output_shape")] = input_shapes
     for layer in layers:
         if isinstance(layer, InputLayer):
             shapes.setdefault(layer, layer.shape)
-        elif input_shapes is None and any(source is None for source in layer.input_layers):
-            shapes[layer] = layer.output_shape
     return _propagate(layer_or_layers, layers, shapes, lambda layer, shape: layer.get_output_shape_for(shape))
 
 
@@ -317,8 +318,13 @@ def set_all_param_values(layer: Layer | Iterable[Layer], values: Sequence[np.nda
         param.set_value(np.asarray(value, dtype=param.type.dtype))
 
 
-def _as_list(layer: Layer | Iterable[Layer]) -> list[Layer]:
-    return [layer] if isinstance(layer, Layer) else list(layer)
+def _as_list(layer: Any) -> list[Any]:
+    return list(layer) if isinstance(layer, Iterable) else [layer]
+
+
+def _sources(layer: Any) -> list[Any]:
+    """What feeds into a layer; nothing into an object that only has an output shape."""
+    return list(getattr(layer, "input_layers", ()))
 
 
 def _only_input(layers: Sequence[Layer], caller: str) -> Layer:
@@ -338,24 +344,24 @@ def _propagate(
     for layer in layers:
         if layer in known:
             continue
-        if any(source is None for source in layer.input_layers):
-            raise ValueError(
-                f"{layer}: no layer feeds into it: expected an input for it in a mapping, got none"
-            )
-        incoming = [known[source] for source in layer.input_layers if source is not None]
+        sources = _sources(layer)
+        if any(source not in known for source in sources) or not hasattr(layer, "get_output_for"):
+            cause = "feeds into it" if None in sources else "of the network feeds into it first"
+            raise ValueError(f"{layer}: no layer {cause}: expected an input for it in a mapping, got none")
+        incoming = [known[source] for source in sources]
         known[layer] = step(layer, incoming if isinstance(layer, MergeLayer) else incoming[0])
-    return known[wanted] if isinstance(wanted, Layer) else [known[layer] for layer in wanted]
+    return [known[layer] for layer in wanted] if isinstance(wanted, Iterable) else known[wanted]
 
 
 def _check_keywords(layers: Iterable[Layer], kwargs: Mapping[str, Any]) -> None:
     accepted = set(COMMON_KEYWORDS)
     for layer in layers:
-        _, *parameters = inspect.signature(layer.get_output_for).parameters.values()
-        accepted.update(p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD)
-    for keyword in kwargs.keys() - accepted:
-        close = get_close_matches(keyword, accepted, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(accepted))}"
-        raise TypeError(f"get_output: no layer knows the keyword {keyword!r}; {hint}")
+        accepted.update(inspect_kwargs(layer.get_output_for) if hasattr(layer, "get_output_for") else ())
+        accepted.update(getattr(layer, "get_output_kwargs", ()))
+    for keyword in sorted(kwargs.keys() - accepted):
+        close = closest(keyword, accepted)
+        known = close or f"; known are {', '.join(sorted(accepted))}"
+        warnings.warn(f"get_output: no layer knows the keyword {keyword!r}{known}"[:300], stacklevel=3)
 
 
 def _check_salts(layers: Iterable[Layer]) -> None:

@@ -1,7 +1,9 @@
 """Where a network begins."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import pytensor.tensor as pt
 from pytensor.tensor.type import TensorType
 
 from theanompi.lasagne.layers.base import Layer
@@ -18,7 +20,8 @@ class InputLayer(Layer):
     shape : tuple of int or None
         None stands for a size that may vary, usually the number of samples.
     input_var : pytensor variable, optional
-        What to feed in; a float32 variable of this shape is made by default.
+        What to feed in; a float32 variable of this shape is made by default. Of a float64 variable, which PyTensor's
+        ``matrix()`` and the like are by default, the network sees the float32 values.
     name : str, optional
 
     Attributes
@@ -38,15 +41,42 @@ class InputLayer(Layer):
 
     def __init__(self, shape: Shape, input_var: Any = None, name: str | None = None):
         super().__init__(tuple(shape), name=name)
-        self.input_layers = []
         self.shape: Shape = self.input_shape
         if input_var is None:
             variable_name = "input" if name is None else f"{name}.input"
             input_var = TensorType("float32", shape=self.shape)(variable_name)
+        elif not compatible(self.shape, input_var.type.shape):
+            raise ValueError(f"{self}: expected an input of shape {self.shape}, got {input_var.type}")
         self.input_var = input_var
-        self.check(input_var)
 
-    def check(self, expression: Any) -> None:
-        """Raise a ValueError if `expression` cannot have this layer's shape."""
-        if not compatible(self.shape, expression.type.shape):
-            raise ValueError(f"{self}: expected an input of shape {self.shape}, got {expression.type}")
+    @property
+    def input_layers(self) -> Sequence[Any]:
+        """Nothing feeds into this layer."""
+        return ()
+
+    @property
+    def output_shape(self) -> Shape:
+        """`shape`."""
+        return self.shape
+
+    def fed(self, value: Any) -> Any:
+        """What a network sees of `value` at this layer.
+
+        Parameters
+        ----------
+        value : pytensor variable
+            Sizes may differ from `shape`, as far as the layers above take them.
+
+        Returns
+        -------
+        pytensor variable
+            float32 where `value` is float64.
+
+        Raises
+        ------
+        ValueError
+            If `value` has another number of dimensions.
+        """
+        if value.type.ndim != len(self.shape):
+            raise ValueError(f"{self}: expected an input of shape {self.shape}, got {value.type}")
+        return pt.cast(value, "float32") if value.dtype == "float64" else value

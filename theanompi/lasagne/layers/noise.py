@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
 
 from theanompi.device import ops
 from theanompi.lasagne.layers.base import Incoming, Layer
 from theanompi.lasagne.layers.dense import known_or_symbolic_size
 from theanompi.lasagne.layers.helper import get_all_layers
+from theanompi.lasagne.random import fresh_keys
 
 __all__ = [
     "DropoutLayer",
@@ -27,7 +29,7 @@ def salt_of(layer: Layer) -> int:
     return zlib.crc32(identity.encode())
 
 
-def keys_of(input: Any, sample_keys: Any, what: str) -> Any:
+def keys_of(input: Any, sample_keys: Any, shared_axes: Sequence[int] = ()) -> Any:
     """The keys that the random numbers for a minibatch are functions of.
 
     Parameters
@@ -35,24 +37,24 @@ def keys_of(input: Any, sample_keys: Any, what: str) -> Any:
     input : pytensor variable
         The minibatch.
     sample_keys : pytensor vector of int64, or None
-        What :func:`get_output` was given.
-    what : str
-        Who wants them, for the error message.
+        What :func:`get_output` was given; without any there are new ones at every call of a compiled function.
+    shared_axes : sequence of int
+        Axes along which everything draws the same.
 
     Returns
     -------
     pytensor vector of int64
-        (n,), one for each sample.
+        (n,), one for each sample; (1,) where axis 0 is shared.
 
     Raises
     ------
     ValueError
-        If there are none.
+        If there are keys and samples share what is drawn: it would depend on which of them are in the minibatch.
     """
     if sample_keys is None:
-        raise ValueError(
-            f"{what} expects deterministic=True or sample_keys=<int64 vector of a key for each sample>, got neither"
-        )
+        return fresh_keys(1 if 0 in shared_axes else known_or_symbolic_size(input, 0))
+    if 0 in shared_axes:
+        raise ValueError("expected shared_axes without axis 0 where there are sample_keys, got both")
     return sample_keys
 
 
@@ -69,18 +71,20 @@ def drawn_shape(input: Any, shared_axes: Sequence[int] = ()) -> list[Any]:
 class DropoutLayer(Layer):
     """Dropout [1]_: set elements to zero with probability p, unless ``deterministic=True``.
 
-    The mask of a sample is a pure function of its key in ``sample_keys``, which :func:`get_output` must be
-    given, and of the layer's name. So the masks do not depend on how a minibatch is split.
+    Without further keywords new elements are dropped at every call of a compiled function; their random state starts
+    from :func:`theanompi.lasagne.random.get_rng`. With ``sample_keys``, as a trainer asks for it, the mask of a sample
+    is a pure function of its key and of the layer's name: it does not depend on how a minibatch is split.
 
     Parameters
     ----------
     incoming : Layer or tuple
-    p : float
-        Probability of a zero, in [0, 1).
+    p : float or pytensor scalar
+        Probability of a zero, in [0, 1); a shared variable may be changed between calls.
     rescale : bool
         Divide what is left by 1 − p, so that the mean stays the same.
     shared_axes : tuple of int
-        Axes along which elements are dropped together: (2, 3) drops whole channels. Not the first.
+        Axes along which elements are dropped together: (2, 3) drops whole channels, (0,) the same elements of all
+        samples.
     name : str, optional
         Without a name, the number of layers up to this one takes its place.
 
@@ -92,7 +96,7 @@ class DropoutLayer(Layer):
     Raises
     ------
     ValueError
-        If p or `shared_axes` is out of range, or a size after the first is not known.
+        If p or `shared_axes` is out of range.
 
     References
     ----------
@@ -108,7 +112,7 @@ class DropoutLayer(Layer):
     def __init__(
         self,
         incoming: Incoming,
-        p: float = 0.5,
+        p: Any = 0.5,
         rescale: bool = True,
         shared_axes: Sequence[int] = (),
         name: str | None = None,
@@ -118,12 +122,12 @@ class DropoutLayer(Layer):
         self.rescale = rescale
         dimensions = len(self.input_shape)
         self.shared_axes = tuple(axis % dimensions for axis in shared_axes)
-        if not 0 <= p < 1:
+        if not isinstance(p, Variable) and not 0 <= p < 1:
             raise ValueError(f"{self}: expected p in [0, 1), got {p}")
-        if 0 in self.shared_axes or any(axis >= dimensions for axis in shared_axes):
-            raise ValueError(f"{self}: expected shared_axes in [1, {dimensions}), got {tuple(shared_axes)}")
-        if None in self.input_shape[1:]:
-            raise ValueError(f"{self}: expected known sizes after the first axis, got {self.input_shape}")
+        if any(not -dimensions <= axis < dimensions for axis in shared_axes):
+            raise ValueError(
+                f"{self}: expected shared_axes in [{-dimensions}, {dimensions}), got {tuple(shared_axes)}"
+            )
         self.salt = salt_of(self)
 
     def get_output_for(
@@ -136,7 +140,7 @@ class DropoutLayer(Layer):
         input : pytensor variable
         deterministic : bool
             Return the input as it is.
-        sample_keys : pytensor vector of int64
+        sample_keys : pytensor vector of int64, optional
             (n,), a random key for each sample.
 
         Returns
@@ -146,12 +150,16 @@ class DropoutLayer(Layer):
         Raises
         ------
         ValueError
-            If elements are to be dropped and there are no keys.
+            If there are keys and samples share one mask: it would depend on which of them are in the minibatch.
         """
-        if deterministic or self.p == 0:
+        symbolic = isinstance(self.p, Variable)
+        if deterministic or (not symbolic and self.p == 0):
             return input
-        shape = drawn_shape(input, self.shared_axes)
-        keys = keys_of(input, sample_keys, "dropout")
+        keys, shape = keys_of(input, sample_keys, self.shared_axes), drawn_shape(input, self.shared_axes)
+        if symbolic:
+            p = pt.cast(self.p, "float32")
+            kept: Any = pt.gt(ops.uniform(keys, shape, self.salt), p)
+            return input * (kept / (1 - p) if self.rescale else kept)
         mask: Any = ops.dropout_mask(keys, shape, self.p, self.salt)
         return input * (mask if self.rescale else mask * pt.cast(1 - self.p, mask.dtype))
 
@@ -212,8 +220,7 @@ def dropout_locations(incoming: Incoming, *args: Any, **kwargs: Any) -> DropoutL
 class GaussianNoiseLayer(Layer):
     """Add normally distributed noise of mean 0 [1]_, unless ``deterministic=True``.
 
-    The noise of a sample is a pure function of its key in ``sample_keys`` and of the layer's name, as the mask of a
-    :class:`DropoutLayer` is.
+    It is drawn as the mask of a :class:`DropoutLayer` is.
 
     Parameters
     ----------
@@ -253,20 +260,15 @@ class GaussianNoiseLayer(Layer):
         input : pytensor variable
         deterministic : bool
             Return the input as it is.
-        sample_keys : pytensor vector of int64
+        sample_keys : pytensor vector of int64, optional
             (n,), a random key for each sample.
 
         Returns
         -------
         pytensor variable
-
-        Raises
-        ------
-        ValueError
-            If noise is to be added and there are no keys.
         """
         if deterministic or (isinstance(self.sigma, int | float) and self.sigma == 0):
             return input
-        keys = keys_of(input, sample_keys, "noise")
+        keys = keys_of(input, sample_keys)
         noise: Any = ops.normal(keys, drawn_shape(input), self.salt)
         return input + pt.cast(self.sigma, input.dtype) * noise.astype(input.dtype)

@@ -35,8 +35,10 @@ class BatchNormLayer(Layer):
     """Batch normalisation [1]_: y = (x − mean) · inv_std · gamma + beta.
 
     With ``deterministic=True``, mean and inv_std are the running averages, otherwise those of the batch.
-    The layer never changes its averages. It writes the batch's statistics into the dictionary that
-    :func:`get_output` is given as ``batch_norm_statistics``, for the caller to average:
+    In training the running averages follow by themselves: every call of a compiled function moves them by `alpha`
+    towards the batch's statistics, beside the updates that the function was given. Who wants to average by other
+    means, as a trainer over several ranks, gives :func:`get_output` a dictionary as ``batch_norm_statistics``; then
+    the layer changes nothing:
 
     >>> layer = BatchNormLayer((None, 64, 8, 8), name="bn")
     >>> statistics = {}
@@ -53,15 +55,16 @@ class BatchNormLayer(Layer):
         The axes to normalise over: by default all but the second.
     epsilon : float
         Added to the variance before the root is taken.
-    alpha : float
-        Weight of the batch in the exponential running averages; for whoever does the averaging.
+    alpha : float or pytensor scalar
+        Weight of the batch in the exponential running averages.
     beta, gamma : initialiser, number, array, variable or None
-        Shift and scale, one for every element that is not normalised over; None for none. Both are trainable
-        and, unlike Lasagne's gamma, neither is regularizable: He et al. and Goyal et al. do not decay them.
+        Shift and scale, one for every element that is not normalised over; None for none. Both are trainable.
     mean, inv_std : initialiser, number, array or variable
         The running averages of the mean and of 1 / √(biased variance + epsilon), of the same shape;
         tagged ``batch_norm_stat``, neither trainable nor regularizable.
     name : str, optional
+    decays_gamma : bool
+        Whether gamma is regularizable, as Lasagne's is. He et al. and Goyal et al. do not decay it. `beta` is not.
 
     Raises
     ------
@@ -89,6 +92,8 @@ class BatchNormLayer(Layer):
         mean: Any = init.Constant(0.0),  # noqa: B008
         inv_std: Any = init.Constant(1.0),  # noqa: B008
         name: str | None = None,
+        *,
+        decays_gamma: bool = False,
     ):
         super().__init__(incoming, name=name)
         self.axes = shared_axes_tuple(self, axes)
@@ -96,7 +101,9 @@ class BatchNormLayer(Layer):
         self.alpha = alpha
         shape = unshared_shape(self, self.axes)
         self.beta = None if beta is None else self.add_param(beta, shape, "beta", regularizable=False)
-        self.gamma = None if gamma is None else self.add_param(gamma, shape, "gamma", regularizable=False)
+        self.gamma = (
+            None if gamma is None else self.add_param(gamma, shape, "gamma", regularizable=decays_gamma)
+        )
         statistic = {"trainable": False, "regularizable": False, "batch_norm_stat": True}
         self.mean = self.add_param(mean, shape, "mean", **statistic)
         self.inv_std = self.add_param(inv_std, shape, "inv_std", **statistic)
@@ -116,32 +123,24 @@ class BatchNormLayer(Layer):
         ----------
         input : pytensor variable
         deterministic : bool
-            Use the running averages, and hand out no statistics.
+            Use the running averages, and leave them as they are.
         batch_norm_use_averages, batch_norm_update_averages : bool, optional
             Override the one or the other.
         batch_norm_statistics : dict, optional
-            Filled with the batch's statistics: ``self.mean`` → its mean, ``self.inv_std`` → its inv_std.
+            Filled with the batch's statistics (``self.mean`` → its mean, ``self.inv_std`` → its inv_std) instead of
+            updating the averages.
 
         Returns
         -------
         pytensor variable
-
-        Raises
-        ------
-        ValueError
-            If the statistics have no dictionary to go to, so that the running averages would stay as they are.
         """
         use_averages = deterministic if batch_norm_use_averages is None else batch_norm_use_averages
         update = not deterministic if batch_norm_update_averages is None else batch_norm_update_averages
-        if batch_norm_statistics is None and (batch_norm_update_averages or (update and not use_averages)):
-            raise ValueError(
-                "training expects batch_norm_statistics={}, a dictionary that takes the statistics for the running "
-                "averages, got None; or deterministic=True, or batch_norm_update_averages=False to leave them"
-            )
+        gamma, beta = self.gamma, self.beta
         if not use_averages and input.ndim in (2, 4) and self.axes == (0, *range(2, input.ndim)):
             channels = self.mean.type.shape
-            gamma = pt.ones(channels, "float32") if self.gamma is None else self.gamma
-            beta = pt.zeros(channels, "float32") if self.beta is None else self.beta
+            gamma = pt.ones(channels, "float32") if gamma is None else gamma
+            beta = pt.zeros(channels, "float32") if beta is None else beta
             output, mean, inv_std = ops.batch_norm(input, gamma, beta, self.epsilon)
         else:
             mean, inv_std = self._statistics(input)
@@ -150,6 +149,19 @@ class BatchNormLayer(Layer):
         if update and batch_norm_statistics is not None:
             batch_norm_statistics[self.mean] = mean
             batch_norm_statistics[self.inv_std] = inv_std
+        elif update:
+            output = self._updating(output, {self.mean: mean, self.inv_std: inv_std})
+        return output
+
+    def _updating(self, output: Any, statistics: dict[Any, Any]) -> Any:
+        """Let every function that computes `output` move the running averages."""
+        for average, statistic in statistics.items():
+            # Not the parameter itself, which a function may read without updating it: a second one of the same memory.
+            running = average.clone()
+            alpha = pt.cast(self.alpha, running.dtype)
+            running.default_update = (1 - alpha) * running + alpha * pt.cast(statistic, running.dtype)
+            # A function updates what it reads; rewriting then removes these zeros.
+            output = output + pt.cast(0 * running.sum(), output.dtype)
         return output
 
     def _statistics(self, input: Any) -> tuple[Any, Any]:

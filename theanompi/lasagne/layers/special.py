@@ -271,7 +271,7 @@ class InverseLayer(MergeLayer):
         """Get the shape of that layer's input."""
         return input_shapes[2]
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Differentiate."""
         input, layer_out, layer_in = inputs
         return pytensor.grad(None, wrt=layer_in, known_grads={layer_out: input})
@@ -404,7 +404,7 @@ class TransformerLayer(_WarpLayer):
     ):
         super().__init__(incoming, localization_network, downsample_factor, 6, name)
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Map the places and read the image there."""
         image, theta = inputs
         size = self._output_size(image)
@@ -481,7 +481,7 @@ class TPSTransformerLayer(_WarpLayer):
         # From the moved points to the spline's coefficients.
         self._solution = np.linalg.inv(system)[:, 3:].T.astype("float32")
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Map the places and read the image there."""
         image, moved = inputs
         if self.precompute_grid:
@@ -646,22 +646,19 @@ class RandomizedRectifierLayer(Layer):
         input : pytensor variable
         deterministic : bool
             Take the mean slope.
-        sample_keys : pytensor vector of int64
+        sample_keys : pytensor vector of int64, optional
             (n,), a random key for each sample.
 
         Returns
         -------
         pytensor variable
-
-        Raises
-        ------
-        ValueError
-            If slopes are to be drawn and there are no keys.
         """
         if deterministic or (not self._symbolic and self.lower == self.upper):
             return nonlinearities.LeakyRectify((self.lower + self.upper) / 2)(input)
         shape = drawn_shape(input, self.shared_axes)
-        slopes: Any = ops.uniform(keys_of(input, sample_keys, "rrelu"), shape, self.salt)
+        # By keys, what a sample draws is its own, whatever is shared.
+        keys = keys_of(input, sample_keys, self.shared_axes if sample_keys is None else ())
+        slopes: Any = ops.uniform(keys, shape, self.salt)
         lower, upper = (pt.cast(bound, slopes.dtype) for bound in (self.lower, self.upper))
         return nonlinearities.LeakyRectify(lower + (upper - lower) * slopes)(input)
 

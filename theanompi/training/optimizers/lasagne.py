@@ -27,7 +27,7 @@ def rules() -> dict[str, Callable[..., Any]]:
     """The update rules of `theanompi.lasagne.updates`, by name: what makes updates from gradients at a rate.
 
     >>> sorted(rules())
-    ['adadelta', 'adagrad', 'adam', 'momentum', 'nesterov_momentum', 'rmsprop', 'sgd']
+    ['adadelta', 'adagrad', 'adam', 'adamax', 'amsgrad', 'momentum', 'nesterov_momentum', 'rmsprop', 'sgd']
     """
     functions = {name: getattr(updates, name) for name in updates.__all__}
     return {k: f for k, f in functions.items() if tuple(inspect.signature(f).parameters)[:3] == _COMMON}
