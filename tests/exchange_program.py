@@ -53,10 +53,10 @@ def disguised(aware: bool) -> Iterator[None]:
         wait_stream=lambda other: None, synchronize=lambda: BOUND.append(current_thread().name)
     )
     event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
-    unpinned = {
-        name: lambda *shape, make=getattr(torch, name), pin_memory=False, **more: make(*shape, **more)
-        for name in ("empty", "zeros")
-    }
+
+    def unpinned(make: Any) -> Any:
+        return lambda *shape, pin_memory=False, **more: make(*shape, **more)
+
     with (
         mock.patch.multiple(
             torch.cuda,
@@ -66,7 +66,7 @@ def disguised(aware: bool) -> Iterator[None]:
             stream=lambda _: contextlib.nullcontext(),
             current_stream=lambda *_: stream,
         ),
-        mock.patch.multiple(torch, **unpinned),
+        mock.patch.multiple(torch, empty=unpinned(torch.empty), zeros=unpinned(torch.zeros)),
         mock.patch.object(cuda_aware, "decide", lambda comm, device: cuda_aware.Decision(aware, "told so")),
     ):
         yield

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.mpi import run_mpi, run_warm
+from tests.mpi import run_warm
 from theanompi.exchange import cuda_aware, probe
 from theanompi.exchange.cuda_aware import Proof, prove
 
@@ -174,6 +174,7 @@ def test_every_path_is_right(n):
 
 # Ranks on two machines: the first half of them on one, the others on the other.
 DECIDE = """
+from unittest import mock
 import torch
 from mpi4py import MPI
 from theanompi.exchange import cuda_aware
@@ -183,27 +184,28 @@ class Machines(MPI.Intracomm):
     def Split_type(self, kind):
         return self.Split(2 * self.rank // self.size)
 
-comm = Machines(MPI.COMM_WORLD)
+comm = Machines(comm)
 second, last = 2 * comm.rank // comm.size, comm.rank == comm.size - 1
-calls = []
-cuda_aware.query = lambda: (how != "silent", "told so")
-cuda_aware._identity = lambda device: "hidden" if how == "hidden" and last else device
-torch.cuda.device_count = lambda: 8
-
-def prove(devices):
-    calls.append(devices)
-    wrong = how == "wrong" and second
-    return Proof(True, not wrong, 1.0, 2.0, "wrong sums" if wrong else "right sums")
-
-cuda_aware.prove = prove
 results = []
 for how in ("right", "wrong", "silent", "hidden", "cpu", "mixed"):
+    calls = []
+
+    def prove(devices):
+        calls.append(devices)
+        wrong = how == "wrong" and second
+        return Proof(True, not wrong, 1.0, 2.0, "wrong sums" if wrong else "right sums")
+
+    library = {
+        "query": lambda: (how != "silent", "told so"),
+        "_identity": lambda device: "hidden" if how == "hidden" and last else device,
+        "prove": prove,
+        "_decision": None,
+    }
     device = torch.device("cpu" if how == "cpu" or (how == "mixed" and comm.rank == 0) else f"cuda:{comm.rank}")
-    first = decide(comm, device)
-    assert decide(comm, device) == first
+    with mock.patch.multiple(cuda_aware, **library), mock.patch("torch.cuda.device_count", lambda: 8):
+        first = decide(comm, device)
+        assert decide(comm, device) == first
     results.append(f"{how}|{comm.rank}|{first.direct}|{first.reason}|{calls}\\n")
-    calls.clear()
-    cuda_aware._decision = None
 print(end="".join(results))
 """
 
@@ -211,7 +213,7 @@ print(end="".join(results))
 @cache
 def decisions(n: int) -> dict[str, list[list[str]]]:
     """For each case what each rank decided, why, and what it had proven."""
-    result = run_mpi(n, ["-m", "mpi4py", "-c", DECIDE], timeout=60)
+    result = run_warm(n, DECIDE)
     assert result.returncode == 0, result.stderr
     found: dict[str, list[list[str]]] = {}
     for how, _, *words in sorted(text.split("|") for text in result.stdout.splitlines()):
