@@ -111,6 +111,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
     Each process takes one half, and then from the other what has not begun, so that most files are in one of them.
     """
+    if hasattr(config, "workerinput"):  # this is one of the two
+        return
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     if whole and config.pluginmanager.hasplugin("xdist") and not config.option.usepdb:
         if config.option.numprocesses is None and len(os.sched_getaffinity(0)) > 1:
