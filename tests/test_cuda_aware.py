@@ -13,6 +13,7 @@ import torch
 from tests.mpi import run_warm
 from theanompi.exchange import cuda_aware, probe
 from theanompi.exchange.cuda_aware import Proof, prove
+from theanompi.launch.mpirun import Outcome
 
 # The real program of the proof, with a library that does something wrong when it is given device memory.
 SPOILED = """
@@ -51,7 +52,38 @@ def library(tmp_path, monkeypatch):
     return make
 
 
-def test_a_library_that_is_faster_than_staging(library):
+# The program of the proof on ranks that are there already; how many cores it may use goes for a job of its own.
+WARM = """
+import os, runpy, sys
+from types import SimpleNamespace
+from unittest import mock
+from mpi4py import MPI
+from theanompi.exchange import cuda_aware, probe
+folder, module, task = sys.argv[1:]
+sys.path.insert(0, folder)
+sys.argv[1:] = [task]
+with (
+    mock.patch.multiple(probe, measure=probe.measure, MPI=SimpleNamespace(**vars(MPI) | {"COMM_WORLD": comm})),
+    mock.patch.multiple(cuda_aware, query=cuda_aware.query),
+    mock.patch.object(os, "sched_setaffinity"),
+):
+    runpy.run_module(module)
+"""
+
+
+@pytest.fixture
+def warm(tmp_path, monkeypatch):
+    """For libraries at which the program ends well."""
+
+    def run_ranks(n, program, timeout, devices):
+        *_, module, task = program
+        done = run_warm(n, WARM, str(tmp_path), module, task)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    monkeypatch.setattr(cuda_aware, "run_ranks", run_ranks)
+
+
+def test_a_library_that_is_faster_than_staging(library, warm):
     proof = prove(["cpu"], values=1_000_000, module=library("time.sleep(0.05)", path="staged"))
     assert proof.claimed and proof.right and proof.use_direct
     assert proof.staged_s > 0.05 > proof.direct_s > 0
@@ -61,7 +93,7 @@ def test_a_library_that_is_faster_than_staging(library):
     )
 
 
-def test_one_that_is_slower(library):
+def test_one_that_is_slower(library, warm):
     proof = prove(["cpu"], values=500_000, module=library("time.sleep(0.05)"))
     assert proof.right and not proof.use_direct
     assert proof.direct_s > 0.05
@@ -69,7 +101,7 @@ def test_one_that_is_slower(library):
 
 
 @pytest.mark.parametrize("which", ["rank == 1", "size == 2"])
-def test_one_that_sums_wrong(library, which):
+def test_one_that_sums_wrong(library, warm, which):
     """On one rank, or on all; one value of many."""
     proof = prove(["cpu"], values=100_000, module=library(f"if self.{which}: message[0][77_777] += 1"))
     assert proof.claimed and not proof.right and not proof.use_direct
@@ -77,7 +109,7 @@ def test_one_that_sums_wrong(library, which):
     assert proof.reason.startswith("wrong sums (direct), ")
 
 
-def test_one_that_returns_what_was_summed_before(library):
+def test_one_that_returns_what_was_summed_before(library, warm):
     """The values of each call differ, so that not to have summed at all is noticed too."""
     proof = prove(
         ["cpu"], values=1000, module=library("message[0][:] = self.__dict__.setdefault('kept', 0) or 1")
