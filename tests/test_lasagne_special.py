@@ -430,12 +430,6 @@ ERRORS = [
     ),
     (
         ValueError,
-        lambda: get_output(layers.GaussianNoiseLayer(InputLayer((None, 3)), name="g")),
-        "layer 'g': noise expects deterministic=True or sample_keys=<int64 vector of a key for each sample>, "
-        "got neither",
-    ),
-    (
-        ValueError,
         lambda: get_output(layers.EmbeddingLayer(InputLayer((None, 3)), 4, 5, name="e")),
         "layer 'e': expected integers, got Matrix(float32, shape=(?, 3)); "
         "give the InputLayer an input_var of integers",
