@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytensor
-from pytensor.compile.maker import FunctionMaker
 from pytensor.compile.mode import Mode, get_mode
 from pytensor.graph.basic import Variable
 from pytensor.graph.op import HasInnerGraph
@@ -37,7 +36,7 @@ class DefaultMode(Mode):
         """What `pytensor.function` makes a function with: an official hook of PyTensor's modes."""
         return self._make
 
-    def _make(self, inputs: Sequence[Any], outputs: Any, mode: Mode, **settings: Any) -> FunctionMaker:
+    def _make(self, inputs: Sequence[Any], outputs: Any, mode: Mode, **settings: Any) -> Any:
         results = outputs if isinstance(outputs, list | tuple) else [] if outputs is None else [outputs]
         read = [getattr(one, "variable", one) for one in [*inputs, *results]]
         updates = [one.update for one in inputs if getattr(one, "update", None) is not None]
@@ -47,7 +46,7 @@ class DefaultMode(Mode):
         elif self is _default:
             # Not `self`, because PyTensor's settings of linker and rewrites may have changed since.
             chosen = get_mode("Mode")
-        return FunctionMaker(inputs, outputs, chosen, **settings)
+        return super().function_maker(inputs, outputs, chosen, **settings)
 
 
 def of_device(variables: Iterable[Variable]) -> bool:
