@@ -234,7 +234,9 @@ def test_names_and_tags_of_parameters() -> None:
     assert [p.name for p in lstm.get_params()] == [*own, *peepholes, "l.cell_init", "l.hid_init"]
     assert [p.name for p in lstm.get_params(trainable=False)] == ["l.cell_init", "l.hid_init"]
     assert not [p for p in lstm.get_params(regularizable=True) if ".b_" in p.name or "init" in p.name]
-    learned = GRULayer((None, STEPS, IN), UNITS, name="g").get_params(trainable=True, regularizable=False)
+    learned = GRULayer((None, STEPS, IN), UNITS, learn_init=True, name="g").get_params(
+        trainable=True, regularizable=False
+    )
     assert [p.name for p in learned] == ["g.b_updategate", "g.b_resetgate", "g.b_hidden_update", "g.hid_init"]
     plain = RecurrentLayer((None, STEPS, IN), UNITS, b=None, learn_init=True, name="r")
     assert [p.name for p in plain.get_params()] == [

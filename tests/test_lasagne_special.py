@@ -151,19 +151,25 @@ def test_an_autoencoder_with_unpooling_is_differentiated_through():
 # Warps
 
 
-def test_affine_transformer():
+@pytest.mark.parametrize("border_mode", ["nearest", "mirror", "wrap"])
+def test_affine_transformer(border_mode):
     (image, x), localization = feed(2, 6, 5), InputLayer((None, 6))
-    layer = layers.TransformerLayer(image, localization, downsample_factor=(2, 0.5))
+    layer = layers.TransformerLayer(image, localization, (2, 0.5), border_mode)
     assert layer.output_shape == (None, 2, 3, 10)
 
     def reference(x, theta):
-        # Beyond the image is its border.
         grid = F.affine_grid(theta.reshape(3, 2, 3), (3, 2, 3, 10), align_corners=True)
-        return F.grid_sample(x, grid, padding_mode="border", align_corners=True)
+        if border_mode == "wrap":
+            # Torch has no such mode: the image with itself around it, and the same places in that.
+            size = torch.tensor([5.0, 6.0])
+            grid = ((grid + 1) / 2 * (size - 1) + 5) / (size + 9) * 2 - 1
+            x = F.pad(x, (5, 5, 5, 5), mode="circular")
+        mode = "reflection" if border_mode == "mirror" else "border"
+        return F.grid_sample(x, grid, padding_mode=mode, align_corners=True)
 
     theta = (0.3 * draw(3, 6) + np.float32([1, 0, 0, 0, 1, 0])).astype("float32")
     check(layer, [x, theta], reference)
-    unknown = layers.TransformerLayer(InputLayer((None, 2, None, None)), localization, (2, 0.5))
+    unknown = layers.TransformerLayer(InputLayer((None, 2, None, None)), localization, (2, 0.5), border_mode)
     close(run(unknown, x, theta), reference(torch.tensor(x), torch.tensor(theta)))
 
 
@@ -407,6 +413,11 @@ ERRORS = [
         ValueError,
         lambda: layers.TransformerLayer((None, 3, 4, 4), (None, 5), name="t"),
         "layer 't': expected a localization network (n, 6), got (None, 5)",
+    ),
+    (
+        ValueError,
+        lambda: layers.TransformerLayer((None, 3, 4, 4), (None, 6), border_mode="zero", name="t"),
+        "layer 't': expected border_mode nearest, mirror or wrap, got 'zero'",
     ),
     (
         ValueError,

@@ -130,7 +130,7 @@ class _PoolLayer(Layer):
         incoming: Incoming,
         pool_size: Sizes,
         stride: Sizes | None = None,
-        pad: Sizes = (0, 0),
+        pad: Sizes = 0,
         ignore_border: bool = True,
         mode: str = "max",
         name: str | None = None,
@@ -250,7 +250,7 @@ class _MaxPoolLayer(_PoolLayer):
         incoming: Incoming,
         pool_size: Sizes,
         stride: Sizes | None = None,
-        pad: Sizes = (0, 0),
+        pad: Sizes = 0,
         ignore_border: bool = True,
         name: str | None = None,
     ):

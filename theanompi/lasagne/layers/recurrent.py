@@ -617,7 +617,7 @@ class GRULayer(_LoopLayer):
         hidden_update: Gate = Gate(W_cell=None, nonlinearity=nonlinearities.tanh),  # noqa: B008
         hid_init: Any = init.Constant(0.0),  # noqa: B008
         backwards: bool = False,
-        learn_init: bool = True,
+        learn_init: bool = False,
         gradient_steps: int = -1,
         grad_clipping: float = 0,
         unroll_scan: bool = False,

@@ -286,10 +286,14 @@ class _WarpLayer(MergeLayer):
         localization_network: Incoming,
         downsample_factor: float | Sequence[float],
         outputs: int,
+        border_mode: str,
         name: str | None,
     ):
         super().__init__([incoming, localization_network], name=name)
         self.downsample_factor = as_tuple(downsample_factor, 2)
+        self.border_mode = border_mode
+        if border_mode not in ("nearest", "mirror", "wrap"):
+            raise ValueError(f"{self}: expected border_mode nearest, mirror or wrap, got {border_mode!r}")
         image, located = self.input_shapes
         if len(image) != 4:
             raise ValueError(f"{self}: expected an input (n, channels, rows, columns), got {image}")
@@ -327,7 +331,17 @@ def _grid(rows: Any, columns: Any) -> Any:
     return pt.stack([x, y]).astype("float32")
 
 
-def _read(image: Any, places: Any, size: Sequence[Any]) -> Any:
+def _within(position: Any, length: Any, border_mode: str) -> Any:
+    """Which of `length` pixels stands for one that may lie beyond the border."""
+    if border_mode == "nearest":
+        return pt.clip(position, 0, length - 1)
+    if border_mode == "wrap":
+        return position % length
+    period = pt.maximum(2 * (length - 1), 1)
+    return pt.minimum(position % period, -position % period)
+
+
+def _read(image: Any, places: Any, size: Sequence[Any], border_mode: str) -> Any:
     """Read images at places between their pixels, bilinearly.
 
     Parameters
@@ -335,9 +349,11 @@ def _read(image: Any, places: Any, size: Sequence[Any]) -> Any:
     image : pytensor variable
         (n, channels, rows, columns).
     places : pytensor variable
-        (n, 2, rows' · columns'), x and y from −1 to 1; what is beyond is read at the border.
+        (n, 2, rows' · columns'), x and y from −1 to 1, or beyond.
     size : sequence
         rows', columns'.
+    border_mode : {'nearest', 'mirror', 'wrap'}
+        What is beyond the border: its own pixels, the image mirrored at them, or the image again.
 
     Returns
     -------
@@ -347,12 +363,12 @@ def _read(image: Any, places: Any, size: Sequence[Any]) -> Any:
     n, channels, rows, columns = (known_or_symbolic_size(image, axis) for axis in range(4))
     below, above, weight = [], [], []
     for axis, length in ((0, columns), (1, rows)):
-        last = pt.cast(length - 1, image.dtype)
-        place = (pt.clip(places[:, axis], -1, 1) + 1) / 2 * last
+        place = (places[:, axis] + 1) / 2 * pt.cast(length - 1, image.dtype)
         first = pt.floor(place)
         weight.append(place - first)
-        below.append(pt.cast(first, "int64"))
-        above.append(pt.cast(pt.minimum(first + 1, last), "int64"))
+        position = pt.cast(first, "int64")
+        below.append(_within(position, length, border_mode))
+        above.append(_within(position + 1, length, border_mode))
     pixels = image.dimshuffle(0, 2, 3, 1).reshape((n * rows * columns, channels))
     start = (pt.arange(n, dtype="int64") * (rows * columns)).dimshuffle(0, "x")
     across, down = (w.dimshuffle(0, 1, "x") for w in weight)
@@ -378,12 +394,14 @@ class TransformerLayer(_WarpLayer):
         each from −1 to 1. Its last layer is linear, and begins at 1, 0, 0, 0, 1, 0 to begin as the identity.
     downsample_factor : float or tuple of two
         How many times fewer rows and columns the output has.
+    border_mode : {'nearest', 'mirror', 'wrap'}
+        What is read beyond the border: its own pixels, the image mirrored at them, or the image again.
     name : str, optional
 
     Raises
     ------
     ValueError
-        If an input has another shape.
+        If an input has another shape, or `border_mode` is none of these.
 
     References
     ----------
@@ -400,9 +418,10 @@ class TransformerLayer(_WarpLayer):
         incoming: Incoming,
         localization_network: Incoming,
         downsample_factor: float | Sequence[float] = 1,
+        border_mode: str = "nearest",
         name: str | None = None,
     ):
-        super().__init__(incoming, localization_network, downsample_factor, 6, name)
+        super().__init__(incoming, localization_network, downsample_factor, 6, border_mode, name)
 
     def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Map the places and read the image there."""
@@ -410,7 +429,7 @@ class TransformerLayer(_WarpLayer):
         size = self._output_size(image)
         matrix = theta.reshape((known_or_symbolic_size(theta, 0), 2, 3))
         places = pt.dot(matrix[:, :, :2], _grid(*size)) + matrix[:, :, 2:]
-        return _read(image, places, size)
+        return _read(image, places, size, self.border_mode)
 
 
 class TPSTransformerLayer(_WarpLayer):
@@ -429,6 +448,8 @@ class TPSTransformerLayer(_WarpLayer):
         A square number: they lie on a regular grid, row by row.
     precompute_grid : 'auto' or bool
         Compute the spline's basis when the graph is built; by default where the image's size is known.
+    border_mode : {'nearest', 'mirror', 'wrap'}
+        As for :class:`TransformerLayer`.
     name : str, optional
 
     Raises
@@ -456,9 +477,12 @@ class TPSTransformerLayer(_WarpLayer):
         downsample_factor: float | Sequence[float] = 1,
         control_points: int = 16,
         precompute_grid: str | bool = "auto",
+        border_mode: str = "nearest",
         name: str | None = None,
     ):
-        super().__init__(incoming, localization_network, downsample_factor, 2 * control_points, name)
+        super().__init__(
+            incoming, localization_network, downsample_factor, 2 * control_points, border_mode, name
+        )
         side = math.isqrt(control_points)
         if side**2 != control_points:
             raise ValueError(f"{self}: expected control_points to be a square number, got {control_points}")
@@ -492,7 +516,7 @@ class TPSTransformerLayer(_WarpLayer):
             basis = _spline_basis(pt.as_tensor_variable(_grid(*size)), self.source_points, pt)
         offsets = moved.reshape((known_or_symbolic_size(moved, 0), 2, self.control_points))
         coefficients = pt.dot(offsets + self.source_points, self._solution)
-        return _read(image, pt.dot(coefficients, basis), size)
+        return _read(image, pt.dot(coefficients, basis), size, self.border_mode)
 
 
 def _spline_basis(points: Any, control_points: Any, xp: Any) -> Any:
