@@ -270,9 +270,9 @@ class CustomRecurrentLayer(_LoopLayer):
         """Give the state's shape at each step, or once."""
         return self._output_shape(input_shapes, self.hidden_to_hidden.output_shape[1:])
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Apply the connections step by step."""
-        x = input[0].dimshuffle(1, 0, *range(2, input[0].ndim))
+        x = inputs[0].dimshuffle(1, 0, *range(2, inputs[0].ndim))
         samples = known_or_symbolic_size(x, 1)
         parameters = helper.get_all_params(self.hidden_to_hidden)
         if self.precompute_input:
@@ -285,7 +285,7 @@ class CustomRecurrentLayer(_LoopLayer):
             total += row if self.precompute_input else _output(self.input_to_hidden, row, kwargs)
             return [self.nonlinearity(self._clipped(total))]
 
-        return self._repeat(step, x, input, [self._initial("hid_init", input, samples)], parameters)
+        return self._repeat(step, x, inputs, [self._initial("hid_init", inputs, samples)], parameters)
 
 
 def _output(layer: Layer, x: Any, keywords: dict[str, Any]) -> Any:
@@ -534,9 +534,9 @@ class LSTMLayer(_LoopLayer):
         """Give the state's shape at each step, or once."""
         return self._output_shape(input_shapes, (self.num_units,))
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Compute the state step by step."""
-        x, W_in, W_hid, b = _stacked(self, input[0], self._GATES)
+        x, W_in, W_hid, b = _stacked(self, inputs[0], self._GATES)
         samples = known_or_symbolic_size(x, 1)
         if self.precompute_input:
             x = _at_each_step(lambda rows: pt.dot(rows, W_in) + b, x)
@@ -564,9 +564,9 @@ class LSTMLayer(_LoopLayer):
                 o = o + cell * others[2]
             return [cell, self.nonlinearity_outgate(o) * self.nonlinearity(cell)]
 
-        initial = [self._initial(name, input, samples) for name in ("cell_init", "hid_init")]
+        initial = [self._initial(name, inputs, samples) for name in ("cell_init", "hid_init")]
         fixed = [W_hid, *peepholes, *([] if self.precompute_input else [W_in, b])]
-        return self._repeat(step, x, input, initial, fixed)
+        return self._repeat(step, x, inputs, initial, fixed)
 
 
 class GRULayer(_LoopLayer):
@@ -659,9 +659,9 @@ class GRULayer(_LoopLayer):
         """Give the state's shape at each step, or once."""
         return self._output_shape(input_shapes, (self.num_units,))
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Compute the state step by step."""
-        x, W_in, W_hid, b = _stacked(self, input[0], self._GATES)
+        x, W_in, W_hid, b = _stacked(self, inputs[0], self._GATES)
         samples = known_or_symbolic_size(x, 1)
         if self.precompute_input:
             x = _at_each_step(lambda rows: pt.dot(rows, W_in) + b, x)
@@ -680,7 +680,7 @@ class GRULayer(_LoopLayer):
             return [(1 - u) * hid + u * c]
 
         fixed = [W_hid, *([] if self.precompute_input else [W_in, b])]
-        return self._repeat(step, x, input, [self._initial("hid_init", input, samples)], fixed)
+        return self._repeat(step, x, inputs, [self._initial("hid_init", inputs, samples)], fixed)
 
 
 def _features(layer: MergeLayer) -> int:
