@@ -112,6 +112,7 @@ def flags(*argv: str) -> RunConfig:
         ("nesterov", "perhaps", "nesterov: expected true or false, got 'perhaps'"),
         ("weight_decay", -1e-4, "weight_decay: expected a number of at least 0, got -0.0001"),
         ("out", "", "out: expected a text"),
+        ("init", " ", "init: expected a text"),
         ("resume", 2, "resume: expected true or false, got 2"),
         ("overwrite", None, "overwrite: expected true or false, got None"),
         ("log_interval", 0, "log_interval: expected a whole number of at least 1, got 0"),

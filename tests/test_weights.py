@@ -209,11 +209,11 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     file.write_bytes(b"c_codecs\nencode\n(Vx\nVzlib_codec\ntR.")
     assert refusal(lambda: read_weights(file)).endswith("expected bytes in latin1, got 'zlib_codec'")
     torch.save({"a.weight": Evil(done)}, file)
-    assert "would load _io.open, which is not executed" in refusal(lambda: read_weights(file))
+    assert "would load io.open, which is not executed" in refusal(lambda: read_weights(file))
     torch.save(nn.Linear(2, 3), file)
     assert "would load torch.nn.modules.linear.Linear" in refusal(lambda: read_weights(file))
-    np.savez(file.open("wb"), a=np.array([Evil(done)], dtype=object))
-    assert "ValueError: Object arrays cannot be loaded" in refusal(lambda: read_weights(file))
+    np.savez(tmp_path / "net.npz", a=np.array([Evil(done)], dtype=object))
+    assert "ValueError: Object arrays cannot be loaded" in refusal(lambda: read_weights(tmp_path / "net.npz"))
     assert not done.exists()
 
 
@@ -245,20 +245,21 @@ def network(classes: int = 7) -> Layer:
 
 
 class Network(nn.Module):
-    """The same in torch, with another name for one layer."""
+    """The same in torch up to the softmax, with another name for one layer."""
 
     def __init__(self, classes: int = 7) -> None:
         super().__init__()
         self.features = nn.ModuleDict({"conv": nn.Conv2d(3, 6, (3, 2)), "bn": nn.BatchNorm2d(6)})
         self.nin, self.hidden, self.fc = nn.Conv2d(6, 5, 1), nn.Linear(5 * 6 * 7, 9), nn.Linear(9, classes)
-        with torch.no_grad():
-            for name, value in self.state_dict().items():
-                if value.is_floating_point():
-                    value.copy_(torch.rand(value.shape) + ("running_var" in name))
+        for name, value in self.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(
+                    torch.from_numpy(np.asarray(RNG.uniform(-0.5, 0.5, value.shape) + ("var" in name)))
+                )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.nin(self.features["bn"](self.features["conv"](x))))
-        return torch.softmax(self.fc(torch.relu(self.hidden(x.flatten(1)))), 1)
+        return self.fc(torch.relu(self.hidden(x.flatten(1))))
 
 
 NAMES = {"scores": "fc"}
@@ -274,20 +275,23 @@ def state_of(module: nn.Module, prefix: str = "") -> Arrays:
 
 def test_weights_of_torch_compute_the_same_here_and_ours_there() -> None:
     reference, net, images = Network().eval(), network(), numbers(4, 3, 8, 8)
-    ours = pytensor.function(
-        [], get_output(net, device.shared(images), deterministic=True), mode=device.mode()
-    )
+    scores = get_output(net.input_layers[0], device.shared(images), deterministic=True)
+    ours = pytensor.function([], scores, mode=device.mode())
+
+    def agree() -> None:
+        with torch.no_grad():
+            expected = reference(torch.from_numpy(images)).numpy()
+        assert expected.std() > 0.1 and np.abs(ours() - expected).max() < 1e-5 * np.abs(expected).max()
+
     fitted = fit(of(state_of(reference)), [net], NAMES)
     assert not fitted.left and not fitted.unused and len(fitted.values) == len(get_all_params(net))
     for p in get_all_params(net):
         p.set_value(fitted.values[p.name])
-    with torch.no_grad():
-        np.testing.assert_allclose(ours(), reference(torch.from_numpy(images)), rtol=1e-5)
-    set_all_param_values(net, [abs(value) + RNG.uniform(0, 0.1) for value in get_all_param_values(net)])
+    agree()
+    set_all_param_values(net, [value * RNG.uniform(0.9, 1.1) for value in get_all_param_values(net)])
     state = as_torch({p.name: p.get_value() for p in get_all_params(net)}, [net], NAMES)
     reference.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
-    with torch.no_grad():
-        np.testing.assert_allclose(ours(), reference(torch.from_numpy(images)), rtol=1e-5)
+    agree()
 
 
 def test_our_own_names_and_lasagnes_order_keep_every_bit() -> None:
@@ -367,7 +371,9 @@ def test_a_file_of_another_network_is_one_line() -> None:
     values = {p.name: numbers(*p.type.shape) for p in get_all_params(network())}
     values["hiden.W"] = values.pop("hidden.W")
     text = refusal(lambda: fit(of(values), [network()]))
-    assert text.endswith("'hidden.W': got no such array, nor 'hidden.weight'; did you mean 'hiden.W'?")
+    assert text.endswith(
+        "expected shape (210, 9), got no such array, nor 'hidden.weight'; did you mean 'hiden.W'?"
+    )
 
 
 # ResNet-50.
@@ -468,7 +474,7 @@ def test_all_ranks_of_a_run_start_from_the_file(begun: tuple[Path, Path, str]) -
         np.testing.assert_allclose(
             found.arrays[name], state.arrays[f"module.{there}"], atol=1e-25, err_msg=name
         )
-    assert found.arrays["dense.W"].std() > 0 and not found.arrays["dense.b"].any()
+    assert found.arrays["dense.W"].std() > 0 and np.abs(found.arrays["dense.b"]).max() < 1e-25
 
 
 def test_two_ranks_go_on_from_a_checkpoint_as_one(begun: tuple[Path, Path, str], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from theanompi.config import ConfigError, got
+from theanompi.config import ConfigError, got, shortened
 from theanompi.config.files import reason, trouble, writing
 from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE
@@ -113,7 +113,7 @@ def read_weights(path: str | Path) -> Weights:
     except OSError as error:
         problem = f"expected to be read, got: {reason(error)}"
     except Exception as error:  # whatever a damaged file makes its library raise
-        line = str(error).split("\n")[0]
+        line = shortened(str(error).split("\n")[0], 100)
         problem = f"expected {_CONTENT}, got a damaged or truncated one ({type(error).__name__}: {line})"
     raise ConfigError(f"weights {path}: {problem}")
 

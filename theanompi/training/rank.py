@@ -159,7 +159,7 @@ def train(
         model.cleanup()
         return
 
-    begun, about = "", {}
+    begun, about = "", dict[str, str]()
     if config.init and not config.resume and isinstance(model, Model):
         progress.now("reading the weights to start from")
         begun, about = start_from(model, config, comm)
