@@ -512,6 +512,10 @@ def test_export_writes_each_format(
         assert cli.main(["export", str(run), "-o", out]) == 0
         assert same(read_weights(out).arrays, expected)
     assert capsys.readouterr().out.startswith(f"{tmp_path}/net.safetensors: 12 arrays, 1,490 numbers")
+    for source in [*tmp_path.iterdir()]:
+        assert cli.main(["export", str(source), "-o", str(tmp_path / "again.pt"), "--overwrite"]) == 0
+        assert same(read_weights(tmp_path / "again.pt").arrays, expected)
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         cli.main(["export", str(run), "-o", out])
     assert capsys.readouterr().err.endswith(

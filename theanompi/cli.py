@@ -315,11 +315,12 @@ def _export(argv: list[str]) -> int:
     with parser.one_line():
         check_out(args.out, overwrite=args.overwrite)
         weights = read_weights(args.source)
-        arrays = weights.arrays
         if weights.ordered:
             raise ConfigError(
-                f"weights {weights.path}: expected arrays with names, got a list of {len(arrays)}"
+                f"weights {weights.path}: expected arrays with names, got a list of {len(weights.arrays)}"
             )
+        # What torch counts in whole numbers is no weight.
+        arrays = {name: array for name, array in weights.arrays.items() if array.dtype.kind == "f"}
         if args.torch_names:
             from theanompi.training.export import for_torch
 

@@ -296,7 +296,7 @@ def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray], *, overwri
     """
     path = Path(path)
     check_out(path, overwrite=overwrite)
-    arrays = {name: np.asarray(array, "<f4", order="C") for name, array in arrays.items()}
+    arrays = {name: np.array(array, "<f4", order="C") for name, array in arrays.items()}
     if path.suffix == ".h5":
         checkpoint.save(path, {f"{WEIGHTS}{name}": array for name, array in arrays.items()}, {})
         return
