@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import pytensor
 import pytest
 import torch
+from mpi4py import MPI
 from reference_resnet import ReferenceResNet50
+from small_models import Plain
 from torch import nn
 
 from models.resnet50 import build_model, torch_names
@@ -38,7 +41,7 @@ from theanompi.lasagne.nonlinearities import softmax
 from theanompi.launch.check import check
 from theanompi.record import checkpoint
 from theanompi.record.weights import ENDINGS, Weights, read_weights, write_weights
-from theanompi.training.weights import as_torch, fit
+from theanompi.training.weights import as_torch, fit, start_from
 
 RNG = np.random.default_rng(5)
 Arrays = dict[str, np.ndarray]
@@ -487,6 +490,23 @@ def test_two_ranks_go_on_from_a_checkpoint_as_one(begun: tuple[Path, Path, str],
     assert all((two[name] != first[name]).any() for name in two)
     # Whoever resumes has the checkpoint, and needs no file to start from.
     well(1, tmp_path / "one", init="gone.npz", accumulation=2, max_iterations=4, resume=True)
+
+
+def test_what_does_not_fit_ends_a_run_with_one_line(
+    begun: tuple[Path, Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _, _ = begun
+    model = Plain(SETTINGS | {"init": str(run), "modelclass": "Plain"})
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps([Evil(tmp_path / "done")]))
+    for init, words in (
+        (run, "array 'conv.W': expected shape (8, 1, 3, 3), got no such array, nor 'conv.weight'"),
+        (tmp_path / "net.pkl", "would load 'io.open'"),
+    ):
+        with pytest.raises(SystemExit):
+            start_from(model, replace(model.config, init=str(init)), MPI.COMM_SELF)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("theanompi: weights ") and words in line
+    model.cleanup()
 
 
 def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -39,14 +39,25 @@ def check(config: RunConfig) -> None:
         raise ConfigError(
             f"data: expected 'digits' or the path of an HDF5 file, got {got(config.data)}, which is none{hint}"
         )
-    if config.init and not config.resume and not elsewhere:
-        file, _ = split_prefix(config.init)
-        wrong = trouble(file)
-        # The folder of a run is for the worker to look into.
-        if wrong and not os.path.isdir(file):
-            raise ConfigError(
-                f"init: expected a file of weights or the folder of a run, got {got(file)} ({wrong})"
-            )
+    check_init(config)
+
+
+def check_init(config: RunConfig) -> None:
+    """Check that what a run is to start from is there; whoever resumes a run does not need it.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+    """
+    if not config.init or config.resume or hosts(config.devices)[0].name is not None:
+        return
+    file, _ = split_prefix(config.init)
+    wrong = trouble(file)
+    # The folder of a run is for the worker to look into.
+    if wrong and not os.path.isdir(file):
+        raise ConfigError(
+            f"init: expected a file of weights or the folder of a run, got {got(file)} ({wrong})"
+        )
 
 
 def _check_class(of_module: str, module: str, of_class: str, name: str) -> None:
