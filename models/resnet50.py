@@ -129,8 +129,29 @@ def build_model(
     return net
 
 
+def torch_names() -> dict[str, str]:
+    """The names that torchvision's ``resnet50`` has for the layers with parameters.
+
+    >>> names = torch_names()
+    >>> names["res3b_branch2a"], names["bn2a_branch1"], names["fc1000"]
+    ('layer2.1.conv1', 'layer1.0.downsample.1', 'fc')
+    """
+    names = {"conv1": "conv1", "bn_conv1": "bn1", "fc1000": "fc"}
+    for stage, blocks in STAGES.items():
+        for i, block in enumerate(blocks):
+            ours, theirs = f"{stage}{block}_branch", f"layer{stage - 1}.{i}"
+            for j, branch in enumerate("abc", 1):
+                names |= {f"res{ours}2{branch}": f"{theirs}.conv{j}", f"bn{ours}2{branch}": f"{theirs}.bn{j}"}
+            if block == "a":
+                names |= {f"res{ours}1": f"{theirs}.downsample.0", f"bn{ours}1": f"{theirs}.downsample.1"}
+    return names
+
+
 class ResNet50(Model):
     """ResNet-50 for whatever data set the run is given."""
+
+    def torch_names(self) -> dict[str, str]:
+        return torch_names()
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         return build_model(input_shape, num_classes, zero_gamma=self.config.zero_gamma)["prob"]

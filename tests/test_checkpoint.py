@@ -66,6 +66,7 @@ def test_other_tools_can_read_it(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "c.h5", ARRAYS, ATTRIBUTES)
     with h5py.File(tmp_path / "c.h5") as file:
         assert np.array_equal(file["arrays/weights/conv1.W"], ARRAYS["weights/conv1.W"])
+        assert np.array_equal(file["weights/conv1.W"], ARRAYS["weights/conv1.W"])
         assert file["attributes"].attrs["iteration"] == 7
 
 

@@ -112,6 +112,7 @@ def flags(*argv: str) -> RunConfig:
         ("nesterov", "perhaps", "nesterov: expected true or false, got 'perhaps'"),
         ("weight_decay", -1e-4, "weight_decay: expected a number of at least 0, got -0.0001"),
         ("out", "", "out: expected a text"),
+        ("init", " ", "init: expected a text"),
         ("resume", 2, "resume: expected true or false, got 2"),
         ("overwrite", None, "overwrite: expected true or false, got None"),
         ("log_interval", 0, "log_interval: expected a whole number of at least 1, got 0"),
@@ -169,6 +170,7 @@ def test_dict_survives_json_with_every_field_changed():
         require_cuda_aware=True, cuda_graph=False, timeline=3, allreduce_algorithm="ring",
         optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
+        init="a.npz",
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
     assert unchanged == {"rule", "overwrite", "normalization"}
@@ -246,6 +248,7 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
     assert {name for name, value in digits.to_dict().items() if value is None} == {
         "allreduce_algorithm",
         "clip_norm",
+        "init",
         "max_iterations",
         "checkpoint_interval",
         "loader_processes",

@@ -183,7 +183,9 @@ def test_a_checkpoint_from_before_there_was_a_choice_had_the_default(
     settings: dict[str, Any], saved: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(saved["v"], tmp_path / "run")
-    added = [name for name, item in FIELDS.items() if item.metadata["later"] and name != "settings"]
+    added = [
+        name for name in fields_of("run", "recipe") if FIELDS[name].metadata["later"] and name != "settings"
+    ]
     rewrite(folder, lambda attributes: [attributes.pop(name) for name in added])
     changes = "schedule steps -> cosine" if settings else ""
     assert load(make(**settings), folder) == (5, changes)

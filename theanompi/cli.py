@@ -123,7 +123,8 @@ def _launcher(doctor: bool = False) -> Parser:
             "Start a training run, one process per device, from a cfg file, flags, or both. "
             "'tmlauncher doctor [flags]' finds out beforehand whether it will work; "
             "'tmlauncher compare EXPERIMENT.toml' runs recipes side by side; "
-            "'tmlauncher report DIR' reports on that again.",
+            "'tmlauncher report DIR' reports on that again; "
+            "'tmlauncher export RUN -o FILE' writes a run's weights as other programs read them.",
         )
     group = parser.add_argument_group("launcher")
     if doctor:
@@ -290,6 +291,48 @@ def _report(argv: list[str]) -> int:
     return 0
 
 
+def _export(argv: list[str]) -> int:
+    parser = Parser(
+        "tmlauncher export",
+        "Write the weights of a run as float32 arrays by name, such as conv1.W. The file's ending says the format: "
+        ".safetensors, .pt (a state_dict), .npz or .h5. --init FILE starts another run from any of them.",
+    )
+    parser.usage = "%(prog)s RUN -o FILE [flags]"
+    parser.add_argument(
+        "source", metavar="RUN", help="a run's folder, its checkpoint, or any file that --init reads"
+    )
+    parser.add_argument("-o", "--out", metavar="FILE", required=True, help="what to write")
+    parser.add_argument(
+        "--torch-names",
+        action="store_true",
+        help="names and layout of the same network in torch, such as conv1.weight; builds the model, with its data",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a FILE that is there")
+    args = parser.parse_args(argv)
+    # Only this command needs NumPy or more.
+    from theanompi.record.weights import check_out, read_weights, write_weights
+
+    with parser.one_line():
+        check_out(args.out, overwrite=args.overwrite)
+        weights = read_weights(args.source)
+        if weights.ordered:
+            raise ConfigError(
+                f"weights {weights.path}: expected arrays with names, got a list of {len(weights.arrays)}"
+            )
+        # What torch counts in whole numbers is no weight.
+        arrays = {name: array for name, array in weights.arrays.items() if array.dtype.kind == "f"}
+        if args.torch_names:
+            from theanompi.training.export import for_torch
+
+            arrays = for_torch(weights)
+        try:
+            write_weights(args.out, arrays, overwrite=args.overwrite)
+        except OSError as error:
+            raise ConfigError(str(error)) from None
+    print(f"{args.out}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} numbers")
+    return 0
+
+
 def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     """Run ``tmlauncher``: start the workers, wait for them, and return their exit status; or one of its other commands.
 
@@ -314,6 +357,8 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
         return _compare(argv[1:], module)
     if argv[:1] == ["report"]:
         return _report(argv[1:])
+    if argv[:1] == ["export"]:
+        return _export(argv[1:])
     parser = _launcher()
     if not argv:
         parser.print_help()

@@ -60,6 +60,18 @@ def _oddity(path: str | os.PathLike[str]) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
+def split_prefix(source: str) -> tuple[str, str]:
+    """Split ``FILE#PREFIX``, where no file has that whole name; without a prefix it is empty.
+
+    Examples
+    --------
+    >>> split_prefix("net.pt#encoder"), split_prefix("net.pt")
+    (('net.pt', 'encoder'), ('net.pt', ''))
+    """
+    file, mark, prefix = source.rpartition("#")
+    return (file, prefix) if mark and trouble(source) else (source, "")
+
+
 def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     """Read a regular file.
 

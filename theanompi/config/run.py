@@ -163,6 +163,15 @@ class RunConfig:
         "ends", None, whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
     )
     seed: int = _option("run", 0, whole(0), "run", "of the weights, the order, the augmentation and dropout")
+    init: str | None = _option(
+        "ends",
+        None,
+        TEXT,
+        "run",
+        "FILE[#PREFIX], weights to start from: a run's folder or checkpoint, npz, pickle, .pt or .safetensors "
+        "(default: at random)",
+        later=True,
+    )
     devices: tuple[str, ...] = _option(
         "machine",
         ("auto",),
@@ -424,7 +433,7 @@ def fields_of(*roles: str) -> tuple[str, ...]:
     """Name the fields that have one of these `ROLES`.
 
     >>> fields_of("ends")
-    ('max_iterations', 'zero_gamma')
+    ('max_iterations', 'init', 'zero_gamma')
     """
     return tuple(name for name, item in FIELDS.items() if item.metadata["role"] in roles)
 
@@ -614,8 +623,8 @@ def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
 def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str = "Model") -> RunConfig:
     """Fill in every default that does not depend on the machine.
 
-    `max_iterations`, `checkpoint_interval`, `clip_norm` and `timeline` may stay None (no limit, none), and so does
-    `loader_processes`, which each rank chooses.
+    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init` and `timeline` may stay None (no limit, none), and so
+    does `loader_processes`, which each rank chooses.
 
     What the run does not give, the model's class may. Else the packaged digits get n = 16, 12 epochs and 32 pixels; any
     other data set what Goyal et al. 2017 (arXiv 1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay

@@ -16,7 +16,7 @@ from theanompi import __version__
 from theanompi.config import ConfigError, Host, RunConfig, hosts, resolve, to_environment
 from theanompi.doctor import findings
 from theanompi.doctor.findings import Finding, problem, warning
-from theanompi.launch.check import check
+from theanompi.launch.check import check, check_init
 from theanompi.launch.job import command
 from theanompi.launch.mpirun import Outcome, environment, identify, run, run_ranks, world
 from theanompi.system.cgroup import cores
@@ -267,10 +267,14 @@ class Doctor:
             )
         try:
             # The data set is looked at elsewhere: here a file system may hang.
-            check(replace(self.config, data="digits"))
+            check(replace(self.config, data="digits", init=None))
         except ConfigError as error:
             yield problem("model", str(error), "-file and -class, or MODELFILE and MODELCLASS in a cfg file")
             broken = ["model"]
+        try:
+            check_init(self.config)
+        except ConfigError as error:
+            yield problem("weights", str(error), "another --init, or none")
         _, loaders = findings.shares(cores(), self.ranks, self.config.loader_processes)
         config = replace(self.config, loader_processes=loaders)
         if {"h5py", "numpy", "PIL", "simplejpeg"}.isdisjoint(broken):

@@ -6,7 +6,7 @@ import os
 import threading
 
 from theanompi.config import ConfigError, RunConfig, closest, got, hosts
-from theanompi.config.files import MOST_TEXT, read_bytes, reason, trouble
+from theanompi.config.files import MOST_TEXT, read_bytes, reason, split_prefix, trouble
 from theanompi.config.modules import find_module, look_in_current_folder
 from theanompi.config.plugins import own_class
 
@@ -24,7 +24,7 @@ def check(config: RunConfig) -> None:
     ------
     theanompi.config.ConfigError
         When the module or the class of the model, or of an optimizer, schedule or rule of the user's, is not there, or
-        the module does not parse, or the data set's file is not there.
+        the module does not parse, or the file of the data set or of the weights to start from is not there.
     """
     look_in_current_folder()
     _check_class("modelfile", config.modelfile, "modelclass", config.modelclass)
@@ -38,6 +38,25 @@ def check(config: RunConfig) -> None:
         hint = "" if wrong == os.strerror(errno.ENOENT) else f" ({wrong})"
         raise ConfigError(
             f"data: expected 'digits' or the path of an HDF5 file, got {got(config.data)}, which is none{hint}"
+        )
+    check_init(config)
+
+
+def check_init(config: RunConfig) -> None:
+    """Check that what a run is to start from is there; whoever resumes a run does not need it.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+    """
+    if not config.init or config.resume or hosts(config.devices)[0].name is not None:
+        return
+    file, _ = split_prefix(config.init)
+    wrong = trouble(file)
+    # The folder of a run is for the worker to look into.
+    if wrong and not os.path.isdir(file):
+        raise ConfigError(
+            f"init: expected a file of weights or the folder of a run, got {got(file)} ({wrong})"
         )
 
 

@@ -6,6 +6,7 @@ Layout of the file, readable with any HDF5 tool::
                       the file and where the table of checksums begins
     /attributes       one HDF5 attribute per scalar
     /arrays/<name>    one data set per array; a "/" in a name makes groups
+    /<name>           the same by a soft link: ``h5py.File(path)["weights/conv1.W"]``
     table             after the end of HDF5's part: JSON with offset, size and CRC-32 of every array, and the
                       CRC-32 of all the bytes between them
 
@@ -82,7 +83,7 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     _check_writable(arrays, attributes, path)
     content = _file_content(arrays, attributes)
     with writing(f"checkpoint {path}", "; a previous one is kept as it was"):
-        _replace(path, content)
+        replace(path, content)
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
@@ -262,6 +263,8 @@ def _file_content(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Sca
             dataset = group.create_dataset(name, data=array, track_times=False)
             if array.size:
                 extents.append(_Extent(name, dataset.id.get_offset(), array.nbytes))
+        for first in sorted({name.split("/")[0] for name in arrays} - set(file)):
+            file[first] = h5py.SoftLink(f"/arrays/{first}")
     extents.sort(key=lambda extent: extent.offset)
     start = memory.seek(0, io.SEEK_END)
     with memory.getbuffer() as content:
@@ -272,8 +275,14 @@ def _file_content(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Sca
     return memory.getbuffer()
 
 
-def _replace(path: Path, content: memoryview) -> None:
-    """Put a file in the place of another one so that whoever opens it finds the old content or the new."""
+def replace(path: Path, content: memoryview | bytes) -> None:
+    """Put a file in the place of another one so that whoever opens it finds the old content or the new.
+
+    Raises
+    ------
+    OSError
+        Which has changed nothing.
+    """
     # Always the same name, so that the next one overwrites what a killed process left behind.
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -23,7 +23,7 @@ TIMELINE_FILE = "timeline.json"
 LOCK_FILE = "run.lock"
 RUN_FILES = (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, TIMELINE_FILE)
 
-NO_SETTINGS = ("size", "versions", "metrics", "metric", "noun", "defaults")
+NO_SETTINGS = ("size", "versions", "metrics", "metric", "noun", "defaults", "init_sha256")
 """What ``config.json`` has beside the settings."""
 
 # Seconds in which the ranks of a run that was killed may still hold its lock.

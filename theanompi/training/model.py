@@ -47,7 +47,7 @@ from theanompi.training.schedules import make_schedule
 from theanompi.training.state import METRICS, load_views, make_states
 
 # What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
-_FOR_FIELDS = {name: name for name in FIELDS if name not in ("optimizer", "settings")} | {
+_FOR_FIELDS = {name: name for name in FIELDS if name not in ("init", "optimizer", "settings")} | {
     "n_epochs": "epochs",
     "learning_rate": "base_lr",
     "lr": "base_lr",
@@ -238,6 +238,18 @@ class Model:
     def optimizer(self, objective: Objective) -> Optimizer:
         """Make the optimizer of an objective; by default the run's setting ``optimizer``."""
         return get_optimizer(self.config.optimizer or "momentum")(self.config)
+
+    def torch_names(self) -> Mapping[str, str]:
+        """Name the torch modules that layers stand for, where weights of an implementation in torch are to be read.
+
+        Returns
+        -------
+        mapping of str to str
+            From the names of layers, such as ``"res2a_branch2a"``, to those in a ``state_dict`` without ``.weight``,
+            ``.bias`` and the like, such as ``"layer1.0.conv1"``. A layer that is not in it has its own name there too;
+            by default that goes for all.
+        """
+        return {}
 
     def _outputs(self) -> list[Layer]:
         """The output layers of `network`."""

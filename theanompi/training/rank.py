@@ -33,6 +33,7 @@ from theanompi.training.replica import Replica
 from theanompi.training.saving import load_checkpoint, save_checkpoint
 from theanompi.training.stop import StopSignals
 from theanompi.training.theano_mpi_model import TheanoMPIModel
+from theanompi.training.weights import start_from
 
 
 def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -> tuple[str, int]:
@@ -158,6 +159,10 @@ def train(
         model.cleanup()
         return
 
+    begun, about = "", dict[str, str]()
+    if config.init and not config.resume and isinstance(model, Model):
+        progress.now("reading the weights to start from")
+        begun, about = start_from(model, config, comm)
     out = Path(config.out or "")
     rule, links = get_rule(config.rule), Links(comm, config, progress, stop)
     progress.now("setting up the exchange")
@@ -172,7 +177,7 @@ def train(
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
-        more = {**model.reported.to_dict(), "defaults": defaults}
+        more = {**model.reported.to_dict(), "defaults": defaults, **about}
         write_config(out, {**config.to_dict(), "size": size, "versions": versions(), **more})
     say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
     per_epoch = model.data.n_batch_train
@@ -181,6 +186,8 @@ def train(
     say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
     say(f"exchange: {config.sync_type}, {links.words}{algorithm}")
+    if begun:
+        say(begun)
     if changes:
         say(f"resumed with another recipe: {changes}")
 

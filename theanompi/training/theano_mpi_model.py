@@ -94,6 +94,10 @@ class TheanoMPIModel:
             raise ConfigError(
                 f"model class {name}: expected no resume, as only a theanompi.Model saves all its state"
             )
+        if config.init:
+            raise ConfigError(
+                f"model class {name}: expected no init, as only a theanompi.Model has names for its weights"
+            )
         self.model, self.data, self.n_epochs = model, model.data, int(model.n_epochs)
         self._rank, self._size = rank, size
         self.params = list(model.params)
