@@ -2,9 +2,9 @@
 
 The network of the paper (*ImageNet classification with deep convolutional neural networks*, NIPS, §3.5) on one device:
 the two columns are the two groups of convolutions 2, 4 and 5. As in Theano-MPI (``theanompi/models/alex_net.py``), the
-normalisation comes after the pooling, its k is 2 and its window 5 channels, biases start at 0.1 in convolutions 2 and 4
-and in the hidden layers and at 0 elsewhere, crops have 227 pixels, no principal components are added to the colours, and
-the rate falls at three fixed epochs. Biases move at twice the rate, without weight decay, as in both.
+normalisation comes after the pooling, its k is 2 and its window 5 channels, biases start at 0.1 in convolutions 2 and
+4 and in the hidden layers and at 0 elsewhere, crops have 227 pixels, no principal components are added to the colours,
+and the rate falls at three fixed epochs. Biases move at twice the rate, without weight decay, as in both.
 """
 
 from collections.abc import Mapping
@@ -67,8 +67,15 @@ def build_model(
 
     def convolution(number: int, filters: int, size: int, bias: float, **more: Any) -> None:
         nonlocal top
-        more = {"W": Normal(0.01), "b": Constant(bias), "flip_filters": False} | more
-        top = add(net, Conv2DLayer(top, filters * width, size, name=f"conv{number}", **more))
+        layer = Conv2DLayer(
+            *(top, filters * width, size),
+            W=Normal(0.01),
+            b=Constant(bias),
+            flip_filters=False,
+            name=f"conv{number}",
+            **more,
+        )
+        top = add(net, layer)
 
     def pooling(number: int) -> None:
         nonlocal top

@@ -1,10 +1,10 @@
 """GoogLeNet with its auxiliary classifiers (Szegedy et al. 2014, arXiv 1409.4842, table 1 and §5).
 
 The losses of the two auxiliary classifiers count 0.3 each in training. As in Caffe's ``bvlc_googlenet``, weights start
-as Glorot and Bengio have it and biases at 0.2, the normalisation is (1 + 1e-4/5 · the sum of five squares)^0.75, and the
-rate falls with the root of the iterations that are left. The
-rest of the recipe is that of Theano-MPI (``theanompi/models/googlenet.py``), which in addition normalises after the
-inception module 4e; biases move at twice the rate in both. Layer names are those of Lasagne's and Caffe's model zoos, with ``_`` for ``/``.
+as Glorot and Bengio have it and biases at 0.2, activations are normalised by (1 + 1e-4/5 · the squares of five
+channels)^0.75, and the rate falls with the root of the iterations that are left. The rest of the recipe is that of
+Theano-MPI (``theanompi/models/googlenet.py``), which in addition normalises after the inception module 4e; biases move
+at twice the rate in both. Layer names are those of Lasagne's and Caffe's model zoos, with ``_`` for ``/``.
 """
 
 from collections.abc import Mapping
@@ -49,9 +49,7 @@ AUXILIARY = {"4a": 1, "4d": 2}
 """Which auxiliary classifier is put on which module."""
 
 
-def convolution(
-    net: Net, incoming: Layer, name: str, filters: int, size: int, stride: int = 1
-) -> Layer:
+def convolution(net: Net, incoming: Layer, name: str, filters: int, size: int, stride: int = 1) -> Layer:
     """Add a convolution with a rectifier that keeps the picture's size, up to the stride."""
     layer = Conv2DLayer(
         incoming, filters, size, stride, pad=size // 2, b=Constant(0.2), flip_filters=False, name=name
@@ -137,7 +135,9 @@ def build_model(
     ((None, 64, 7, 7), (None, 32, 4, 4))
     """
     net: Net = {}
-    top = convolution(net, add(net, InputLayer(input_shape, name="input")), "conv1_7x7_s2", 64 // divisor, 7, 2)
+    top = convolution(
+        net, add(net, InputLayer(input_shape, name="input")), "conv1_7x7_s2", 64 // divisor, 7, 2
+    )
     top = add(net, MaxPool2DLayer(top, 3, 2, pad=1, name="pool1_3x3_s2"))
     top = add(net, LocalResponseNormalization2DLayer(top, alpha=2e-5, k=1, name="pool1_norm1"))
     top = convolution(net, top, "conv2_3x3_reduce", 64 // divisor, 1)
@@ -163,6 +163,7 @@ class GoogLeNet(Model):
 
     paper: ClassVar[str] = "Szegedy et al. 2014, arXiv 1409.4842"
     architecture: ClassVar[Mapping[str, Any]] = {}
+    network: dict[str, Layer]
     bias_rate = 2.0
     defaults = {
         "batch_size": 32,

@@ -221,6 +221,7 @@ class InceptionV3(Model):
 
     paper: ClassVar[str] = "Szegedy et al. 2015, arXiv 1512.00567"
     architecture: ClassVar[Mapping[str, Any]] = {}
+    network: dict[str, Layer]
     defaults = {
         "image_size": 299,
         "batch_size": 32,
@@ -240,6 +241,4 @@ class InceptionV3(Model):
         return {head: net[head] for head in HEADS}
 
     def objectives(self, batch: Mapping[str, Variable], training: bool) -> Objective:
-        return classification_with_sides(
-            self.network, batch, training, weight=0.4, smoothing=SMOOTHING
-        )
+        return classification_with_sides(self.network, batch, training, weight=0.4, smoothing=SMOOTHING)

@@ -1,9 +1,10 @@
 """Network in Network for CIFAR (Lin et al. 2014, *Network in network*, arXiv 1312.4400, §4.2 and figure 2).
 
-Three blocks of a convolution and two layers of perceptrons that slide over the picture, which are convolutions of 1 × 1,
-and in place of dense layers the mean over each feature map. The numbers of filters and the recipe are those of the
-first author's programs (``nin_cifar10`` in purine2), with a rate of 0.05 in place of 0.1, since there that of the last
-layer is a tenth. The paper lets the rate fall twice by hand; here it falls at fixed epochs. Layer names are theirs.
+Three blocks of a convolution and two layers of perceptrons that slide over the picture, which are convolutions of
+1 × 1, and in place of dense layers the mean over each feature map. The numbers of filters and the recipe are those of
+the first author's programs (``nin_cifar10`` in purine2), with a rate of 0.05 in place of 0.1, since there that of the
+last layer is a tenth. The paper lets the rate fall twice by hand; here it falls at fixed epochs. Layer names are
+theirs.
 """
 
 from collections.abc import Mapping
