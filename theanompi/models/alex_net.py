@@ -7,6 +7,7 @@ normalisation comes after the pooling, its k is 2 and its window 5 channels, bia
 and the rate falls at three fixed epochs. Biases move at twice the rate, without weight decay, as in both.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -41,7 +42,8 @@ def build_model(
         Any size from 67 × 67 up. With 227 the last pooling leaves 6 × 6, with 224 it leaves 5 × 5.
     num_classes : int
     width : int
-        The convolutions have 3, 8, 12, 12 and 8 times as many filters; even.
+        The convolutions have 3, 8, 12, 12 and 8 times as many filters; even. Where there are fewer inputs than in the
+        paper, the initial weights are larger, so that sums of them are not.
     hidden : int
         Units of each of the two hidden layers.
 
@@ -65,11 +67,15 @@ def build_model(
     net: Net = {}
     top = add(net, InputLayer(input_shape, name="data"))
 
+    def start(std: float, share: float) -> Normal:
+        return Normal(std * math.sqrt(1 / share))
+
     def convolution(number: int, filters: int, size: int, bias: float, **more: Any) -> None:
         nonlocal top
+        share = 1 if number == 1 else width / 32
         layer = Conv2DLayer(
             *(top, filters * width, size),
-            W=Normal(0.01),
+            W=start(0.01, share),
             b=Constant(bias),
             flip_filters=False,
             name=f"conv{number}",
@@ -85,9 +91,9 @@ def build_model(
         nonlocal top
         top = add(net, LocalResponseNormalization2DLayer(top, name=f"norm{number}"))
 
-    def dense(number: int) -> None:
+    def dense(number: int, share: float) -> None:
         nonlocal top
-        top = DenseLayer(top, hidden, W=Normal(0.005), b=Constant(0.1), name=f"fc{number}")
+        top = DenseLayer(top, hidden, W=start(0.005, share), b=Constant(0.1), name=f"fc{number}")
         top = add(net, DropoutLayer(add(net, top), 0.5, name=f"drop{number}"))
 
     convolution(1, 3, 11, 0, stride=4)
@@ -100,9 +106,9 @@ def build_model(
     convolution(4, 12, 3, 0.1, pad=1, num_groups=2)
     convolution(5, 8, 3, 0, pad=1, num_groups=2)
     pooling(5)
-    dense(6)
-    dense(7)
-    add(net, DenseLayer(top, num_classes, W=Normal(0.01), nonlinearity=None, name="fc8"))
+    dense(6, width / 32)
+    dense(7, hidden / 4096)
+    add(net, DenseLayer(top, num_classes, W=start(0.01, hidden / 4096), nonlinearity=None, name="fc8"))
     add(net, NonlinearityLayer(net["fc8"], softmax, name="prob"))
     return net
 
