@@ -92,16 +92,16 @@ sys.meta_path.insert(sys.meta_path.index(PathFinder) + 1, Finder())
 from theanompi.config import ConfigError, RunConfig
 from theanompi.launch.check import check
 try:
-    check(RunConfig(modelfile="models.resnet50", modelclass="ResNet50"))
+    check(RunConfig(modelfile="tests.train"))
 except ConfigError as error:
     print(error)
 """
 
 
 @pytest.mark.parametrize("kind", ["package", "folder", "module"])
-def test_what_hides_the_models_is_named(folder, kind):
+def test_what_hides_a_package_is_named(folder, kind):
     """All three hide an editable installation, which has a finder of its own behind all folders."""
-    place = folder / ("models.py" if kind == "module" else "models")
+    place = folder / ("tests.py" if kind == "module" else "tests")
     if kind == "module":
         place.touch()
     else:
@@ -110,16 +110,16 @@ def test_what_hides_the_models_is_named(folder, kind):
     words = [sys.executable, "-c", HIDDEN, str(ROOT)]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.stdout == (
-        f"modelfile: expected a module on sys.path, got 'models.resnet50'; models is {place} here, which hides "
-        f"{ROOT / 'models'}: rename it, or start elsewhere\n"
+        f"modelfile: expected a module on sys.path, got 'tests.train'; tests is {place} here, which hides "
+        f"{ROOT / 'tests'}: rename it, or start elsewhere\n"
     ), done.stderr
 
 
 def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
     """As on another host, where nobody has checked; what the model itself lacks is a traceback."""
-    (folder / "models").mkdir()
-    (folder / "models" / "__init__.py").touch()
-    (folder / "lacks.py").write_text("import models.nothing")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "__init__.py").touch()
+    (folder / "lacks.py").write_text("import tests.nothing")
     program = (
         "from mpi4py import MPI; from theanompi.config import RunConfig\n"
         "from theanompi.training.rank import make_model, together\n"
@@ -129,10 +129,26 @@ def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
         "config = RunConfig(modelfile=sys.argv[2])\n"
         "together(MPI.COMM_WORLD, lambda: make_model(config, MPI.COMM_WORLD))"
     )
-    done = run_mpi(2, ["-m", "mpi4py", "-c", program, str(folder), "models.resnet50"])
+    done = run_mpi(2, ["-m", "mpi4py", "-c", program, str(folder), "tests.train"])
     assert done.stderr.count("modelfile: expected") == 1 and "Traceback" not in done.stderr
-    assert f"models is {folder / 'models'} here, which hides {ROOT / 'models'}:" in done.stderr
-    assert "No module named 'models.nothing'" in run_mpi(1, ["-c", program, str(folder), "lacks"]).stderr
+    assert f"tests is {folder / 'tests'} here, which hides {ROOT / 'tests'}:" in done.stderr
+    assert "No module named 'tests.nothing'" in run_mpi(1, ["-c", program, str(folder), "lacks"]).stderr
+
+
+@pytest.mark.parametrize("name", ["models.resnet50", "theanompi.models.lasagne_model_zoo.resnet50"])
+def test_the_zoo_is_found_whatever_else_is_called_models(folder, name):
+    (folder / "models").mkdir()
+    (folder / "models" / "own.py").write_text("class Net: pass")
+    check.check(RunConfig(modelfile=name, modelclass="ResNet50"))
+    check.check(RunConfig(modelfile="models.own", modelclass="Net"))
+    with pytest.raises(ConfigError, match="got 'models.wide_resnets'; did you mean 'wide_resnet'"):
+        check.check(RunConfig(modelfile="models.wide_resnets", modelclass="Wide_ResNet"))
+
+
+def test_a_user_s_module_comes_before_that_of_the_zoo(folder):
+    (folder / "models").mkdir()
+    (folder / "models" / "resnet50.py").write_text("class Own: pass")
+    check.check(RunConfig(modelfile="models.resnet50", modelclass="Own"))
 
 
 def test_the_model_may_be_an_imported_or_assigned_name(folder):
