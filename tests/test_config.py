@@ -334,5 +334,5 @@ def test_package_offers_its_names_lazily():
     assert done.stdout == "<class 'theanompi.rules.bsp.BSP'> 0.1.0\n"
     import theanompi
 
-    with pytest.raises(AttributeError, match="module 'theanompi' has no attribute 'GOSGD'"):
-        _ = theanompi.GOSGD
+    with pytest.raises(AttributeError, match="module 'theanompi' has no attribute 'BPS'"):
+        _ = theanompi.BPS

@@ -47,7 +47,7 @@ BSP_EXCH_STRATEGY=ar
 
 def test_every_field_is_a_key():
     fields = {name.upper() for name in FIELDS if name != "settings"}
-    assert fields | {"BSP_SYNC_TYPE", "BSP_EXCH_STRATEGY", "HOSTFILE"} == set(KEYS)
+    assert fields | {"BSP_SYNC_TYPE", "BSP_EXCH_STRATEGY", "HOSTFILE", "SIZE"} == set(KEYS)
 
 
 WORDS = [

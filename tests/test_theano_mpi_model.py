@@ -19,6 +19,7 @@ from theanompi.lasagne.layers import DenseLayer, InputLayer, Layer, Nonlinearity
 from theanompi.launch.ends import STOPPED
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
+from theanompi.record.metrics import CLASSIFIER
 from theanompi.record.recorder import Recorder
 from theanompi.rules import RunFailed
 from theanompi.training.theano_mpi_model import REQUIRED, TheanoMPIModel
@@ -37,7 +38,7 @@ class Parameter:
         self.value = value
 
 
-class Regression:
+class LeastSquares:
     """Least squares by gradient descent; every rank has a target of its own, so that the average is known."""
 
     batch_size = 3
@@ -69,6 +70,12 @@ class Regression:
         pass
 
 
+class Regression(LeastSquares):
+    """As a classifier calls what it reports."""
+
+    metric_names: Any = ("loss", "error", "error_top5")
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path) -> None:
     settings = {
@@ -90,9 +97,109 @@ def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path)
     log = read_log(tmp_path / "run" / "log.jsonl")
     train, val = ([line for line in log if line["kind"] == kind] for kind in ("train", "val"))
     assert [line["items"] for line in train] == [3 * n] * 8
-    assert train[0]["error"] == pytest.approx(0.25)
+    assert train[0]["error"] == pytest.approx(0.25) and train[0]["error_top5"] is None
+    assert f"Regression on its own data: {n} x cpu" in done.stdout
     assert [line["loss"] for line in val] == pytest.approx([mean_target] * 2)
     assert val[0]["items"] == 2 * 3 * n
+
+
+class Gan(LeastSquares):
+    """In the style of Theano-MPI's WGAN: takes two batches at a time and counts them, and has scores below 0."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        assert config["mname"] == "Gan"
+        self.data = SimpleNamespace(n_batch_train=5, n_batch_val=2)
+        self.counts: list[Any] = []
+
+    def compile_iter_fns(self) -> None:  # type: ignore[override]
+        pass
+
+    def train_iter(self, count: int, recorder: Any) -> int:  # type: ignore[override]
+        recorder.start()
+        self.counts.append(count)
+        recorder.train_error(count, -3.0, -self.rank)
+        recorder.end("calc")
+        return count + 2 if self.rank else count + 1
+
+    def val_iter(self, count: int, recorder: Any) -> None:
+        recorder.val_error(count, -3.0, -2.0 * self.rank, 0)
+
+    def reset_iter(self, mode: str) -> None:
+        self.counts.append(mode)
+
+    def print_info(self, recorder: Any) -> None:
+        recorder.plot_init(name="scores", save=False)
+        recorder.plot(name="scores", lines=[[1.0, 2.0]], lw=2)
+
+    def save(self, path: str) -> None:
+        Path(f"{path}{self.epoch}.json").write_text(json.dumps([self.counts, self.current_info]))  # type: ignore[attr-defined]
+
+
+def test_what_wgan_does_of_the_contract_counts(tmp_path: Path) -> None:
+    """A count that is returned, methods that a model need not have, and scores that are no errors."""
+    settings = {
+        "modelfile": "test_theano_mpi_model",
+        "modelclass": "Gan",
+        "sync_type": "avg",
+        "out": str(tmp_path / "run"),
+        "log_interval": 2,
+        "devices": ["cpu"],
+    }
+    done = run_warm(2, settings)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "validation cost -3, second -1, third 0" in done.stderr
+        and "%" not in done.stderr.split("validation")[1]
+    )
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    train, val = ([line for line in log if line["kind"] == kind] for kind in ("train", "val"))
+    # Both ranks go on with the larger count, and the last iteration of an epoch ends it.
+    assert [(line["iteration"], line["iterations"]) for line in train] == [
+        (2, 1), (4, 1), (5, 1), (7, 1), (9, 1), (10, 1),
+    ]  # fmt: skip
+    assert [(line["cost"], line["second"], line["third"]) for line in train] == [(-3, -0.5, None)] * 6
+    assert [(line["iteration"], line["cost"], line["second"]) for line in val] == [(5, -3, -1), (10, -3, -1)]
+    saved = [json.loads(path.read_text()) for path in (tmp_path / "run" / "snapshots").iterdir()]
+    assert saved == [[[0, 2, 4, "train", "val"], [5, -3.0, 0.0, 0.0]]]
+    assert (tmp_path / "run" / "scores.png").exists()
+
+
+def test_several_parts_of_a_batch_are_iterations_of_their_own() -> None:
+    model = Regression({"rank": 0})
+    model.n_subb = 3.0  # type: ignore[attr-defined]
+    replica = TheanoMPIModel(model, RunConfig(sync_type="avg"), 0, 1)
+    assert (replica.data.n_batch_train, replica.data.n_batch_val) == (12, 6)
+
+
+@pytest.mark.parametrize(
+    ("names", "metrics", "headline"),
+    [
+        (("critic", "generator"), ("critic", "generator"), "critic"),
+        (("cost", "error", "error_top5"), ("cost", "error", "error_top5"), "error"),
+    ],
+)
+def test_a_class_names_what_it_reports(names: Any, metrics: Any, headline: str) -> None:
+    model = Regression({"rank": 0})
+    model.metric_names = names
+    replica = TheanoMPIModel(model, RunConfig(sync_type="avg"), 0, 1)
+    assert replica.reported[:2] == (metrics, headline)
+    assert len(replica.validation_sums()) == 1 + 2 * len(metrics)
+
+
+def test_a_class_with_errors_is_a_classifier() -> None:
+    model = SimpleNamespace(**vars(Regression({"rank": 0})), error="a graph")
+    for name in REQUIRED:
+        setattr(model, name, getattr(Regression, name, getattr(model, name, None)))
+    assert TheanoMPIModel(model, RunConfig(sync_type="avg"), 0, 1).reported is CLASSIFIER
+
+
+@pytest.mark.parametrize("names", ["cost", ("cost",), ("cost", "best_one"), 3])
+def test_names_that_no_metrics_can_have_are_refused(names: Any) -> None:
+    model = Regression({"rank": 0})
+    model.metric_names = names
+    with pytest.raises(ConfigError, match="Regression.metric_names: .*expected"):
+        TheanoMPIModel(model, RunConfig(sync_type="avg"), 0, 1)
 
 
 class Killed(Regression):

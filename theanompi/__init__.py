@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = ["BSP", "Model", "Objective", "__version__", "classification"]
 
 _HOMES = {
+    **dict.fromkeys(("EASGD", "ASGD", "GOSGD"), "theanompi.rules.to_come"),
     "BSP": "theanompi.rules",
     "Model": "theanompi.training.model",
     "Objective": "theanompi.training.objective",

@@ -16,6 +16,7 @@ from theanompi.config import (
     RunConfig,
     add_arguments,
     from_args,
+    in_place_of,
     listed,
     one_line,
     read_as,
@@ -30,7 +31,7 @@ from theanompi.experiments.runner import compare
 from theanompi.launch.check import check
 from theanompi.launch.hosts import read_hostfile, slurm_devices
 from theanompi.launch.job import WORKER, mpi_rank
-from theanompi.launch.mpirun import world
+from theanompi.launch.mpirun import launched, world
 from theanompi.models import listing
 from theanompi.rules import RunFailed, get_rule
 from theanompi.system.output import print_anything
@@ -144,12 +145,20 @@ def _launcher(doctor: bool = False) -> Parser:
         **suppress,
     )
     group.add_argument(
-        "-file", dest="modelfile", metavar="MODULE", help="such as models.resnet50", **suppress
+        *("-file", "--modelfile"),
+        dest="modelfile",
+        metavar="MODULE",
+        help="such as models.resnet50",
+        **suppress,
     )
     group.add_argument(
-        "-class", dest="modelclass", metavar="CLASS", help="the model's class in it", **suppress
+        *("-class", "--modelclass"),
+        dest="modelclass",
+        metavar="CLASS",
+        help="the model's class in it",
+        **suppress,
     )
-    group.add_argument("-s", "--size", metavar="N", help="workers on the CPU, where no devices are given")
+    group.add_argument("-s", "--size", metavar="N", help="workers: on the CPU, where no devices are given")
     group.add_argument(
         *("-hostfile", "--hostfile", "-machinefile"),
         metavar="FILE",
@@ -169,7 +178,9 @@ def _launcher(doctor: bool = False) -> Parser:
     return parser
 
 
-def _devices(size: str | None, hostfile: str | None, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _devices(
+    size: str | int | None, hostfile: str | None, given: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
     """One device per worker, from the first that says so: devices, a hostfile, a size, a Slurm allocation."""
     ranks = None if size is None else read_as(RANKS, "size", size)
     if hostfile is not None:
@@ -179,25 +190,38 @@ def _devices(size: str | None, hostfile: str | None, given: tuple[str, ...] | No
                 f"got {listed(given)}"
             )
         given = read_hostfile(hostfile, *(given or ()))
+    place = world()
+    if place is not None and launched() and (given is None or len(given) == 1):
+        # One name serves all ranks of the user's own mpirun.
+        if ranks is not None and place.size is not None and ranks != place.size:
+            raise ConfigError(f"size: expected {place.size}, the ranks of your own mpirun, got {ranks}")
+        return given if given is not None or ranks is None else ("cpu",)
     if given is None:
-        place = world()
-        if place is not None and place.size != 1:
-            # Under the user's own mpirun: one name serves all of its ranks.
-            if ranks is not None and place.size is not None and ranks != place.size:
-                raise ConfigError(f"size: expected {place.size}, the ranks of your own mpirun, got {ranks}")
-            return None if ranks is None else ("cpu",)
         return slurm_devices() if ranks is None else ("cpu",) * ranks
+    if ranks is not None and len(given) == 1:
+        given = in_place_of(("cpu",) * ranks, given)
     if ranks is not None and len(given) != ranks:
         raise ConfigError(f"size: expected {len(given)}, the number of devices given, got {ranks}")
     return given
 
 
 def _settings(args: argparse.Namespace) -> RunConfig:
-    settings = read_cfg(args.cfg) if args.cfg else {}
+    flags = {name for name, value in vars(args).items() if value is not None}
+    settings = read_cfg(args.cfg, flags) if args.cfg else {}
     hostfile = getattr(args, "hostfile", settings.pop("hostfile", None))
+    size = settings.pop("size", None) if args.size is None else args.size
+    settings.pop("size", None)
     config = from_args(args, **settings)
     given = config.devices if "devices" in settings or "devices" in args else None
-    devices = _devices(args.size, hostfile, given)
+    if (
+        given is not None
+        and {"devices"} <= flags & {*settings}
+        and hostfile is None
+        and size is None
+        and not launched()
+    ):
+        given = in_place_of(settings["devices"], given)
+    devices = _devices(size, hostfile, given)
     return config if devices is None else replace(config, devices=devices)
 
 

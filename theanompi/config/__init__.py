@@ -3,7 +3,7 @@
 This package needs neither torch nor MPI.
 """
 
-from theanompi.config.devices import HOST, MOST_RANKS, Host, hosts, local_device, parse_devices
+from theanompi.config.devices import HOST, MOST_RANKS, Host, hosts, in_place_of, local_device, parse_devices
 from theanompi.config.errors import (
     MOST_MESSAGE,
     ConfigError,
@@ -87,6 +87,7 @@ __all__ = [
     "Host",
     "MOST_RANKS",
     "hosts",
+    "in_place_of",
     "local_device",
     "parse_devices",
     "OneLineParser",

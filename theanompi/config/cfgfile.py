@@ -6,21 +6,23 @@ backticks, ``;``, ``|``, …) is an error.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from theanompi.config.errors import ConfigError, closest, got, shortened
 from theanompi.config.files import read_text
-from theanompi.config.kinds import PLUGINS, TEXT
+from theanompi.config.kinds import PLUGINS, RANKS, TEXT
 from theanompi.config.run import FIELDS, read_as, read_field
 
 KEYS = {name.upper(): name for name in FIELDS if name != "settings"} | {
     "BSP_SYNC_TYPE": "sync_type",
     "BSP_EXCH_STRATEGY": "exchange",
     "HOSTFILE": "hostfile",
+    "SIZE": "size",
 }
+_KINDS = {"hostfile": TEXT, "size": RANKS}
 _SEVERAL = ("devices", "decay_epochs")
 
 _PIECE = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^\s'"\\()$`;&|<>]"""
@@ -37,21 +39,23 @@ class _Token(NamedTuple):
     line: int
 
 
-def read_cfg(path: str | Path) -> dict[str, Any]:
+def read_cfg(path: str | Path, overridden: Container[str] = ()) -> dict[str, Any]:
     r"""Read a cfg file.
 
     Parameters
     ----------
     path
         A file in UTF-8 with keys ``RULE``, ``MODELFILE``, ``MODELCLASS``, ``DEVICES``, ``BSP_SYNC_TYPE``,
-        ``BSP_EXCH_STRATEGY``, ``HOSTFILE`` or any field of `theanompi.config.RunConfig` in upper case. A key that
-        begins with ``OPTIMIZER_``, ``SCHEDULE_``, ``RULE_`` or ``MODEL_`` and is no field is one of its `settings`:
-        ``OPTIMIZER_BETA2=0.98`` is that of ``--set optimizer.beta2=0.98``.
+        ``BSP_EXCH_STRATEGY``, ``HOSTFILE``, ``SIZE`` or any field of `theanompi.config.RunConfig` in upper case. A key
+        that begins with ``OPTIMIZER_``, ``SCHEDULE_``, ``RULE_`` or ``MODEL_`` and is no field is one of its
+        `settings`: ``OPTIMIZER_BETA2=0.98`` is that of ``--set optimizer.beta2=0.98``.
+    overridden
+        Names of what is set elsewhere: values that it may not have are left out.
 
     Returns
     -------
     dict
-        Checked values by field name, and the path ``hostfile`` where there is one.
+        Checked values by field name, and ``hostfile`` (a path) and ``size`` (a number of workers) where they are given.
 
     Raises
     ------
@@ -78,18 +82,19 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
             raise ConfigError(f"{where}: unknown key {got(key)}{closest(key, [*KEYS, *_alike(key)])}")
         if name in lines:
             raise ConfigError(f"{where}: expected {key} once, got it in line {lines[name]} too")
-        if isinstance(value, list) and name not in _SEVERAL:
-            raise ConfigError(f"{where}: {key}: expected one value, got an array of {len(value)}")
+        lines[name] = line
         try:
+            if isinstance(value, list) and name not in _SEVERAL:
+                raise ConfigError(f"{key}: expected one value, got an array of {len(value)}")
             if name in FIELDS:
                 values[name] = read_field(name, value)
             elif key in KEYS:
-                values[name] = read_as(TEXT, name, value)
+                values[name] = read_as(_KINDS[name], name, value)
             else:
                 values.setdefault("settings", {}).update(read_field("settings", [f"{name}={value}"]))
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        lines[name] = line
+            if name not in overridden:
+                raise ConfigError(f"{where}: {error}") from None
     return values
 
 

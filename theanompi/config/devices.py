@@ -60,7 +60,12 @@ def parse_devices(devices: str | Iterable[str]) -> tuple[str, ...]:
         for item in str(entry).split(","):
             match = _DEVICE.fullmatch(item.strip())
             if match is None or (match["kind"] == "auto" and match["index"] is not None):
-                raise ConfigError(f"devices: expected {DEVICE_NAMES}, got {got(item.strip())}")
+                # Theano's older name.
+                other = re.sub(r"gpu(\d*)$", r"cuda\1", item.strip())
+                hint = (
+                    f"; did you mean {other!r}?" if other != item.strip() and _DEVICE.fullmatch(other) else ""
+                )
+                raise ConfigError(f"devices: expected {DEVICE_NAMES}, got {got(item.strip())}{hint}")
             host = match["host"] or host
             numbered = match["kind"] == "cuda" and match["index"]
             name = f"cuda:{int(match['index'])}" if numbered else match["kind"]
@@ -73,6 +78,30 @@ def parse_devices(devices: str | Iterable[str]) -> tuple[str, ...]:
     if None in places and any(places):
         raise ConfigError(f"devices: expected a host for every device or for none, got {listed(names)}")
     return tuple(names)
+
+
+def in_place_of(devices: str | Iterable[str], wanted: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the devices that are asked for instead of others; one name without a number serves all workers.
+
+    Parameters
+    ----------
+    devices, wanted
+        As for `parse_devices`.
+
+    Raises
+    ------
+    ConfigError
+        As `parse_devices`.
+
+    Examples
+    --------
+    >>> in_place_of(["node0:cuda0", "node1:cuda0,cuda1"], "cpu")
+    ('cpu', 'cpu', 'cpu')
+    >>> in_place_of("cuda0,cuda1", "cuda2")
+    ('cuda:2',)
+    """
+    names = parse_devices(wanted)
+    return names * len(parse_devices(devices)) if names in (("auto",), ("cpu",), ("cuda",)) else names
 
 
 def hosts(devices: str | Iterable[str]) -> tuple[Host, ...]:

@@ -42,6 +42,7 @@ from theanompi.config.kinds import (
     number,
     whole,
 )
+from theanompi.config.lineage import instead
 
 SYNC_TYPES = ("cdd", "avg")
 EXCHANGES = (
@@ -522,7 +523,7 @@ def read_as(kind: Kind, name: str, value: Any) -> Any:
     except ConfigError:
         raise
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        hint = str(error) if str(error).startswith("; ") else ""
+        hint = instead(name, value) or (str(error) if str(error).startswith("; ") else "")
         raise ConfigError(f"{name}: expected {kind.expected}, got {got(value)}{hint}") from None
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
 from theanompi.launch.ends import LAUNCHER, STOPPED, Account, launcher_name, signal_name
 from theanompi.launch.libraries import algorithm_settings, flavour, launch_settings
-from theanompi.launch.mpirun import find_mpirun, without_job, world
+from theanompi.launch.mpirun import find_mpirun, launched, without_job, world
 from theanompi.system.cgroup import cores
 from theanompi.system.output import put
 from theanompi.system.processes import Process, children, has_variable, look_up
@@ -87,7 +87,7 @@ def is_worker(devices: Sequence[str], environ: Mapping[str, str] = os.environ) -
     """
     place = world(environ)
     alone = len(devices) == 1 and hosts(devices)[0].name is None
-    return place is not None and (place.size != 1 or alone)
+    return launched(environ) or (place is not None and alone)
 
 
 def command(

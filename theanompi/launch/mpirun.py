@@ -82,6 +82,12 @@ def world(environ: Mapping[str, str] = os.environ) -> World | None:
     return max(places, key=lambda place: place.size or 0, default=None)
 
 
+def launched(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether an mpirun or srun of the user's own started this process with others: one name is their devices'."""
+    place = world(environ)
+    return place is not None and place.size != 1
+
+
 def without_job(environ: Mapping[str, str], allocation: bool = False) -> dict[str, str]:
     """Leave out what tells a process its place in a job, and unless it is kept, the batch system's `allocation`.
 

@@ -1,5 +1,6 @@
 """What every rule offers its user: `Session.init`, `Session.wait`, and checks before anything is spawned."""
 
+import argparse
 import atexit
 import importlib
 import time
@@ -11,8 +12,10 @@ from theanompi.config import (
     FIELDS,
     ConfigError,
     NoSettings,
+    OneLineParser,
     RunConfig,
     closest,
+    in_place_of,
     over,
     read_field,
     read_settings,
@@ -22,6 +25,7 @@ from theanompi.launch.check import check
 from theanompi.launch.ends import STOPPED, signal_name, what_is_saved
 from theanompi.launch.job import WORKER, Job, is_worker
 from theanompi.launch.libraries import prepare_rank, set_algorithm
+from theanompi.launch.mpirun import launched
 from theanompi.system.output import put
 
 ATTRIBUTES = {
@@ -77,7 +81,8 @@ class Session(ABC):
         ----------
         devices
             One per worker, such as ``["cuda0", "cuda1"]`` or ``["node0:cuda0", "node1:cuda0,cuda1"]``; under
-            an mpirun of the user's own the devices of this machine, by local rank, or one name for all.
+            an mpirun of the user's own the devices of this machine, by local rank, or one name for all. The script's
+            flag ``--device`` takes others in their place; one name without a number, such as cpu, serves all workers.
         modelfile, modelclass
             The module of the model, found from the current folder and ``sys.path``, and the class in it.
         bind
@@ -96,7 +101,7 @@ class Session(ABC):
                 {
                     **over(attributes | {k: v for k, v in config.items() if k != "settings"}, config),
                     "rule": self.name,
-                    "devices": devices,
+                    "devices": _wanted(devices),
                     "modelfile": modelfile,
                     "modelclass": modelclass,
                 }
@@ -233,6 +238,16 @@ class Session(ABC):
         set_algorithm(config.allreduce_algorithm)
         prepare_rank(config.devices)
         importlib.import_module(module).run(config, config.devices, plan)
+
+
+def _wanted(devices: str | Iterable[str]) -> str | Iterable[str]:
+    """The devices of a script, or those of its flag ``--device``."""
+    parser = OneLineParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--device", "--devices", dest="devices")
+    flags, _ = parser.parse_known_args()
+    if "devices" not in flags:
+        return devices
+    return flags.devices if launched() else in_place_of(devices, flags.devices)
 
 
 def _take_others_along() -> None:

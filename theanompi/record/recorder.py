@@ -221,7 +221,7 @@ class Recorder:
         self._all, self._own = Totals(metrics), Totals(())
         self._epochs: dict[int, Totals] = {}
         self._validations: list[dict[str, Any]] = []
-        self._last = 0
+        self._last, self._reached = 0, resume_from or 0
         self._log: Path | None = None
         if self._out is not None:
             self._log = self._out / LOG_FILE
@@ -388,7 +388,10 @@ class Recorder:
             self._bar.set_description_str(f"epoch {epoch + 1} ", refresh=False)
             self._bar.set_postfix_str(self._beside_the_bar(record), refresh=False)
             self._bar.update(iteration - self._bar.n)
-        if iteration % self._log_interval == 0:
+        # A model that says itself how far an iteration went may pass over the number.
+        passed = iteration // self._log_interval > self._reached // self._log_interval
+        self._reached = iteration
+        if passed:
             record = self._close_interval()
             if self._bar is None and monotonic() - self._said >= SECONDS_BETWEEN_LINES:
                 line = progress_line(record, self._reported.main[:3], self._reported.noun)

@@ -66,8 +66,8 @@ def train_epoch(
         On every rank, if the loss of any of them is not finite; the line says which, when, and at what η, and so
         does the log.
     """
-    replica.epoch = epoch
-    for count in range(start, end):
+    replica.epoch, count = epoch, start
+    while count < end:
         iteration = epoch * replica.data.n_batch_train + count + 1
         if stop.asked:
             replica.ask_to_stop()
@@ -79,8 +79,9 @@ def train_epoch(
             recorder.diverged(epoch, iteration, f"{error}{rate}")
             raise Diverged(f"iteration {iteration}: {error}{rate}") from None
         stop.agreed = step.asked
-        recorder.train(epoch, iteration, step.items, step.sums, lr=step.eta)
-        after(count + 1)
+        count = min(replica.advance(count), end)
+        recorder.train(epoch, epoch * replica.data.n_batch_train + count, step.items, step.sums, lr=step.eta)
+        after(count)
     recorder.flush()
 
 

@@ -33,9 +33,11 @@ from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_all_layers, get_output
 from theanompi.lasagne.random import set_rng
+from theanompi.lib.recorder import Recorder as TheanoMPIRecorder
 from theanompi.record.log import check_metrics
-from theanompi.record.metrics import Reported
+from theanompi.record.metrics import Reported, mean_of
 from theanompi.record.timeline import Span
+from theanompi.rules import check_finite, own_step
 from theanompi.training.functions import gradient_function, update_function, validation_function
 from theanompi.training.inputs import Feed, Inputs
 from theanompi.training.items import Items
@@ -66,6 +68,13 @@ _NOT_CALLED = {
     "training_step": "objectives",
     "configure_optimizers": "optimizer",
 }
+
+
+class _BatchSize:
+    """What Theano-MPI's loops call the items of a batch; a class that sets it itself is refused."""
+
+    def __get__(self, model: "Model", owner: type | None = None) -> int | None:
+        return None if model is None else model.config.batch_size
 
 
 class Model:
@@ -112,6 +121,8 @@ class Model:
     defaults: ClassVar[Mapping[str, Any]] = {}
     bias_rate: ClassVar[float] = 1.0
     Settings: ClassVar[type] = NoSettings
+    n_subb: ClassVar[int] = 1
+    file_batch_size = _BatchSize()
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
@@ -164,7 +175,7 @@ class Model:
         self._updates: list[Callable[[], Any]] = []
         self._feed = Feed(self.inputs, iter(()))
         self._next: tuple[int, int] | None = None
-        self._count = 0
+        self._count = self._val_position = 0
         # The batches of a minibatch, for the objectives after the first; without accumulation they are where they were.
         self._kept: list[list[torch.Tensor]] = []
 
@@ -330,8 +341,8 @@ class Model:
         iteration = self.epoch * self.data.n_batch_train + count
         return [i for i, o in enumerate(self.traced.objectives) if (iteration + 1) % o.every == 0]
 
-    def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
-        """Compute this rank's gradients of one objective in one minibatch.
+    def train_iter(self, count: int, recorder: Any, objective: int | None = None) -> None:
+        """Compute this rank's gradients of one objective in one minibatch; without a rule, do the whole iteration.
 
         Parameters
         ----------
@@ -339,10 +350,19 @@ class Model:
             Its position in the epoch that `epoch` names. Any position will do; going on to the next one finds
             its batches read ahead.
         recorder : Recorder
-            Told how long was waited for data and computed.
+            Told how long was waited for data and computed. Theano-MPI's, `theanompi.lib.recorder.Recorder`, is one of a
+            loop without a rule: all objectives are updated, and it is told the first loss and the first metric.
         objective : int
-            Which one; of those that are `due`, the first reads the batches and the others use them again.
+            Which one, by default the first; of those that are `due`, the first reads the batches and the others use
+            them again.
         """
+        if objective is None and isinstance(recorder, TheanoMPIRecorder):
+            step, loss = own_step(self, count, recorder)
+            check_finite([loss])
+            self._val_position = 0
+            recorder.train_error(count, *self._of_contract(step.sums)[:2])
+            return
+        objective = objective or 0
         first, *others = self.due(count)
         reads = objective == first
         if reads and (self.epoch, count) != self._next:
@@ -377,6 +397,10 @@ class Model:
                 self._feed.stage()  # while the device computes
                 recorder.end("wait")
 
+    def advance(self, count: int) -> int:
+        """The position after `count`."""
+        return count + 1
+
     def ask_to_stop(self) -> None:
         """Let all ranks know, by the next sum of gradients, that this one was asked to stop."""
         self._stop.tensor.fill_(1)
@@ -401,7 +425,15 @@ class Model:
         return self._updates[objective]()
 
     def val_iter(self, count: int, recorder: Any) -> None:
-        """Validate this rank's batch number `count`; the first one begins a new validation, the others follow."""
+        """Validate this rank's batch number `count`; the first one begins a new validation, the others follow.
+
+        Where the recorder is Theano-MPI's, the first one after a training iteration does, whatever its number, and it
+        is told the means of the batch.
+        """
+        alone = isinstance(recorder, TheanoMPIRecorder)
+        if alone:
+            count = self._val_position
+        before = self.validation_sums() if alone and count else np.zeros(1 + 2 * len(self.reported.metrics))
         if count == 0:
             self._validation_sums.tensor.zero_()
             self._feed = Feed(self.inputs, self.data.validation())
@@ -409,6 +441,31 @@ class Model:
         self._feed.load()
         self._validate()
         self._feed.stage()
+        if alone:
+            self._val_position = (count + 1) % self.data.n_batch_val
+            _, *sums = (self.validation_sums() - before).tolist()
+            pairs = zip(sums[::2], sums[1::2], strict=True)
+            recorder.val_error(
+                count, *self._of_contract(dict(zip(self.reported.metrics, pairs, strict=True)))
+            )
+
+    def _of_contract(self, sums: Mapping[str, tuple[float, float]]) -> list[float]:
+        """What Theano-MPI's recorder asks for: the first loss, the headline if it is another metric, and its top-5."""
+        headline = self.reported.headline
+        names = (
+            self.reported.metrics[0],
+            headline if headline not in self.reported.losses else "",
+            f"{headline}_top5",
+        )
+        return [(mean_of(name, *sums[name]) or 0.0) if name in sums else 0.0 for name in names]
+
+    def reset_iter(self, mode: str) -> None:
+        """Nothing: the position is an argument of `train_iter` and `val_iter`."""
+
+    @property
+    def shared_lr(self) -> Any:
+        """The learning rate of the first objective's last update, as a shared variable."""
+        return self.state.last_eta
 
     def validation_sums(self) -> np.ndarray:
         """The items of this rank's validation, then for each metric its weighted sum and the weights; float64."""

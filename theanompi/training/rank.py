@@ -82,11 +82,12 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Replica:
         "rank": rank,
         "size": comm.Get_size(),
         "verbose": config.verbose and rank == 0,
+        "mname": config.modelclass,
     }
     model = model_class(settings)
     if isinstance(model, Model):
         refuse_unheeded(model)
-    return model if isinstance(model, Model) else TheanoMPIModel(model, config, rank, comm.Get_size())
+    return model if isinstance(model, Model) else TheanoMPIModel(model, config, rank, comm.Get_size(), comm)
 
 
 def defaults_of(model_class: Any) -> Mapping[str, Any]:
@@ -183,7 +184,8 @@ def train(
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch
     last = min(total, config.max_iterations or total)
-    say(f"{config.modelclass} on {config.data}: {size} x {name}, {config.precision}, run folder {out}")
+    data = config.data if isinstance(model, Model) else "its own data"
+    say(f"{config.modelclass} on {data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
     say(f"exchange: {config.sync_type}, {links.words}{algorithm}")
     if begun:

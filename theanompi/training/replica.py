@@ -99,6 +99,10 @@ class Replica(Protocol):
         """Update by the gradients that are in the buffer; gives η."""
         ...
 
+    def advance(self, count: int) -> int:
+        """The iteration at `count` is over: gives the position of the next one, the same on every rank."""
+        ...
+
     def ask_to_stop(self) -> None:
         """Let all ranks know, by what is summed next, that this one was asked to stop."""
         ...

@@ -1,21 +1,36 @@
 """Training of models that have no more than the interface of Theano-MPI's, whatever library they are built with.
 
-Such a class takes one `config` dict (``rank``, ``size``, ``verbose`` and the settings of the run). It computes,
-updates and reads its data by itself; after each of its iterations its parameters are averaged over the ranks.
+Such a class takes one `config` dict (``rank``, ``size``, ``verbose``, ``mname`` and the settings of the run). It
+computes, updates and reads its data by itself; after each of its iterations its parameters are averaged over the ranks.
+An epoch has ``data.n_batch_train`` times ``n_subb`` (1 if the class has no such attribute) iterations. Where
+``train_iter`` returns a count, as one that takes several batches does, the next iteration has that number, and the
+epoch ends sooner.
+
 It reports through ``recorder.train_error(count, cost, error)`` and ``recorder.val_error(count, cost, error,
-error_top5)``, each the mean over one batch of ``batch_size`` (1 if the class has no such attribute) images.
+error_top5)``, each the mean over one batch of ``batch_size`` (1 if the class has no such attribute) items. A class with
+an attribute ``error``, as Theano-MPI's classifiers have it, reports loss, error and top-5 error; any other one says
+what it reports by ``metric_names``, such as ``("critic", "generator")``, or it goes by ``cost``, ``second`` and
+``third``.
+
+At the end of an epoch, where the class has them: ``reset_iter("train")`` before the validation and
+``reset_iter("val")`` after it, ``adjust_hyperp(epoch)``, and on rank 0 ``print_info(recorder)`` and, in every fifth,
+``save(path)`` with the folder ``snapshots/`` of the run. ``current_info`` then is the last validation of this rank.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from theanompi.config import ConfigError, RunConfig
+from theanompi.config import ConfigError, RunConfig, got
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
-from theanompi.record.metrics import CLASSIFIER
+from theanompi.lib.recorder import Recorder
+from theanompi.record.log import check_metrics
+from theanompi.record.metrics import CLASSIFIER, Reported, is_fraction
 from theanompi.record.timeline import Span
 from theanompi.training.replica import Measures
 
@@ -31,27 +46,46 @@ REQUIRED = (
     "epoch",
 )
 """What Theano-MPI asks of a model class."""
+SNAPSHOTS = 5
+"""Epochs between two calls of a model's ``save``."""
+_UNNAMED = Reported(("cost", "second", "third"), "cost", "items")
 
 
-class _Listener:
+class _Listener(Recorder):
     """The recorder that the wrapped model sees: it times as the real one does, and keeps the errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, verbose: bool) -> None:
+        super().__init__(None, printFreq=1, modelname=name, verbose=verbose)
         self.recorder: Any = None
         self.train = np.zeros(2)
         self.validation = np.zeros(4)
 
-    def start(self) -> None:
-        self.recorder.start("computing, in the model's own train_iter or val_iter")
+    def start(self, doing: str = "") -> None:
+        self.recorder.start(doing or "computing, in the model's own train_iter or val_iter")
 
-    def end(self, kind: str) -> None:
-        self.recorder.end(kind)
+    def end(self, mode: str, name: str = "") -> None:
+        self.recorder.end(mode, name)
 
     def train_error(self, count: int, cost: Any, error: Any) -> None:
         self.train = np.array([cost, error], dtype=float)
 
     def val_error(self, count: int, cost: Any, error: Any, error_top5: Any = 0.0) -> None:
         self.validation += [1.0, cost, error, error_top5]
+
+
+class _Batches:
+    """The batches of a model that are several of its iterations each."""
+
+    def __init__(self, model: Any) -> None:
+        self._data, self._parts = model.data, int(getattr(model, "n_subb", 1))
+
+    @property
+    def n_batch_train(self) -> int:
+        return int(self._data.n_batch_train) * self._parts
+
+    @property
+    def n_batch_val(self) -> int:
+        return int(self._data.n_batch_val) * self._parts
 
 
 class TheanoMPIModel:
@@ -66,6 +100,8 @@ class TheanoMPIModel:
         Its sync type must be ``avg``.
     rank, size : int
         Which rank this is, and of how many.
+    comm : mpi4py.MPI.Intracomm, optional
+        All ranks, to agree on the counts that the model returns.
 
     Raises
     ------
@@ -73,9 +109,7 @@ class TheanoMPIModel:
         If the model lacks something, naming it, or the run asks for what only a `Model` can do.
     """
 
-    reported = CLASSIFIER
-
-    def __init__(self, model: Any, config: RunConfig, rank: int, size: int) -> None:
+    def __init__(self, model: Any, config: RunConfig, rank: int, size: int, comm: Any = None) -> None:
         name = type(model).__name__
         missing = [item for item in REQUIRED if not hasattr(model, item)]
         data = getattr(model, "data", None)
@@ -98,12 +132,15 @@ class TheanoMPIModel:
             raise ConfigError(
                 f"model class {name}: expected no init, as only a theanompi.Model has names for its weights"
             )
-        self.model, self.data, self.n_epochs = model, model.data, int(model.n_epochs)
-        self._rank, self._size = rank, size
+        self.model, self.data, self.n_epochs = model, _Batches(model), int(model.n_epochs)
+        self.reported = _reported(model)
+        self._rank, self._size, self._comm = rank, size, comm
+        self._out, self._returned = config.out, None
         self.params = list(model.params)
         self.images_per_batch = int(getattr(model, "batch_size", 1))
         self._buffer = FlatBuffer({str(i): np.shape(p.get_value()) for i, p in enumerate(self.params)})
-        self._listener = _Listener()
+        self._listener = _Listener(name, config.verbose and rank == 0)
+        self._listener.folder = config.out or "."
 
     def gradient_buffers(self) -> list[FlatBuffer]:
         """None: the model keeps its gradients to itself."""
@@ -111,7 +148,8 @@ class TheanoMPIModel:
 
     def compile_iter_fns(self, sync_type: str, exchangers: Sequence[Exchanger] = ()) -> None:
         """Let the model compile."""
-        self.model.compile_iter_fns(sync_type)
+        compile_ = self.model.compile_iter_fns
+        compile_(*[sync_type][: _takes(compile_, sync_type)])
 
     @property
     def epoch(self) -> int:
@@ -129,16 +167,34 @@ class TheanoMPIModel:
     def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
         """One iteration of the model, its own update included."""
         self._listener.recorder = recorder
-        self.model.train_iter(count, self._listener)
+        self._returned = self.model.train_iter(count, self._listener)
+
+    def advance(self, count: int) -> int:
+        """The count that the model has returned, the largest of all ranks, or the position after `count`."""
+        returned = self._returned if isinstance(self._returned, int | np.integer) else 0
+        count = max(count + 1, int(returned))
+        if self._comm is not None and self._size > 1:
+            count = max(self._comm.allgather(count))
+        if count >= self.data.n_batch_train:
+            self._call("reset_iter", "train")
+        return count
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        """Call one of the methods that a model need not have."""
+        function = getattr(self.model, method, None)
+        if callable(function) and _takes(function, *arguments):
+            function(*arguments)
 
     def ask_to_stop(self) -> None:
         """Nothing: there is no sum of gradients that could carry it."""
 
     def measures(self, objective: int = 0) -> Measures:
-        """This rank's metrics of the iteration; its training has no top-5 error."""
+        """This rank's metrics of the iteration; of its training two are known."""
         n = self.images_per_batch
-        loss, error = (float(v) * n for v in self._listener.train)
-        sums = {"loss": (loss, float(n)), "error": (error, float(n)), "error_top5": (0.0, float(n))}
+        values = [*(float(v) * n for v in self._listener.train), 0.0]
+        weights = [float(n), float(n), 0.0]
+        sums = dict(zip(self.reported.metrics, zip(values, weights, strict=True), strict=False))
+        loss = values[0]
         return Measures(n, sums, [loss if rank == self._rank else 0.0 for rank in range(self._size)], False)
 
     def update(self, objective: int = 0) -> float:
@@ -159,9 +215,9 @@ class TheanoMPIModel:
         self.model.val_iter(count, self._listener)
 
     def validation_sums(self) -> np.ndarray:
-        """Images, then for loss, top-1 and top-5 error their sum and the images again; float64 (7,)."""
-        images, *sums = (self._listener.validation * self.images_per_batch).tolist()
-        return np.array([images, *(x for value in sums for x in (value, images))])
+        """Items, then of each metric its sum and the items again; float64."""
+        items, *sums = (self._listener.validation * self.images_per_batch).tolist()
+        return np.array([items, *(x for value in sums[: len(self.reported.metrics)] for x in (value, items))])
 
     def weights_to_average(self) -> FlatBuffer:
         """The parameters, copied into one buffer."""
@@ -180,8 +236,17 @@ class TheanoMPIModel:
         return []
 
     def adjust_hyperp(self, epoch: int) -> None:
-        """Let the model adjust its learning rate."""
+        """Let the model end an epoch."""
+        self._call("reset_iter", "val")
+        batches, *sums = self._listener.validation.tolist()
+        self.model.current_info = [self.data.n_batch_train, *(value / (batches or 1.0) for value in sums)]
         self.model.adjust_hyperp(epoch)
+        if self._rank == 0:
+            self._call("print_info", self._listener)
+            if self._out and epoch % SNAPSHOTS == 0 and hasattr(self.model, "save"):
+                folder = os.path.join(self._out, "snapshots", "")
+                os.makedirs(folder, exist_ok=True)
+                self._call("save", folder)
 
     def cleanup(self) -> None:
         """Let the model clean up."""
@@ -198,3 +263,32 @@ class TheanoMPIModel:
     def state_arrays(self) -> Mapping[str, np.ndarray]:
         """The parameters as ``weights/NUMBER``."""
         return {f"weights/{i}": np.asarray(p.get_value()) for i, p in enumerate(self.params)}
+
+
+def _reported(model: Any) -> Reported:
+    """What a model calls what it reports, by which runs are compared: the second name if it is an error, or the first.
+
+    Raises
+    ------
+    ConfigError
+        For anything but names.
+    """
+    if not hasattr(model, "metric_names"):
+        return CLASSIFIER if hasattr(model, "error") else _UNNAMED
+    names, where = model.metric_names, f"{type(model).__name__}.metric_names"
+    if not isinstance(names, list | tuple) or not 2 <= len(names) <= 3:
+        raise ConfigError(f"{where}: expected two or three names of what it reports, got {got(names)}")
+    try:
+        check_metrics(names, names[0])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return Reported(tuple(names), names[1] if is_fraction(names[1]) else names[0], "items")
+
+
+def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a method can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True

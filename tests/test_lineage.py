@@ -1,0 +1,268 @@
+"""Theano-MPI's cfg files, scripts, flags and loops, as they are written there, on a model of a few lines."""
+
+import pickle
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from small_models import Plain
+
+from tests.mpi import ROOT, run_mpi
+from tests.test_exercises import do
+from theanompi import BSP, cli
+from theanompi.config import ConfigError, RunConfig, parse_devices
+from theanompi.config.cfgfile import read_cfg
+from theanompi.launch import session
+from theanompi.launch.ends import Account
+from theanompi.lib.helper_funcs import save_model
+from theanompi.lib.recorder import Recorder
+from theanompi.record.recorder import Recorder as Times
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the model is; a script has no flags."""
+    (tmp_path / "alexnet.py").write_text("class AlexNet:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    return tmp_path
+
+
+@pytest.fixture
+def started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """What was to be started, in the place of processes."""
+    runs: list[RunConfig] = []
+
+    class Job:
+        def __init__(self, config: RunConfig, **_: Any) -> None:
+            runs.append(config)
+            self.account, self.ended_by = Account(print), None
+            self.account.well = True
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(session, "Job", Job)
+    return runs
+
+
+ONE_MACHINE = "RULE=BSP\nMODELFILE=alexnet\nMODELCLASS=AlexNet\n"
+SEVERAL = 'DEVICES=("node0:cuda0"\n\t\t "node1:cuda0,cuda1,cuda2")'
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "devices"),
+    [
+        ("SIZE=2\nDEVICES=cuda0,cuda1", "", "cuda0,cuda1"),
+        ("BSP_EXCH_STRATEGY='ar'\n" + SEVERAL, "", ("node0:cuda0", "node1:cuda0,cuda1,cuda2")),
+        ("SIZE=2\nDEVICES=cuda0,cuda1", "--device cpu", "cpu,cpu"),
+        ("DEVICES=cuda0,cuda1,cuda2", "--device cpu", "cpu,cpu,cpu"),
+        (SEVERAL, "--device cpu", "cpu,cpu,cpu,cpu"),
+        (SEVERAL, "--device cpu -s=2", "cpu,cpu"),
+        ("DEVICES=cuda0,cuda1", "--device cuda1", "cuda1"),
+        ("SIZE=3", "", "cpu,cpu,cpu"),
+        ("SIZE=3", "--size=2", "cpu,cpu"),
+    ],
+)
+def test_a_cfg_file_starts_as_many_workers_as_it_says(
+    folder: Path, started: list[RunConfig], lines: str, flags: str, devices: Any
+) -> None:
+    (folder / "session.cfg").write_text(ONE_MACHINE + lines)
+    assert cli.main(["-cfg=session.cfg", *flags.split()]) == 0
+    assert (started[0].devices, started[0].modelclass) == (parse_devices(devices), "AlexNet")
+
+
+def test_flags_count_before_the_file_is_judged(folder: Path, started: list[RunConfig]) -> None:
+    (folder / "session.cfg").write_text(
+        "RULE=EASGD\nBSP_SYNC_TYPE=swap\nMODELFILE=1\nMODELCLASS=\nSIZE=x\nDEVICES=tpu0\nHOSTFILE=\n"
+    )
+    (folder / "hosts").write_text("localhost slots=2")
+    flags = "-cfg=session.cfg -r=BSP -bsp_sync_type=avg --modelfile=alexnet --modelclass=AlexNet"
+    assert cli.main([*flags.split(), "--size=2", "--device=cpu", "-hostfile=hosts"]) == 0
+    assert (started[0].rule, started[0].sync_type, started[0].modelfile) == ("BSP", "avg", "alexnet")
+    # What no flag decides is judged as before.
+    with pytest.raises(ConfigError, match=r"session.cfg, line 1: rule: .* got 'EASGD'"):
+        read_cfg(folder / "session.cfg")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("RULE=EASGD", "line 1: rule: expected one of BSP, .* got 'EASGD'; .* BSP is there"),
+        ("RULE=GOSGD", "line 1: rule: expected one of BSP, .* got 'GOSGD'; .* BSP is there"),
+        ("BSP_SYNC_TYPE=swap", "line 1: sync_type: expected one of cdd, avg, got 'swap'; .*; avg gives"),
+        ("BSP_EXCH_STRATEGY=copper", "line 1: exchange: expected .* got 'copper'; shm adds up"),
+        ("SIZE=3\nDEVICES=cuda0,cuda1", "size: expected 2, the number of devices given, got 3"),
+        ("DEVICES=gpu0,gpu1", "line 1: devices: expected device .* got 'gpu0'; did you mean 'cuda0'"),
+        ("SIZE=two", "line 1: size: expected a whole number of at least 1, got 'two'"),
+        ("MODELFILE=alexnets", "modelfile: expected a module .* got 'alexnets'; did you mean 'alexnet'"),
+        ("MODELCLASS=AlexNet_sc", "modelclass: .* got 'AlexNet_sc'; did you mean 'AlexNet'"),
+        ("MODELFIL=alexnet", "line 1: unknown key 'MODELFIL'; did you mean 'MODELFILE'"),
+    ],
+)
+def test_what_is_missing_says_what_stands_in_its_place(
+    folder: Path, capsys: pytest.CaptureFixture[str], lines: str, message: str
+) -> None:
+    key = lines.partition("=")[0]
+    rest = "".join(f"{line}\n" for line in ONE_MACHINE.splitlines() if not line.startswith(f"{key}="))
+    (folder / "session.cfg").write_text(f"{lines}\n{rest}")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["-cfg=session.cfg"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 302
+    assert re.search(message, said), said
+
+
+def test_a_script_sets_attributes_and_its_flag_the_devices(
+    folder: Path, started: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "from theanompi import BSP\n"
+        "BSP.sync_type='avg'\n"
+        "rule=BSP()\n"
+        "rule.exch_strategy = 'ar'\n"
+        "rule.init(devices=['cuda0', 'cuda1'] ,\n"
+        "          modelfile = 'alexnet',\n"
+        "          modelclass = 'AlexNet')\n"
+        "rule.wait()\n"
+    )
+    monkeypatch.setattr(BSP, "sync_type", "cdd", raising=False)  # put back at the end
+    for flags, devices in (
+        ([], "cuda0,cuda1"),
+        (["--device", "cpu"], "cpu,cpu"),
+        (["--devices=cpu", "--other"], "cpu,cpu"),
+        (["--device=cuda2,cuda3"], "cuda2,cuda3"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["script.py", *flags])
+        exec(script, {})
+        run = started.pop()
+        assert run.devices == parse_devices(devices)
+        assert (run.sync_type, run.exchange, run.modelclass) == ("avg", "ar", "AlexNet")
+
+
+COMING = """
+from theanompi import {rule}
+rule={rule}()
+rule.init(devices=['cuda0', 'cuda1'], modelfile='theanompi.models', modelclass='Cifar10_model')
+rule.wait()
+"""
+
+
+@pytest.mark.parametrize("rule", ["EASGD", "ASGD", "GOSGD"])
+def test_a_rule_to_come_is_one_line(rule: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        exec(COMING.format(rule=rule), {})
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"got '{rule}'" in said and "BSP is there" in said
+
+
+def test_a_rule_to_come_is_said_by_one_rank(folder: Path) -> None:
+    (folder / "script.py").write_text(COMING.format(rule="GOSGD"))
+    done = run_mpi(2, [str(folder / "script.py")], timeout=60)
+    assert done.returncode != 0
+    assert done.stderr.count("BSP is there") == 1 and "Traceback" not in done.stderr
+
+
+def loop(model: Any, recorder: Any, iterations: int) -> None:
+    """An epoch as models/test_model.py trains it: the same count for all of a validation."""
+    recorder.start_epoch()
+    for count in range(iterations):
+        for _ in range(model.n_subb):
+            out = model.train_iter(count, recorder)
+        assert out is None
+        recorder.print_train_info(count + 1)
+    model.reset_iter("train")
+    for _ in range(model.data.n_batch_val):
+        model.val_iter(iterations, recorder)
+    model.reset_iter("val")
+    recorder.gather_val_info()
+    recorder.print_val_info(iterations)
+    model.adjust_hyperp(epoch=model.epoch)
+    recorder.end_epoch(iterations, model.epoch)
+
+
+def test_a_loop_without_a_rule_trains_as_one_rank_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"verbose": True, "rank": 0, "size": 1, "mname": "Plain", "batch_size": 100, "epochs": 2}
+    model = Plain(settings)
+    recorder = Recorder(comm=None, printFreq=200 / model.file_batch_size, modelname="Plain", verbose=True)
+    model.compile_iter_fns()
+    for model.epoch in range(2):
+        loop(model, recorder, 4)
+    model.cleanup()
+    assert [row[0] for row in recorder.info_dict["train_info"]] == [2, 4, 2, 4]
+    costs = [row[1] for row in recorder.info_dict["train_info"]]
+    assert costs[-1] < costs[0]
+    printed = capsys.readouterr().out
+    assert printed.count("time per 2 batches: ") == 4 and printed.count("validation cost: ") == 2
+
+    # The same by a rule's calls, one after another.
+    other = Plain(settings)
+    other.compile_iter_fns()
+    times = Times(None, 0, 1, 8, 10, False, None)
+    for other.epoch in range(2):
+        for count in range(4):
+            other.train_iter(count, times, 0)
+            other.update()
+    for count in range(other.data.n_batch_val):
+        other.val_iter(count, times)
+    items, loss, _, error, _, top5, _ = other.validation_sums()
+    other.cleanup()
+    for name, weights in other.state_arrays().items():
+        np.testing.assert_array_equal(model.state_arrays()[name], weights, err_msg=name)
+    # Theano-MPI's recorder has the mean over batches, of which the last is smaller.
+    latest = recorder.get_latest_val_info()
+    np.testing.assert_allclose(latest, [4, loss / items, error / items, top5 / items], rtol=0.1, atol=0.01)
+
+    recorder.save(8, model.shared_lr.get_value(), f"{tmp_path}/inforec/")
+    saved = pickle.loads((tmp_path / "inforec" / "inforec.pkl").read_bytes())
+    assert saved["lr"] == [[8, other.state.last_eta.get_value()]] and saved["val_info"][-1] == latest
+    save_model(model, f"{tmp_path}/snapshots/", verbose=False)
+    with np.load(tmp_path / "snapshots" / "Plain_1.npz") as weights:
+        np.testing.assert_array_equal(weights["dense.W"], model.state_arrays()["weights/dense.W"])
+
+
+def test_weights_of_any_class_are_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Net:
+        epoch = 3
+        params = (SimpleNamespace(get_value=lambda: np.arange(3)),)
+
+    save_model(Net(), str(tmp_path / "a"), verbose=True)
+    assert "weights of epoch 3 saved" in capsys.readouterr().out
+    with np.load(tmp_path / "a" / "Net_3.npz") as weights:
+        np.testing.assert_array_equal(weights["arr_0"], [0, 1, 2])
+    Net.save = lambda self, path: (Path(path) / "own").touch()  # type: ignore[attr-defined]
+    save_model(Net(), str(tmp_path / "b"), verbose=False)
+    assert [file.name for file in (tmp_path / "b").iterdir()] == ["own"]
+
+
+def test_the_recorder_draws_and_tells_of_nothing_that_was_not_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = Recorder(comm=None, printFreq=0.5, modelname="net", verbose=True)
+    recorder.print_train_info(1)
+    recorder.print_val_info(1, "a comment")
+    assert recorder.get_latest_val_info() is None and capsys.readouterr().out == ""
+    recorder.folder = str(tmp_path)
+    recorder.plot("sample", image=np.zeros((2, 2)), cmap="gray")
+    recorder.plot("scores", lines=[[1, 2], [2, 1]], lw=2, save=False)
+    assert {file.name for file in tmp_path.iterdir()} == {"sample.png", "scores.png"}
+
+
+def test_the_page_about_porting_runs_as_it_stands_there(tmp_path: Path) -> None:
+    printed = do(ROOT / "docs" / "port.md", tmp_path)
+    session, cfg, spirals, digits, _ = printed
+    assert "Spirals on its own data: 2 x cpu" in session and "ended well" in session
+    assert "Digits on digits: 2 x cpu" in cfg and "ended well" in cfg
+    for text in (spirals, digits):
+        costs = [float(line.split()[1]) for line in text.splitlines() if re.fullmatch(r"\d+ \S+ \S+", line)]
+        assert costs[-1] < costs[0]
+        assert "weights of epoch 1 saved in ./snapshots/" in text
