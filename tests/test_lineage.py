@@ -259,7 +259,10 @@ def test_the_recorder_draws_and_tells_of_nothing_that_was_not_reported(
 
 def test_the_page_about_porting_runs_as_it_stands_there(tmp_path: Path) -> None:
     printed = do(ROOT / "docs" / "port.md", tmp_path)
-    session, cfg, spirals, digits, _ = printed
+    session, cfg, spirals, digits, _, quadrants, parallel = printed
+    first, *_, last, accuracy = map(float, quadrants.split())
+    assert last < first / 2 and accuracy > 0.9
+    assert "Quadrants on digits: 2 x cpu" in parallel and "ended well" in parallel
     assert "Spirals on its own data: 2 x cpu" in session and "ended well" in session
     assert "Digits on digits: 2 x cpu" in cfg and "ended well" in cfg
     for text in (spirals, digits):
