@@ -13,11 +13,11 @@ from theanompi.models.wide_resnet import Wide_ResNet
 
 
 class SmallAlexNet(AlexNet):
-    architecture = {"width": 4, "hidden": 32}
+    architecture = {"width": 4, "hidden": 128}
 
 
 class SmallCifar10(Cifar10_model):
-    architecture = {"width": 8}
+    architecture = {"width": 16}
 
 
 class SmallDenseNet(DenseNet121):
@@ -49,7 +49,7 @@ class SmallResNet50(ResNet50):
 
 
 class SmallVGG(VGG11):
-    architecture = {"configuration": "A", "width": 8, "hidden": 32}
+    architecture = {"configuration": "A", "width": 8, "hidden": 128}
 
 
 class SmallWideResNet(Wide_ResNet):
