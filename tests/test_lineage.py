@@ -146,6 +146,13 @@ def test_a_script_sets_attributes_and_its_flag_the_devices(
         assert (run.sync_type, run.exchange, run.modelclass) == ("avg", "ar", "AlexNet")
 
 
+def test_a_package_may_look_for_its_models_when_asked(folder: Path, started: list[RunConfig]) -> None:
+    (folder / "models_of_all").mkdir()
+    (folder / "models_of_all" / "__init__.py").write_text("def __getattr__(name):\n    return object\n")
+    BSP().init(devices=["cuda1", "cuda2"], modelfile="models_of_all", modelclass="AlexNet")
+    assert started[0].modelfile == "models_of_all"
+
+
 COMING = """
 from theanompi import {rule}
 rule={rule}()
@@ -259,13 +266,12 @@ def test_the_recorder_draws_and_tells_of_nothing_that_was_not_reported(
 
 def test_the_page_about_porting_runs_as_it_stands_there(tmp_path: Path) -> None:
     printed = do(ROOT / "docs" / "port.md", tmp_path)
-    session, cfg, spirals, digits, _, quadrants, parallel = printed
+    session, cfg, alone, _, quadrants, parallel = printed
     first, *_, last, accuracy = map(float, quadrants.split())
     assert last < first / 2 and accuracy > 0.9
     assert "Quadrants on digits: 2 x cpu" in parallel and "ended well" in parallel
     assert "Spirals on its own data: 2 x cpu" in session and "ended well" in session
     assert "Digits on digits: 2 x cpu" in cfg and "ended well" in cfg
-    for text in (spirals, digits):
-        costs = [float(line.split()[1]) for line in text.splitlines() if re.fullmatch(r"\d+ \S+ \S+", line)]
-        assert costs[-1] < costs[0]
-        assert "weights of epoch 1 saved in ./snapshots/" in text
+    costs = [float(line.split()[1]) for line in alone.splitlines() if re.fullmatch(r"\d+ \S+ \S+", line)]
+    assert costs[-1] < costs[0]
+    assert "weights of epoch 1 saved in ./snapshots/" in alone

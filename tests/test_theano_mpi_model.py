@@ -172,6 +172,14 @@ def test_several_parts_of_a_batch_are_iterations_of_their_own() -> None:
     assert (replica.data.n_batch_train, replica.data.n_batch_val) == (12, 6)
 
 
+@pytest.mark.parametrize(("scaling", "sizes"), [("linear", [4]), (None, [])])
+def test_the_rate_of_a_model_is_scaled_where_the_run_says_so(scaling: Any, sizes: list[int]) -> None:
+    model, scaled = Regression({"rank": 0}), list[int]()
+    model.scale_lr = scaled.append  # type: ignore[attr-defined]
+    TheanoMPIModel(model, RunConfig(sync_type="avg", scaling=scaling), 0, 4).compile_iter_fns("avg")
+    assert scaled == sizes
+
+
 @pytest.mark.parametrize(
     ("names", "metrics", "headline"),
     [

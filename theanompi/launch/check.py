@@ -84,11 +84,16 @@ def _check_class(of_module: str, module: str, of_class: str, name: str) -> None:
 
 
 def _names(tree: ast.Module) -> list[str]:
-    """List what a module binds at its top level: classes, and names imported or assigned that may be some."""
+    """List what a module binds at its top level: classes, and names imported or assigned that may be some.
+
+    A ``*`` stands for any name, of an import or of the module's own ``__getattr__``.
+    """
     names: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             names.append(node.name)
+        elif isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+            names.append("*")
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names += [alias.asname or alias.name for alias in node.names]
         elif isinstance(node, ast.Assign):

@@ -15,6 +15,7 @@ what it reports by ``metric_names``, such as ``("critic", "generator")``, or it 
 At the end of an epoch, where the class has them: ``reset_iter("train")`` before the validation and
 ``reset_iter("val")`` after it, ``adjust_hyperp(epoch)``, and on rank 0 ``print_info(recorder)`` and, in every fifth,
 ``save(path)`` with the folder ``snapshots/`` of the run. ``current_info`` then is the last validation of this rank.
+``scale_lr(size)`` is called after compiling in a run with ``--scaling linear``; Theano-MPI always did.
 """
 
 import inspect
@@ -135,7 +136,7 @@ class TheanoMPIModel:
         self.model, self.data, self.n_epochs = model, _Batches(model), int(model.n_epochs)
         self.reported = _reported(model)
         self._rank, self._size, self._comm = rank, size, comm
-        self._out, self._returned = config.out, None
+        self._out, self._scaling, self._returned = config.out, config.scaling, None
         self.params = list(model.params)
         self.images_per_batch = int(getattr(model, "batch_size", 1))
         self._buffer = FlatBuffer({str(i): np.shape(p.get_value()) for i, p in enumerate(self.params)})
@@ -150,6 +151,8 @@ class TheanoMPIModel:
         """Let the model compile."""
         compile_ = self.model.compile_iter_fns
         compile_(*[sync_type][: _takes(compile_, sync_type)])
+        if self._scaling == "linear":
+            self._call("scale_lr", self._size)
 
     @property
     def epoch(self) -> int:
