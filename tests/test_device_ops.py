@@ -211,6 +211,102 @@ def test_conv2d_refuses_mixed_dtypes() -> None:
         ops.conv2d(data(1, 3, 8, 8), data(4, 3, 3, 3, dtype="float64"))
 
 
+# Convolution of one and three dimensions, and transposed
+
+OTHER_CONVOLUTIONS = [
+    # images, filters, stride, padding, dilation, groups
+    ((2, 4, 9), (6, 2, 3), 2, 1, 1, 2),
+    ((1, 3, 8), (4, 3, 2), 1, (2,), 3, 1),
+    ((1, 2, 5, 6, 4), (3, 2, 3, 2, 1), (2, 1, 1), (1, 0, 2), (1, 2, 1), 1),
+    ((2, 4, 3, 4, 4), (4, 2, 2, 2, 2), 1, 0, 1, 2),
+]
+
+
+@ON_EACH_DEVICE
+@pytest.mark.parametrize(("x", "w", "stride", "padding", "dilation", "groups"), OTHER_CONVOLUTIONS)
+def test_conv_of_one_and_three_dimensions(
+    place: str, x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> None:
+    axes = len(x) - 2
+    ours = ops.conv1d if axes == 1 else ops.conv3d
+    theirs = F.conv1d if axes == 1 else F.conv3d
+    geometry = (stride, padding, dilation, groups)
+    images, filters = data(*x), data(*w)
+    expected = theirs(torch.tensor(images), torch.tensor(filters), None, *geometry)
+    assert_close(run(place, lambda a, b: ours(a, b, *geometry), images, filters), expected, device=place)
+    got = our_gradients(place, lambda a, b: ours(a, b, *geometry), images, filters)
+    wanted = torch_gradients(lambda a, b: theirs(a, b, None, *geometry), images, filters)
+    for one, other in zip(got, wanted, strict=True):
+        assert_close(one, other, device=place)
+
+
+TRANSPOSED = [
+    # images, filters, stride, padding, dilation, groups, extra
+    ((2, 4, 5), (4, 3, 3), 2, 1, 1, 1, 1),
+    ((2, 4, 3, 4), (4, 3, 3, 2), (2, 3), (1, 0), 1, 1, (1, 2)),
+    ((1, 4, 4, 3), (4, 2, 2, 2), 1, 0, 2, 2, 0),
+    ((1, 2, 2, 3, 2), (2, 3, 2, 3, 2), (1, 2, 2), (0, 1, 0), 1, 1, (0, 1, 0)),
+]
+
+
+@ON_EACH_DEVICE
+@pytest.mark.parametrize(("x", "w", "stride", "padding", "dilation", "groups", "extra"), TRANSPOSED)
+def test_transposed_conv(
+    place: str, x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int, extra: Any
+) -> None:
+    theirs = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(x) - 3]
+    images, filters = data(*x), data(*w)
+
+    def transposed(a: Any, b: Any) -> Any:
+        return ops.transposed_conv(a, b, stride, padding, dilation, groups, extra)
+
+    def reference(a: Any, b: Any) -> torch.Tensor:
+        return theirs(a, b, None, stride, padding, extra, groups, dilation)
+
+    expected = reference(torch.tensor(images), torch.tensor(filters))
+    assert_close(run(place, transposed, images, filters), expected, device=place)
+    got, wanted = (
+        our_gradients(place, transposed, images, filters),
+        torch_gradients(reference, images, filters),
+    )
+    for one, other in zip(got, wanted, strict=True):
+        assert_close(one, other, device=place)
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (
+            r"conv1d: images: expected 3 dimensions \(n, channels, length\)",
+            lambda: ops.conv1d(data(2, 2), 0.0),
+        ),
+        (
+            r"conv3d: stride: expected one integer or three, got \(1, 2\)",
+            lambda: ops.conv3d(data(1, 1, 2, 2, 2), data(1, 1, 1, 1, 1), stride=(1, 2)),
+        ),
+        (
+            r"transposed_conv2d: input channels: expected 4 as the filters, got 3",
+            lambda: ops.transposed_conv(data(1, 3, 2, 2), data(4, 3, 2, 2)),
+        ),
+        (
+            r"transposed_conv1d: extra: expected at least 0 and less than the stride \(2,\), got \(2,\)",
+            lambda: ops.transposed_conv(data(1, 3, 2), data(3, 3, 2), stride=2, extra=2),
+        ),
+        (
+            r"transposed_conv1d: output size",
+            lambda: ops.transposed_conv(data(1, 3, 1), data(3, 1, 2), padding=1),
+        ),
+        (
+            r"transposed_conv: images: expected 3 to 5 dim",
+            lambda: ops.transposed_conv(data(3, 1), data(3, 1)),
+        ),
+    ],
+)
+def test_other_convolutions_refuse(message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 # Pooling
 
 POOLS = [
@@ -222,6 +318,9 @@ POOLS = [
     ((1, 2, 5, 5), 2, 3, 1, True),
     ((1, 2, 6, 6), 3, 2, 0, True),
     ((1, 1, 7, 4), (7, 4), 1, 0, False),
+    # More padding than half the window.
+    ((1, 2, 5, 4), 3, 1, 2, False),
+    ((2, 1, 4, 5), (2, 3), 2, (1, 2), False),
 ]
 
 
@@ -241,6 +340,8 @@ def loop_pool2d(x: np.ndarray, size: Any, stride: Any, padding: Any, mode: str, 
             window = x[:, :, max(a, 0) : a + ky, max(b, 0) : b + kx].astype("float64")
             if mode == "max":
                 y[:, :, i, j] = window.max((2, 3))
+            elif mode == "sum":
+                y[:, :, i, j] = window.sum((2, 3))
             else:
                 inside = min(a + ky, x.shape[2] + py) - a, min(b + kx, x.shape[3] + px) - b
                 count = (
@@ -253,13 +354,23 @@ def loop_pool2d(x: np.ndarray, size: Any, stride: Any, padding: Any, mode: str, 
 def torch_pool2d(
     mode: str, size: Any, stride: Any, padding: Any, ceil: bool
 ) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Torch's pooling; what it does not pad by itself it gets padded."""
+    pad = np.broadcast_to(padding, 2)
+    if any(2 * pad > np.broadcast_to(size, 2)):
+        border = (pad[1], pad[1], pad[0], pad[0])
+        inside = torch_pool2d("sum" if mode == "average_exc_pad" else mode, size, stride, 0, ceil)
+        value = -np.inf if mode == "max" else 0.0
+        if mode != "average_exc_pad":
+            return lambda x: inside(F.pad(x, border, value=value))
+        return lambda x: inside(F.pad(x, border)) / inside(F.pad(torch.ones_like(x), border))
     if mode == "max":
         return lambda x: F.max_pool2d(x, size, stride, padding, ceil_mode=ceil)
-    return lambda x: F.avg_pool2d(x, size, stride, padding, ceil, mode == "average_inc_pad")
+    divisor = 1 if mode == "sum" else None
+    return lambda x: F.avg_pool2d(x, size, stride, padding, ceil, mode == "average_inc_pad", divisor)
 
 
 @ON_EACH_DEVICE
-@pytest.mark.parametrize("mode", ["max", "average_inc_pad", "average_exc_pad"])
+@pytest.mark.parametrize("mode", ["max", "average_inc_pad", "average_exc_pad", "sum"])
 @pytest.mark.parametrize(("shape", "size", "stride", "padding", "ceil"), POOLS)
 def test_pool2d(place: str, mode: str, shape: Any, size: Any, stride: Any, padding: Any, ceil: bool) -> None:
     x = data(*shape) + np.float32(0.3)
@@ -292,25 +403,59 @@ def test_pool2d_gradients_by_finite_differences(mode: str) -> None:
     check_gradient(lambda x: ops.pool2d(x, (2, 3), (1, 2), 0, mode), data(2, 1, 4, 5))
 
 
-@pytest.mark.parametrize("mode", ["average_inc_pad", "average_exc_pad"])
-def test_second_derivative_of_average_pooling(mode: str) -> None:
+@ON_EACH_DEVICE
+@pytest.mark.parametrize("mode", ["max", "average_exc_pad", "sum"])
+def test_pool_of_one_and_three_dimensions(place: str, mode: str) -> None:
+    signal, volume = data(2, 3, 7), data(1, 2, 5, 4, 6)
+    divisor = 1 if mode == "sum" else None
+
+    def pool3d(x: torch.Tensor) -> torch.Tensor:
+        if mode == "max":
+            return F.max_pool3d(x, (2, 3, 2), (2, 1, 2), (1, 1, 0), ceil_mode=True)
+        return F.avg_pool3d(x, (2, 3, 2), (2, 1, 2), (1, 1, 0), True, False, divisor)
+
+    def pool1d(x: torch.Tensor) -> torch.Tensor:
+        if mode == "max":
+            return F.max_pool1d(x, 3, 2, 1)
+        return F.avg_pool2d(x[..., None], (3, 1), (2, 1), (1, 0), False, False, divisor)[..., 0]
+
+    cases: Sequence[tuple[Any, Any, np.ndarray]] = [
+        (lambda x: ops.pool1d(x, 3, 2, 1, mode), pool1d, signal),
+        (lambda x: ops.pool3d(x, (2, 3, 2), (2, 1, 2), (1, 1, 0), mode, True), pool3d, volume),
+    ]
+    for ours, theirs, x in cases:
+        assert_close(run(place, ours, x), theirs(torch.tensor(x)), device=place)
+        assert_close(our_gradients(place, ours, x)[0], torch_gradients(theirs, x)[0], device=place)
+
+
+@pytest.mark.parametrize("mode", ["max", "average_inc_pad", "average_exc_pad", "sum"])
+def test_second_derivative_of_pooling(mode: str) -> None:
     def gradient(x: Any, g: Any) -> Any:
         return pytensor.grad(None, x, known_grads={ops.pool2d(x, 3, 2, 1, mode): g})
 
     check_gradient(gradient, data(1, 1, 5, 5), data(1, 1, 3, 3))
 
 
+def test_third_derivative_of_max_pooling() -> None:
+    def gradient(x: Any, g: Any) -> Any:
+        first = pytensor.grad(None, x, known_grads={ops.pool2d(x, 2): g})
+        return pytensor.grad((first * x).sum(), g)
+
+    check_gradient(gradient, data(1, 1, 4, 4), data(1, 1, 2, 2))
+
+
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
         (
-            r"pool2d: mode: expected one of max, average_inc_pad, average_exc_pad, got 'sum'",
-            {"size": 2, "mode": "sum"},
+            r"pool2d: mode: expected one of max, average_inc_pad, average_exc_pad, sum, got 'min'",
+            {"size": 2, "mode": "min"},
         ),
         (
-            r"pool2d: padding: expected at most half the window \(3, 3\), got \(2, 2\)",
-            {"size": 3, "padding": 2},
+            r"pool2d: padding: expected less than the window \(3, 3\), got \(3, 3\)",
+            {"size": 3, "padding": 3},
         ),
+        (r"pool2d: padding in ceil mode", {"size": 3, "padding": 2, "ceil_mode": True}),
         (r"pool2d: padding", {"size": 3, "padding": -1}),
         (r"pool2d: window: expected at most the padded image \[4, 4\], got \(5, 5\)", {"size": 5}),
         (r"pool2d: size and stride: expected at least 1", {"size": 2, "stride": 0}),

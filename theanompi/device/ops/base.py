@@ -100,14 +100,17 @@ def expect(condition: bool, op: str, what: str, expected: object, got: object) -
         raise ValueError(f"{op}: {what}: expected {expected}, got {got}")
 
 
-def pair(value: int | Sequence[int], op: str, what: str) -> tuple[int, int]:
-    """`value` for height and width, from one integer or two.
+_COUNTS = ("one", "two", "three")
+
+
+def each(value: int | Sequence[int], axes: int, op: str, what: str) -> tuple[int, ...]:
+    """`value` for every spatial axis, from one integer or as many as there are axes.
 
     Examples
     --------
-    >>> pair(3, "pool2d", "stride")
+    >>> each(3, 2, "pool2d", "stride")
     (3, 3)
     """
-    values = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
-    expect(len(values) == 2, op, what, "one integer or two", value)
-    return values[0], values[1]
+    values = tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),) * axes
+    expect(len(values) == axes, op, what, f"one integer or {_COUNTS[axes - 1]}", value)
+    return values

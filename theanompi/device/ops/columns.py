@@ -8,7 +8,7 @@ filters and images are read in their channels-last layout, so nothing but the co
 
 import torch
 
-Pair = tuple[int, int]
+Pair = tuple[int, ...]
 
 
 def pays(x: torch.Tensor, w: torch.Tensor, height: int, width: int, groups: int) -> bool:

@@ -1,4 +1,4 @@
-"""Two-dimensional convolution and its gradients."""
+"""Convolutions of one to three spatial dimensions, transposed ones, and their gradients."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,11 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
 from theanompi.device.ops import columns
-from theanompi.device.ops.base import Context, TorchOp, expect, pair, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, each, expect, tensor_type
+
+_AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+
+Sizes = tuple[int, ...]
 
 
 def _connected(cotangent: Variable, like: Variable) -> Variable:
@@ -17,35 +21,33 @@ def _connected(cotangent: Variable, like: Variable) -> Variable:
     return pt.zeros_like(like) if isinstance(cotangent.type, DisconnectedType) else cotangent
 
 
-class Conv2d(TorchOp):
+def _expect_operands(op: str, axes: int, x: Variable, w: Variable, order: str) -> None:
+    expect(x.ndim == axes + 2, op, "images", f"{axes + 2} dimensions (n, channels, {_AXES[axes]})", x.type)
+    expect(w.ndim == axes + 2, op, "filters", f"{axes + 2} dimensions ({order}, {_AXES[axes]})", w.type)
+    expect(x.dtype == w.dtype, op, "filters", f"the dtype of the images, {x.dtype}", w.dtype)
+
+
+class Convolution(TorchOp):
     """Cross-correlation of images with filters (torch's convention: the filters are not flipped)."""
 
     __props__ = ("stride", "padding", "dilation", "groups")
 
-    def __init__(
-        self, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], groups: int
-    ) -> None:
+    def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> None:
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.axes = len(stride)
 
     def make_node(self, x: Any, w: Any) -> Apply:
         x, w = pt.as_tensor_variable(x), pt.as_tensor_variable(w)
-        expect(x.ndim == 4, "conv2d", "images", "4 dimensions (n, channels, height, width)", x.type)
-        expect(w.ndim == 4, "conv2d", "filters", "4 dimensions (out, in, height, width)", w.type)
-        expect(x.dtype == w.dtype, "conv2d", "filters", f"the dtype of the images, {x.dtype}", w.dtype)
+        op = f"conv{self.axes}d"
+        _expect_operands(op, self.axes, x, w, "out, in")
         n, channels, *image = x.type.shape
         out, in_per_group, *kernel = w.type.shape
         if out is not None:
-            expect(
-                out % self.groups == 0,
-                "conv2d",
-                "output channels",
-                f"a multiple of {self.groups} groups",
-                out,
-            )
+            expect(out % self.groups == 0, op, "output channels", f"a multiple of {self.groups} groups", out)
         if channels is not None and in_per_group is not None:
             expect(
                 channels == in_per_group * self.groups,
-                "conv2d",
+                op,
                 "input channels",
                 f"{in_per_group * self.groups} as the filters have ({in_per_group} x {self.groups} groups)",
                 channels,
@@ -56,15 +58,18 @@ class Conv2d(TorchOp):
         ]
         expect(
             all(s is None or s > 0 for s in size),
-            "conv2d",
+            op,
             "output size",
-            "at least 1 x 1",
+            f"at least {' x '.join('1' * self.axes)}",
             f"{size} from images {image} and filters {kernel}",
         )
         return Apply(self, [x, w], [tensor_type(x, (n, out, *size))()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         stride, padding, dilation, groups = self.stride, self.padding, self.dilation, self.groups
+        if self.axes != 2:
+            convolve: Callable[..., torch.Tensor] = torch.conv1d if self.axes == 1 else torch.conv3d
+            return lambda x, w: convolve(*context.compute(x, w), None, stride, padding, dilation, groups)
 
         def conv2d(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
             x, w = context.compute(x, w)
@@ -82,19 +87,18 @@ class Conv2d(TorchOp):
         self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
     ) -> list[Variable]:
         (gy,) = cotangents
-        return Conv2dGrad(self.stride, self.padding, self.dilation, self.groups)(*inputs, gy)
+        return ConvolutionGrad(self.stride, self.padding, self.dilation, self.groups)(*inputs, gy)
 
 
-class Conv2dGrad(TorchOp):
-    """Both gradients of :class:`Conv2d` at once, as torch's convolution backward computes them."""
+class ConvolutionGrad(TorchOp):
+    """Both gradients of :class:`Convolution` at once, as torch's convolution backward computes them."""
 
     __props__ = ("stride", "padding", "dilation", "groups")
     destinations = (1,)
 
-    def __init__(
-        self, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], groups: int
-    ) -> None:
+    def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> None:
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.axes = len(stride)
 
     def make_node(self, x: Variable, w: Variable, gy: Variable) -> Apply:
         return Apply(self, [x, w, gy], [x.type(), w.type()])
@@ -102,26 +106,115 @@ class Conv2dGrad(TorchOp):
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         backward = torch.ops.aten.convolution_backward.default
         geometry, groups, used = (self.stride, self.padding, self.dilation), self.groups, context.used
+        two, nothing = self.axes == 2, (0,) * self.axes
 
-        def conv2d_grad(
+        def convolution_grad(
             x: torch.Tensor, w: torch.Tensor, gy: torch.Tensor, into: torch.Tensor | None = None
         ) -> tuple[Any, Any]:
             x, w, gy = context.compute(x, w, gy)
-            if columns.pays(x, w, gy.shape[2], gy.shape[3], groups):
+            if two and columns.pays(x, w, gy.shape[2], gy.shape[3], groups):
                 gw = columns.backward_filters(x, w, gy, *geometry, into) if used[1] else None
                 return columns.backward_images(x, w, gy, *geometry) if used[0] else None, gw
-            gx, gw, _ = backward(gy, x, w, None, *geometry, False, (0, 0), groups, (*used, False))
+            gx, gw, _ = backward(gy, x, w, None, *geometry, False, nothing, groups, (*used, False))
             return gx, gw if into is None else into.copy_(gw)
 
-        return conv2d_grad
+        return convolution_grad
 
     def pullback(
         self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
     ) -> list[Variable]:
         x, w, gy = inputs
         ggx, ggw = (_connected(g, like) for g, like in zip(cotangents, (x, w), strict=True))
-        conv = Conv2d(self.stride, self.padding, self.dilation, self.groups)
+        conv = Convolution(self.stride, self.padding, self.dilation, self.groups)
         return [self(x, ggw, gy)[0], self(ggx, w, gy)[1], conv(ggx, w) + conv(x, ggw)]
+
+
+class TransposedConvolution(TorchOp):
+    """The linear map that is the transpose of :class:`Convolution`: its gradient with respect to images."""
+
+    __props__ = ("stride", "padding", "dilation", "groups", "extra")
+
+    def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int, extra: Sizes) -> None:
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.extra = extra
+        self.axes = len(stride)
+
+    def make_node(self, x: Any, w: Any) -> Apply:
+        x, w = pt.as_tensor_variable(x), pt.as_tensor_variable(w)
+        op = f"transposed_conv{self.axes}d"
+        _expect_operands(op, self.axes, x, w, "in, out")
+        n, channels, *image = x.type.shape
+        in_channels, out_per_group, *kernel = w.type.shape
+        if channels is not None and in_channels is not None:
+            expect(channels == in_channels, op, "input channels", f"{in_channels} as the filters", channels)
+        if channels is not None:
+            expect(channels % self.groups == 0, op, "channels", f"a multiple of {self.groups}", channels)
+        size = [
+            None if i is None or k is None else (i - 1) * s - 2 * p + d * (k - 1) + 1 + e
+            for i, k, s, p, d, e in zip(
+                image, kernel, self.stride, self.padding, self.dilation, self.extra, strict=True
+            )
+        ]
+        expect(
+            all(s is None or s > 0 for s in size),
+            op,
+            "output size",
+            f"at least {' x '.join('1' * self.axes)}",
+            f"{size} from images {image} and filters {kernel}",
+        )
+        out = None if out_per_group is None else out_per_group * self.groups
+        return Apply(self, [x, w], [tensor_type(x, (n, out, *size))()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        groups, extra = self.groups, self.extra
+
+        def transposed_convolution(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            x, w = context.compute(x, w)
+            return torch.convolution(x, w, None, stride, padding, dilation, True, extra, groups)
+
+        return transposed_convolution
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        x, w = inputs
+        (gy,) = cotangents
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        return [Convolution(*geometry)(gy, w), ConvolutionGrad(*geometry)(gy, w, x)[1]]
+
+
+def _expect_geometry(name: str, op: Convolution | TransposedConvolution) -> None:
+    for what, values, least in (
+        ("stride", op.stride, 1),
+        ("padding", op.padding, 0),
+        ("dilation", op.dilation, 1),
+        ("groups", (op.groups,), 1),
+    ):
+        expect(min(values) >= least, name, what, f"at least {least}", values)
+
+
+def _conv(axes: int, x: Variable, w: Variable, geometry: Sequence[Any], groups: int) -> Variable:
+    name = f"conv{axes}d"
+    words = ("stride", "padding", "dilation")
+    stride, padding, dilation = (
+        each(value, axes, name, what) for value, what in zip(geometry, words, strict=True)
+    )
+    op = Convolution(stride, padding, dilation, int(groups))
+    _expect_geometry(name, op)
+    return op(x, w)
+
+
+def conv1d(
+    x: Variable,
+    w: Variable,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Variable:
+    """Cross-correlate signals, shape (n, c, length), with filters, shape (out, c / groups, k): see `conv2d`."""
+    return _conv(1, x, w, (stride, padding, dilation), groups)
 
 
 def conv2d(
@@ -160,17 +253,77 @@ def conv2d(
     >>> conv2d(x, w, stride=2, padding=1).type.shape
     (2, 4, 4, 4)
     """
-    op = Conv2d(
-        pair(stride, "conv2d", "stride"),
-        pair(padding, "conv2d", "padding"),
-        pair(dilation, "conv2d", "dilation"),
-        int(groups),
+    return _conv(2, x, w, (stride, padding, dilation), groups)
+
+
+def conv3d(
+    x: Variable,
+    w: Variable,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Variable:
+    """Cross-correlate volumes, shape (n, c, d, h, w), with filters, (out, c / groups, kd, kh, kw): see `conv2d`."""
+    return _conv(3, x, w, (stride, padding, dilation), groups)
+
+
+def transposed_conv(
+    x: Variable,
+    w: Variable,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    extra: int | Sequence[int] = 0,
+) -> Variable:
+    """Multiply by the transpose of a convolution: what its gradient with respect to its images is.
+
+    Parameters
+    ----------
+    x : float tensor, shape (n, c, …)
+        Of one to three spatial dimensions: what the convolution would give.
+    w : float tensor, shape (c, out / groups, …)
+        The filters of that convolution.
+    stride, padding, dilation, groups : int or sequence of int
+        Those of the convolution.
+    extra : int or sequence of int
+        How much longer the output is than the shortest that the convolution would make `x` of; less than the
+        stride or the dilation.
+
+    Returns
+    -------
+    float tensor, shape (n, out, …)
+        Each axis of length (length − 1)·stride − 2·padding + dilation·(k − 1) + 1 + extra.
+
+    Raises
+    ------
+    ValueError
+        If channels, dimensions, dtypes or a number do not fit.
+
+    Examples
+    --------
+    >>> import pytensor.tensor as pt
+    >>> x = pt.tensor("x", dtype="float32", shape=(2, 4, 4, 4))
+    >>> w = pt.tensor("w", dtype="float32", shape=(4, 3, 3, 3))
+    >>> transposed_conv(x, w, stride=2, padding=1, extra=1).type.shape
+    (2, 3, 8, 8)
+    """
+    x = pt.as_tensor_variable(x)
+    expect(x.ndim - 2 in _AXES, "transposed_conv", "images", "3 to 5 dimensions (n, channels, …)", x.type)
+    axes = x.ndim - 2
+    name = f"transposed_conv{axes}d"
+    sides, pads, steps, more = (
+        each(value, axes, name, what)
+        for value, what in (
+            (stride, "stride"),
+            (padding, "padding"),
+            (dilation, "dilation"),
+            (extra, "extra"),
+        )
     )
-    for what, values, least in (
-        ("stride", op.stride, 1),
-        ("padding", op.padding, 0),
-        ("dilation", op.dilation, 1),
-        ("groups", (op.groups,), 1),
-    ):
-        expect(min(values) >= least, "conv2d", what, f"at least {least}", values)
+    op = TransposedConvolution(sides, pads, steps, int(groups), more)
+    _expect_geometry(name, op)
+    fits = all(0 <= e < max(s, d) for e, s, d in zip(more, sides, steps, strict=True))
+    expect(fits, name, "extra", f"at least 0 and less than the stride {sides}", more)
     return op(x, w)

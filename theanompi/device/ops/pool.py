@@ -1,4 +1,4 @@
-"""Max and average pooling and their gradients."""
+"""Pooling over windows of one to three dimensions, and its gradients."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +9,12 @@ from pytensor.gradient import DisconnectedType, disconnected_type
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp, expect, pair, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, each, expect, tensor_type
 
-POOL_MODES = ("max", "average_inc_pad", "average_exc_pad")
+POOL_MODES = ("max", "average_inc_pad", "average_exc_pad", "sum")
+_AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+
+Sizes = tuple[int, ...]
 
 
 def _pooled(size: int | None, window: int, stride: int, padding: int, ceil_mode: bool) -> int | None:
@@ -25,13 +28,12 @@ def _pooled(size: int | None, window: int, stride: int, padding: int, ceil_mode:
     return out - 1 if (out - 1) * stride >= size + padding else out
 
 
-class _Pool2d(TorchOp):
+class _Pool(TorchOp):
     __props__: tuple[str, ...] = ("size", "stride", "padding", "ceil_mode")
 
-    def __init__(
-        self, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], ceil_mode: bool
-    ) -> None:
+    def __init__(self, size: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool) -> None:
         self.size, self.stride, self.padding, self.ceil_mode = size, stride, padding, ceil_mode
+        self.axes = len(size)
 
     def output_shape(self, x: Variable) -> tuple[int | None, ...]:
         n, channels, *image = x.type.shape
@@ -41,7 +43,7 @@ class _Pool2d(TorchOp):
         ]
         expect(
             all(s is None or s > 0 for s in size),
-            "pool2d",
+            f"pool{self.axes}d",
             "window",
             f"at most the padded image {image}",
             self.size,
@@ -49,7 +51,7 @@ class _Pool2d(TorchOp):
         return (n, channels, *size)
 
 
-class MaxPool2d(_Pool2d):
+class MaxPool(_Pool):
     """Maximum over windows; the second output says where it was, for the gradient."""
 
     default_output = 0
@@ -60,11 +62,13 @@ class MaxPool2d(_Pool2d):
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         size, stride, padding, ceil_mode = self.size, self.stride, self.padding, self.ceil_mode
+        pool = getattr(torch.ops.aten, f"max_pool{self.axes}d_with_indices").default
+        dilation = (1,) * self.axes
 
-        def max_pool2d(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return torch.ops.aten.max_pool2d_with_indices.default(x, size, stride, padding, (1, 1), ceil_mode)
+        def max_pool(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return pool(x, size, stride, padding, dilation, ceil_mode)
 
-        return max_pool2d
+        return max_pool
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True, False]]
@@ -74,11 +78,11 @@ class MaxPool2d(_Pool2d):
     ) -> list[Variable]:
         if isinstance(cotangents[0].type, DisconnectedType):
             return [disconnected_type()]
-        grad = MaxPool2dGrad(self.size, self.stride, self.padding, self.ceil_mode)
+        grad = MaxPoolGrad(self.size, self.stride, self.padding, self.ceil_mode)
         return [grad(inputs[0], outputs[1], cotangents[0])]
 
 
-class MaxPool2dGrad(_Pool2d):
+class MaxPoolGrad(_Pool):
     """Sends each cotangent back to where its maximum was."""
 
     def make_node(self, x: Variable, indices: Variable, gy: Variable) -> Apply:
@@ -86,61 +90,166 @@ class MaxPool2dGrad(_Pool2d):
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         size, stride, padding, ceil_mode = self.size, self.stride, self.padding, self.ceil_mode
-        backward = torch.ops.aten.max_pool2d_with_indices_backward.default
+        backward = getattr(torch.ops.aten, f"max_pool{self.axes}d_with_indices_backward").default
+        dilation = (1,) * self.axes
 
-        def max_pool2d_grad(x: torch.Tensor, indices: torch.Tensor, gy: torch.Tensor) -> torch.Tensor:
-            return backward(gy.to(x.dtype), x, size, stride, padding, (1, 1), ceil_mode, indices)
+        def max_pool_grad(x: torch.Tensor, indices: torch.Tensor, gy: torch.Tensor) -> torch.Tensor:
+            return backward(gy.to(x.dtype), x, size, stride, padding, dilation, ceil_mode, indices)
 
-        return max_pool2d_grad
+        return max_pool_grad
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[True], [False], [True]]
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        x, indices, _ = inputs
+        picked = MaxPoolPick(self.size, self.stride, self.padding, self.ceil_mode)(cotangents[0], indices)
+        return [x.zeros_like(), disconnected_type(), picked]
 
 
-class _AveragePool2d(_Pool2d):
-    __props__ = ("size", "stride", "padding", "ceil_mode", "include_padding")
+class MaxPoolPick(_Pool):
+    """Picks of every window the element where the maximum of other images was: linear, as `MaxPoolGrad` is."""
+
+    def make_node(self, x: Variable, indices: Variable) -> Apply:
+        return Apply(self, [x, indices], [tensor_type(x, indices.type.shape)()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        def max_pool_pick(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+            return x.flatten(2).gather(2, indices.flatten(2)).view(indices.shape)
+
+        return max_pool_pick
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[True], [False]]
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        x, indices = inputs
+        grad = MaxPoolGrad(self.size, self.stride, self.padding, self.ceil_mode)
+        return [grad(x, indices, cotangents[0]), disconnected_type()]
+
+
+class _AveragePool(_Pool):
+    __props__ = ("size", "stride", "padding", "ceil_mode", "include_padding", "divisor")
 
     def __init__(
         self,
-        size: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int],
+        size: Sizes,
+        stride: Sizes,
+        padding: Sizes,
         ceil_mode: bool,
         include_padding: bool,
+        divisor: int | None = None,
     ) -> None:
         super().__init__(size, stride, padding, ceil_mode)
-        self.include_padding = include_padding
+        self.include_padding, self.divisor = include_padding, divisor
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return self.size, self.stride, self.padding, self.ceil_mode, self.include_padding, self.divisor
 
 
-class AveragePool2d(_AveragePool2d):
-    """Mean over windows, counting the padding in the mean or not."""
+class AveragePool(_AveragePool):
+    """Mean over windows, counting the padding in the mean or not; or their sum over `divisor`."""
 
     def make_node(self, x: Variable) -> Apply:
         return Apply(self, [x], [tensor_type(x, self.output_shape(x))()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        arguments = (self.size, self.stride, self.padding, self.ceil_mode, self.include_padding)
-        return lambda x: torch.ops.aten.avg_pool2d.default(x, *arguments)
+        pool, arguments = getattr(torch.ops.aten, f"avg_pool{self.axes}d").default, self.arguments
+        return lambda x: pool(x, *arguments)
 
     def pullback(
         self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
     ) -> list[Variable]:
-        grad = AveragePool2dGrad(self.size, self.stride, self.padding, self.ceil_mode, self.include_padding)
-        return [grad(inputs[0], cotangents[0])]
+        return [AveragePoolGrad(*self.arguments)(inputs[0], cotangents[0])]
 
 
-class AveragePool2dGrad(_AveragePool2d):
+class AveragePoolGrad(_AveragePool):
     """Spreads each cotangent evenly over its window."""
 
     def make_node(self, x: Variable, gy: Variable) -> Apply:
         return Apply(self, [x, gy], [x.type()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        arguments = (self.size, self.stride, self.padding, self.ceil_mode, self.include_padding, None)
-        return lambda x, gy: torch.ops.aten.avg_pool2d_backward.default(gy.to(x.dtype), x, *arguments)
+        backward = getattr(torch.ops.aten, f"avg_pool{self.axes}d_backward").default
+        arguments = self.arguments
+        return lambda x, gy: backward(gy.to(x.dtype), x, *arguments)
 
     def pullback(
         self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
     ) -> list[Variable]:
-        pool = AveragePool2d(self.size, self.stride, self.padding, self.ceil_mode, self.include_padding)
-        return [inputs[0].zeros_like(), pool(cotangents[0])]
+        return [inputs[0].zeros_like(), AveragePool(*self.arguments)(cotangents[0])]
+
+
+def _bordered(x: Variable, padding: Sizes, value: float) -> Variable:
+    """`x` in a border of `value`."""
+    sides = [length if known is None else known for length, known in zip(x.shape, x.type.shape, strict=True)]
+    full = pt.full(
+        [*sides[:2], *(s + 2 * p for s, p in zip(sides[2:], padding, strict=True))], pt.cast(value, x.dtype)
+    )
+    inside = (slice(None),) * 2 + tuple(
+        slice(p, p + side) for p, side in zip(padding, sides[2:], strict=True)
+    )
+    return pt.set_subtensor(full[inside], x)
+
+
+def _pool(
+    axes: int,
+    x: Variable,
+    size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    mode: str,
+    ceil_mode: bool,
+) -> Variable:
+    name = f"pool{axes}d"
+    x = pt.as_tensor_variable(x)
+    expect(x.ndim == axes + 2, name, "images", f"{axes + 2} dimensions (n, channels, {_AXES[axes]})", x.type)
+    expect(mode in POOL_MODES, name, "mode", f"one of {', '.join(POOL_MODES)}", repr(mode))
+    window = each(size, axes, name, "size")
+    steps = window if stride is None else each(stride, axes, name, "stride")
+    pad = each(padding, axes, name, "padding")
+    expect(min(*window, *steps) >= 1, name, "size and stride", "at least 1", (window, steps))
+    expect(
+        all(0 <= p < k or p == 0 for p, k in zip(pad, window, strict=True)),
+        name,
+        "padding",
+        f"less than the window {window}",
+        pad,
+    )
+    if axes == 1:
+        # A view: torch has no op for one dimension that keeps the places of the maxima.
+        wide = _pool(2, x.dimshuffle(0, 1, 2, "x"), (*window, 1), (*steps, 1), (*pad, 0), mode, ceil_mode)
+        return wide.dimshuffle(0, 1, 2)
+    if any(2 * p > k for p, k in zip(pad, window, strict=True)):
+        # More than torch pads by itself.
+        expect(not ceil_mode, name, "padding in ceil mode", f"at most half the window {window}", pad)
+        bordered, none = _bordered(x, pad, -float("inf") if mode == "max" else 0), (0,) * axes
+        if mode != "average_exc_pad":
+            return _pool(axes, bordered, window, steps, none, mode, False)
+        ones = _bordered(pt.ones_like(x[:1, :1]), pad, 0)
+        sums, counts = (_pool(axes, v, window, steps, none, "sum", False) for v in (bordered, ones))
+        return sums / counts
+    if mode == "max":
+        return MaxPool(window, steps, pad, bool(ceil_mode))(x)
+    divisor = 1 if mode == "sum" else None
+    return AveragePool(window, steps, pad, bool(ceil_mode), mode != "average_exc_pad", divisor)(x)
+
+
+def pool1d(
+    x: Variable,
+    size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    mode: str = "max",
+    ceil_mode: bool = False,
+) -> Variable:
+    """Pool signals, shape (n, c, length), over windows: see `pool2d`."""
+    return _pool(1, x, size, stride, padding, mode, ceil_mode)
 
 
 def pool2d(
@@ -161,8 +270,9 @@ def pool2d(
     stride : int or (int, int), optional
         As `size` by default.
     padding : int or (int, int)
-        On both sides, at most half the window: minus infinity for the maximum, zeros for a mean.
-    mode : {"max", "average_inc_pad", "average_exc_pad"}
+        On both sides, less than the window (in ceil mode at most half of it): minus infinity for the maximum,
+        zeros for a mean or a sum.
+    mode : {"max", "average_inc_pad", "average_exc_pad", "sum"}
         Whether a mean counts the padding.
     ceil_mode : bool
         Also pool the windows that reach over the far border.
@@ -183,20 +293,16 @@ def pool2d(
     >>> pool2d(x, 3, stride=2, padding=1).type.shape
     (2, 3, 4, 4)
     """
-    x = pt.as_tensor_variable(x)
-    expect(x.ndim == 4, "pool2d", "images", "4 dimensions (n, channels, height, width)", x.type)
-    expect(mode in POOL_MODES, "pool2d", "mode", f"one of {', '.join(POOL_MODES)}", repr(mode))
-    window = pair(size, "pool2d", "size")
-    steps = window if stride is None else pair(stride, "pool2d", "stride")
-    pad = pair(padding, "pool2d", "padding")
-    expect(min(*window, *steps) >= 1, "pool2d", "size and stride", "at least 1", (window, steps))
-    expect(
-        all(0 <= 2 * p <= k for p, k in zip(pad, window, strict=True)),
-        "pool2d",
-        "padding",
-        f"at most half the window {window}",
-        pad,
-    )
-    if mode == "max":
-        return MaxPool2d(window, steps, pad, bool(ceil_mode))(x)
-    return AveragePool2d(window, steps, pad, bool(ceil_mode), mode == "average_inc_pad")(x)
+    return _pool(2, x, size, stride, padding, mode, ceil_mode)
+
+
+def pool3d(
+    x: Variable,
+    size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    mode: str = "max",
+    ceil_mode: bool = False,
+) -> Variable:
+    """Pool volumes, shape (n, c, d, h, w), over windows: see `pool2d`."""
+    return _pool(3, x, size, stride, padding, mode, ceil_mode)

@@ -10,7 +10,17 @@ A network is its output layer: every layer knows the layers that feed into it.
 """
 
 from theanompi.lasagne.layers.base import Layer, MergeLayer
-from theanompi.lasagne.layers.conv import Conv2DLayer
+from theanompi.lasagne.layers.conv import (
+    BaseConvLayer,
+    Conv1DLayer,
+    Conv2DLayer,
+    Conv3DLayer,
+    Deconv2DLayer,
+    Deconv3DLayer,
+    DilatedConv2DLayer,
+    TransposedConv2DLayer,
+    TransposedConv3DLayer,
+)
 from theanompi.lasagne.layers.dense import DenseLayer, NINLayer
 from theanompi.lasagne.layers.helper import (
     count_params,
@@ -23,15 +33,37 @@ from theanompi.lasagne.layers.helper import (
     set_all_param_values,
 )
 from theanompi.lasagne.layers.input import InputLayer
-from theanompi.lasagne.layers.merge import ConcatLayer, ElemwiseMergeLayer, ElemwiseSumLayer, concat
+from theanompi.lasagne.layers.merge import (
+    ConcatLayer,
+    ElemwiseMergeLayer,
+    ElemwiseSumLayer,
+    autocrop,
+    autocrop_array_shapes,
+    concat,
+)
 from theanompi.lasagne.layers.noise import DropoutLayer, dropout
 from theanompi.lasagne.layers.normalization import BatchNormLayer, batch_norm
-from theanompi.lasagne.layers.pool import GlobalPoolLayer, MaxPool2DLayer, Pool2DLayer
+from theanompi.lasagne.layers.pool import (
+    FeaturePoolLayer,
+    FeatureWTALayer,
+    GlobalPoolLayer,
+    MaxPool1DLayer,
+    MaxPool2DLayer,
+    MaxPool3DLayer,
+    Pool1DLayer,
+    Pool2DLayer,
+    Pool3DLayer,
+    SpatialPyramidPoolingLayer,
+    Upscale1DLayer,
+    Upscale2DLayer,
+    Upscale3DLayer,
+)
 from theanompi.lasagne.layers.shape import (
     DimshuffleLayer,
     FlattenLayer,
     PadLayer,
     ReshapeLayer,
+    SliceLayer,
     dimshuffle,
     flatten,
     pad,
@@ -40,27 +72,48 @@ from theanompi.lasagne.layers.shape import (
 from theanompi.lasagne.layers.special import BiasLayer, NonlinearityLayer, ScaleLayer
 
 __all__ = [
+    "BaseConvLayer",
     "BatchNormLayer",
     "BiasLayer",
     "ConcatLayer",
+    "Conv1DLayer",
     "Conv2DLayer",
+    "Conv3DLayer",
+    "Deconv2DLayer",
+    "Deconv3DLayer",
     "DenseLayer",
+    "DilatedConv2DLayer",
     "DimshuffleLayer",
     "DropoutLayer",
     "ElemwiseMergeLayer",
     "ElemwiseSumLayer",
+    "FeaturePoolLayer",
+    "FeatureWTALayer",
     "FlattenLayer",
     "GlobalPoolLayer",
     "InputLayer",
     "Layer",
+    "MaxPool1DLayer",
     "MaxPool2DLayer",
+    "MaxPool3DLayer",
     "MergeLayer",
     "NINLayer",
     "NonlinearityLayer",
     "PadLayer",
+    "Pool1DLayer",
     "Pool2DLayer",
+    "Pool3DLayer",
     "ReshapeLayer",
     "ScaleLayer",
+    "SliceLayer",
+    "SpatialPyramidPoolingLayer",
+    "TransposedConv2DLayer",
+    "TransposedConv3DLayer",
+    "Upscale1DLayer",
+    "Upscale2DLayer",
+    "Upscale3DLayer",
+    "autocrop",
+    "autocrop_array_shapes",
     "batch_norm",
     "concat",
     "count_params",

@@ -7,11 +7,114 @@ from typing import Any
 import pytensor.tensor as pt
 
 from theanompi.lasagne.layers.base import Incoming, MergeLayer
+from theanompi.lasagne.layers.dense import known_or_symbolic_size
 from theanompi.lasagne.utils import Shape
 
-__all__ = ["ConcatLayer", "ElemwiseMergeLayer", "ElemwiseSumLayer", "concat"]
+__all__ = [
+    "ConcatLayer",
+    "ElemwiseMergeLayer",
+    "ElemwiseSumLayer",
+    "autocrop",
+    "autocrop_array_shapes",
+    "concat",
+]
 
 Cropping = Sequence[str | None] | None
+
+
+def autocrop(inputs: Sequence[Any], cropping: Cropping) -> list[Any]:
+    """Crop tensors to the size of the smallest of them, axis by axis.
+
+    Parameters
+    ----------
+    inputs : list of pytensor variable
+        Of as many dimensions each.
+    cropping : list of (None, 'lower', 'center' or 'upper'), optional
+        For each axis the part that is kept: the lower indices, the middle, the upper ones; None, also for axes
+        beyond its end, leaves an axis as it is.
+
+    Returns
+    -------
+    list of pytensor variable
+
+    Raises
+    ------
+    ValueError
+        If the numbers of dimensions differ, or a mode of cropping is unknown.
+
+    Examples
+    --------
+    >>> a, b = (pt.tensor("x", dtype="float32", shape=shape) for shape in ((2, 5), (3, 4)))
+    >>> [x.type.shape for x in autocrop([a, b], [None, "center"])]
+    [(2, 4), (3, 4)]
+    """
+    if cropping is None:
+        return list(inputs)
+    modes = _modes(cropping, [variable.ndim for variable in inputs])
+    sizes = [[known_or_symbolic_size(variable, axis) for axis in range(variable.ndim)] for variable in inputs]
+    smallest = [reduce(_smaller, several) for several in zip(*sizes, strict=True)]
+    return [
+        variable[tuple(map(_slice, modes, own, smallest))]
+        for variable, own in zip(inputs, sizes, strict=True)
+    ]
+
+
+def autocrop_array_shapes(input_shapes: Sequence[Shape], cropping: Cropping) -> list[Shape]:
+    """Compute the shapes of tensors that :func:`autocrop` has cropped.
+
+    Parameters
+    ----------
+    input_shapes : list of tuple of int or None
+    cropping : list of (None, 'lower', 'center' or 'upper'), optional
+
+    Returns
+    -------
+    list of tuple of int or None
+        A cropped size is None where one of the sizes is.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`autocrop`.
+
+    Examples
+    --------
+    >>> autocrop_array_shapes([(1, 2, 3), (5, 4, 4)], [None, "lower", "center"])
+    [(1, 2, 3), (5, 2, 3)]
+    """
+    if cropping is None:
+        return list(input_shapes)
+    modes = _modes(cropping, [len(shape) for shape in input_shapes])
+    smallest = [None if None in several else min(several) for several in zip(*input_shapes, strict=True)]
+    return [
+        tuple(
+            size if mode is None else least for mode, size, least in zip(modes, shape, smallest, strict=True)
+        )
+        for shape in input_shapes
+    ]
+
+
+def _modes(cropping: Sequence[str | None], dimensions: Sequence[int]) -> list[str | None]:
+    """A mode for each axis."""
+    if len(set(dimensions)) > 1:
+        raise ValueError(f"expected inputs of as many dimensions, got {list(dimensions)}")
+    modes = list(cropping)
+    if len(modes) > dimensions[0] or any(mode not in (None, "lower", "center", "upper") for mode in modes):
+        raise ValueError(
+            f"expected cropping None, 'lower', 'center' or 'upper' for each axis, got {list(cropping)}"
+        )
+    return modes + [None] * (dimensions[0] - len(modes))
+
+
+def _smaller(one: Any, other: Any) -> Any:
+    return min(one, other) if isinstance(one, int) and isinstance(other, int) else pt.minimum(one, other)
+
+
+def _slice(mode: str | None, size: Any, kept: Any) -> slice:
+    if mode is None or size is kept:
+        return slice(None)
+    start = {"lower": 0, "center": (size - kept) // 2, "upper": size - kept}[mode]
+    return slice(start, start + kept)
 
 
 class _CroppingLayer(MergeLayer):
@@ -22,41 +125,24 @@ class _CroppingLayer(MergeLayer):
         dimensions = len(self.input_shapes[0])
         if any(len(shape) != dimensions for shape in self.input_shapes):
             raise ValueError(f"{self}: expected inputs of as many dimensions, got shapes {self.input_shapes}")
-        modes = [None] * dimensions if cropping is None else list(cropping)
-        if len(modes) > dimensions or any(mode not in (None, "lower", "center", "upper") for mode in modes):
-            raise ValueError(
-                f"{self}: expected cropping None, 'lower', 'center' or 'upper' for each axis, got {cropping}"
-            )
-        self.cropping = modes + [None] * (dimensions - len(modes))
-        for axis, (mode, sizes) in enumerate(self._by_axis(self.input_shapes)):
-            if mode is not None and None in sizes:
-                raise ValueError(f"{self}: expected known sizes to crop along axis {axis}, got {sizes}")
-
-    def crop_shapes(self, input_shapes: Sequence[Shape]) -> list[Shape]:
-        """Get the shapes of the inputs after cropping."""
-        smallest = [min(sizes) if mode else None for mode, sizes in self._by_axis(input_shapes)]
-        return [
-            tuple(size if least is None else least for size, least in zip(shape, smallest, strict=True))
-            for shape in input_shapes
-        ]
-
-    def crop(self, inputs: Sequence[Any]) -> list[Any]:
-        """Cut the inputs."""
-        smallest = [min(sizes) if mode else None for mode, sizes in self._by_axis(self.input_shapes)]
-        return [
-            variable[tuple(map(_slice, self.cropping, shape, smallest))] if any(self.cropping) else variable
-            for variable, shape in zip(inputs, self.input_shapes, strict=True)
-        ]
-
-    def _by_axis(self, shapes: Sequence[Shape]) -> list[tuple[str | None, Any]]:
-        return list(zip(self.cropping, zip(*shapes, strict=True), strict=True))
+        self.cropping: Any = None if cropping is None else list(cropping)
+        if cropping is not None:
+            try:
+                self.cropping = _modes(cropping, [dimensions])
+            except ValueError as error:
+                raise ValueError(f"{self}: {error}") from error
 
     def merged_shape(self, input_shapes: Sequence[Shape], free_axis: int | None = None) -> Shape:
-        """Get the common shape of the inputs; sizes may differ along `free_axis` only, where it is None."""
-        shapes = self.crop_shapes(input_shapes)
+        """Get the common shape of the inputs; sizes may differ along `free_axis` only, where it is None.
+
+        Sizes of 1 fit any other where no axis is free.
+        """
+        shapes = autocrop_array_shapes(input_shapes, self.cropping)
         merged: list[int | None] = []
         for axis, sizes in enumerate(zip(*shapes, strict=True)):
             known = {size for size in sizes if size is not None}
+            if free_axis is None and len(known) > 1:
+                known.discard(1)
             if len(known) > 1 and axis != free_axis:
                 raise ValueError(f"{self}: expected equal sizes along axis {axis}, got input shapes {shapes}")
             merged.append(known.pop() if len(known) == 1 and axis != free_axis else None)
@@ -64,7 +150,7 @@ class _CroppingLayer(MergeLayer):
 
 
 class ElemwiseMergeLayer(_CroppingLayer):
-    """Merge inputs of the same shape, element by element.
+    """Merge inputs of the same shape, element by element; sizes of 1 are repeated.
 
     Parameters
     ----------
@@ -72,7 +158,7 @@ class ElemwiseMergeLayer(_CroppingLayer):
     merge_function : callable
         Takes two variables, gives one of the same shape; applied from left to right.
     cropping : list of (None, 'lower', 'center' or 'upper'), optional
-        For each axis, the part of larger inputs to keep: the lower indices, the middle, the upper ones.
+        For each axis, the part of larger inputs to keep; see :func:`autocrop`.
     name : str, optional
 
     Raises
@@ -101,9 +187,22 @@ class ElemwiseMergeLayer(_CroppingLayer):
         """Get the common shape of the inputs."""
         return self.merged_shape(input_shapes)
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Merge."""
-        return reduce(self.merge_function, self.crop(input))
+        return reduce(
+            self.merge_function, map(self._repeating, autocrop(inputs, self.cropping), self._ones())
+        )
+
+    def _ones(self) -> list[list[int]]:
+        """For each input the axes of size 1, which are repeated where another input is larger."""
+        shapes = autocrop_array_shapes(self.input_shapes, self.cropping)
+        return [[axis for axis, size in enumerate(shape) if size == 1] for shape in shapes]
+
+    @staticmethod
+    def _repeating(variable: Any, axes: Sequence[int]) -> Any:
+        # PyTensor repeats only what it knows to be 1 when the graph is built.
+        unknown = [axis for axis in axes if variable.type.shape[axis] is None]
+        return pt.specify_broadcastable(variable, *unknown) if unknown else variable
 
 
 class ElemwiseSumLayer(ElemwiseMergeLayer):
@@ -141,11 +240,13 @@ class ElemwiseSumLayer(ElemwiseMergeLayer):
         if len(self.coeffs) != count:
             raise ValueError(f"{self}: expected {count} coeffs, one for each input, got {len(self.coeffs)}")
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Multiply by the factors and sum."""
         scaled = [
-            variable if factor == 1 else variable * pt.cast(factor, variable.dtype)
-            for variable, factor in zip(input, self.coeffs, strict=True)
+            variable
+            if isinstance(factor, int | float) and factor == 1
+            else variable * pt.cast(factor, variable.dtype)
+            for variable, factor in zip(inputs, self.coeffs, strict=True)
         ]
         return super().get_output_for(scaled, **kwargs)
 
@@ -184,7 +285,8 @@ class ConcatLayer(_CroppingLayer):
         if not -dimensions <= axis < dimensions:
             raise ValueError(f"{self}: expected axis in [{-dimensions}, {dimensions}), got {axis}")
         self.axis = axis % dimensions
-        self.cropping[self.axis] = None
+        if self.cropping is not None:
+            self.cropping[self.axis] = None
         self.merged_shape(self.input_shapes, free_axis=self.axis)
 
     def get_output_shape_for(self, input_shapes: Sequence[Shape]) -> Shape:
@@ -194,16 +296,9 @@ class ConcatLayer(_CroppingLayer):
         merged = self.merged_shape(input_shapes, free_axis=self.axis)
         return (*merged[: self.axis], total, *merged[self.axis + 1 :])
 
-    def get_output_for(self, input: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Join."""
-        return pt.concatenate(self.crop(input), axis=self.axis)
+        return pt.concatenate(autocrop(inputs, self.cropping), axis=self.axis)
 
 
 concat = ConcatLayer
-
-
-def _slice(mode: str | None, size: int | None, kept: int | None) -> slice:
-    if mode is None or size is None or kept is None:
-        return slice(None)
-    start = {"lower": 0, "center": (size - kept) // 2, "upper": size - kept}[mode]
-    return slice(start, start + kept)

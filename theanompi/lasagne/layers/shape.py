@@ -4,10 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
 
 from theanompi.lasagne.layers.base import Incoming, Layer
 from theanompi.lasagne.layers.dense import known_or_symbolic_size
+from theanompi.lasagne.theano_extensions import padding
 from theanompi.lasagne.utils import Shape
 
 __all__ = [
@@ -15,6 +18,7 @@ __all__ = [
     "FlattenLayer",
     "PadLayer",
     "ReshapeLayer",
+    "SliceLayer",
     "dimshuffle",
     "flatten",
     "pad",
@@ -72,7 +76,8 @@ class ReshapeLayer(Layer):
     ----------
     incoming : Layer or tuple
     shape : tuple
-        For each output axis its size; or ``[i]``, the size of input axis i; or once −1, whatever is left.
+        For each output axis its size, a number or a symbolic integer; or ``[i]``, the size of input axis i; or once
+        −1, whatever is left.
     name : str, optional
 
     Raises
@@ -86,31 +91,42 @@ class ReshapeLayer(Layer):
     (16, 3, 64)
     """
 
-    def __init__(self, incoming: Incoming, shape: Sequence[int | Sequence[int]], name: str | None = None):
+    def __init__(self, incoming: Incoming, shape: Sequence[Any], name: str | None = None):
         super().__init__(incoming, name=name)
-        self.shape = tuple(shape)
+        self.shape: tuple[Any, ...] = tuple(
+            int(entry) if isinstance(entry, np.integer) else entry for entry in shape
+        )
         dimensions = len(self.input_shape)
         for entry in self.shape:
-            if isinstance(entry, int) and (entry > 0 or entry == -1):
-                continue
-            if isinstance(entry, list | tuple) and len(entry) == 1 and entry[0] in range(dimensions):
+            if isinstance(entry, Variable):
+                if entry.type.ndim == 0 and "int" in entry.type.dtype:
+                    continue
+            elif isinstance(entry, int):
+                if entry > 0 or entry == -1:
+                    continue
+            elif isinstance(entry, list | tuple) and len(entry) == 1 and entry[0] in range(dimensions):
                 continue
             raise ValueError(
                 f"{self}: expected sizes, -1 or [i] with i in [0, {dimensions}), got {entry!r} in {shape}"
             )
-        if self.shape.count(-1) > 1:
+        if self._sizes().count(-1) > 1:
             raise ValueError(f"{self}: expected -1 at most once, got {shape}")
         self.get_output_shape_for(self.input_shape)
 
+    def _sizes(self) -> list[Any]:
+        """The entries of the shape; None for those that are symbolic."""
+        return [None if isinstance(entry, Variable) else entry for entry in self.shape]
+
     def get_output_shape_for(self, input_shape: Shape) -> Shape:
         """Resolve references and, where all else is known, the −1."""
+        entries = self._sizes()
         output: list[int | None] = [
-            entry if isinstance(entry, int) else input_shape[entry[0]] for entry in self.shape
+            input_shape[entry[0]] if isinstance(entry, list | tuple) else entry for entry in entries
         ]
         # A size that is unknown, but the same in the input and the output, is on both sides of the balance.
         given, wanted = list(input_shape), list(output)
-        for entry in self.shape:
-            if not isinstance(entry, int) and input_shape[entry[0]] is None and None in given:
+        for entry in entries:
+            if isinstance(entry, list | tuple) and input_shape[entry[0]] is None and None in given:
                 given.remove(None)
                 wanted.remove(None)
         if None in given or None in wanted:
@@ -128,7 +144,7 @@ class ReshapeLayer(Layer):
         """Reshape."""
         known = self.get_output_shape_for(input.type.shape)
         sizes = [
-            size if size is not None else -1 if isinstance(entry, int) else input.shape[entry[0]]
+            size if size is not None else input.shape[entry[0]] if isinstance(entry, list | tuple) else entry
             for size, entry in zip(known, self.shape, strict=True)
         ]
         return input.reshape(tuple(sizes))
@@ -145,7 +161,7 @@ class DimshuffleLayer(Layer):
     incoming : Layer or tuple
     pattern : tuple
         For each output axis the input axis that it is, or ``'x'`` for a new one of length 1. Input axes that
-        are left out must have length 1.
+        are left out must have length 1; of one of unknown length this is taken on trust.
     name : str, optional
 
     Raises
@@ -168,7 +184,7 @@ class DimshuffleLayer(Layer):
                 f"{self}: expected 'x' or input axes, each once, of shape {self.input_shape}, got {pattern}"
             )
         dropped = {axis: size for axis, size in enumerate(self.input_shape) if axis not in axes}
-        if any(size != 1 for size in dropped.values()):
+        if any(size not in (1, None) for size in dropped.values()):
             raise ValueError(
                 f"{self}: expected length 1 for axes that {pattern} leaves out, got axis: length {dropped}"
             )
@@ -179,7 +195,10 @@ class DimshuffleLayer(Layer):
 
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Permute."""
-        return input.dimshuffle(*self.pattern)
+        dropped = [axis for axis in range(input.ndim) if axis not in self.pattern]
+        unknown = [axis for axis in dropped if input.type.shape[axis] is None]
+        known = pt.specify_broadcastable(input, *unknown) if unknown else input
+        return known.dimshuffle(*self.pattern)
 
 
 dimshuffle = DimshuffleLayer
@@ -193,7 +212,7 @@ class PadLayer(Layer):
     incoming : Layer or tuple
     width : int, or sequence of (int or tuple of two)
         For each axis after the first `batch_ndim` the width on both sides, or before and after; an int is
-        for all of them.
+        for all of them. Axes beyond the end of a sequence get no border.
     val : float
         What the border is filled with.
     batch_ndim : int
@@ -203,7 +222,7 @@ class PadLayer(Layer):
     Raises
     ------
     ValueError
-        If `width` has another length than there are axes, or a negative entry.
+        If `width` is longer than there are axes, or has a negative entry.
 
     Examples
     --------
@@ -214,19 +233,18 @@ class PadLayer(Layer):
     def __init__(
         self,
         incoming: Incoming,
-        width: int | Sequence[int | tuple[int, int]],
-        val: float = 0,
+        width: padding.Width,
+        val: Any = 0,
         batch_ndim: int = 2,
         name: str | None = None,
     ):
         super().__init__(incoming, name=name)
         self.val = val
         self.batch_ndim = batch_ndim
-        axes = len(self.input_shape) - batch_ndim
-        widths = [width] * axes if isinstance(width, int) else list(width)
-        self.width = [(entry, entry) if isinstance(entry, int) else tuple(entry) for entry in widths]
-        if len(self.width) != axes or any(len(pair) != 2 or min(pair) < 0 for pair in self.width):
-            raise ValueError(f"{self}: expected {axes} widths, each an int or (before, after), got {width}")
+        try:
+            self.width = padding.pairs(width, len(self.input_shape) - batch_ndim)
+        except ValueError as error:
+            raise ValueError(f"{self}: {error}") from error
 
     def get_output_shape_for(self, input_shape: Shape) -> Shape:
         """Add the borders."""
@@ -238,12 +256,59 @@ class PadLayer(Layer):
 
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Pad."""
-        widths = [(0, 0)] * self.batch_ndim + self.width
-        sizes = [known_or_symbolic_size(input, axis) + sum(pair) for axis, pair in enumerate(widths)]
-        inside = tuple(
-            slice(before, size - after) for size, (before, after) in zip(sizes, widths, strict=True)
-        )
-        return pt.set_subtensor(pt.full(sizes, pt.cast(self.val, input.dtype))[inside], input)
+        return padding.pad(input, self.width, self.val, self.batch_ndim)
 
 
 pad = PadLayer
+
+
+class SliceLayer(Layer):
+    """Take a part of one axis.
+
+    Parameters
+    ----------
+    incoming : Layer or tuple
+    indices : int or slice
+        An int takes one element and drops the axis.
+    axis : int
+        Negative: counted from the end.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError
+        If there is no such axis, or no such element.
+
+    Examples
+    --------
+    >>> SliceLayer((2, 3, 4), indices=0, axis=1).output_shape
+    (2, 4)
+    >>> SliceLayer((2, 3, 4), indices=slice(-2, None)).output_shape
+    (2, 3, 2)
+    """
+
+    def __init__(self, incoming: Incoming, indices: int | slice, axis: int = -1, name: str | None = None):
+        super().__init__(incoming, name=name)
+        dimensions = len(self.input_shape)
+        if not -dimensions <= axis < dimensions:
+            raise ValueError(f"{self}: expected axis in [{-dimensions}, {dimensions}), got {axis}")
+        self.slice = indices
+        self.axis = axis
+        size = self.input_shape[axis]
+        if not isinstance(indices, slice) and size is not None and not -size <= indices < size:
+            raise ValueError(
+                f"{self}: expected an index in [{-size}, {size}) along axis {axis}, got {indices}"
+            )
+
+    def get_output_shape_for(self, input_shape: Shape) -> Shape:
+        """Compute the length of the slice, or drop the axis."""
+        axis = self.axis % len(input_shape)
+        size = input_shape[axis]
+        kept: Shape = ()
+        if isinstance(self.slice, slice):
+            kept = (None if size is None else len(range(*self.slice.indices(size))),)
+        return (*input_shape[:axis], *kept, *input_shape[axis + 1 :])
+
+    def get_output_for(self, input: Any, **kwargs: Any) -> Any:
+        """Slice."""
+        return input[(slice(None),) * (self.axis % input.ndim) + (self.slice,)]

@@ -1,0 +1,57 @@
+"""Borders around tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytensor.tensor as pt
+
+__all__ = ["pad"]
+
+Width = int | Sequence[int | Sequence[int]]
+
+
+def pad(x: Any, width: Width, val: Any = 0, batch_ndim: int = 1) -> Any:
+    """Put a border around a tensor.
+
+    Parameters
+    ----------
+    x : pytensor variable
+    width : int, or sequence of (int or sequence of two)
+        For each axis from `batch_ndim` on the width on both sides, or before and after; an int is for all of
+        them. Axes beyond the end of a sequence get no border.
+    val : float
+        What the border is filled with.
+    batch_ndim : int
+        How many leading axes get no border.
+
+    Returns
+    -------
+    pytensor variable
+        Of the dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `width` is longer than there are axes, has a negative entry or one that is no pair.
+
+    Examples
+    --------
+    >>> pad(pt.tensor("x", dtype="float32", shape=(None, 3, 8)), [(0, 2)], batch_ndim=2).type.shape
+    (None, 3, 10)
+    """
+    widths = [(0, 0)] * batch_ndim + pairs(width, x.ndim - batch_ndim)
+    sizes = [length if known is None else known for known, length in zip(x.type.shape, x.shape, strict=True)]
+    full = pt.full(
+        [size + sum(pair) for size, pair in zip(sizes, widths, strict=True)], pt.cast(val, x.dtype)
+    )
+    inside = tuple(slice(before, before + size) for size, (before, _) in zip(sizes, widths, strict=True))
+    return pt.set_subtensor(full[inside], x)
+
+
+def pairs(width: Width, axes: int) -> list[tuple[int, int]]:
+    """Before and after of each of `axes` axes, from a `width` as :func:`pad` takes it."""
+    entries = list(width) if isinstance(width, Sequence) else [width] * axes
+    result = [tuple(entry) if isinstance(entry, Sequence) else (entry, entry) for entry in entries]
+    if len(result) > axes or any(len(pair) != 2 or min(pair) < 0 for pair in result):
+        raise ValueError(f"expected {axes} widths, each an int or (before, after), got {width}")
+    return [(int(before), int(after)) for before, after in result] + [(0, 0)] * (axes - len(result))
