@@ -419,11 +419,11 @@ def test_a_minibatch_that_never_occurs_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_op_that_does_not_run_on_the_device_is_one_line(tmp_path: Path) -> None:
-    done = train(2, tmp_path / "run", modelclass="Looped")
+    done = train(2, tmp_path / "run", modelclass="Decomposed")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("theanompi: ")]
     assert "Traceback" not in done.stderr and len(line) <= 300, done.stderr
-    assert re.match(r"theanompi: Scan.*: not supported on the device: .*; docs/ops.md lists", line), line
+    assert re.match(r"theanompi: Schur.*: not supported on the device: .*; docs/ops.md lists", line), line
 
 
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:

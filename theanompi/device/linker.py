@@ -85,15 +85,22 @@ class TorchLinker(JITLinker):
         on_device = [isinstance(s[0], torch.Tensor) for s in input_storage]
         return _Program(self, fgraph, results_early(fgraph, order), on_device).compile()
 
-    def inner(self, fgraph: FunctionGraph) -> Callable[..., tuple[torch.Tensor, ...]]:
-        """The function of a graph that an op holds, rewritten like any other."""
+    def inner(self, fgraph: FunctionGraph, views: bool = False) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The function of a graph that an op holds, rewritten like any other.
+
+        Parameters
+        ----------
+        fgraph : FunctionGraph
+        views : bool
+            Its results may be inputs, or views of them or of each other: nobody writes into them.
+        """
         linker = copy.copy(self)
         linker.return_internal_type, linker.written = True, None
         fgraph = FunctionGraph(fgraph.inputs, fgraph.outputs, clone=True)
         # Recognised once more, a graph that an op stands for would become that op again, without an end.
         _mode(linker).excluding("symbolic_op_recognition").optimizer.rewrite(fgraph)
         order = results_early(fgraph, fgraph.toposort())
-        return _Program(linker, fgraph, order, [True] * len(fgraph.inputs)).compile()
+        return _Program(linker, fgraph, order, [True] * len(fgraph.inputs), views).compile()
 
     def create_thunk_inputs(self, storage_map: dict[Variable, list[Any]]) -> list[Any]:
         """The storage cells that the function reads at every call."""
@@ -162,9 +169,14 @@ class _Program:
     """The lines of one function, written node by node."""
 
     def __init__(
-        self, linker: TorchLinker, fgraph: FunctionGraph, order: list[Apply], on_device: Sequence[bool]
+        self,
+        linker: TorchLinker,
+        fgraph: FunctionGraph,
+        order: list[Apply],
+        on_device: Sequence[bool],
+        views: bool = False,
     ) -> None:
-        self.linker, self.fgraph, self.order = linker, fgraph, order
+        self.linker, self.fgraph, self.order, self.views = linker, fgraph, order, views
         self.device_inputs = {v for v, there in zip(fgraph.inputs, on_device, strict=True) if there}
         mapping: dict[int, int] = fgraph.update_mapping or {}
         n_results = len(fgraph.outputs) - len(mapping)
@@ -352,7 +364,7 @@ class _Program:
     def _kept(self, variable: Variable) -> str:
         """A tensor that stays as it is when updates are written, and at later calls."""
         name = self._name(variable)
-        return name if self._owned(variable) else f"clone({name})"
+        return name if self.views or self._owned(variable) else f"clone({name})"
 
     def _result(self, variable: Variable) -> str:
         if not isinstance(variable.type, TensorType):
@@ -380,7 +392,9 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _mode(linker: TorchLinker) -> Mode:
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", fusion.TAG]))
+    # The traces of a loop that nobody reads are not kept.
+    traces = "scan_save_mem_no_prealloc"
+    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", traces, fusion.TAG]))
 
 
 def mode(

@@ -30,13 +30,21 @@ narrow as asked for.
 An op without such a function is refused when a function is compiled, before anything runs, by one line that names it:
 
 ```
-Scan{scan_fn, while_loop=False, inplace=none}: not supported on the device: loops over steps are not compiled to …
+Schur{output='real', overwrite_a=False, sort=None}: not supported on the device: torch has no such factorization; …
 ```
 
 It is a `theanompi.device.unsupported.Unsupported`, which is a `NotImplementedError`; a run ends with that line alone. A
 graph may still hold such an op if PyTensor's rewrites remove it, or if it is computed outside: on the host, in the mode
 that is PyTensor's default. Graphs within ops are compiled in the same way (`OpFromGraph`, `Blockwise` and
 `pt.vectorize`), and of `ifelse` the taken branch only is computed.
+
+`pytensor.scan` is a loop on the device: its step is compiled like any other graph, and called once for each step. The
+loop does not wait for the device, unless it ends by a condition. PyTensor's rewrites apply: what does not depend on the
+state is computed outside, and of a trace of which only the end is read only the end is kept.
+
+The random variables of `pytensor.tensor.random` are drawn on the host by NumPy's generator, bit for bit as PyTensor's
+interpreter does, and then moved to the device. Noise that depends on the sample alone, however a minibatch is split, is
+that of `theanompi.device.ops.uniform` and `normal`, which are drawn on the device.
 
 This page is written by `python -m theanompi.device.ops_page` from what is registered.
 """

@@ -18,8 +18,8 @@ class Unsupported(NotImplementedError, ConfigError):
 
     Examples
     --------
-    >>> print(Unsupported("Scan", "loops are not compiled to torch"))
-    Scan: not supported on the device: loops are not compiled to torch; docs/ops.md lists the ops that are
+    >>> print(Unsupported("Schur", "torch has no such factorization"))
+    Schur: not supported on the device: torch has no such factorization; docs/ops.md lists the ops that are
     """
 
     def __init__(self, what: str, why: str, variable: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """How each PyTensor op runs on torch. Importing this package registers all of them."""
 
-from theanompi.device.dispatch import basic, graphs, indexing, linalg, reductions, signal
+from theanompi.device.dispatch import basic, graphs, indexing, linalg, loops, random, reductions, signal
 from theanompi.device.dispatch.base import (
     FRESH,
     REFUSED,
@@ -20,6 +20,8 @@ __all__ = [
     "graphs",
     "indexing",
     "linalg",
+    "loops",
+    "random",
     "reductions",
     "signal",
     "torch_function",

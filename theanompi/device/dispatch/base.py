@@ -18,7 +18,6 @@ from pytensor.tensor.linalg.solvers.linear_control import TRSYL
 from pytensor.tensor.linalg.solvers.tridiagonal import LUFactorTridiagonal, SolveLUFactorTridiagonal
 from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
 from pytensor.tensor.optimize import ScipyWrapperOp
-from pytensor.tensor.random.op import AbstractRNGConstructor, RandomVariable
 from pytensor.tensor.special import LogSoftmax, Softmax
 from pytensor.tensor.subtensor import (
     AdvancedIncSubtensor,
@@ -51,14 +50,12 @@ FRESH = (
     AdvancedSubtensor,
     AdvancedIncSubtensor1,
     AdvancedIncSubtensor,
+    Scan,
 )
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
 
 
 REFUSED: dict[type[Op], str] = {
-    Scan: "loops over steps are not compiled to torch; write the steps out",
-    RandomVariable: "random numbers are PyTensor's; use theanompi.device.ops.normal or uniform, or draw them outside",
-    AbstractRNGConstructor: "random generators stay on the host",
     MakeList: "lists of tensors are not compiled to torch; stack them",
     FromFunctionOp: "it calls a Python function on NumPy's arrays; write it as a graph",
     ScipyWrapperOp: "it calls SciPy's optimizers",

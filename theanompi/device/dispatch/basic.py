@@ -1,5 +1,6 @@
 """Ops that make tensors, give them another shape, and multiply matrices."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -188,7 +189,8 @@ def _type_casting_op(op: Op, node: Apply, context: Context) -> Callable[..., Any
 
 @torch_function.register(DeepCopyOp)
 def _deep_copy_op(op: DeepCopyOp, node: Apply, context: Context) -> Callable[..., Any]:
-    return torch.clone
+    # Generators of random numbers are no tensors.
+    return torch.clone if isinstance(node.inputs[0].type, TensorType) else copy.deepcopy
 
 
 @torch_function.register(CpuContiguous)

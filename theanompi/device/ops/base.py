@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.tensor.type import TensorType
 
@@ -31,7 +30,7 @@ class Context:
         Outputs that are wanted in a given place: a tensor for each of them follows the inputs.
     graph : callable, optional
         Compiles a graph that the op holds, for the same place: from a FunctionGraph to the function from its inputs'
-        tensors to a tuple of its outputs', which are views of no input.
+        tensors to a tuple of its outputs', which are views of no input, unless a second argument says that they may be.
     """
 
     device: torch.device = torch.device("cpu")
@@ -39,7 +38,7 @@ class Context:
     used: tuple[bool, ...] = ()
     overwrite: dict[int, int] = field(default_factory=dict)
     into: tuple[int, ...] = ()
-    graph: Callable[[FunctionGraph], Callable[..., tuple[torch.Tensor, ...]]] | None = None
+    graph: Callable[..., Callable[..., tuple[torch.Tensor, ...]]] | None = None
 
     def compute(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The operands of a convolution or matrix product in the dtype that it computes in.
