@@ -664,6 +664,15 @@ def test_dropout_mask_of_a_sample_depends_on_its_key_alone() -> None:
     assert mask(KEYS[:0]).shape == (0, 100)
 
 
+@ON_EACH_DEVICE
+def test_sizes_of_a_dropout_mask_may_be_known_later(place: str) -> None:
+    rows = pt.lscalar("rows")
+    mask = ops.dropout_mask(pt.constant(KEYS), (1, rows, 3), 0.5, 7)
+    assert mask.type.shape == (len(KEYS), 1, None, 3)
+    function = pytensor.function([rows], mask, mode=device.mode(place))
+    np.testing.assert_array_equal(function(2), numpy_dropout_mask(KEYS, (1, 2, 3), 0.5, 7))
+
+
 def test_dropout_mask_statistics() -> None:
     """Frequency, and no correlation between neighbours along samples, elements or salts."""
     n, size, p = 400, 250, 0.3

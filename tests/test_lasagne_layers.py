@@ -152,6 +152,8 @@ def test_global_pool():
     source, x = feed(4, 3, 5)
     check(GlobalPoolLayer(source), [x], lambda x: x.mean((2, 3)))
     check(GlobalPoolLayer(source, pool_function=pt.max), [x], lambda x: x.amax((2, 3)))
+    largest = GlobalPoolLayer(source, lambda pixels, axis: pt.sort(pixels, axis)[:, :, -2:].sum(axis))
+    check(largest, [x], lambda x: x.flatten(2).topk(2).values.sum(2))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5, 3)])

@@ -11,7 +11,7 @@ from layer_reference import check, close, draw, feed
 from theanompi import device
 from theanompi.lasagne import layers
 from theanompi.lasagne.layers import InputLayer, get_output
-from theanompi.lasagne.layers.pool import pool_output_length
+from theanompi.lasagne.layers.pool import pool_2d, pool_2d_nxn_regions, pool_output_length
 
 
 def average(x, size, stride, pad, mode):
@@ -146,8 +146,7 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("implementation", ["fast", "kaiming"])
-@pytest.mark.parametrize("mode", ["max", "average_exc_pad"])
+@pytest.mark.parametrize(("implementation", "mode"), [("fast", "average_exc_pad"), ("kaiming", "max")])
 def test_spatial_pyramid_pooling(implementation, mode):
     def reference(x):
         return pyramid(
@@ -165,6 +164,20 @@ def test_spatial_pyramid_pooling(implementation, mode):
         InputLayer((None, 2, None, None)), (3, 2, 1), mode, implementation
     )
     close(evaluate(get_output(unknown, symbol), [symbol], [x]), reference(torch.tensor(x)))
+
+
+def test_pooling_by_function():
+    x = draw(2, 3, 5, 7)
+    regions = pool_2d_nxn_regions(pt.constant(x), 2, "average_inc_pad")
+    whole = pool_2d(pt.constant(x), (2, 2), ignore_border=False)
+    got = evaluate([pt.concatenate(regions, axis=2), whole])
+    close(got[0], pyramid(torch.tensor(x), (2,), BOUNDS["kaiming"], lambda r: r.mean(2)))
+    close(got[1], F.max_pool2d(torch.tensor(x), 2, ceil_mode=True))
+    assert len(regions) == 4 and regions[0].type.shape == (2, 3, 1)
+    with pytest.raises(
+        ValueError, match="expected mode 'max', 'average_inc_pad', 'average_exc_pad', got 'sum'"
+    ):
+        pool_2d_nxn_regions(pt.constant(x), 2, "sum")
 
 
 def test_a_size_that_the_fast_pyramid_cannot_divide_is_an_error_when_it_comes():

@@ -35,21 +35,29 @@ def _splitmix64(x: torch.Tensor) -> torch.Tensor:
 
 
 class Keyed(TorchOp):
-    """Numbers that are a hash of (sample key, salt, element)."""
+    """Numbers that are a hash of (sample key, salt, element).
+
+    Sizes that are None in `shape` are known when the function runs: they then are in a vector of all sizes, the
+    second input.
+    """
 
     name = ""
+    shape: tuple[int | None, ...]
+    salt: int
 
-    def make_node(self, keys: Any) -> Apply:
+    def make_node(self, keys: Any, *sizes: Any) -> Apply:
         keys = pt.as_tensor_variable(keys)
         expect(keys.ndim == 1 and keys.dtype == "int64", self.name, "keys", "an int64 vector (n,)", keys.type)
-        return Apply(self, [keys], [TensorType("float32", shape=(keys.type.shape[0], *self.shape))()])
+        output = TensorType("float32", shape=(keys.type.shape[0], *self.shape))()
+        return Apply(self, [keys, *sizes], [output])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        shape, salt, of_bits = self.shape, _signed(self.salt * 0x9E3779B97F4A7C15 % (1 << 64)), self.of_bits
-        size = math.prod(shape)
+        salt, of_bits = _signed(self.salt * 0x9E3779B97F4A7C15 % (1 << 64)), self.of_bits
+        known = self.shape
 
-        def keyed(keys: torch.Tensor) -> torch.Tensor:
-            counter = torch.arange(1, size + 1, device=keys.device) * _GOLDEN
+        def keyed(keys: torch.Tensor, *sizes: torch.Tensor) -> torch.Tensor:
+            shape = sizes[0].tolist() if sizes else known
+            counter = torch.arange(1, math.prod(shape) + 1, device=keys.device) * _GOLDEN
             bits = _splitmix64(_splitmix64(keys ^ salt)[:, None] + counter)
             return of_bits((bits >> 40) & 0xFFFFFF).view(len(keys), *shape)
 
@@ -60,7 +68,7 @@ class Keyed(TorchOp):
         """From 24 random bits each, int64, to float32."""
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        return [[False]]
+        return [[False] for _ in node.inputs]
 
 
 class DropoutMask(Keyed):
@@ -69,7 +77,7 @@ class DropoutMask(Keyed):
     __props__ = ("shape", "p", "salt")
     name = "dropout_mask"
 
-    def __init__(self, shape: tuple[int, ...], p: float, salt: int) -> None:
+    def __init__(self, shape: tuple[int | None, ...], p: float, salt: int) -> None:
         self.shape, self.p, self.salt = shape, p, salt
 
     def of_bits(self, bits: torch.Tensor) -> torch.Tensor:
@@ -82,14 +90,20 @@ class Uniform(Keyed):
     __props__ = ("shape", "salt")
     name = "uniform"
 
-    def __init__(self, shape: tuple[int, ...], salt: int) -> None:
+    def __init__(self, shape: tuple[int | None, ...], salt: int) -> None:
         self.shape, self.salt = shape, salt
 
     def of_bits(self, bits: torch.Tensor) -> torch.Tensor:
         return (bits | 1).to(torch.float32).mul_(2.0**-24)
 
 
-def dropout_mask(keys: Variable, shape: Sequence[int], p: float, salt: int) -> Variable:
+def _sizes(shape: Sequence[Any]) -> tuple[tuple[int | None, ...], list[Any]]:
+    """The sizes that are numbers, None for the others, and what then tells all of them: what `Keyed` takes."""
+    known = tuple(None if isinstance(size, Variable) else int(size) for size in shape)
+    return known, [pt.stack([pt.cast(size, "int64") for size in shape])] if None in known else []
+
+
+def dropout_mask(keys: Variable, shape: Sequence[Any], p: float, salt: int) -> Variable:
     """What dropout multiplies its input by (Srivastava et al. 2014, inverted: the mean is 1).
 
     Parameters
@@ -97,7 +111,7 @@ def dropout_mask(keys: Variable, shape: Sequence[int], p: float, salt: int) -> V
     keys : int64 vector, shape (n,)
         One random key for each sample. Element j of sample i is a pure function of
         (``keys[i]``, `salt`, j), so the mask of a sample does not depend on the batch it is in.
-    shape : sequence of int
+    shape : sequence of (int or integer scalar)
         The shape of one sample's mask.
     p : float
         The probability of a zero, in [0, 1), rounded down to a multiple of 2⁻²⁴.
@@ -110,17 +124,18 @@ def dropout_mask(keys: Variable, shape: Sequence[int], p: float, salt: int) -> V
         Of zeros and 1 / (1 − p).
     """
     expect(0 <= p < 1, "dropout_mask", "p", "a probability in [0, 1)", p)
-    return DropoutMask(tuple(int(s) for s in shape), float(p), int(salt))(keys)
+    known, sizes = _sizes(shape)
+    return DropoutMask(known, float(p), int(salt))(keys, *sizes)
 
 
-def uniform(keys: Variable, shape: Sequence[int], salt: int) -> Variable:
+def uniform(keys: Variable, shape: Sequence[Any], salt: int) -> Variable:
     """Random numbers between 0 and 1, neither included.
 
     Parameters
     ----------
     keys : int64 vector, shape (n,)
         One random key for each sample, as the ``keys`` of a batch.
-    shape : sequence of int
+    shape : sequence of (int or integer scalar)
         Of what one sample gets.
     salt : int
         Tells what is drawn here from what is drawn elsewhere by the same keys.
@@ -131,10 +146,11 @@ def uniform(keys: Variable, shape: Sequence[int], salt: int) -> Variable:
         Element j of sample i is a pure function of (``keys[i]``, `salt`, j): it does not depend on how a minibatch is
         split into ranks and steps.
     """
-    return Uniform(tuple(int(s) for s in shape), int(salt))(keys)
+    known, sizes = _sizes(shape)
+    return Uniform(known, int(salt))(keys, *sizes)
 
 
-def normal(keys: Variable, shape: Sequence[int], salt: int) -> Variable:
+def normal(keys: Variable, shape: Sequence[Any], salt: int) -> Variable:
     """Standard normal random numbers, by Box and Muller's transform (1958) of two `uniform` ones.
 
     Parameters

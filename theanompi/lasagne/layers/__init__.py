@@ -22,6 +22,7 @@ from theanompi.lasagne.layers.conv import (
     TransposedConv3DLayer,
 )
 from theanompi.lasagne.layers.dense import DenseLayer, NINLayer
+from theanompi.lasagne.layers.embedding import EmbeddingLayer
 from theanompi.lasagne.layers.helper import (
     count_params,
     get_all_layers,
@@ -33,6 +34,7 @@ from theanompi.lasagne.layers.helper import (
     set_all_param_values,
 )
 from theanompi.lasagne.layers.input import InputLayer
+from theanompi.lasagne.layers.local import LocallyConnected2DLayer
 from theanompi.lasagne.layers.merge import (
     ConcatLayer,
     ElemwiseMergeLayer,
@@ -41,8 +43,22 @@ from theanompi.lasagne.layers.merge import (
     autocrop_array_shapes,
     concat,
 )
-from theanompi.lasagne.layers.noise import DropoutLayer, dropout
-from theanompi.lasagne.layers.normalization import BatchNormLayer, batch_norm
+from theanompi.lasagne.layers.noise import (
+    DropoutLayer,
+    GaussianNoiseLayer,
+    dropout,
+    dropout_channels,
+    dropout_locations,
+    spatial_dropout,
+)
+from theanompi.lasagne.layers.normalization import (
+    BatchNormLayer,
+    LocalResponseNormalization2DLayer,
+    StandardizationLayer,
+    batch_norm,
+    instance_norm,
+    layer_norm,
+)
 from theanompi.lasagne.layers.pool import (
     FeaturePoolLayer,
     FeatureWTALayer,
@@ -69,7 +85,20 @@ from theanompi.lasagne.layers.shape import (
     pad,
     reshape,
 )
-from theanompi.lasagne.layers.special import BiasLayer, NonlinearityLayer, ScaleLayer
+from theanompi.lasagne.layers.special import (
+    BiasLayer,
+    ExpressionLayer,
+    InverseLayer,
+    NonlinearityLayer,
+    ParametricRectifierLayer,
+    RandomizedRectifierLayer,
+    ScaleLayer,
+    TPSTransformerLayer,
+    TransformerLayer,
+    prelu,
+    rrelu,
+    standardize,
+)
 
 __all__ = [
     "BaseConvLayer",
@@ -87,12 +116,18 @@ __all__ = [
     "DropoutLayer",
     "ElemwiseMergeLayer",
     "ElemwiseSumLayer",
+    "EmbeddingLayer",
+    "ExpressionLayer",
     "FeaturePoolLayer",
     "FeatureWTALayer",
     "FlattenLayer",
+    "GaussianNoiseLayer",
     "GlobalPoolLayer",
     "InputLayer",
+    "InverseLayer",
     "Layer",
+    "LocalResponseNormalization2DLayer",
+    "LocallyConnected2DLayer",
     "MaxPool1DLayer",
     "MaxPool2DLayer",
     "MaxPool3DLayer",
@@ -100,13 +135,18 @@ __all__ = [
     "NINLayer",
     "NonlinearityLayer",
     "PadLayer",
+    "ParametricRectifierLayer",
     "Pool1DLayer",
     "Pool2DLayer",
     "Pool3DLayer",
+    "RandomizedRectifierLayer",
     "ReshapeLayer",
     "ScaleLayer",
     "SliceLayer",
     "SpatialPyramidPoolingLayer",
+    "StandardizationLayer",
+    "TPSTransformerLayer",
+    "TransformerLayer",
     "TransposedConv2DLayer",
     "TransposedConv3DLayer",
     "Upscale1DLayer",
@@ -119,14 +159,22 @@ __all__ = [
     "count_params",
     "dimshuffle",
     "dropout",
+    "dropout_channels",
+    "dropout_locations",
     "flatten",
     "get_all_layers",
     "get_all_param_values",
     "get_all_params",
     "get_output",
     "get_output_shape",
+    "instance_norm",
+    "layer_norm",
     "output_keywords",
     "pad",
+    "prelu",
     "reshape",
+    "rrelu",
     "set_all_param_values",
+    "spatial_dropout",
+    "standardize",
 ]

@@ -233,9 +233,45 @@ class BaseConvLayer(Layer):
 
 
 class _PlainConvLayer(BaseConvLayer):
-    """A convolution by a function with the arguments of Theano's."""
+    """A convolution by a function with the arguments of Theano's; a subclass says of how many axes."""
 
-    convolution: Callable[..., Any]
+    n: int
+    default_convolution: Callable[..., Any]
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        num_filters: int,
+        filter_size: Sizes,
+        stride: Sizes = 1,
+        pad: Sizes | str = 0,
+        untie_biases: bool = False,
+        W: Any = init.GlorotUniform(),  # noqa: B008
+        b: Any = init.Constant(0.0),  # noqa: B008
+        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
+        flip_filters: bool = True,
+        convolution: Callable[..., Any] | None = None,
+        num_groups: int = 1,
+        dilation: Sizes = 1,
+        name: str | None = None,
+    ):
+        self.convolution = type(self).default_convolution if convolution is None else convolution
+        super().__init__(
+            incoming,
+            num_filters,
+            filter_size,
+            stride,
+            pad,
+            untie_biases,
+            W,
+            b,
+            nonlinearity,
+            flip_filters,
+            num_groups,
+            n=self.n,
+            dilation=dilation,
+            name=name,
+        )
 
     def convolve(self, input: Any, **kwargs: Any) -> Any:
         """Convolve."""
@@ -264,8 +300,8 @@ class Conv1DLayer(_PlainConvLayer):
         Of shape (n, channels, length).
     num_filters, filter_size, stride, pad, untie_biases, W, b, nonlinearity, flip_filters, num_groups, dilation, name
         As for :class:`Conv2DLayer`, with one spatial axis.
-    convolution : callable
-        A function with the arguments of :func:`theanompi.lasagne.theano_extensions.conv.conv1d_mc0`.
+    convolution : callable, optional
+        A function with the arguments of :func:`theanompi.lasagne.theano_extensions.conv.conv1d_mc0`, the default.
 
     Examples
     --------
@@ -274,40 +310,8 @@ class Conv1DLayer(_PlainConvLayer):
     ((None, 8, 100), (8, 3, 5))
     """
 
-    def __init__(
-        self,
-        incoming: Incoming,
-        num_filters: int,
-        filter_size: Sizes,
-        stride: Sizes = 1,
-        pad: Sizes | str = 0,
-        untie_biases: bool = False,
-        W: Any = init.GlorotUniform(),  # noqa: B008
-        b: Any = init.Constant(0.0),  # noqa: B008
-        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
-        flip_filters: bool = True,
-        convolution: Callable[..., Any] = conv.conv1d_mc0,
-        num_groups: int = 1,
-        dilation: Sizes = 1,
-        name: str | None = None,
-    ):
-        self.convolution = convolution
-        super().__init__(
-            incoming,
-            num_filters,
-            filter_size,
-            stride,
-            pad,
-            untie_biases,
-            W,
-            b,
-            nonlinearity,
-            flip_filters,
-            num_groups,
-            n=1,
-            dilation=dilation,
-            name=name,
-        )
+    n = 1
+    default_convolution = staticmethod(conv.conv1d_mc0)
 
 
 class Conv2DLayer(_PlainConvLayer):
@@ -336,8 +340,8 @@ class Conv2DLayer(_PlainConvLayer):
         True (Lasagne's default) slides the filters mirrored in rows and columns: a convolution, as in
         mathematics. False is a cross-correlation, as in other libraries: faster, and equivalent for
         filters that are learnt. Weights are exchangeable only between layers that agree.
-    convolution : callable
-        A function with the arguments of :func:`theanompi.lasagne.theano_extensions.conv.conv2d`.
+    convolution : callable, optional
+        A function with the arguments of :func:`theanompi.lasagne.theano_extensions.conv.conv2d`, the default.
     num_groups : int
         Split channels and filters into groups that do not see each other.
     name : str, optional
@@ -355,40 +359,8 @@ class Conv2DLayer(_PlainConvLayer):
     ((None, 64, 112, 112), 'conv1.W', (64, 3, 7, 7))
     """
 
-    def __init__(
-        self,
-        incoming: Incoming,
-        num_filters: int,
-        filter_size: Sizes,
-        stride: Sizes = (1, 1),
-        pad: Sizes | str = 0,
-        untie_biases: bool = False,
-        W: Any = init.GlorotUniform(),  # noqa: B008
-        b: Any = init.Constant(0.0),  # noqa: B008
-        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
-        flip_filters: bool = True,
-        convolution: Callable[..., Any] = conv.conv2d,
-        num_groups: int = 1,
-        dilation: Sizes = (1, 1),
-        name: str | None = None,
-    ):
-        self.convolution = convolution
-        super().__init__(
-            incoming,
-            num_filters,
-            filter_size,
-            stride,
-            pad,
-            untie_biases,
-            W,
-            b,
-            nonlinearity,
-            flip_filters,
-            num_groups,
-            n=2,
-            dilation=dilation,
-            name=name,
-        )
+    n = 2
+    default_convolution = staticmethod(conv.conv2d)
 
 
 class Conv3DLayer(_PlainConvLayer):
@@ -401,8 +373,7 @@ class Conv3DLayer(_PlainConvLayer):
     num_filters, filter_size, stride, pad, untie_biases, W, b, nonlinearity, flip_filters, num_groups, dilation, name
         As for :class:`Conv2DLayer`, with three spatial axes.
     convolution : callable, optional
-        A function with the arguments of :func:`theanompi.lasagne.theano_extensions.conv.conv3d`, which is the
-        default.
+        A function with the arguments of :func:`theanompi.lasagne.theano_extensions.conv.conv3d`, the default.
 
     Examples
     --------
@@ -410,49 +381,46 @@ class Conv3DLayer(_PlainConvLayer):
     (None, 4, 6, 6, 6)
     """
 
-    def __init__(
-        self,
-        incoming: Incoming,
-        num_filters: int,
-        filter_size: Sizes,
-        stride: Sizes = (1, 1, 1),
-        pad: Sizes | str = 0,
-        untie_biases: bool = False,
-        W: Any = init.GlorotUniform(),  # noqa: B008
-        b: Any = init.Constant(0.0),  # noqa: B008
-        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
-        flip_filters: bool = True,
-        convolution: Callable[..., Any] | None = None,
-        num_groups: int = 1,
-        dilation: Sizes = (1, 1, 1),
-        name: str | None = None,
-    ):
-        self.convolution = conv.conv3d if convolution is None else convolution
-        super().__init__(
-            incoming,
-            num_filters,
-            filter_size,
-            stride,
-            pad,
-            untie_biases,
-            W,
-            b,
-            nonlinearity,
-            flip_filters,
-            num_groups,
-            n=3,
-            dilation=dilation,
-            name=name,
-        )
+    n = 3
+    default_convolution = staticmethod(conv.conv3d)
 
 
 class _TransposedConvLayer(BaseConvLayer):
     """What the transposed convolutions share; a subclass says how many axes there are."""
 
-    def __init__(self, incoming: Incoming, *arguments: Any, output_size: Any, n: int, **more: Any):
-        symbolic = isinstance(output_size, Variable)
-        self.output_size = output_size if symbolic or output_size is None else as_tuple(output_size, n, int)
-        super().__init__(incoming, *arguments, n=n, **more)
+    n: int
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        num_filters: int,
+        filter_size: Sizes,
+        stride: Sizes = 1,
+        crop: Sizes | str = 0,
+        untie_biases: bool = False,
+        W: Any = init.GlorotUniform(),  # noqa: B008
+        b: Any = init.Constant(0.0),  # noqa: B008
+        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
+        flip_filters: bool = False,
+        output_size: Any = None,
+        name: str | None = None,
+    ):
+        symbolic = output_size is None or isinstance(output_size, Variable)
+        self.output_size = output_size if symbolic else as_tuple(output_size, self.n, int)
+        super().__init__(
+            incoming,
+            num_filters,
+            filter_size,
+            stride,
+            crop,
+            untie_biases,
+            W,
+            b,
+            nonlinearity,
+            flip_filters,
+            n=self.n,
+            name=name,
+        )
         self.crop = self.pad
         for axis, more_than_least in enumerate(self._extra(self.input_shape)):
             if more_than_least is not None and not 0 <= more_than_least < self.stride[axis]:
@@ -547,36 +515,7 @@ class TransposedConv2DLayer(_TransposedConvLayer):
     (None, 32, 16, 16)
     """
 
-    def __init__(
-        self,
-        incoming: Incoming,
-        num_filters: int,
-        filter_size: Sizes,
-        stride: Sizes = (1, 1),
-        crop: Sizes | str = 0,
-        untie_biases: bool = False,
-        W: Any = init.GlorotUniform(),  # noqa: B008
-        b: Any = init.Constant(0.0),  # noqa: B008
-        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
-        flip_filters: bool = False,
-        output_size: Any = None,
-        name: str | None = None,
-    ):
-        super().__init__(
-            incoming,
-            num_filters,
-            filter_size,
-            stride,
-            crop,
-            untie_biases,
-            W,
-            b,
-            nonlinearity,
-            flip_filters,
-            output_size=output_size,
-            n=2,
-            name=name,
-        )
+    n = 2
 
 
 Deconv2DLayer = TransposedConv2DLayer
@@ -598,36 +537,7 @@ class TransposedConv3DLayer(_TransposedConvLayer):
     (None, 4, 8, 8, 8)
     """
 
-    def __init__(
-        self,
-        incoming: Incoming,
-        num_filters: int,
-        filter_size: Sizes,
-        stride: Sizes = (1, 1, 1),
-        crop: Sizes | str = 0,
-        untie_biases: bool = False,
-        W: Any = init.GlorotUniform(),  # noqa: B008
-        b: Any = init.Constant(0.0),  # noqa: B008
-        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
-        flip_filters: bool = False,
-        output_size: Any = None,
-        name: str | None = None,
-    ):
-        super().__init__(
-            incoming,
-            num_filters,
-            filter_size,
-            stride,
-            crop,
-            untie_biases,
-            W,
-            b,
-            nonlinearity,
-            flip_filters,
-            output_size=output_size,
-            n=3,
-            name=name,
-        )
+    n = 3
 
 
 Deconv3DLayer = TransposedConv3DLayer

@@ -187,7 +187,7 @@ class ElemwiseMergeLayer(_CroppingLayer):
         """Get the common shape of the inputs."""
         return self.merged_shape(input_shapes)
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Merge."""
         return reduce(
             self.merge_function, map(self._repeating, autocrop(inputs, self.cropping), self._ones())
@@ -240,7 +240,7 @@ class ElemwiseSumLayer(ElemwiseMergeLayer):
         if len(self.coeffs) != count:
             raise ValueError(f"{self}: expected {count} coeffs, one for each input, got {len(self.coeffs)}")
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Multiply by the factors and sum."""
         scaled = [
             variable
@@ -296,7 +296,7 @@ class ConcatLayer(_CroppingLayer):
         merged = self.merged_shape(input_shapes, free_axis=self.axis)
         return (*merged[: self.axis], total, *merged[self.axis + 1 :])
 
-    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
+    def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Join."""
         return pt.concatenate(autocrop(inputs, self.cropping), axis=self.axis)
 

@@ -8,9 +8,62 @@ import pytensor.tensor as pt
 
 from theanompi.device import ops
 from theanompi.lasagne.layers.base import Incoming, Layer
+from theanompi.lasagne.layers.dense import known_or_symbolic_size
 from theanompi.lasagne.layers.helper import get_all_layers
 
-__all__ = ["DropoutLayer", "dropout"]
+__all__ = [
+    "DropoutLayer",
+    "GaussianNoiseLayer",
+    "dropout",
+    "dropout_channels",
+    "dropout_locations",
+    "spatial_dropout",
+]
+
+
+def salt_of(layer: Layer) -> int:
+    """What tells the random numbers of a layer from those of others: a hash of its name, or else of its place."""
+    identity = f"after {len(get_all_layers(layer)) - 1} layers" if layer.name is None else layer.name
+    return zlib.crc32(identity.encode())
+
+
+def keys_of(input: Any, sample_keys: Any, what: str) -> Any:
+    """The keys that the random numbers for a minibatch are functions of.
+
+    Parameters
+    ----------
+    input : pytensor variable
+        The minibatch.
+    sample_keys : pytensor vector of int64, or None
+        What :func:`get_output` was given.
+    what : str
+        Who wants them, for the error message.
+
+    Returns
+    -------
+    pytensor vector of int64
+        (n,), one for each sample.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    if sample_keys is None:
+        raise ValueError(
+            f"{what} expects deterministic=True or sample_keys=<int64 vector of a key for each sample>, got neither"
+        )
+    return sample_keys
+
+
+def drawn_shape(input: Any, shared_axes: Sequence[int] = ()) -> list[Any]:
+    """The shape of what is drawn for each sample: that of the input after the first axis, 1 where it is shared.
+
+    Sizes that are not known are symbols.
+    """
+    return [
+        1 if axis in shared_axes else known_or_symbolic_size(input, axis) for axis in range(1, input.ndim)
+    ]
 
 
 class DropoutLayer(Layer):
@@ -71,8 +124,7 @@ class DropoutLayer(Layer):
             raise ValueError(f"{self}: expected shared_axes in [1, {dimensions}), got {tuple(shared_axes)}")
         if None in self.input_shape[1:]:
             raise ValueError(f"{self}: expected known sizes after the first axis, got {self.input_shape}")
-        identity = f"after {len(get_all_layers(self)) - 1} layers" if name is None else name
-        self.salt = zlib.crc32(identity.encode())
+        self.salt = salt_of(self)
 
     def get_output_for(
         self, input: Any, deterministic: bool = False, sample_keys: Any = None, **kwargs: Any
@@ -98,14 +150,123 @@ class DropoutLayer(Layer):
         """
         if deterministic or self.p == 0:
             return input
-        if sample_keys is None:
-            raise ValueError(
-                "dropout expects deterministic=True or sample_keys=<int64 vector of a key for each sample>, "
-                "got neither"
-            )
-        shape = [1 if axis in self.shared_axes else size for axis, size in enumerate(self.input_shape)][1:]
-        mask: Any = ops.dropout_mask(sample_keys, shape, self.p, self.salt)
+        shape = drawn_shape(input, self.shared_axes)
+        keys = keys_of(input, sample_keys, "dropout")
+        mask: Any = ops.dropout_mask(keys, shape, self.p, self.salt)
         return input * (mask if self.rescale else mask * pt.cast(1 - self.p, mask.dtype))
 
 
 dropout = DropoutLayer
+
+
+def dropout_channels(incoming: Incoming, *args: Any, **kwargs: Any) -> DropoutLayer:
+    """Drop whole channels of images [1]_: a :class:`DropoutLayer` whose axes after the second are shared.
+
+    Parameters
+    ----------
+    incoming : Layer or tuple
+    *args, **kwargs
+        For :class:`DropoutLayer`.
+
+    Returns
+    -------
+    DropoutLayer
+
+    References
+    ----------
+    .. [1] J. Tompson et al. (2015): Efficient object localization using convolutional networks. arXiv:1411.4280.
+
+    Examples
+    --------
+    >>> dropout_channels((None, 64, 8, 8), p=0.2).shared_axes
+    (2, 3)
+    """
+    shape: Any = getattr(incoming, "output_shape", incoming)
+    return DropoutLayer(incoming, *args, **kwargs | {"shared_axes": tuple(range(2, len(shape)))})
+
+
+spatial_dropout = dropout_channels
+
+
+def dropout_locations(incoming: Incoming, *args: Any, **kwargs: Any) -> DropoutLayer:
+    """Drop pixels of images, in all channels alike: a :class:`DropoutLayer` whose second axis is shared.
+
+    Parameters
+    ----------
+    incoming : Layer or tuple
+    *args, **kwargs
+        For :class:`DropoutLayer`.
+
+    Returns
+    -------
+    DropoutLayer
+
+    Examples
+    --------
+    >>> dropout_locations((None, 64, 8, 8), p=0.2).shared_axes
+    (1,)
+    """
+    return DropoutLayer(incoming, *args, **kwargs | {"shared_axes": (1,)})
+
+
+class GaussianNoiseLayer(Layer):
+    """Add normally distributed noise of mean 0 [1]_, unless ``deterministic=True``.
+
+    The noise of a sample is a pure function of its key in ``sample_keys`` and of the layer's name, as the mask of a
+    :class:`DropoutLayer` is.
+
+    Parameters
+    ----------
+    incoming : Layer or tuple
+    sigma : float or scalar variable
+        The standard deviation.
+    name : str, optional
+
+    Attributes
+    ----------
+    salt : int
+        What tells this layer's noise from that of others.
+
+    References
+    ----------
+    .. [1] K.-C. Jim, C. L. Giles and B. G. Horne (1996): An analysis of noise in recurrent neural networks.
+       IEEE Transactions on Neural Networks 7(6).
+
+    Examples
+    --------
+    >>> GaussianNoiseLayer((None, 64, 8, 8), sigma=0.1, name="noise").output_shape
+    (None, 64, 8, 8)
+    """
+
+    def __init__(self, incoming: Incoming, sigma: Any = 0.1, name: str | None = None):
+        super().__init__(incoming, name=name)
+        self.sigma = sigma
+        self.salt = salt_of(self)
+
+    def get_output_for(
+        self, input: Any, deterministic: bool = False, sample_keys: Any = None, **kwargs: Any
+    ) -> Any:
+        """Add noise.
+
+        Parameters
+        ----------
+        input : pytensor variable
+        deterministic : bool
+            Return the input as it is.
+        sample_keys : pytensor vector of int64
+            (n,), a random key for each sample.
+
+        Returns
+        -------
+        pytensor variable
+
+        Raises
+        ------
+        ValueError
+            If noise is to be added and there are no keys.
+        """
+        if deterministic or (isinstance(self.sigma, int | float) and self.sigma == 0):
+            return input
+        keys = keys_of(input, sample_keys, "noise")
+        noise: Any = ops.normal(keys, drawn_shape(input), self.salt)
+        return input + pt.cast(self.sigma, input.dtype) * noise.astype(input.dtype)

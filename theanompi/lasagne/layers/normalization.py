@@ -1,4 +1,4 @@
-"""Batch normalisation."""
+"""Normalisation: of batches, of samples, of neighbouring channels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +6,29 @@ from typing import Any
 import pytensor.tensor as pt
 
 from theanompi.device import ops
-from theanompi.lasagne import init, nonlinearities
+from theanompi.lasagne import init
 from theanompi.lasagne.layers.base import Incoming, Layer
-from theanompi.lasagne.layers.special import NonlinearityLayer, broadcast, shared_axes_tuple, unshared_shape
+from theanompi.lasagne.layers.dense import known_or_symbolic_size
+from theanompi.lasagne.layers.special import (
+    BiasLayer,
+    NonlinearityLayer,
+    ScaleLayer,
+    broadcast,
+    remove_bias,
+    shared_axes_tuple,
+    take_nonlinearity,
+    unshared_shape,
+)
+from theanompi.lasagne.theano_extensions import padding
 
-__all__ = ["BatchNormLayer", "batch_norm"]
+__all__ = [
+    "BatchNormLayer",
+    "LocalResponseNormalization2DLayer",
+    "StandardizationLayer",
+    "batch_norm",
+    "instance_norm",
+    "layer_norm",
+]
 
 
 class BatchNormLayer(Layer):
@@ -169,13 +187,8 @@ def batch_norm(layer: Layer, **kwargs: Any) -> Layer:
     >>> network.name, [param.name for param in get_all_params(network, trainable=True)]
     ('fc_bn_nonlin', ['fc.W', 'fc_bn.beta', 'fc_bn.gamma'])
     """
-    nonlinearity = getattr(layer, "nonlinearity", None)
-    if nonlinearity is not None:
-        layer.nonlinearity = nonlinearities.identity  # type: ignore[attr-defined]
-    bias = getattr(layer, "b", None)
-    if bias is not None:
-        del layer.params[bias]
-        layer.b = None  # type: ignore[attr-defined]
+    nonlinearity = take_nonlinearity(layer)
+    remove_bias(layer)
     if layer.name is not None:
         kwargs.setdefault("name", f"{layer.name}_bn")
     normalized = BatchNormLayer(layer, **kwargs)
@@ -184,3 +197,199 @@ def batch_norm(layer: Layer, **kwargs: Any) -> Layer:
     return NonlinearityLayer(
         normalized, nonlinearity, name=None if normalized.name is None else f"{normalized.name}_nonlin"
     )
+
+
+class LocalResponseNormalization2DLayer(Layer):
+    """Local response normalisation over neighbouring channels [1]_: y_i = x_i / (k + α · Σ_j x_j²)^β.
+
+    The sum is over the n channels around the i-th, at the same pixel; beyond the first and the last are zeros.
+
+    Parameters
+    ----------
+    incoming : Layer or tuple
+        Of shape (n, channels, …).
+    alpha, k, beta : float
+    n : int
+        How many channels; odd.
+    name : str, optional
+
+    Raises
+    ------
+    NotImplementedError
+        If `n` is even.
+    ValueError
+        If the input has no channels.
+
+    References
+    ----------
+    .. [1] A. Krizhevsky, I. Sutskever and G. Hinton (2012): ImageNet classification with deep convolutional neural
+       networks. NIPS, section 3.3. Its α is that of the sum; other libraries divide it by n.
+
+    Examples
+    --------
+    >>> LocalResponseNormalization2DLayer((None, 96, 27, 27)).output_shape
+    (None, 96, 27, 27)
+    """
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        alpha: float = 1e-4,
+        k: float = 2,
+        beta: float = 0.75,
+        n: int = 5,
+        name: str | None = None,
+    ):
+        super().__init__(incoming, name=name)
+        self.alpha, self.k, self.beta, self.n = alpha, k, beta, n
+        if n % 2 == 0:
+            raise NotImplementedError(f"{self}: expected an odd n, got {n}")
+        if len(self.input_shape) < 2:
+            raise ValueError(f"{self}: expected an input (n, channels, …), got {self.input_shape}")
+
+    def get_output_for(self, input: Any, **kwargs: Any) -> Any:
+        """Normalise."""
+        squares = padding.pad(pt.sqr(input), [self.n // 2], batch_ndim=1)
+        channels = known_or_symbolic_size(input, 1)
+        total = sum(squares[:, i : i + channels] for i in range(self.n))
+        alpha, k, beta = (pt.cast(number, input.dtype) for number in (self.alpha, self.k, self.beta))
+        return input / (k + alpha * total) ** beta
+
+
+class StandardizationLayer(Layer):
+    """Give each sample a mean of 0 and a variance of 1 over some axes: (x − mean) / √(variance + epsilon).
+
+    Unlike batch normalisation it has no state, and does the same in training and in validation.
+
+    Parameters
+    ----------
+    incoming : Layer or tuple
+    axes : 'auto', 'spatial', 'features', int or tuple of int
+        ``'spatial'`` is all axes after the second, ``'features'`` all after the first; ``'auto'`` is the former, or the
+        latter of an input without spatial axes.
+    epsilon : float
+        Added to the variance before the root is taken.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError
+        If there are no such axes.
+
+    Examples
+    --------
+    >>> StandardizationLayer((None, 64, 8, 8)).axes
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        axes: str | int | Sequence[int] = "auto",
+        epsilon: float = 1e-4,
+        name: str | None = None,
+    ):
+        super().__init__(incoming, name=name)
+        dimensions = len(self.input_shape)
+        first = {"spatial": 2, "features": 1, "auto": min(2, dimensions - 1)}
+        if isinstance(axes, str) and axes in first:
+            axes = tuple(range(first[axes], dimensions))
+        self.axes = shared_axes_tuple(self, axes)
+        self.epsilon = epsilon
+        if not self.axes:
+            raise ValueError(f"{self}: expected an input with axes to normalise over, got {self.input_shape}")
+
+    def get_output_for(self, input: Any, **kwargs: Any) -> Any:
+        """Normalise."""
+        centred = input - input.mean(self.axes, keepdims=True)
+        variance = pt.sqr(centred).mean(self.axes, keepdims=True)
+        return centred / pt.sqrt(variance + pt.cast(self.epsilon, input.dtype))
+
+
+def instance_norm(layer: Layer, learn_scale: bool = True, learn_bias: bool = True, **kwargs: Any) -> Layer:
+    """Put instance normalisation [1]_ between a layer's linear part and its nonlinearity.
+
+    The layer given loses its bias and its nonlinearity, which is applied by a layer of its own at last.
+
+    Parameters
+    ----------
+    layer : Layer
+        It is changed.
+    learn_scale, learn_bias : bool
+        Follow it by a :class:`ScaleLayer` and a :class:`BiasLayer`, one number for each channel.
+    **kwargs
+        For :class:`StandardizationLayer`, over the spatial axes; its name is that of the layer followed by ``_in`` by
+        default, and the layers after it add ``_scale``, ``_bias`` and ``_nonlin``.
+
+    Returns
+    -------
+    Layer
+        The last of these.
+
+    References
+    ----------
+    .. [1] D. Ulyanov, A. Vedaldi and V. Lempitsky (2016): Instance normalization: the missing ingredient for fast
+       stylization. arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> from theanompi.lasagne.layers import Conv2DLayer, get_all_params
+    >>> network = instance_norm(Conv2DLayer((None, 3, 8, 8), 4, 3, name="conv"))
+    >>> network.name, [param.name for param in get_all_params(network)]
+    ('conv_in_nonlin', ['conv.W', 'conv_in_scale.scales', 'conv_in_bias.b'])
+    """
+    return _normalized(layer, "spatial", "_in", learn_scale, learn_bias, kwargs)
+
+
+def layer_norm(layer: Layer, **kwargs: Any) -> Layer:
+    """Put layer normalisation [1]_ between a layer's linear part and its nonlinearity.
+
+    The layer given loses its bias and its nonlinearity, which is applied by a layer of its own at last.
+
+    Parameters
+    ----------
+    layer : Layer
+        It is changed.
+    **kwargs
+        For :class:`StandardizationLayer`, over all axes but the first; its name is that of the layer followed by
+        ``_ln`` by default, and the scale, the bias and the nonlinearity after it add ``_scale``, ``_bias`` and
+        ``_nonlin``.
+
+    Returns
+    -------
+    Layer
+        The last of these.
+
+    References
+    ----------
+    .. [1] J. L. Ba, J. R. Kiros and G. Hinton (2016): Layer normalization. arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> from theanompi.lasagne.layers import DenseLayer, get_all_params
+    >>> network = layer_norm(DenseLayer((None, 3), num_units=5, name="fc"))
+    >>> network.name, [param.name for param in get_all_params(network)]
+    ('fc_ln_nonlin', ['fc.W', 'fc_ln_scale.scales', 'fc_ln_bias.b'])
+    """
+    return _normalized(layer, "features", "_ln", True, True, kwargs)
+
+
+def _normalized(
+    layer: Layer, axes: str, suffix: str, scale: bool, bias: bool, kwargs: dict[str, Any]
+) -> Layer:
+    """Put a normalisation of each sample, with what follows it, before the nonlinearity of a layer."""
+    nonlinearity = take_nonlinearity(layer)
+    remove_bias(layer)
+    if layer.name is not None:
+        kwargs.setdefault("name", f"{layer.name}{suffix}")
+    name = kwargs.get("name")
+
+    def named(part: str) -> str | None:
+        return None if name is None else f"{name}_{part}"
+
+    top: Layer = StandardizationLayer(layer, axes, **kwargs)
+    if scale:
+        top = ScaleLayer(top, name=named("scale"))
+    if bias:
+        top = BiasLayer(top, name=named("bias"))
+    return top if nonlinearity is None else NonlinearityLayer(top, nonlinearity, name=named("nonlin"))

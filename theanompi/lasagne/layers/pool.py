@@ -1,5 +1,6 @@
 """Layers that pool over windows, groups of channels or regions, or make images larger."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ __all__ = [
     "Upscale1DLayer",
     "Upscale2DLayer",
     "Upscale3DLayer",
+    "pool_2d",
+    "pool_2d_nxn_regions",
     "pool_output_length",
 ]
 
@@ -64,6 +67,57 @@ def pool_output_length(
     if stride >= pool_size:
         return -(-input_length // stride)
     return max(0, -(-(input_length - pool_size) // stride)) + 1
+
+
+def pool_2d(
+    input: Any,
+    ws: Sequence[int],
+    ignore_border: bool = True,
+    stride: Sequence[int] | None = None,
+    pad: Sequence[int] = (0, 0),
+    mode: str = "max",
+) -> Any:
+    """Pool images over windows, with the arguments of Theano's function of this name.
+
+    Parameters
+    ----------
+    input : pytensor variable
+        (n, channels, rows, columns).
+    ws : sequence of two int
+        The window.
+    ignore_border, stride, pad, mode
+        As for :class:`Pool2DLayer`.
+
+    Returns
+    -------
+    pytensor variable
+        (n, channels, rows', columns').
+
+    Raises
+    ------
+    ValueError
+        If the mode is unknown or the window does not fit.
+    """
+    return _pool(input, ws, ws if stride is None else stride, pad, ignore_border, mode)
+
+
+def _pool(
+    input: Any,
+    window: Sequence[int],
+    stride: Sequence[int],
+    pad: Sequence[int],
+    ignore_border: bool,
+    mode: str,
+) -> Any:
+    """Pool over as many axes as the input has after the second."""
+    if not ignore_border:
+        # A window larger than the image pools all of it.
+        window = [
+            size if length is None else min(size, length)
+            for size, length in zip(window, input.type.shape[2:], strict=True)
+        ]
+    pool = (ops.pool1d, ops.pool2d, ops.pool3d)[input.ndim - 3]
+    return pool(input, window, stride, pad, mode, ceil_mode=not ignore_border)
 
 
 class _PoolLayer(Layer):
@@ -114,15 +168,7 @@ class _PoolLayer(Layer):
 
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Pool."""
-        pool = (ops.pool1d, ops.pool2d, ops.pool3d)[self.n - 1]
-        window = self.pool_size
-        if not self.ignore_border:
-            # A window larger than the image pools all of it.
-            window = tuple(
-                size if length is None else min(size, length)
-                for size, length in zip(window, input.type.shape[2:], strict=True)
-            )
-        return pool(input, window, self.stride, self.pad, self.mode, ceil_mode=not self.ignore_border)
+        return _pool(input, self.pool_size, self.stride, self.pad, self.ignore_border, self.mode)
 
 
 class Pool1DLayer(_PoolLayer):
@@ -461,7 +507,7 @@ class GlobalPoolLayer(Layer):
     incoming : Layer or tuple
         Of shape (n, channels, …).
     pool_function : callable
-        Takes a variable and ``axis``, a tuple of the axes to pool over; the mean by default.
+        Takes a variable (n, channels, pixels) and ``axis=2``; the mean by default.
     name : str, optional
 
     Raises
@@ -489,7 +535,11 @@ class GlobalPoolLayer(Layer):
 
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Pool."""
-        return self.pool_function(input, axis=tuple(range(2, input.ndim)))
+        if self.pool_function is pt.mean:
+            # The same without a copy, however the image lies in memory.
+            return input.mean(axis=tuple(range(2, input.ndim)))
+        n, channels, *sizes = (known_or_symbolic_size(input, axis) for axis in range(input.ndim))
+        return self.pool_function(input.reshape((n, channels, math.prod(sizes))), axis=2)
 
 
 class SpatialPyramidPoolingLayer(Layer):
@@ -565,13 +615,8 @@ class SpatialPyramidPoolingLayer(Layer):
                 [size // regions for size in sizes[2:]],
             )
             return ops.pool2d(input, window, step, mode=self.mode).reshape((*sizes[:2], regions**2))
-        pool = pt.max if self.mode == "max" else pt.mean
-        pooled = [
-            pool(input[:, :, rows, columns], axis=(2, 3))
-            for rows in self._regions(sizes[2], regions)
-            for columns in self._regions(sizes[3], regions)
-        ]
-        return pt.stack(pooled, axis=2)
+        rows, columns = (self._regions(size, regions) for size in sizes[2:])
+        return _pool_regions(input, rows, columns, self.mode)
 
     def _expect_fits(self, sizes: Sequence[int | None], regions: int) -> None:
         for size in sizes:
@@ -584,12 +629,51 @@ class SpatialPyramidPoolingLayer(Layer):
     def _regions(self, size: Any, regions: int) -> list[slice]:
         """Where the regions along one axis of `size`, a number or a symbol, begin and end."""
         if self.implementation == "kaiming":
-            return [slice(i * size // regions, -(-(i + 1) * size // regions)) for i in range(regions)]
+            return _equal_regions(size, regions)
         step, window = size // regions, -(-size // regions)
         if not isinstance(size, int):
             check = Assert(f"{self}: the size does not divide into {regions} regions: use 'kaiming'")
             step = check(step, _fits(size, regions))
         return [slice(i * step, i * step + window) for i in range(regions)]
+
+
+def pool_2d_nxn_regions(inputs: Any, output_size: int, mode: str = "max") -> list[Any]:
+    """Pool images into as many regions each, whatever their size: a level of spatial pyramid pooling.
+
+    Parameters
+    ----------
+    inputs : pytensor variable
+        (n, channels, rows, columns).
+    output_size : int
+        Into how many regions rows and columns are divided.
+    mode : {'max', 'average_inc_pad', 'average_exc_pad'}
+
+    Returns
+    -------
+    list of pytensor variable
+        output_size² of shape (n, channels, 1), row by row.
+
+    Raises
+    ------
+    ValueError
+        If the mode is unknown.
+    """
+    if mode not in MODES[:3]:
+        raise ValueError(f"expected mode {', '.join(map(repr, MODES[:3]))}, got {mode!r}")
+    rows, columns = (_equal_regions(known_or_symbolic_size(inputs, axis), output_size) for axis in (2, 3))
+    pooled = _pool_regions(inputs, rows, columns, mode)
+    return [pooled[:, :, i : i + 1] for i in range(output_size**2)]
+
+
+def _equal_regions(size: Any, regions: int) -> list[slice]:
+    """Regions from ⌊i·size / p⌋ to ⌈(i + 1)·size / p⌉."""
+    return [slice(i * size // regions, -(-(i + 1) * size // regions)) for i in range(regions)]
+
+
+def _pool_regions(input: Any, rows: Sequence[slice], columns: Sequence[slice], mode: str) -> Any:
+    """Pool regions of images, row by row along the last axis: (n, channels, rows · columns)."""
+    pool = pt.max if mode == "max" else pt.mean
+    return pt.stack([pool(input[:, :, r, c], axis=(2, 3)) for r in rows for c in columns], axis=2)
 
 
 def _fits(size: Any, regions: int) -> Any:
