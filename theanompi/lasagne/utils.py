@@ -1,9 +1,10 @@
 """Small helpers that the layers and the update rules share."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import graph_inputs
@@ -186,3 +187,56 @@ def compatible(expected: Shape, got: Shape) -> bool:
     """
     pairs = zip(expected, got, strict=False)
     return len(expected) == len(got) and all(None in (a, b) or a == b for a, b in pairs)
+
+
+def unroll_scan(
+    fn: Callable[..., Any],
+    sequences: Any,
+    outputs_info: Sequence[Variable],
+    non_sequences: Sequence[Any],
+    n_steps: int,
+    go_backwards: bool = False,
+) -> list[Any]:
+    """Write out the steps that `pytensor.scan` would loop over.
+
+    Parameters
+    ----------
+    fn : callable
+        Of the sequences' rows, the results of the step before and the non-sequences, in this order; to one result or a
+        list of them.
+    sequences : pytensor variable or sequence of them
+        Their first axis is the step.
+    outputs_info : sequence of pytensor variable
+        What takes the place of a step before the first, one for each result.
+    non_sequences : sequence
+        What every step is given.
+    n_steps : int
+    go_backwards : bool
+        Begin at the last of the `n_steps` rows.
+
+    Returns
+    -------
+    list of pytensor variable
+        For each result of a step those of all steps, in the order in which they are computed, along a new first axis.
+
+    Raises
+    ------
+    ValueError
+        Without steps.
+
+    Examples
+    --------
+    >>> (sums,) = unroll_scan(lambda v, total: total + v, pt.arange(1, 5), [pt.constant(0)], [], 4)
+    >>> sums.eval(mode=device.mode("cpu"))
+    array([ 1,  3,  6, 10])
+    """
+    if n_steps < 1:
+        raise ValueError(f"unroll_scan: n_steps: expected at least 1, got {n_steps}")
+    rows = [sequences] if isinstance(sequences, Variable) else list(sequences)
+    before = list(outputs_info)
+    steps = []
+    for i in reversed(range(n_steps)) if go_backwards else range(n_steps):
+        results = fn(*(sequence[i] for sequence in rows), *before, *non_sequences)
+        before = [results] if isinstance(results, Variable) else list(results)
+        steps.append(before)
+    return [pt.stack(results) for results in zip(*steps, strict=True)]

@@ -256,16 +256,21 @@ def _join(op: Join, node: Apply, context: Context) -> Callable[..., Any]:
 
 @torch_function.register(Split)
 def _split(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
-    def split(x: torch.Tensor, axis: torch.Tensor, sizes: torch.Tensor) -> Any:
-        lengths, whole = sizes.tolist(), x.shape[int(axis)]
+    def parts(x: torch.Tensor, axis: int, lengths: list[int]) -> Any:
+        whole = x.shape[axis]
         if len(lengths) != op.len_splits or sum(lengths) != whole or min(lengths) < 0:
             raise ValueError(
-                f"Split: expected {op.len_splits} lengths that sum to {whole}, got {lengths} of axis {int(axis)}"
+                f"Split: expected {op.len_splits} lengths that sum to {whole}, got {lengths} of axis {axis}"
             )
-        parts = x.split(lengths, dim=int(axis))
-        return parts if op.len_splits > 1 else parts[0]
+        found = x.split(lengths, dim=axis)
+        return found if op.len_splits > 1 else found[0]
 
-    return split
+    _, axis, sizes = node.inputs
+    if isinstance(axis, Constant) and isinstance(sizes, Constant):
+        # Asked of the device, the lengths would have to be waited for.
+        fixed_axis, fixed_lengths = int(axis.data), sizes.data.tolist()
+        return lambda x, *_: parts(x, fixed_axis, fixed_lengths)
+    return lambda x, axis, sizes: parts(x, int(axis), sizes.tolist())
 
 
 @torch_function.register(Repeat)

@@ -41,7 +41,7 @@ def _kept(value: Any) -> Any:
 def _scan(op: Scan, node: Apply, context: Context) -> Callable[..., Any]:
     assert context.graph is not None
     step = context.graph(op.fgraph, True)
-    info, used = op.info, context.used
+    info, used, as_while = op.info, context.used, op.info.as_while
     mot_taps = list(zip(info.mit_mot_in_slices, info.mit_mot_out_slices, strict=True))
     # The tap that lies furthest back is at the first row.
     mot_offsets = [-min(0, *taps) for taps in info.mit_mot_in_slices]
@@ -49,10 +49,12 @@ def _scan(op: Scan, node: Apply, context: Context) -> Callable[..., Any]:
     n_mot, n_mot_outs, n_sot, n_nit = info.n_mit_mot, info.n_mit_mot_outs, len(sot_taps), info.n_nit_sot
     n_traces = n_sot + n_nit
     traced = range(n_mot, n_mot + n_traces)
+    carried_from = n_mot_outs + n_traces
+    carried_to = carried_from + info.n_untraced_sit_sot
 
     def finished(trace: MutableSequence[torch.Tensor], variable: Variable, length: int) -> torch.Tensor:
         result = _joined(trace, variable, context)
-        if len(trace) < length and not info.as_while:
+        if len(trace) < length and not as_while:
             # Steps that a truncated gradient leaves out.
             result = torch.cat([result, result.new_zeros([length - len(trace), *result.shape[1:]])])
         return result
@@ -94,8 +96,8 @@ def _scan(op: Scan, node: Apply, context: Context) -> Callable[..., Any]:
                     position += 1
             for trace, result in zip(traces, results[n_mot_outs:], strict=False):
                 trace.append(result)
-            carried = op.inner_untraced_sit_sot_outs(results)
-            if info.as_while and results[-1].item() != 0:
+            carried = results[carried_from:carried_to]
+            if as_while and results[-1].item() != 0:
                 break
 
         if steps == 0:

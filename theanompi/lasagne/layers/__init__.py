@@ -74,6 +74,13 @@ from theanompi.lasagne.layers.pool import (
     Upscale2DLayer,
     Upscale3DLayer,
 )
+from theanompi.lasagne.layers.recurrent import (
+    CustomRecurrentLayer,
+    Gate,
+    GRULayer,
+    LSTMLayer,
+    RecurrentLayer,
+)
 from theanompi.lasagne.layers.shape import (
     DimshuffleLayer,
     FlattenLayer,
@@ -110,6 +117,7 @@ __all__ = [
     "Conv3DLayer",
     "Deconv2DLayer",
     "Deconv3DLayer",
+    "CustomRecurrentLayer",
     "DenseLayer",
     "DilatedConv2DLayer",
     "DimshuffleLayer",
@@ -125,6 +133,11 @@ __all__ = [
     "GlobalPoolLayer",
     "InputLayer",
     "InverseLayer",
+    "GRULayer",
+    "Gate",
+    "GlobalPoolLayer",
+    "InputLayer",
+    "LSTMLayer",
     "Layer",
     "LocalResponseNormalization2DLayer",
     "LocallyConnected2DLayer",
@@ -140,6 +153,7 @@ __all__ = [
     "Pool2DLayer",
     "Pool3DLayer",
     "RandomizedRectifierLayer",
+    "RecurrentLayer",
     "ReshapeLayer",
     "ScaleLayer",
     "SliceLayer",
