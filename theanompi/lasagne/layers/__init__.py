@@ -135,8 +135,6 @@ __all__ = [
     "InverseLayer",
     "GRULayer",
     "Gate",
-    "GlobalPoolLayer",
-    "InputLayer",
     "LSTMLayer",
     "Layer",
     "LocalResponseNormalization2DLayer",
