@@ -24,7 +24,7 @@ setup(
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=["theanompi", "theanompi.*", "models", "models.*"]),
+    packages=find_packages(include=["theanompi", "theanompi.*"]),
     package_data={"theanompi.data": ["*.h5"], "theanompi.device.ops": ["*.c"]},
     entry_points={
         "console_scripts": ["tmlauncher = theanompi.cli:main", "tmpack = theanompi.data.pack.command:main"]

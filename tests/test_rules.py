@@ -92,16 +92,16 @@ sys.meta_path.insert(sys.meta_path.index(PathFinder) + 1, Finder())
 from theanompi.config import ConfigError, RunConfig
 from theanompi.launch.check import check
 try:
-    check(RunConfig(modelfile="models.resnet50", modelclass="ResNet50"))
+    check(RunConfig(modelfile="tests.train"))
 except ConfigError as error:
     print(error)
 """
 
 
 @pytest.mark.parametrize("kind", ["package", "folder", "module"])
-def test_what_hides_the_models_is_named(folder, kind):
+def test_what_hides_a_package_is_named(folder, kind):
     """All three hide an editable installation, which has a finder of its own behind all folders."""
-    place = folder / ("models.py" if kind == "module" else "models")
+    place = folder / ("tests.py" if kind == "module" else "tests")
     if kind == "module":
         place.touch()
     else:
@@ -110,8 +110,8 @@ def test_what_hides_the_models_is_named(folder, kind):
     words = [sys.executable, "-c", HIDDEN, str(ROOT)]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.stdout == (
-        f"modelfile: expected a module on sys.path, got 'models.resnet50'; models is {place} here, which hides "
-        f"{ROOT / 'models'}: rename it, or start elsewhere\n"
+        f"modelfile: expected a module on sys.path, got 'tests.train'; tests is {place} here, which hides "
+        f"{ROOT / 'tests'}: rename it, or start elsewhere\n"
     ), done.stderr
 
 

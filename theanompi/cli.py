@@ -31,6 +31,7 @@ from theanompi.launch.check import check
 from theanompi.launch.hosts import read_hostfile, slurm_devices
 from theanompi.launch.job import WORKER, mpi_rank
 from theanompi.launch.mpirun import world
+from theanompi.models import listing
 from theanompi.rules import RunFailed, get_rule
 from theanompi.system.output import print_anything
 
@@ -123,7 +124,8 @@ def _launcher(doctor: bool = False) -> Parser:
             "Start a training run, one process per device, from a cfg file, flags, or both. "
             "'tmlauncher doctor [flags]' finds out beforehand whether it will work; "
             "'tmlauncher compare EXPERIMENT.toml' runs recipes side by side; "
-            "'tmlauncher report DIR' reports on that again.",
+            "'tmlauncher report DIR' reports on that again; "
+            "'tmlauncher models' lists the networks that are there.",
         )
     group = parser.add_argument_group("launcher")
     if doctor:
@@ -290,6 +292,20 @@ def _report(argv: list[str]) -> int:
     return 0
 
 
+def _models(argv: list[str]) -> int:
+    parser = Parser(
+        "tmlauncher models",
+        "List the networks of the zoo: where they are (for -file and -class), parameters, multiply-adds, the input, "
+        "how a run trains them that sets nothing, and their source.",
+    )
+    parser.usage = "%(prog)s [CLASS ...]"
+    parser.add_argument("names", nargs="*", metavar="CLASS", help="these only, with all of their layers")
+    names = parser.parse_args(argv).names
+    with parser.one_line():
+        print(listing(names))
+    return 0
+
+
 def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     """Run ``tmlauncher``: start the workers, wait for them, and return their exit status; or one of its other commands.
 
@@ -314,6 +330,8 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
         return _compare(argv[1:], module)
     if argv[:1] == ["report"]:
         return _report(argv[1:])
+    if argv[:1] == ["models"]:
+        return _models(argv[1:])
     parser = _launcher()
     if not argv:
         parser.print_help()

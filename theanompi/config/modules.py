@@ -10,6 +10,16 @@ from importlib.machinery import ModuleSpec, PathFinder
 
 from theanompi.config.errors import ConfigError, closest
 
+OF_THEANO_MPI = {
+    "theanompi.models.keras_model_zoo.wresnet": "theanompi.models.wide_resnet",
+    "theanompi.models.lasagne_model_zoo.resnet50": "theanompi.models.resnet50",
+    "theanompi.models.lasagne_model_zoo.resnet152": "theanompi.models.resnet",
+    "theanompi.models.lasagne_model_zoo.vgg16": "theanompi.models.vgg",
+}
+"""Modules of Theano-MPI's zoo that have another name here; the classes in them have the same."""
+ZOO = "theanompi.models"
+"""Where ``models.…`` is looked for too: a package of that name in front of the user's own hides nothing."""
+
 
 def look_in_current_folder() -> None:
     """Put the current folder on ``sys.path``, where Theano-MPI looked for models too."""
@@ -18,7 +28,7 @@ def look_in_current_folder() -> None:
 
 
 def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
-    """Find a module as an import would.
+    """Find a module as an import would; ``models.…``, if it is not there, in the zoo.
 
     Parameters
     ----------
@@ -35,17 +45,22 @@ def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
 
     Examples
     --------
-    >>> find_module("models.resnet50").name
-    'models.resnet50'
+    >>> find_module("theanompi.models.lasagne_model_zoo.resnet50").name
+    'theanompi.models.resnet50'
     >>> find_module("mymodels.resnet50")
     Traceback (most recent call last):
         ...
     theanompi.config.errors.ConfigError: modelfile: expected a module on sys.path, got 'mymodels.resnet50'
     """
     importlib.invalidate_caches()
+    name = OF_THEANO_MPI.get(name, name)
     top, *parts = name.split(".")
     package = importlib.util.find_spec(top)
     spec, folder = _descend(package, parts)
+    if spec is None and top == "models":
+        above, *rest = f"{ZOO}.{'.'.join(parts)}".split(".")
+        spec, zoo = _descend(importlib.util.find_spec(above), rest)
+        folder = [*(folder or ()), *(zoo or ())]
     if spec is not None:
         return spec
     if package is not None:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from theanompi.config.errors import ConfigError, closest, got, listed
 from theanompi.config.kinds import OWN, Kind
-from theanompi.config.modules import find_module, look_in_current_folder
+from theanompi.config.modules import OF_THEANO_MPI, find_module, look_in_current_folder
 from theanompi.config.run import read_as
 
 S = TypeVar("S")
@@ -164,7 +164,7 @@ did you mean 'BSP'?
 
 
 def import_module(kind: str, name: str) -> Any:
-    """Import a module of the user's.
+    """Import a module of the user's, or of the zoo.
 
     Parameters
     ----------
@@ -179,8 +179,11 @@ def import_module(kind: str, name: str) -> Any:
         As `theanompi.config.modules.find_module`, when it is not there; what it raises itself goes through.
     """
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(OF_THEANO_MPI.get(name, name))
     except ModuleNotFoundError as error:
-        if f"{name}.".startswith(f"{error.name}."):
-            find_module(name, kind)  # which says what hides it
-        raise
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        found = find_module(name, kind).name  # which says what hides it
+        if found == name:
+            raise
+        return importlib.import_module(found)

@@ -237,10 +237,11 @@ def model(settings: dict[str, Any]) -> None:
     """Build the run's model and count its parameters."""
     import numpy as np
 
+    from theanompi.config.plugins import import_module
     from theanompi.training.rank import defaults_of
 
     config = RunConfig.from_dict(settings)
-    model_class = getattr(importlib.import_module(config.modelfile), config.modelclass)
+    model_class = getattr(import_module("modelfile", config.modelfile), config.modelclass)
     config = resolve(config, defaults_of(model_class), model=config.modelclass)
     made = model_class({**config.to_dict(), "rank": 0, "size": 1, "verbose": False})
     say(parameters=int(sum(np.size(p.get_value(borrow=True)) for p in made.params)))

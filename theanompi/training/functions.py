@@ -112,6 +112,7 @@ def update_function(
     summed: bool,
     normalization: str,
     clip_norm: float | None,
+    bias_rate: float = 1.0,
     mode: Any,
 ) -> Callable[[], Any]:
     """Compile the whole update: it reads ``state.gradients`` and gives η (Goyal et al. 2017, equations 9 and 10).
@@ -130,6 +131,8 @@ def update_function(
         Whether summed losses are divided by all weights, or by those of one worker's batch.
     clip_norm : float or None
         The largest global norm of the gradient.
+    bias_rate : float
+        What the rate is multiplied by for parameters that do not decay.
     mode : pytensor mode
     """
     metrics = device.shared(state.gradients.views[METRICS], METRICS)
@@ -149,6 +152,7 @@ def update_function(
             g=state.slice(state.gradients, variables, "gradients"),
             slots={name: state.slice(buffer, variables, name) for name, buffer in state.slots.items()},
             decayed=decayed,
+            rate=1.0 if decayed else bias_rate,
         )
         for variables, decayed in together(state, by_tensor=optimizer.by_tensor)
     ]

@@ -83,6 +83,9 @@ class Model:
         What an item of the data is; an attribute of the class.
     defaults : mapping
         Settings of the run that the class brings along, which the user's own override; an attribute of the class.
+    bias_rate : float
+        What the learning rate is multiplied by for parameters that do not decay, such as biases; an attribute of the
+        class. Caffe's networks and Theano-MPI's have 2.
     network : Layer, or mapping or sequence of them
         What `build` gave.
     params : list of DeviceSharedVariable
@@ -107,6 +110,7 @@ class Model:
 
     modality: ClassVar[type[Modality]] = Pictures
     defaults: ClassVar[Mapping[str, Any]] = {}
+    bias_rate: ClassVar[float] = 1.0
     Settings: ClassVar[type] = NoSettings
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -301,6 +305,7 @@ class Model:
                     summed=self._sums_gradients,
                     normalization=run.normalization,
                     clip_norm=run.clip_norm or None,
+                    bias_rate=self.bias_rate,
                     mode=mode(),
                 )
             )
@@ -426,6 +431,7 @@ class Model:
             parameters=[(str(p.name), p.type.shape, p in decayed) for p in reversed(self.params)],
             normalization=run.normalization,
             shuffle=run.shuffle,
+            bias_rate=self.bias_rate,
         )
 
     def finite(self) -> bool:

@@ -21,6 +21,7 @@ def plan(
     parameters: Sequence[tuple[str, tuple[int, ...], bool]],
     normalization: str = "minibatch",
     shuffle: str = "global",
+    bias_rate: float = 1.0,
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
 
@@ -39,6 +40,8 @@ def plan(
         What the summed loss is divided by: A·k·n or n.
     shuffle : {"global", "worker"}
         As in `theanompi.data.Sampler`.
+    bias_rate : float
+        What the rate is multiplied by for biases.
 
     Returns
     -------
@@ -85,6 +88,7 @@ def plan(
         ("iterations", iterations + (f"; each epoch's last has {trailing:,} images" if trailing else "")),
         ("left out", _left_out(n_train, batch_size, shards, shuffle)),
         ("learning rate", _scaling(schedule)),
+        *([("", f"biases: {bias_rate:g} times as much")] * (bias_rate != 1)),
         ("warmup", _warmup(schedule)),
         *([("decay", schedule.words())] if schedule.words() else []),
         *_optimizers(optimizers),

@@ -27,12 +27,15 @@ class Group(NamedTuple):
         What the optimizer keeps, by its names, of the same shape.
     decayed : bool
         Whether λ applies.
+    rate : float
+        What the rate is multiplied by for them.
     """
 
     w: TensorSharedVariable
     g: TensorSharedVariable
     slots: Mapping[str, TensorSharedVariable]
     decayed: bool
+    rate: float = 1.0
 
 
 def update_graph(
@@ -116,12 +119,15 @@ def update_graph(
         factors.append(double(clip_norm) / pt.maximum(norm, double(clip_norm)))
     kept = dict(scalars or {})
     updates = [(t, t + 1), (last_eta, eta)]
-    for w, g, slots, decayed in groups:
+    for w, g, slots, decayed, own_rate in groups:
+        own = rates
+        if own_rate != 1:
+            own = rates._replace(eta=double(own_rate) * rates.eta, eta_prev=double(own_rate) * rates.eta_prev)
         if factors:
             g = scalar(reduce(mul, factors), g) * g
         # A Python number in a step makes no float64 of the arrays.
         with pytensor.config.change_flags(floatX=w.type.dtype):
-            new_w, new_slots = optimizer.step(w, g, {**slots, **kept}, rates, decayed=decayed)
+            new_w, new_slots = optimizer.step(w, g, {**slots, **kept}, own, decayed=decayed)
         for name, new in {"the weights": new_w, **{k: new_slots[k] for k in slots}}.items():
             if new.type.dtype != w.type.dtype:
                 raise ConfigError(

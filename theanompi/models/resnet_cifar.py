@@ -5,39 +5,20 @@ ends) with two 3 × 3 convolutions instead of three of 1, 3 and 1, as all networ
 No pooling before the blocks.
 """
 
-from models.resnet50 import convolution, rectified
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from theanompi import Model
 from theanompi.lasagne.init import Normal
 from theanompi.lasagne.layers import (
     DenseLayer,
-    ElemwiseSumLayer,
     GlobalPoolLayer,
     InputLayer,
     Layer,
     NonlinearityLayer,
 )
 from theanompi.lasagne.nonlinearities import softmax
-
-
-def basic_block(
-    net: dict[str, Layer], top: Layer, name: str, width: int, stride: int, project: bool, gamma: float
-) -> Layer:
-    """Add a residual block: two 3 × 3 convolutions (the first one with the stride) beside a shortcut.
-
-    Parameters
-    ----------
-    net, top, name, stride, project, gamma
-        As in `models.resnet50.bottleneck`.
-    width : int
-        Channels.
-    """
-    res = f"res{name}"
-    shortcut = convolution(net, top, f"{res}_branch1", width, 1, stride) if project else top
-    inner = convolution(net, top, f"{res}_branch2a", width, 3, stride)
-    inner = rectified(net, inner, f"{res}_branch2a_relu")
-    inner = convolution(net, inner, f"{res}_branch2b", width, 3, gamma=gamma)
-    net[res] = ElemwiseSumLayer([inner, shortcut], name=res)
-    return rectified(net, net[res], f"{res}_relu")
+from theanompi.models.resnet import basic_block, convolution, rectified
 
 
 def build_model(
@@ -56,7 +37,7 @@ def build_model(
     width : int
         Channels of the first block; each of the others has twice as many as the one before.
     zero_gamma : bool
-        As in `models.resnet50.build_model`.
+        As in `theanompi.models.resnet.build_model`.
 
     Returns
     -------
@@ -83,5 +64,8 @@ def build_model(
 class ResNetCifar(Model):
     """The network for whatever data set the run is given."""
 
+    paper: ClassVar[str] = "in the style of He et al. 2016, arXiv 1512.03385, §4.2"
+    architecture: ClassVar[Mapping[str, Any]] = {}
+
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
-        return build_model(input_shape, num_classes, zero_gamma=self.config.zero_gamma)["prob"]
+        return build_model(input_shape, num_classes, zero_gamma=self.config.zero_gamma, **self.architecture)["prob"]

@@ -1,0 +1,95 @@
+"""What the networks of the zoo share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
+
+from theanompi import Objective, classification
+from theanompi.config import ConfigError
+from theanompi.lasagne.layers import Layer, get_output
+
+Net = dict[str, Layer]
+"""The layers of a network by name."""
+
+
+def add(net: Net, layer: Layer) -> Layer:
+    """Put a layer into a network under its own name, and give it back."""
+    assert layer.name and layer.name not in net
+    net[layer.name] = layer
+    return layer
+
+
+def expect_size(network: str, input_shape: Sequence[int | None], least: int) -> None:
+    """Refuse pictures that are too small for a network.
+
+    Parameters
+    ----------
+    network : str
+        Its name, which the message begins with.
+    input_shape : (n, channels, height, width)
+    least : int
+        The smallest height and width.
+
+    Raises
+    ------
+    ConfigError
+        For smaller pictures.
+
+    Examples
+    --------
+    >>> expect_size("VGG16", (None, 3, 28, 28), 32)
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: VGG16: expected pictures of at least 32 × 32 pixels, got 28 × 28; \
+remedy: a larger image_size
+    """
+    height, width = input_shape[2:]
+    if min(height or least, width or least) < least:
+        raise ConfigError(
+            f"{network}: expected pictures of at least {least} × {least} pixels, got {height} × {width}; "
+            "remedy: a larger image_size"
+        )
+
+
+def classification_with_sides(
+    heads: Mapping[str, Layer],
+    batch: Mapping[str, Variable],
+    training: bool,
+    *,
+    weight: float,
+    smoothing: float = 0.0,
+) -> Objective:
+    """Make the objective of a classifier that has auxiliary classifiers, which only training knows.
+
+    Parameters
+    ----------
+    heads : mapping of str to Layer
+        The classifier, then the auxiliary ones; class scores, or without `smoothing` their softmax.
+    batch : mapping of str to Variable
+        With ``images`` and ``labels``.
+    training : bool
+    weight : float
+        What the loss of each auxiliary classifier counts beside that of the classifier.
+    smoothing : float
+        What share of each label is spread evenly over all classes in training (Szegedy et al. 2015, arXiv 1512.00567,
+        §7).
+
+    Returns
+    -------
+    Objective
+        As of `theanompi.classification`, with the sum of the losses in training.
+    """
+    layers, labels = list(heads.values()), batch["labels"]
+    outputs: list[Any] = get_output(layers if training else layers[:1], batch["images"])
+    main, *sides = (classification(scores, labels) for scores in outputs)
+    losses = [main.loss, *(side.loss for side in sides)]
+    if training and smoothing:
+        # The cross-entropy with the labels' share exchanged for that of the mean class.
+        own = [scores[pt.arange(labels.shape[0]), labels] for scores in outputs]
+        losses = [
+            loss + smoothing * (score - scores.mean(1))
+            for loss, score, scores in zip(losses, own, outputs, strict=True)
+        ]
+    return main._replace(loss=losses[0] + weight * sum(losses[1:]))
