@@ -58,7 +58,11 @@ def test_a_build_holds_the_package_its_data_and_the_models(tmp_path: Path) -> No
         for file in (ROOT / "theanompi").rglob("*")
         if file.suffix in (".py", ".h5", ".c")
     }
-    assert {"theanompi/data/digits.h5", "theanompi/device/ops/rows.c", "theanompi/models/resnet50.py"} <= expected
+    assert {
+        "theanompi/data/digits.h5",
+        "theanompi/device/ops/rows.c",
+        "theanompi/models/resnet50.py",
+    } <= expected
     assert built == expected
 
 

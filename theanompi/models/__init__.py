@@ -38,6 +38,11 @@ ZOO = (
     "densenet:DenseNet201",
     "densenet:DenseNetCifar",
     "inception_v3:InceptionV3",
+    "lstm:LSTM",
+    "language_model:LanguageModel",
+    "lsgan:LSGAN",
+    "wgan:WGAN",
+    "wgan:WGAN_GP",
 )
 """Module and class of each network, in the order of the list."""
 
@@ -131,14 +136,17 @@ def listing(names: Sequence[str] = (), width: int = 100) -> str:
     lines = []
     for where in [known[name] for name in names] or ZOO:
         card = describe(where)
-        size = f"{card.parameters:,} parameters, {card.multiply_adds / 1e6:,.0f} M multiply-adds, {card.input}"
+        size = (
+            f"{card.parameters:,} parameters, {card.multiply_adds / 1e6:,.0f} M multiply-adds, {card.input}"
+        )
         lines += [f"{card.module}:{card.cls}"]
         for text in (size, card.defaults, card.paper):
             lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="        ")
         if names:
             widths = [max(len(str(row[i])) for row in card.layers) for i in (0, 1)]
             lines += [
-                f"    {layer:<{widths[0]}}  {shape:<{widths[1]}}  {count:>12,}" for layer, shape, count in card.layers
+                f"    {layer:<{widths[0]}}  {shape:<{widths[1]}}  {count:>12,}"
+                for layer, shape, count in card.layers
             ]
     return "\n".join(lines)
 
@@ -167,6 +175,11 @@ def _multiply_adds(layer: Any) -> int:
         positions = layer.output_shape[2:]
     elif isinstance(layer, known.DenseLayer):
         positions = layer.output_shape[1 : layer.num_leading_axes]
+    elif isinstance(layer, known.LSTMLayer):
+        weights = sum(
+            math.prod(p.type.shape) for p in layer.get_params() if p.ndim == 2 and p.type.shape[0] > 1
+        )
+        return weights * layer.output_shape[1]
     else:
         return 0
     return math.prod(layer.W.type.shape) * math.prod(positions)

@@ -132,7 +132,9 @@ def build_model(
             top = add(net, Pool2DLayer(top, 2, mode="average_inc_pad", name=f"transition{i}_pool"))
     top = normalized(net, top, f"norm{len(blocks) + 1}")
     top = add(net, GlobalPoolLayer(top, name="pool"))
-    add(net, DenseLayer(top, num_classes, W=Normal(0.01), b=Constant(0), nonlinearity=None, name="classifier"))
+    add(
+        net, DenseLayer(top, num_classes, W=Normal(0.01), b=Constant(0), nonlinearity=None, name="classifier")
+    )
     add(net, NonlinearityLayer(net["classifier"], softmax, name="prob"))
     return net
 

@@ -49,9 +49,7 @@ AUXILIARY = {"4a": 1, "4d": 2}
 """Which auxiliary classifier is put on which module."""
 
 
-def convolution(
-    net: Net, incoming: Layer, name: str, filters: int, size: int, stride: int = 1
-) -> Layer:
+def convolution(net: Net, incoming: Layer, name: str, filters: int, size: int, stride: int = 1) -> Layer:
     """Add a convolution with a rectifier that keeps the picture's size, up to the stride."""
     layer = Conv2DLayer(
         incoming, filters, size, stride, pad=size // 2, b=Constant(0.2), flip_filters=False, name=name
@@ -137,7 +135,9 @@ def build_model(
     ((None, 64, 7, 7), (None, 32, 4, 4))
     """
     net: Net = {}
-    top = convolution(net, add(net, InputLayer(input_shape, name="input")), "conv1_7x7_s2", 64 // divisor, 7, 2)
+    top = convolution(
+        net, add(net, InputLayer(input_shape, name="input")), "conv1_7x7_s2", 64 // divisor, 7, 2
+    )
     top = add(net, MaxPool2DLayer(top, 3, 2, pad=1, name="pool1_3x3_s2"))
     top = add(net, LocalResponseNormalization2DLayer(top, alpha=2e-5, k=1, name="pool1_norm1"))
     top = convolution(net, top, "conv2_3x3_reduce", 64 // divisor, 1)

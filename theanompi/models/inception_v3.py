@@ -240,6 +240,4 @@ class InceptionV3(Model):
         return {head: net[head] for head in HEADS}
 
     def objectives(self, batch: Mapping[str, Variable], training: bool) -> Objective:
-        return classification_with_sides(
-            self.network, batch, training, weight=0.4, smoothing=SMOOTHING
-        )
+        return classification_with_sides(self.network, batch, training, weight=0.4, smoothing=SMOOTHING)

@@ -190,9 +190,9 @@ class ResNet50(Model):
     architecture: ClassVar[Mapping[str, Any]] = {"depth": 50}
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
-        return build_model(
-            input_shape, num_classes, zero_gamma=self.config.zero_gamma, **self.architecture
-        )["prob"]
+        return build_model(input_shape, num_classes, zero_gamma=self.config.zero_gamma, **self.architecture)[
+            "prob"
+        ]
 
 
 class ResNet18(ResNet50):

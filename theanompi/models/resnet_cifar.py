@@ -68,4 +68,6 @@ class ResNetCifar(Model):
     architecture: ClassVar[Mapping[str, Any]] = {}
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
-        return build_model(input_shape, num_classes, zero_gamma=self.config.zero_gamma, **self.architecture)["prob"]
+        return build_model(input_shape, num_classes, zero_gamma=self.config.zero_gamma, **self.architecture)[
+            "prob"
+        ]

@@ -84,7 +84,13 @@ def build_model(
         filters = width * min(2 ** (stage - 1), 8)
         for i, size in enumerate(sizes, 1):
             convolution = Conv2DLayer(
-                top, filters, size, pad="same", W=HeNormal("relu"), flip_filters=False, name=f"conv{stage}_{i}"
+                top,
+                filters,
+                size,
+                pad="same",
+                W=HeNormal("relu"),
+                flip_filters=False,
+                name=f"conv{stage}_{i}",
             )
             top = add(net, convolution)
         top = add(net, MaxPool2DLayer(top, 2, name=f"pool{stage}"))
