@@ -28,6 +28,7 @@ from theanompi.config.kinds import whole
 from theanompi.config.modules import find_module, look_in_current_folder
 from theanompi.data import Dataset
 from theanompi.device.ops import uniform
+from theanompi.lasagne.init import Constant
 from theanompi.lasagne.layers import (
     Conv2DLayer,
     DenseLayer,
@@ -53,6 +54,7 @@ def build_model(
     width: int = 64,
     hidden: int = 1024,
     normalized_critic: bool = True,
+    biased_critic: bool = True,
 ) -> Net:
     """Build a generator and a critic.
 
@@ -71,6 +73,8 @@ def build_model(
         Units of the widest dense layer.
     normalized_critic : bool
         Without it the critic has no batch normalisation.
+    biased_critic : bool
+        Whether its last layer has a bias, which is of no use where only differences count.
 
     Returns
     -------
@@ -125,7 +129,8 @@ def build_model(
         )
         top = normalized(convolution)
     top = normalized(DenseLayer(top, hidden, nonlinearity=leaky, name="critic3"))
-    net["critic"] = DenseLayer(top, 1, nonlinearity=None, name="critic4")
+    bias = Constant(0.0) if biased_critic else None
+    net["critic"] = DenseLayer(top, 1, b=bias, nonlinearity=None, name="critic4")
     return net
 
 

@@ -70,6 +70,7 @@ class WGAN(GAN):
         critic_updates: int = setting(5, whole(1), "updates of the critic for each of the generator")
         clip: float = setting(0.01, POSITIVE, "limit of the critic's weights")
 
+    architecture: ClassVar[Mapping[str, Any]] = {"biased_critic": False}
     paper: ClassVar[str] = "Arjovsky et al. 2017, arXiv 1701.07875"
     defaults: ClassVar[Mapping[str, Any]] = {
         "image_size": 28,
@@ -128,7 +129,7 @@ class WGAN_GP(WGAN):
         penalty: float = setting(10.0, POSITIVE, "λ, of the penalty")
 
     paper: ClassVar[str] = "Gulrajani et al. 2017, arXiv 1704.00028"
-    architecture: ClassVar[Mapping[str, Any]] = {"normalized_critic": False}
+    architecture: ClassVar[Mapping[str, Any]] = {"normalized_critic": False, "biased_critic": False}
     defaults = {
         **WGAN.defaults,
         "base_lr": 1e-4,
