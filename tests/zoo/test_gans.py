@@ -1,5 +1,7 @@
 """The generative adversarial networks of the zoo, small, on few and on made-up pictures."""
 
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from zoo.runs import PART, curve, equal, same, trained
 
 from theanompi import device
 from theanompi.data import write_dataset
-from theanompi.models import gans
+from theanompi.device.ops import uniform
 from theanompi.models.wgan import WGAN_GP
 
 MODELS = ("lsgan.LSGAN", "wgan.WGAN", "wgan.WGAN_GP")
@@ -106,7 +108,7 @@ def test_the_gradient_of_the_penalty_is_that_of_torch(data: str) -> None:
     keys = pt.as_tensor_variable(np.arange(4))
     try:
         params = model.parameters("critic")
-        shares = gans.uniform(keys, (1, 1, 1), salt=2)
+        shares = uniform(keys, (1, 1, 1), salt=2)
         penalty = model.penalty(pt.as_tensor_variable(real), pt.as_tensor_variable(made), keys)
         graphs = [shares, penalty, *pytensor.grad(pt.sum(penalty), params, disconnected_inputs="ignore")]
         drawn, found, *gradients = pytensor.function([], graphs, mode=device.mode())()
@@ -138,23 +140,36 @@ def test_the_critics_estimate_falls_as_the_generator_learns(data: str, tmp_path:
     trained("wgan.WGAN_GP", tmp_path / "run", 300, data=data, **settings)
     distance = np.convolve(curve(tmp_path / "run", "distance"), np.ones(20) / 20, "valid")
     assert distance[-1] < 0.5 * distance.max()
-    made = gans.samples(tmp_path / "run", 32).astype(float)[..., 0]
+    from theanompi.models.samples import samples
+
+    made = samples(tmp_path / "run", 32).astype(float)[..., 0]
     # The generator has found the two dark corners, which its first pictures are as bright as all else in.
     assert (
         made[:, :4, 4:].mean() + made[:, 4:, :4].mean() < 60 < made[:, :4, :4].mean() + made[:, 4:, 4:].mean()
     )
 
 
-def test_a_picture_of_samples_is_written(whole: Any, tmp_path: Path) -> None:
+def sampled(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit status of ``python -m theanompi.models.samples WORDS``."""
+    monkeypatch.setattr("sys.argv", ["samples", *words])
+    monkeypatch.delitem(sys.modules, "theanompi.models.samples", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("theanompi.models.samples", run_name="__main__")
+    return int(ended.value.code or 0)
+
+
+def test_a_picture_of_samples_is_written(whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = whole("lsgan.LSGAN")[1]
-    assert gans.main([str(out), "-o", f"{tmp_path}/samples.png", "--count", "9"]) == 0
+    assert sampled(monkeypatch, str(out), "-o", f"{tmp_path}/samples.png", "--count", "9") == 0
     with Image.open(tmp_path / "samples.png") as image:
         assert (image.size, image.mode) == ((3 * (SIZE + 1) - 1,) * 2, "L")
         assert np.asarray(image)[SIZE].max() == 0 < np.asarray(image).max()
 
 
-def test_what_is_no_run_of_a_gan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gans.main([f"{tmp_path}/nothing", "-o", f"{tmp_path}/samples.png"]) == 1
+def test_what_is_no_run_of_a_gan_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sampled(monkeypatch, f"{tmp_path}/nothing", "-o", f"{tmp_path}/samples.png") == 1
     assert not (tmp_path / "samples.png").exists()
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "config.json" in error

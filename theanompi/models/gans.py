@@ -1,31 +1,21 @@
-"""What the generative adversarial networks of the zoo share: their two networks, and pictures of what they make.
+"""What the generative adversarial networks of the zoo share: their two networks.
 
 The networks are those of Theano-MPI's (``theanompi/models/lasagne_model_zoo/lsgan.py`` and ``wgan.py``, after programs
 by J. Schlüter), which are DCGAN's (Radford et al. 2016, arXiv 1511.06434) for small pictures.
 
-    python -m theanompi.models.gans RUN -o samples.png
+``python -m theanompi.models.samples RUN -o samples.png`` makes a picture of what a generator has learnt.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import pytensor
 import pytensor.tensor as pt
-from numpy.typing import NDArray
-from PIL import Image
 from pytensor.graph.basic import Variable
 
-from theanompi import Model, device
-from theanompi.config import FIELDS, ConfigError, got, one_line, setting
+from theanompi import Model
+from theanompi.config import ConfigError, setting
 from theanompi.config.kinds import whole
-from theanompi.config.modules import find_module, look_in_current_folder
 from theanompi.data import Dataset
 from theanompi.device.ops import uniform
 from theanompi.lasagne.init import Constant
@@ -42,9 +32,6 @@ from theanompi.lasagne.layers import (
 )
 from theanompi.lasagne.nonlinearities import LeakyRectify, sigmoid
 from theanompi.models.parts import Net
-from theanompi.record import checkpoint
-from theanompi.record.folder import CHECKPOINT_FILE, CONFIG_FILE, read_json
-from theanompi.training.state import load_views
 
 
 def build_model(
@@ -176,94 +163,3 @@ class GAN(Model):
     def parameters(self, name: str) -> list[Any]:
         """The trainable parameters of ``"generator"`` or ``"critic"``."""
         return get_all_params(self.network[name], trainable=True)
-
-
-def samples(run: str | os.PathLike[str], count: int = 64) -> NDArray[np.uint8]:
-    """Make pictures by the generator of a run.
-
-    Parameters
-    ----------
-    run : path
-        The folder of a run of a `GAN`, with a checkpoint.
-    count : int
-
-    Returns
-    -------
-    uint8 (count, height, width, channels)
-
-    Raises
-    ------
-    ConfigError, ValueError
-        If there is no such run, or its model is no `GAN`.
-    """
-    folder = Path(run)
-    found = read_json(folder / CONFIG_FILE)
-    arrays, _ = checkpoint.load(folder / CHECKPOINT_FILE)
-    look_in_current_folder()
-    module, name = str(found["modelfile"]), str(found["modelclass"])
-    cls = getattr(import_module(find_module(module).name), name, None)
-    if not (isinstance(cls, type) and issubclass(cls, GAN)):
-        raise ConfigError(
-            f"{folder}: expected a run of a GAN of the zoo, got one of {got(f'{module}.{name}', 80)}"
-        )
-    model = cls({**{key: value for key, value in found.items() if key in FIELDS}, "verbose": False})
-    try:
-        load_views(
-            model.state.weights, {view: arrays[f"weights/{view}"] for view in model.state.weights.views}
-        )
-        keys = pt.lvector("keys")
-        made = pytensor.function([keys], model.made(keys, deterministic=True), mode=device.mode())
-        pictures = np.asarray(made(np.arange(count, dtype=np.int64)))
-    finally:
-        model.cleanup()
-    return np.rint(255 * pictures.transpose(0, 2, 3, 1)).astype(np.uint8)
-
-
-def grid(pictures: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Put pictures into rows, a pixel apart.
-
-    Parameters
-    ----------
-    pictures : uint8 (n, height, width, channels)
-    columns : int
-
-    Returns
-    -------
-    uint8 (rows·(height + 1) - 1, columns·(width + 1) - 1, channels)
-
-    Examples
-    --------
-    >>> grid(np.full((3, 1, 2, 1), 9, np.uint8), 2)[..., 0].tolist()
-    [[9, 9, 0, 9, 9], [0, 0, 0, 0, 0], [9, 9, 0, 0, 0]]
-    """
-    n, height, width, channels = pictures.shape
-    rows = -(-n // columns)
-    made = np.zeros((rows * (height + 1), columns * (width + 1), channels), np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * (height + 1), i % columns * (width + 1)
-        made[y : y + height, x : x + width] = picture
-    return made[:-1, :-1]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write a picture of a run's samples, as the command line says."""
-    parser = argparse.ArgumentParser(
-        prog="python -m theanompi.models.gans", description="Write pictures that a run's generator makes."
-    )
-    parser.add_argument("run", metavar="RUN", help="the folder of the run")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.png", help="the picture to write")
-    parser.add_argument("--count", type=int, default=64, metavar="N", help="how many (default: 64)")
-    args = parser.parse_args(arguments)
-    try:
-        if not 1 <= args.count <= 10_000:
-            raise ConfigError(f"--count: expected 1 to 10,000, got {args.count}")
-        made = grid(samples(args.run, args.count), max(1, round(args.count**0.5)))
-        Image.fromarray(made[..., 0] if made.shape[2] == 1 else made).save(args.output)
-    except (ValueError, OSError) as error:
-        print(one_line(f"gans: {error}"), file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
