@@ -49,8 +49,8 @@ def backward(data: str, rank: int, size: int) -> tuple[Any, dict[str, float]]:
     """ResNet-50's gradients in their buffer, and when each is written in a step; the step's end has the name ""."""
     from ours import Unrecorded
 
-    from models.resnet50 import ResNet50
     from theanompi import device
+    from theanompi.models.resnet50 import ResNet50
 
     device.use("cpu")
     settings = {"data": data, "image_size": PIXELS, "batch_size": BATCH, "rank": rank, "size": size}

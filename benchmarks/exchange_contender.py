@@ -21,9 +21,9 @@ def flat(elements: int) -> Callable[[], None]:
 
 def ours(strategy: str) -> Callable[[], None]:
     """The package's exchange, on ResNet-50's own buffer."""
-    from models.resnet50 import build_model
     from theanompi import device
     from theanompi.exchange import get_exchanger
+    from theanompi.models.resnet50 import build_model
 
     device.use("cpu")
     buffer = device.FlatBuffer(common.gradient_shapes(build_model()["prob"]))

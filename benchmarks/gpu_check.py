@@ -93,10 +93,10 @@ def our_gradients(
     """Mean loss and gradients by the package."""
     import pytensor  # after the check for a GPU, which shall answer at once
 
-    from models.resnet50 import build_model
     from theanompi import device
     from theanompi.device.ops import softmax_cross_entropy
     from theanompi.lasagne.layers import get_all_params, get_output
+    from theanompi.models.resnet50 import build_model
 
     device.use(place)
     scores = build_model(images.shape)["fc1000"]
@@ -305,9 +305,9 @@ def exchange_rank(place: str) -> None:
     """One rank of `exchange`."""
     from mpi4py import MPI  # only the ranks may initialise it
 
-    from models.resnet50 import build_model
     from theanompi import device
     from theanompi.exchange import STRATEGIES, get_exchanger
+    from theanompi.models.resnet50 import build_model
 
     world = MPI.COMM_WORLD
     device.use(place)

@@ -7,9 +7,9 @@ import common
 import torch
 from mpi4py import MPI
 
-from models.resnet50 import ResNet50
 from theanompi import device
 from theanompi.exchange import get_exchanger
+from theanompi.models.resnet50 import ResNet50
 
 
 class Unrecorded:

@@ -135,11 +135,11 @@ def training(
     """
     from mpi4py import MPI
 
-    from models.resnet50 import ResNet50
     from theanompi import device
     from theanompi.exchange import get_exchanger
     from theanompi.exchange.background import BUCKET
     from theanompi.exchange.base import make_buckets
+    from theanompi.models.resnet50 import ResNet50
 
     world = MPI.COMM_WORLD
     device.use("cpu")

@@ -69,8 +69,8 @@ def profile(image_size: int = 224) -> tuple[tuple[float, float], ...]:
     tuple of (ready, bytes)
         Shares of backward's time, and of all gradients' bytes, from the last layer to the first.
     """
-    from models.resnet50 import build_model
     from theanompi.lasagne.layers import Conv2DLayer, get_all_layers
+    from theanompi.models.resnet50 import build_model
 
     layers = get_all_layers(build_model((1, 3, image_size, image_size))["fc1000"])
     work = 0.0

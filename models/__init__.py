@@ -1,4 +1,4 @@
-"""The zoo under a short name, in the repository alone: `models.resnet50` is `theanompi.models.resnet50`, the same module."""
+"""The zoo under a short name, in the repository alone: `models.resnet50` is the module `theanompi.models.resnet50`."""
 
 import pkgutil
 import sys
@@ -6,5 +6,6 @@ from importlib import import_module
 
 import theanompi.models
 
-for _, name, _ in pkgutil.iter_modules(theanompi.models.__path__):
-    globals()[name] = sys.modules[f"{__name__}.{name}"] = import_module(f"theanompi.models.{name}")
+for module in pkgutil.iter_modules(theanompi.models.__path__):
+    found = import_module(f"theanompi.models.{module.name}")
+    globals()[module.name] = sys.modules[f"{__name__}.{module.name}"] = found

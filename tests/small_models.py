@@ -10,7 +10,6 @@ from typing import Any
 import pytensor.tensor as pt
 from pytensor.gradient import disconnected_grad
 
-from models.resnet_cifar import basic_block
 from theanompi import Model
 from theanompi.lasagne.init import HeNormal
 from theanompi.lasagne.layers import (
@@ -25,6 +24,7 @@ from theanompi.lasagne.layers import (
     NonlinearityLayer,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax, softplus
+from theanompi.models.resnet_cifar import basic_block
 
 
 class Plain(Model):

@@ -286,8 +286,8 @@ def test_a_rectifiers_gradient_that_two_normalisations_share_is_computed_once() 
 
 
 def test_resnet50_has_no_rectifier_of_its_own_left() -> None:
-    from models.resnet50 import build_model
     from theanompi.lasagne.layers import get_all_params, get_output
+    from theanompi.models.resnet50 import build_model
 
     scores = build_model((2, 3, 32, 32), num_classes=5)["fc1000"]
     x = pt.tensor("x", dtype="float32", shape=(2, 3, 32, 32))

@@ -11,11 +11,11 @@ import torch
 from tolerance import RELATIVE, assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.resnet50 import ResNet50
 from theanompi import device
 from theanompi.config import RunConfig, resolve
 from theanompi.data import write_dataset
 from theanompi.device import ops, placement
+from theanompi.models.resnet50 import ResNet50
 from theanompi.training.optimizers import get_optimizer
 from theanompi.training.schedules import Schedule
 from theanompi.training.schedules.cosine import Cosine

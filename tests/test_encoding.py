@@ -148,7 +148,7 @@ def test_the_report_is_printed(tmp_path: Path) -> None:
 
 def test_a_users_own_text_is_printed_by_the_doctors_probes(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from models.resnet_cifar import ResNetCifar as Base\n"
+        "from theanompi.models.resnet_cifar import ResNetCifar as Base\n"
         "class Mine(Base):\n    def build_model(self, *args):\n"
         "        print('η → 0')\n        return super().build_model(*args)\n",
         encoding="utf-8",

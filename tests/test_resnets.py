@@ -9,12 +9,12 @@ import pytest
 import torch
 from reference_resnet import ReferenceResNet50, ReferenceResNetCifar
 
-from models import resnet_cifar
-from models.resnet50 import ResNet50, build_model
-from models.resnet_cifar import ResNetCifar
 from theanompi import Model, device
 from theanompi.lasagne.layers import get_all_params, get_output
 from theanompi.lasagne.random import set_rng
+from theanompi.models import resnet_cifar
+from theanompi.models.resnet50 import ResNet50, build_model
+from theanompi.models.resnet_cifar import ResNetCifar
 from theanompi.training.objective import classification
 
 CLASSES = 10

@@ -117,9 +117,9 @@ def test_what_hides_a_package_is_named(folder, kind):
 
 def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
     """As on another host, where nobody has checked; what the model itself lacks is a traceback."""
-    (folder / "models").mkdir()
-    (folder / "models" / "__init__.py").touch()
-    (folder / "lacks.py").write_text("import models.nothing")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "__init__.py").touch()
+    (folder / "lacks.py").write_text("import tests.nothing")
     program = (
         "from mpi4py import MPI; from theanompi.config import RunConfig\n"
         "from theanompi.training.rank import make_model, together\n"
@@ -129,10 +129,26 @@ def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
         "config = RunConfig(modelfile=sys.argv[2])\n"
         "together(MPI.COMM_WORLD, lambda: make_model(config, MPI.COMM_WORLD))"
     )
-    done = run_mpi(2, ["-m", "mpi4py", "-c", program, str(folder), "models.resnet50"])
+    done = run_mpi(2, ["-m", "mpi4py", "-c", program, str(folder), "tests.train"])
     assert done.stderr.count("modelfile: expected") == 1 and "Traceback" not in done.stderr
-    assert f"models is {folder / 'models'} here, which hides {ROOT / 'models'}:" in done.stderr
-    assert "No module named 'models.nothing'" in run_mpi(1, ["-c", program, str(folder), "lacks"]).stderr
+    assert f"tests is {folder / 'tests'} here, which hides {ROOT / 'tests'}:" in done.stderr
+    assert "No module named 'tests.nothing'" in run_mpi(1, ["-c", program, str(folder), "lacks"]).stderr
+
+
+@pytest.mark.parametrize("name", ["models.resnet50", "theanompi.models.lasagne_model_zoo.resnet50"])
+def test_the_zoo_is_found_whatever_else_is_called_models(folder, name):
+    (folder / "models").mkdir()
+    (folder / "models" / "own.py").write_text("class Net: pass")
+    check.check(RunConfig(modelfile=name, modelclass="ResNet50"))
+    check.check(RunConfig(modelfile="models.own", modelclass="Net"))
+    with pytest.raises(ConfigError, match="got 'models.wide_resnets'; did you mean 'wide_resnet'"):
+        check.check(RunConfig(modelfile="models.wide_resnets", modelclass="Wide_ResNet"))
+
+
+def test_a_user_s_module_comes_before_that_of_the_zoo(folder):
+    (folder / "models").mkdir()
+    (folder / "models" / "resnet50.py").write_text("class Own: pass")
+    check.check(RunConfig(modelfile="models.resnet50", modelclass="Own"))
 
 
 def test_the_model_may_be_an_imported_or_assigned_name(folder):

@@ -4,8 +4,8 @@ A network is trained with ``modelfile="theanompi.models.vgg", modelclass="VGG16"
 Theano-MPI's under the name that it has there; ``models.vgg`` is found too, unless the user has a module of that name.
 ``tmlauncher models`` lists them.
 
-Every class in `ZOO` has the attributes ``paper`` and ``architecture``: the arguments for the function ``build_model`` of
-its module, which gives the layers by name, by default of the size that the paper has.
+Every class in `ZOO` has the attributes ``paper`` and ``architecture``: the arguments for the function ``build_model``
+of its module, which gives the layers by name, by default of the size that the paper has.
 """
 
 import math
@@ -192,14 +192,12 @@ def _without_weights() -> Iterator[None]:
 
     from theanompi.lasagne.random import get_rng, set_rng
 
-    class Zeros(np.random.Generator):
-        def normal(self, *args: Any, size: Any = None) -> Any:
-            return np.broadcast_to(np.float32(0), size)
+    def zeros(*args: Any, size: Any) -> Any:
+        return np.broadcast_to(np.float32(0), size)
 
-        uniform = normal
-
+    generator = type("Zeros", (np.random.Generator,), {"normal": zeros, "uniform": zeros})
     before = get_rng()
-    set_rng(Zeros(np.random.PCG64(0)))
+    set_rng(generator(np.random.PCG64(0)))
     try:
         yield
     finally:

@@ -2,11 +2,12 @@
 
 The network of the paper (*ImageNet classification with deep convolutional neural networks*, NIPS, §3.5) on one device:
 the two columns are the two groups of convolutions 2, 4 and 5. As in Theano-MPI (``theanompi/models/alex_net.py``), the
-normalisation comes after the pooling, its k is 2 and its window 5 channels, biases start at 0.1 in convolutions 2 and 4
-and in the hidden layers and at 0 elsewhere, crops have 227 pixels, no principal components are added to the colours, and
-the rate falls at three fixed epochs. Biases move at twice the rate, without weight decay, as in both.
+normalisation comes after the pooling, its k is 2 and its window 5 channels, biases start at 0.1 in convolutions 2 and
+4 and in the hidden layers and at 0 elsewhere, crops have 227 pixels, no principal components are added to the colours,
+and the rate falls at three fixed epochs. Biases move at twice the rate, without weight decay, as in both.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -41,7 +42,8 @@ def build_model(
         Any size from 67 × 67 up. With 227 the last pooling leaves 6 × 6, with 224 it leaves 5 × 5.
     num_classes : int
     width : int
-        The convolutions have 3, 8, 12, 12 and 8 times as many filters; even.
+        The convolutions have 3, 8, 12, 12 and 8 times as many filters; even. Where there are fewer inputs than in the
+        paper, the initial weights are larger, so that sums of them are not.
     hidden : int
         Units of each of the two hidden layers.
 
@@ -65,10 +67,21 @@ def build_model(
     net: Net = {}
     top = add(net, InputLayer(input_shape, name="data"))
 
+    def start(std: float, share: float) -> Normal:
+        return Normal(std * math.sqrt(1 / share))
+
     def convolution(number: int, filters: int, size: int, bias: float, **more: Any) -> None:
         nonlocal top
-        more = {"W": Normal(0.01), "b": Constant(bias), "flip_filters": False} | more
-        top = add(net, Conv2DLayer(top, filters * width, size, name=f"conv{number}", **more))
+        share = 1 if number == 1 else width / 32
+        layer = Conv2DLayer(
+            *(top, filters * width, size),
+            W=start(0.01, share),
+            b=Constant(bias),
+            flip_filters=False,
+            name=f"conv{number}",
+            **more,
+        )
+        top = add(net, layer)
 
     def pooling(number: int) -> None:
         nonlocal top
@@ -78,9 +91,9 @@ def build_model(
         nonlocal top
         top = add(net, LocalResponseNormalization2DLayer(top, name=f"norm{number}"))
 
-    def dense(number: int) -> None:
+    def dense(number: int, share: float) -> None:
         nonlocal top
-        top = DenseLayer(top, hidden, W=Normal(0.005), b=Constant(0.1), name=f"fc{number}")
+        top = DenseLayer(top, hidden, W=start(0.005, share), b=Constant(0.1), name=f"fc{number}")
         top = add(net, DropoutLayer(add(net, top), 0.5, name=f"drop{number}"))
 
     convolution(1, 3, 11, 0, stride=4)
@@ -93,9 +106,9 @@ def build_model(
     convolution(4, 12, 3, 0.1, pad=1, num_groups=2)
     convolution(5, 8, 3, 0, pad=1, num_groups=2)
     pooling(5)
-    dense(6)
-    dense(7)
-    add(net, DenseLayer(top, num_classes, W=Normal(0.01), nonlinearity=None, name="fc8"))
+    dense(6, width / 32)
+    dense(7, hidden / 4096)
+    add(net, DenseLayer(top, num_classes, W=start(0.01, hidden / 4096), nonlinearity=None, name="fc8"))
     add(net, NonlinearityLayer(net["fc8"], softmax, name="prob"))
     return net
 

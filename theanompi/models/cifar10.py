@@ -56,7 +56,7 @@ def build_model(
     expect_size("Cifar10_model", input_shape, 24)
     net: Net = {}
     top = add(net, InputLayer(input_shape, name="input"))
-    filters = {"W": Normal(0.05), "flip_filters": False}
+    filters: dict[str, Any] = {"W": Normal(0.05), "flip_filters": False}
     top = add(net, Conv2DLayer(top, width, 5, name="conv1", **filters))
     top = add(net, MaxPool2DLayer(top, 2, name="pool1"))
     top = add(net, Conv2DLayer(top, 2 * width, 5, name="conv2", **filters))

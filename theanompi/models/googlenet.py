@@ -1,10 +1,10 @@
 """GoogLeNet with its auxiliary classifiers (Szegedy et al. 2014, arXiv 1409.4842, table 1 and §5).
 
 The losses of the two auxiliary classifiers count 0.3 each in training. As in Caffe's ``bvlc_googlenet``, weights start
-as Glorot and Bengio have it and biases at 0.2, the normalisation is (1 + 1e-4/5 · the sum of five squares)^0.75, and the
-rate falls with the root of the iterations that are left. The
-rest of the recipe is that of Theano-MPI (``theanompi/models/googlenet.py``), which in addition normalises after the
-inception module 4e; biases move at twice the rate in both. Layer names are those of Lasagne's and Caffe's model zoos, with ``_`` for ``/``.
+as Glorot and Bengio have it and biases at 0.2, activations are normalised by (1 + 1e-4/5 · the squares of five
+channels)^0.75, and the rate falls with the root of the iterations that are left. The rest of the recipe is that of
+Theano-MPI (``theanompi/models/googlenet.py``), which in addition normalises after the inception module 4e; biases move
+at twice the rate in both. Layer names are those of Lasagne's and Caffe's model zoos, with ``_`` for ``/``.
 """
 
 from collections.abc import Mapping
@@ -163,6 +163,7 @@ class GoogLeNet(Model):
 
     paper: ClassVar[str] = "Szegedy et al. 2014, arXiv 1409.4842"
     architecture: ClassVar[Mapping[str, Any]] = {}
+    network: dict[str, Layer]
     bias_rate = 2.0
     defaults = {
         "batch_size": 32,

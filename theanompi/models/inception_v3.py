@@ -221,6 +221,7 @@ class InceptionV3(Model):
 
     paper: ClassVar[str] = "Szegedy et al. 2015, arXiv 1512.00567"
     architecture: ClassVar[Mapping[str, Any]] = {}
+    network: dict[str, Layer]
     defaults = {
         "image_size": 299,
         "batch_size": 32,

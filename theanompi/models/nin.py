@@ -1,11 +1,13 @@
 """Network in Network for CIFAR (Lin et al. 2014, *Network in network*, arXiv 1312.4400, §4.2 and figure 2).
 
-Three blocks of a convolution and two layers of perceptrons that slide over the picture, which are convolutions of 1 × 1,
-and in place of dense layers the mean over each feature map. The numbers of filters and the recipe are those of the
-first author's programs (``nin_cifar10`` in purine2), with a rate of 0.05 in place of 0.1, since there that of the last
-layer is a tenth. The paper lets the rate fall twice by hand; here it falls at fixed epochs. Layer names are theirs.
+Three blocks of a convolution and two layers of perceptrons that slide over the picture, which are convolutions of
+1 × 1, and in place of dense layers the mean over each feature map. The numbers of filters and the recipe are those of
+the first author's programs (``nin_cifar10`` in purine2), with a rate of 0.05 in place of 0.1, since there that of the
+last layer is a tenth. The paper lets the rate fall twice by hand; here it falls at fixed epochs. Layer names are
+theirs.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -38,7 +40,8 @@ def build_model(
         Any size.
     num_classes : int
     width : int
-        The layers have 6, 5, 3; 6, 6, 6; 6 and 6 times as many filters.
+        The layers have 6, 5, 3; 6, 6, 6; 6 and 6 times as many filters. With fewer than in the paper, the initial
+        weights are larger, so that sums of them are not.
 
     Returns
     -------
@@ -54,8 +57,9 @@ def build_model(
     net: Net = {}
     top = add(net, InputLayer(input_shape, name="data"))
 
-    def convolution(name: str, filters: int, size: int, std: float = 0.05) -> None:
+    def convolution(name: str, filters: int, size: int) -> None:
         nonlocal top
+        std = 0.05 if name == "conv1" else 0.05 * math.sqrt(32 / width)
         layer = Conv2DLayer(top, filters, size, pad="same", W=Normal(std), flip_filters=False, name=name)
         top = add(net, layer)
 

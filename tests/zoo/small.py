@@ -1,0 +1,56 @@
+"""The networks of the zoo with few filters, for pictures of few pixels: what the tests train."""
+
+from theanompi.models.alex_net import AlexNet
+from theanompi.models.cifar10 import Cifar10_model
+from theanompi.models.densenet import DenseNet121, DenseNetCifar
+from theanompi.models.googlenet import GoogLeNet
+from theanompi.models.inception_v3 import InceptionV3
+from theanompi.models.nin import NIN
+from theanompi.models.resnet import ResNet18
+from theanompi.models.resnet50 import ResNet50
+from theanompi.models.vgg import VGG11
+from theanompi.models.wide_resnet import Wide_ResNet
+
+
+class SmallAlexNet(AlexNet):
+    architecture = {"width": 4, "hidden": 32}
+
+
+class SmallCifar10(Cifar10_model):
+    architecture = {"width": 8}
+
+
+class SmallDenseNet(DenseNet121):
+    architecture = {"blocks": (1, 2, 1), "growth": 8}
+
+
+class SmallDenseNetCifar(DenseNetCifar):
+    architecture = {"blocks": (1, 2, 1), "growth": 8, "small": True}
+
+
+class SmallGoogLeNet(GoogLeNet):
+    architecture = {"divisor": 8}
+
+
+class SmallInceptionV3(InceptionV3):
+    architecture = {"divisor": 16}
+
+
+class SmallNIN(NIN):
+    architecture = {"width": 4}
+
+
+class SmallResNet18(ResNet18):
+    architecture = {"depth": 18, "width": 8}
+
+
+class SmallResNet50(ResNet50):
+    architecture = {"depth": 50, "width": 4}
+
+
+class SmallVGG(VGG11):
+    architecture = {"configuration": "A", "width": 8, "hidden": 32}
+
+
+class SmallWideResNet(Wide_ResNet):
+    architecture = {"depth": 10, "width": 1}
