@@ -11,8 +11,8 @@ import pytensor.tensor as pt
 import pytest
 import torch
 from PIL import Image
-from zoo.runs import PART, curve, equal, same, trained
 
+from tests.zoo.runs import PART, curve, equal, same, trained
 from theanompi import device
 from theanompi.data import write_dataset
 from theanompi.device.ops import uniform

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from zoo.runs import PART, curve, equal, same, trained
 
+from tests.zoo.runs import PART, curve, equal, same, trained
 from theanompi import device
 from theanompi.data import open_dataset, write_stream, write_texts
 from theanompi.lasagne.layers import output_keywords
