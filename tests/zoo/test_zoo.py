@@ -20,7 +20,7 @@ from tests.zoo import small
 from theanompi import Model, cli, device
 from theanompi.config import ConfigError, RunConfig, plugins, resolve
 from theanompi.config.modules import OF_THEANO_MPI, find_module
-from theanompi.data import write_dataset
+from theanompi.data import Tokens, write_dataset
 from theanompi.lasagne.layers import ExpressionLayer, InputLayer
 from theanompi.launch.check import check
 from theanompi.models import ZOO, Card, describe, listing
@@ -91,7 +91,8 @@ def test_a_class_builds_what_the_list_says_and_its_defaults_are_a_run_s(name: st
     cls = getattr(import_module(f"theanompi.models.{MODULES[name]}"), name)
     run = resolve(RunConfig(data="other.h5"), cls.defaults, model=name)
     assert cls.__doc__ and issubclass(cls, Model) and run.image_size
-    assert card_of(name).input.endswith(f"{run.image_size} × {run.image_size}") or name == "ResNetCifar"
+    size = f"{run.length}" if cls.modality is Tokens else f"{run.image_size} × {run.image_size}"
+    assert card_of(name).input.endswith(size) or name == "ResNetCifar"
 
 
 def test_what_is_left_without_auxiliary_classifiers_is_as_published() -> None:
