@@ -153,7 +153,10 @@ def test_flags_override_the_file(folder, started):
             "-file mymodel -class Net --hostfile /dev/zero",
             "hostfile: expected a readable text file, got '/dev/zero' (a",
         ),
-        (f"-cfg bsp.cfg --data {'d' * 300}", "data: expected 'digits' or the path of an HDF5 file, got 'ddd"),
+        (
+            f"-cfg bsp.cfg --data {'d' * 300}",
+            "data: expected digits, reviews, sentences or the path of an HDF5 file, got 'ddd",
+        ),
         (f"-cfg bsp.cfg --{'e' * 5000}", "unrecognized arguments: --eee"),
         ("-cfg bsp.cfg -class Ned", "modelclass: expected a class of "),
         (

@@ -438,7 +438,7 @@ def test_bad_calls_are_one_line(folder, capsys):
     )
     Path("test.toml").write_text(EXPERIMENT.replace('"digits"', '"nowhere.h5"'))
     assert refused(capsys) == (
-        "theirs: data: expected 'digits' or the path of an HDF5 file, got 'nowhere.h5', which is none"
+        "theirs: data: expected digits, reviews, sentences or the path of an HDF5 file, got 'nowhere.h5', which is none"
     )
     assert not list(Path("runs").rglob("experiment.json"))
 

@@ -121,7 +121,10 @@ def test_names_of_very_many_classes_fit(tmp_path: Path) -> None:
 def test_a_name_that_is_neither_packaged_nor_a_path() -> None:
     with pytest.raises(ConfigError) as error:
         open_dataset("imagnet")
-    assert str(error.value) == "data: expected digits (packaged) or the path of an HDF5 file, got 'imagnet'"
+    assert (
+        str(error.value)
+        == "data: expected digits, reviews, sentences (packaged) or the path of an HDF5 file, got 'imagnet'"
+    )
 
 
 @pytest.mark.parametrize("name", ["imagenet.h5", "sub/imagenet"])

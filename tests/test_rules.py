@@ -67,7 +67,7 @@ NET = {"modelfile": "mymodel", "modelclass": "Net"}
         ({"modelfile": "broken"}, "modelfile: expected Python in .*broken.py, got .* in line 2"),
         (
             {"data": "no.h5"},
-            "data: expected 'digits' or the path of an HDF5 file, got 'no.h5', which is none",
+            "data: expected digits, reviews, sentences or the path of an HDF5 file, got 'no.h5', which is none",
         ),
     ],
 )

@@ -20,7 +20,7 @@ from tests.zoo import small
 from theanompi import Model, cli, device
 from theanompi.config import ConfigError, RunConfig, plugins, resolve
 from theanompi.config.modules import OF_THEANO_MPI, find_module
-from theanompi.data import write_dataset
+from theanompi.data import Tokens, write_dataset
 from theanompi.lasagne.layers import ExpressionLayer, InputLayer
 from theanompi.launch.check import check
 from theanompi.models import ZOO, Card, describe, listing
@@ -57,6 +57,11 @@ PARAMETERS = {
     "DenseNet201": 20_013_928,
     "DenseNetCifar": 769_162,  # the authors' DenseNet-BC, L = 100, k = 12
     "InceptionV3": 27_161_264,  # torchvision's, with the auxiliary classifier
+    "LSTM": (10_000 + 2 * 4 * 128 + 4 + 2) * 128 + 2,
+    "LanguageModel": 10_000 * 200 + 2 * 4 * (400 + 1) * 200 + 200 * 10_000 + 10_000,
+    "LSGAN": 13_378_434,  # as Theano-MPI's networks for MNIST, counted layer by layer, as the next two
+    "WGAN": 13_378_433,
+    "WGAN_GP": 13_377_217,
 }
 MULTIPLY_ADDS = {"VGG16": 15.47e9, "ResNet50": 4.09e9, "DenseNet121": 2.83e9, "NIN": 222.5e6}
 MODULES = {name: module for module, _, name in (where.partition(":") for where in ZOO)}
@@ -70,7 +75,7 @@ def card_of(name: str) -> Card:
 def test_the_zoo_is_what_the_tests_know() -> None:
     assert MODULES.keys() == PARAMETERS.keys()
     files = {module.name for module in pkgutil.iter_modules(theanompi.models.__path__)}
-    assert files - set(MODULES.values()) == {"parts"}
+    assert files - set(MODULES.values()) == {"gans", "parts", "samples"}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -86,7 +91,8 @@ def test_a_class_builds_what_the_list_says_and_its_defaults_are_a_run_s(name: st
     cls = getattr(import_module(f"theanompi.models.{MODULES[name]}"), name)
     run = resolve(RunConfig(data="other.h5"), cls.defaults, model=name)
     assert cls.__doc__ and issubclass(cls, Model) and run.image_size
-    assert card_of(name).input.endswith(f"{run.image_size} × {run.image_size}") or name == "ResNetCifar"
+    size = f"{run.length}" if cls.modality is Tokens else f"{run.image_size} × {run.image_size}"
+    assert card_of(name).input.endswith(size) or name == "ResNetCifar"
 
 
 def test_what_is_left_without_auxiliary_classifiers_is_as_published() -> None:
@@ -324,6 +330,8 @@ def test_the_short_name_is_the_same_module() -> None:
         ("lasagne_model_zoo.vgg16", "VGG16"),
         ("lasagne_model_zoo.resnet50", "ResNet50"),
         ("lasagne_model_zoo.resnet152", "ResNet152"),
+        ("lasagne_model_zoo.lsgan", "LSGAN"),
+        ("lasagne_model_zoo.wgan", "WGAN"),
         ("keras_model_zoo.wresnet", "Wide_ResNet"),
     ],
 )

@@ -12,6 +12,9 @@ from theanompi.config.errors import ConfigError, closest
 
 OF_THEANO_MPI = {
     "theanompi.models.keras_model_zoo.wresnet": "theanompi.models.wide_resnet",
+    "theanompi.models.lasagne_model_zoo.lsgan": "theanompi.models.lsgan",
+    "theanompi.models.lasagne_model_zoo.lsgan_cifar10": "theanompi.models.lsgan",
+    "theanompi.models.lasagne_model_zoo.wgan": "theanompi.models.wgan",
     "theanompi.models.lasagne_model_zoo.resnet50": "theanompi.models.resnet50",
     "theanompi.models.lasagne_model_zoo.resnet152": "theanompi.models.resnet",
     "theanompi.models.lasagne_model_zoo.vgg16": "theanompi.models.vgg",

@@ -53,6 +53,8 @@ ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_al
 RULES = ("BSP",)
 OPTIMIZERS = ("momentum", "adam", "adamw", "rmsprop", "adadelta", "lars", "lamb")
 SCHEDULES = ("steps", "poly", "cosine", "constant")
+PACKAGED = ("digits", "reviews", "sentences")
+"""Data sets that come with the package, by name."""
 PRECISIONS = ("float32", "tf32", "bf16")
 SCALINGS = ("linear", "sqrt", "none")
 WARMUPS = ("gradual", "constant", "none")
@@ -114,7 +116,9 @@ class RunConfig:
     modelfile: str = _option("run", "models.resnet50", MODULE)
     modelclass: str = _option("run", "ResNet50", TEXT)
 
-    data: str = _option("run", "digits", TEXT, "data", "'digits' (packaged) or the path of an HDF5 data set")
+    data: str = _option(
+        "run", "digits", TEXT, "data", f"{', '.join(PACKAGED)} (packaged) or the path of an HDF5 data set"
+    )
     image_size: int | None = _model_option(
         "run", None, whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
     )

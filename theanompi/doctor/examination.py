@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from theanompi import __version__
-from theanompi.config import ConfigError, Host, RunConfig, hosts, resolve, to_environment
+from theanompi.config import PACKAGED, ConfigError, Host, RunConfig, hosts, resolve, to_environment
 from theanompi.doctor import findings
 from theanompi.doctor.findings import Finding, problem, warning
 from theanompi.launch.check import check, check_init
@@ -252,7 +252,7 @@ class Doctor:
     def _ask_host(self, mpirun: str, kind: str, machine: Host) -> Answer:
         one = replace(self.config, devices=(f"{machine.name}:cpu",))
         words = command(one, mpirun, kind, threads=False, module="theanompi.doctor.questions")
-        data = None if self.config.data == "digits" else self.config.data
+        data = None if self.config.data in PACKAGED else self.config.data
         environ = {**environment(mpirun), **to_environment(one, ("cpu",))}
         outcome = run([*words, "machine", json.dumps(data)], TIMEOUTS["host"], environ)
         return self._answer(f"host {machine.name}", outcome)
@@ -322,5 +322,6 @@ class Doctor:
         return problem(
             "data",
             f"{name}: opening it {failure}",
-            "--data (DATA in a cfg file) with 'digits' or the path of a file that tmpack made, and finished",
+            f"--data (DATA in a cfg file) with {' or '.join(PACKAGED)}, or the path of a file that tmpack made, and "
+            "finished",
         )

@@ -5,7 +5,7 @@ import errno
 import os
 import threading
 
-from theanompi.config import ConfigError, RunConfig, closest, got, hosts
+from theanompi.config import PACKAGED, ConfigError, RunConfig, closest, got, hosts
 from theanompi.config.files import MOST_TEXT, read_bytes, reason, split_prefix, trouble
 from theanompi.config.modules import find_module, look_in_current_folder
 from theanompi.config.plugins import own_class
@@ -33,11 +33,12 @@ def check(config: RunConfig) -> None:
         if own is not None:
             _check_class(setting, own[0], setting, own[1])
     elsewhere = hosts(config.devices)[0].name is not None
-    wrong = "" if config.data == "digits" or elsewhere else trouble(config.data)
+    wrong = "" if config.data in PACKAGED or elsewhere else trouble(config.data)
     if wrong:
         hint = "" if wrong == os.strerror(errno.ENOENT) else f" ({wrong})"
         raise ConfigError(
-            f"data: expected 'digits' or the path of an HDF5 file, got {got(config.data)}, which is none{hint}"
+            f"data: expected {', '.join(PACKAGED)} or the path of an HDF5 file, got {got(config.data)}, which is none"
+            f"{hint}"
         )
     check_init(config)
 

@@ -38,6 +38,11 @@ ZOO = (
     "densenet:DenseNet201",
     "densenet:DenseNetCifar",
     "inception_v3:InceptionV3",
+    "lstm:LSTM",
+    "language_model:LanguageModel",
+    "lsgan:LSGAN",
+    "wgan:WGAN",
+    "wgan:WGAN_GP",
 )
 """Module and class of each network, in the order of the list."""
 
@@ -170,6 +175,11 @@ def _multiply_adds(layer: Any) -> int:
         positions = layer.output_shape[2:]
     elif isinstance(layer, known.DenseLayer):
         positions = layer.output_shape[1 : layer.num_leading_axes]
+    elif isinstance(layer, known.LSTMLayer):
+        weights = sum(
+            math.prod(p.type.shape) for p in layer.get_params() if p.ndim == 2 and p.type.shape[0] > 1
+        )
+        return weights * layer.output_shape[1]
     else:
         return 0
     return math.prod(layer.W.type.shape) * math.prod(positions)

@@ -8,8 +8,11 @@ from pytensor.graph.basic import Variable
 
 from theanompi import Objective, classification
 from theanompi.config import ConfigError
+from theanompi.config.kinds import number
 from theanompi.lasagne.layers import Layer, get_output
 
+SHARE = number("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
+"""A setting such as a probability of dropout."""
 Net = dict[str, Layer]
 """The layers of a network by name."""
 

@@ -149,8 +149,21 @@ def values_of(record: Mapping[str, Any], metrics: tuple[str, ...]) -> str:
 
     >>> values_of({"loss": 2.1, "error": 0.25, "error_top5": None}, CLASSIFIER.metrics)
     'loss 2.1, error 25.00 %, top-5 n/a'
+    >>> values_of({"nats": 4.605}, ("nats",))
+    'nats 4.61 (perplexity 100)'
     """
-    return ", ".join(f"{_CALLED.get(name, name)} {as_text(name, record[name])}" for name in metrics)
+    return ", ".join(
+        f"{_CALLED.get(name, name)} {as_text(name, record[name])}{_perplexity(name, record[name])}"
+        for name in metrics
+    )
+
+
+def _perplexity(name: str, value: float | None) -> str:
+    """What is said beside a cross-entropy that is called by its unit."""
+    # Beyond, it says no more than the cross-entropy.
+    return (
+        "" if name != "nats" or value is None or value > 20 else f" (perplexity {as_number(math.exp(value))})"
+    )
 
 
 # Names that are shorter to say than to write.

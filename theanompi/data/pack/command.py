@@ -27,9 +27,10 @@ from theanompi.data.sources.fields import FieldSource, holds_pictures
 from theanompi.data.sources.folders import Folder
 from theanompi.data.sources.glyphs import TRAIN_GLYPHS, VAL_GLYPHS, Glyphs
 from theanompi.data.sources.ilsvrc import Ilsvrc, KaggleIlsvrc
+from theanompi.data.sources.imdb import VOCABULARY_SIZE, imdb
 from theanompi.data.sources.mnist import Mnist
 from theanompi.data.sources.synthetic import Synthetic
-from theanompi.data.sources.texts import TextFolder, TextStream
+from theanompi.data.sources.texts import LabelledTexts, TextFolder, TextStream
 from theanompi.data.store.records import STREAM_BLOCK, TOKENS, ArrayDataset, TokenDataset
 from theanompi.data.store.schema import SPLITS, STORES, Dataset, Split, open_dataset
 from theanompi.system.output import print_anything
@@ -334,6 +335,21 @@ def _parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--skip-bad", action="store_true", help="of a folder: leave out, and list, what is no text"
     )
+    reviews = command(
+        "imdb",
+        "pack IMDB's reviews of films as words",
+        ("path", "the folder aclImdb, or Keras's imdb.npz, beside which imdb_word_index.json may lie"),
+    )
+    reviews.add_argument(
+        "--vocabulary-size",
+        type=_positive,
+        metavar="N",
+        default=VOCABULARY_SIZE,
+        help=f"the N most frequent words in training, <unk> for the others (default: {VOCABULARY_SIZE})",
+    )
+    reviews.add_argument(
+        "--skip-bad", action="store_true", help="of a folder: leave out, and list, what is no text"
+    )
     for sub in (packing[5], text):
         sub.add_argument(
             "--val-share",
@@ -341,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SHARE",
             help="without a part for validation: take this share, the last one, for it, as 0.1",
         )
-    for sub in (*packing, text):
+    for sub in (*packing, text, reviews):
         sub.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="the file to write")
         sub.add_argument("--overwrite", action="store_true", help="replace a file of that name")
         sub.add_argument("--name", help="of the data set (default: the source's)")
@@ -384,7 +400,9 @@ def _source(args: argparse.Namespace) -> Source:
     return Cifar10(args.path) if args.command == "cifar10" else Cifar100(args.path)
 
 
-def _text(args: argparse.Namespace) -> TextStream | TextFolder:
+def _text(args: argparse.Namespace) -> TextStream | LabelledTexts:
+    if args.command == "imdb":
+        return imdb(args.path, args.vocabulary_size)
     options = {
         "tokens": args.tokens,
         "vocabulary_size": args.vocabulary_size,
@@ -409,7 +427,7 @@ def _run(args: argparse.Namespace) -> bool:
     if args.command == "verify":
         return verify(args.file)
     named = {"overwrite": args.overwrite, "name": args.name}
-    if args.command == "text":
+    if args.command in ("text", "imdb"):
         return pack_text(_text(args), args.output, **named, skip_bad=args.skip_bad)
     if args.command == "arrays":
         if not holds_pictures(args.path):
@@ -433,7 +451,7 @@ def _keeps(args: argparse.Namespace) -> bool:
     """Whether an interrupted command continues where it was: it packs images."""
     if args.command == "arrays":
         return holds_pictures(args.path)
-    return args.command not in ("info", "verify", "text")
+    return args.command not in ("info", "verify", "text", "imdb")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from time import monotonic
 from theanompi.config import escaped
 from theanompi.data.pack.packing import Progress, say, say_empty_classes, size_in_words
 from theanompi.data.sources.fields import FieldSource
-from theanompi.data.sources.texts import TextFolder, TextStream
+from theanompi.data.sources.texts import LabelledTexts, TextStream, dtype_of
 from theanompi.data.store.record_writer import RecordWriter
 from theanompi.data.store.schema import SPLITS
 
@@ -85,7 +85,7 @@ def pack_arrays(
 
 
 def pack_text(
-    source: TextStream | TextFolder,
+    source: TextStream | LabelledTexts,
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -96,7 +96,7 @@ def pack_text(
 
     Parameters
     ----------
-    source : TextStream or TextFolder
+    source : TextStream or LabelledTexts
     output, overwrite, name
         As in `pack_arrays`.
     skip_bad : bool
@@ -118,8 +118,8 @@ def pack_text(
     start = monotonic()
     for note in source.notes:
         say(note)
-    texts = isinstance(source, TextFolder)
-    total = source.count if isinstance(source, TextFolder) else source.nbytes // 10**6
+    texts = isinstance(source, LabelledTexts)
+    total = source.count if isinstance(source, LabelledTexts) else source.nbytes // 10**6
     # Each text is read twice: for the vocabulary and the number of tokens, then to be written.
     with Progress(2 * total, noun="texts" if texts else "MB") as progress:
         with RecordWriter(output, overwrite) as writer:
@@ -133,15 +133,15 @@ def pack_text(
                     "(above); mend them, or leave them out: the same command with --skip-bad"
                 )
                 return False
-            if isinstance(source, TextFolder):
+            if isinstance(source, LabelledTexts):
                 for split in SPLITS:
                     if not source.lengths[split]:
                         raise ValueError(f"{output}: expected at least one text in {split}, got none")
                 say_empty_classes(source.labels, source.class_names, "texts")
-            dtype = source.coder.dtype
+            dtype = dtype_of(source.vocabulary)
             for split in SPLITS:
                 blocks = source.blocks(split, read)
-                if isinstance(source, TextFolder):
+                if isinstance(source, LabelledTexts):
                     writer.texts(split, source.lengths[split], source.labels[split], dtype, blocks)
                 else:
                     writer.stream(split, source.counts[split], dtype, blocks)
@@ -153,7 +153,7 @@ def pack_text(
                 class_names=source.class_names,
                 left_out=source.left_out,
                 tokens=source.tokens,
-                vocabulary=source.coder.vocabulary,
+                vocabulary=source.vocabulary,
             )
     tokens = source.counts if isinstance(source, TextStream) else {s: sum(source.lengths[s]) for s in SPLITS}
     for split in SPLITS:
@@ -161,9 +161,9 @@ def pack_text(
             share = 100 * source.unknown[split] / tokens[split]
             say(f"{split}: {source.unknown[split]:,} of {tokens[split]:,} tokens ({share:.2g} %) are <unk>")
     size = size_in_words(Path(output).stat().st_size)
-    vocabulary = source.coder.vocabulary
+    vocabulary = source.vocabulary
     of = "bytes" if vocabulary == "bytes" else f"{source.tokens}, a vocabulary of {len(vocabulary):,}"
-    if isinstance(source, TextFolder):
+    if isinstance(source, LabelledTexts):
         train, val = (len(source.lengths[split]) for split in SPLITS)
         print(
             f"{output}: {train:,} training and {val:,} validation texts in {len(source.class_names):,} classes, "

@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     LIGHTING = 6
     WORKER_ORDER = 7
     GLYPH = 8
+    SENTENCE = 9
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

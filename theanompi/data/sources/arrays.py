@@ -56,12 +56,13 @@ class PixelSource(Source):
         return _InMemory(names, self.labels[split][start:stop], self._pixels[split][start:stop])
 
 
-def check_labels(labels: NDArray[Any], n_classes: int, where: str) -> None:
+def check_labels(labels: NDArray[Any], n_classes: int, where: str, noun: str = "image") -> None:
     """Refuse labels that are not whole numbers from 0 to the number of classes."""
     wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if wrong.size:
         raise ValueError(
-            f"{where}: expected labels from 0 to {n_classes - 1}, got {str(labels[wrong[0]])[:40]} for image {wrong[0]}"
+            f"{where}: expected labels from 0 to {n_classes - 1}, got {str(labels[wrong[0]])[:40]} for {noun} "
+            f"{wrong[0]}"
         )
 
 

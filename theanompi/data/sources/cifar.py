@@ -2,69 +2,17 @@
 
 import io
 import os
-import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
 from theanompi.data.sources.arrays import PixelSource, check_labels
 from theanompi.data.sources.base import DAMAGE, Labels, Pixels, cause, is_hidden_member, stamp_of
+from theanompi.data.sources.pickles import Unpickler
 from theanompi.data.store.schema import Split
-
-
-def _uint8(*_: object) -> np.dtype[np.uint8]:
-    # Whatever an old pickle calls it: the published files have arrays of no other kind, and NumPy warns of how
-    # Python 2 spelled the arguments.
-    return np.dtype("u1", align=False, copy=True)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes where the protocol has none."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes as text in {encoding}")
-    return text.encode("latin1")
-
-
-def _frombuffer(buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    """How protocol 5 has arrays."""
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _uint8,
-    ("_codecs", "encode"): _encode,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = np.empty(0).__reduce__()[0]
-    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _frombuffer
-
-
-def _load_bytearray(unpickler: Any) -> None:
-    """Read first and see then: Python's own makes room for as many bytes as a file says that it has."""
-    length = int.from_bytes(unpickler.read(8), "little")
-    data = unpickler.read(length)
-    if len(data) != length:
-        raise EOFError
-    unpickler.append(data)
-
-
-class _Unpickler(pickle._Unpickler):
-    """Loads arrays, containers, numbers and text: a pickle could otherwise run any code.
-
-    The one in Python, whose table of objects is a dictionary: the one in C allocates gigabytes for a damaged number.
-    """
-
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        raise pickle.UnpicklingError(f"{module}.{name}, which is neither an array nor text")
 
 
 def _text(value: Any) -> Any:
@@ -75,7 +23,7 @@ def _text(value: Any) -> Any:
 def _unpickle(data: bytes, where: str) -> dict[str, Any]:
     try:
         # The files were written by Python 2, whose text is bytes.
-        content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        content = Unpickler(io.BytesIO(data), encoding="latin1").load()
     except EOFError:
         raise ValueError(f"{where}: expected a pickle of CIFAR, got one that is cut short") from None
     except Exception as error:  # the unpickler lets through whatever the damage makes happen

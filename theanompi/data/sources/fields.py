@@ -26,7 +26,7 @@ _MOST_EXPANSION = 1100
 
 
 @dataclass(frozen=True)
-class _Array:
+class Array:
     """One array of the file: what it is called there, and how to read some of its rows, block by block."""
 
     called: str
@@ -40,7 +40,7 @@ class _Content:
     """What a file has: arrays by split and field, texts for the classes, and names of what else there is."""
 
     kind: str
-    arrays: dict[Split, dict[str, _Array]]
+    arrays: dict[Split, dict[str, Array]]
     class_names: list[str] | None
     others: list[str] = field(default_factory=list)
 
@@ -54,7 +54,7 @@ def _blocks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, stop)
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read the head of an .npy file: shape, whether in Fortran's order, dtype."""
     read = np.lib.format
     header = read.read_array_header_1_0 if read.read_magic(file) == (1, 0) else read.read_array_header_2_0
@@ -62,9 +62,10 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran, dtype
 
 
-def _npz_array(path: Path, info: zipfile.ZipInfo) -> _Array:
+def npz_array(path: Path, info: zipfile.ZipInfo) -> Array:
+    """Find an array of numbers in an .npz file."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-        shape, fortran, dtype = _header(file)
+        shape, fortran, dtype = npy_header(file)
     n_bytes = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or n_bytes > min(
         info.file_size, _MOST_EXPANSION * (info.compress_size + 100)
@@ -80,14 +81,14 @@ def _npz_array(path: Path, info: zipfile.ZipInfo) -> _Array:
                 for first, last in _blocks(start, stop, step):
                     yield whole[first:last]
                 return
-            _header(file)
+            npy_header(file)
             size = math.prod(shape[1:]) * dtype.itemsize
             file.seek(start * size, os.SEEK_CUR)
             for first, last in _blocks(start, stop, step):
                 data = file.read((last - first) * size)
                 yield np.frombuffer(data, dtype).reshape(last - first, *shape[1:])
 
-    return _Array(info.filename.removesuffix(".npy"), dtype, shape, rows)
+    return Array(info.filename.removesuffix(".npy"), dtype, shape, rows)
 
 
 def _npz(path: Path) -> _Content:
@@ -102,7 +103,7 @@ def _npz(path: Path) -> _Content:
         if not info.filename.endswith(".npy") or (key != "class_names" and first not in SPLITS):
             content.others.append(key)
             continue
-        array = _npz_array(path, info)
+        array = npz_array(path, info)
         if key == "class_names":
             if len(array.shape) != 1 or array.dtype.kind != "U":
                 raise ValueError(f"class_names of {array.dtype} {array.shape}, expected texts (n,)")
@@ -113,7 +114,7 @@ def _npz(path: Path) -> _Content:
     return content
 
 
-def _hdf5_array(path: Path, name: str, array: h5py.Dataset, size: int) -> _Array:
+def _hdf5_array(path: Path, name: str, array: h5py.Dataset, size: int) -> Array:
     if array.shape is None or array.is_virtual or array.external:
         raise ValueError(f"{name}: expected an array whose values lie in the file itself")
     shape, dtype = array.shape, array.dtype
@@ -125,7 +126,7 @@ def _hdf5_array(path: Path, name: str, array: h5py.Dataset, size: int) -> _Array
             for first, last in _blocks(start, stop, _step(shape, dtype)):
                 yield file[name][first:last]
 
-    return _Array(name, dtype, shape, rows)
+    return Array(name, dtype, shape, rows)
 
 
 def _hdf5(path: Path) -> _Content:
@@ -162,7 +163,7 @@ def holds_pictures(path: str | os.PathLike[str]) -> bool:
             if "train_labels.npy" not in archive.namelist():
                 return False
             with archive.open("train_images.npy") as file:
-                shape, _, dtype = _header(file)
+                shape, _, dtype = npy_header(file)
         return dtype == np.uint8 and len(shape) in (3, 4)
     except (
         Exception
@@ -258,7 +259,7 @@ class FieldSource:
                     f"--val-share: expected items left for training, got {n} of {whole} for val"
                 )
             self.counts: dict[Split, int] = {"train": whole - n, "val": n}
-            self._from: dict[Split, dict[str, _Array]] = dict.fromkeys(SPLITS, arrays["train"])
+            self._from: dict[Split, dict[str, Array]] = dict.fromkeys(SPLITS, arrays["train"])
             self._starts: dict[Split, int] = {"train": 0, "val": whole - n}
             self.notes.append(f"the last {n:,} of {whole:,} items are for validation")
         else:
@@ -276,7 +277,7 @@ class FieldSource:
         text = cause(error).removeprefix(f"data file {self._path}: ")
         return ValueError(f"{self._path}: expected {self._kind}, got: {text}")
 
-    def _check(self, name: str, array: _Array) -> None:
+    def _check(self, name: str, array: Array) -> None:
         where = f"{self._path}: {printable(array.called)[:80]}"
         if not array.shape or array.shape[0] == 0:
             raise ValueError(f"{where}: expected an array (n, …) of at least one item, got {array.shape}")
@@ -289,7 +290,7 @@ class FieldSource:
         if wrong:
             raise ValueError(f"{where}: {wrong}")
 
-    def _count(self, arrays: Mapping[str, _Array]) -> int:
+    def _count(self, arrays: Mapping[str, Array]) -> int:
         first, *rest = arrays.values()
         for array in rest:
             if array.shape[0] != first.shape[0]:
@@ -299,7 +300,7 @@ class FieldSource:
                 )
         return first.shape[0]
 
-    def _check_same(self, arrays: Mapping[Split, Mapping[str, _Array]]) -> None:
+    def _check_same(self, arrays: Mapping[Split, Mapping[str, Array]]) -> None:
         train, val = arrays["train"], arrays["val"]
         if set(train) != set(val):
             raise ValueError(
@@ -361,5 +362,5 @@ class FieldSource:
         ]
 
 
-def _are_labels(name: str, array: _Array) -> bool:
+def _are_labels(name: str, array: Array) -> bool:
     return name == "labels" and array.dtype.kind in "iu" and array.shape[1:] in ((), (1,))

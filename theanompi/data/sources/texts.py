@@ -22,6 +22,7 @@ from theanompi.data.store.schema import SPLITS, Split
 UNKNOWN = "<unk>"
 END = "<eos>"
 TEXT_ENDINGS = (".txt",)
+Vocabulary = Literal["bytes"] | list[str]
 _BLOCK_BYTES = 4 * 2**20
 _MOST_WORD = 2**16
 _MARK = codecs.BOM_UTF8
@@ -33,6 +34,11 @@ class Piece(NamedTuple):
     path: Path
     start: int
     stop: int
+
+
+def dtype_of(vocabulary: Vocabulary) -> str:
+    """Name the dtype of a vocabulary's ids."""
+    return token_dtype(256 if vocabulary == "bytes" else len(vocabulary))
 
 
 class Coder(ABC):
@@ -49,7 +55,7 @@ class Coder(ABC):
         What the ids stand for; after `learn`.
     """
 
-    vocabulary: Literal["bytes"] | list[str]
+    vocabulary: Vocabulary
 
     def __init__(self, size: int | None = None) -> None:
         self._size = size
@@ -69,7 +75,7 @@ class Coder(ABC):
     @property
     def dtype(self) -> str:
         """Name the dtype of the ids."""
-        return token_dtype(256 if self.vocabulary == "bytes" else len(self.vocabulary))
+        return dtype_of(self.vocabulary)
 
 
 def _most_frequent(counts: dict[str, int], size: int | None) -> list[str]:
@@ -287,6 +293,8 @@ class TextStream:
     ----------
     counts : dict of split to int
         Number of tokens; after `survey`.
+    vocabulary : "bytes" or list of str
+        What the ids stand for; after `survey`.
     unknown : dict of split to int
         How many of them are ``<unk>``; after `blocks`.
 
@@ -299,6 +307,7 @@ class TextStream:
     description = "Text."
     licence = "not stated"
     class_names = None
+    vocabulary: Vocabulary
 
     def __init__(
         self,
@@ -363,6 +372,7 @@ class TextStream:
                     f"{self._pieces[split][0].path}: expected {self.tokens}, got none for {split}"
                 )
         self.coder.learn()
+        self.vocabulary = self.coder.vocabulary
 
     def blocks(self, split: Split, read: Callable[[int], None]) -> Iterator[NDArray[Any]]:
         """Give the ids of a split, some after another."""
@@ -378,7 +388,65 @@ class TextStream:
             yield from _whole_words(piece, texts) if self.tokens == "words" else texts
 
 
-class TextFolder:
+class LabelledTexts(ABC):
+    """Texts with classes, before they are packed.
+
+    Attributes
+    ----------
+    name, description, source, licence : str
+        As in the data set.
+    tokens : "bytes", "characters" or "words"
+        What a token is.
+    class_names : list of str
+    labels : dict of split to int64 (n,)
+    lengths : dict of split to list of int
+        Tokens of each text; after `survey`.
+    vocabulary : "bytes" or list of str
+        What the ids stand for; after `survey`.
+    unknown : dict of split to int
+        How many tokens are ``<unk>``; after `blocks`.
+    left_out : list of str
+        ``"name: reason"`` of what is no text; after `survey`.
+    notes : list of str
+        What the user should hear about.
+    """
+
+    name: str
+    description: str
+    source: str
+    licence: str
+    tokens: str
+    class_names: list[str]
+    vocabulary: Vocabulary
+
+    def __init__(self) -> None:
+        self.labels: dict[Split, Labels] = {}
+        self.lengths: dict[Split, list[int]] = {split: [] for split in SPLITS}
+        self.unknown: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.left_out: list[str] = []
+        self.notes: list[str] = []
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of texts, which `survey` and `blocks` read once each."""
+
+    @abstractmethod
+    def survey(self, read: Callable[[int], None]) -> None:
+        """Read all texts: see which are none, count the tokens of the others and make the vocabulary.
+
+        Parameters
+        ----------
+        read : callable
+            Is told the number of texts after each.
+        """
+
+    @abstractmethod
+    def blocks(self, split: Split, read: Callable[[int], None]) -> Iterator[NDArray[Any]]:
+        """Give the ids of each text of a split."""
+
+
+class TextFolder(LabelledTexts):
     """Texts with classes: ``train/CLASS/*.txt`` and ``val`` or ``test`` likewise, as the films' reviews of aclImdb.
 
     Folders within a class are searched too, as those of images are (`theanompi.data.sources.folders.Folder`). A folder
@@ -391,15 +459,6 @@ class TextFolder:
         As in `TextStream`.
     val_share : float, optional
         Without ``val`` and ``test``: the share of each class that is taken for validation, the last ones by name.
-
-    Attributes
-    ----------
-    class_names : list of str
-    labels : dict of split to int64 (n,)
-    lengths : dict of split to list of int
-        Tokens of each text; after `survey`.
-    left_out : list of str
-        ``"name: reason"`` of what is no text; after `survey`.
 
     Raises
     ------
@@ -418,12 +477,12 @@ class TextFolder:
         vocabulary_size: int | None = None,
         val_share: float | None = None,
     ) -> None:
+        super().__init__()
         self.tokens = tokens
         self.coder = CODERS[tokens](vocabulary_size)
         self._root = Path(root)
         self.name = self._root.resolve().name or "texts"
         self.source = f"the folder {printable(self.name)}"
-        self.notes: list[str] = []
         val = next((name for name in ("val", "test") if (self._root / name).is_dir()), None)
         if val is None and val_share is None:
             raise ConfigError(
@@ -444,7 +503,6 @@ class TextFolder:
         self.class_names = [printable(name) for name in classes]
         starts = starting_folders(roots, {split: list(found.values()) for split, found in folders.items()})
         self._paths: dict[Split, list[Path]] = {split: [] for split in SPLITS}
-        self.labels: dict[Split, Labels] = {}
         found: dict[Split, list[list[Path]]] = {}
         for split, path in roots.items():
             files = class_files(path, list(folders[split].values()), starts, ignored, TEXT_ENDINGS)
@@ -460,9 +518,6 @@ class TextFolder:
             if not self._paths[split]:
                 raise ConfigError(f"--val-share: expected texts on both sides, got none for {split}")
         self.notes += ignored.notes()
-        self.lengths: dict[Split, list[int]] = {split: [] for split in SPLITS}
-        self.left_out: list[str] = []
-        self.unknown: dict[Split, int] = dict.fromkeys(SPLITS, 0)
 
     def _compare(self, folders: dict[Split, dict[str, str]], val: str) -> None:
         train = folders["train"]
@@ -484,17 +539,9 @@ class TextFolder:
 
     @property
     def count(self) -> int:
-        """Number of texts, which `survey` and `blocks` read once each."""
         return sum(len(paths) for paths in self._paths.values())
 
     def survey(self, read: Callable[[int], None]) -> None:
-        """Read all texts: see which are none, count the tokens of the others and make the vocabulary.
-
-        Parameters
-        ----------
-        read : callable
-            Is told the number of texts after each.
-        """
         for split in SPLITS:
             kept = []
             for i, path in enumerate(self._paths[split]):
@@ -510,9 +557,9 @@ class TextFolder:
             self._paths[split] = [self._paths[split][i] for i in kept]
             self.labels[split] = self.labels[split][kept]
         self.coder.learn()
+        self.vocabulary = self.coder.vocabulary
 
     def blocks(self, split: Split, read: Callable[[int], None]) -> Iterator[NDArray[Any]]:
-        """Give the ids of each text of a split."""
         for path in self._paths[split]:
             try:
                 ids = self.coder.encode(self._text(path))

@@ -47,7 +47,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.config import ConfigError, got, shortened
+from theanompi.config import PACKAGED, ConfigError, got, shortened
 from theanompi.data.pictures.augment import POLICIES
 from theanompi.data.pictures.decode import BadImage, decode_jpeg
 from theanompi.data.store import records
@@ -68,7 +68,6 @@ from theanompi.data.store.hdf5 import (
 from theanompi.data.store.records import ArrayDataset, TokenDataset
 
 VERSION = 2
-PACKAGED = {"digits": "digits.h5"}
 _MOST_NAME = 65536
 
 Store = Literal["jpeg", "raw"]
@@ -427,7 +426,8 @@ def open_dataset(
     Parameters
     ----------
     name_or_path : str or path
-        ``"digits"``, or the path of a file in the format of this module or of `theanompi.data.store.records`.
+        ``"digits"``, ``"reviews"`` or ``"sentences"``, or the path of a file in the format of this module or of
+        `theanompi.data.store.records`.
     check_images : bool
         As in `Dataset`; so for arrays and tokens.
 
@@ -449,14 +449,15 @@ def open_dataset(
     'digits'
     >>> open_dataset("digit")
     Traceback (most recent call last):
-    theanompi.config.errors.ConfigError: data: expected digits (packaged) or the path of an HDF5 file, got 'digit'
+    theanompi.config.errors.ConfigError: data: expected digits, reviews, sentences (packaged) or the path of an HDF5 \
+file, got 'digit'
     """
     name = os.fspath(name_or_path)
     if name in PACKAGED:
-        return Dataset(Path(__file__).parents[1] / PACKAGED[name], check_images)
-    if not os.path.exists(name) and Path(name).name == name and not Path(name).suffix:
+        name = os.fspath(Path(__file__).parents[1] / f"{name}.h5")
+    elif not os.path.exists(name) and Path(name).name == name and not Path(name).suffix:
         raise ConfigError(
-            f"data: expected {' or '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {got(name)}"
+            f"data: expected {', '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {got(name)}"
         )
     modality = records.modality_of(name)
     if modality == "arrays":
