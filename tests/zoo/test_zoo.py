@@ -344,6 +344,14 @@ def test_theano_mpi_s_names_mean_ours(module: str, name: str) -> None:
     }
 
 
+def test_a_class_is_found_where_scripts_of_theano_mpi_look_for_it() -> None:
+    import theanompi.models
+
+    assert theanompi.models.AlexNet.__module__ == "theanompi.models.alex_net"
+    with pytest.raises(AttributeError, match="has no attribute 'AlexNett'"):
+        theanompi.models.AlexNett  # noqa: B018
+
+
 def test_each_former_name_leads_to_a_module_that_there_is() -> None:
     for former, now in OF_THEANO_MPI.items():
         assert find_module(former).name == now != former

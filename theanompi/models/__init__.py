@@ -202,3 +202,11 @@ def _without_weights() -> Iterator[None]:
         yield
     finally:
         set_rng(before)
+
+
+def __getattr__(name: str) -> Any:
+    """A class of the zoo, under the name that scripts of Theano-MPI have for it: ``theanompi.models.AlexNet``."""
+    for module, cls in (where.split(":") for where in ZOO):
+        if cls == name:
+            return getattr(import_module(f"{__name__}.{module}"), cls)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -45,7 +45,7 @@ class MaskedMeanLayer(MergeLayer):
         n, _, units = input_shapes[0]
         return n, units
 
-    def get_output_for(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def get_output_for(self, inputs: Any, **kwargs: Any) -> Any:
         states, mask = inputs
         return pt.sum(states * mask[:, :, None], axis=1) / pt.sum(mask, axis=1)[:, None]
 
