@@ -48,7 +48,7 @@ setup(
         "openmpi": ["openmpi"],
         # impi-rt 2021.19 needs a libfabric package that the package index lacks.
         "impi": ["impi-rt<2021.19"],
-        "test": ["pytest", "pytest-timeout", "scikit-learn"],
+        "test": ["pytest", "pytest-timeout", "pytest-xdist", "scikit-learn"],
         "lint": ["ruff", "mypy"],
         # The other decoders of benchmarks/loader_throughput.py; PyTurboJPEG also needs libturbojpeg, below 3.
         "bench": ["opencv-python-headless", "pyturbojpeg<2"],

@@ -121,16 +121,16 @@ def pack_words(train: Path, val: Path, out: Path, store: str, size: int) -> list
     return [*words, "--size", str(size)] if store == "raw" else words
 
 
-def child(*words: str) -> dict[str, Any]:
-    """Run `data_child.py` and give what it says.
+def child(*words: str, root: Path = common.ROOT) -> dict[str, Any]:
+    """Run `data_child.py` of a checkout and give what it says.
 
     Raises
     ------
     RuntimeError
         If it fails, with the end of its standard error.
     """
-    python = [sys.executable, str(common.ROOT / "benchmarks" / "data_child.py"), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    python = [sys.executable, str(root / "benchmarks" / "data_child.py"), *words]
+    environment = common.child_environment(1, root)
     result = subprocess.run(
         python, capture_output=True, encoding="utf-8", stdin=subprocess.DEVNULL, env=environment, check=False
     )

@@ -1,30 +1,39 @@
-"""Is a step as fast as at another revision? `python benchmarks/revisions.py REVISION`: this checkout against that one.
+"""Is it as fast as at another revision? `python benchmarks/revisions.py REVISION`: this checkout against that one.
 
-Each runs its own `ours.py` (ResNet-50 with loading, exchange and update) with its own package; the other one is checked
-out into a temporary folder. In a start both are started, and run in turn, in short bursts, the order reversed every
-round; its ratio is the median over its rounds, of this checkout's rate to the other's. Where memory happens to lie
-makes one process faster than another of the same code, so what counts are the starts: the mean of their ratios
-with a 95 % interval (Student's t). The result is a JSON file under benchmarks/results/; the exit status is 1 if this
-checkout is slower.
+Each runs its own scripts with its own package; the other one is checked out into a temporary folder. Three parts:
+
+step        `ours.py`: ResNet-50 with loading, exchange and update
+loading     `loader_contender.py`: batches from a packed set of photographs, JPEG files and raw pixels
+packing     `data_child.py`: tmpack of a folder of photographs, to both
+
+In a start both are started, and run in turn, in short bursts, the order reversed every round; its ratio is the median
+over its rounds, of this checkout's rate to the other's. Where memory happens to lie makes one process faster than
+another of the same code, so what counts are the starts: the mean of their ratios with a 95 % interval (Student's t).
+Each packing is a start. The result is a JSON file under benchmarks/results/; the exit status is 1 if this checkout is
+slower.
 """
 
 import argparse
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import common
+from loader_throughput import Materials, child, pack_words
 from step_throughput import EPOCH_STEPS
 
 from theanompi.experiments.statistics import interval
 
 LEAST = 0.99
-"""A step may take this much of the other's speed."""
+"""The least share of the other's speed."""
+PARTS = ["step", "loading", "packing"]
+PHOTOGRAPHS, PACKINGS, RAW_SIZE = 200, 8, 256
 
 
 def verdict(ratios: Sequence[float]) -> dict[str, Any]:
@@ -103,7 +112,13 @@ def cell(args: argparse.Namespace, other: Path, ranks: int, size: int) -> dict[s
     """
     batch = args.batch_size or (8 if size >= 224 else 16)
     threads = max(1, args.threads // ranks)
-    about = {"ranks": ranks, "image_size": size, "batch_size_per_rank": batch, "threads_per_rank": threads}
+    about = {
+        "part": "step",
+        "ranks": ranks,
+        "image_size": size,
+        "batch_size_per_rank": batch,
+        "threads_per_rank": threads,
+    }
     title = ", ".join(f"{name} {value}" for name, value in about.items())
     starts = []
     with tempfile.TemporaryDirectory() as folder:
@@ -119,13 +134,12 @@ def cell(args: argparse.Namespace, other: Path, ranks: int, size: int) -> dict[s
         flags += ["--batch-size", str(batch)]
         for number in range(args.starts):
             # The one that begins also ends the last round, and has fewer bursts after one of its own: take turns.
-            order = [("this", common.ROOT), ("other", other)][:: 1 if number % 2 == 0 else -1]
             with contextlib.ExitStack() as stack:
                 started = [
                     stack.enter_context(
                         contextlib.closing(common.Contender(name, "ours.py", flags, ranks, threads, root))
                     )
-                    for name, root in order
+                    for name, root in in_turn(other, number)
                 ]
                 report = common.compare(started, args.rounds, args.burst_seconds, batch * ranks)
             common.print_comparison(f"{title}, start {number + 1} of {args.starts}", report)
@@ -139,12 +153,59 @@ def cell(args: argparse.Namespace, other: Path, ranks: int, size: int) -> dict[s
             for report in starts
         ]
     )
+    show(title, found)
+    return {**about, **found, "starts": starts}
+
+
+def show(title: str, found: Mapping[str, Any]) -> None:
+    """Print a `verdict`."""
     print(
         f"{title}: {found['ratio']:.4f} ({found['low']:.4f} to {found['high']:.4f}) of the other's speed, at least "
         f"{LEAST} expected: {found['verdict']}",
         flush=True,
     )
-    return {**about, **found, "starts": starts}
+
+
+def in_turn(other: Path, number: int) -> list[tuple[str, Path]]:
+    """Both checkouts, the first one first in every other turn."""
+    return [("this", common.ROOT), ("other", other)][:: 1 if number % 2 == 0 else -1]
+
+
+def loading(args: argparse.Namespace, other: Path, materials: Materials, store: str) -> dict[str, Any]:
+    """The starts of both loaders with one process, and what they say."""
+    data = str(materials.packed(store, RAW_SIZE))
+    ratios = []
+    for number in range(args.starts):
+        with contextlib.ExitStack() as stack:
+            flags = ["--kind", "ours", "--data", data, "--processes", "1"]
+            started = [
+                stack.enter_context(
+                    contextlib.closing(common.Contender(name, "loader_contender.py", flags, 1, 1, root))
+                )
+                for name, root in in_turn(other, number)
+            ]
+            steps = max(1, round(args.burst_seconds / max(contender.step_s for contender in started)))
+            said = common.interleave(started, args.rounds, steps)
+        pairs = zip(said["this"], said["other"], strict=True)
+        ratios.append(statistics.median(b["seconds"] / a["seconds"] for a, b in pairs))
+    found = verdict(ratios)
+    show(f"loading, {store}", found)
+    return {"part": "loading", "store": store, **found}
+
+
+def packing(other: Path, materials: Materials, store: str) -> dict[str, Any]:
+    """Packings by both in turn, each in a process of its own, and what they say."""
+    words = pack_words(*materials.photographs(), materials.folder / "packed.h5", store, RAW_SIZE)
+    ratios = []
+    for number in range(PACKINGS):
+        seconds = {
+            name: child("pack", *words, "--processes", "1", root=root)["seconds"]
+            for name, root in in_turn(other, number)
+        }
+        ratios.append(seconds["other"] / seconds["this"])
+    found = verdict(ratios)
+    show(f"packing, {store}", found)
+    return {"part": "packing", "store": store, **found}
 
 
 def main() -> None:
@@ -153,6 +214,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("revision", metavar="REVISION", help="what git calls it: a commit, branch or tag")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64], help="pixels (default: 32 64)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--exchange", default="overlap", help="the strategy (default: overlap)")
@@ -174,7 +236,15 @@ def main() -> None:
         "exchange": args.exchange,
     }
     with checked_out(commit) as other:
-        result["cells"] = [cell(args, other, ranks, size) for ranks in args.ranks for size in args.sizes]
+        cells = result["cells"] = []
+        if "step" in args.parts:
+            cells += [cell(args, other, ranks, size) for ranks in args.ranks for size in args.sizes]
+        with tempfile.TemporaryDirectory() as folder:
+            materials = Materials(Path(folder), PHOTOGRAPHS)
+            if "loading" in args.parts:
+                cells += [loading(args, other, materials, store) for store in ("jpeg", "raw")]
+            if "packing" in args.parts:
+                cells += [packing(other, materials, store) for store in ("jpeg", "raw")]
     result["load_average_1_min_at_end"] = os.getloadavg()[0]
     common.write_json(args.out, result)
     sys.exit(any(found["verdict"] == "slower" for found in result["cells"]))

@@ -118,7 +118,7 @@ def allreduces(sizes: list[int]) -> tuple[Callable[[], None], Callable[[], dict[
 
 
 def training(
-    data: str, image_size: int, batch_size: int
+    name: str, data: str, image_size: int, batch_size: int
 ) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
     """A step with the strategy `ar`, one with `overlap`, and a replay of that one; and what they report.
 
@@ -135,16 +135,17 @@ def training(
     """
     from mpi4py import MPI
 
-    from theanompi import device
+    from theanompi import Model, device
+    from theanompi.config.plugins import find_class
     from theanompi.exchange import get_exchanger
     from theanompi.exchange.background import BUCKET
     from theanompi.exchange.base import make_buckets
-    from theanompi.models.resnet50 import ResNet50
 
     world = MPI.COMM_WORLD
     device.use("cpu")
     config = {"data": data, "image_size": image_size, "batch_size": batch_size}
-    model = ResNet50({**config, "rank": world.rank, "size": world.size, "verbose": False})
+    model_class: type[Model] = find_class("model", name, {}, base=Model)
+    model = model_class({**config, "rank": world.rank, "size": world.size, "verbose": False})
     ar, overlap = (get_exchanger(name, world, model.state.gradients) for name in ("ar", "overlap"))
     watched = Watched(ar)
     model.compile_iter_fns("cdd", [watched])  # type: ignore[list-item]
@@ -215,6 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--algorithm", choices=list(LIBRARY_PARAMETERS), required=True)
     parser.add_argument("--sizes", type=int, nargs="+", help="bytes of the buffers; allreduces only")
+    parser.add_argument("--model", help="module.Class; training")
     parser.add_argument("--data", help="a data set of the package's own format; training")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--batch-size", type=int, help="images per rank")
@@ -225,7 +227,7 @@ def main() -> None:
     if args.sizes:
         step, facts = allreduces(args.sizes)
     else:
-        step, facts = training(args.data, args.image_size, args.batch_size)
+        step, facts = training(args.model, args.data, args.image_size, args.batch_size)
     common.serve(step, lambda: None, MPI.COMM_WORLD.Barrier, facts)
 
 

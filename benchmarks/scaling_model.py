@@ -27,7 +27,7 @@ SIZES = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20, 16 <
 # A larger buffer no longer fits the caches: its bytes cost more, which a straight line cannot say. The exchange
 # sends no such buffers.
 FITTED_UP_TO = 16 << 20
-IMAGE_SIZE, BATCH_SIZE, EPOCH_STEPS = 64, 16, 20
+MODEL, IMAGE_SIZE, BATCH_SIZE, EPOCH_STEPS = "models.resnet50.ResNet50", 64, 16, 20
 BURST_STEPS = {"allreduce": 5, "training": 3}
 
 # Goyal et al.'s (P): 32 images, 100 MB, 120 ms of backward, 8 GPUs a server; forward is what is left of the 8 × 32
@@ -404,7 +404,7 @@ def measure_training(ranks: Sequence[int], rounds: int) -> dict[int, dict[str, A
         for k in ranks:
             data = Path(folder.name, f"{k}.h5")
             common.write_synthetic(data, IMAGE_SIZE, EPOCH_STEPS * BATCH_SIZE * k)
-            words = ["--algorithm", "halving_doubling", "--data", str(data)]
+            words = ["--algorithm", "halving_doubling", "--model", MODEL, "--data", str(data)]
             words += ["--image-size", str(IMAGE_SIZE), "--batch-size", str(BATCH_SIZE)]
             started[k] = common.Contender(f"{k} ranks", "scaling_child.py", words, k, 1)
         said = common.interleave(list(started.values()), rounds, BURST_STEPS["training"])

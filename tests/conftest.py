@@ -1,13 +1,17 @@
 """What holds for all tests: settings before any module starts threads or processes, and which tests start an mpirun.
 
+The whole of them runs in two processes, files that are named run in this one; ``-n`` has the last word.
+
 One thread per process, and signals as in a terminal: what a script starts in the background ignores SIGINT, under
 nohup also SIGHUP, and so would all that the tests start.
 """
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -36,6 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     starting = [
         getattr(sys.modules[m], name) for m, names in STARTING.items() if m in sys.modules for name in names
     ]
+
+    @cache  # of a test with many parameters, and of a fixture that many tests use, once
+    def starts_one(function: Any) -> bool:
+        return any(is_start(value, starting) for value in everything_used([function]))
+
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             text = "".join(example.source for example in item.dtest.examples)  # type: ignore[union-attr]
@@ -43,8 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         else:
             fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
             used = [item.function, *(definition.func for several in fixtures for definition in several)]  # type: ignore[attr-defined]
-            used += getattr(getattr(item, "callspec", None), "params", {}).values()
-            starts = any(is_start(value, starting) for value in everything_used(used))
+            given = [*getattr(getattr(item, "callspec", None), "params", {}).values()]
+            starts = any(map(starts_one, used))
+            starts = starts or any(is_start(value, starting) for value in everything_used(given))
         if starts:
             item.add_marker("mpirun")
 
@@ -82,11 +92,6 @@ def everything_used(values: list[Any]) -> Iterator[Any]:
             values += value.values()
 
 
-def is_here(kind: type) -> bool:
-    """Whether a class is one of this folder's modules."""
-    return str(getattr(sys.modules.get(kind.__module__), "__file__", None)).startswith(HERE)
-
-
 def names_and_constants(code: CodeType) -> tuple[set[str], list[Any]]:
     """The names that code looks up, and its constants; those of functions within it too."""
     names, constants = set(code.co_names), []
@@ -98,6 +103,26 @@ def names_and_constants(code: CodeType) -> tuple[set[str], list[Any]]:
         else:
             constants.append(constant)
     return names, constants
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole in two processes: most tests keep one core at work, those under an mpirun two to four.
+
+    Each process takes one half, and then from the other what has not begun, so that most files are in one of them.
+    """
+    if hasattr(config, "workerinput"):  # this is one of the two
+        return
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.pluginmanager.hasplugin("xdist") and not config.option.usepdb:
+        if config.option.numprocesses is None and len(os.sched_getaffinity(0)) > 1:
+            config.option.numprocesses, config.option.dist = 2, "worksteal"
+
+
+def pytest_collection_finish() -> None:
+    """Take what all modules have made out of the garbage collector's sight, which looks at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -46,20 +46,30 @@ BOUND: list[str] = []
 """The threads that waited for their stream, in this order; it is a call that needs a context."""
 
 
-def disguise(aware: bool) -> None:
+@contextlib.contextmanager
+def disguised(aware: bool) -> Iterator[None]:
     """Let everything that the strategies ask of torch.cuda be there."""
     stream = SimpleNamespace(
         wait_stream=lambda other: None, synchronize=lambda: BOUND.append(current_thread().name)
     )
     event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
-    cuda: Any = torch.cuda
-    cuda.synchronize = SYNCHRONISED.append
-    cuda.Stream, cuda.Event = lambda *_: stream, lambda **_: event
-    cuda.stream, cuda.current_stream = lambda _: contextlib.nullcontext(), lambda *_: stream
-    for name in ("empty", "zeros"):
-        make = getattr(torch, name)
-        setattr(torch, name, lambda *shape, make=make, pin_memory=False, **more: make(*shape, **more))
-    cuda_aware.decide = lambda comm, device: cuda_aware.Decision(aware, "told so")
+
+    def unpinned(make: Any) -> Any:
+        return lambda *shape, pin_memory=False, **more: make(*shape, **more)
+
+    with (
+        mock.patch.multiple(
+            torch.cuda,
+            synchronize=SYNCHRONISED.append,
+            Stream=lambda *_: stream,
+            Event=lambda **_: event,
+            stream=lambda _: contextlib.nullcontext(),
+            current_stream=lambda *_: stream,
+        ),
+        mock.patch.multiple(torch, empty=unpinned(torch.empty), zeros=unpinned(torch.zeros)),
+        mock.patch.object(cuda_aware, "decide", lambda comm, device: cuda_aware.Decision(aware, "told so")),
+    ):
+        yield
 
 
 def make(strategy: str, name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[Exchanger, Any]:
@@ -224,14 +234,14 @@ def main(comm: MPI.Intracomm, case: str, name: str, *strategies: str) -> None:
     """Do a case with each strategy, on the ranks of a communicator."""
     global COMM
     COMM = comm
+    cuda = disguised(name.endswith("aware")) if name.startswith("cpu as cuda") else contextlib.nullcontext()
     with (
         mock.patch.object(background, "BUCKET", 4 * UNIT),
         mock.patch.object(route, "CHUNK", 3 * UNIT),
         mock.patch.dict(STRATEGIES, nothing=Nothing),
+        cuda,
     ):
-        if name.startswith("cpu as cuda"):
-            disguise(name.endswith("aware"))
-        else:
+        if not name.startswith("cpu as cuda"):
             device.use(f"cuda:{COMM.rank}" if name == "cuda by rank" else name)
         for strategy in strategies:
             {"sums": sums, "rounded": rounded, "hidden": hidden, "machines": machines}[case](strategy, name)

@@ -206,6 +206,10 @@ def host_shared(value: Any, name: str) -> Any:
     return pytensor.shared(np.array(value), name, shape=np.shape(value))
 
 
+class Unfit(Exception):
+    """No operand is at hand that a rule can write about."""
+
+
 class Undefined(Exception):
     """No value is right: C leaves it open, as a cast of NaN to an integer, or PyTensor's does not fit its type."""
 
@@ -458,8 +462,8 @@ class Drawing:
                 lengths = self.lengths(ndim, empty) if shape is None else shape
                 value = self.numbers(dtype or self.dtypes(kinds), lengths, low, high)
                 if fits is None or fits(value):
-                    break
-            return self.new(value)
+                    return self.new(value)
+            raise Unfit("of 20 values none was of the sort that is wanted")
         self.reads.append(name)
         return name
 
@@ -543,7 +547,12 @@ class Drawing:
         """
         inputs, pool, count = list(self.inputs), list(self.pool), self.count
         self.reads = []
-        text = rule.write(self)
+        try:
+            text = rule.write(self)
+        except Unfit as error:
+            self.inputs, self.pool, self.count = inputs, pool, count
+            self.refused = str(error)
+            return False
         stem = f"v{len(self.lines)}"
         names = (stem,) if rule.values == 1 else tuple(f"{stem}{'abcdefgh'[k]}" for k in range(rule.values))
         line = Line(rule.name, names, text, tuple(dict.fromkeys(self.reads)))

@@ -903,9 +903,10 @@ rule("linalg.cholesky, maybe not positive")(
 
 
 def right(d: Drawing, a: str) -> str:
-    """A right-hand side."""
+    """A right-hand side. Where an infinity in it gets to is not said: substitution may multiply it by 0, or not."""
     side = d.shape(a)[-1] + d.maybe(0.03)
-    return d.x("f", 1, shape=(side,)) if d.maybe(0.4) else d.x("f", 2, shape=(side, 2))
+    ndim, shape = (1, (side,)) if d.maybe(0.4) else (2, (side, 2))
+    return d.x("f", ndim, shape=shape, low=-9, high=9)
 
 
 @on("linalg.solve", square=True)
@@ -976,7 +977,7 @@ on("linalg.qz", ndim=(2, 2), square=True)(
 rule("linalg.pinv")(lambda d: f"linalg.pinv({d.x('f', 2, low=-9, high=9, empty=False)})")
 rule("linalg.expm")(lambda d: f"linalg.expm({d.square()} / 4)")
 on("linalg.lstsq", ndim=(2, 2), square=True)(
-    lambda d, a: f"linalg.lstsq({a}, {d.x('f', 1, shape=d.shape(a)[:1])}, 1e-6)[0]"
+    lambda d, a: f"linalg.lstsq({a}, {d.x('f', 1, shape=d.shape(a)[:1], low=-9, high=9)}, 1e-6)[0]"
 )
 rule("linalg.matrix_power")(lambda d: f"linalg.matrix_power({d.square()}, {d.any_of(0, 1, 2, 3)})")
 on("linalg.matrix_dot", ndim=(2, 2), square=True)(lambda d, a: f"linalg.matrix_dot({a}, {a}, {a})")
@@ -988,7 +989,7 @@ rule("linalg.block_diag")(
 )
 on("linalg.tensorinv", ndim=(2, 2), square=True)(lambda d, a: f"linalg.tensorinv({a}, ind=1)")
 on("linalg.tensorsolve", ndim=(2, 2), square=True)(
-    lambda d, a: f"linalg.tensorsolve({a}, {d.x('f', 1, shape=d.shape(a)[:1])})"
+    lambda d, a: f"linalg.tensorsolve({a}, {d.x('f', 1, shape=d.shape(a)[:1], low=-9, high=9)})"
 )
 on("linalg.solve_sylvester", ndim=(2, 2), square=True)(
     lambda d, a: f"linalg.solve_sylvester({a}, {a}, {a}.T)"

@@ -233,9 +233,10 @@ def run_warm(
     timeout: float = 120,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Do what `run_mpi` does, on ranks that other tests have started: for what is expected to end well.
+    """Do what `run_mpi` does, on ranks that other tests have started: for what ends in good order on all ranks.
 
-    What is expected to fail, is killed, or is about processes (their start, environment, memory, ends) needs `run_mpi`.
+    That is well, refused by all of them (`theanompi.training.ranks.agree`), or stopped by a signal that is heeded. What
+    fails in another way, is killed, or is about processes (their start, environment, memory, ends) needs `run_mpi`.
 
     Parameters
     ----------
@@ -246,7 +247,7 @@ def run_warm(
         or the text of a program, in which ``comm`` is the communicator of the `n` ranks and ``sys.argv[1:]`` are the
         arguments.
     *arguments : str
-        Of the program.
+        Of the program, or of ``tests/train.py`` after the settings.
     timeout : float
         Seconds after which all ranks are killed.
     env : mapping, optional

@@ -87,6 +87,16 @@ class Smooth(Normalised):
     nonlinearity = staticmethod(softplus)
 
 
+class Wide(Model):
+    """With gradients for several buckets of an exchange, in a graph that is soon compiled."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        net = DenseLayer(InputLayer(input_shape), 1024, b=None, nonlinearity=None, name="dense1")
+        net = NonlinearityLayer(BatchNormLayer(net, name="bn1"), rectify)
+        net = DenseLayer(net, 1024, nonlinearity=rectify, name="dense2")
+        return DenseLayer(net, num_classes, nonlinearity=softmax, name="dense3")
+
+
 class Various(Model):
     """With all that the networks of the zoo have, and dropout, a bias before pooling and a smallest size."""
 

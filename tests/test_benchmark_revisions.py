@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -36,7 +36,8 @@ def checkout(root: Path, seconds: float) -> Path:
     for folder in ("benchmarks", "theanompi"):
         (root / folder).mkdir(parents=True)
     (root / "theanompi/__init__.py").write_text(f"seconds = {seconds}\n")
-    (root / "benchmarks/ours.py").write_text(OURS.format(benchmarks=str(BENCHMARKS)))
+    for script in ("ours", "loader_contender"):
+        (root / f"benchmarks/{script}.py").write_text(OURS.format(benchmarks=str(BENCHMARKS)))
     (root / "benchmarks/common.py").write_text("def write_synthetic(path, size, images): path.touch()\n")
     return root
 
@@ -58,6 +59,30 @@ def test_each_version_runs_its_own_code_and_the_ratio_is_of_this_one_to_the_othe
     # A busy machine is slow to wake a sleeper.
     assert all(1.2 < ratio < 3 for ratio in found["ratios"]), found["ratios"]
     assert found["low"] < found["ratio"] == sum(found["ratios"]) / 2 < found["high"]
+
+
+def test_the_loader_of_each_version_is_compared(
+    revisions: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("common.ROOT", checkout(tmp_path / "here", 0.01))
+    materials = SimpleNamespace(packed=lambda store, size: tmp_path / f"{store}.h5")
+    options = argparse.Namespace(starts=2, rounds=4, burst_seconds=0.05)
+    found = revisions.loading(options, checkout(tmp_path / "there", 0.02), materials, "raw")
+    assert all(1.2 < ratio < 3 for ratio in found["ratios"]), found["ratios"]
+
+
+def test_packing_is_compared(revisions: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    materials = SimpleNamespace(photographs=lambda: (tmp_path, tmp_path), folder=tmp_path)
+    turns = []
+
+    def child(*words: str, root: Path) -> dict[str, float]:
+        turns.append(root.name)
+        return {"seconds": 2.0 if root.name == "there" else 1.0 + 0.01 * len(turns)}
+
+    monkeypatch.setattr(revisions, "child", child)
+    found = revisions.packing(tmp_path / "there", materials, "jpeg")
+    assert all(1.5 < ratio < 2 for ratio in found["ratios"]) and found["verdict"] == "as fast"
+    assert turns[:4:3] == [revisions.common.ROOT.name] * 2 and turns[1:3] == ["there"] * 2
 
 
 def test_a_revision_is_checked_out_and_taken_away_again(

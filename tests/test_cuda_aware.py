@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.mpi import run_mpi, run_warm
+from tests.mpi import run_warm
 from theanompi.exchange import cuda_aware, probe
 from theanompi.exchange.cuda_aware import Proof, prove
+from theanompi.launch.mpirun import Outcome
 
 # The real program of the proof, with a library that does something wrong when it is given device memory.
 SPOILED = """
@@ -51,7 +52,38 @@ def library(tmp_path, monkeypatch):
     return make
 
 
-def test_a_library_that_is_faster_than_staging(library):
+# The program of the proof on ranks that are there already; how many cores it may use goes for a job of its own.
+WARM = """
+import os, runpy, sys
+from types import SimpleNamespace
+from unittest import mock
+from mpi4py import MPI
+from theanompi.exchange import cuda_aware, probe
+folder, module, task = sys.argv[1:]
+sys.path.insert(0, folder)
+sys.argv[1:] = [task]
+with (
+    mock.patch.multiple(probe, measure=probe.measure, MPI=SimpleNamespace(**vars(MPI) | {"COMM_WORLD": comm})),
+    mock.patch.multiple(cuda_aware, query=cuda_aware.query),
+    mock.patch.object(os, "sched_setaffinity"),
+):
+    runpy.run_module(module)
+"""
+
+
+@pytest.fixture
+def warm(tmp_path, monkeypatch):
+    """For libraries at which the program ends well."""
+
+    def run_ranks(n, program, timeout, devices):
+        *_, module, task = program
+        done = run_warm(n, WARM, str(tmp_path), module, task)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    monkeypatch.setattr(cuda_aware, "run_ranks", run_ranks)
+
+
+def test_a_library_that_is_faster_than_staging(library, warm):
     proof = prove(["cpu"], values=1_000_000, module=library("time.sleep(0.05)", path="staged"))
     assert proof.claimed and proof.right and proof.use_direct
     assert proof.staged_s > 0.05 > proof.direct_s > 0
@@ -61,7 +93,7 @@ def test_a_library_that_is_faster_than_staging(library):
     )
 
 
-def test_one_that_is_slower(library):
+def test_one_that_is_slower(library, warm):
     proof = prove(["cpu"], values=500_000, module=library("time.sleep(0.05)"))
     assert proof.right and not proof.use_direct
     assert proof.direct_s > 0.05
@@ -69,7 +101,7 @@ def test_one_that_is_slower(library):
 
 
 @pytest.mark.parametrize("which", ["rank == 1", "size == 2"])
-def test_one_that_sums_wrong(library, which):
+def test_one_that_sums_wrong(library, warm, which):
     """On one rank, or on all; one value of many."""
     proof = prove(["cpu"], values=100_000, module=library(f"if self.{which}: message[0][77_777] += 1"))
     assert proof.claimed and not proof.right and not proof.use_direct
@@ -77,7 +109,7 @@ def test_one_that_sums_wrong(library, which):
     assert proof.reason.startswith("wrong sums (direct), ")
 
 
-def test_one_that_returns_what_was_summed_before(library):
+def test_one_that_returns_what_was_summed_before(library, warm):
     """The values of each call differ, so that not to have summed at all is noticed too."""
     proof = prove(
         ["cpu"], values=1000, module=library("message[0][:] = self.__dict__.setdefault('kept', 0) or 1")
@@ -174,6 +206,7 @@ def test_every_path_is_right(n):
 
 # Ranks on two machines: the first half of them on one, the others on the other.
 DECIDE = """
+from unittest import mock
 import torch
 from mpi4py import MPI
 from theanompi.exchange import cuda_aware
@@ -183,27 +216,28 @@ class Machines(MPI.Intracomm):
     def Split_type(self, kind):
         return self.Split(2 * self.rank // self.size)
 
-comm = Machines(MPI.COMM_WORLD)
+comm = Machines(comm)
 second, last = 2 * comm.rank // comm.size, comm.rank == comm.size - 1
-calls = []
-cuda_aware.query = lambda: (how != "silent", "told so")
-cuda_aware._identity = lambda device: "hidden" if how == "hidden" and last else device
-torch.cuda.device_count = lambda: 8
-
-def prove(devices):
-    calls.append(devices)
-    wrong = how == "wrong" and second
-    return Proof(True, not wrong, 1.0, 2.0, "wrong sums" if wrong else "right sums")
-
-cuda_aware.prove = prove
 results = []
 for how in ("right", "wrong", "silent", "hidden", "cpu", "mixed"):
+    calls = []
+
+    def prove(devices):
+        calls.append(devices)
+        wrong = how == "wrong" and second
+        return Proof(True, not wrong, 1.0, 2.0, "wrong sums" if wrong else "right sums")
+
+    library = {
+        "query": lambda: (how != "silent", "told so"),
+        "_identity": lambda device: "hidden" if how == "hidden" and last else device,
+        "prove": prove,
+        "_decision": None,
+    }
     device = torch.device("cpu" if how == "cpu" or (how == "mixed" and comm.rank == 0) else f"cuda:{comm.rank}")
-    first = decide(comm, device)
-    assert decide(comm, device) == first
+    with mock.patch.multiple(cuda_aware, **library), mock.patch("torch.cuda.device_count", lambda: 8):
+        first = decide(comm, device)
+        assert decide(comm, device) == first
     results.append(f"{how}|{comm.rank}|{first.direct}|{first.reason}|{calls}\\n")
-    calls.clear()
-    cuda_aware._decision = None
 print(end="".join(results))
 """
 
@@ -211,7 +245,7 @@ print(end="".join(results))
 @cache
 def decisions(n: int) -> dict[str, list[list[str]]]:
     """For each case what each rank decided, why, and what it had proven."""
-    result = run_mpi(n, ["-m", "mpi4py", "-c", DECIDE], timeout=60)
+    result = run_warm(n, DECIDE)
     assert result.returncode == 0, result.stderr
     found: dict[str, list[list[str]]] = {}
     for how, _, *words in sorted(text.split("|") for text in result.stdout.splitlines()):

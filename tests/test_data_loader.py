@@ -766,7 +766,13 @@ def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
         "with Loader(digits, 16) as loader: next(loader.validation(1, 0))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "the copy\n")
 

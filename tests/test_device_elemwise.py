@@ -132,6 +132,16 @@ def test_multiples_in_sums(form: str, target: int, size: int) -> None:
         assert_close(variable.get_value(), expected if i == target else value, f"{form}, variable {i}")
 
 
+def test_a_multiple_by_a_truth_value() -> None:
+    """As `pt.eq(norm, …) * sign(x)` in the gradient of a norm: torch takes no bool for a factor of its own."""
+    a, b = vectors(7, 2)
+    x, y = pt.vector(dtype="float32", shape=(7,)), pt.vector(dtype="float32", shape=(7,))
+    flag = pt.tensor(dtype="bool", shape=(1,))
+    function = pytensor.function([x, y, flag], x + flag * y, mode=MODE)
+    for value in (True, False):
+        assert_close(function(a, b, np.array([value])), a + value * b, str(value))
+
+
 def test_one_variable_as_two_operands_of_an_expression() -> None:
     """Fusion makes no such node, but merging may: one operand is read after the other is overwritten."""
     p, q = pytensor.scalar.float32("p"), pytensor.scalar.float32("q")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.mpi import ROOT, run_mpi
 from theanompi.experiments.file import read_experiment
 
@@ -39,6 +41,7 @@ def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "mymodel-digits" / "checkpoint.h5").is_file()
 
 
+@pytest.mark.mpirun  # in the process of the script, where nobody sees it
 def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
     script = block("rule.wait()").replace('modelclass="ResNet50"', 'modelclass="ResNet50", max_iterations=1')
     done = subprocess.run(

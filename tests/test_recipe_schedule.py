@@ -160,7 +160,7 @@ def text_of(schedule: Schedule, optimizer: Optimizer | None = None, **settings: 
         "n_train": 1_281_167,
         "parameters": PARAMETERS,
     } | settings
-    return plan(schedule, optimizer or Momentum(resolve(RunConfig())), **values)  # type: ignore[arg-type]
+    return plan(schedule, {"loss": optimizer or Momentum(resolve(RunConfig()))}, **values)  # type: ignore[arg-type]
 
 
 def test_plan_tells_the_whole_run() -> None:

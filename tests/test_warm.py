@@ -108,6 +108,9 @@ def test_what_all_ranks_refuse_is_an_exit_status(tmp_path: Path) -> None:
     done = run_warm(ranks, {**settings, "out": str(tmp_path / "run"), "resume": True})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.count("theanompi: ") == 1
+    # In the middle of training, too.
+    more = {"modelfile": "small_models", "modelclass": "NotFinite", "exchange": "overlap"}
+    assert run_warm(ranks, {**settings, **more, "out": str(tmp_path / "nan")}).returncode == 1
     assert run_warm(1, "import os; print(os.getpid())").stdout == pid
 
 

@@ -4,8 +4,7 @@
 ``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
 its loader process, ``term-N`` sends the last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N,
-``full-N`` leaves no
-room in any file from then on.
+``full-N`` leaves no room in any file from then on.
 
 No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
@@ -16,6 +15,8 @@ import resource
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -30,34 +31,41 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
-def spoil(how: str) -> None:
-    if how == "no-exchange":
-        for strategy in STRATEGIES.values():
-            strategy._sum = lambda self, bucket: None  # type: ignore[method-assign]
-    elif how == "own-batches":
-        update = Model.update
+@contextmanager
+def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
+    """A run that goes wrong in one of the ways above."""
+    with ExitStack() as stack:
+        patch = mock.patch.object
+        if how == "no-exchange":
+            for strategy in set(STRATEGIES.values()):
+                stack.enter_context(patch(strategy, "_sum", lambda self, bucket: None))
+        elif how == "own-batches":
+            update = Model.update
 
-        def update_by_the_mean_of_its_batches(self: Model, objective: int = 0) -> Any:
-            own = max(self.data.sampler.own_units(self._count), 1)
-            self.state.gradients.flat.mul_(self.config.accumulation / own)
-            return update(self, objective)
+            def update_by_the_mean_of_its_batches(self: Model, objective: int = 0) -> Any:
+                own = max(self.data.sampler.own_units(self._count), 1)
+                self.state.gradients.flat.mul_(self.config.accumulation / own)
+                return update(self, objective)
 
-        Model.update = update_by_the_mean_of_its_batches  # type: ignore[method-assign]
-    else:
-        *_, last = how.split("-")
-        train = Recorder.train
+            stack.enter_context(patch(Model, "update", update_by_the_mean_of_its_batches))
+        else:
+            *_, last = how.split("-")
+            train = Recorder.train
 
-        def train_and_kill(self: Recorder, epoch: int, iteration: int, *args: float, **kwargs: float) -> None:
-            train(self, epoch, iteration, *args, **kwargs)  # type: ignore[arg-type]
-            if iteration == int(last) and how.startswith("gone"):
-                shutil.rmtree(json.loads(sys.argv[1])["out"], ignore_errors=True)
-            elif iteration == int(last) and how.startswith("full"):
-                resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-            elif iteration == int(last) and os.environ["PMI_RANK"] == str(int(os.environ["PMI_SIZE"]) - 1):
-                number = signal.SIGTERM if how.startswith("term") else signal.SIGKILL
-                os.kill(loader_process() if "loader" in how else os.getpid(), number)
+            def train_and_kill(
+                self: Recorder, epoch: int, iteration: int, *args: float, **kwargs: float
+            ) -> None:
+                train(self, epoch, iteration, *args, **kwargs)  # type: ignore[arg-type]
+                if iteration == int(last) and how.startswith("gone"):
+                    shutil.rmtree(out, ignore_errors=True)
+                elif iteration == int(last) and how.startswith("full"):
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+                elif iteration == int(last) and comm.Get_rank() == comm.Get_size() - 1:
+                    number = signal.SIGTERM if how.startswith("term") else signal.SIGKILL
+                    os.kill(loader_process() if "loader" in how else os.getpid(), number)
 
-        Recorder.train = train_and_kill  # type: ignore[method-assign]
+            stack.enter_context(patch(Recorder, "train", train_and_kill))
+        yield
 
 
 def loader_process() -> int:
@@ -70,14 +78,17 @@ def loader_process() -> int:
     return child
 
 
-def train(settings: dict[str, Any], comm: "MPI.Intracomm | None" = None) -> None:
+def train(settings: dict[str, Any], comm: "MPI.Intracomm | None" = None, *spoils: str) -> None:
     """Be one worker of a run."""
     config = RunConfig.from_dict(settings)
-    with mock.patch("theanompi.training.rank.plot_curves"):
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch("theanompi.training.rank.plot_curves"))
+        for how in spoils:
+            from mpi4py import MPI
+
+            stack.enter_context(spoilt(how, settings["out"], comm or MPI.COMM_WORLD))
         run(config, config.devices, comm=comm)
 
 
 if __name__ == "__main__":
-    for how in sys.argv[2:]:
-        spoil(how)
-    train(json.loads(sys.argv[1]))
+    train(json.loads(sys.argv[1]), None, *sys.argv[2:])

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from mpi4py import MPI
@@ -29,6 +30,7 @@ import theanompi.training.rank  # noqa: F401  (once, with all that it needs)
 from tests.train import train
 from theanompi import device
 from theanompi.system.processes import children
+from theanompi.training.links import Links
 from theanompi.training.ranks import Agreed, forget_shared_memory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +96,25 @@ def put_back() -> Iterator[None]:
         gc.collect()
 
 
+@contextmanager
+def closing_links() -> Iterator[None]:
+    """Close the exchanges that a run leaves open when it is ended in its middle, to the end of its process."""
+    made = []
+
+    class Noted(Links):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    with mock.patch("theanompi.training.rank.Links", Noted):
+        try:
+            yield
+        except Agreed:
+            for links in made:
+                links.close()
+            raise
+
+
 def left_behind(threads: set[threading.Thread], patience: float = 2.0) -> list[str]:
     """The threads and processes that a job has started and not ended."""
     deadline = time.monotonic() + patience
@@ -123,10 +144,13 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
         world.Free()
         group.Free()
         what, arguments = job["what"], job["arguments"]
-        action = (program, comm, what, arguments) if isinstance(what, str) else (train, what, comm)
+        action = (
+            (program, comm, what, arguments) if isinstance(what, str) else (train, what, comm, *arguments)
+        )
         try:
             # In a context of its own: Lasagne's generator is a variable of the context.
-            contextvars.copy_context().run(*action)
+            with closing_links():
+                contextvars.copy_context().run(*action)
         except Agreed as ended:
             status = int(ended.code or 0)
         except BaseException:

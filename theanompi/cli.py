@@ -321,13 +321,6 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     int
         0 when the run ended well; 2 (by `SystemExit`) when a setting is wrong; else the run's own status, or 1
         for a problem that the doctor found.
-
-    Examples
-    --------
-    >>> main(["--epochs", "0"])
-    Traceback (most recent call last):
-        ...
-    SystemExit: 2
     """
     print_anything()
     argv = sys.argv[1:] if argv is None else argv

@@ -74,13 +74,6 @@ def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     ------
     OSError
         With the reason in `strerror`: whatever `trouble` says, no permission, too large.
-
-    Examples
-    --------
-    >>> read_bytes("/dev/zero")
-    Traceback (most recent call last):
-        ...
-    OSError: [Errno 22] a device: '/dev/zero'
     """
     wrong = _oddity(path)
     if wrong:

@@ -107,13 +107,6 @@ class RunConfig:
     ------
     ConfigError
         From the constructor, when a field has a value that it may not have.
-
-    Examples
-    --------
-    >>> RunConfig(momentum=0.95).momentum
-    0.95
-    >>> RunConfig.from_dict(RunConfig().to_dict()) == RunConfig()
-    True
     """
 
     rule: str = _option("run", "BSP", named(RULES, "my_rules.Halves"))
@@ -514,12 +507,6 @@ def read_as(kind: Kind, name: str, value: Any) -> Any:
     ------
     ConfigError
         When it may not have that value.
-
-    Examples
-    --------
-    >>> from theanompi.config.kinds import RANKS
-    >>> read_as(RANKS, "size", "2")
-    2
     """
     try:
         return kind.read(value)
@@ -541,11 +528,6 @@ def to_environment(config: RunConfig, devices: Sequence[str], plan: bool = False
         The devices of the worker's machine, one per local rank.
     plan
         Whether the worker shall only print the plan.
-
-    Examples
-    --------
-    >>> from_environment(to_environment(RunConfig(), ["cpu", "cpu"])) == (RunConfig(), ("cpu", "cpu"), False)
-    True
     """
     return {
         "THEANOMPI_CONFIG": json.dumps(config.to_dict()),

@@ -27,11 +27,6 @@ class Captured:
     ----------
     recordings : int
         How often it was recorded.
-
-    Examples
-    --------
-    >>> Captured(lambda x: (x.add_(1),)).recordings
-    0
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:

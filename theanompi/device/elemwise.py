@@ -159,9 +159,10 @@ class _Expression:
                 numbers = self.uniform & set(self.inputs)
                 factors = [f for f in products[v].inputs if isinstance(f, Constant) or f in numbers]
                 rest = [f for f in products[v].inputs if f not in factors]
-                if len(factors) == 1 and {v.type.dtype, rest[0].type.dtype, inner.outputs[0].type.dtype} == {
-                    "float32"
-                }:
+                # Torch takes no truth value for an alpha.
+                if len(factors) != 1 or factors[0].type.dtype == "bool":
+                    continue
+                if {v.type.dtype, rest[0].type.dtype, inner.outputs[0].type.dtype} == {"float32"}:
                     scaled[v] = (rest[0], self._number(factors[0]))
                     self.last_use[rest[0]] = max(self.last_use[rest[0]], position)
                     break
@@ -366,13 +367,6 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     -------
     callable
         From the input tensors to the output tensor, or a tuple of them.
-
-    Examples
-    --------
-    >>> import pytensor.tensor as pt
-    >>> y = pt.exp(pt.vector("x", dtype="float32"))
-    >>> elemwise_function(y.owner, Context())(torch.zeros(2))
-    tensor([1., 1.])
     """
     expression = _Expression(node, context)
     run, numbers = expression.compile(), list(expression.numbers.values())

@@ -41,11 +41,6 @@ def compile_folder() -> tuple[Path, str]:
     ------
     ConfigError
         If there is no temporary folder either.
-
-    Examples
-    --------
-    >>> compile_folder()[0].is_dir()
-    True
     """
     try:
         return Path(pytensor.config.compiledir), ""
@@ -84,10 +79,6 @@ def library(source: Path, folder: Path) -> ctypes.CDLL | None:
     Returns
     -------
     ctypes.CDLL or None
-
-    Examples
-    --------
-    >>> library(Path("no/such.c"), Path("."))
     """
     try:
         flags = [
@@ -125,13 +116,7 @@ class OpenMP(ctypes.Structure):
 
 @cache
 def openmp() -> OpenMP:
-    """GOMP_parallel, omp_get_thread_num and omp_get_num_threads.
-
-    Examples
-    --------
-    >>> openmp() is openmp()
-    True
-    """
+    """GOMP_parallel, omp_get_thread_num and omp_get_num_threads."""
     try:
         torch_library = ctypes.CDLL(torch._C.__file__)
         functions = (

@@ -75,13 +75,7 @@ def _scalars() -> dict[str, str]:
 
 
 def page() -> str:
-    """The text of docs/ops.md.
-
-    Examples
-    --------
-    >>> page().splitlines()[0]
-    '# Which ops run on the device'
-    """
+    """The text of docs/ops.md."""
     kinds = [kind for kind in torch_function.registry if isinstance(kind, type) and issubclass(kind, Op)]
     by_module: dict[str, list[str]] = {}
     for kind in kinds:

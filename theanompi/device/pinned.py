@@ -15,10 +15,6 @@ class Pinned:
     ----------
     memory : uint8 (bytes,)
         Nothing is done where the current device is the CPU.
-
-    Examples
-    --------
-    >>> Pinned(np.zeros(4096, np.uint8)).release()
     """
 
     def __init__(self, memory: np.ndarray) -> None:

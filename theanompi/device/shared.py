@@ -92,13 +92,6 @@ class DeviceSharedVariable(TensorSharedVariable):
         ------
         ValueError
             For another shape, dtype or device.
-
-        Examples
-        --------
-        >>> x = shared(np.zeros(2, "float32"), name="x")
-        >>> x.adopt(torch.ones(2))
-        >>> x.get_value()
-        array([1., 1.], dtype=float32)
         """
         self._check(tensor)
         self.container.storage[0] = tensor

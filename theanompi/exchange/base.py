@@ -95,13 +95,6 @@ class Exchanger(ABC):
     ------
     ValueError
         When ``buffer.flat`` is not a contiguous float32 vector.
-
-    Examples
-    --------
-    >>> from theanompi.device import FlatBuffer
-    >>> from theanompi.exchange import get_exchanger
-    >>> get_exchanger("ar", MPI.COMM_SELF, FlatBuffer({"W": (2, 3)})).description
-    'host memory, in chunks of 2 MiB'
     """
 
     hidden: ClassVar[bool] = False

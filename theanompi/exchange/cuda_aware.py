@@ -74,13 +74,6 @@ def query(library: Any = None) -> tuple[bool, str]:
         What the library claims; nothing is tried out.
     reason : str
         Which answer that was, for the log.
-
-    Examples
-    --------
-    >>> class WithoutExtensions:
-    ...     pass
-    >>> query(WithoutExtensions())
-    (False, 'MPI is not CUDA-aware as far as it can be asked')
     """
     if library is None:
         library = ctypes.CDLL(MPI.__file__)
@@ -119,12 +112,6 @@ def prove(
     -------
     Proof
         Whatever happens in the job or to it; `claimed` is what the library says in the job.
-
-    Examples
-    --------
-    >>> proof = prove(["cpu"], values=1000)
-    >>> proof.right, proof.reason.split(",")[0]
-    (True, 'right sums')
     """
     devices = devices if len(devices) > 1 else [*devices] * 2
     task = json.dumps({"devices": [*devices], "paths": ["staged", "direct"], "sizes": [values]})
@@ -175,11 +162,6 @@ def decide(comm: MPI.Comm, device: torch.device) -> Decision:
     -------
     Decision
         The same on every rank.
-
-    Examples
-    --------
-    >>> decide(MPI.COMM_SELF, torch.device("cpu"))
-    Decision(direct=False, reason='host memory')
     """
     global _decision
     if "cpu" in comm.allgather(device.type):

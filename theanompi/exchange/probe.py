@@ -68,11 +68,6 @@ def measure(comm: MPI.Comm, path: str, flat: torch.Tensor, repeats: int) -> Sum:
     -------
     Sum
         The same on every rank: a sum takes as long as on the slowest rank, and is right if it is on all.
-
-    Examples
-    --------
-    >>> measure(MPI.COMM_SELF, "host", torch.zeros(1000), repeats=3).right
-    True
     """
     host = torch.empty(flat.shape, pin_memory=flat.is_cuda) if path == "staged" else None
     expected = torch.empty_like(flat)

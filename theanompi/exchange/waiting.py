@@ -19,11 +19,6 @@ def poll(ready: Callable[[], bool], hurried: Callable[[], bool]) -> None:
     hurried : callable
         Whether nothing else is to be done meanwhile: then `ready` is asked again at once. Otherwise it is asked
         ever more rarely, every 0.2 ms in the end.
-
-    Examples
-    --------
-    >>> answers = iter([False, False, True])
-    >>> poll(lambda: next(answers), lambda: False)
     """
     pause = _SHORTEST
     while not ready():

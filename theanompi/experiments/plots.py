@@ -54,16 +54,6 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
         From `theanompi.experiments.results.read_experiment`.
     png_path : str or Path
         The picture. Two panels a row, of about 850 × 750 pixels each.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> cell = Cell("their_way", 4, 32, ())
-    >>> nothing_yet = Results("slides", "", "small", (0,), None, {"their_way": {"epochs": 8}}, (cell,), (), {})
-    >>> with TemporaryDirectory() as folder:
-    ...     plot_comparison(nothing_yet, Path(folder, "curves.png"))
-    ...     Path(folder, "curves.png").read_bytes()[1:4]
-    b'PNG'
     """
     # Heavy, and needed only here. A Figure, not pyplot: no display, no state shared with the user's plots.
     from matplotlib.figure import Figure

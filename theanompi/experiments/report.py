@@ -47,13 +47,6 @@ def report(folder: str | Path) -> str:
         If there is no such experiment or it is damaged.
     ValueError
         If a log is damaged.
-
-    Examples
-    --------
-    >>> report("nowhere")
-    Traceback (most recent call last):
-        ...
-    theanompi.config.errors.ConfigError: experiment nowhere: expected a folder, got none there
     """
     folder = Path(folder)
     experiment = read_experiment(folder)

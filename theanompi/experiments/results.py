@@ -53,11 +53,6 @@ def read_run(folder: Path, seed: int) -> Run:
     ------
     ValueError
         If the log or ``config.json`` is damaged, or a validation does not have the metric.
-
-    Examples
-    --------
-    >>> read_run(Path("nowhere"), 3).state
-    'missing'
     """
     log = folder / LOG_FILE
     if not os.path.exists(log):

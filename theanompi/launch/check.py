@@ -25,13 +25,6 @@ def check(config: RunConfig) -> None:
     theanompi.config.ConfigError
         When the module or the class of the model, or of an optimizer, schedule or rule of the user's, is not there, or
         the module does not parse, or the data set's file is not there.
-
-    Examples
-    --------
-    >>> check(RunConfig(modelfile="mymodels.resnet50"))
-    Traceback (most recent call last):
-        ...
-    theanompi.config.errors.ConfigError: modelfile: expected a module on sys.path, got 'mymodels.resnet50'
     """
     look_in_current_folder()
     _check_class("modelfile", config.modelfile, "modelclass", config.modelclass)

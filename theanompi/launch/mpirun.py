@@ -163,11 +163,6 @@ def find_mpirun() -> str:
     ------
     ConfigError
         When there is none; the message says how to get one.
-
-    Examples
-    --------
-    >>> Path(find_mpirun()).name
-    'mpirun'
     """
     beside = str(Path(sys.executable).parent)
     found = shutil.which("mpirun", path=beside) or shutil.which("mpirun")
@@ -183,11 +178,6 @@ def identify() -> tuple[str, str]:
     ------
     ConfigError
         When there is none, one of an unknown family, or one that does not say what it is.
-
-    Examples
-    --------
-    >>> identify()[1] in ("mpich", "openmpi", "intel")
-    True
     """
     mpirun = find_mpirun()
     try:

@@ -39,12 +39,6 @@ def clock_offsets(
     -------
     list of (float, float), or None
         On rank 0, for each rank how many seconds its clock is ahead, and how far that may be off.
-
-    Examples
-    --------
-    >>> from mpi4py import MPI
-    >>> clock_offsets(MPI.COMM_SELF)
-    [(0.0, 0.0)]
     """
     machines = comm.allgather(machine or _machine())
     offsets: list[tuple[float, float]] = []

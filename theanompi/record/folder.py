@@ -218,16 +218,6 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
         The folder of the run.
     config : mapping
         What `theanompi.config.RunConfig` was resolved to, as JSON values, and `NO_SETTINGS`.
-
-    Examples
-    --------
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_config(Path(folder), {"seed": 0})
-    ...     print(Path(folder, "config.json").read_text(encoding="utf-8"))
-    {
-      "seed": 0
-    }
-    <BLANKLINE>
     """
     replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
 
@@ -239,13 +229,6 @@ def read_json(path: Path) -> dict[str, Any]:
     ------
     ConfigError
         If there is none that can be read.
-
-    Examples
-    --------
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_config(Path(folder), {"seed": 0})
-    ...     read_json(Path(folder, "config.json"))
-    {'seed': 0}
     """
     try:
         value = json.loads(read_text(path, str(path)))

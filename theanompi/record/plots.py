@@ -47,13 +47,6 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     ------
     ValueError
         If there is no log, it or ``config.json`` is damaged, or nothing was trained or validated in it.
-
-    Examples
-    --------
-    >>> plot_curves("nowhere/log.jsonl", "nowhere/curves.png")
-    Traceback (most recent call last):
-    ...
-    ValueError: log nowhere/log.jsonl: expected a file, got none there
     """
     log_path, png_path = Path(log_path), Path(png_path)
     records = read_log(log_path)

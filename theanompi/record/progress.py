@@ -29,13 +29,6 @@ class Progress:
         The update of the last checkpoint.
     resumable : bool
         Whether a checkpoint has all that the run needs to go on.
-
-    Examples
-    --------
-    >>> progress = Progress()
-    >>> progress.now("validating")
-    >>> progress.doing.what
-    'validating'
     """
 
     def __init__(self) -> None:

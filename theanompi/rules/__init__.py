@@ -37,11 +37,6 @@ def get_rule(name: str) -> Rule:
     ------
     theanompi.config.ConfigError
         For an unknown name, or one that stands for no rule.
-
-    Examples
-    --------
-    >>> get_rule("BSP").name
-    'BSP'
     """
     made: Rule = find_class("rule", read_field("rule", name), _CLASSES, base=Rule)()
     return made

@@ -22,11 +22,6 @@ def left_behind(folder: Path = SHARED_MEMORY, *, of: re.Pattern[str] = _NAMES) -
     folder : Path
     of : re.Pattern
         With what their names begin.
-
-    Examples
-    --------
-    >>> all(size >= 0 for size in left_behind().values())
-    True
     """
     found = {}
     for file in sorted(folder.iterdir()):

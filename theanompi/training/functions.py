@@ -154,7 +154,7 @@ def update_function(
             decayed=decayed,
             rate=1.0 if decayed else bias_rate,
         )
-        for variables, decayed in _together(state, by_tensor=optimizer.by_tensor)
+        for variables, decayed in together(state, by_tensor=optimizer.by_tensor)
     ]
     eta, updates = update_graph(
         groups,
@@ -185,12 +185,10 @@ def update_function(
     return function
 
 
-def _together(state: State, *, by_tensor: bool) -> list[tuple[Sequence[DeviceSharedVariable], bool]]:
-    """Which parameters are updated as one vector: as many as decay alike, or each by itself."""
-    kinds = [(variables, decayed) for variables, decayed in ((state.decayed, True), (state.undecayed, False))]
-    if by_tensor:
-        return [([variable], decayed) for variables, decayed in kinds for variable in variables]
-    return [(variables, decayed) for variables, decayed in kinds if variables]
+def together(state: State, *, by_tensor: bool) -> list[tuple[list[DeviceSharedVariable], bool]]:
+    """Which parameters are updated as one vector: as many as decay alike, or each of those that decay by itself."""
+    decayed = [[p] for p in state.decayed] if by_tensor else [state.decayed]
+    return [(ps, True) for ps in decayed if ps] + [(ps, False) for ps in [state.undecayed] if ps]
 
 
 def validation_function(

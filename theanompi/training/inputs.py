@@ -67,18 +67,6 @@ class Feed:
     inputs : Inputs
     batches : iterator of :class:`theanompi.data.Batch`
         A batch is not touched any more once the next one is asked for.
-
-    Examples
-    --------
-    >>> from theanompi.config import RunConfig, resolve
-    >>> from theanompi.data import Loader, Pictures, open_dataset
-    >>> digits = Pictures(open_dataset("digits"), resolve(RunConfig()))
-    >>> inputs = Inputs(digits, 4)
-    >>> with Loader(digits, batch_size=4) as loader:
-    ...     feed = Feed(inputs, loader.validation(size=1, rank=0))
-    ...     feed.load()
-    ...     (inputs.variables["labels"].get_value() == digits.dataset.labels("val")[:4]).all()
-    np.True_
     """
 
     def __init__(self, inputs: Inputs, batches: Iterator[Batch]) -> None:

@@ -14,7 +14,7 @@ Anything else is one with three: `Model.build` makes the layers, `Model.objectiv
 
 Theano-MPI's contract holds as well: any class that takes one `config` dict and has `params`, `data`,
 `compile_iter_fns`, `train_iter`, `val_iter`, `adjust_hyperp`, `cleanup`, `n_epochs` and `epoch` can be trained
-with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.training.contract`.
+with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.training.theano_mpi_model`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -154,8 +154,6 @@ class Model:
         self.states = make_states(self.traced, layers, self.optimizers, self.size, type(self).__name__)
         self.state = self.states[0]
         self.params = [p for state in self.states for p in state.parameters]
-        # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
-        self.sums_gradients = run.sync_type == "cdd"
         self.schedule = make_schedule(
             run, minibatch=self.data.sampler.minibatch, iterations_per_epoch=self.data.n_batch_train
         )
@@ -272,12 +270,13 @@ class Model:
             Of the gradients of each objective, or none: each is told of a gradient as soon as backward has written it.
         """
         run = self.config
-        self.sums_gradients = sync_type == "cdd"
+        # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
+        self._sums_gradients = sync_type == "cdd"
         self._exchangers = exchangers
         mode = partial(
             device.mode, precision=run.precision, return_internal_type=True, capture=run.cuda_graph
         )
-        shards = run.accumulation * (self.size if self.sums_gradients else 1)
+        shards = run.accumulation * (self.size if self._sums_gradients else 1)
         moves = alphas(get_all_layers(self._outputs()))
         self._gradients, self._updates = [], []
         for i, (objective, state) in enumerate(zip(self.traced.objectives, self.states, strict=True)):
@@ -288,7 +287,7 @@ class Model:
                     state,
                     self.traced.statistics,
                     shards=shards,
-                    summed=self.sums_gradients,
+                    summed=self._sums_gradients,
                     stop=self._stop,
                     rank=self.rank,
                     accumulate=run.accumulation > 1,
@@ -303,7 +302,7 @@ class Model:
                     self.schedule,
                     moves,
                     shards=shards,
-                    summed=self.sums_gradients,
+                    summed=self._sums_gradients,
                     normalization=run.normalization,
                     clip_norm=run.clip_norm or None,
                     bias_rate=self.bias_rate,
@@ -377,7 +376,7 @@ class Model:
         """
         state, sampler = self.states[objective], self.data.sampler
         weights, *sums, _, asked = (values := state.gradients.views[METRICS].tolist())[: state.n_sums + 2]
-        batches = sampler.units(self._count) if self.sums_gradients else sampler.own_units(self._count)
+        batches = sampler.units(self._count) if self._sums_gradients else sampler.own_units(self._count)
         return Measures(
             items=batches * self.data.batch_size,
             sums={name: (value, weights) for name, value in zip(state.names, sums, strict=True)},
@@ -421,7 +420,10 @@ class Model:
         decayed = {p for state in self.states for p in state.decayed}
         return plan(
             self.schedule,
-            self.optimizers[0],
+            {
+                o.words(): optimizer
+                for o, optimizer in zip(self.traced.objectives, self.optimizers, strict=True)
+            },
             workers=self.size,
             batch_size=run.batch_size,
             accumulation=run.accumulation,

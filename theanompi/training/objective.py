@@ -55,6 +55,11 @@ class Objective(NamedTuple):
         """The loss's name and those of the metrics."""
         return (self.name, *self.metrics)
 
+    def words(self) -> str:
+        """Its name and when it is updated, for the plan."""
+        every = f", once in {self.every} iterations" * (self.every != 1)
+        return self.name + every + f", at {self.rate:g} times the rate" * (self.rate != 1)
+
 
 def classification(scores: Variable, labels: Variable) -> Objective:
     """The cross-entropy of class scores, with the errors at the first and within the first five guesses.

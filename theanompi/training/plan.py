@@ -3,7 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from theanompi.training.optimizers import Optimizer
@@ -12,7 +12,7 @@ from theanompi.training.schedules import Schedule
 
 def plan(
     schedule: Schedule,
-    optimizer: Optimizer,
+    optimizers: Mapping[str, Optimizer],
     *,
     workers: int,
     batch_size: int,
@@ -28,7 +28,8 @@ def plan(
     Parameters
     ----------
     schedule : Schedule
-    optimizer : Optimizer
+    optimizers : mapping of str to Optimizer
+        By what is said of each objective, where there are several.
     workers, batch_size, accumulation : int
         k, n and A.
     n_train : int
@@ -60,7 +61,7 @@ def plan(
     >>> schedule = Steps(minibatch=512, iterations_per_epoch=20, epochs=9, decay_epochs=(6,))
     >>> parameters = [("fc.W", (64, 10), True), ("fc.b", (10,), False)]
     >>> shares = {"workers": 8, "batch_size": 32, "accumulation": 2}
-    >>> text = plan(schedule, Momentum(resolve(RunConfig())), **shares, n_train=10_000, parameters=parameters)
+    >>> text = plan(schedule, {"loss": Momentum(resolve(RunConfig()))}, **shares, n_train=10_000, parameters=parameters)
     >>> print(text.splitlines()[3])
     learning rate   0.2, linearly from 0.1 for 256 images
     """
@@ -74,6 +75,7 @@ def plan(
             )
     trailing = units % shards * batch_size
     iterations = f"{schedule.iterations:,}: {schedule.epochs} epochs of T = {schedule.iterations_per_epoch:,}"
+    weight_decays = list(dict.fromkeys(optimizer.weight_decay for optimizer in optimizers.values()))
     rows = [
         (
             "minibatch",
@@ -89,12 +91,25 @@ def plan(
         *([("", f"biases: {bias_rate:g} times as much")] * (bias_rate != 1)),
         ("warmup", _warmup(schedule)),
         *([("decay", schedule.words())] if schedule.words() else []),
-        (optimizer.label, optimizer.words()),
-        ("weight decay", f"{optimizer.weight_decay:g}"),
-        *(("", line) for line in _decay(parameters, optimizer.weight_decay)),
+        *_optimizers(optimizers),
+        ("weight decay", ", ".join(f"{value:g}" for value in weight_decays)),
+        *(("", line) for line in _decay(parameters, max(weight_decays))),
     ]
-    phases = _phases(schedule, optimizer.correction)
+    # Several objectives may be updated at rates and in iterations of their own, which the phases do not show.
+    correction = next(iter(optimizers.values())).correction if len(optimizers) == 1 else None
+    phases = _phases(schedule, correction)
     return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *phases])
+
+
+def _optimizers(optimizers: Mapping[str, Optimizer]) -> list[tuple[str, str]]:
+    """A row for each, with the objective where there are several."""
+    if len(optimizers) == 1:
+        return [(optimizer.label, optimizer.words()) for optimizer in optimizers.values()]
+    rows: list[tuple[str, str]] = []
+    for name, optimizer in optimizers.items():
+        label = "" if optimizer.label == Optimizer.label else f"{optimizer.label} "
+        rows.append(("" if rows else "objectives", f"{name}: {label}{optimizer.words()}"))
+    return rows
 
 
 def _left_out(n_train: int, batch_size: int, shards: int, shuffle: str) -> str:

@@ -25,7 +25,6 @@ from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
 from theanompi.rules import Diverged, get_rule
 from theanompi.system import cgroup
-from theanompi.training.contract import ContractModel
 from theanompi.training.links import Links
 from theanompi.training.loop import train_epoch, validate
 from theanompi.training.model import Model, refuse_unheeded
@@ -33,6 +32,7 @@ from theanompi.training.ranks import Agreed, agree, library, together
 from theanompi.training.replica import Replica
 from theanompi.training.saving import load_checkpoint, save_checkpoint
 from theanompi.training.stop import StopSignals
+from theanompi.training.theano_mpi_model import TheanoMPIModel
 
 
 def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -> tuple[str, int]:
@@ -85,11 +85,11 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Replica:
     model = model_class(settings)
     if isinstance(model, Model):
         refuse_unheeded(model)
-    return model if isinstance(model, Model) else ContractModel(model, config, rank, comm.Get_size())
+    return model if isinstance(model, Model) else TheanoMPIModel(model, config, rank, comm.Get_size())
 
 
 def defaults_of(model_class: Any) -> Mapping[str, Any]:
-    """What a model's class has defaults for; nothing, where it only fulfils Theano-MPI's contract."""
+    """What a model's class has defaults for; nothing, where it has no more than Theano-MPI's interface."""
     own = isinstance(model_class, type) and issubclass(model_class, Model)
     return model_class.defaults if own else {}
 

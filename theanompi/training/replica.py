@@ -47,7 +47,7 @@ class Batches(Protocol):
 
 
 class Replica(Protocol):
-    """One rank's copy of what is trained: `theanompi.Model` is one, and so is what wraps a class of the contract.
+    """One rank's copy of what is trained: a `theanompi.Model`, or what wraps a class of Theano-MPI's interface.
 
     Objectives are called by their number; those that are `due` in an iteration are updated in their order. `reported`
     are the names of all losses and metrics.

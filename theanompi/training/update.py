@@ -61,7 +61,7 @@ def update_graph(
     groups : sequence of Group
         Every parameter belongs to exactly one.
     optimizer : Optimizer
-        If it is `by_tensor`, there is a group for each parameter.
+        If it is `by_tensor`, there is a group for each parameter that decays.
     schedule : Schedule
         Gives η_t, and s_t where the loss is scaled.
     t : TensorSharedVariable

@@ -54,12 +54,6 @@ class Watchdog:
         After how long a rank that does nothing new is spoken of.
     abort : bool
         Whether that ends the run, with a stack of each rank.
-
-    Examples
-    --------
-    >>> with Watchdog(MPI.COMM_SELF, Progress(), stall_seconds=60, abort=False) as watchdog:
-    ...     watchdog.word().what
-    'setting up'
     """
 
     def __init__(self, comm: MPI.Intracomm, progress: Progress, *, stall_seconds: float, abort: bool) -> None:

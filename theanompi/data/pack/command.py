@@ -63,13 +63,6 @@ def info(path: str | os.PathLike[str]) -> None:
     ------
     ConfigError, ValueError
         If it cannot be opened, or is not a data set.
-
-    Examples
-    --------
-    >>> info("digits")  # doctest: +ELLIPSIS
-    file          ...digits.h5, ...
-    name          digits
-    ...
     """
     with open_dataset(path, check_images=False) as dataset:
         with h5py.File(dataset.path) as file:
@@ -172,17 +165,6 @@ def verify(path: str | os.PathLike[str]) -> bool:
     ------
     ConfigError, ValueError
         If it cannot be opened, or is not a data set.
-
-    Examples
-    --------
-    >>> import tempfile, contextlib, io
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/small.h5"
-    ...     with contextlib.redirect_stdout(io.StringIO()):
-    ...         done = pack(Synthetic(classes=2, train=6, val=2, size=4), path, processes=1)
-    ...     verify(path)  # doctest: +ELLIPSIS
-    /.../small.h5: all 8 images are as they were packed
-    True
     """
     bad = []
     with open_dataset(path, check_images=False) as dataset:
@@ -466,13 +448,6 @@ def main(arguments: list[str] | None = None) -> int:
     -------
     int
         0 when all went well, 1 when not, 130 after Ctrl-C; 2 (by `SystemExit`) for wrong options.
-
-    Examples
-    --------
-    >>> main(["info", "digits"])  # doctest: +ELLIPSIS
-    file          ...digits.h5, ...
-    ...
-    0
     """
     print_anything()
     args = _parser().parse_args(arguments)

@@ -35,13 +35,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class WorkerDied(RuntimeError):
-    """A worker process was killed from outside, or by the system when memory ran out.
-
-    Examples
-    --------
-    >>> str(WorkerDied("killed"))
-    'killed'
-    """
+    """A worker process was killed from outside, or by the system when memory ran out."""
 
 
 class Progress:
@@ -53,11 +47,6 @@ class Progress:
         Images; those done before are not counted in the rate.
     noun : str
         What is counted instead of images.
-
-    Examples
-    --------
-    >>> with Progress(10) as progress:
-    ...     progress.add(10)
     """
 
     def __init__(self, total: int, done: int = 0, noun: str = "images") -> None:
@@ -80,13 +69,7 @@ class Progress:
             )
 
     def add(self, n: int) -> None:
-        """Count `n` more images.
-
-        Examples
-        --------
-        >>> with Progress(10) as progress:
-        ...     progress.add(5)
-        """
+        """Count `n` more images."""
         self._done += n
         if self._bar is not None:
             self._bar.update(n)
@@ -107,12 +90,7 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """Tell the user, on stderr, what is being done.
-
-    Examples
-    --------
-    >>> say("reading")
-    """
+    """Tell the user, on stderr, what is being done."""
     print(one_line(f"tmpack: {line}"), file=sys.stderr, flush=True)
 
 
@@ -132,14 +110,6 @@ def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Bl
     -------
     Block
         What cannot be decoded is in its list of left-out files.
-
-    Examples
-    --------
-    >>> from theanompi.data.sources.synthetic import Synthetic
-    >>> items = Synthetic(classes=2, train=5, val=2, size=4).items("train", 0, 3)
-    >>> block = pack_block("train", items, "raw", None)
-    >>> [(image.name, image.label, len(image.data)) for image in block.images]
-    [('0', 0, 48), ('1', 1, 48), ('2', 0, 48)]
     """
     if isinstance(items, Arrays):
         return _pixel_block(items)

@@ -25,11 +25,6 @@ class Row(NamedTuple):
         The piece to keep, in pixels after `reduction`.
     shrink : int
         Average squares of so many pixels at last.
-
-    Examples
-    --------
-    >>> Row(4096, 300, 10, 10, 1, 2, 3, 5, 7, 1).cut_width
-    7
     """
 
     position: int
@@ -79,19 +74,6 @@ class PictureReader:
         Descriptor of the data file.
     store : "jpeg" or "raw"
         What the bytes of an image are.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> images = np.zeros((1, 1, 2, 1), np.uint8)
-    >>> with tempfile.TemporaryFile() as file:
-    ...     _ = file.write(bytes(range(12)))
-    ...     file.flush()
-    ...     whole = Row(0, 12, height=3, width=4, reduction=1, top=0, left=0, cut_height=3, cut_width=4, shrink=1)
-    ...     cut = whole._replace(top=1, left=1, cut_height=1, cut_width=2)
-    ...     PictureReader(file.fileno(), "raw").read(cut, {"images": images}, 0)
-    >>> images.ravel().tolist()
-    [5, 6]
     """
 
     def __init__(self, file: int, store: str) -> None:

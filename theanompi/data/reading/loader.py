@@ -44,14 +44,7 @@ _READINGS = 1024
 
 
 class LoaderError(RuntimeError):
-    """A loader process has died, or an item cannot be read; the message is one line.
-
-    Examples
-    --------
-    >>> raise LoaderError("loader process 1234 ended by signal SIGKILL")
-    Traceback (most recent call last):
-    theanompi.data.reading.loader.LoaderError: loader process 1234 ended by signal SIGKILL
-    """
+    """A loader process has died, or an item cannot be read; the message is one line."""
 
 
 class Batch(NamedTuple):
@@ -64,14 +57,6 @@ class Batch(NamedTuple):
         memory: valid until the next batch is asked for.
     ids : int64 (n,)
         Positions in the split.
-
-    Examples
-    --------
-    >>> from theanompi.config import RunConfig, resolve
-    >>> from theanompi.data import Pictures, open_dataset
-    >>> with open_dataset("digits") as data, Loader(Pictures(data, resolve(RunConfig())), batch_size=16) as loader:
-    ...     next(loader.validation(size=1, rank=0)).fields["images"].shape
-    (16, 32, 32, 1)
     """
 
     fields: Mapping[str, NDArray[Any]]
@@ -220,16 +205,6 @@ class Loader:
             in the iterators, if another stream has been begun since.
         LoaderError
             If a process has died or an item cannot be read; in the iterators, too.
-
-        Examples
-        --------
-        >>> from theanompi.config import RunConfig, resolve
-        >>> from theanompi.data import Pictures, open_dataset
-        >>> digits = Pictures(open_dataset("digits"), resolve(RunConfig()))
-        >>> sampler = Sampler(digits.count("train"), batch_size=16, size=2, rank=1, accumulation=4, seed=0)
-        >>> with Loader(digits, batch_size=16) as loader:
-        ...     [[batch.ids.shape for batch in units] for units in loader.train(sampler, epoch=0, start=10)]
-        [[(16,), (16,), (16,), (16,)], []]
         """
         n_train, noun = self._modality.count("train"), self._modality.noun
         if sampler.n_images != n_train:
@@ -267,15 +242,6 @@ class Loader:
             since.
         LoaderError
             If a process has died or an item cannot be read; in the iterator, too.
-
-        Examples
-        --------
-        >>> from theanompi.config import RunConfig, resolve
-        >>> from theanompi.data import Pictures, open_dataset
-        >>> digits = Pictures(open_dataset("digits"), resolve(RunConfig()))
-        >>> with Loader(digits, batch_size=100) as loader:
-        ...     [batch.ids[0].item() for batch in loader.validation(size=1, rank=0)]
-        [0, 100, 200, 300]
         """
         units = validation_batches(self._modality.count("val"), self.batch_size, size, rank)
         return self._begin("val", None, units)

@@ -36,13 +36,6 @@ class Layout(NamedTuple):
     columns : int
         Numbers in a row.
     fields : mapping of str to Field
-
-    Examples
-    --------
-    >>> layout = Layout(slots=2, n=4, columns=2, fields={"x": Field("float32", (3,)), "y": Field("int64", ())})
-    >>> rows, slots = layout.arrays(np.zeros(layout.nbytes, np.uint8))
-    >>> rows.shape, slots[1]["x"].shape, slots[1]["y"].dtype, layout.nbytes // mmap.PAGESIZE
-    ((2, 4, 2), (4, 3), dtype('int64'), 3)
     """
 
     slots: int
@@ -104,14 +97,7 @@ def _rounded(nbytes: int, unit: int) -> int:
 
 
 class Work(NamedTuple):
-    """What a loader process is told when it is started.
-
-    Examples
-    --------
-    >>> work = Work(ReaderClass("a", "B", (1, "c")), Layout(1, 2, 2, {"x": Field("int64", (3,))}))
-    >>> Work.from_text(work.to_text()) == work
-    True
-    """
+    """What a loader process is told when it is started."""
 
     reader: ReaderClass
     layout: Layout

@@ -122,11 +122,6 @@ class Sampler:
         ------
         ValueError
             If there is no such position.
-
-        Examples
-        --------
-        >>> Sampler(n_images=10, batch_size=2, size=2, rank=0, accumulation=1, seed=0).units(2)
-        1
         """
         if not 0 <= iteration < self.iterations_per_epoch:
             last = self.iterations_per_epoch - 1
@@ -146,11 +141,6 @@ class Sampler:
         ------
         ValueError
             If there is no such position.
-
-        Examples
-        --------
-        >>> Sampler(n_images=10, batch_size=2, size=2, rank=1, accumulation=1, seed=0).own_units(2)
-        0
         """
         return len(range(self.rank, self.units(iteration), self.size))
 
@@ -174,12 +164,6 @@ class Sampler:
         ------
         ValueError
             If `start` is outside the epoch.
-
-        Examples
-        --------
-        >>> sampler = Sampler(n_images=8, batch_size=2, size=2, rank=0, accumulation=1, seed=0)
-        >>> [len(units) for units in sampler.batches(epoch=0)]
-        [1, 1]
         """
         if not 0 <= start <= self.iterations_per_epoch:
             raise ValueError(f"sampler: expected a start from 0 to {self.iterations_per_epoch}, got {start}")

@@ -216,12 +216,6 @@ class Cifar10(_Cifar):
     ------
     ConfigError, ValueError
         If there is no such file or folder; if it is damaged or incomplete.
-
-    Examples
-    --------
-    >>> Cifar10("cifar-10-python.tar.gz")
-    Traceback (most recent call last):
-    theanompi.config.errors.ConfigError: cifar-10-python.tar.gz: expected a file, got: No such file or directory
     """
 
     name = "CIFAR-10"
@@ -239,12 +233,6 @@ class Cifar100(_Cifar):
     """CIFAR-100 with its fine labels: cifar-100-python.tar.gz, cifar-100-binary.tar.gz, or its folder.
 
     Parameters and errors are those of `Cifar10`.
-
-    Examples
-    --------
-    >>> Cifar100("cifar-100-python.tar.gz")
-    Traceback (most recent call last):
-    theanompi.config.errors.ConfigError: cifar-100-python.tar.gz: expected a file, got: No such file or directory
     """
 
     name = "CIFAR-100"

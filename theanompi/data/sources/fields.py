@@ -154,13 +154,7 @@ def _hdf5(path: Path) -> _Content:
 
 
 def holds_pictures(path: str | os.PathLike[str]) -> bool:
-    """Whether an .npz file is one for `theanompi.data.sources.arrays.Npz`: it has labelled images, uint8.
-
-    Examples
-    --------
-    >>> holds_pictures("nowhere.npz")
-    False
-    """
+    """Whether an .npz file is one for `theanompi.data.sources.arrays.Npz`: it has labelled images, uint8."""
     if trouble(path):
         return False
     try:

@@ -79,12 +79,6 @@ class Folder(FolderSource):
     ConfigError
         If a folder is missing, has no class folders, one of them in `train` has no images or is a link to another
         one, two have the same name but for its spelling, or `val` has a class that `train` lacks, or no images.
-
-    Examples
-    --------
-    >>> Folder("nowhere", "nowhere")
-    Traceback (most recent call last):
-    theanompi.config.errors.ConfigError: nowhere: expected a folder of class folders, got: No such file or directory
     """
 
     description = "Images from class folders."

@@ -81,12 +81,6 @@ def glyphs(seed: int, split: int, ids: Labels, labels: Labels) -> Pixels:
         A bright character on a dark ground: turned by up to 10°, sheared by up to 0.15, 24 to 34 pixels high from
         line to line and up to 10 % narrower or wider, moved by up to 1.5 pixels, covered by two grey patches, with
         noise of standard deviation 0.05 of the range.
-
-    Examples
-    --------
-    >>> image = glyphs(0, 0, np.array([5]), np.array([10]))
-    >>> image.shape, bool(image[0, 8:24, 8:24].mean() > image[0, :, :4].mean())
-    ((1, 32, 32, 1), True)
     """
     images = np.empty((len(ids), SIZE, SIZE, 1), np.uint8)
     for i, label in enumerate(labels.tolist()):

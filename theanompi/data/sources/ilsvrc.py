@@ -207,12 +207,6 @@ class Ilsvrc(_OfIlsvrc, Source):
         If a file is missing.
     ValueError
         If one is damaged, incomplete, or something else.
-
-    Examples
-    --------
-    >>> Ilsvrc("train.tar", "val.tar", "devkit.tar.gz")
-    Traceback (most recent call last):
-    theanompi.config.errors.ConfigError: train.tar: expected a file, got: No such file or directory
     """
 
     def __init__(
@@ -338,13 +332,6 @@ class KaggleIlsvrc(_OfIlsvrc, FolderSource):
         If a folder or file is missing.
     ValueError
         If a table is damaged, or does not match the folders.
-
-    Examples
-    --------
-    >>> KaggleIlsvrc("nowhere")
-    Traceback (most recent call last):
-    theanompi.config.errors.ConfigError: nowhere: expected Kaggle's folder with ILSVRC/Data/CLS-LOC/train and val, \
-got none
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

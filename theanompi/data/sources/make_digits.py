@@ -106,14 +106,7 @@ def split(labels: NDArray[np.int64], n_val: int) -> tuple[NDArray[np.int64], NDA
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the file named on the command line.
-
-    Examples
-    --------
-    >>> main(["--help"])
-    Traceback (most recent call last):
-    SystemExit: 0
-    """
+    """Write the file named on the command line."""
     print_anything()
     parser = argparse.ArgumentParser(
         prog="python -m theanompi.data.sources.make_digits", description=DESCRIPTION

@@ -67,12 +67,6 @@ class Mnist(PixelSource):
         If a file is missing, or several sets are there and `subset` is none of them.
     ValueError
         If one is damaged, the images and labels do not match, or the labels do not number the classes.
-
-    Examples
-    --------
-    >>> Mnist("nowhere")
-    Traceback (most recent call last):
-    theanompi.config.errors.ConfigError: nowhere: expected the folder of MNIST's files, got no folder
     """
 
     name = "MNIST"

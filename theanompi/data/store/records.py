@@ -96,13 +96,7 @@ def token_dtype(n_tokens: int) -> str:
 
 
 def field_trouble(name: str, field: Field) -> str:
-    """Say what is wrong with a field's name, dtype or shape; nothing if it is fine.
-
-    Examples
-    --------
-    >>> field_trouble("x", Field("float32", (3,))), field_trouble("x", Field("complex64", ()))[:30]
-    ('', 'expected bool, int8, int16, in')
-    """
+    """Say what is wrong with a field's name, dtype or shape; nothing if it is fine."""
     if not name.isidentifier() or len(name) > _MOST_NAME:
         return f"expected a name of letters, digits and _, at most {_MOST_NAME}, got {got(name, 80)}"
     if name in RESERVED:

@@ -83,13 +83,7 @@ _COLUMNS = {"offsets": "int64", "sizes": "int32", "labels": "int64", "names": "S
 
 
 def is_store(text: str) -> TypeGuard[Store]:
-    """Whether `text` names a way to store images.
-
-    Examples
-    --------
-    >>> is_store("raw"), is_store("png")
-    (True, False)
-    """
+    """Whether `text` names a way to store images."""
     return text in STORES
 
 
@@ -104,12 +98,6 @@ def index_sha256(file: h5py.File) -> str:
     -------
     str
         64 hexadecimal digits.
-
-    Examples
-    --------
-    >>> with h5py.File(Path(__file__).parents[1] / "digits.h5") as file:
-    ...     index_sha256(file) == file.attrs["sha256"]
-    True
     """
     return digest(file, [f"{split}/{name}" for split in SPLITS for name in _COLUMNS])
 
@@ -121,11 +109,6 @@ def check(file: h5py.File) -> None:
     ------
     ValueError
         One line that says what is wrong, and where in the file.
-
-    Examples
-    --------
-    >>> with h5py.File(Path(__file__).parents[1] / "digits.h5") as file:
-    ...     check(file)
     """
     attributes = file.attrs
     check_version(file, VERSION)
@@ -288,13 +271,7 @@ class Dataset:
             stack.pop_all()
 
     def count(self, split: Split) -> int:
-        """Count the images of a split.
-
-        Examples
-        --------
-        >>> open_dataset("digits").count("val")
-        360
-        """
+        """Count the images of a split."""
         return len(self._labels[split])
 
     def sizes(self, split: Split) -> NDArray[np.int32]:
@@ -304,22 +281,11 @@ class Dataset:
         -------
         int32 (n, 2)
             Height and width in pixels.
-
-        Examples
-        --------
-        >>> open_dataset("digits").sizes("val")[0].tolist()
-        [32, 32]
         """
         return self._sizes[split]
 
     def labels(self, split: Split) -> NDArray[np.int64]:
-        """Give the label of each image, int64 (n,).
-
-        Examples
-        --------
-        >>> sorted(set(open_dataset("digits").labels("val").tolist()))
-        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-        """
+        """Give the label of each image, int64 (n,)."""
         return self._labels[split]
 
     def locate(self, split: Split, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -350,26 +316,13 @@ class Dataset:
         return self._starts[split] + begins, offsets[ids + 1] - begins
 
     def image_name(self, split: Split, i: int) -> str:
-        """Say what image `i` was called where it comes from.
-
-        Examples
-        --------
-        >>> open_dataset("digits").image_name("val", 0)
-        '0'
-        """
+        """Say what image `i` was called where it comes from."""
         with open_hdf5(self.path) as file:
             name: bytes = file[f"{split}/names"][i]
         return name.decode(errors="backslashreplace")
 
     def fileno(self) -> int:
-        """Give the descriptor of the file, open for reading.
-
-        Examples
-        --------
-        >>> with open_dataset("digits") as data:
-        ...     os.pread(data.fileno(), 3, 1)
-        b'HDF'
-        """
+        """Give the descriptor of the file, open for reading."""
         return self._descriptor
 
     def read(self, split: Split, i: int) -> bytes:
@@ -379,11 +332,6 @@ class Dataset:
         ------
         ValueError
             If the file ends before the image does.
-
-        Examples
-        --------
-        >>> len(open_dataset("digits").read("val", 0))
-        1024
         """
         (position,), (length,) = self.locate(split, np.array([i]))
         data = os.pread(self._descriptor, int(length), int(position))
@@ -404,11 +352,6 @@ class Dataset:
         ------
         ValueError
             If the image is damaged.
-
-        Examples
-        --------
-        >>> open_dataset("digits").pixels("val", 0).shape
-        (32, 32, 1)
         """
         data, (height, width) = self.read(split, i), self._sizes[split][i]
         if self.store == "raw":
@@ -425,11 +368,6 @@ class Dataset:
         ------
         split, i, wrong
             One for each image; what is wrong with it, or None.
-
-        Examples
-        --------
-        >>> {wrong for _, _, wrong in open_dataset("digits").verify()}
-        {None}
         """
         with open_hdf5(self.path) as file:
             checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
@@ -465,12 +403,7 @@ class Dataset:
             yield split, first + i, wrong
 
     def close(self) -> None:
-        """Close the file. A second call does nothing.
-
-        Examples
-        --------
-        >>> open_dataset("digits").close()
-        """
+        """Close the file. A second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -543,11 +476,6 @@ def open_pictures(name_or_path: str | os.PathLike[str], check_images: bool = Tru
     ------
     ConfigError, ValueError
         As `open_dataset`, and if the data set has no pictures.
-
-    Examples
-    --------
-    >>> open_pictures("digits").channels
-    1
     """
     dataset = open_dataset(name_or_path, check_images)
     if not isinstance(dataset, Dataset):

@@ -72,13 +72,7 @@ def channel_sums(pixels: NDArray[np.uint8]) -> ChannelSums:
 
 
 def merge(a: ChannelSums, b: ChannelSums) -> ChannelSums:
-    """Add two sums; one without pixels may lack channels.
-
-    Examples
-    --------
-    >>> merge(ChannelSums(0, (), ()), ChannelSums(2, (4,), (10,)))
-    ChannelSums(pixels=2, sums=(4,), squares=(10,))
-    """
+    """Add two sums; one without pixels may lack channels."""
     if not (a.pixels and b.pixels):
         return a if a.pixels else b
     sums = tuple(x + y for x, y in zip(a.sums, b.sums, strict=True))
@@ -235,15 +229,7 @@ class Writer:
         os.fsync(self._journal.fileno())
 
     def count(self, split: Split) -> int:
-        """Count the images of a split that are written.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, Writer(f"{folder}/dark.h5", {}) as writer:
-        ...     writer.count("train")
-        0
-        """
+        """Count the images of a split that are written."""
         return self._counts[split]
 
     def append(self, split: Split, block: Block) -> None:
@@ -260,14 +246,6 @@ class Writer:
             If `split` is "train" after a block of "val".
         OSError
             As when the disk is full; what was written before stays whole.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, Writer(f"{folder}/dark.h5", {}) as writer:
-        ...     writer.append("train", Block([], ["a.jpg: empty file"], ChannelSums(0, (), ())))
-        ...     writer.blocks, writer.left_out
-        ({'train': 1, 'val': 0}, ['a.jpg: empty file'])
         """
         if split == "train" and self.blocks["val"]:
             raise ValueError("writer: expected only blocks of val after the first of them, got one of train")
@@ -321,10 +299,6 @@ class Writer:
         ------
         ValueError
             If the contents do not satisfy the schema; the work files stay.
-
-        Examples
-        --------
-        See `Writer`.
         """
         assert is_store(store)
         try:
@@ -414,14 +388,7 @@ class Writer:
         os.fsync(self._bytes)
 
     def close(self) -> None:
-        """Close the work files; those of unfinished work stay, if there is any work in them.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Writer(f"{folder}/dark.h5", {}).close()
-        """
+        """Close the work files; those of unfinished work stay, if there is any work in them."""
         if self._bytes >= 0:
             if self._ours and not any(self.blocks.values()):
                 self._part.unlink(missing_ok=True)
@@ -431,16 +398,7 @@ class Writer:
             self._journal.close()
 
     def discard(self) -> None:
-        """Close and remove the work files.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Writer(f"{folder}/dark.h5", {}).discard()
-        ...     os.listdir(folder)
-        []
-        """
+        """Close and remove the work files."""
         self._part.unlink(missing_ok=True)
         self._journal_path.unlink(missing_ok=True)
         self.close()

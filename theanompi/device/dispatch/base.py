@@ -104,13 +104,6 @@ def torch_function(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     ------
     Unsupported
         If the op does not run on the device: one line that names it.
-
-    Examples
-    --------
-    >>> import pytensor.tensor as pt
-    >>> node = pt.matrix("x", dtype="float32").T.owner
-    >>> torch_function(node.op, node=node, context=Context())(torch.zeros(2, 3)).shape
-    torch.Size([3, 2])
     """
     why = next(
         (REFUSED[kind] for kind in type(op).__mro__ if kind in REFUSED), "it is unknown to theanompi.device"
@@ -138,10 +131,6 @@ def batched_function(op: Op, node: Apply, context: Context) -> Callable[..., Any
     callable or None
         From the input tensors, which all have the same leading batch axes before those of `node.inputs`, to the
         output tensor with these axes, or to a tuple of such. It may return views, and never writes into an input.
-
-    Examples
-    --------
-    >>> batched_function(DeepCopyOp(), node=None, context=Context())
     """
     return None
 
@@ -151,11 +140,6 @@ def constant_tensor(data: Any, device: torch.device) -> Any:
 
     Arrays become tensors on the device; numbers zero-dimensional tensors on the CPU, which torch combines
     with tensors anywhere; slices and other values stay as they are.
-
-    Examples
-    --------
-    >>> constant_tensor(np.float32(2), torch.device("cpu")), constant_tensor(slice(3), torch.device("cpu"))
-    (tensor(2.), slice(None, 3, None))
     """
     if not isinstance(data, np.ndarray | np.number | bool | int | float):
         return data

@@ -65,11 +65,5 @@ def relu(x: Variable) -> Variable:
     Returns
     -------
     as `x`
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> relu(np.array([-1.0, 2.0])).eval().tolist()
-    [0.0, 2.0]
     """
     return Relu()(x)

@@ -82,14 +82,7 @@ class TorchOp(Op):
 
 
 def tensor_type(like: Variable, shape: Sequence[int | None]) -> TensorType:
-    """The type of a tensor with the dtype of `like` and the given static shape.
-
-    Examples
-    --------
-    >>> import pytensor.tensor as pt
-    >>> tensor_type(pt.vector("x", dtype="float32"), (2, None))
-    TensorType(float32, shape=(2, None))
-    """
+    """The type of a tensor with the dtype of `like` and the given static shape."""
     return TensorType(like.type.dtype, shape=tuple(shape))
 
 

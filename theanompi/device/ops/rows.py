@@ -35,13 +35,7 @@ def _library() -> Any:
 
 
 def compiled() -> bool:
-    """Whether there is C to run: a compiler was found when it was first needed.
-
-    Examples
-    --------
-    >>> compiled() in (True, False)
-    True
-    """
+    """Whether there is C to run: a compiler was found when it was first needed."""
     return _library() is not None
 
 
@@ -50,13 +44,7 @@ def _layout(ndim: int) -> torch.memory_format:
 
 
 def fit(*tensors: torch.Tensor) -> bool:
-    """Whether the functions below can read these: float32 on the CPU, all of one shape, in rows of channels.
-
-    Examples
-    --------
-    >>> fit(torch.zeros(2, 16).double()), fit(torch.zeros(2, 16, 4, 4)), fit(torch.zeros(2, 3))
-    (False, False, False)
-    """
+    """Whether the functions below can read these: float32 on the CPU, all of one shape, in rows of channels."""
     shape = tensors[0].shape
     layout = _layout(len(shape))
     return (

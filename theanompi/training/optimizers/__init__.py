@@ -29,11 +29,6 @@ def get_optimizer(name: str) -> type[Optimizer]:
     ------
     ConfigError
         For an unknown name, with the closest known one, or a class that is not an `Optimizer`.
-
-    Examples
-    --------
-    >>> get_optimizer("adam").slots
-    ('m', 'v')
     """
     library, _, function = name.partition(".")
     if library == "lasagne":

@@ -42,7 +42,8 @@ class Optimizer(ABC):
     scalars : tuple of str
         float64 scalars that it keeps, zero at first, one for all parameters.
     by_tensor : bool
-        Whether `step` is called on each parameter; if not, on flat vectors of many.
+        Whether `step` is called on each parameter that decays, in its own shape. Those that do not decay (biases, γ,
+        β) are one flat vector, and so are for other optimizers those that do.
     label : str
         What the plan's row is called.
     correction : str or None

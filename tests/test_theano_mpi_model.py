@@ -21,7 +21,7 @@ from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 from theanompi.record.recorder import Recorder
 from theanompi.rules import RunFailed
-from theanompi.training.contract import CONTRACT, ContractModel
+from theanompi.training.theano_mpi_model import REQUIRED, TheanoMPIModel
 
 
 class Parameter:
@@ -72,7 +72,7 @@ class Regression:
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path) -> None:
     settings = {
-        "modelfile": "test_contract",
+        "modelfile": "test_theano_mpi_model",
         "modelclass": "Regression",
         "sync_type": "avg",
         "out": str(tmp_path / "run"),
@@ -108,7 +108,7 @@ class Killed(Regression):
 def test_a_stopped_one_is_not_said_to_go_on(launched: bool, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
     settings = {
-        "modelfile": "test_contract",
+        "modelfile": "test_theano_mpi_model",
         "modelclass": "Killed",
         "sync_type": "avg",
         "out": str(tmp_path / "run"),
@@ -132,7 +132,7 @@ def test_a_stopped_one_is_not_said_to_go_on(launched: bool, tmp_path: Path, monk
 def test_our_models_fulfil_the_contract_too() -> None:
     """An old-style loop over the contract's methods alone works: any order of epochs, validation at any time."""
     model = Normalised({"batch_size": 100, "devices": ["cpu"]})
-    assert all(hasattr(model, name) for name in CONTRACT)
+    assert all(hasattr(model, name) for name in REQUIRED)
     model.compile_iter_fns("cdd")
     recorder = Recorder(None, 0, 1, 10, 10, False, None)
     losses = {}
@@ -166,8 +166,8 @@ def test_a_rank_without_a_batch_keeps_its_running_statistics() -> None:
 
 
 def test_parameters_that_are_not_finite_are_seen() -> None:
-    config = RunConfig(modelfile="test_contract", modelclass="Regression", sync_type="avg")
-    model = ContractModel(Regression({"rank": 0}), config, 0, 1)
+    config = RunConfig(modelfile="test_theano_mpi_model", modelclass="Regression", sync_type="avg")
+    model = TheanoMPIModel(Regression({"rank": 0}), config, 0, 1)
     assert model.finite()
     model.model.w.set_value(np.array([[1, 2], [3, np.nan]]))
     assert not model.finite()
@@ -178,13 +178,13 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(
         ConfigError, match="model class SimpleNamespace: .* got one without params, data, .*data.n_batch_val"
     ):
-        ContractModel(SimpleNamespace(), config, 0, 1)
+        TheanoMPIModel(SimpleNamespace(), config, 0, 1)
     model = Regression({"rank": 0})
-    assert all(hasattr(model, name) for name in CONTRACT)
+    assert all(hasattr(model, name) for name in REQUIRED)
     with pytest.raises(ConfigError, match="model class Regression: expected sync type 'avg', .* got 'cdd'"):
-        ContractModel(model, RunConfig(), 0, 1)
+        TheanoMPIModel(model, RunConfig(), 0, 1)
     with pytest.raises(ConfigError, match="model class Regression: expected no resume"):
-        ContractModel(model, RunConfig(sync_type="avg", resume=True), 0, 1)
+        TheanoMPIModel(model, RunConfig(sync_type="avg", resume=True), 0, 1)
 
 
 class Scaled(Plain):

@@ -1,4 +1,4 @@
-"""Training of models that only fulfil Theano-MPI's contract, whatever library they are built with.
+"""Training of models that have no more than the interface of Theano-MPI's, whatever library they are built with.
 
 Such a class takes one `config` dict (``rank``, ``size``, ``verbose`` and the settings of the run). It computes,
 updates and reads its data by itself; after each of its iterations its parameters are averaged over the ranks.
@@ -19,7 +19,7 @@ from theanompi.record.metrics import CLASSIFIER
 from theanompi.record.timeline import Span
 from theanompi.training.replica import Measures
 
-CONTRACT = (
+REQUIRED = (
     "params",
     "data",
     "compile_iter_fns",
@@ -54,13 +54,13 @@ class _Listener:
         self.validation += [1.0, cost, error, error_top5]
 
 
-class ContractModel:
-    """Makes a :class:`theanompi.training.replica.Replica` of a model of the contract.
+class TheanoMPIModel:
+    """Makes a :class:`theanompi.training.replica.Replica` of a model of that interface.
 
     Parameters
     ----------
     model : object
-        With everything in `CONTRACT`; ``data`` has ``n_batch_train`` and ``n_batch_val``, and each of
+        With everything in `REQUIRED`; ``data`` has ``n_batch_train`` and ``n_batch_val``, and each of
         ``params`` has ``get_value`` and ``set_value``.
     config : RunConfig
         Its sync type must be ``avg``.
@@ -77,7 +77,7 @@ class ContractModel:
 
     def __init__(self, model: Any, config: RunConfig, rank: int, size: int) -> None:
         name = type(model).__name__
-        missing = [item for item in CONTRACT if not hasattr(model, item)]
+        missing = [item for item in REQUIRED if not hasattr(model, item)]
         data = getattr(model, "data", None)
         missing += [f"data.{item}" for item in ("n_batch_train", "n_batch_val") if not hasattr(data, item)]
         if missing:
