@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.resnet50 import ResNet50
 from theanompi.config.plugins import find_class
+from theanompi.models.resnet50 import ResNet50
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FLOAT = 8

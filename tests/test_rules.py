@@ -138,6 +138,7 @@ def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
 @pytest.mark.parametrize("name", ["models.resnet50", "theanompi.models.lasagne_model_zoo.resnet50"])
 def test_the_zoo_is_found_whatever_else_is_called_models(folder, name):
     (folder / "models").mkdir()
+    (folder / "models" / "__init__.py").touch()
     (folder / "models" / "own.py").write_text("class Net: pass")
     check.check(RunConfig(modelfile=name, modelclass="ResNet50"))
     check.check(RunConfig(modelfile="models.own", modelclass="Net"))
@@ -147,6 +148,7 @@ def test_the_zoo_is_found_whatever_else_is_called_models(folder, name):
 
 def test_a_user_s_module_comes_before_that_of_the_zoo(folder):
     (folder / "models").mkdir()
+    (folder / "models" / "__init__.py").touch()
     (folder / "models" / "resnet50.py").write_text("class Own: pass")
     check.check(RunConfig(modelfile="models.resnet50", modelclass="Own"))
 
