@@ -25,6 +25,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # In the user's own process the current folder comes first, and this repository's package is not there yet.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+        monkeypatch.delitem(sys.modules, name)
     return tmp_path
 
 

@@ -13,7 +13,7 @@ from theanompi.models.wide_resnet import Wide_ResNet
 
 
 class SmallAlexNet(AlexNet):
-    architecture = {"width": 4, "hidden": 128}
+    architecture = {"width": 8, "hidden": 256}
 
 
 class SmallCifar10(Cifar10_model):

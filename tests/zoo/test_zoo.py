@@ -165,7 +165,7 @@ class Case(NamedTuple):
 
 ADAM = {"optimizer": "adam", "base_lr": 0.003}
 CASES = (
-    Case("SmallAlexNet", 67, ADAM),
+    Case("SmallAlexNet", 67, ADAM | {"base_lr": 0.002}, updates=120),
     Case("SmallCifar10", 28, ADAM | {"base_lr": 0.01}),
     Case("SmallDenseNet", 32, ADAM),
     Case("SmallDenseNetCifar", 16, ADAM),

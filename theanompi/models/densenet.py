@@ -108,7 +108,7 @@ def build_model(
     Examples
     --------
     >>> build_model((None, 3, 32, 32), 10, blocks=(2, 2, 2), growth=4, small=True)["denseblock3_layer2"].output_shape
-    (None, 18, 8, 8)
+    (None, 16, 8, 8)
     """
     size, classes = (32, 10) if small else (224, 1000)
     input_shape, num_classes = input_shape or (None, 3, size, size), num_classes or classes
