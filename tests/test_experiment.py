@@ -241,7 +241,8 @@ def test_mistakes_of_flags(read):
         ({"seeds": 0}, "seeds: expected how many (1 to 10000), or a list of different whole numbers, got 0"),
         (
             {"device": "gpu"},
-            "devices: expected device names such as cpu, cpu0, cuda0, cuda:0, auto or host:cuda0, got 'gpu'; did you mean 'cuda'?",
+            "devices: expected device names such as cpu, cpu0, cuda0, cuda:0, auto or host:cuda0, "
+            "got 'gpu'; did you mean 'cuda'?",
         ),
         ({"device": "cpu,cpu"}, "devices: expected one for all ranks, got 'cpu,cpu'"),
     ]:

@@ -19,7 +19,6 @@ from reference_resnet import ReferenceResNet50
 from small_models import Plain
 from torch import nn
 
-from models.resnet50 import build_model, torch_names
 from tests.mpi import run_warm
 from theanompi import cli, device
 from theanompi.config import ConfigError, RunConfig
@@ -39,6 +38,7 @@ from theanompi.lasagne.layers import (
 )
 from theanompi.lasagne.nonlinearities import softmax
 from theanompi.launch.check import check
+from theanompi.models.resnet50 import build_model, torch_names
 from theanompi.record import checkpoint
 from theanompi.record.weights import ENDINGS, Weights, read_weights, write_weights
 from theanompi.training.weights import as_torch, fit, start_from
