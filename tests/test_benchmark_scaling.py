@@ -525,6 +525,7 @@ def test_allreduces_are_measured_under_mpirun(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.mpirun  # the benchmark starts it by its own means
 def test_steps_are_measured_under_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a network that is compiled sooner than the one that is measured."""
     scaling = load("scaling_model")
