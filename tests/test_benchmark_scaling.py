@@ -511,6 +511,7 @@ def test_gradients_are_noted_and_passed_on() -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.mpirun  # the benchmark starts it by its own means
 def test_allreduces_are_measured_under_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
     scaling = load("scaling_model")
     monkeypatch.setattr(scaling, "SIZES", [400, 400_000])
