@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from theanompi import Model
 from theanompi.config import ConfigError, setting
-from theanompi.config.kinds import number, whole
+from theanompi.config.kinds import whole
 from theanompi.lasagne.init import HeNormal, Normal
 from theanompi.lasagne.layers import (
     BatchNormLayer,
@@ -25,7 +25,7 @@ from theanompi.lasagne.layers import (
     NonlinearityLayer,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
-from theanompi.models.parts import Net, add
+from theanompi.models.parts import SHARE, Net, add
 
 EPSILON = 1e-5
 
@@ -138,9 +138,7 @@ class Wide_ResNet(Model):
 
         depth: int = setting(28, whole(10), "d, the convolutions: 6·N + 4")
         width: int = setting(10, whole(1), "k, how many times as many filters")
-        dropout: float = setting(
-            0.0, number("a number of at least 0 and below 1", lambda x: 0 <= x < 1), "within each block"
-        )
+        dropout: float = setting(0.0, SHARE, "within each block")
 
     paper: ClassVar[str] = "Zagoruyko and Komodakis 2016, arXiv 1605.07146"
     architecture: ClassVar[Mapping[str, Any]] = {}
