@@ -15,6 +15,7 @@ of Python. The result is a JSON file under benchmarks/results/.
 import argparse
 import collections
 import os
+import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from graph_rules import RULES, dealt, draw
 
 BATCH = 10
 """Graphs of one task."""
+MEMORY = 6 << 30
+"""Bytes that a process may have: what needs more is told, and nothing is killed, for which the others would wait."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def look(seed: int, number: int) -> Graph | None:
 def look_at(seed: int, numbers: range) -> list[Graph | None]:
     """Judge some graphs in this process; one that our own programs fail at is told among what differs."""
     torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     found = []
     for number in numbers:
         try:

@@ -286,3 +286,10 @@ def test_rows_of_any_dtype_are_permuted(dtype: str, inverse: bool) -> None:
     )(value)
     assert result.dtype == dtype
     np.testing.assert_array_equal(result, value[:, np.argsort(order) if inverse else order])
+
+
+def test_a_negative_length_is_an_error_and_not_the_length_that_is_there() -> None:
+    n = pt.lscalar("n")
+    f = pytensor.function([n], pt.alloc(np.float32(1), n, 2), mode=device.mode("cpu"))
+    with pytest.raises(ValueError, match=r"negative dimensions are not allowed, got \(-1, 2\)"):
+        f(-1)

@@ -1,6 +1,7 @@
 """Linear algebra, of one matrix and of batches, against PyTensor's interpreter."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,15 @@ def test_what_has_no_solution_is_nan_or_an_error_as_in_pytensor() -> None:
         pytensor.function([x], linalg.inv(x), mode=MODE)(value[..., :2])
     with pytest.raises(np.linalg.LinAlgError):
         pytensor.function([x], linalg.svd(x)[1], mode=MODE)(value * np.nan)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_what_is_not_finite_has_no_eigenvalues_and_no_factors(bad: float) -> None:
+    x = pt.dmatrix("x")
+    for function in (linalg.eigh, partial(linalg.eigvalsh, b=None), linalg.lu):
+        for mode in (MODE, REFERENCE):
+            with pytest.raises(ValueError, match="array must not contain infs or NaNs"):
+                pytensor.function([x], function(x), mode=mode)(np.array([[1.0, bad], [0.5, 2.0]]))
 
 
 def test_nothing_in_is_nothing_out() -> None:

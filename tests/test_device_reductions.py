@@ -194,6 +194,16 @@ def test_softmax_over_any_axes(function: Any, dtype: str) -> None:
         assert not difference(got, expected.astype(y.dtype))
 
 
+@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize("shape", [(2, 0), (None, None)])
+def test_there_is_no_softmax_of_nothing(shape: tuple[int | None, ...], axis: int | None) -> None:
+    x = pt.tensor("x", dtype="float32", shape=shape)
+    for function in (pt.special.softmax, pt.special.log_softmax):
+        f = pytensor.function([x], function(x, axis=axis), mode=device.mode("cpu"))
+        with pytest.raises(ValueError, match="zero-size array to reduction operation maximum"):
+            f(np.zeros((2, 0), "float32"))
+
+
 def test_gradients_through_sorts_and_products() -> None:
     x = pt.matrix("x", dtype="float64")
     value = np.array([[1.5, 0.0, -2.0], [0.5, 3.0, 0.25]])

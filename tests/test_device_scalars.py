@@ -88,6 +88,19 @@ def test_functions_of_two_operands(dtypes: tuple[str, str]) -> None:
         check(op, dtypes, [x, numbers])
 
 
+@pytest.mark.parametrize("op", [op for op in UNARY + BINARY if op is not ps.add], ids=str)
+def test_zeros_have_their_sign_and_infinities_too(op: Any) -> None:
+    few = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf])
+    for values in ([few], [np.repeat(few, 6), np.tile(few, 6)]):
+        node = typed(op, ["float64"] * len(values), [v.shape for v in values])
+        if node is None or node.outputs[0].type.dtype != "float64":
+            continue
+        (got,), (expected,) = on_device(node, values), interpreted(node, values)
+        special = (expected == 0) | np.isinf(expected)
+        np.testing.assert_array_equal(got[special], expected[special])
+        np.testing.assert_array_equal(np.signbit(got[special]), np.signbit(expected[special]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.filterwarnings("ignore:.* encountered in cast")
 def test_casts_are_those_of_numpy(dtype: str) -> None:

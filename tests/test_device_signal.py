@@ -87,3 +87,10 @@ def test_infinity_stays_where_it_is() -> None:
     assert_as_interpreted(node, [np.array([1.0, 2, 3]), np.array([1, np.inf]), np.True_])
     with pytest.raises(ValueError, match="expected signals with elements"):
         on_device(node, [np.zeros(0), np.ones(2), np.True_])
+
+
+def test_an_infinite_kernel_makes_nan_of_what_is_around_a_picture() -> None:
+    x, kernel = pt.fmatrices("x", "kernel")
+    values = [np.arange(12, dtype="float32").reshape(4, 3), np.float32([[1, np.inf], [-2, 3]])]
+    for mode in ("full", "valid"):
+        compare([x, kernel], [signal.convolve2d(x, kernel, mode=mode, method="direct")], values)

@@ -87,6 +87,12 @@ def _remainder(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.remainder(x, torch.where(one, 1, y))
 
 
+def _float_remainder(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The remainder with the sign of y, of zeros too."""
+    remainder = torch.remainder(x, y)
+    return torch.where(remainder == 0, torch.copysign(remainder, y), remainder)
+
+
 def _quotient_64(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Floor division of uint64, as int64 with the same bits."""
     zero, large = y == 0, y < 0
@@ -308,7 +314,9 @@ def _bessel_j(n: int, x: torch.Tensor) -> torch.Tensor:
     value = torch.sqrt(2 / (math.pi * far)) * (torch.cos(phase) * even - torch.sin(phase) * odd)
     value = torch.where((wide < 0) & (n % 2 == 1), -value, value)
     value = torch.where(wide.abs() <= 25, total / steps, value)
-    return torch.where(wide.abs() <= 3, series, value).to(x.dtype)
+    value = torch.where(wide.abs() <= 3, series, value)
+    # The sum of a negative zero and a positive one is not negative.
+    return (torch.where(wide == 0, wide, value) if n == 1 else value).to(x.dtype)
 
 
 def _in_float64(function: Function) -> Function:
@@ -334,6 +342,7 @@ _ANY: dict[type[ScalarOp], Function] = {
 """Functions of any dtype but the complex ones."""
 
 _FLOAT: dict[type[ScalarOp], Function] = {
+    ps.Mod: _float_remainder,
     ps.Sign: _sign,
     ps.Log10: torch.log10,
     ps.Exp2: torch.exp2,
@@ -353,10 +362,10 @@ _FLOAT: dict[type[ScalarOp], Function] = {
     ps.RoundHalfAwayFromZero: _round_half_away_from_zero,
     ps.Erfc: torch.erfc,
     ps.Erfcx: _in_float64(torch.special.erfcx),
-    ps.Erfinv: _in_float64(torch.erfinv),
+    ps.Erfinv: _in_float64(lambda x: torch.erfinv(x) + 0.0),
     ps.Erfcinv: _in_float64(lambda x: -torch.special.ndtri(x / 2) / math.sqrt(2)),
     ps.Gamma: _gamma,
-    ps.GammaLn: _in_float64(torch.lgamma),
+    ps.GammaLn: _in_float64(lambda x: torch.where(x == -math.inf, x, torch.lgamma(x))),
     ps.Psi: _in_float64(torch.digamma),
     ps.TriGamma: _in_float64(lambda x: _polygamma(1, x)),
     ps.GammaInc: _in_float64(_LOWER),

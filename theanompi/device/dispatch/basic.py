@@ -128,6 +128,9 @@ def _alloc(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
         lengths = [int(length) for length in shape]
         if may_broadcast:
             Alloc._check_runtime_broadcast(node, value, lengths)
+        if min(lengths, default=0) < 0:
+            # Torch takes -1 for the length that is there.
+            raise ValueError(f"Alloc: negative dimensions are not allowed, got {tuple(lengths)}")
         # A clone in the contiguous layout: callers may write into it.
         return value.broadcast_to(lengths).clone(memory_format=torch.contiguous_format)
 

@@ -75,6 +75,12 @@ def _numpy_errors(function: Function) -> Function:
     return raising
 
 
+def _finite(x: torch.Tensor) -> None:
+    """SciPy's error where LAPACK gives some values all the same."""
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("array must not contain infs or NaNs")
+
+
 def _nan_where(failed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Matrices with NaN in place of those that failed."""
     return torch.where(failed[..., None, None], torch.nan, x)
@@ -196,6 +202,7 @@ def _lu(op: LU, node: Apply, context: Context) -> Function:
     dtype = _dtype(node, 1)
 
     def lu(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        _finite(x)
         permutation, lower, upper = torch.linalg.lu(x.to(dtype))
         if op.permute_l:
             return permutation @ lower, upper
@@ -272,6 +279,7 @@ def _eigh(op: Eigh | Eigvalsh, node: Apply, context: Context) -> Function:
 
     def eigh(x: torch.Tensor) -> Any:
         _square(x)
+        _finite(x)
         if isinstance(op, Eigvalsh):
             return torch.linalg.eigvalsh(x.to(dtype), UPLO=triangle)
         return tuple(torch.linalg.eigh(x.to(dtype), UPLO=triangle))

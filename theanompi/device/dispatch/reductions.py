@@ -128,11 +128,14 @@ def _argmax(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
 def _softmax(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     def register(op: Softmax | LogSoftmax, node: Apply, context: Context) -> Callable[..., Any]:
         dtype = torch_dtype(node.outputs[0].type.dtype)
-        axes = tuple(range(node.inputs[0].type.ndim)) if op.axis is None else tuple(op.axis)
-        if len(axes) == 1 and node.inputs[0].type.dtype == node.outputs[0].type.dtype:
+        given = node.inputs[0].type
+        axes = tuple(range(given.ndim)) if op.axis is None else tuple(op.axis)
+        if len(axes) == 1 and given.dtype == node.outputs[0].type.dtype and given.shape[axes[0]]:
             return lambda x: function(x, axes[0])
 
         def softmax(x: torch.Tensor) -> torch.Tensor:
+            if any(x.shape[axis] == 0 for axis in axes):
+                raise ValueError("zero-size array to reduction operation maximum which has no identity")
             moved = x.to(dtype).movedim(axes, tuple(range(-len(axes), 0)))
             flat = moved.flatten(-len(axes)) if axes else moved[..., None]
             return function(flat, -1).reshape(moved.shape).movedim(tuple(range(-len(axes), 0)), axes)

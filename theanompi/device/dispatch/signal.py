@@ -49,13 +49,19 @@ def _convolve1d(op: Convolve1d | Convolve2d, node: Apply, context: Context) -> C
         x, kernel = x.to(computed), kernel.to(computed)
         lengths = list(zip(x.shape, kernel.shape, strict=True))
         full = torch.zeros([n + k - 1 for n, k in lengths], dtype=computed, device=x.device)
-        # Element by element of the kernel, as zeros around the signal would make NaN of infinity.
+        if isinstance(op, Convolve2d):
+            # SciPy's has zeros around the signal, of which an infinite kernel makes NaN; NumPy's has nothing there.
+            x = torch.nn.functional.pad(x, [k - 1 for _, k in reversed(lengths) for _ in range(2)])
         for position in itertools.product(*(range(k) for k in kernel.shape)):
-            part = full[tuple(slice(i, i + n) for i, n in zip(position, x.shape, strict=True))]
-            if computed == torch.bool:
-                part |= x & kernel[position]
+            shifts = zip(position, lengths, strict=True)
+            if isinstance(op, Convolve2d):
+                part, seen = full, x[tuple(slice(k - 1 - i, n + 2 * (k - 1) - i) for i, (n, k) in shifts)]
             else:
-                part += x * kernel[position]
+                part, seen = full[tuple(slice(i, i + n) for i, (n, _) in shifts)], x
+            if computed == torch.bool:
+                part |= seen & kernel[position]
+            else:
+                part += seen * kernel[position]
         if bool(full_mode):
             return full.to(dtype)
         if not all(n >= k for n, k in lengths) and not all(n <= k for n, k in lengths):
