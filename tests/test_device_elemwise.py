@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytensor
+import pytensor.scalar as ps
 import pytensor.tensor as pt
 import pytest
 import torch
@@ -41,8 +42,6 @@ def test_chunks_cover_every_element_once(size: int) -> None:
 
 
 def test_what_one_sized_operands_give_is_no_memory_for_a_chunk() -> None:
-    import pytensor.scalar as ps
-
     a, b = ps.float32("a"), ps.float32("b")
     op = Elemwise(Composite([a, b], [ps.add(ps.mul(ps.exp(a), b), b)]))
     one = pt.tensor("one", dtype="float32", shape=(1,))
@@ -140,6 +139,37 @@ def test_a_multiple_by_a_truth_value() -> None:
     function = pytensor.function([x, y, flag], x + flag * y, mode=MODE)
     for value in (True, False):
         assert_close(function(a, b, np.array([value])), a + value * b, str(value))
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize("size", [1000, 3 * CHUNK + 12345])
+def test_what_one_is_multiplied_by_is_read_and_not_written(factor: float, size: int) -> None:
+    gv, wv = vectors(size, 2)
+    w, g, n = device.shared(wv, "w"), device.shared(gv, "g"), pt.fscalar("n")
+    step = n * g
+    f = pytensor.function([n], step * step, updates=[(w, pt.tanh(step + 0.5 * w) - step)], mode=MODE)
+    got = f(np.float32(factor))
+    scaled = np.float32(factor) * gv
+    assert_close(got, scaled * scaled)
+    assert_close(w.get_value(), np.tanh(scaled + np.float32(0.5) * wv) - scaled)
+    np.testing.assert_array_equal(g.get_value(), gv)
+
+
+def test_a_factor_of_one_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+
+    def mul(*operands: torch.Tensor, **into: torch.Tensor) -> torch.Tensor:
+        passes.append(max(x.numel() for x in operands))
+        return torch.mul(*operands, **into)
+
+    monkeypatch.setitem(elemwise._ARITHMETIC, ps.Mul, mul)
+    gv, wv = vectors(2 * CHUNK, 2)
+    w, g, n = device.shared(wv, "w"), device.shared(gv, "g"), pt.fscalar("n")
+    f = pytensor.function([n], [], updates=[(w, n * g + 0.5 * w)], mode=MODE)
+    f(np.float32(1))
+    assert passes == []
+    f(np.float32(0.5))
+    assert passes == [CHUNK, CHUNK]
 
 
 def test_one_variable_as_two_operands_of_an_expression() -> None:

@@ -31,7 +31,6 @@ _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
     ps.Mul: torch.mul,
     ps.TrueDiv: torch.true_divide,
     ps.IntDiv: torch.floor_divide,
-    ps.Mod: torch.remainder,
     ps.Pow: torch.pow,
     ps.Neg: torch.neg,
     ps.Abs: torch.abs,
@@ -140,6 +139,7 @@ class _Expression:
                 self.uniform.update(inner.outputs)
         self.last_use |= dict.fromkeys(self.outputs, len(self.nodes))
         self.scaled = self._find_scaled()
+        self.often_one = self._find_often_one()
 
     def _find_scaled(self) -> dict[Variable, tuple[Variable, str]]:
         """Products s·b that one addition or subtraction takes over as its alpha, without a temporary: b and s."""
@@ -167,6 +167,26 @@ class _Expression:
                     self.last_use[rest[0]] = max(self.last_use[rest[0]], position)
                     break
         return scaled
+
+    def _find_often_one(self) -> dict[Variable, tuple[Variable, str]]:
+        """Other products n·b of an input b and one n that holds one element: where n is 1, they are b itself."""
+        often_one: dict[Variable, tuple[Variable, str]] = {}
+        if self.context.device.type != "cpu" or is_uniform(self.node.outputs[0]):
+            return often_one
+        inputs = set(self.inputs)
+        for inner in self.nodes:
+            product = inner.outputs[0]
+            if type(inner.op) is not ps.Mul or len(inner.inputs) != 2:
+                continue
+            if product in self.scaled or product in self.outputs or product in self.uniform:
+                continue
+            numbers = [v for v in inner.inputs if v in self.uniform & inputs]
+            rest = [v for v in inner.inputs if v in inputs - self.uniform]
+            if len(numbers) == len(rest) == 1 and {v.type.dtype for v in inner.inputs} == {"float32"}:
+                often_one[product] = (rest[0], self._number(numbers[0]))
+                # What is b may be read as long as what is n·b.
+                self.last_use[rest[0]] = max(self.last_use[rest[0]], self.last_use[product])
+        return often_one
 
     def _number(self, factor: Variable) -> str:
         """The name of a Python number: a constant's, or an input's that is read at each call."""
@@ -237,7 +257,9 @@ class _Expression:
             return False
         if any(v.type.dtype.startswith("complex") for v in node.inputs):
             return False
-        if dtype.startswith("float") or kind not in (ps.IntDiv, ps.Mod, ps.Pow):
+        if dtype.startswith("float"):
+            return kind is not ps.Mod
+        if kind not in (ps.IntDiv, ps.Mod, ps.Pow):
             return True
         second = self._value(node.inputs[1])
         if second is None:
@@ -282,6 +304,7 @@ class _Expression:
             full = v in self.names and v not in self.inputs and v not in self.uniform
             if (
                 full
+                and v not in self.often_one
                 and v not in self.outputs
                 and self.last_use[v] == position
                 and v.type.dtype == result.type.dtype
@@ -307,6 +330,9 @@ class _Expression:
             into = self._destination(inner, position)
             product = next((v for v in inner.inputs if v in self.scaled), None)
             right = self.instruction(inner, into) if product is None else self._addition(inner, product, into)
+            if result in self.often_one:
+                same, number = self.often_one[result]
+                right = f"{self.names[same]} if {number} == 1 else {right}"
             names = (
                 [f"t{position}"]
                 if len(inner.outputs) == 1
