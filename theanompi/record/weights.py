@@ -14,6 +14,7 @@ import errno
 import hashlib
 import io
 import json
+import mmap
 import os
 import pickle
 import re
@@ -27,7 +28,7 @@ import numpy as np
 
 from theanompi.config import ConfigError, got, shortened
 from theanompi.config.files import reason, trouble, writing
-from theanompi.record import checkpoint
+from theanompi.record import checkpoint, pickles
 from theanompi.record.folder import CHECKPOINT_FILE
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".npz", ".h5")
@@ -222,57 +223,37 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """What pickles of Python 2's bytes call: `_codecs.encode`, of which they need no more."""
-    if encoding not in ("latin1", "latin-1"):
-        raise _Odd(f"expected bytes in latin1, got {got(encoding)}")
-    return text.encode("latin1")
-
-
 def _dtype(kind: str, align: int = False, copy: int = False) -> np.dtype[Any]:
     """`numpy.dtype`, also with the 0 and 1 that Python 2 had for False and True there."""
     return np.dtype(kind, bool(align), bool(copy))
 
 
-def _loadable() -> dict[tuple[str, str], Any]:
-    """What a pickle may load: what makes arrays, numbers and plain containers."""
-    # NumPy's own functions, whose places differ from version to version: ask it what its pickles call.
-    numpys = {
-        "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
-        "multiarray.scalar": np.float32(1).__reduce__()[0],
-        "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-    }
-    found: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
+class _Unpickler(pickles.Unpickler):
+    """Loads arrays and numbers of any dtype, and plain containers."""
+
+    names = {
+        **pickles.ARRAYS,
         ("numpy", "dtype"): _dtype,
+        **pickles.of_numpy("multiarray.scalar", np.float32(1).__reduce__()[0]),
         ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _latin1,
+        **{
+            (module, kind.__name__): kind
+            for module in ("builtins", "__builtin__")
+            for kind in (list, dict, tuple, set, frozenset)
+        },
     }
-    for place, function in numpys.items():
-        module, _, name = place.partition(".")
-        found |= {(f"numpy.{core}.{module}", name): function for core in ("core", "_core")}
-    for module in ("builtins", "__builtin__"):
-        found |= {(module, kind.__name__): kind for kind in (list, dict, tuple, set, frozenset)}
-    return found
-
-
-class _Unpickler(pickle.Unpickler):
-    """Loads what is in `_loadable`, and nothing else."""
-
-    _loadable = _loadable()
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._loadable[module, name]
-        except KeyError:
-            what = got(f"{module}.{name}")
-            raise _Odd(f"expected arrays and containers, got a pickle that would load {what}") from None
 
 
 def _read_pickle(path: Path) -> Any:
-    with open(path, "rb") as file:
+    # Mapped, a file gives no more than it has, and makes no room for more.
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # Python 2's texts, in which also arrays are.
-        return _Unpickler(file, encoding="latin1").load()
+        unpickler = _Unpickler(content, encoding="latin1")
+        try:
+            return unpickler.load()
+        except pickles.NotLoaded as error:
+            what = got(str(error))
+            raise _Odd(f"expected arrays and containers, got a pickle that would load {what}") from None
 
 
 def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray], *, overwrite: bool = False) -> None:

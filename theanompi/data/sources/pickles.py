@@ -1,10 +1,11 @@
-"""Pickles of arrays, containers, numbers and text, as published data sets are: what they name is not run."""
+"""Pickles as published data sets are: arrays of bytes, and arrays of objects."""
 
 import pickle
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from theanompi.record import pickles
 
 
 def _uint8(*_: object) -> np.dtype[np.uint8]:
@@ -13,49 +14,16 @@ def _uint8(*_: object) -> np.dtype[np.uint8]:
     return np.dtype("u1", align=False, copy=True)
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes where the protocol has none."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes as text in {encoding}")
-    return text.encode("latin1")
+class Unpickler(pickles.Unpickler):
+    """Loads arrays of bytes, containers, numbers and text."""
 
-
-def _frombuffer(buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    """How protocol 5 has arrays."""
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _uint8,
-    ("_codecs", "encode"): _encode,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = np.empty(0).__reduce__()[0]
-    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _frombuffer
-
-
-def _load_bytearray(unpickler: Any) -> None:
-    """Read first and see then: Python's own makes room for as many bytes as a file says that it has."""
-    length = int.from_bytes(unpickler.read(8), "little")
-    data = unpickler.read(length)
-    if len(data) != length:
-        raise EOFError
-    unpickler.append(data)
-
-
-class Unpickler(pickle._Unpickler):
-    """Loads arrays, containers, numbers and text: a pickle could otherwise run any code.
-
-    The one in Python, whose table of objects is a dictionary: the one in C allocates gigabytes for a damaged number.
-    """
-
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
+    names = {**pickles.ARRAYS, ("numpy", "dtype"): _uint8}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        raise pickle.UnpicklingError(f"{module}.{name}, which is neither an array nor text")
+        try:
+            return super().find_class(module, name)
+        except pickles.NotLoaded as error:
+            raise pickle.UnpicklingError(f"{error}, which is neither an array nor text") from None
 
 
 class _Objects:
