@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import tracemalloc
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from theanompi.config import ConfigError, RunConfig
 from theanompi.config.files import split_prefix
 from theanompi.lasagne.layers import (
     BatchNormLayer,
+    ConcatLayer,
     Conv2DLayer,
     DenseLayer,
     InputLayer,
@@ -39,6 +41,7 @@ from theanompi.lasagne.layers import (
 )
 from theanompi.lasagne.nonlinearities import softmax
 from theanompi.launch.check import check
+from theanompi.models import densenet, inception_v3, vgg
 from theanompi.models.resnet50 import build_model, torch_names
 from theanompi.record import checkpoint
 from theanompi.record.weights import ENDINGS, Weights, read_weights, write_weights
@@ -443,6 +446,140 @@ def test_resnet50_computes_the_scores_of_a_state_dict_of_torchvision() -> None:
         expected = reference(torch.from_numpy(images)).numpy()
     found = pytensor.function([], scores, mode=device.mode())()
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+# The other networks of torchvision.
+
+
+class TorchVGG11(nn.Module):
+    """VGG11 for pictures of 32 × 32, its modules named and numbered as in torchvision."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for times in (1, 0, 2, 0, 4, 4, 0, 8, 8, 0, 8, 8, 0):
+            if times == 0:
+                layers.append(nn.MaxPool2d(2, 2))
+            else:
+                layers += [nn.Conv2d(channels, times * width, 3, padding=1), nn.ReLU()]
+                channels = times * width
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            *(nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout()),
+            *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(), nn.Linear(hidden, 10)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
+class DenseLayerOfTorch(nn.Module):
+    def __init__(self, channels: int, growth: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(channels), nn.Conv2d(channels, 4 * growth, 1, bias=False)
+        self.norm2, self.conv2 = (
+            nn.BatchNorm2d(4 * growth),
+            nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.conv2(self.norm2(self.conv1(self.norm1(x).relu())).relu())
+        return torch.cat([x, inner], 1)
+
+
+class TorchDenseNet(nn.Module):
+    """A DenseNet, its modules named as in torchvision."""
+
+    def __init__(self, blocks: tuple[int, ...], growth: int) -> None:
+        super().__init__()
+        channels = 2 * growth
+        features: dict[str, nn.Module] = {
+            "conv0": nn.Conv2d(3, channels, 7, 2, 3, bias=False),
+            "norm0": nn.BatchNorm2d(channels),
+            "relu0": nn.ReLU(),
+            "pool0": nn.MaxPool2d(3, 2, 1),
+        }
+        for i, layers in enumerate(blocks, 1):
+            block = nn.Sequential()
+            for j in range(1, layers + 1):
+                block.add_module(f"denselayer{j}", DenseLayerOfTorch(channels, growth))
+                channels += growth
+            features[f"denseblock{i}"] = block
+            if i < len(blocks):
+                parts = {
+                    "norm": nn.BatchNorm2d(channels),
+                    "relu": nn.ReLU(),
+                    "conv": nn.Conv2d(channels, channels // 2, 1, bias=False),
+                    "pool": nn.AvgPool2d(2, 2),
+                }
+                features[f"transition{i}"] = nn.Sequential(OrderedDict(parts))
+                channels //= 2
+        features["norm5"] = nn.BatchNorm2d(channels)
+        self.features, self.classifier = nn.Sequential(OrderedDict(features)), nn.Linear(channels, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("reference", "net", "names"),
+    [
+        (
+            TorchVGG11(4, 8),
+            vgg.build_model((2, 3, 32, 32), 10, configuration="A", width=4, hidden=8),
+            vgg.torch_names("A"),
+        ),
+        (
+            TorchDenseNet((1, 2, 1), 8),
+            densenet.build_model((2, 3, 32, 32), 10, blocks=(1, 2, 1), growth=8),
+            densenet.torch_names((1, 2, 1)),
+        ),
+    ],
+    ids=["VGG", "DenseNet"],
+)
+def test_others_compute_the_scores_of_a_state_dict_of_torchvision(
+    reference: nn.Module, net: dict[str, Layer], names: dict[str, str]
+) -> None:
+    scores_agree(reference, net["fc8" if "fc8" in net else "classifier"], names, numbers(2, 3, 32, 32))
+
+
+def scores_agree(reference: nn.Module, scores: Layer, names: dict[str, str], images: np.ndarray) -> None:
+    """Assert that all of a module's weights fit, and that it then gives our scores."""
+    reference.eval()
+    with torch.no_grad():
+        for name, value in reference.state_dict().items():
+            if name.endswith("running_var"):
+                value.copy_(torch.rand(value.shape) * 0.5 + 0.5)
+    fitted = fit(of(state_of(reference)), [scores], names)
+    assert not fitted.left and not fitted.unused
+    for p in get_all_params(scores):
+        p.set_value(fitted.values[p.name])
+    found = pytensor.function(
+        [], get_output(scores, device.shared(images), deterministic=True), mode=device.mode()
+    )()
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(images)).numpy()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_networks_have_torchvisions_names_and_scores() -> None:
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs a torchvision that fits this torch: {error}")
+    net = inception_v3.build_model((2, 3, 299, 299), 10)
+    both = ConcatLayer([net["fc"], net["AuxLogits_fc"]])
+    fit(of(state_of(models.inception_v3(num_classes=10, init_weights=False))), [both],
+        inception_v3.torch_names(net.values()))  # fmt: skip
+    for reference, scores, names in (
+        (models.vgg11(num_classes=10), vgg.build_model((2, 3, 224, 224), 10, configuration="A")["fc8"],
+         vgg.torch_names("A")),
+        (models.densenet121(num_classes=10), densenet.build_model((2, 3, 224, 224), 10)["classifier"],
+         densenet.torch_names()),
+        (models.resnet50(num_classes=10), build_model((2, 3, 224, 224), 10)["fc1000"], torch_names()),
+    ):  # fmt: skip
+        scores_agree(reference, scores, names, numbers(2, 3, 224, 224))
 
 
 # Runs.

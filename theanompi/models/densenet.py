@@ -139,6 +139,25 @@ def build_model(
     return net
 
 
+def torch_names(blocks: Sequence[int] = BLOCKS[121]) -> dict[str, str]:
+    """The names that torchvision's network has for the layers with parameters.
+
+    >>> names = torch_names()
+    >>> names["denseblock1_layer2_norm1"], names["transition3_conv"], names["norm5"]
+    ('features.denseblock1.denselayer2.norm1', 'features.transition3.conv', 'features.norm5')
+    """
+    names = {name: f"features.{name}" for name in ("conv0", "norm0")}
+    for i, layers in enumerate(blocks, 1):
+        for j in range(1, layers + 1):
+            for part in ("norm1", "conv1", "norm2", "conv2"):
+                names[f"denseblock{i}_layer{j}_{part}"] = f"features.denseblock{i}.denselayer{j}.{part}"
+        if i < len(blocks):
+            for part in ("norm", "conv"):
+                names[f"transition{i}_{part}"] = f"features.transition{i}.{part}"
+    # Whatever the number of blocks is.
+    return names | {f"norm{len(blocks) + 1}": "features.norm5", "classifier": "classifier"}
+
+
 class DenseNet121(Model):
     """DenseNet-121, with the paper's recipe for ImageNet (§4.2), which is that of He et al. 2016."""
 
@@ -152,6 +171,9 @@ class DenseNet121(Model):
         "decay_epochs": (30, 60),
         "weight_decay": 1e-4,
     }
+
+    def torch_names(self) -> dict[str, str]:
+        return torch_names(self.architecture["blocks"])
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         return build_model(input_shape, num_classes, **self.architecture)["prob"]

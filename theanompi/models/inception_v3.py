@@ -7,7 +7,8 @@ by 0.1 (§7). The paper does not say what the auxiliary loss counts, nor how muc
 of the authors' program.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from pytensor.graph.basic import Variable
@@ -26,6 +27,7 @@ from theanompi.lasagne.layers import (
     MaxPool2DLayer,
     NonlinearityLayer,
     Pool2DLayer,
+    get_all_layers,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
 from theanompi.models.parts import Net, add, classification_with_sides, expect_size
@@ -212,6 +214,24 @@ def build_model(
     return net
 
 
+def torch_names(layers: Iterable[Layer]) -> dict[str, str]:
+    """The names that torchvision's network has for layers of this one that have parameters.
+
+    >>> net = build_model((None, 3, 75, 75), divisor=16)
+    >>> names = torch_names(net.values())
+    >>> names["Conv2d_1a_3x3"], names["Mixed_5b_branch5x5_1_bn"], names["AuxLogits_fc"]
+    ('Conv2d_1a_3x3.conv', 'Mixed_5b.branch5x5_1.bn', 'AuxLogits.fc')
+    """
+    names = {}
+    for layer in layers:
+        if layer.params and layer.name:
+            theirs = re.sub(r"^(Mixed_..|AuxLogits)_", r"\1.", layer.name)
+            if isinstance(layer, Conv2DLayer):
+                theirs += ".conv"
+            names[layer.name] = re.sub(r"_bn$", ".bn", theirs)
+    return names
+
+
 class InceptionV3(Model):
     """Inception v3; in validation the auxiliary classifier is left out, and labels are not smoothed.
 
@@ -239,6 +259,9 @@ class InceptionV3(Model):
     def build(self, batch: Mapping[str, Variable]) -> dict[str, Layer]:
         net = build_model(batch["images"].type.shape, self.dataset.n_classes, **self.architecture)
         return {head: net[head] for head in HEADS}
+
+    def torch_names(self) -> dict[str, str]:
+        return torch_names(get_all_layers(self._outputs()))
 
     def objectives(self, batch: Mapping[str, Variable], training: bool) -> Objective:
         return classification_with_sides(self.network, batch, training, weight=0.4, smoothing=SMOOTHING)

@@ -102,6 +102,22 @@ def build_model(
     return net
 
 
+def torch_names(configuration: str = "D") -> dict[str, str]:
+    """The names that torchvision's network has for the layers with parameters.
+
+    >>> names = torch_names()
+    >>> names["conv1_1"], names["conv2_1"], names["fc8"]
+    ('features.0', 'features.5', 'classifier.6')
+    """
+    names, place = {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}, 0
+    for stage, sizes in enumerate(CONFIGURATIONS[configuration], 1):
+        for i in range(len(sizes)):
+            names[f"conv{stage}_{i + 1}"] = f"features.{place}"
+            place += 2  # each with its rectifier
+        place += 1  # the pooling
+    return names
+
+
 class VGG16(Model):
     """VGG16, configuration D, with the defaults of Theano-MPI: a rate of 0.002 for each worker's 64 pictures."""
 
@@ -117,6 +133,9 @@ class VGG16(Model):
         "nesterov": False,
         "weight_decay": 5e-4,
     }
+
+    def torch_names(self) -> dict[str, str]:
+        return torch_names(self.architecture["configuration"])
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         return build_model(input_shape, num_classes, **self.architecture)["prob"]
