@@ -14,7 +14,7 @@ test: $(STAMP)
 	$(IN_VENV) python -m pytest $(ARGS)
 
 quick: $(STAMP)
-	$(IN_VENV) python -m pytest -m "not mpirun" $(ARGS)
+	$(IN_VENV) python -m pytest -m "not mpirun and not slow" $(ARGS)
 
 lint: $(STAMP)
 	$(IN_VENV) ruff check .

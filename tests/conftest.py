@@ -34,9 +34,25 @@ STARTING = {
 PROGRAMS = ("theanompi.cli", "theanompi.worker")
 """What starts one when it is the program of another process: named in a command line."""
 
+SLOW = (
+    *("test_benchmark_loader", "test_benchmark_revisions", "test_benchmark_scaling", "test_data_loader"),
+    *("test_data_writer", "test_device_differential", "test_device_native", "test_device_random_graphs"),
+    *(
+        "test_doctor",
+        "test_encoding",
+        "test_hostile",
+        "test_launch",
+        "test_pack",
+        "test_plots",
+        "test_report",
+    ),
+    "test_warm",
+)
+"""Modules that start and kill processes by the dozen, draw pictures, or try what is drawn at random."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use, themselves or through others in this folder, what starts an mpirun."""
+    """Mark the modules that are slow, and the tests that start an mpirun, themselves or by others in this folder."""
     starting = [
         getattr(sys.modules[m], name) for m, names in STARTING.items() if m in sys.modules for name in names
     ]
@@ -46,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return any(is_start(value, starting) for value in everything_used([function]))
 
     for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
         if isinstance(item, pytest.DoctestItem):
             text = "".join(example.source for example in item.dtest.examples)  # type: ignore[union-attr]
             starts = any(f"{name}(" in text for names in STARTING.values() for name in names)
@@ -127,7 +145,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where tests that start an mpirun are left out, skip those that turn out to when they do."""
-    if config.getoption("markexpr") == "not mpirun":
+    if "not mpirun" in config.getoption("markexpr"):
         sys.addaudithook(skip_at_mpirun)
 
 

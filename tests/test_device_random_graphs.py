@@ -19,7 +19,7 @@ from theanompi import device
 SIDE = 3
 SHAPES = [(SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE), (SIDE,), (1, SIDE), (SIDE, 1), ()]
 CALLS = 3
-GRAPHS, CHUNKS = 300, 10
+GRAPHS, CHUNKS = 100, 5
 
 
 def of_shape(rng: np.random.Generator, pool: list[Any], *shapes: tuple[int, ...]) -> Any:

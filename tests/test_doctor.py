@@ -81,10 +81,10 @@ def test_json(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     code = """
 import sys
-from theanompi import cli
+from theanompi.cli import main
 from theanompi.doctor import examination
 examination.VALUES = (1000,)
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
     words = [
         "doctor",

@@ -41,7 +41,7 @@ from theanompi.lasagne.layers import (
 )
 from theanompi.lasagne.nonlinearities import softmax
 from theanompi.launch.check import check
-from theanompi.models import densenet, inception_v3, vgg
+from theanompi.models import densenet, googlenet_bn, inception_v3, one_tower, vgg
 from theanompi.models.resnet50 import build_model, torch_names
 from theanompi.record import checkpoint
 from theanompi.record.weights import ENDINGS, Weights, read_weights, write_weights
@@ -569,6 +569,7 @@ def test_networks_have_torchvisions_names_and_scores() -> None:
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"needs a torchvision that fits this torch: {error}")
     net = inception_v3.build_model((2, 3, 299, 299), 10)
+    googlenet = googlenet_bn.build_model((2, 3, 224, 224), 10)
     both = ConcatLayer([net["fc"], net["AuxLogits_fc"]])
     fit(of(state_of(models.inception_v3(num_classes=10, init_weights=False))), [both],
         inception_v3.torch_names(net.values()))  # fmt: skip
@@ -577,6 +578,10 @@ def test_networks_have_torchvisions_names_and_scores() -> None:
          vgg.torch_names("A")),
         (models.densenet121(num_classes=10), densenet.build_model((2, 3, 224, 224), 10)["classifier"],
          densenet.torch_names()),
+        (models.alexnet(num_classes=10), one_tower.build_model((2, 3, 224, 224), 10)["fc8"],
+         one_tower.TORCH_NAMES),
+        (models.googlenet(num_classes=10, aux_logits=False, init_weights=False), googlenet["fc"],
+         googlenet_bn.torch_names(googlenet.values())),
         (models.resnet50(num_classes=10), build_model((2, 3, 224, 224), 10)["fc1000"], torch_names()),
     ):  # fmt: skip
         scores_agree(reference, scores, names, numbers(2, 3, 224, 224))

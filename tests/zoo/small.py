@@ -4,8 +4,10 @@ from theanompi.models.alex_net import AlexNet
 from theanompi.models.cifar10 import Cifar10_model
 from theanompi.models.densenet import DenseNet121, DenseNetCifar
 from theanompi.models.googlenet import GoogLeNet
+from theanompi.models.googlenet_bn import GoogLeNetBN
 from theanompi.models.inception_v3 import InceptionV3
 from theanompi.models.nin import NIN
+from theanompi.models.one_tower import AlexNetOneTower
 from theanompi.models.resnet import ResNet18
 from theanompi.models.resnet50 import ResNet50
 from theanompi.models.vgg import VGG11
@@ -14,6 +16,10 @@ from theanompi.models.wide_resnet import Wide_ResNet
 
 class SmallAlexNet(AlexNet):
     architecture = {"width": 8, "hidden": 256}
+
+
+class SmallAlexNetOneTower(AlexNetOneTower):
+    architecture = {"width": 4, "hidden": 128}
 
 
 class SmallCifar10(Cifar10_model):
@@ -30,6 +36,10 @@ class SmallDenseNetCifar(DenseNetCifar):
 
 class SmallGoogLeNet(GoogLeNet):
     architecture = {"divisor": 8}
+
+
+class SmallGoogLeNetBN(GoogLeNetBN):
+    architecture = {"divisor": 16}
 
 
 class SmallInceptionV3(InceptionV3):

@@ -29,7 +29,9 @@ from theanompi.record import checkpoint
 
 PARAMETERS = {
     "AlexNet": 60_965_224,  # theano_alexnet and Caffe's bvlc_alexnet
+    "AlexNetOneTower": 61_100_840,  # torchvision's
     "GoogLeNet": 13_378_280,  # Caffe's bvlc_googlenet, with both auxiliary classifiers
+    "GoogLeNetBN": 13_004_888,  # torchvision's, with both auxiliary classifiers
     "VGG11": 132_863_336,  # the paper's table 2 has these four in millions; the digits are torchvision's
     "VGG13": 133_047_848,
     "VGG16": 138_357_544,
@@ -97,9 +99,13 @@ def test_a_class_builds_what_the_list_says_and_its_defaults_are_a_run_s(name: st
 
 def test_what_is_left_without_auxiliary_classifiers_is_as_published() -> None:
     left = {}
-    for name, prefixes in {"GoogLeNet": ("loss1", "loss2"), "InceptionV3": ("AuxLogits",)}.items():
+    for name, prefixes in {
+        "GoogLeNet": ("loss1", "loss2"),
+        "GoogLeNetBN": ("aux",),
+        "InceptionV3": ("AuxLogits",),
+    }.items():
         left[name] = sum(count for layer, _, count in card_of(name).layers if not layer.startswith(prefixes))
-    assert left == {"GoogLeNet": 6_998_552, "InceptionV3": 23_834_568}
+    assert left == {"GoogLeNet": 6_998_552, "GoogLeNetBN": 6_624_904, "InceptionV3": 23_834_568}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,7 @@ def test_what_is_left_without_auxiliary_classifiers_is_as_published() -> None:
         ("densenet", 29, {"blocks": (1, 1, 1, 1), "growth": 2}),
         ("densenet", 4, {"blocks": (1, 1, 1), "growth": 2, "small": True}),
         ("inception_v3", 75, {"divisor": 16}),
+        ("one_tower", 63, {"width": 2, "hidden": 4}),
         ("vgg", 32, {"width": 2, "hidden": 4}),
     ],
 )
@@ -124,10 +131,11 @@ def test_pictures_that_are_too_small_are_refused_in_a_line(
         build((None, 3, least - 1, least), 7, **more)
 
 
-@pytest.mark.parametrize("module", ["googlenet", "nin", "resnet", "wide_resnet"])
+@pytest.mark.parametrize("module", ["googlenet", "googlenet_bn", "nin", "resnet", "wide_resnet"])
 def test_the_others_take_any_size(module: str) -> None:
     more = {
         "googlenet": {"divisor": 16},
+        "googlenet_bn": {"divisor": 16},
         "resnet": {"depth": 18, "width": 2},
         "wide_resnet": {"depth": 10, "width": 1},
     }
@@ -166,10 +174,12 @@ class Case(NamedTuple):
 ADAM = {"optimizer": "adam", "base_lr": 0.003}
 CASES = (
     Case("SmallAlexNet", 67, ADAM | {"base_lr": 0.002}, updates=120),
+    Case("SmallAlexNetOneTower", 63, ADAM | {"base_lr": 0.001}),
     Case("SmallCifar10", 28, ADAM | {"base_lr": 0.01}),
     Case("SmallDenseNet", 32, ADAM),
     Case("SmallDenseNetCifar", 16, ADAM),
     Case("SmallGoogLeNet", 32, ADAM),
+    Case("SmallGoogLeNetBN", 32, ADAM),
     Case("SmallInceptionV3", 75, ADAM),
     Case("SmallNIN", 16, ADAM),
     Case("SmallResNet18", 32, ADAM),

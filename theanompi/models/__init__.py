@@ -19,7 +19,9 @@ from theanompi.config import ConfigError, RunConfig, closest, got, resolve
 
 ZOO = (
     "alex_net:AlexNet",
+    "one_tower:AlexNetOneTower",
     "googlenet:GoogLeNet",
+    "googlenet_bn:GoogLeNetBN",
     "vgg:VGG11",
     "vgg:VGG13",
     "vgg:VGG16",
