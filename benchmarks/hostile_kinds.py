@@ -48,6 +48,7 @@ from theanompi.launch.job import command as mpirun_command
 from theanompi.record import checkpoint, log, recorder
 from theanompi.record.folder import RunFolder
 from theanompi.record.metrics import CLASSIFIER
+from theanompi.record.weights import ENDINGS, read_weights, write_weights
 
 # Not import statements: mypy knows what is in tests/ by other names.
 archives: Any = importlib.import_module("tests.archives")
@@ -838,6 +839,33 @@ def _(rng: Random, folder: Path) -> Input:
     body[: checkpoint.USER_BLOCK] = header.ljust(checkpoint.USER_BLOCK, b"\0")
     path.write_bytes(bytes(body) + text)
     return Input(lambda: _resumed(path))
+
+
+# --- Weights -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _weights(ending: str) -> bytes:
+    """A file of weights; ``.pkl`` as Lasagne's zoo has them, by an old protocol or a new one."""
+    arrays = {name: array for name, array in ARRAYS.items() if array.dtype.kind == "f"}
+    if ending.startswith(".pkl"):
+        return pickle.dumps({"param values": list(arrays.values())}, protocol=int(ending[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"net{ending}")
+        write_weights(path, arrays)
+        return path.read_bytes()
+
+
+def _read_weights(path: Path) -> str:
+    return _digest(read_weights(path).arrays)
+
+
+@kind("weights, any bytes", share=5)
+def _(rng: Random, folder: Path) -> Input:
+    ending = rng.choice((*ENDINGS, ".pkl0", ".pkl2", ".pkl5"))
+    path = folder / "net"
+    path.write_bytes(damaged(rng, _weights(ending), rng.choice((None, 64, 512))))
+    return Input(lambda: _read_weights(path))
 
 
 # --- Data sets -----------------------------------------------------------------------------------------------

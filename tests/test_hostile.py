@@ -36,6 +36,7 @@ def test_a_few_inputs_of_every_kind_are_refused_in_a_line_or_read(
 @pytest.mark.parametrize(
     "name",
     ["cfg files", "hostfiles", "experiment folders", "checkpoints, any bytes", "data sets, any bytes", "npz, any bytes",
+     "weights, any bytes",
      "arrays-file, any bytes", "tokens-file, any bytes", "fields, any bytes", "texts, any bytes",
      "CIFAR", "tar archives of CIFAR", "MNIST", "archives of ImageNet"],
 )  # fmt: skip
