@@ -16,6 +16,7 @@ from theanompi.lasagne.layers import (
     Conv2DLayer,
     CustomRecurrentLayer,
     DenseLayer,
+    DropoutLayer,
     Gate,
     GRULayer,
     InputLayer,
@@ -292,6 +293,26 @@ def test_a_custom_layer_of_images_in_time() -> None:
         return torch.stack(outputs, 1)
 
     agree(values(layer, {x: films, mask: kept}), expected(layer, reference, films))
+
+
+@pytest.mark.parametrize("unroll_scan", [False, True])
+def test_dropout_within_a_step_is_drawn_for_each_step_and_call(unroll_scan: bool) -> None:
+    inner = DropoutLayer(InputLayer((None, UNITS)), 0.5)
+    into = DropoutLayer(InputLayer((None, UNITS)), 0.5)
+    layer = CustomRecurrentLayer(
+        *(InputLayer((N, STEPS, UNITS)), into, inner), nonlinearity=None, precompute_input=False,
+        unroll_scan=unroll_scan,
+    )  # fmt: skip
+    x = device.shared(np.ones((N, STEPS, UNITS), "float32"), "x")
+    drawn = pytensor.function([], get_output(layer, x))
+    first, second = np.array(drawn()), np.array(drawn())
+    assert (first != second).any()
+    # Of the first step, inputs are doubled or gone, and so on: no two steps have dropped the same.
+    dropped = np.diff(np.concatenate([np.zeros((N, 1, UNITS)), first], 1), axis=1)
+    assert len({step.tobytes() for step in dropped.transpose(1, 0, 2)}) == STEPS
+    assert set(np.unique(first[:, 0])) == {0.0, 2.0}
+    still = pytensor.function([], get_output(layer, x, deterministic=True))
+    np.testing.assert_array_equal(still(), np.broadcast_to(np.arange(1.0, STEPS + 1)[:, None], first.shape))
 
 
 def test_gradients_that_end_early() -> None:

@@ -13,6 +13,7 @@ In a loop on the device (`pytensor.scan`), or with the steps written out.
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,15 +122,19 @@ class _LoopLayer(MergeLayer):
             steps: Any = self.input_shapes[0][1]
             results = unroll_scan(fn, sequences, initial, non_sequences, steps, self.backwards)
         else:
-            results = pytensor.scan(
-                fn,
-                sequences,
-                initial,
-                non_sequences,
-                go_backwards=self.backwards,
-                truncate_gradient=self.gradient_steps,
-                return_updates=False,
-            )
+            with warnings.catch_warnings():
+                # A later PyTensor does not give the updates; noise in a layer within needs them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                results, updates = pytensor.scan(
+                    fn,
+                    sequences,
+                    initial,
+                    non_sequences,
+                    go_backwards=self.backwards,
+                    truncate_gradient=self.gradient_steps,
+                )
+            for state, new in updates.items():
+                state.default_update = new
         states = results[-1] if isinstance(results, list) else results
         if self.only_return_final:
             return states[-1]
