@@ -149,7 +149,7 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
         print(f"refused {n} times: {message}")
     for why, numbers in explained.items():
         print(f"equal {why}: {len(numbers):,} graphs")
-    print(f"{whole['drawn']:,} graphs in {seconds:.0f} s; seed {seed}; {len(different)} differences")
+    print(f"{whole['drawn']:,} graphs in {seconds:.0f} s; seed {seed}; {whole['different']} with differences")
     return {
         "seed": seed,
         "seconds": seconds,
@@ -175,7 +175,7 @@ def main() -> int:
     args = parser.parse_args()
     report = measure(args.graphs, args.seed, args.jobs)
     common.write_json(args.out, {"benchmark": "differential", "environment": common.environment(), **report})
-    return int(bool(report["different"]))
+    return int(bool(report["different"] or report["graphs"]["different"]))
 
 
 if __name__ == "__main__":

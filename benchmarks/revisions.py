@@ -33,7 +33,7 @@ from theanompi.experiments.statistics import interval
 LEAST = 0.99
 """The least share of the other's speed."""
 PARTS = ["step", "loading", "packing"]
-PHOTOGRAPHS, PACKINGS, RAW_SIZE = 200, 8, 256
+PHOTOGRAPHS, PACKINGS, RAW_SIZE = 200, 24, 256
 
 
 def verdict(ratios: Sequence[float]) -> dict[str, Any]:

@@ -172,6 +172,28 @@ def test_the_least_program_is_found() -> None:
     assert "pytensor.function([y], [z], mode=mode)" in least.text()
 
 
+def test_what_differs_once_is_told() -> None:
+    wrong = iter([1.0])
+    with computed_by(lambda x: x.sum() + next(wrong, 0.0), Sum):
+        verdict, (finding,), _ = examine(program_of("x.sum()"))
+    assert verdict.kind == finding.verdict.kind == "different"
+    assert finding.verdict.about.startswith("once, not when tried again: expected 1.5 of float32")
+
+
+def test_what_ends_when_tried_again_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = iter([True])
+
+    def spin(x: torch.Tensor) -> torch.Tensor:
+        forever = next(endless, False)
+        while forever:
+            pass
+        return x.sum()
+
+    monkeypatch.setattr(graph_judge, "SECONDS", 0.5)
+    with computed_by(spin, Sum):
+        assert judge(program_of("x.sum()")).kind == "equal"
+
+
 def test_what_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def spin(x: torch.Tensor) -> torch.Tensor:
         while True:

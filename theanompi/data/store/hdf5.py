@@ -5,6 +5,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -28,7 +29,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 # Signature, version and reserved bytes of a global heap collection of HDF5.
 _HEAP = b"GCOL\x01\0\0\0"
-_HEAPS_WITHIN = 16 * 2**20
+_HEAPS_WITHIN = 4 * 2**20
 _MOST_HEAP = 64 * 2**20
 
 
@@ -154,7 +155,8 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         if not h5py.is_hdf5(path):
             raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
-        if not _heaps_are_whole(path):
+        about = os.stat(path)
+        if not _heaps_are_whole(path, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)):
             raise ValueError(
                 f"data file {path}: expected a whole HDF5 file, got one with a damaged global heap"
             )
@@ -165,11 +167,13 @@ def open_hdf5(path: Path) -> h5py.File:
         ) from None
 
 
-def _heaps_are_whole(path: Path) -> bool:
+@lru_cache(maxsize=16)
+def _heaps_are_whole(path: Path, content: tuple[int, ...]) -> bool:
     """Whether the texts of a file's attributes lie in heaps that can be walked through.
 
     HDF5 itself does not come to the end of a heap in which the size of a text is damaged, and cannot be interrupted.
-    Heaps are at the beginning or the end of a file, as what is large is written before them.
+    Heaps are at the beginning or the end of a file, as what is large is written before them. A file is looked at once,
+    as long as what says that it is the same, its `content`, has not changed.
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
