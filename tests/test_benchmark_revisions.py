@@ -77,7 +77,7 @@ def test_packing_is_compared(revisions: ModuleType, monkeypatch: pytest.MonkeyPa
 
     def child(*words: str, root: Path) -> dict[str, float]:
         turns.append(root.name)
-        return {"seconds": 2.0 if root.name == "there" else 1.0 + 0.01 * len(turns)}
+        return {"seconds": 2.0 if root.name == "there" else 1.0 + 0.001 * len(turns)}
 
     monkeypatch.setattr(revisions, "child", child)
     found = revisions.packing(tmp_path / "there", materials, "jpeg")
