@@ -257,9 +257,7 @@ class _Expression:
             return False
         if any(v.type.dtype.startswith("complex") for v in node.inputs):
             return False
-        if dtype.startswith("float"):
-            return kind is not ps.Mod
-        if kind not in (ps.IntDiv, ps.Mod, ps.Pow):
+        if dtype.startswith("float") or kind not in (ps.IntDiv, ps.Pow):
             return True
         second = self._value(node.inputs[1])
         if second is None:
