@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from theanompi import Model
-from theanompi.lasagne.init import Constant, HeNormal, Normal
+from theanompi.lasagne.init import Constant, Normal
 from theanompi.lasagne.layers import (
     BatchNormLayer,
     ConcatLayer,
-    Conv2DLayer,
     DenseLayer,
     GlobalPoolLayer,
     InputLayer,
@@ -22,25 +21,11 @@ from theanompi.lasagne.layers import (
     Pool2DLayer,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
-from theanompi.models.parts import Net, add, expect_size
+from theanompi.models.parts import Net, add, convolution, expect_size
 
 EPSILON = 1e-5
 BLOCKS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 """By depth, the layers of the four blocks."""
-
-
-def convolution(net: Net, incoming: Layer, name: str, filters: int, size: int, stride: int = 1) -> Layer:
-    """Add a convolution without a bias, initialised as by He et al. (2015)."""
-    layer = Conv2DLayer(
-        *(incoming, filters, size, stride),
-        pad=size // 2,
-        W=HeNormal("relu"),
-        b=None,
-        nonlinearity=None,
-        flip_filters=False,
-        name=name,
-    )
-    return add(net, layer)
 
 
 def normalized(net: Net, incoming: Layer, name: str) -> Layer:

@@ -7,8 +7,8 @@ differ a little from the paper's 5 × 5, which are taken here. The defaults are 
 scripts: a rate of 0.1 for 256 pictures, which falls every 30 epochs.
 """
 
-import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from pytensor.graph.basic import Variable
@@ -16,7 +16,6 @@ from pytensor.graph.basic import Variable
 from theanompi import Model, Objective
 from theanompi.lasagne.init import HeNormal, Normal
 from theanompi.lasagne.layers import (
-    BatchNormLayer,
     ConcatLayer,
     Conv2DLayer,
     DenseLayer,
@@ -29,28 +28,16 @@ from theanompi.lasagne.layers import (
     Pool2DLayer,
     get_all_layers,
 )
-from theanompi.lasagne.nonlinearities import rectify, softmax
+from theanompi.lasagne.nonlinearities import softmax
 from theanompi.models.googlenet import AUXILIARY, MODULES
-from theanompi.models.parts import Net, add, classification_with_sides
+from theanompi.models.parts import Net, add, classification_with_sides, normalized_convolution
 
 EPSILON = 1e-3
 HEADS = ("fc", "aux1_fc2", "aux2_fc2")
 """The class scores, and those of the auxiliary classifiers."""
 
 
-def convolution(net: Net, incoming: Layer, name: str, filters: int, size: int, stride: int = 1) -> Layer:
-    """Add a convolution that keeps the picture's size, up to the stride, batch normalisation and a rectifier."""
-    layer = Conv2DLayer(
-        *(incoming, filters, size, stride),
-        pad=size // 2,
-        W=HeNormal("relu"),
-        b=None,
-        nonlinearity=None,
-        flip_filters=False,
-        name=f"{name}_conv",
-    )
-    top = add(net, BatchNormLayer(add(net, layer), epsilon=EPSILON, name=f"{name}_bn"))
-    return add(net, NonlinearityLayer(top, rectify, name=f"{name}_relu"))
+convolution = partial(normalized_convolution, epsilon=EPSILON)
 
 
 def inception(net: Net, top: Layer, name: str, filters: tuple[int, ...]) -> Layer:
@@ -124,10 +111,14 @@ def torch_names(layers: Iterable[Layer]) -> dict[str, str]:
     """The names that torchvision's network has for layers of this one that have parameters.
 
     >>> names = torch_names(build_model(divisor=16).values())
-    >>> names["conv1_conv"], names["inception3a_branch2_1_bn"], names["aux1_conv_bn"], names["fc"]
+    >>> names["conv1"], names["inception3a_branch2_1_bn"], names["aux1_conv_bn"], names["fc"]
     ('conv1.conv', 'inception3a.branch2.1.bn', 'aux1.conv.bn', 'fc')
     """
-    return {layer.name: re.sub("_", ".", layer.name) for layer in layers if layer.params and layer.name}
+    return {
+        layer.name: layer.name.replace("_", ".") + (".conv" if isinstance(layer, Conv2DLayer) else "")
+        for layer in layers
+        if layer.params and layer.name
+    }
 
 
 class GoogLeNetBN(Model):

@@ -14,9 +14,8 @@ from typing import Any, ClassVar
 from pytensor.graph.basic import Variable
 
 from theanompi import Model, Objective
-from theanompi.lasagne.init import HeNormal, Normal
+from theanompi.lasagne.init import Normal
 from theanompi.lasagne.layers import (
-    BatchNormLayer,
     ConcatLayer,
     Conv2DLayer,
     DenseLayer,
@@ -29,8 +28,8 @@ from theanompi.lasagne.layers import (
     Pool2DLayer,
     get_all_layers,
 )
-from theanompi.lasagne.nonlinearities import rectify, softmax
-from theanompi.models.parts import Net, add, classification_with_sides, expect_size
+from theanompi.lasagne.nonlinearities import softmax
+from theanompi.models.parts import Net, add, classification_with_sides, expect_size, normalized_convolution
 
 EPSILON = 1e-3
 HEADS = ("fc", "AuxLogits_fc")
@@ -54,17 +53,8 @@ class _Builder:
         pad: int | str = 0,
     ) -> Layer:
         """Add a convolution, batch normalisation and a rectifier."""
-        layer = Conv2DLayer(
-            *(incoming, filters // self.divisor, size, stride),
-            pad=pad,
-            W=HeNormal("relu"),
-            b=None,
-            nonlinearity=None,
-            flip_filters=False,
-            name=name,
-        )
-        normalized = add(self.net, BatchNormLayer(add(self.net, layer), epsilon=EPSILON, name=f"{name}_bn"))
-        return add(self.net, NonlinearityLayer(normalized, rectify, name=f"{name}_relu"))
+        number = filters // self.divisor
+        return normalized_convolution(self.net, incoming, name, number, size, stride, pad, epsilon=EPSILON)
 
     def chain(self, top: Layer, name: str, *steps: tuple[int, int | tuple[int, int]]) -> Layer:
         """Add convolutions of some filters and sizes that keep the picture's size, ``name_1`` and so on."""

@@ -9,7 +9,9 @@ from pytensor.graph.basic import Variable
 from theanompi import Objective, classification
 from theanompi.config import ConfigError
 from theanompi.config.kinds import number
-from theanompi.lasagne.layers import Layer, get_output
+from theanompi.lasagne.init import HeNormal
+from theanompi.lasagne.layers import BatchNormLayer, Conv2DLayer, Layer, NonlinearityLayer, get_output
+from theanompi.lasagne.nonlinearities import rectify
 
 SHARE = number("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
 """A setting such as a probability of dropout."""
@@ -22,6 +24,45 @@ def add(net: Net, layer: Layer) -> Layer:
     assert layer.name and layer.name not in net
     net[layer.name] = layer
     return layer
+
+
+def convolution(
+    net: Net,
+    incoming: Layer,
+    name: str,
+    filters: int,
+    size: int | tuple[int, ...],
+    stride: int = 1,
+    pad: int | str = "same",
+) -> Layer:
+    """Add a convolution without a bias or a nonlinearity, initialised as by He et al. (2015)."""
+    layer = Conv2DLayer(
+        *(incoming, filters, size, stride),
+        pad=pad,
+        W=HeNormal("relu"),
+        b=None,
+        nonlinearity=None,
+        flip_filters=False,
+        name=name,
+    )
+    return add(net, layer)
+
+
+def normalized_convolution(
+    net: Net,
+    incoming: Layer,
+    name: str,
+    filters: int,
+    size: int | tuple[int, ...],
+    stride: int = 1,
+    pad: int | str = "same",
+    *,
+    epsilon: float,
+) -> Layer:
+    """Add a `convolution`, batch normalisation (``NAME_bn``) and a rectifier (``NAME_relu``)."""
+    top = convolution(net, incoming, name, filters, size, stride, pad)
+    top = add(net, BatchNormLayer(top, epsilon=epsilon, name=f"{name}_bn"))
+    return add(net, NonlinearityLayer(top, rectify, name=f"{name}_relu"))
 
 
 def expect_size(network: str, input_shape: Sequence[int | None], least: int) -> None:
