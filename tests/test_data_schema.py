@@ -22,7 +22,7 @@ from theanompi.config import ConfigError
 from theanompi.data import open_dataset, write_dataset
 from theanompi.data.pictures.augment import POLICIES
 from theanompi.data.pictures.decode import decode_jpeg
-from theanompi.data.store import schema
+from theanompi.data.store import hdf5, schema
 from theanompi.data.store.schema import Split
 from theanompi.data.store.writer import Block, Image, Writer, channel_sums, merge
 
@@ -421,6 +421,21 @@ def test_writing_into_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         write_dataset(file, TRAIN, VAL, **TEXTS)
     assert str(error.value) == f"data file {file}: expected an existing folder, got {file.parent}"
+
+
+def test_a_file_is_searched_for_damaged_heaps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, content = tmp_path / "digits.h5", open_dataset("digits").path.read_bytes()
+    seen, whole = [], hdf5._heap_is_whole
+    monkeypatch.setattr(hdf5, "_heap_is_whole", lambda file, start: seen.append(start) or whole(file, start))
+    path.write_bytes(content)
+    open_dataset(path)
+    heaps = len(seen)
+    open_dataset(path)
+    assert heaps == len(seen) == content.count(b"GCOL")
+    path.write_bytes(content)  # another file of the same name
+    os.utime(path, ns=(0, 0))
+    open_dataset(path)
+    assert len(seen) == 2 * heaps
 
 
 def test_a_heap_that_hdf5_would_walk_through_for_ever_is_refused(tmp_path: Path) -> None:
