@@ -50,7 +50,8 @@ EXCHANGES = (
     *("nccl32", "nccl16", "asa32", "asa16"),
 )
 ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
-RULES = ("BSP",)
+RULES = ("BSP", "EASGD")
+_ALONE = ("EASGD",)
 OPTIMIZERS = ("momentum", "adam", "adamw", "rmsprop", "adadelta", "lars", "lamb")
 SCHEDULES = ("steps", "poly", "cosine", "constant")
 PACKAGED = ("digits", "reviews", "sentences")
@@ -388,11 +389,12 @@ class RunConfig:
                 object.__setattr__(self, item.name, read_field(item.name, value))
         if self.resume and self.overwrite:
             raise ConfigError("resume, overwrite: expected at most one of them, got both")
-        if self.normalization == "worker" and self.sync_type == "avg":
+        if self.normalization == "worker" and (self.sync_type == "avg" or self.rule in _ALONE):
+            how = f"rule {self.rule}" if self.rule in _ALONE else f"sync_type {self.sync_type}"
             raise ConfigError(
-                "normalization: expected minibatch, as with sync_type avg no gradients are summed, got worker"
+                f"normalization: expected minibatch, as with {how} no gradients are summed, got worker"
             )
-        if self.scaled == "loss" and (self.scaling or default_scaling(self.sync_type)) == "none":
+        if self.scaled == "loss" and (self.scaling or default_scaling(self.sync_type, self.rule)) == "none":
             raise ConfigError(
                 "scaled: expected rate, as with scaling none there is nothing to scale, got loss"
             )
@@ -489,13 +491,13 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != "settings"} | dict(values.get("settings", {}))
 
 
-def default_scaling(sync_type: str) -> str:
-    """The scaling rule of a run that names none.
+def default_scaling(sync_type: str, rule: str = "BSP") -> str:
+    """The scaling rule of a run that names none: where each worker updates by its own minibatch, it scales nothing.
 
-    >>> default_scaling("cdd"), default_scaling("avg")
-    ('linear', 'none')
+    >>> default_scaling("cdd"), default_scaling("avg"), default_scaling("cdd", "EASGD")
+    ('linear', 'none', 'none')
     """
-    return "linear" if sync_type == "cdd" else "none"
+    return "linear" if sync_type == "cdd" and rule not in _ALONE else "none"
 
 
 def read_field(name: str, value: Any) -> Any:
@@ -664,7 +666,7 @@ def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str =
         "batch_size": batch_size,
         "epochs": epochs,
         "image_size": image_size,
-        "scaling": default_scaling(config.sync_type),
+        "scaling": default_scaling(config.sync_type, config.rule),
         "warmup_epochs": epochs * 5 / 90,
         "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
         "out": run_folder(config),

@@ -139,6 +139,7 @@ class Session(ABC):
             if wanted != given:
                 raise ConfigError(f"{where}: expected {given!r}, as {name} was given, got {value!r}")
         read_settings(self.Settings, config.settings, "rule")
+        self.check(config)
         check(config)
         self._config, self._plan, self._module = config, plan, module
         self._silent = "output" in job
@@ -147,6 +148,14 @@ class Session(ABC):
             self._job = Job(config, module=module, bind=bind, plan=plan, **job)
         else:
             atexit.register(_take_others_along)
+
+    def check(self, config: RunConfig) -> None:  # noqa: B027
+        """Refuse, before anything is started, a run that the rule does not fit.
+
+        Raises
+        ------
+        theanompi.config.ConfigError
+        """
 
     def _attributes(self) -> list[tuple[str, str, Any]]:
         """What was set as an attribute of the rule or of its class: field, place and value, the rule's own last.

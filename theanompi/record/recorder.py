@@ -1,6 +1,6 @@
 """What a run writes down: its log, the progress that one watches, and the closing summary.
 
-``log.jsonl`` has one strict JSON object a line (what is not finite is null), of four kinds:
+``log.jsonl`` has one strict JSON object a line (what is not finite is null), of five kinds:
 
 ``train``
     The interval since the previous such line: ``epoch`` (0-based index), ``iteration`` (finished updates),
@@ -14,6 +14,11 @@
     validations, ``error`` say, ``best_error`` and ``median_error`` (of the last five). ``ranks`` has for each of
     several ranks where it was and how it spent its time since this process began (a resumed run has begun more
     than once).
+``meeting``
+    All ranks of an asynchronous rule in one place: ``epoch``, ``iteration`` (rank 0's), ``waited_s`` (for each rank the
+    seconds until the last one was there, which are in none of the times), and of their passes at the centre since the
+    last meeting ``order`` (the rank of each, one after the other) and ``staleness`` (how many of them had 0, 1, 2, …
+    passes of other ranks since that rank's own last one).
 ``diverged``
     The end of a run whose loss was no longer finite: ``epoch``, ``iteration`` (the one that it was in, not
     finished) and ``reason``, in words.
@@ -80,6 +85,7 @@ from theanompi.record.log import (
     json_line,
     records_until,
 )
+from theanompi.record.meetings import Meetings, meeting_record
 from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
 from theanompi.record.progress import Progress
 from theanompi.record.summary import Totals, progress_line, slowest_rank, use_of_time
@@ -145,6 +151,9 @@ class Recorder:
         The one whose best and median the summary has: the first metric or, without any, the first loss.
     noun : str
         What items are called, in the plural.
+    lockstep : bool
+        Whether all ranks call the methods in the same iterations. Otherwise the log has rank 0's own figures, `meeting`
+        is collective and `train` is not.
 
     Attributes
     ----------
@@ -195,6 +204,7 @@ class Recorder:
         metrics: Sequence[str] = CLASSIFIER.metrics,
         headline: str = CLASSIFIER.headline,
         noun: str = CLASSIFIER.noun,
+        lockstep: bool = True,
     ) -> None:
         check_metrics(metrics, headline)
         self._reported = Reported(tuple(metrics), headline, noun)
@@ -210,6 +220,7 @@ class Recorder:
             left_over = iterations - (resume_from or 0) - timeline
             self._timeline = Timeline(timeline, skip=min(WARM_UP, max(0, left_over)))
         self._comm, self._place = comm, place
+        self._lockstep, self._traced = lockstep, False
         self._progress = Progress() if progress is None else progress
         self._said = monotonic()
         # The other ranks do the same sums, and nothing comes of them.
@@ -221,6 +232,7 @@ class Recorder:
         self._all, self._own = Totals(metrics), Totals(())
         self._epochs: dict[int, Totals] = {}
         self._validations: list[dict[str, Any]] = []
+        self._meetings = Meetings()
         self._last, self._reached = 0, resume_from or 0
         self._log: Path | None = None
         if self._out is not None:
@@ -400,7 +412,10 @@ class Recorder:
         if self._timeline is not None and self._timeline.iteration(
             iteration, ended if began is None else began, ended
         ):
-            self._write_timeline()
+            if self._lockstep:
+                self._write_timeline()
+            else:
+                self._traced = True
 
     def _beside_the_bar(self, record: dict[str, Any]) -> str:
         """Three metrics, or two where no more fit beside a bar of three characters."""
@@ -453,6 +468,24 @@ class Recorder:
             f"training {values_of(trained, about.main)}; validation {values_of(record, about.metrics)}"
         )
 
+    def meeting(
+        self, epoch: int, iteration: int, told: Sequence[tuple[float, Sequence[tuple[int, int]]]]
+    ) -> None:
+        """Take in that ranks that are not in step have met.
+
+        Parameters
+        ----------
+        epoch, iteration : int
+            This rank's.
+        told : sequence of (float, sequence of (int, int))
+            Of each rank on rank 0, of none elsewhere: how long it has waited, and the number and staleness of each of
+            its passes at the centre.
+        """
+        if told:
+            self._write(meeting_record(int(epoch), int(iteration), told))
+        if self._timeline is not None and all(self._comm.allgather(self._traced)):
+            self._write_timeline()
+
     def diverged(self, epoch: int, iteration: int, reason: str) -> None:
         """End a run that cannot go on: write the last interval and why.
 
@@ -499,6 +532,7 @@ class Recorder:
                 f"{BEST}{headline}": best and best[headline],
                 f"{MEDIAN}{headline}": statistics.median(last) if last else None,
             }
+            | self._meetings.totals()
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
         if self._out is not None and self._draw is not None and iteration:
@@ -524,7 +558,7 @@ class Recorder:
             f"{items} {noun} in {wall:.1f} s of training, {speed} {noun}/s"
         ]
         if wall:
-            lines += ["", *use_of_time(totals, self._size), *slowest_rank(ranks), ""]
+            lines += ["", *use_of_time(totals, self._size), *slowest_rank(ranks), *self._meetings.lines(), ""]
         if best is not None:
             name = self._reported.headline
             lines.append(
@@ -601,6 +635,8 @@ class Recorder:
             self._epochs.setdefault(record["epoch"], Totals(self._reported.metrics)).add(record)
         elif record["kind"] == "val":
             self._validations.append(record)
+        elif record["kind"] == "meeting":
+            self._meetings.add(record)
 
     def _say(self, text: str) -> None:
         self._said = monotonic()

@@ -3,30 +3,36 @@
 from theanompi.config import RULES, find_class, read_field
 from theanompi.launch.session import RunFailed
 from theanompi.rules.bsp import BSP
+from theanompi.rules.easgd import EASGD
 from theanompi.rules.rule import (
+    Asynchronous,
     Diverged,
     Rule,
     Step,
     average_weights,
     check_finite,
+    of_this_rank,
     over_all_ranks,
     own_step,
 )
 
 __all__ = [
+    "Asynchronous",
     "BSP",
     "Diverged",
+    "EASGD",
     "Rule",
     "RunFailed",
     "Step",
     "average_weights",
     "check_finite",
     "get_rule",
+    "of_this_rank",
     "over_all_ranks",
     "own_step",
 ]
 
-_CLASSES = {"BSP": "theanompi.rules.bsp:BSP"}
+_CLASSES = {"BSP": "theanompi.rules.bsp:BSP", "EASGD": "theanompi.rules.easgd:EASGD"}
 assert tuple(_CLASSES) == RULES
 
 

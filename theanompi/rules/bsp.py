@@ -36,6 +36,9 @@ class BSP(Rule):
         self._sums = [links.sum(replica.weights_to_average(), averages=True)]
         return ()
 
+    def words(self) -> str:
+        return str(self._sync_type)
+
     @property
     def sums_gradients(self) -> bool:
         return self._sync_type == "cdd"

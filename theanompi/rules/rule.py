@@ -5,9 +5,10 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, RunConfig
+from theanompi.launch.mpirun import launched
 from theanompi.launch.session import Session
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Rule(Session):
     Attributes
     ----------
     lockstep : bool
-        Whether all ranks are in the same iteration.
+        Whether all ranks are in the same iteration. Otherwise each goes on by itself from one meeting of all to the
+        next; they meet at the end of each epoch, for a checkpoint and when one of them has called the others.
     """
 
     lockstep: ClassVar[bool] = True
@@ -92,15 +94,87 @@ class Rule(Session):
             If a loss is not finite, on every rank if the rule is `lockstep`.
         """
 
+    def words(self) -> str:
+        """What the log says of the exchange, once the rule is attached."""
+        return self.name
+
+    @property
+    def own_slots(self) -> bool:
+        """Whether each rank has slots of its own, such as a velocity, at a meeting."""
+        return not self.sums_gradients
+
     def meet(self, replica: "Replica") -> None:  # noqa: B027
-        """Before a validation and a checkpoint: have those weights in the replica that count."""
+        """Before a validation and a checkpoint: have those weights in the replica that count; collective.
+
+        It may be called several times in one meeting.
+        """
+
+    def go_on(self, replica: "Replica") -> None:  # noqa: B027
+        """After them: have those weights in the replica that this worker trains."""
+
+    def passes(self) -> list[tuple[int, int]]:
+        """The passes at a centre of this rank since the last call: the number of each, and its staleness."""
+        return []
 
     def state_arrays(self) -> Mapping[str, Any]:
-        """What a checkpoint holds of the rule, by name."""
+        """What a checkpoint holds of the rule, by name: arrays, tensors or numbers.
+
+        Of each rank, if the rule is not `lockstep`; else they are taken for the same on all ranks.
+        """
         return {}
 
     def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take over what `state_arrays` gave."""
+        """Take over what `state_arrays` gave, as arrays; the replica has what it had then. Collective."""
+
+
+class Asynchronous(Rule):
+    """A rule whose workers train by themselves, and do not wait for each other between two meetings.
+
+    What counts is not what a worker has: `meet` keeps that aside until `go_on`.
+    """
+
+    lockstep = False
+    sums_gradients = False
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse a single worker, and a sync type, as nothing is summed in step."""
+        if len(config.devices) == 1 and not launched():
+            raise ConfigError(f"rule {self.name}: expected two devices or more, one for each worker, got one")
+        if config.sync_type != "cdd":
+            raise ConfigError(
+                f"rule {self.name}: expected no sync_type, which is for BSP, as workers here do not wait for each "
+                f"other, got {config.sync_type!r}"
+            )
+
+    def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
+        if links.size == 1:
+            raise ConfigError(f"rule {self.name}: expected two ranks or more, one for each worker, got one")
+        self._links, self._own = links, cast(Any, None)
+        self._weights = replica.weights_to_average()
+        return ()
+
+    @abstractmethod
+    def consensus(self, replica: "Replica") -> None:
+        """Have those weights in the replica that count; collective."""
+
+    def meet(self, replica: "Replica") -> None:
+        if self._own is None:
+            self._own = replica.weights_to_average().flat.clone()
+            self.consensus(replica)
+            replica.weights_averaged()
+
+    def go_on(self, replica: "Replica") -> None:
+        if self._own is not None:
+            replica.weights_to_average().flat.copy_(self._own)
+            replica.weights_averaged()
+            self._own = None
+
+    def state_arrays(self) -> Mapping[str, Any]:
+        return {"weights": self._own}
+
+    def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:
+        self._own = self._weights.flat.clone()
+        self._own.copy_(arrays["weights"])
 
 
 def check_finite(losses: Sequence[float]) -> None:
@@ -172,6 +246,24 @@ def average_weights(replica: "Replica", exchanger: "Exchanger", size: int, recor
     replica.weights_averaged()
     record.end("comm")
     record.exchanged(exchanger.spans)
+
+
+def of_this_rank(step: Step, loss: float, links: "Links") -> Step:
+    """Say what this rank alone has seen, and whether all are to meet.
+
+    Parameters
+    ----------
+    step, loss
+        As from `own_step`.
+    links : Links
+
+    Raises
+    ------
+    Diverged
+        If this rank's loss is not finite.
+    """
+    check_finite([loss if rank == links.rank else 0.0 for rank in range(links.size)])
+    return step._replace(asked=links.called())
 
 
 def over_all_ranks(step: Step, loss: float, links: "Links") -> Step:

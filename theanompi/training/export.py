@@ -10,6 +10,7 @@ from theanompi.config import ConfigError, RunConfig
 from theanompi.config.modules import look_in_current_folder
 from theanompi.record.folder import CONFIG_FILE, NO_SETTINGS, read_json
 from theanompi.record.weights import Weights
+from theanompi.rules import get_rule
 from theanompi.training.model import Model
 from theanompi.training.rank import make_model
 from theanompi.training.weights import as_torch
@@ -30,7 +31,7 @@ def for_torch(weights: Weights) -> dict[str, np.ndarray]:
     look_in_current_folder()
     device.use("cpu")
     settings = replace(config, devices=("cpu",), init=None, resume=False, verbose=False)
-    model = make_model(settings, MPI.COMM_SELF)
+    model = make_model(settings, MPI.COMM_SELF, get_rule(config.rule))
     try:
         if not isinstance(model, Model):
             raise ConfigError(

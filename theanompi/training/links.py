@@ -1,4 +1,4 @@
-"""What a rule exchanges by: strategies that sum a buffer over the ranks, and sums of a few numbers."""
+"""What a rule exchanges by: sums of a buffer over the ranks, a centre, letters, and sums of a few numbers."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,8 @@ from mpi4py import MPI
 from theanompi.config import RunConfig
 from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.exchange.base import Buffer
+from theanompi.exchange.centre import Centre, WindowCentre
+from theanompi.exchange.window import FLAG, LockedWindow
 from theanompi.record.progress import Progress
 from theanompi.training.stop import StopSignals
 
@@ -38,6 +40,9 @@ class Links:
         self.rank, self.size, self.config, self.words = comm.Get_rank(), comm.Get_size(), config, ""
         self._comm, self._progress, self._stop = comm, progress, stop
         self._exchangers: list[Exchanger] = []
+        self._centres: list[WindowCentre] = []
+        self._bell: LockedWindow | None = None
+        self._rung = False
 
     def sum(self, buffer: Buffer, *, averages: bool = False) -> Exchanger:
         """An exchange of the run's strategy for a buffer, which may be moved; collective.
@@ -70,6 +75,37 @@ class Links:
         self._exchangers.append(exchanger)
         return exchanger
 
+    def centre(self, buffer: Buffer) -> Centre:
+        """Numbers that belong to all workers, like a buffer, which begin as rank 0's has them; collective.
+
+        Raises
+        ------
+        ConfigError
+            If a machine has no room for its part.
+        """
+        self._hang_bell()
+        centre = WindowCentre(self._comm, buffer)
+        centre.progress = self._progress
+        self._centres.append(centre)
+        return centre
+
+    def _hang_bell(self) -> None:
+        if self._bell is None:
+            self._bell = LockedWindow(self._comm, 0)
+
+    def call(self) -> None:
+        """Have all ranks meet, each after its iteration; for rules that are not in step. Never waits for them."""
+        if self._bell is not None and not self._rung:
+            self._rung = True
+            for rank in range(self.size):
+                self._bell.add(rank, FLAG, 1)
+
+    def called(self) -> bool:
+        """Whether one of them has called the others, as this one does if it was asked to stop."""
+        if self.asked:
+            self.call()
+        return self._bell is not None and self._bell.add(self.rank, FLAG, 0) > 0
+
     @property
     def asked(self) -> bool:
         """Whether this rank was asked to stop."""
@@ -83,5 +119,8 @@ class Links:
 
     def close(self) -> None:
         """Give back what the exchanges hold; collective."""
-        for exchanger in self._exchangers:
-            exchanger.close()
+        closing: list[Exchanger | WindowCentre] = [*self._exchangers, *self._centres]
+        for each in closing:
+            each.close()
+        if self._bell is not None:
+            self._bell.close()

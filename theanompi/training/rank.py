@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from theanompi.record.folder import RunFolder, write_config
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
-from theanompi.rules import Diverged, get_rule
+from theanompi.rules import Diverged, Rule, get_rule
 from theanompi.system import cgroup
 from theanompi.training.links import Links
 from theanompi.training.loop import train_epoch, validate
@@ -70,7 +71,7 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     return name, cores
 
 
-def make_model(config: RunConfig, comm: MPI.Comm) -> Replica:
+def make_model(config: RunConfig, comm: MPI.Comm, rule: Rule) -> Replica:
     """Import the model's class and make an instance for this rank, with what the class has defaults for."""
     rank = comm.Get_rank()
     module = import_module("modelfile", config.modelfile)
@@ -87,7 +88,8 @@ def make_model(config: RunConfig, comm: MPI.Comm) -> Replica:
     model = model_class(settings)
     if isinstance(model, Model):
         refuse_unheeded(model)
-    return model if isinstance(model, Model) else TheanoMPIModel(model, config, rank, comm.Get_size(), comm)
+        return model
+    return TheanoMPIModel(model, config, rank, comm.Get_size(), comm, lockstep=rule.lockstep)
 
 
 def defaults_of(model_class: Any) -> Mapping[str, Any]:
@@ -146,8 +148,9 @@ def train(
     name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
     if config.loader_processes is None:
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
+    rule = together(comm, lambda: get_rule(config.rule))
     progress.now("building the model")
-    model = together(comm, lambda: make_model(config, comm))
+    model = together(comm, lambda: make_model(config, comm, rule))
     agree(comm, metrics_differ(comm.allgather(model.reported.metrics)))
     defaults = read_defaults(defaults_of(type(model)), config.modelclass)
     config = resolve(config, defaults)
@@ -165,7 +168,7 @@ def train(
         progress.now("reading the weights to start from")
         begun, about = start_from(model, config, comm)
     out = Path(config.out or "")
-    rule, links = get_rule(config.rule), Links(comm, config, progress, stop)
+    links = Links(comm, config, progress, stop)
     progress.now("setting up the exchange")
     told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
     # Compiled after the exchange may have moved the buffers.
@@ -187,7 +190,7 @@ def train(
     data = config.data if isinstance(model, Model) else "its own data"
     say(f"{config.modelclass} on {data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
-    say(f"exchange: {config.sync_type}, {links.words}{algorithm}")
+    say(f"exchange: {rule.words()}, {links.words}{algorithm}" if links.words else f"exchange: {rule.words()}")
     if begun:
         say(begun)
     if changes:
@@ -211,13 +214,45 @@ def train(
             metrics=model.reported.metrics,
             headline=model.reported.headline,
             noun=model.reported.noun,
+            lockstep=rule.lockstep,
         ),
     )
     if rank == 0 and config.resume:
         tell(saved=iteration)
 
+    def meet(done: int, epoch: int, error: Diverged | None = None) -> int:
+        """Have all ranks here where they are not in step; gives the fewest iterations that one of them has done.
+
+        Whoever is called comes after its iteration, and from then on all know whether one was asked to stop.
+
+        Raises
+        ------
+        Agreed
+            If one of them comes with an error.
+        """
+        if rule.lockstep:
+            if error is not None:
+                agree(comm, error)
+            return done
+        if error is not None:
+            links.call()
+        progress.now("meeting the other ranks")
+        began = time.monotonic()
+        with progress.waiting("waiting for the other ranks"):
+            told = comm.allgather((done, stop.asked, "" if error is None else str(error)))
+        waited = time.monotonic() - began
+        stop.agreed = any(asked for _, asked, _ in told)
+        reason = next((reason for *_, reason in told if reason), "")
+        if reason and error is None:
+            recorder.diverged(epoch, done, reason)
+        agree(comm, error)
+        recorder.flush()
+        recorder.meeting(epoch, done, comm.gather((waited, rule.passes())) or [])
+        return min(done for done, *_ in told)
+
     def save(done: int, epoch: int) -> None:
-        if done > (progress.saved or 0):
+        # Ranks that are not in step have each done a number of their own.
+        if done > (progress.saved or 0) or not rule.lockstep:
             progress.now("writing a checkpoint")
             recorder.flush()
             rule.meet(model)
@@ -227,15 +262,16 @@ def train(
             if not finite:
                 reason = "the update has made weights or velocities that are not finite"
                 recorder.diverged(epoch, done, reason)
-                raise Diverged(f"iteration {done}: {reason}")
+                agree(comm, Diverged(f"iteration {done}: {reason}"))
             save_checkpoint(model, rule, out, comm, config, done)
+            rule.go_on(model)
             progress.saved = done
             if rank == 0:
                 tell(saved=done)
 
-    def stop_if_agreed(done: int, epoch: int) -> None:
+    def stop_if_agreed(done: int, epoch: int, least: int) -> None:
         """End in good order if all ranks know that one of them was asked to."""
-        if not stop.agreed or done == last:
+        if not stop.agreed or least == last:
             return
         save(done, epoch)
         recorder.stopped()
@@ -250,30 +286,36 @@ def train(
         raise Agreed(STOPPED)
 
     stop.begin()
+    least = comm.allreduce(iteration, MPI.MIN)
     try:
-        while iteration < last:
-            epoch, start = divmod(iteration, per_epoch)
-            end = min(per_epoch, last - epoch * per_epoch)
+        while least < last:
+            epoch = least // per_epoch
+            start, end = iteration - epoch * per_epoch, min(per_epoch, last - epoch * per_epoch)
 
-            def after(position: int, epoch: int = epoch) -> None:
+            def after(position: int, epoch: int = epoch, end: int = end) -> None:
                 done = epoch * per_epoch + position
                 progress.iteration = done
+                due = config.checkpoint_interval is not None and done % config.checkpoint_interval == 0
                 # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
-                if position < per_epoch:
-                    if config.checkpoint_interval and done % config.checkpoint_interval == 0:
+                if position < end and (rule.lockstep or due or stop.agreed):
+                    fewest = done if rule.lockstep else meet(done, epoch)
+                    if due and (rule.lockstep or not stop.agreed):
                         save(done, epoch)
-                    stop_if_agreed(done, epoch)
+                    stop_if_agreed(done, epoch, fewest)
 
             train_epoch(model, rule, recorder, epoch, start, end, stop, after)
             iteration = epoch * per_epoch + end
+            least = meet(iteration, epoch)
+            if least < iteration:
+                stop_if_agreed(iteration, epoch, least)
             if end == per_epoch:
                 rule.meet(model)
                 validate(model, comm, recorder, epoch, iteration, stop, progress)
                 model.adjust_hyperp(epoch)
             save(iteration, epoch)
-            stop_if_agreed(iteration, epoch)
+            stop_if_agreed(iteration, epoch, least)
     except Diverged as error:
-        agree(comm, error)
+        meet(progress.iteration, progress.iteration // per_epoch, error)
     finally:
         model.cleanup()
     progress.now("writing the summary")

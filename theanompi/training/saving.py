@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from mpi4py import MPI
 
 from theanompi.config import FIELDS, MOMENTUM_FORMS, ConfigError, RunConfig, fields_of, flat
@@ -18,6 +19,8 @@ from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.replica import Replica
 
 _WEIGHTS, _RULE = "weights/", "rule/"
+# Of each rank, if they are not in step: its finished iterations, and η of each objective's last update.
+_ITERATION, _ETAS = "iteration", "last_eta"
 _OF_PLUGINS = tuple(f"{plugin}." for plugin in PLUGINS)
 DIGITS = 12
 """How many digits of a digest a message shows."""
@@ -33,15 +36,22 @@ class Resumed(NamedTuple):
 def save_checkpoint(
     model: Replica, rule: Rule, out: Path, comm: MPI.Comm, config: RunConfig, iteration: int
 ) -> None:
-    """Write the state after `iteration` updates; collective, as without sums of gradients each rank has its slots."""
+    """Write the state after `iteration` updates of this rank; collective, as each rank may have slots of its own."""
     arrays = dict(model.state_arrays())
-    if not rule.sums_gradients:
+    if rule.own_slots:
         own = {name: array for name, array in arrays.items() if not name.startswith(_WEIGHTS)}
         everyone = comm.gather(own, root=0) or []
         arrays = {name: array for name, array in arrays.items() if name not in own}
         for rank, slots in enumerate(everyone):
             arrays |= {_of_rank(name, rank): array for name, array in slots.items()}
-    arrays |= {f"{_RULE}{name}": array for name, array in rule.state_arrays().items()}
+    of_rule = {f"{_RULE}{name}": _array(value) for name, value in rule.state_arrays().items()}
+    if not rule.lockstep:
+        of_rule[f"{_RULE}{_ITERATION}"] = np.array(iteration)
+        if isinstance(model, Model):
+            of_rule[f"{_RULE}{_ETAS}"] = np.array(model.last_etas())
+        everyone = comm.gather(of_rule, root=0) or []
+        of_rule = {_of_rank(k, rank): v for rank, each in enumerate(everyone) for k, v in each.items()}
+    arrays |= of_rule
     if comm.Get_rank() == 0:
         epoch, position = divmod(iteration, model.data.n_batch_train)
         attributes: dict[str, checkpoint.Scalar] = {
@@ -54,6 +64,11 @@ def save_checkpoint(
             attributes |= _identity(model, rule) | _settings(config, "recipe")
         checkpoint.save(out / CHECKPOINT_FILE, arrays, attributes)
     comm.Barrier()
+
+
+def _array(value: Any) -> np.ndarray:
+    """What a rule keeps, as a checkpoint holds it."""
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _of_rank(name: str, rank: int) -> str:
@@ -100,13 +115,28 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     expected = dict(model.state_arrays())
     of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
     arrays = {k: v for k, v in arrays.items() if not k.startswith(_RULE)}
-    if not rule.sums_gradients:
+    if not rule.lockstep:
+        of_rule = _of_this_rank(of_rule, comm, path)
+        iteration, etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
+    if rule.own_slots:
         names = {_of_rank(name, comm.Get_rank()): name for name in expected if not name.startswith(_WEIGHTS)}
         arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(_WEIGHTS)}
     checkpoint.check(arrays, expected, path)
-    rule.load_state_arrays(of_rule)
     model.load_state_arrays(_in_form(arrays, model, etas, form), iteration, etas)
+    rule.load_state_arrays(of_rule)
     return Resumed(iteration, _changes(attributes, recipe))
+
+
+def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) -> dict[str, np.ndarray]:
+    """What a rule has kept of this rank, by its own names."""
+    prefix = f"{comm.Get_rank()}/"
+    found = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    if (
+        not {_ITERATION, _ETAS} <= found.keys()
+        or len({name.split("/")[0] for name in arrays}) != comm.Get_size()
+    ):
+        raise ConfigError(f"{path}: expected the state of {comm.Get_size()} workers, got that of others")
+    return found
 
 
 def _changes(attributes: Mapping[str, checkpoint.Scalar], recipe: Mapping[str, checkpoint.Scalar]) -> str:
@@ -149,8 +179,8 @@ def _identity(model: Model, rule: Rule) -> dict[str, checkpoint.Scalar]:
         **_settings(model.config, "run"),
         "data_sha256": model.data.dataset.sha256,
         "minibatch": model.schedule.minibatch,
-        # Without sums of gradients every rank has one, whatever the minibatch.
-        "velocities": 1 if rule.sums_gradients else model.size,
+        # Where every rank has one, their number counts, whatever the minibatch.
+        "velocities": model.size if rule.own_slots else 1,
     }
 
 

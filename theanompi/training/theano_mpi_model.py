@@ -98,11 +98,13 @@ class TheanoMPIModel:
         With everything in `REQUIRED`; ``data`` has ``n_batch_train`` and ``n_batch_val``, and each of
         ``params`` has ``get_value`` and ``set_value``.
     config : RunConfig
-        Its sync type must be ``avg``.
+        Its sync type must be ``avg``, unless the rule is not `lockstep`.
     rank, size : int
         Which rank this is, and of how many.
     comm : mpi4py.MPI.Intracomm, optional
         All ranks, to agree on the counts that the model returns.
+    lockstep : bool
+        Whether all ranks are in the same iteration.
 
     Raises
     ------
@@ -110,7 +112,9 @@ class TheanoMPIModel:
         If the model lacks something, naming it, or the run asks for what only a `Model` can do.
     """
 
-    def __init__(self, model: Any, config: RunConfig, rank: int, size: int, comm: Any = None) -> None:
+    def __init__(
+        self, model: Any, config: RunConfig, rank: int, size: int, comm: Any = None, *, lockstep: bool = True
+    ) -> None:
         name = type(model).__name__
         missing = [item for item in REQUIRED if not hasattr(model, item)]
         data = getattr(model, "data", None)
@@ -120,7 +124,7 @@ class TheanoMPIModel:
                 f"model class {name}: expected a subclass of theanompi.Model or all of Theano-MPI's contract, "
                 f"got one without {', '.join(missing)}"
             )
-        if config.sync_type != "avg":
+        if lockstep and config.sync_type != "avg":
             raise ConfigError(
                 f"model class {name}: expected sync type 'avg', as only a theanompi.Model gives its gradients, "
                 f"got {config.sync_type!r}"
@@ -135,7 +139,7 @@ class TheanoMPIModel:
             )
         self.model, self.data, self.n_epochs = model, _Batches(model), int(model.n_epochs)
         self.reported = _reported(model)
-        self._rank, self._size, self._comm = rank, size, comm
+        self._rank, self._size, self._comm = rank, size, comm if lockstep else None
         self._out, self._scaling, self._returned = config.out, config.scaling, None
         self.params = list(model.params)
         self.images_per_batch = int(getattr(model, "batch_size", 1))

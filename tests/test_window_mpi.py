@@ -1,0 +1,147 @@
+"""The centre of asynchronous rules under a real mpirun: nothing is lost, and all parts see one order of workers."""
+
+import pytest
+
+from tests.mpi import run_warm
+
+HEAD = """
+import sys, time, zlib
+import numpy as np, torch
+from contextlib import ExitStack
+from mpi4py import MPI
+from theanompi.device import FlatBuffer
+from theanompi.exchange import centre as module
+from theanompi.exchange.centre import WindowCentre
+from theanompi.exchange.window import LockedWindow
+module.LEAST = 8
+rank, size = comm.rank, comm.size
+
+def made(n=64, value=0.0):
+    buffer = FlatBuffer({"w": (n,)})
+    buffer.flat.fill_(value if rank == 0 else -1000.0)
+    return buffer, WindowCentre(comm, buffer)
+"""
+
+
+def check(n: int, program: str, **more: float) -> None:
+    done = run_warm(n, HEAD + program, **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_update_is_lost_of_ten_thousand_by_four_ranks() -> None:
+    check(
+        4,
+        """
+buffer, centre = made()
+assert centre.n_parts == 4
+for _ in range(625):
+    for i in range(centre.n_parts):
+        with centre.part(i) as (where, c):
+            c += 1
+comm.Barrier()
+centre.read(buffer.flat)
+assert (buffer.flat == 2500).all(), buffer.flat
+assert comm.allreduce(centre.number, MPI.MAX) == 2499
+centre.close()
+""",
+    )
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_all_parts_see_the_same_order_of_workers(n: int) -> None:
+    check(
+        n,
+        """
+# Each pass makes of every value one that depends on all passes before, in their order.
+buffer, centre = made()
+random, own = np.random.default_rng(rank), []
+for _ in range(60):
+    time.sleep(random.uniform(0, 5e-4))
+    with ExitStack() as all_at_once:
+        enter = all_at_once.enter_context if random.random() < 0.3 else None
+        for i in range(centre.n_parts):
+            with centre.part(i) if enter is None else ExitStack() as taken:
+                where, c = enter(centre.part(i)) if enter else taken
+                c.mul_(0.5).add_(rank + 1)
+    own.append((centre.number, rank))
+comm.Barrier()
+centre.read(buffer.flat)
+value = np.float32(0)
+numbers = sorted(sum(comm.allgather(own), []))
+assert [number for number, _ in numbers] == list(range(60 * size))
+for _, who in numbers:
+    value = np.float32(value * np.float32(0.5) + np.float32(who + 1))
+assert (buffer.flat == float(value)).all(), (buffer.flat, value)
+assert {span.kind for span in centre.spans} == {"comm", "sync"}
+centre.close()
+""",
+    )
+
+
+def test_what_a_block_that_raises_has_written_is_not_the_centres_and_others_go_on() -> None:
+    check(
+        2,
+        """
+buffer, centre = made(value=3.0)
+try:
+    with centre.part(0) as (where, c):
+        c.fill_(77.0)
+        raise ArithmeticError
+except ArithmeticError:
+    pass
+comm.Barrier()
+centre.read(buffer.flat)
+assert (buffer.flat == 3).all()
+centre.write(torch.arange(64.0))
+centre.read(buffer.flat)
+assert (buffer.flat == torch.arange(64.0)).all()
+centre.close()
+""",
+    )
+
+
+def test_a_rank_that_computes_does_not_let_the_others_wait() -> None:
+    check(
+        2,
+        """
+buffer, centre = made()
+comm.Barrier()
+if rank == 0:
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end:
+        zlib.crc32(bytes(1 << 20))
+else:
+    for _ in range(20):
+        began = time.monotonic()
+        for i in range(centre.n_parts):
+            with centre.part(i):
+                pass
+        assert time.monotonic() - began < 0.2
+comm.Barrier()
+centre.close()
+""",
+    )
+
+
+def test_where_the_target_has_to_help_a_thread_of_its_does() -> None:
+    check(
+        2,
+        """
+window = LockedWindow(comm, 8)
+assert not window.helped, "within a machine no library needs it"
+window.close()
+LockedWindow._waits_for_target = lambda self: True
+window = LockedWindow(comm, 8)
+assert window.helped and "thread" in window.description and window._thread.is_alive()
+for _ in range(200):
+    with window.locked(0):
+        value = np.empty(1)
+        window.get(0, value)
+        window.put(0, value + 1)
+comm.Barrier()
+window.get(0, value)
+assert value == 200 * size
+window.close()
+assert not window._thread.is_alive()
+""",
+    )

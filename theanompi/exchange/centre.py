@@ -1,0 +1,158 @@
+"""A copy of some numbers that belongs to all workers, spread over the ranks: no process serves it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from theanompi.exchange.base import Buffer
+from theanompi.exchange.window import COUNT, LockedWindow
+from theanompi.record.progress import Doing, Progress
+from theanompi.record.timeline import Span
+
+LEAST = 1 << 14
+"""Elements of a part: of a smaller centre not every rank has one."""
+
+
+class Centre(Protocol):
+    """Numbers that belong to all workers, in parts that one worker at a time has to itself.
+
+    A *pass* goes through the parts in their order, from 0 on. Each next one is taken before the one before is let go,
+    so that all parts see the same order of workers.
+
+    Attributes
+    ----------
+    n_parts : int
+    number : int
+        Of this worker's last pass: how many of all workers' passes have begun before it.
+    spans : list of Span
+        What this worker's last pass consisted of: "sync" is waiting for other workers.
+    description : str
+        Where it is, for the log.
+    """
+
+    n_parts: int
+    number: int
+    spans: list[Span]
+    description: str
+
+    def part(self, i: int) -> AbstractContextManager[tuple[slice, torch.Tensor]]:
+        """Have part `i` to oneself: where it lies in the whole, and its values.
+
+        What they are at the end of the block is the centre's from then on; of a block that raises, nothing is.
+        The next part may be taken after the block or within it.
+        """
+        ...
+
+    def read(self, out: torch.Tensor) -> None:
+        """Copy the whole of it into a vector; this is no pass."""
+        ...
+
+    def write(self, values: torch.Tensor) -> None:
+        """Begin with other values, the same on all ranks; collective."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds; collective."""
+        ...
+
+
+class WindowCentre:
+    """A `Centre` in an MPI-3 window, of which each rank holds a part.
+
+    Parts on a CUDA device travel through pinned memory of the host.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        All workers; the constructor is collective.
+    buffer : Buffer
+        What the centre is like; it begins with rank 0's values.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
+        flat = buffer.flat
+        total = flat.numel()
+        self.n_parts = max(1, min(comm.size, total // LEAST))
+        bounds = [total * i // self.n_parts for i in range(self.n_parts + 1)]
+        self._slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+        rank = comm.rank
+        own = self._slices[rank] if rank < self.n_parts else slice(0, 0)
+        self._window = LockedWindow(comm, 4 * (own.stop - own.start))
+        self.number, self.spans = -1, list[Span]()
+        self.progress = Progress()
+        self._held, self._reached = set[int](), -1
+        self._host = torch.empty(total, dtype=torch.float32, pin_memory=flat.is_cuda)
+        self._values = torch.empty_like(flat) if flat.is_cuda else self._host
+        self.description = f"{self._window.description} over {self.n_parts} of {comm.size} ranks"
+        first = flat.cpu().clone()
+        self._window.comm.Bcast([first.numpy(), MPI.FLOAT])
+        self.write(first)
+
+    @contextmanager
+    def part(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """As in `Centre`."""
+        if i == 0:
+            self._reached, self.spans = -1, []
+        self._take(i)
+        if i == 0:
+            self.number = self._window.add(0, COUNT, 1)
+        where = self._slices[i]
+        try:
+            with self._span("comm", f"part {i} to this rank"):
+                self._fetch(i)
+            yield where, self._values[where]
+            with self._span("comm", f"part {i} from this rank"):
+                if self._values is not self._host:
+                    self._host[where].copy_(self._values[where])
+                self._window.put(i, self._host[where].numpy())
+            if self._reached < i + 1 < self.n_parts:
+                self._take(i + 1)
+        finally:
+            self._held.discard(i)
+            self._window.unlock(i)
+
+    def _take(self, i: int) -> None:
+        if i not in self._held:
+            with self._span("sync", f"part {i} of the centre"):
+                self._window.lock(i)
+            self._held.add(i)
+            self._reached = i
+
+    def _fetch(self, i: int) -> None:
+        where = self._slices[i]
+        self._window.get(i, self._host[where].numpy())
+        if self._values is not self._host:
+            self._values[where].copy_(self._host[where])
+
+    @contextmanager
+    def _span(self, kind: str, detail: str) -> Iterator[None]:
+        start, waits = time.monotonic(), kind == "sync"
+        self.progress.exchange = Doing(f"{'waiting for' if waits else 'copying'} {detail}", start, waits)
+        yield
+        self.progress.exchange = None
+        self.spans.append(Span(kind, start, time.monotonic(), detail))
+
+    def read(self, out: torch.Tensor) -> None:
+        """As in `Centre`."""
+        for i, where in enumerate(self._slices):
+            with self._window.locked(i):
+                self._fetch(i)
+            out[where].copy_(self._values[where])
+
+    def write(self, values: torch.Tensor) -> None:
+        """As in `Centre`."""
+        rank = self._window.comm.rank
+        self._window.comm.Barrier()
+        if rank < self.n_parts:
+            own: np.ndarray = values[self._slices[rank]].cpu().numpy()
+            self._window.put(rank, np.ascontiguousarray(own))
+        self._window.comm.Barrier()
+
+    def close(self) -> None:
+        """As in `Centre`."""
+        self._window.close()

@@ -1,0 +1,171 @@
+"""Memory of all ranks, each piece of which one rank at a time has to itself, whatever the others are doing."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from mpi4py import MPI
+
+from theanompi.config import ConfigError
+from theanompi.exchange.waiting import poll
+
+TICKETS, SERVED, COUNT, FLAG = range(4)
+"""What the numbers in front of a rank's piece are."""
+_HEADER = 4 * 8
+_PATIENCE = 0.1
+_PAUSE = 1e-3
+_SHARED_MEMORY = "/dev/shm"
+
+
+class LockedWindow:
+    """An MPI-3 window with a lock for the piece of each rank.
+
+    MPI's own locks are granted by the process whose memory it is, under MPICH and Intel MPI only when that calls MPI:
+    a rank that computes for a second lets all others wait for a second. Atomic operations on memory that MPI has
+    allocated are, within a machine, done by the caller. So a lock here is a pair of numbers beside the piece: who
+    draws a ticket by ``MPI_Fetch_and_op`` waits until its number is served. Whoever comes first is first.
+
+    Between machines even those may have to wait for the target: it is measured when the window is made, and where it is
+    so, a thread on each rank calls MPI every millisecond.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        The ranks that take part; the constructor and `close` are collective.
+    nbytes : int
+        Size of this rank's piece; zero at first.
+
+    Attributes
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        A communicator of its own.
+    helped : bool
+        Whether there is such a thread.
+    description : str
+
+    Raises
+    ------
+    ConfigError
+        On all ranks, when a machine has no room for it.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, nbytes: int) -> None:
+        self.comm = comm.Dup()
+        check_room(self.comm, _HEADER + nbytes)
+        self._window = MPI.Win.Allocate(_HEADER + nbytes, 1, comm=self.comm)
+        np.asarray(self._window.tomemory()).view(np.uint8)[:] = 0
+        self._window.Lock_all(MPI.MODE_NOCHECK)
+        self._window.Sync()
+        self.comm.Barrier()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.helped = self._waits_for_target()
+        self.description = "an MPI window"
+        if self.helped:
+            if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+                raise ConfigError(
+                    "rule: expected an MPI library that lets a second thread communicate (MPI_THREAD_MULTIPLE), as "
+                    "ranks here do not get at each other's memory by themselves, got one that does not"
+                )
+            self.description += ", kept going by a thread on each rank"
+            self._thread = threading.Thread(target=self._help, name="window", daemon=True)
+            self._thread.start()
+
+    def _waits_for_target(self) -> bool:
+        """Whether rank 0, while it calls no MPI, lets the others wait."""
+        self.comm.Barrier()
+        began = time.monotonic()
+        if self.comm.rank:
+            self.add(0, FLAG, 0)
+        else:
+            time.sleep(_PATIENCE)
+        took = time.monotonic() - began
+        return bool(self.comm.allreduce(self.comm.rank > 0 and took > _PATIENCE / 2, MPI.LOR))
+
+    def _help(self) -> None:
+        while not self._closed.wait(_PAUSE):
+            self.comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+
+    def add(self, rank: int, number: int, value: int) -> int:
+        """Add to one of the numbers in front of a rank's piece, atomically; gives what it was before."""
+        before = np.empty(1, np.int64)
+        self._window.Fetch_and_op(np.array([value], np.int64), before, rank, 8 * number, MPI.SUM)
+        self._window.Flush(rank)
+        return int(before[0])
+
+    def lock(self, rank: int) -> None:
+        """Have a rank's piece to oneself from now on, after all that have asked before."""
+        ticket, served = self.add(rank, TICKETS, 1), -1
+
+        def mine() -> bool:
+            nonlocal served
+            served = self.add(rank, SERVED, 0)
+            return served == ticket
+
+        poll(mine, hurried=lambda: served == ticket - 1)
+
+    def unlock(self, rank: int) -> None:
+        """Let the next one have it."""
+        self.add(rank, SERVED, 1)
+
+    @contextmanager
+    def locked(self, rank: int) -> Iterator[None]:
+        """`lock`, and `unlock` at the end of the block."""
+        self.lock(rank)
+        try:
+            yield
+        finally:
+            self.unlock(rank)
+
+    def get(self, rank: int, into: np.ndarray, start: int = 0) -> None:
+        """Read a rank's piece, from byte `start` on, into a contiguous array."""
+        self._window.Get([into, MPI.BYTE], rank, [_HEADER + start, into.nbytes, MPI.BYTE])
+        self._window.Flush(rank)
+
+    def put(self, rank: int, values: np.ndarray, start: int = 0) -> None:
+        """Write a contiguous array into a rank's piece, from byte `start` on."""
+        self._window.Put([values, MPI.BYTE], rank, [_HEADER + start, values.nbytes, MPI.BYTE])
+        self._window.Flush(rank)
+
+    def close(self) -> None:
+        """Give the memory back; collective."""
+        self.comm.Barrier()
+        if self._thread is not None:
+            self._closed.set()
+            self._thread.join()
+        self._window.Unlock_all()
+        self._window.Free()
+        self.comm.Free()
+
+
+def check_room(comm: MPI.Intracomm, needed: int) -> None:
+    """Refuse a window for which a machine has no room; collective.
+
+    Without room, memory in a file system is granted, and writing to it kills the process.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+    needed : int
+        Bytes of this rank.
+
+    Raises
+    ------
+    ConfigError
+        On all ranks.
+    """
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    free = total = node.allreduce(needed)
+    if node.rank == 0 and os.path.isdir(_SHARED_MEMORY):
+        status = os.statvfs(_SHARED_MEMORY)
+        free = status.f_bavail * status.f_frsize
+    node.Free()
+    least = comm.allreduce(free - total, MPI.MIN)
+    if least < 0:
+        raise ConfigError(
+            f"window: expected room for what the ranks share in {_SHARED_MEMORY} of each machine, got "
+            f"{-least >> 20} MiB too little on one; remedy: a larger one (docker run --shm-size)"
+        )

@@ -1,0 +1,84 @@
+"""What is told of workers that are not in step: how old their weights were, in what order they came, who waited."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_BAR = 40
+_MOST_ROWS = 12
+
+
+def meeting_record(
+    epoch: int, iteration: int, told: Sequence[tuple[float, Sequence[tuple[int, int]]]]
+) -> dict[str, Any]:
+    """The line of the log of one meeting.
+
+    Parameters
+    ----------
+    epoch, iteration : int
+        Rank 0's.
+    told : sequence of (float, sequence of (int, int))
+        Of each rank: how many seconds it has waited, and the number and staleness of each of its passes at the centre.
+
+    Examples
+    --------
+    >>> meeting_record(0, 2, [(0.5, [(0, 0), (3, 2)]), (0.0, [(1, 0), (2, 0)])])["staleness"]
+    [3, 0, 1]
+    """
+    passes = sorted((number, rank, old) for rank, (_, own) in enumerate(told) for number, old in own)
+    return {
+        "kind": "meeting",
+        "epoch": epoch,
+        "iteration": iteration,
+        "waited_s": [waited for waited, _ in told],
+        "order": [rank for _, rank, _ in passes],
+        "staleness": _histogram(Counter(old for *_, old in passes)),
+    }
+
+
+def _histogram(counts: Mapping[int, int]) -> list[int]:
+    return [counts.get(old, 0) for old in range(max(counts, default=-1) + 1)]
+
+
+class Meetings:
+    """The sums of several of these lines."""
+
+    def __init__(self) -> None:
+        self._waited: list[float] = []
+        self._counts: Counter[int] = Counter()
+        self._number = 0
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in a line."""
+        self._number += 1
+        before = self._waited or [0.0] * len(record["waited_s"])
+        self._waited = [a + b for a, b in zip(before, record["waited_s"], strict=False)]
+        self._counts.update(dict(enumerate(record["staleness"])))
+
+    def totals(self) -> dict[str, Any]:
+        """What the summary has of them, if there were any."""
+        return {"waited_s": self._waited, "staleness": _histogram(+self._counts)} if self._number else {}
+
+    def lines(self) -> list[str]:
+        """What a person is told of them."""
+        if not self._number:
+            return []
+        waits = ", ".join(f"{seconds:.1f}" for seconds in self._waited)
+        lines = [
+            f"workers waited for each other at {self._number} meetings only: {waits} s (not in the times above)"
+        ]
+        counts = +self._counts
+        total = counts.total()
+        if total:
+            mean = sum(old * count for old, count in counts.items()) / total
+            lines.append(f"staleness of {total} passes at the centre: mean {mean:.2f}, largest {max(counts)}")
+            most = max(counts.values())
+            rows = sorted(counts.items())
+            lines += [
+                f"  {old:>5} {100 * count / total:6.1f} % {'#' * round(_BAR * count / most)}".rstrip()
+                for old, count in rows[:_MOST_ROWS]
+            ]
+            rest = sum(count for _, count in rows[_MOST_ROWS:])
+            if rest:
+                lines.append(f"   more {100 * rest / total:6.1f} %")
+        return lines

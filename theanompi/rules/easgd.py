@@ -1,0 +1,99 @@
+"""Elastic averaging SGD: workers on their own, and a centre that pulls each of them, as each of them pulls it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from theanompi.config import RunConfig, read_settings, setting
+from theanompi.config.kinds import number, whole
+from theanompi.rules.rule import Asynchronous, Step, of_this_rank, own_step
+
+if TYPE_CHECKING:
+    from theanompi.exchange import Exchanger
+    from theanompi.training.links import Links
+    from theanompi.training.replica import Replica
+
+BETA = 0.9
+"""β = k·α of the paper's experiments."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be set of the rule."""
+
+    period: int = setting(10, whole(1), "τ, iterations of a worker between two pulls")
+    alpha: float | None = setting(
+        None,
+        number("a number above 0 and below 1", lambda x: 0 < x < 1),
+        "α, the share of the distance to the centre by which each pull shortens it on both sides (default: 0.9/k)",
+    )
+
+
+class EASGD(Asynchronous):
+    """Asynchronous elastic averaging SGD (Zhang, Choromanska, LeCun 2015, arXiv 1412.6651, algorithms 1 and 2).
+
+    Each of k workers trains by itself, with a momentum of its own (EAMSGD). Every τ of its iterations it takes its
+    distance to the centre, d = α·(x - c), and x goes on as x - d, c as c + d. The pull comes after an update, as in
+    Theano-MPI; the paper has it between an update and its gradient. Running statistics of batch normalisation are
+    pulled as the weights are.
+
+    Where one worker after the other comes to the centre, they are stable for 0 ≤ α ≤ (4 - 2η)/(4 - η) on a quadratic
+    of curvature 1 (§3.3): below 1 for every rate η.
+
+    What counts, for validation and in a checkpoint, is the centre. It is spread over the ranks: k devices are k
+    workers, and none is a server.
+    """
+
+    name = "EASGD"
+    Settings = Settings
+
+    def check(self, config: RunConfig) -> None:
+        super().check(config)
+        read_settings(Settings, config.settings, "rule")
+
+    def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
+        told = super().attach(replica, links)
+        own = read_settings(Settings, links.config.settings, "rule")
+        self._period, self._alpha = own.period, BETA / links.size if own.alpha is None else own.alpha
+        self._centre = links.centre(self._weights)
+        self._passes: list[tuple[int, int]] = []
+        self._last = -1
+        return told
+
+    def words(self) -> str:
+        return (
+            f"{self.name}, every {self._period} iterations by α = {self._alpha:g}; the centre is "
+            f"{self._centre.description}"
+        )
+
+    def step(self, replica: "Replica", count: int, record: Any) -> Step:
+        step, loss = own_step(replica, count, record)
+        if (replica.epoch * replica.data.n_batch_train + count + 1) % self._period == 0:
+            self._pull(replica, record)
+        return of_this_rank(step, loss, self._links)
+
+    def _pull(self, replica: "Replica", record: Any) -> None:
+        record.start("exchanging with the centre")
+        x = replica.weights_to_average().flat
+        for i in range(self._centre.n_parts):
+            with self._centre.part(i) as (where, c):
+                distance = (x[where] - c).mul_(self._alpha)
+                x[where].sub_(distance)
+                c.add_(distance)
+        replica.weights_averaged()
+        record.end("comm")
+        record.exchanged(self._centre.spans)
+        number = self._centre.number
+        self._passes.append((number, number - self._last - 1))
+        self._last = number
+
+    def passes(self) -> list[tuple[int, int]]:
+        found, self._passes = self._passes, []
+        return found
+
+    def consensus(self, replica: "Replica") -> None:
+        self._centre.read(replica.weights_to_average().flat)
+
+    def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:
+        super().load_state_arrays(arrays)
+        self._centre.write(self._weights.flat)
