@@ -12,14 +12,16 @@ from mpi4py import MPI
 from theanompi.device import FlatBuffer
 from theanompi.exchange import centre as module
 from theanompi.exchange.centre import WindowCentre
+from theanompi.exchange.mailbox import WindowMailbox
 from theanompi.exchange.window import LockedWindow
+from theanompi.record.progress import Progress
 module.LEAST = 8
 rank, size = comm.rank, comm.size
 
 def made(n=64, value=0.0):
     buffer = FlatBuffer({"w": (n,)})
     buffer.flat.fill_(value if rank == 0 else -1000.0)
-    return buffer, WindowCentre(comm, buffer)
+    return buffer, WindowCentre(comm, buffer, Progress())
 """
 
 

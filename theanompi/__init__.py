@@ -9,16 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from theanompi.rules import BSP
+    from theanompi.rules import ASGD, BSP, EASGD, GOSGD
     from theanompi.training.model import Model
     from theanompi.training.objective import Objective, classification
 
 __version__ = "0.1.0"
-__all__ = ["BSP", "Model", "Objective", "__version__", "classification"]
+__all__ = ["ASGD", "BSP", "EASGD", "GOSGD", "Model", "Objective", "__version__", "classification"]
 
 _HOMES = {
-    **dict.fromkeys(("EASGD", "ASGD", "GOSGD"), "theanompi.rules.to_come"),
-    "BSP": "theanompi.rules",
+    **dict.fromkeys(("ASGD", "BSP", "EASGD", "GOSGD"), "theanompi.rules"),
     "Model": "theanompi.training.model",
     "Objective": "theanompi.training.objective",
     "classification": "theanompi.training.objective",

@@ -44,14 +44,14 @@ from theanompi.config.kinds import (
 )
 from theanompi.config.lineage import instead
 
-SYNC_TYPES = ("cdd", "avg")
+SYNC_TYPES = ("cdd", "avg", "swap")
 EXCHANGES = (
     *("auto", "overlap", "ar", "shm", "nccl", "naive", "fp16", "bf16"),
     *("nccl32", "nccl16", "asa32", "asa16"),
 )
 ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
-RULES = ("BSP", "EASGD")
-_ALONE = ("EASGD",)
+RULES = ("BSP", "EASGD", "ASGD", "GOSGD")
+_ALONE = RULES[1:]
 OPTIMIZERS = ("momentum", "adam", "adamw", "rmsprop", "adadelta", "lars", "lamb")
 SCHEDULES = ("steps", "poly", "cosine", "constant")
 PACKAGED = ("digits", "reviews", "sentences")
@@ -201,7 +201,8 @@ class RunConfig:
         "cdd",
         choice(SYNC_TYPES),
         "run",
-        "cdd sums gradients ('their way'), avg averages weights ('my way')",
+        "cdd sums gradients ('their way'), avg averages weights ('my way'), swap lets discriminators of "
+        "GANs change places",
     )
     exchange: str = _option(
         "machine",
@@ -389,7 +390,7 @@ class RunConfig:
                 object.__setattr__(self, item.name, read_field(item.name, value))
         if self.resume and self.overwrite:
             raise ConfigError("resume, overwrite: expected at most one of them, got both")
-        if self.normalization == "worker" and (self.sync_type == "avg" or self.rule in _ALONE):
+        if self.normalization == "worker" and (self.sync_type != "cdd" or self.rule in _ALONE):
             how = f"rule {self.rule}" if self.rule in _ALONE else f"sync_type {self.sync_type}"
             raise ConfigError(
                 f"normalization: expected minibatch, as with {how} no gradients are summed, got worker"

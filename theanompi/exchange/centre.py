@@ -1,6 +1,5 @@
 """A copy of some numbers that belongs to all workers, spread over the ranks: no process serves it."""
 
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -11,7 +10,7 @@ from mpi4py import MPI
 
 from theanompi.exchange.base import Buffer
 from theanompi.exchange.window import COUNT, LockedWindow
-from theanompi.record.progress import Doing, Progress
+from theanompi.record.progress import Progress
 from theanompi.record.timeline import Span
 
 LEAST = 1 << 14
@@ -37,8 +36,10 @@ class Centre(Protocol):
 
     n_parts: int
     number: int
-    spans: list[Span]
     description: str
+
+    @property
+    def spans(self) -> list[Span]: ...
 
     def part(self, i: int) -> AbstractContextManager[tuple[slice, torch.Tensor]]:
         """Have part `i` to oneself: where it lies in the whole, and its values.
@@ -72,9 +73,11 @@ class WindowCentre:
         All workers; the constructor is collective.
     buffer : Buffer
         What the centre is like; it begins with rank 0's values.
+    progress : Progress
+        Told what is done.
     """
 
-    def __init__(self, comm: MPI.Intracomm, buffer: Buffer) -> None:
+    def __init__(self, comm: MPI.Intracomm, buffer: Buffer, progress: Progress) -> None:
         flat = buffer.flat
         total = flat.numel()
         self.n_parts = max(1, min(comm.size, total // LEAST))
@@ -83,8 +86,8 @@ class WindowCentre:
         rank = comm.rank
         own = self._slices[rank] if rank < self.n_parts else slice(0, 0)
         self._window = LockedWindow(comm, 4 * (own.stop - own.start))
-        self.number, self.spans = -1, list[Span]()
-        self.progress = Progress()
+        self._window.progress = progress
+        self.number = -1
         self._held, self._reached = set[int](), -1
         self._host = torch.empty(total, dtype=torch.float32, pin_memory=flat.is_cuda)
         self._values = torch.empty_like(flat) if flat.is_cuda else self._host
@@ -93,20 +96,26 @@ class WindowCentre:
         self._window.comm.Bcast([first.numpy(), MPI.FLOAT])
         self.write(first)
 
+    @property
+    def spans(self) -> list[Span]:
+        """As in `Centre`."""
+        return self._window.spans
+
     @contextmanager
     def part(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """As in `Centre`."""
         if i == 0:
-            self._reached, self.spans = -1, []
+            self._reached = -1
+            self._window.begin()
         self._take(i)
         if i == 0:
             self.number = self._window.add(0, COUNT, 1)
         where = self._slices[i]
         try:
-            with self._span("comm", f"part {i} to this rank"):
+            with self._window.span("comm", f"part {i} to this rank"):
                 self._fetch(i)
             yield where, self._values[where]
-            with self._span("comm", f"part {i} from this rank"):
+            with self._window.span("comm", f"part {i} from this rank"):
                 if self._values is not self._host:
                     self._host[where].copy_(self._values[where])
                 self._window.put(i, self._host[where].numpy())
@@ -118,8 +127,7 @@ class WindowCentre:
 
     def _take(self, i: int) -> None:
         if i not in self._held:
-            with self._span("sync", f"part {i} of the centre"):
-                self._window.lock(i)
+            self._window.lock(i)
             self._held.add(i)
             self._reached = i
 
@@ -128,14 +136,6 @@ class WindowCentre:
         self._window.get(i, self._host[where].numpy())
         if self._values is not self._host:
             self._values[where].copy_(self._host[where])
-
-    @contextmanager
-    def _span(self, kind: str, detail: str) -> Iterator[None]:
-        start, waits = time.monotonic(), kind == "sync"
-        self.progress.exchange = Doing(f"{'waiting for' if waits else 'copying'} {detail}", start, waits)
-        yield
-        self.progress.exchange = None
-        self.spans.append(Span(kind, start, time.monotonic(), detail))
 
     def read(self, out: torch.Tensor) -> None:
         """As in `Centre`."""

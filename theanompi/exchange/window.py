@@ -11,6 +11,8 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError
 from theanompi.exchange.waiting import poll
+from theanompi.record.progress import Doing, Progress
+from theanompi.record.timeline import Span
 
 TICKETS, SERVED, COUNT, FLAG = range(4)
 """What the numbers in front of a rank's piece are."""
@@ -45,6 +47,10 @@ class LockedWindow:
     helped : bool
         Whether there is such a thread.
     description : str
+    spans : list of Span
+        What was done since `begin`: "sync" is waiting for another worker.
+    progress : Progress
+        Told of it.
 
     Raises
     ------
@@ -54,6 +60,8 @@ class LockedWindow:
 
     def __init__(self, comm: MPI.Intracomm, nbytes: int) -> None:
         self.comm = comm.Dup()
+        self.spans: list[Span] = []
+        self.progress = Progress()
         check_room(self.comm, _HEADER + nbytes)
         self._window = MPI.Win.Allocate(_HEADER + nbytes, 1, comm=self.comm)
         np.asarray(self._window.tomemory()).view(np.uint8)[:] = 0
@@ -105,7 +113,8 @@ class LockedWindow:
             served = self.add(rank, SERVED, 0)
             return served == ticket
 
-        poll(mine, hurried=lambda: served == ticket - 1)
+        with self.span("sync", f"what rank {rank} holds for all"):
+            poll(mine, hurried=lambda: served == ticket - 1)
 
     def unlock(self, rank: int) -> None:
         """Let the next one have it."""
@@ -119,6 +128,19 @@ class LockedWindow:
             yield
         finally:
             self.unlock(rank)
+
+    def begin(self) -> None:
+        """Forget the spans so far."""
+        self.spans = []
+
+    @contextmanager
+    def span(self, kind: str, detail: str) -> Iterator[None]:
+        """Note how long the block takes."""
+        start, waits = time.monotonic(), kind == "sync"
+        self.progress.exchange = Doing(f"{'waiting for' if waits else 'copying'} {detail}", start, waits)
+        yield
+        self.progress.exchange = None
+        self.spans.append(Span(kind, start, time.monotonic(), detail))
 
     def get(self, rank: int, into: np.ndarray, start: int = 0) -> None:
         """Read a rank's piece, from byte `start` on, into a contiguous array."""

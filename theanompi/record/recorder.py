@@ -550,7 +550,13 @@ class Recorder:
         best: dict[str, Any] | None,
         last: list[float],
     ) -> list[str]:
-        who = "1 rank" if self._size == 1 else f"{self._size} ranks"
+        who = (
+            "1 rank"
+            if self._size == 1
+            else f"{self._size} ranks"
+            if self._lockstep
+            else f"rank 0 of {self._size}"
+        )
         wall = totals["wall_s"]
         items, speed, noun = totals["items"], as_number(totals["items_per_s"]), self._reported.noun
         lines = [

@@ -2,8 +2,10 @@
 
 from theanompi.config import RULES, find_class, read_field
 from theanompi.launch.session import RunFailed
+from theanompi.rules.asgd import ASGD
 from theanompi.rules.bsp import BSP
 from theanompi.rules.easgd import EASGD
+from theanompi.rules.gosgd import GOSGD
 from theanompi.rules.rule import (
     Asynchronous,
     Diverged,
@@ -17,10 +19,12 @@ from theanompi.rules.rule import (
 )
 
 __all__ = [
+    "ASGD",
     "Asynchronous",
     "BSP",
     "Diverged",
     "EASGD",
+    "GOSGD",
     "Rule",
     "RunFailed",
     "Step",
@@ -32,8 +36,7 @@ __all__ = [
     "own_step",
 ]
 
-_CLASSES = {"BSP": "theanompi.rules.bsp:BSP", "EASGD": "theanompi.rules.easgd:EASGD"}
-assert tuple(_CLASSES) == RULES
+_CLASSES = {name: f"theanompi.rules.{name.lower()}:{name}" for name in RULES}
 
 
 def get_rule(name: str) -> Rule:

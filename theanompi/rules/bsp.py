@@ -1,9 +1,21 @@
 """Bulk synchronous parallel: after every step all workers exchange and go on with the same weights."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from theanompi.rules.rule import Rule, Step, average_weights, check_finite, over_all_ranks, own_step
+from theanompi.config import ConfigError, RunConfig, read_settings, setting
+from theanompi.config.kinds import whole
+from theanompi.rules.rule import (
+    Rule,
+    Step,
+    added_up,
+    average_weights,
+    check_finite,
+    over_all_ranks,
+    own_step,
+)
 
 if TYPE_CHECKING:
     from theanompi.exchange import Exchanger
@@ -11,40 +23,81 @@ if TYPE_CHECKING:
     from theanompi.training.replica import Replica
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What may be set of the rule."""
+
+    period: int = setting(1, whole(1), "iterations between two averages or swaps, with sync_type avg or swap")
+    local_from: int = setting(
+        0, whole(0), "the epoch from which the period of avg holds, counted from 0; before it, it is 1"
+    )
+
+
 class BSP(Rule):
-    """Synchronous data-parallel SGD: one exchange among all workers per iteration.
+    """Synchronous data-parallel SGD: all workers are in the same iteration.
 
     What travels is the setting ``sync_type``: ``"cdd"`` sums gradients before one update that is the same
-    everywhere (Goyal et al. 2017, §2); ``"avg"`` lets every worker update and then averages the weights
-    (Theano-MPI, arXiv 1605.08325).
+    everywhere (Goyal et al. 2017, §2). ``"avg"`` lets every worker update and then averages the weights
+    (Theano-MPI, arXiv 1605.08325); with a `period` above 1 that is local SGD, and from an epoch on post-local SGD (Lin
+    et al. 2018, arXiv 1808.07217). All average at the end of each epoch, too, and before each checkpoint. ``"swap"``
+    is Theano-MPI's for generative adversarial networks: the networks of the first objective, the discriminators,
+    change places between pairs of workers that are drawn anew each time; their velocities stay where they are. Each
+    worker validates with the networks that it has, and what is saved as the run's weights is rank 0's.
 
     Examples
     --------
     >>> BSP().init(devices=["cpu"], modelfile="models.resnet50", modelclass="ResNet50", sync_type="sum")
     Traceback (most recent call last):
         ...
-    theanompi.config.errors.ConfigError: sync_type: expected one of cdd, avg, got 'sum'
+    theanompi.config.errors.ConfigError: sync_type: expected one of cdd, avg, swap, got 'sum'
     """
 
     name = "BSP"
+    Settings = Settings
+
+    def check(self, config: RunConfig) -> None:
+        own = read_settings(Settings, config.settings, "rule")
+        if own.period > 1 and config.sync_type == "cdd":
+            raise ConfigError(
+                "rule.period: expected sync_type avg or swap, as gradients are summed in every iteration, got cdd"
+            )
+        if own.local_from and config.sync_type != "avg":
+            raise ConfigError(f"rule.local_from: expected sync_type avg, got {config.sync_type}")
 
     def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
         self._links, self._sync_type = links, links.config.sync_type
+        own = read_settings(Settings, links.config.settings, "rule")
+        self._period, self._local_from = own.period, own.local_from
+        self._since: list[tuple[Step, float]] = []
+        self._sums: list[Exchanger] = []
         if self.sums_gradients:
             self._sums = [links.sum(buffer) for buffer in replica.gradient_buffers()]
             return self._sums
-        self._sums = [links.sum(replica.weights_to_average(), averages=True)]
+        self._weights = replica.weights_to_average()
+        if self._sync_type == "avg":
+            self._sums = [links.sum(self._weights, averages=True)]
+        elif replica.gradient_buffers() and len(replica.networks()) == 1:
+            raise ConfigError(
+                "sync_type swap: expected a model of several objectives, such as a GAN, got one objective"
+            )
         return ()
 
     def words(self) -> str:
-        return str(self._sync_type)
+        if self._period == 1:
+            return str(self._sync_type)
+        from_ = f" from epoch {self._local_from} on" if self._local_from else ""
+        return f"{self._sync_type}, every {self._period} iterations{from_}"
 
     @property
     def sums_gradients(self) -> bool:
         return self._sync_type == "cdd"
 
+    @property
+    def own_state(self) -> bool:
+        return self._sync_type == "swap"
+
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
-        return (self._sum_gradients if self.sums_gradients else self._average_weights)(replica, count, record)
+        return (self._sum_gradients if self.sums_gradients else self._update_alone)(replica, count, record)
 
     def _sum_gradients(self, replica: "Replica", count: int, record: Any) -> Step:
         """The sync type ``cdd``: sum the gradients of all ranks, then update ('their way')."""
@@ -70,8 +123,50 @@ class BSP(Rule):
             sums |= measures.sums
         return Step(items, sums, etas[0], asked)
 
-    def _average_weights(self, replica: "Replica", count: int, record: Any) -> Step:
-        """The sync type ``avg``: each rank updates by its own gradients, then weights are averaged ('my way')."""
+    def _update_alone(self, replica: "Replica", count: int, record: Any) -> Step:
+        """The other sync types: each rank updates by its own gradients, then they average or swap, if it is time."""
         step, loss = own_step(replica, count, record)
-        average_weights(replica, self._sums[0], self._links.size, record)
-        return over_all_ranks(step, loss, self._links)
+        self._since.append((step, loss))
+        iteration = replica.epoch * replica.data.n_batch_train + count + 1
+        if not self._is_time(replica, iteration):
+            # Told with the next exchange: until then nobody waits for anybody.
+            return Step(0, {}, step.eta, False)
+        if self._sync_type == "avg":
+            average_weights(replica, self._sums[0], self._links.size, record)
+        elif iteration % self._period == 0:
+            self._swap(replica, iteration, record)
+        told, self._since = self._since, []
+        return over_all_ranks(
+            added_up([step for step, _ in told]), sum(loss for _, loss in told), self._links
+        )
+
+    def _is_time(self, replica: "Replica", iteration: int) -> bool:
+        """Whether all meet after this iteration."""
+        config = self._links.config
+        local = self._sync_type == "swap" or replica.epoch >= self._local_from
+        return (
+            iteration % (self._period if local else 1) == 0
+            or iteration % replica.data.n_batch_train == 0
+            or iteration % (config.checkpoint_interval or iteration + 1) == 0
+            or iteration == config.max_iterations
+        )
+
+    def _swap(self, replica: "Replica", iteration: int, record: Any) -> None:
+        """Let the networks of the first objective change places, in pairs; of an odd number of ranks one keeps its."""
+        order = list(range(self._links.size))
+        random.Random(f"{self._links.config.seed} {iteration}").shuffle(order)
+        place = order.index(self._links.rank) ^ 1
+        record.start("swapping networks")
+        if place < len(order):
+            replica.weights_to_average()
+            for piece in replica.networks()[0]:
+                self._links.trade(piece, order[place])
+            replica.weights_averaged()
+        record.end("comm")
+
+    def state_arrays(self) -> Mapping[str, Any]:
+        return {"weights": self._weights.flat} if self.own_state else {}
+
+    def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:
+        if self.own_state:
+            self._weights.flat.copy_(arrays["weights"])

@@ -103,6 +103,11 @@ class Rule(Session):
         """Whether each rank has slots of its own, such as a velocity, at a meeting."""
         return not self.sums_gradients
 
+    @property
+    def own_state(self) -> bool:
+        """Whether `state_arrays` are this rank's own."""
+        return not self.lockstep
+
     def meet(self, replica: "Replica") -> None:  # noqa: B027
         """Before a validation and a checkpoint: have those weights in the replica that count; collective.
 
@@ -119,12 +124,12 @@ class Rule(Session):
     def state_arrays(self) -> Mapping[str, Any]:
         """What a checkpoint holds of the rule, by name: arrays, tensors or numbers.
 
-        Of each rank, if the rule is not `lockstep`; else they are taken for the same on all ranks.
+        Of each rank, if they are its own (`own_state`); else they are taken for the same on all ranks.
         """
         return {}
 
     def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take over what `state_arrays` gave, as arrays; the replica has what it had then. Collective."""
+        """Take over what `state_arrays` gave, as tensors; the replica has what it had then. Collective."""
 
 
 class Asynchronous(Rule):
@@ -193,6 +198,21 @@ def check_finite(losses: Sequence[float]) -> None:
     bad = [f"{rank} ({loss:g})" for rank, loss in enumerate(losses) if not math.isfinite(loss)]
     if bad:
         raise Diverged(f"the loss is not finite on rank{'s' if len(bad) > 1 else ''} {', '.join(bad)}")
+
+
+def added_up(steps: Sequence[Step]) -> Step:
+    """What several iterations of this rank have seen, as one; η is that of the last.
+
+    >>> added_up([Step(4, {"loss": (1.0, 4.0)}, 0.1, False), Step(4, {"loss": (2.0, 4.0)}, 0.2, True)])
+    Step(items=8, sums={'loss': (3.0, 8.0)}, eta=0.2, asked=True)
+    """
+    sums: dict[str, tuple[float, float]] = {}
+    for step in steps:
+        for name, (value, weight) in step.sums.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + value, before[1] + weight
+    asked = any(step.asked for step in steps)
+    return Step(sum(step.items for step in steps), sums, steps[-1].eta, asked)
 
 
 def own_step(replica: "Replica", count: int, record: Any) -> tuple[Step, float]:

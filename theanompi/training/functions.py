@@ -162,6 +162,7 @@ def update_function(
         schedule,
         t=state.iteration,
         last_eta=state.last_eta,
+        made=state.made,
         every=objective.every,
         rate=objective.rate,
         scalars=state.scalars,

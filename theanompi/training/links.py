@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from mpi4py import MPI
 
 from theanompi.config import RunConfig
 from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.exchange.base import Buffer
 from theanompi.exchange.centre import Centre, WindowCentre
+from theanompi.exchange.mailbox import Mailbox, WindowMailbox
 from theanompi.exchange.window import FLAG, LockedWindow
 from theanompi.record.progress import Progress
 from theanompi.training.stop import StopSignals
@@ -32,15 +34,18 @@ class Links:
     ----------
     rank, size : int
     config : RunConfig
+    rng : numpy.random.Generator
+        Of this rank.
     words : str
         Which strategy was taken and which way the bytes go, for the log.
     """
 
     def __init__(self, comm: MPI.Intracomm, config: RunConfig, progress: Progress, stop: StopSignals) -> None:
         self.rank, self.size, self.config, self.words = comm.Get_rank(), comm.Get_size(), config, ""
+        self.rng = np.random.default_rng([config.seed, self.rank])
         self._comm, self._progress, self._stop = comm, progress, stop
         self._exchangers: list[Exchanger] = []
-        self._centres: list[WindowCentre] = []
+        self._windows: list[WindowCentre | WindowMailbox] = []
         self._bell: LockedWindow | None = None
         self._rung = False
 
@@ -84,10 +89,29 @@ class Links:
             If a machine has no room for its part.
         """
         self._hang_bell()
-        centre = WindowCentre(self._comm, buffer)
-        centre.progress = self._progress
-        self._centres.append(centre)
+        centre = WindowCentre(self._comm, buffer, self._progress)
+        self._windows.append(centre)
         return centre
+
+    def mailbox(self, buffer: Buffer) -> Mailbox:
+        """Letters that are like a buffer, from worker to worker; collective.
+
+        Raises
+        ------
+        ConfigError
+            If a machine has no room for its box.
+        """
+        self._hang_bell()
+        mailbox = WindowMailbox(self._comm, buffer, self._progress)
+        self._windows.append(mailbox)
+        return mailbox
+
+    def trade(self, values: torch.Tensor, partner: int) -> None:
+        """Change places with the values that another rank gives for it at the same time."""
+        host = values.cpu().contiguous()
+        with self._progress.waiting(f"waiting for rank {partner}"):
+            self._comm.Sendrecv_replace([host.numpy(), MPI.FLOAT], partner, 0, partner, 0)
+        values.copy_(host)
 
     def _hang_bell(self) -> None:
         if self._bell is None:
@@ -119,7 +143,7 @@ class Links:
 
     def close(self) -> None:
         """Give back what the exchanges hold; collective."""
-        closing: list[Exchanger | WindowCentre] = [*self._exchangers, *self._centres]
+        closing: list[Exchanger | WindowCentre | WindowMailbox] = [*self._exchangers, *self._windows]
         for each in closing:
             each.close()
         if self._bell is not None:

@@ -29,7 +29,7 @@ from pytensor.graph.basic import Variable
 from theanompi import device
 from theanompi.config import FIELDS, OF_MODELS, ConfigError, NoSettings, RunConfig, read_settings, resolve
 from theanompi.data import Modality, Pictures
-from theanompi.device import FlatBuffer
+from theanompi.device import DeviceSharedVariable, FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_all_layers, get_output
 from theanompi.lasagne.random import set_rng
@@ -164,6 +164,7 @@ class Model:
         self.optimizers = [self.optimizer(objective) for objective in objectives]
         self.states = make_states(self.traced, layers, self.optimizers, self.size, type(self).__name__)
         self.state = self.states[0]
+        self._bits = FlatBuffer({"bits": (2 * len(self._numbers()),)})
         self.params = [p for state in self.states for p in state.parameters]
         self.schedule = make_schedule(
             run, minibatch=self.data.sampler.minibatch, iterations_per_epoch=self.data.n_batch_train
@@ -543,6 +544,7 @@ class Model:
             for name, scalar in state.scalars.items():
                 scalar.set_value(arrays[f"{name}/{state.name}"])
             state.iteration.set_value(iteration // objective.every)
+            state.made.set_value(iteration // objective.every)
             state.last_eta.set_value(np.float64(eta))
 
     def gradient_buffers(self) -> list[FlatBuffer]:
@@ -563,6 +565,41 @@ class Model:
 
     def weights_averaged(self) -> None:
         """Nothing: the parameters are views of the buffer."""
+
+    def state_to_share(self) -> list[FlatBuffer]:
+        """The buffers of all that updates read and write, numbers of double precision as their bits in the last one."""
+        numbers = [float(variable.get_value()) for variable in self._numbers()]
+        self._bits.flat.copy_(torch.tensor(numbers, dtype=torch.float64).view(torch.float32))
+        return [self.state.weights, *(b for state in self.states for b in state.slots.values()), self._bits]
+
+    def state_shared(self) -> None:
+        """Take over what these buffers have now."""
+        numbers = self._bits.flat.cpu().view(torch.float64).tolist()
+        for variable, number in zip(self._numbers(), numbers, strict=True):
+            variable.set_value(variable.get_value().dtype.type(number))
+
+    def _numbers(self) -> list[DeviceSharedVariable]:
+        return [v for state in self.states for v in (state.last_eta, state.made, *state.scalars.values())]
+
+    def scale_gradients(self, objective: int, factor: float) -> None:
+        """Multiply the gradients in an objective's buffer, and nothing else in it."""
+        state = self.states[objective]
+        end = state.gradients.offsets[str(state.parameters[-1].name)][1]
+        state.gradients.flat[:end].mul_(factor)
+
+    def networks(self) -> list[list[torch.Tensor]]:
+        """Of each objective the weights that it updates, and the running statistics: where they lie in the buffer."""
+        found = []
+        for state in self.states:
+            places = [state.weights.offsets[str(p.name)] for p in (*state.parameters, *state.statistics)]
+            joined: list[tuple[int, int]] = []
+            for start, end in places:
+                if joined and joined[-1][1] == start:
+                    joined[-1] = joined[-1][0], end
+                else:
+                    joined.append((start, end))
+            found.append([state.weights.flat[start:end] for start, end in joined])
+        return found
 
 
 def refuse_unheeded(model: Model) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
@@ -77,6 +78,22 @@ class Replica(Protocol):
 
     def weights_averaged(self) -> None:
         """Take over what the buffer of the weights has now."""
+        ...
+
+    def state_to_share(self) -> list[FlatBuffer]:
+        """Buffers of all that updates read and write, to be changed in place before `state_shared`."""
+        ...
+
+    def state_shared(self) -> None:
+        """Take over what those buffers have now."""
+        ...
+
+    def scale_gradients(self, objective: int, factor: float) -> None:
+        """Multiply the gradients that are in the buffer of an objective."""
+        ...
+
+    def networks(self) -> list[list[torch.Tensor]]:
+        """For each objective the pieces of `weights_to_average` that its updates change."""
         ...
 
     def compile_iter_fns(self, sync_type: str, exchangers: Sequence[Exchanger] = ()) -> None:

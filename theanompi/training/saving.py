@@ -45,7 +45,7 @@ def save_checkpoint(
         for rank, slots in enumerate(everyone):
             arrays |= {_of_rank(name, rank): array for name, array in slots.items()}
     of_rule = {f"{_RULE}{name}": _array(value) for name, value in rule.state_arrays().items()}
-    if not rule.lockstep:
+    if rule.own_state:
         of_rule[f"{_RULE}{_ITERATION}"] = np.array(iteration)
         if isinstance(model, Model):
             of_rule[f"{_RULE}{_ETAS}"] = np.array(model.last_etas())
@@ -115,7 +115,7 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     expected = dict(model.state_arrays())
     of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
     arrays = {k: v for k, v in arrays.items() if not k.startswith(_RULE)}
-    if not rule.lockstep:
+    if rule.own_state:
         of_rule = _of_this_rank(of_rule, comm, path)
         iteration, etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
     if rule.own_slots:
@@ -123,7 +123,7 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
         arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(_WEIGHTS)}
     checkpoint.check(arrays, expected, path)
     model.load_state_arrays(_in_form(arrays, model, etas, form), iteration, etas)
-    rule.load_state_arrays(of_rule)
+    rule.load_state_arrays({name: torch.from_numpy(array) for name, array in of_rule.items()})
     return Resumed(iteration, _changes(attributes, recipe))
 
 

@@ -42,6 +42,8 @@ class State:
         What its optimizer keeps beside that.
     iteration : DeviceSharedVariable, int64 scalar
         The number of its finished updates.
+    made : DeviceSharedVariable, int64 scalar
+        The number of all updates that weights and slots have had, by whomever.
     last_eta : DeviceSharedVariable, float64 scalar
         η of its last update, which the velocity may hold.
     """
@@ -67,6 +69,7 @@ class State:
         self.slots = {slot: FlatBuffer(shapes) for slot in optimizer.slots}
         self.scalars = {name: device.shared(np.float64(0), name) for name in optimizer.scalars}
         self.iteration = device.shared(np.int64(0), "iteration")
+        self.made = device.shared(np.int64(0), "made")
         self.last_eta = device.shared(np.float64(0), "last_eta")
 
     @property

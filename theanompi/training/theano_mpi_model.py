@@ -98,7 +98,7 @@ class TheanoMPIModel:
         With everything in `REQUIRED`; ``data`` has ``n_batch_train`` and ``n_batch_val``, and each of
         ``params`` has ``get_value`` and ``set_value``.
     config : RunConfig
-        Its sync type must be ``avg``, unless the rule is not `lockstep`.
+        Its sync type must be ``avg`` or ``swap``, unless the rule is not `lockstep`.
     rank, size : int
         Which rank this is, and of how many.
     comm : mpi4py.MPI.Intracomm, optional
@@ -124,7 +124,7 @@ class TheanoMPIModel:
                 f"model class {name}: expected a subclass of theanompi.Model or all of Theano-MPI's contract, "
                 f"got one without {', '.join(missing)}"
             )
-        if lockstep and config.sync_type != "avg":
+        if lockstep and config.sync_type not in ("avg", "swap"):
             raise ConfigError(
                 f"model class {name}: expected sync type 'avg', as only a theanompi.Model gives its gradients, "
                 f"got {config.sync_type!r}"
@@ -237,6 +237,20 @@ class TheanoMPIModel:
         for i, p in enumerate(self.params):
             value = self._buffer.views[str(i)].cpu().numpy()
             p.set_value(np.array(value, dtype=np.asarray(p.get_value()).dtype))
+
+    def state_to_share(self) -> list[FlatBuffer]:
+        """None: the model keeps what it updates to itself."""
+        return []
+
+    def state_shared(self) -> None:
+        """Nothing."""
+
+    def scale_gradients(self, objective: int, factor: float) -> None:
+        """Nothing: the model keeps its gradients to itself."""
+
+    def networks(self) -> list[list[torch.Tensor]]:
+        """The parameters, which in Theano-MPI are those of one network; `weights_to_average` fills them in."""
+        return [[self._buffer.flat]]
 
     def readings(self) -> list[list[Span]]:
         """Nothing: the model reads its data by itself."""

@@ -45,6 +45,7 @@ def update_graph(
     *,
     t: TensorSharedVariable,
     last_eta: TensorSharedVariable,
+    made: TensorSharedVariable | None = None,
     scalars: Mapping[str, TensorSharedVariable] | None = None,
     every: int = 1,
     rate: float = 1.0,
@@ -65,7 +66,10 @@ def update_graph(
     schedule : Schedule
         Gives η_t, and s_t where the loss is scaled.
     t : TensorSharedVariable
-        The updates that were made before, an int64 scalar; it is part of the updates.
+        The updates that were made before, an int64 scalar; it is part of the updates. The schedule goes by it.
+    made : TensorSharedVariable, optional
+        How many updates the weights and slots have had, if others make some too: an int64 scalar, part of the updates.
+        The optimizer goes by it.
     last_eta : TensorSharedVariable
         η of the last update, which a velocity may hold, a float64 scalar; it is part of the updates, and read from
         the second one on. Where a run is resumed at another rate, the schedule does not know it.
@@ -108,7 +112,8 @@ def update_graph(
     eta = schedule.symbolic(iteration)
     if rate != 1:
         eta = double(rate) * eta
-    rates = Rates(t, eta, pt.switch(pt.eq(t, 0), eta, last_eta))
+    before = t if made is None else made
+    rates = Rates(before, eta, pt.switch(pt.eq(before, 0), eta, last_eta))
     factors = [] if factor is None else [double(factor)]
     if schedule.scaled == "loss":
         # Scaling the loss is scaling its gradient; here the decay has no part in it (P §3, remark 1).
@@ -118,7 +123,7 @@ def update_graph(
         norm = reduce(mul, factors, pt.sqrt(squares))
         factors.append(double(clip_norm) / pt.maximum(norm, double(clip_norm)))
     kept = dict(scalars or {})
-    updates = [(t, t + 1), (last_eta, eta)]
+    updates = [(t, t + 1), (last_eta, eta), *([] if made is None else [(made, made + 1)])]
     for w, g, slots, decayed, own_rate in groups:
         own = rates
         if own_rate != 1:

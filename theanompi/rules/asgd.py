@@ -1,0 +1,135 @@
+"""Asynchronous SGD: each worker updates the centre's weights by its gradient, and goes on with what it finds there."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from theanompi.config import ConfigError, RunConfig, read_settings, setting
+from theanompi.config.kinds import SWITCH
+from theanompi.rules.rule import Asynchronous, Step, check_finite, of_this_rank
+
+if TYPE_CHECKING:
+    from theanompi.exchange import Exchanger
+    from theanompi.training.links import Links
+    from theanompi.training.replica import Replica
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be set of the rule."""
+
+    staleness_aware: bool = setting(
+        False, SWITCH, "divide the gradient by its staleness, and with it the rate (Zhang et al. 2016)"
+    )
+
+
+class ASGD(Asynchronous):
+    """Asynchronous SGD (Dean et al. 2012, "Downpour", with one step between two fetches).
+
+    The weights and all that the optimizer keeps, its velocity too, live at the centre, spread over the ranks. A worker
+    computes a gradient at its own weights, which are those of its last update. Then it has the centre to itself:
+    it takes what is there, updates it by its gradient, as the run's optimizer would, and leaves it there. With that it
+    goes on.
+
+    The *staleness* of an update is how many of other workers there were since this one's last. With `staleness_aware`
+    the gradient is divided by it where it is above 1 (Zhang, Gupta, Lian, Liu 2016, arXiv 1511.05950, equation 6 with
+    their n of 1); weight decay, which is of the centre's own weights, is not.
+
+    The schedule goes by each worker's own iterations. At a meeting all take the centre's weights, which are what
+    counts.
+    """
+
+    name = "ASGD"
+    Settings = Settings
+
+    def check(self, config: RunConfig) -> None:
+        super().check(config)
+        read_settings(Settings, config.settings, "rule")
+
+    @property
+    def own_slots(self) -> bool:
+        return False
+
+    def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
+        if not replica.gradient_buffers():
+            raise ConfigError(
+                f"rule {self.name}: expected a theanompi.Model, as only that gives its gradients, got another class"
+            )
+        told = super().attach(replica, links)
+        self._aware = read_settings(Settings, links.config.settings, "rule").staleness_aware
+        self._centres = [(buffer, links.centre(buffer)) for buffer in replica.state_to_share()]
+        self._passes: list[tuple[int, int]] = []
+        self._last = -1
+        return told
+
+    def words(self) -> str:
+        aware = ", each divided by its staleness" if self._aware else ""
+        return f"{self.name}, by gradients one after another{aware}; the centre is {self._centres[0][1].description}"
+
+    def step(self, replica: "Replica", count: int, record: Any) -> Step:
+        items, etas, loss = 0, [], 0.0
+        sums: dict[str, tuple[float, float]] = {}
+        for objective in replica.due(count):
+            replica.train_iter(count, record, objective)
+            record.loaded(replica.readings())
+            record.start("computing gradients")
+            measures = replica.measures(objective)  # waits for the device
+            record.end("calc")
+            # Before it spoils the centre.
+            check_finite(measures.losses)
+            etas.append(self._update(replica, objective, record))
+            items, loss = measures.items, loss + sum(measures.losses)
+            sums |= measures.sums
+        return of_this_rank(Step(items, sums, etas[0], False), loss, self._links)
+
+    def _update(self, replica: "Replica", objective: int, record: Any) -> float:
+        master = self._centres[0][1]
+        record.start("taking the centre's weights")
+        with ExitStack() as held:
+            taken = []
+            for buffer, centre in self._centres:
+                for i in range(centre.n_parts):
+                    where, values = held.enter_context(centre.part(i))
+                    buffer.flat[where].copy_(values)
+                    taken.append((buffer.flat[where], values))
+            replica.state_shared()
+            staleness = master.number - self._last - 1
+            self._passes.append((master.number, staleness))
+            self._last = master.number
+            record.end("comm")
+            spans = [span for _, centre in self._centres for span in centre.spans]
+            record.exchanged(spans)
+
+            record.start("updating")
+            if self._aware and staleness > 1:
+                replica.scale_gradients(objective, 1 / staleness)
+            eta = float(replica.update(objective))
+            record.end("calc", "update")
+
+            record.start("leaving the new weights at the centre")
+            replica.state_to_share()
+            for own, values in taken:
+                values.copy_(own)
+        record.end("comm")
+        record.exchanged([span for _, centre in self._centres for span in centre.spans if span not in spans])
+        return eta
+
+    def passes(self) -> list[tuple[int, int]]:
+        found, self._passes = self._passes, []
+        return found
+
+    def consensus(self, replica: "Replica") -> None:
+        for buffer, centre in self._centres:
+            centre.read(buffer.flat)
+        replica.state_shared()
+
+    def go_on(self, replica: "Replica") -> None:
+        self._own = None
+
+    def state_arrays(self) -> Mapping[str, Any]:
+        return {}
+
+    def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:
+        for buffer, centre in self._centres:
+            centre.write(buffer.flat)

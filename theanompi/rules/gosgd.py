@@ -1,0 +1,107 @@
+"""Gossip SGD: now and then a worker sends its weights to another one, at random, and goes on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from theanompi.config import RunConfig, read_settings, setting
+from theanompi.config.kinds import number
+from theanompi.rules.rule import Asynchronous, Step, of_this_rank, own_step
+
+if TYPE_CHECKING:
+    from theanompi.exchange import Exchanger
+    from theanompi.training.links import Links
+    from theanompi.training.replica import Replica
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be set of the rule."""
+
+    p: float = setting(
+        0.01,
+        number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "probability that a worker sends its weights to another one after an iteration",
+    )
+
+
+class GOSGD(Asynchronous):
+    """Gossip SGD (Blot, Picard, Cord, Thome 2016, arXiv 1611.09726, algorithm 3).
+
+    Each of k workers has a share of the whole, 1/k at first. It trains by itself, with a momentum of its own. After an
+    iteration it sends, with probability p, its weights and half of its share to another worker, and goes on with the
+    other half. Weights x' with a share s' that have arrived make of its own x and s, before the next iteration,
+    x ← (s·x + s'·x') / (s + s') and s ← s + s'. The shares of all always add up to 1.
+
+    What counts is the mean of all workers' weights by their shares.
+    """
+
+    name = "GOSGD"
+    Settings = Settings
+
+    def check(self, config: RunConfig) -> None:
+        super().check(config)
+        read_settings(Settings, config.settings, "rule")
+
+    def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
+        told = super().attach(replica, links)
+        self._p = read_settings(Settings, links.config.settings, "rule").p
+        self._share, self._tosses = 1 / links.size, 0
+        self._mailbox, self._sum = links.mailbox(self._weights), links.sum(self._weights, averages=True)
+        return told
+
+    def words(self) -> str:
+        return f"{self.name}, to another worker with p = {self._p:g}; the letters lie in {self._mailbox.description}"
+
+    def step(self, replica: "Replica", count: int, record: Any) -> Step:
+        self._collect(replica, record)
+        step, loss = own_step(replica, count, record)
+        coin, choice = self._links.rng.random(2)
+        self._tosses += 1
+        if coin < self._p:
+            self._send(replica, int(choice * (self._links.size - 1)), record)
+        return of_this_rank(step, loss, self._links)
+
+    def _collect(self, replica: "Replica", record: Any) -> None:
+        """Take in what has arrived."""
+        record.start("looking for weights of other workers")
+        letters = self._mailbox.collect()
+        if letters:
+            x = replica.weights_to_average().flat
+            for values, share in letters:
+                self._share += share
+                x.lerp_(values, share / self._share)
+            replica.weights_averaged()
+        record.end("comm")
+        record.exchanged(self._mailbox.spans)
+
+    def _send(self, replica: "Replica", other: int, record: Any) -> None:
+        """Send half of the share to one of the others, which are counted without this one."""
+        record.start("sending weights to another worker")
+        self._share /= 2
+        self._mailbox.post(
+            other + (other >= self._links.rank), replica.weights_to_average().flat, self._share
+        )
+        record.end("comm")
+        record.exchanged(self._mailbox.spans)
+
+    def meet(self, replica: "Replica") -> None:
+        if self._own is None:
+            self._mailbox.settle()
+            for values, share in self._mailbox.collect():
+                self._share += share
+                replica.weights_to_average().flat.lerp_(values, share / self._share)
+                replica.weights_averaged()
+        super().meet(replica)
+
+    def consensus(self, replica: "Replica") -> None:
+        replica.weights_to_average().flat.mul_(self._share)
+        self._sum.sum()
+
+    def state_arrays(self) -> Mapping[str, Any]:
+        return {**super().state_arrays(), "share": self._share, "tosses": self._tosses}
+
+    def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:
+        super().load_state_arrays(arrays)
+        self._share, self._tosses = float(arrays["share"]), int(arrays["tosses"])
+        self._links.rng.random((self._tosses, 2))
