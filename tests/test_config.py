@@ -47,7 +47,8 @@ def flags(*argv: str) -> RunConfig:
         (
             "rule",
             "BPS",
-            "rule: expected one of BSP, or a class of your own such as my_rules.Halves, got 'BPS'; did you mean 'BSP'",
+            "rule: expected one of BSP, EASGD, ASGD, GOSGD, or a class of your own such as my_rules.Halves, got 'BPS'; "
+            "did you mean 'BSP'",
         ),
         ("modelfile", "/tmp/my model.py", "modelfile: expected a module such as models.resnet50"),
         ("modelfile", "__main__", "modelfile: expected a module such as models.resnet50"),
@@ -56,7 +57,7 @@ def flags(*argv: str) -> RunConfig:
         ("devices", (), "devices: expected at least one device, got none"),
         ("devices", ("node0:cuda0", "cuda1"), "devices: expected a host for every device or for none"),
         ("devices", "auto0", "devices: .* got 'auto0'"),
-        ("sync_type", "sum", "sync_type: expected one of cdd, avg, got 'sum'"),
+        ("sync_type", "sum", "sync_type: expected one of cdd, avg, swap, got 'sum'"),
         (
             "exchange",
             "nccl64",

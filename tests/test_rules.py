@@ -45,7 +45,7 @@ NET = {"modelfile": "mymodel", "modelclass": "Net"}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sync_type": "sum"}, "sync_type: expected one of cdd, avg, got 'sum'"),
+        ({"sync_type": "sum"}, "sync_type: expected one of cdd, avg, swap, got 'sum'"),
         (
             {"exchange": "nccl64"},
             f"exchange: expected one of {', '.join(EXCHANGES)}, got 'nccl64'",
@@ -308,7 +308,7 @@ def test_attributes_of_a_rule_count(started, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("sync_type", "sum", "sync_type: expected one of cdd, avg, got 'sum'"),
+        ("sync_type", "sum", "sync_type: expected one of cdd, avg, swap, got 'sum'"),
         (
             "synctype",
             "avg",
@@ -330,8 +330,8 @@ def test_attributes_of_a_rule_that_cannot_count_are_refused(
 
 def test_every_rule_can_be_made_by_its_name():
     assert [get_rule(name).name for name in RULES] == list(RULES)
-    with pytest.raises(ConfigError, match="rule: expected one of BSP, .* got 'EASGD'"):
-        get_rule("EASGD")
+    with pytest.raises(ConfigError, match="rule: expected one of BSP, .* got 'EASDG'; did you mean 'EASGD'"):
+        get_rule("EASDG")
 
 
 LAUNCHING = """

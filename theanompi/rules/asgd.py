@@ -65,7 +65,10 @@ class ASGD(Asynchronous):
 
     def words(self) -> str:
         aware = ", each divided by its staleness" if self._aware else ""
-        return f"{self.name}, by gradients one after another{aware}; the centre is {self._centres[0][1].description}"
+        return (
+            f"{self.name}, by gradients one after another{aware}; all {self._links.size} devices are workers (in "
+            f"Theano-MPI the first one was a server), the centre is {self._centres[0][1].description}"
+        )
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
         items, etas, loss = 0, [], 0.0

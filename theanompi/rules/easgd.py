@@ -62,8 +62,8 @@ class EASGD(Asynchronous):
 
     def words(self) -> str:
         return (
-            f"{self.name}, every {self._period} iterations by α = {self._alpha:g}; the centre is "
-            f"{self._centre.description}"
+            f"{self.name}, every {self._period} iterations by α = {self._alpha:g}; all {self._links.size} devices are "
+            f"workers (in Theano-MPI the first one was a server), the centre is {self._centre.description}"
         )
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:

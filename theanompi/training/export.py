@@ -31,7 +31,7 @@ def for_torch(weights: Weights) -> dict[str, np.ndarray]:
     look_in_current_folder()
     device.use("cpu")
     settings = replace(config, devices=("cpu",), init=None, resume=False, verbose=False)
-    model = make_model(settings, MPI.COMM_SELF, get_rule(config.rule))
+    model = make_model(settings, MPI.COMM_SELF, lockstep=get_rule(config.rule).lockstep)
     try:
         if not isinstance(model, Model):
             raise ConfigError(

@@ -24,7 +24,7 @@ from theanompi.record.folder import RunFolder, write_config
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
-from theanompi.rules import Diverged, Rule, get_rule
+from theanompi.rules import Diverged, get_rule
 from theanompi.system import cgroup
 from theanompi.training.links import Links
 from theanompi.training.loop import train_epoch, validate
@@ -71,7 +71,7 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     return name, cores
 
 
-def make_model(config: RunConfig, comm: MPI.Comm, rule: Rule) -> Replica:
+def make_model(config: RunConfig, comm: MPI.Comm, *, lockstep: bool = True) -> Replica:
     """Import the model's class and make an instance for this rank, with what the class has defaults for."""
     rank = comm.Get_rank()
     module = import_module("modelfile", config.modelfile)
@@ -89,7 +89,7 @@ def make_model(config: RunConfig, comm: MPI.Comm, rule: Rule) -> Replica:
     if isinstance(model, Model):
         refuse_unheeded(model)
         return model
-    return TheanoMPIModel(model, config, rank, comm.Get_size(), comm, lockstep=rule.lockstep)
+    return TheanoMPIModel(model, config, rank, comm.Get_size(), comm, lockstep=lockstep)
 
 
 def defaults_of(model_class: Any) -> Mapping[str, Any]:
@@ -150,7 +150,7 @@ def train(
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     rule = together(comm, lambda: get_rule(config.rule))
     progress.now("building the model")
-    model = together(comm, lambda: make_model(config, comm, rule))
+    model = together(comm, lambda: make_model(config, comm, lockstep=rule.lockstep))
     agree(comm, metrics_differ(comm.allgather(model.reported.metrics)))
     defaults = read_defaults(defaults_of(type(model)), config.modelclass)
     config = resolve(config, defaults)
