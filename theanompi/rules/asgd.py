@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from theanompi.config import ConfigError, RunConfig, read_settings, setting
 from theanompi.config.kinds import SWITCH
-from theanompi.rules.rule import Asynchronous, Step, check_finite, of_this_rank
+from theanompi.rules.rule import Asynchronous, Step, check_own, of_this_rank
 
 if TYPE_CHECKING:
     from theanompi.exchange import Exchanger
@@ -57,6 +57,7 @@ class ASGD(Asynchronous):
                 f"rule {self.name}: expected a theanompi.Model, as only that gives its gradients, got another class"
             )
         told = super().attach(replica, links)
+        self._replica = replica
         self._aware = read_settings(Settings, links.config.settings, "rule").staleness_aware
         self._centres = [(buffer, links.centre(buffer)) for buffer in replica.state_to_share()]
         self._passes: list[tuple[int, int]] = []
@@ -80,7 +81,7 @@ class ASGD(Asynchronous):
             measures = replica.measures(objective)  # waits for the device
             record.end("calc")
             # Before it spoils the centre.
-            check_finite(measures.losses)
+            check_own(sum(measures.losses), self._links)
             etas.append(self._update(replica, objective, record))
             items, loss = measures.items, loss + sum(measures.losses)
             sums |= measures.sums
@@ -131,8 +132,10 @@ class ASGD(Asynchronous):
         self._own = None
 
     def state_arrays(self) -> Mapping[str, Any]:
-        return {}
+        return {"numbers": self._replica.state_to_share()[-1].flat}
 
     def load_state_arrays(self, arrays: Mapping[str, Any]) -> None:
+        self._replica.state_to_share()[-1].flat.copy_(arrays["numbers"])
+        self._replica.state_shared()
         for buffer, centre in self._centres:
             centre.write(buffer.flat)

@@ -200,6 +200,17 @@ def check_finite(losses: Sequence[float]) -> None:
         raise Diverged(f"the loss is not finite on rank{'s' if len(bad) > 1 else ''} {', '.join(bad)}")
 
 
+def check_own(loss: float, links: "Links") -> None:
+    """Refuse to go on with a loss of this rank that is no number.
+
+    Raises
+    ------
+    Diverged
+        Naming the rank.
+    """
+    check_finite([loss if rank == links.rank else 0.0 for rank in range(links.size)])
+
+
 def added_up(steps: Sequence[Step]) -> Step:
     """What several iterations of this rank have seen, as one; η is that of the last.
 
@@ -282,7 +293,7 @@ def of_this_rank(step: Step, loss: float, links: "Links") -> Step:
     Diverged
         If this rank's loss is not finite.
     """
-    check_finite([loss if rank == links.rank else 0.0 for rank in range(links.size)])
+    check_own(loss, links)
     return step._replace(asked=links.called())
 
 

@@ -178,6 +178,7 @@ def train(
     iteration, changes = 0, ""
     if config.resume:
         iteration, changes = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
+        rule.go_on(model)
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()

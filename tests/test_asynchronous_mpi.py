@@ -1,0 +1,295 @@
+"""The asynchronous rules under a real mpirun: against NumPy, what they conserve, and whole runs of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.mpi import run_warm
+from tests.test_training_mpi import orderly, processes_of, refused, train, trained
+from theanompi.record import checkpoint
+from theanompi.record.log import read_log
+
+HEAD = """
+import random, sys, time
+from types import SimpleNamespace
+from unittest import mock
+import numpy as np, torch
+from mpi4py import MPI
+from toy_replica import MOMENTUM, RATE, Toy, target
+from theanompi.config import RunConfig
+from theanompi.exchange import centre
+from theanompi.record.progress import Progress
+from theanompi.rules import get_rule
+from theanompi.training.links import Links
+centre.LEAST = 8
+rank, size, N = comm.rank, comm.size, 50
+
+class Quiet:
+    def __getattr__(self, name):
+        return lambda *_: None
+
+def start(name, still=False, **settings):
+    config = RunConfig(rule=name, settings={f"rule.{k}": v for k, v in settings.items()}, seed=3)
+    links = Links(comm, config, Progress(), SimpleNamespace(asked=False))
+    toy, rule = Toy(rank, N, still=still), get_rule(name)
+    rule.attach(toy, links)
+    return toy, rule, links
+
+def in_turn(rule, toy, order):
+    # Who is next is the same on all ranks; nobody else does anything.
+    count = 0
+    for who in order:
+        comm.Barrier()
+        if who == rank:
+            rule.step(toy, count, Quiet())
+            count += 1
+    comm.Barrier()
+
+def near(tensor, expected, what):
+    assert np.abs(tensor.numpy() - expected).max() < 1e-6, what
+
+order = np.random.default_rng(5).integers(0, size, 50).tolist()
+"""
+
+
+def check(n: int, program: str) -> None:
+    done = run_warm(n, HEAD + program, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_easgd_is_a_numpy_loop_where_the_order_is_fixed(n: int) -> None:
+    check(
+        n,
+        """
+toy, rule, links = start("EASGD", period=3)
+assert rule._centre.n_parts == size
+in_turn(rule, toy, order)
+x, v, done = np.zeros((size, N), "float32"), np.zeros((size, N), "float32"), [0] * size
+c, alpha = np.zeros(N, "float32"), 0.9 / size
+for who in order:
+    v[who] = MOMENTUM * v[who] - RATE * (x[who] - target(who, N))
+    x[who] = x[who] + v[who]
+    done[who] += 1
+    if done[who] % 3 == 0:
+        pull = alpha * (x[who] - c)
+        x[who], c = x[who] - pull, c + pull
+near(toy.weights.flat, x[rank], "a worker")
+rule.meet(toy)
+near(toy.weights.flat, c, "what counts is the centre")
+rule.go_on(toy)
+near(toy.weights.flat, x[rank], "afterwards each goes on with its own")
+links.close()
+""",
+    )
+
+
+@pytest.mark.parametrize(("n", "aware"), [(2, False), (4, True)])
+def test_asgd_is_a_numpy_loop_where_the_order_is_fixed(n: int, aware: bool) -> None:
+    check(
+        n,
+        f"aware = {aware}\n"
+        + """
+toy, rule, links = start("ASGD", staleness_aware=aware)
+in_turn(rule, toy, order)
+w, v, own = np.zeros(N, "float32"), np.zeros(N, "float32"), np.zeros((size, N), "float32")
+last, passes = [-1] * size, [[] for _ in range(size)]
+for number, who in enumerate(order):
+    old = number - last[who] - 1
+    gradient = own[who] - target(who, N)
+    v = MOMENTUM * v - RATE * gradient / (max(1, old) if aware else 1)
+    w = w + v
+    own[who], last[who] = w, number
+    passes[who].append((number, old))
+near(toy.weights.flat, own[rank], "a worker has what it left at its last update")
+assert rule.passes() == passes[rank] and rule.passes() == []
+rule.meet(toy)
+near(toy.weights.flat, w, "the centre's weights")
+near(toy.velocity.flat, v, "the momentum lives at the centre")
+links.close()
+""",
+    )
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_gosgd_is_a_numpy_loop_where_the_order_is_fixed(n: int) -> None:
+    check(
+        n,
+        """
+toy, rule, links = start("GOSGD", p=0.4)
+in_turn(rule, toy, order)
+x, v, share = np.zeros((size, N), "float32"), np.zeros((size, N), "float32"), [1 / size] * size
+boxes, coins = [[] for _ in range(size)], [np.random.default_rng([3, who]) for who in range(size)]
+def take(who):
+    for letter, part in boxes[who]:
+        x[who] = (share[who] * x[who] + part * letter) / (share[who] + part)
+        share[who] += part
+    boxes[who] = []
+for who in order:
+    take(who)
+    v[who] = MOMENTUM * v[who] - RATE * (x[who] - target(who, N))
+    x[who] = x[who] + v[who]
+    coin, choice = coins[who].random(2)
+    if coin < 0.4:
+        share[who] /= 2
+        others = [other for other in range(size) if other != who]
+        boxes[others[int(choice * len(others))]].append((x[who].copy(), share[who]))
+near(toy.weights.flat, x[rank], "a worker")
+rule.meet(toy)
+for who in range(size):
+    take(who)
+near(toy.weights.flat, np.average(x, axis=0, weights=share), "the mean by shares")
+rule.go_on(toy)
+near(toy.weights.flat, x[rank], "its own, with all letters taken in")
+assert abs(rule._share - share[rank]) < 1e-12
+links.close()
+""",
+    )
+
+
+def test_under_contention_easgd_keeps_the_sum_and_gosgd_the_shares() -> None:
+    check(
+        4,
+        """
+pause = random.Random(rank)
+def run(rule, toy, steps):
+    for count in range(steps):
+        rule.step(toy, count, Quiet())
+        if pause.random() < 0.2:
+            time.sleep(pause.uniform(0, 2e-3))
+
+toy, rule, links = start("EASGD", still=True, period=1)
+toy.weights.flat.copy_(torch.from_numpy(target(rank, N)))
+before = comm.allreduce(toy.weights.flat.double().numpy())
+run(rule, toy, 60)
+rule.meet(toy)
+centre = toy.weights.flat.double().numpy().copy()
+rule.go_on(toy)
+after = comm.allreduce(toy.weights.flat.double().numpy()) + centre
+assert np.abs(after - before).max() < 1e-5, "nothing is lost between workers and centre"
+assert np.abs(centre).max() > 1e-3
+links.close()
+
+toy, rule, links = start("GOSGD", still=True, p=0.8)
+toy.weights.flat.copy_(torch.from_numpy(target(rank, N)))
+mean = comm.allreduce(toy.weights.flat.double().numpy()) / size
+run(rule, toy, 60)
+rule.meet(toy)
+assert abs(comm.allreduce(rule._share) - 1) < 1e-12
+assert np.abs(toy.weights.flat.numpy() - mean).max() < 1e-5, "the mean by shares stays"
+rule.meet(toy)
+assert np.abs(toy.weights.flat.numpy() - mean).max() < 1e-5, "a second call changes nothing"
+assert not rule._mailbox.collect(), "nothing is under way"
+links.close()
+""",
+    )
+
+
+SHORT: dict[str, Any] = {"batch_size": 64, "base_lr": 0.02, "max_iterations": None, "log_interval": 4}
+PER_EPOCH = 11  # of each of two workers
+OWN = {"EASGD": {"rule.period": 3}, "ASGD": {}, "GOSGD": {"rule.p": 0.5}}
+
+
+def own(arrays: dict[str, np.ndarray], rank: int) -> dict[str, np.ndarray]:
+    """What a checkpoint has of a worker alone: its weights and numbers, and its slots."""
+    return {name: value for name, value in arrays.items() if name.split("/")[1] == str(rank)}
+
+
+@pytest.mark.parametrize("rule", OWN)
+def test_a_run_validates_what_counts_and_tells_of_its_meetings(rule: str, tmp_path: Path) -> None:
+    arrays = trained(2, tmp_path, rule=rule, settings=OWN[rule], **SHORT, epochs=2, timeline=3)
+    log = read_log(tmp_path / "log.jsonl")
+    assert [line["iteration"] for line in log if line["kind"] == "val"] == [11, 22]
+    meetings = [line for line in log if line["kind"] == "meeting"]
+    assert [line["iteration"] for line in meetings] == [11, 22]
+    passes = {"EASGD": 3 + 4, "ASGD": 22, "GOSGD": 0}[rule]
+    for rank in range(2):
+        assert sum(line["order"].count(rank) for line in meetings) == passes
+    assert sum(log[-1]["staleness"]) == 2 * passes and len(log[-1]["waited_s"]) == 2
+    # Rank 0's own: half of the images of an iteration of all.
+    assert sum(line["items"] for line in log if line["kind"] == "train") == 22 * 64
+    assert {name.split("/")[1] for name in arrays if name.startswith("rule/")} == {"0", "1"}
+    weights = np.concatenate([v.ravel() for k, v in sorted(arrays.items()) if k.startswith("weights/")])
+    workers = [own(arrays, rank).get(f"rule/{rank}/weights") for rank in range(2)]
+    if rule == "ASGD":
+        assert workers == [None, None] and "velocity/conv.W" in arrays, "all of it is at the centre"
+    else:
+        assert "velocity/1/conv.W" in arrays and not np.array_equal(*workers)
+        assert np.sort(weights).tolist() != np.sort(workers[0]).tolist()
+    if rule == "GOSGD":
+        shares = [float(arrays[f"rule/{rank}/share"]) for rank in range(2)]
+        assert sum(shares) == pytest.approx(1)
+        mean = sum(share * x for share, x in zip(shares, workers, strict=True))
+        assert np.abs(np.sort(mean) - np.sort(weights)).max() < 1e-6
+    trace = json.loads((tmp_path / "timeline.json").read_text())
+    assert {event["pid"] for event in trace["traceEvents"]} == {1, 2}
+
+
+def test_a_run_that_is_stopped_and_resumed_goes_on_with_all_workers_where_each_was(tmp_path: Path) -> None:
+    """Workers that are never pulled have no order of arrival: then it is bit-identical."""
+    common = {
+        **SHORT,
+        "rule": "EASGD",
+        "settings": {"rule.period": 1000},
+        "modelclass": "Normalised",
+        "epochs": 2,
+    }
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    expected = trained(2, straight, **common)
+    done = orderly(2, stopped, "term-14", **common)
+    assert done.returncode == 75, done.stderr
+    between, attributes = checkpoint.load(stopped / "checkpoint.h5")
+    iterations = [int(between[f"rule/{rank}/iteration"]) for rank in range(2)]
+    assert iterations[1] == 15 and 11 <= iterations[0] <= 22 and attributes["iteration"] == iterations[0]
+    got = trained(2, stopped, resume=True, **common)
+    assert got.keys() == expected.keys()
+    assert all(np.array_equal(got[name], expected[name]) for name in got)
+    (line,) = refused(4, stopped, resume=True, **common)
+    assert "expected" in line and "got" in line
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_a_resumed_centre_has_weights_velocities_and_counts(optimizer: str, tmp_path: Path) -> None:
+    common = {**SHORT, "rule": "ASGD", "optimizer": optimizer, "warmup": "none"}
+    before = trained(2, tmp_path, **{**common, "max_iterations": 11}, epochs=2)
+    # At next to no rate, without momentum, the weights stay, unless they were not taken up.
+    still = {**common, "base_lr": 1e-12, "momentum": 0.0, "weight_decay": 0.0}
+    after = trained(2, tmp_path, **still, epochs=2, resume=True)
+    for name in before:
+        if name.startswith("weights/"):
+            assert np.abs(before[name] - after[name]).max() < 1e-6, name
+    assert read_log(tmp_path / "log.jsonl")[-1]["iteration"] == 22
+
+
+def test_a_checkpoint_within_an_epoch_is_a_meeting_of_all(tmp_path: Path) -> None:
+    trained(
+        2,
+        tmp_path,
+        rule="GOSGD",
+        settings=OWN["GOSGD"],
+        **{**SHORT, "max_iterations": 7},
+        checkpoint_interval=3,
+    )
+    log = read_log(tmp_path / "log.jsonl")
+    assert [line["iteration"] for line in log if line["kind"] == "meeting"] == [3, 6, 7]
+
+
+@pytest.mark.parametrize("rule", OWN)
+def test_a_loss_that_is_not_finite_on_one_worker_ends_all_with_its_line(rule: str, tmp_path: Path) -> None:
+    (line,) = refused(2, tmp_path, rule=rule, modelclass="NotFinite", **SHORT)
+    assert "iteration 3: the loss is not finite on rank 1 (nan), η = " in line
+    last = read_log(tmp_path / "log.jsonl")[-1]
+    assert last["kind"] == "diverged" and "rank 1 (nan)" in last["reason"]
+
+
+def test_the_death_of_a_worker_ends_all(tmp_path: Path) -> None:
+    done = train(2, tmp_path, "kill-4", rule="ASGD", **SHORT, timeout=60)
+    assert done.returncode != 0 and processes_of(tmp_path) == []
+
+
+def test_one_rank_alone_is_refused(tmp_path: Path) -> None:
+    (line,) = refused(1, tmp_path, rule="EASGD")
+    assert line == "theanompi: rule EASGD: expected two ranks or more, one for each worker, got one"
