@@ -1,4 +1,4 @@
-"""The asynchronous rules under a real mpirun: against NumPy, what they conserve, and whole runs of them."""
+"""Asynchronous rules and local SGD under a real mpirun: against NumPy, what they conserve, and whole runs."""
 
 import json
 from pathlib import Path
@@ -31,10 +31,11 @@ class Quiet:
     def __getattr__(self, name):
         return lambda *_: None
 
-def start(name, still=False, **settings):
-    config = RunConfig(rule=name, settings={f"rule.{k}": v for k, v in settings.items()}, seed=3)
+def start(name, still=False, sync_type="cdd", per_epoch=10**6, **settings):
+    settings = {f"rule.{k}": v for k, v in settings.items()}
+    config = RunConfig(rule=name, sync_type=sync_type, settings=settings, seed=3)
     links = Links(comm, config, Progress(), SimpleNamespace(asked=False))
-    toy, rule = Toy(rank, N, still=still), get_rule(name)
+    toy, rule = Toy(rank, N, per_epoch, still=still), get_rule(name)
     rule.attach(toy, links)
     return toy, rule, links
 
@@ -183,6 +184,54 @@ assert np.abs(toy.weights.flat.numpy() - mean).max() < 1e-5, "the mean by shares
 rule.meet(toy)
 assert np.abs(toy.weights.flat.numpy() - mean).max() < 1e-5, "a second call changes nothing"
 assert not rule._mailbox.collect(), "nothing is under way"
+links.close()
+""",
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_local_sgd_is_a_numpy_loop_and_the_log_loses_nothing_between_two_averages(n: int) -> None:
+    check(
+        n,
+        """
+toy, rule, links = start("BSP", sync_type="avg", per_epoch=7, period=3, local_from=1)
+x, v, items = np.zeros((size, N), "float32"), np.zeros((size, N), "float32"), []
+for iteration in range(1, 15):
+    toy.epoch, count = divmod(iteration - 1, 7)
+    step = rule.step(toy, count, Quiet())
+    items.append((step.items, step.sums.get("loss", (0, 0))[0]))
+    for who in range(size):
+        v[who] = MOMENTUM * v[who] - RATE * (x[who] - target(who, N))
+        x[who] = x[who] + v[who]
+    # Every third one, each one before epoch 1, and the last one of an epoch.
+    if iteration % 3 == 0 or iteration <= 7 or iteration == 14:
+        x[:] = x.mean(axis=0)
+    near(toy.weights.flat, x[rank], iteration)
+assert items == [(size, size)] * 7 + [(0, 0), (2 * size,) * 2, (0, 0), (0, 0), (3 * size,) * 2, (0, 0), (2 * size,) * 2]
+links.close()
+""",
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_networks_of_the_first_objective_change_places_in_pairs(n: int) -> None:
+    check(
+        n,
+        """
+toy, rule, links = start("BSP", sync_type="swap", still=True, period=2)
+toy.weights.flat.fill_(float(rank))
+seen = set()
+for count in range(12):
+    before = comm.allgather(float(toy.weights.flat[0]))
+    rule.step(toy, count, Quiet())
+    after = comm.allgather(float(toy.weights.flat[0]))
+    assert sorted(after) == list(range(size)), "none is lost"
+    moved = sum(a != b for a, b in zip(before, after))
+    assert moved == (2 if count % 2 else 0), (count, before, after)
+    seen.add(tuple(after))
+    first, second = toy.networks()
+    assert (first[0] == toy.weights.flat[0]).all() and (second[0] == rank).all(), "the generator stays"
+assert size == 2 or len(seen) > 2, "the pairs are drawn anew"
 links.close()
 """,
     )

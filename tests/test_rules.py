@@ -81,6 +81,61 @@ def test_what_is_wrong_is_said_before_anything_starts(folder, nothing_spawned, s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "settings", "message"),
+    [
+        ("EASGD", {"devices": ["cpu"]}, "rule EASGD: expected two devices or more, .* got one"),
+        ("GOSGD", {"devices": ["cuda0"]}, "rule GOSGD: expected two devices or more, .* got one"),
+        ("ASGD", {"sync_type": "avg"}, "rule ASGD: expected no sync_type, which is for BSP, .* got 'avg'"),
+        (
+            "EASGD",
+            {"settings": {"rule.period": 0}},
+            "rule.period: expected a whole number of at least 1, got 0",
+        ),
+        (
+            "EASGD",
+            {"settings": {"rule.alpha": 1}},
+            "rule.alpha: expected a number above 0 and below 1, got 1",
+        ),
+        (
+            "EASGD",
+            {"settings": {"rule.alpha": -0.1}},
+            "rule.alpha: expected a number above 0 and below 1, got -0.1",
+        ),
+        ("EASGD", {"settings": {"rule.tau": 3}}, "rule: unknown setting 'tau'; known are period, alpha"),
+        ("GOSGD", {"settings": {"rule.p": 1.5}}, "rule.p: expected a number from 0 to 1, got 1.5"),
+        (
+            "ASGD",
+            {"settings": {"rule.staleness_aware": 3}},
+            "rule.staleness_aware: expected true or false, got 3",
+        ),
+        (
+            "EASGD",
+            {"normalization": "worker"},
+            "normalization: expected minibatch, as with rule EASGD no gradients",
+        ),
+        ("ASGD", {"scaled": "loss"}, "scaled: expected rate, as with scaling none there is nothing to scale"),
+        ("BSP", {"settings": {"rule.period": 2}}, "rule.period: expected sync_type avg or swap, .* got cdd"),
+        (
+            "BSP",
+            {"settings": {"rule.local_from": 2}, "sync_type": "swap"},
+            "rule.local_from: expected sync_type avg",
+        ),
+        (
+            "BSP",
+            {"settings": {"rule.period": -1}, "sync_type": "avg"},
+            "rule.period: expected a whole number",
+        ),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_said_before_anything_starts(
+    folder, nothing_spawned, rule, settings, message
+):
+    with pytest.raises(ConfigError, match=message) as caught:
+        get_rule(rule).init(**{"devices": ["cpu", "cpu"], **NET, **settings})
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
 HIDDEN = """
 import sys
 from importlib.machinery import PathFinder

@@ -56,6 +56,11 @@ class Toy:
     def weights_averaged(self) -> None:
         pass
 
+    def networks(self) -> list[list[torch.Tensor]]:
+        """Two: that of the first objective is the first half."""
+        half = self.weights.flat.numel() // 2
+        return [[self.weights.flat[:half]], [self.weights.flat[half:]]]
+
     def state_to_share(self) -> list[FlatBuffer]:
         return [self.weights, self.velocity]
 

@@ -20,6 +20,7 @@ from theanompi.config.kinds import RANKS, SIMULATED
 from theanompi.config.plugins import NoSettings, find_class, read_settings, setting
 from theanompi.config.run import (
     ALGORITHMS,
+    ASYNCHRONOUS,
     EXCHANGES,
     FIELDS,
     MOMENTUM_FORMS,
@@ -49,6 +50,7 @@ from theanompi.config.run import (
 __all__ = [
     "MOST_MESSAGE",
     "ALGORITHMS",
+    "ASYNCHRONOUS",
     "EXCHANGES",
     "FIELDS",
     "MOMENTUM_FORMS",

@@ -51,7 +51,8 @@ EXCHANGES = (
 )
 ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
 RULES = ("BSP", "EASGD", "ASGD", "GOSGD")
-_ALONE = RULES[1:]
+ASYNCHRONOUS = RULES[1:]
+"""Those whose workers are not in step."""
 OPTIMIZERS = ("momentum", "adam", "adamw", "rmsprop", "adadelta", "lars", "lamb")
 SCHEDULES = ("steps", "poly", "cosine", "constant")
 PACKAGED = ("digits", "reviews", "sentences")
@@ -390,8 +391,8 @@ class RunConfig:
                 object.__setattr__(self, item.name, read_field(item.name, value))
         if self.resume and self.overwrite:
             raise ConfigError("resume, overwrite: expected at most one of them, got both")
-        if self.normalization == "worker" and (self.sync_type != "cdd" or self.rule in _ALONE):
-            how = f"rule {self.rule}" if self.rule in _ALONE else f"sync_type {self.sync_type}"
+        if self.normalization == "worker" and (self.sync_type != "cdd" or self.rule in ASYNCHRONOUS):
+            how = f"rule {self.rule}" if self.rule in ASYNCHRONOUS else f"sync_type {self.sync_type}"
             raise ConfigError(
                 f"normalization: expected minibatch, as with {how} no gradients are summed, got worker"
             )
@@ -498,7 +499,7 @@ def default_scaling(sync_type: str, rule: str = "BSP") -> str:
     >>> default_scaling("cdd"), default_scaling("avg"), default_scaling("cdd", "EASGD")
     ('linear', 'none', 'none')
     """
-    return "linear" if sync_type == "cdd" and rule not in _ALONE else "none"
+    return "linear" if sync_type == "cdd" and rule not in ASYNCHRONOUS else "none"
 
 
 def read_field(name: str, value: Any) -> Any:

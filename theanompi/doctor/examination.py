@@ -13,7 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 from theanompi import __version__
-from theanompi.config import PACKAGED, ConfigError, Host, RunConfig, hosts, resolve, to_environment
+from theanompi.config import (
+    ASYNCHRONOUS,
+    PACKAGED,
+    ConfigError,
+    Host,
+    RunConfig,
+    hosts,
+    resolve,
+    to_environment,
+)
 from theanompi.doctor import findings
 from theanompi.doctor.findings import Finding, problem, warning
 from theanompi.launch.check import check, check_init
@@ -204,11 +213,13 @@ class Doctor:
             small = findings.small_shm(self.facts["machine"], f"as one of {n} ranks {how}")
             yield small or findings.no_mpirun(mpirun, kind, library, how)
         yield from findings.allreduce(n, sums)
+        yield from (findings.window(item["helped"]) for item in outcome.facts if "helped" in item)
         if first:
             yield from self._cuda_aware(first)
 
     def _sum(self, devices: list[str], paths: list[str]) -> Outcome:
-        task = {"devices": devices, "paths": paths, "sizes": VALUES}
+        window = self.config.rule in ASYNCHRONOUS
+        task = {"devices": devices, "paths": paths, "sizes": VALUES, "window": window}
         return run_ranks(len(devices), [*PROBE, json.dumps(task)], TIMEOUTS["ranks"], devices)
 
     def _cuda_aware(self, library: dict[str, Any]) -> Iterator[Finding]:

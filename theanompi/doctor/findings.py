@@ -178,6 +178,16 @@ def mpirun(path: str, expected: int, library: str, facts: Facts) -> Iterator[Fin
         )
 
 
+def window(helped: bool) -> Finding:
+    """Say how ranks that are not in step get at each other's memory.
+
+    >>> window(helped=False).text
+    'ranks get at the centre while its owner computes, without help'
+    """
+    how = "with the help of a thread on each rank" if helped else "without help"
+    return ok("one-sided", f"ranks get at the centre while its owner computes, {how}")
+
+
 def no_mpirun(path: str, kind: str, library: str, how: str) -> Finding:
     """Judge an mpirun whose job failed, by its family and by the library that mpi4py loads.
 

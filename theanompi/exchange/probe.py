@@ -12,6 +12,8 @@ is known (`theanompi.launch.mpirun.say`): first the facts of the library, then o
 ``staged``
     The device memory copied to pinned host memory and summed there in chunks, each of which returns while the next
     one is summed.
+
+With ``"window": true`` it says at the end whether ranks that compute have to help those that get at their memory.
 """
 
 import json
@@ -27,6 +29,7 @@ from mpi4py import MPI
 
 from theanompi.exchange import cuda_aware
 from theanompi.exchange.route import CHUNK, allreduce_chunks, bind_thread
+from theanompi.exchange.window import LockedWindow
 from theanompi.launch.mpirun import say
 
 
@@ -137,6 +140,10 @@ def main(task: str) -> None:
             flat = torch.zeros(values, device="cpu" if path == "host" else device)
             repeats = max(3, min(50, (64 << 20) // (4 * values)))
             tell(**measure(comm, path, flat, repeats)._asdict())
+    if work.get("window"):
+        window = LockedWindow(comm, 0)
+        tell(helped=window.helped)
+        window.close()
 
 
 if __name__ == "__main__":

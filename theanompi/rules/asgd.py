@@ -64,11 +64,15 @@ class ASGD(Asynchronous):
         self._last = -1
         return told
 
+    def plan(self, config: RunConfig, size: int) -> str:
+        aware = read_settings(Settings, config.settings, "rule").staleness_aware
+        each = ", each divided by its staleness" if aware else ""
+        return f"{self.name}: {size} workers update the centre by their gradients, one after another{each}"
+
     def words(self) -> str:
-        aware = ", each divided by its staleness" if self._aware else ""
         return (
-            f"{self.name}, by gradients one after another{aware}; all {self._links.size} devices are workers (in "
-            f"Theano-MPI the first one was a server), the centre is {self._centres[0][1].description}"
+            f"{self.plan(self._links.config, self._links.size)}; no device is a server, as Theano-MPI's first one was: "
+            f"the centre is {self._centres[0][1].description}"
         )
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:

@@ -82,11 +82,15 @@ class BSP(Rule):
             )
         return ()
 
+    def plan(self, config: RunConfig, size: int) -> str:
+        own = read_settings(Settings, config.settings, "rule")
+        if own.period == 1:
+            return ""
+        from_ = f" from epoch {own.local_from} on" if own.local_from else ""
+        return f"{self.name}: {config.sync_type} every {own.period} iterations{from_}"
+
     def words(self) -> str:
-        if self._period == 1:
-            return str(self._sync_type)
-        from_ = f" from epoch {self._local_from} on" if self._local_from else ""
-        return f"{self._sync_type}, every {self._period} iterations{from_}"
+        return self.plan(self._links.config, self._links.size) or str(self._sync_type)
 
     @property
     def sums_gradients(self) -> bool:

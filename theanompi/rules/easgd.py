@@ -29,6 +29,12 @@ class Settings:
     )
 
 
+def _chosen(config: RunConfig, size: int) -> tuple[int, float]:
+    """The period τ and α of a run with so many workers."""
+    own = read_settings(Settings, config.settings, "rule")
+    return own.period, BETA / size if own.alpha is None else own.alpha
+
+
 class EASGD(Asynchronous):
     """Asynchronous elastic averaging SGD (Zhang, Choromanska, LeCun 2015, arXiv 1412.6651, algorithms 1 and 2).
 
@@ -53,17 +59,23 @@ class EASGD(Asynchronous):
 
     def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
         told = super().attach(replica, links)
-        own = read_settings(Settings, links.config.settings, "rule")
-        self._period, self._alpha = own.period, BETA / links.size if own.alpha is None else own.alpha
+        self._period, self._alpha = _chosen(links.config, links.size)
         self._centre = links.centre(self._weights)
         self._passes: list[tuple[int, int]] = []
         self._last = -1
         return told
 
+    def plan(self, config: RunConfig, size: int) -> str:
+        period, alpha = _chosen(config, size)
+        return (
+            f"{self.name}: {size} workers update by themselves, and every {period} iterations each and the centre pull "
+            f"each other by α = {alpha:g}"
+        )
+
     def words(self) -> str:
         return (
-            f"{self.name}, every {self._period} iterations by α = {self._alpha:g}; all {self._links.size} devices are "
-            f"workers (in Theano-MPI the first one was a server), the centre is {self._centre.description}"
+            f"{self.plan(self._links.config, self._links.size)}; no device is a server, as Theano-MPI's first one was: "
+            f"the centre is {self._centre.description}"
         )
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:

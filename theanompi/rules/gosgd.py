@@ -50,8 +50,15 @@ class GOSGD(Asynchronous):
         self._mailbox, self._sum = links.mailbox(self._weights), links.sum(self._weights, averages=True)
         return told
 
+    def plan(self, config: RunConfig, size: int) -> str:
+        p = read_settings(Settings, config.settings, "rule").p
+        return (
+            f"{self.name}: {size} workers update by themselves, and after an iteration each sends its weights to "
+            f"another one with p = {p:g}"
+        )
+
     def words(self) -> str:
-        return f"{self.name}, to another worker with p = {self._p:g}; the letters lie in {self._mailbox.description}"
+        return f"{self.plan(self._links.config, self._links.size)}; they lie in {self._mailbox.description}"
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
         self._collect(replica, record)

@@ -94,6 +94,10 @@ class Rule(Session):
             If a loss is not finite, on every rank if the rule is `lockstep`.
         """
 
+    def plan(self, config: RunConfig, size: int) -> str:
+        """What the workers of a run, `size` of them, do beside what the schedule says; may be nothing."""
+        return ""
+
     def words(self) -> str:
         """What the log says of the exchange, once the rule is attached."""
         return self.name

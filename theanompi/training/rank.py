@@ -159,7 +159,8 @@ def train(
         tell(resumable=progress.resumable)
     if plan:
         if rank == 0:
-            print(model.plan(), flush=True)
+            own = rule.plan(config, size)
+            print(*filter(None, [own and f"{'rule':<16}{own}", model.plan()]), sep="\n", flush=True)
         model.cleanup()
         return
 
