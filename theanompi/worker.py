@@ -93,9 +93,11 @@ def run(
             tell(ranks=places)
         progress.now("importing torch")
         from theanompi.training.rank import train
+        from theanompi.training.simulated import train_simulated
 
         remove_left_behind()
-        train(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
+        be = train if config.workers_simulated is None else train_simulated
+        be(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
         comm.Barrier()
         if places is not None:
             tell(well=True)

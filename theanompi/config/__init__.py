@@ -46,11 +46,15 @@ from theanompi.config.run import (
     run_folder,
     to_environment,
 )
+from theanompi.config.simulated import STEP_TIMES, ClockSettings, read_clock
 
 __all__ = [
     "MOST_MESSAGE",
     "ALGORITHMS",
     "ASYNCHRONOUS",
+    "STEP_TIMES",
+    "ClockSettings",
+    "read_clock",
     "EXCHANGES",
     "FIELDS",
     "MOMENTUM_FORMS",

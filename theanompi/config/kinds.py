@@ -9,8 +9,10 @@ from theanompi.config.devices import DEVICE_NAMES, MOST_RANKS, parse_devices
 from theanompi.config.errors import ConfigError, closest, got
 
 _MOST_PATH = 4096
-PLUGINS = ("optimizer", "schedule", "rule", "model")
-"""What has settings of its own, named such as ``optimizer.beta2``."""
+PLUGINS = ("optimizer", "schedule", "rule", "model", "clock")
+"""What has settings of its own, named such as ``optimizer.beta2``; the clock is that of simulated workers."""
+MOST_SIMULATED = 1024
+"""Workers in one process, each a thread."""
 OWN = "a class of your own such as"
 """How the expectation of a `named` field goes on."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")

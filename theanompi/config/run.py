@@ -29,6 +29,7 @@ from theanompi.config.kinds import (
     DEVICES,
     EPOCHS,
     MODULE,
+    MOST_SIMULATED,
     NOT_NEGATIVE,
     PLUGINS,
     POSITIVE,
@@ -193,6 +194,15 @@ class RunConfig:
         choice(PRECISIONS),
         "run",
         "arithmetic of the computation; the weights stay float32",
+    )
+    workers_simulated: int | None = _option(
+        "run",
+        None,
+        whole(1, MOST_SIMULATED),
+        "run",
+        "be so many workers in one process, in the order of a virtual clock: see --set clock.… (default: each device "
+        "is a worker)",
+        later=True,
     )
     cuda_graph: bool = _option(
         "machine", True, SWITCH, "run", "on a CUDA device, record each step's kernels once and replay them"

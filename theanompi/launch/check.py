@@ -5,7 +5,7 @@ import errno
 import os
 import threading
 
-from theanompi.config import PACKAGED, ConfigError, RunConfig, closest, got, hosts
+from theanompi.config import PACKAGED, ConfigError, RunConfig, closest, got, hosts, read_clock
 from theanompi.config.files import MOST_TEXT, read_bytes, reason, split_prefix, trouble
 from theanompi.config.modules import find_module, look_in_current_folder
 from theanompi.config.plugins import own_class
@@ -27,6 +27,9 @@ def check(config: RunConfig) -> None:
         the module does not parse, or the file of the data set or of the weights to start from is not there.
     """
     look_in_current_folder()
+    clock = read_clock(config)
+    if clock.order is not None and (wrong := trouble(clock.order)):
+        raise ConfigError(f"clock.order: expected the log of a run, got {got(clock.order)} ({wrong})")
     _check_class("modelfile", config.modelfile, "modelclass", config.modelclass)
     for setting in ("optimizer", "schedule", "rule"):
         own = own_class(getattr(config, setting) or "")

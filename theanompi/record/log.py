@@ -120,7 +120,7 @@ _FRACTION = "a number from 0 to 1 or null", lambda value: value is None or _is_f
 # What the values of a line may be, by their names: they mean the same in every kind of line. All others are metrics.
 _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("epoch", "iteration", "items"), _WHOLE),
-    **dict.fromkeys(("wall_s", *(f"{kind}_s" for kind in KINDS)), _SECONDS),
+    **dict.fromkeys(("wall_s", "virtual_s", *(f"{kind}_s" for kind in KINDS)), _SECONDS),
     **dict.fromkeys(("lr", "items_per_s"), _NUMBER),
     **dict.fromkeys(("kind", "reason"), ("a text", is_text)),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),

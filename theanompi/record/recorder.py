@@ -23,6 +23,8 @@
     The end of a run whose loss was no longer finite: ``epoch``, ``iteration`` (the one that it was in, not
     finished) and ``reason``, in words.
 
+Where workers are simulated, all seconds are those of the virtual clock, and each line has ``virtual_s``: its time.
+
 A metric is a mean over the items, each with its weight: ``loss``, ``error`` and ``error_top5`` of a classifier,
 whatever another model names. It is null where it is not finite, and where an interval had no update of its
 objective. In the summary an interval counts with its items. Names that begin with "error" are fractions from 0 to 1,
@@ -154,6 +156,9 @@ class Recorder:
     lockstep : bool
         Whether all ranks call the methods in the same iterations. Otherwise the log has rank 0's own figures, `meeting`
         is collective and `train` is not.
+    clock : callable, optional
+        Gives the virtual time of simulated workers, in seconds. All times are then of that clock, and each line of the
+        log has it as ``virtual_s``.
 
     Attributes
     ----------
@@ -205,8 +210,11 @@ class Recorder:
         headline: str = CLASSIFIER.headline,
         noun: str = CLASSIFIER.noun,
         lockstep: bool = True,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         check_metrics(metrics, headline)
+        self._virtual, self._now = clock is not None, monotonic if clock is None else clock
+        self._earlier = 0.0
         self._reported = Reported(tuple(metrics), headline, noun)
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._interval = _Interval()
@@ -245,6 +253,7 @@ class Recorder:
                 replace_text(self._log, "".join(json_line(record) for record in records))
                 for record in records:
                     self._count(record)
+                    self._earlier = record.get("virtual_s", 0.0)
         self._bar: Any = None
         self._columns = 0
         columns = terminal_columns() if self._verbose else None
@@ -270,7 +279,7 @@ class Recorder:
             What is said of this rank if it never ends.
         """
         self._progress.now(doing)
-        self._phase = monotonic()
+        self._phase = self._now()
         if self._clock is None:
             self._clock = self._phase
         if self._iteration is None:
@@ -295,7 +304,7 @@ class Recorder:
             raise ValueError(f"recorder: expected a phase of {', '.join(PHASES)}, got {kind!r}")
         if self._phase is None:
             raise ValueError(f"recorder: expected start() before end({kind!r}), got none")
-        phase = self._phase, monotonic()
+        phase = self._phase, self._now()
         self.seconds[kind] += phase[1] - phase[0]
         if kind == "comm":
             self._exchange = phase
@@ -387,7 +396,7 @@ class Recorder:
         lr : float
             η of this update.
         """
-        ended = monotonic()
+        ended = self._now()
         now = self._interval
         now.epoch, now.iteration, now.lr = epoch, iteration, float(lr)
         now.iterations += 1
@@ -396,7 +405,7 @@ class Recorder:
             before = now.sums.get(name, (0.0, 0.0))
             now.sums[name] = before[0] + float(total), before[1] + float(weight)
         if self._bar is not None:
-            record = self._train_record(monotonic())
+            record = self._train_record(self._now())
             self._bar.set_description_str(f"epoch {epoch + 1} ", refresh=False)
             self._bar.set_postfix_str(self._beside_the_bar(record), refresh=False)
             self._bar.update(iteration - self._bar.n)
@@ -603,7 +612,7 @@ class Recorder:
         self.seconds = dict.fromkeys(KINDS, 0.0)
 
     def _close_interval(self) -> dict[str, Any]:
-        now = monotonic()
+        now = self._now()
         record = self._train_record(now)
         self._own.add(record)
         self._write(record)
@@ -628,6 +637,8 @@ class Recorder:
         }
 
     def _write(self, record: dict[str, Any]) -> None:
+        if self._virtual:
+            record["virtual_s"] = self._earlier + self._now()
         self._count(record)
         if self._log is not None:
             with writing(self._log), open(self._log, "a", encoding="utf-8") as log:

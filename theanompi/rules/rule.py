@@ -147,7 +147,10 @@ class Asynchronous(Rule):
 
     def check(self, config: RunConfig) -> None:
         """Refuse a single worker, and a sync type, as nothing is summed in step."""
-        if len(config.devices) == 1 and not launched():
+        simulated = config.workers_simulated
+        if simulated == 1:
+            raise ConfigError(f"rule {self.name}: expected workers_simulated of two or more, got one")
+        if len(config.devices) == 1 and not (launched() or simulated):
             raise ConfigError(f"rule {self.name}: expected two devices or more, one for each worker, got one")
         if config.sync_type != "cdd":
             raise ConfigError(

@@ -4,11 +4,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mpi4py
 import numpy as np
@@ -35,6 +35,24 @@ from theanompi.training.saving import load_checkpoint, save_checkpoint
 from theanompi.training.stop import StopSignals
 from theanompi.training.theano_mpi_model import TheanoMPIModel
 from theanompi.training.weights import start_from
+
+
+class Means(NamedTuple):
+    """What a rank trains with.
+
+    Attributes
+    ----------
+    model : callable
+        As `make_model`.
+    links : callable
+        As `Links`.
+    clock : callable or None
+        Gives the virtual time of a simulated worker, in seconds.
+    """
+
+    model: Callable[..., Replica]
+    links: Callable[[MPI.Intracomm, RunConfig, Progress, StopSignals], Links]
+    clock: Callable[[], float] | None = None
 
 
 def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -> tuple[str, int]:
@@ -118,6 +136,7 @@ def train(
     comm: MPI.Intracomm,
     progress: Progress,
     stop: StopSignals,
+    means: Means | None = None,
 ) -> None:
     """Be one rank of a run, from the choice of its device to the last checkpoint; `theanompi.worker.run` calls it.
 
@@ -137,12 +156,15 @@ def train(
         Told what this rank is doing.
     stop : StopSignals
         Whether it was asked to stop.
+    means : Means, optional
+        Those of a simulated worker.
 
     Raises
     ------
     SystemExit
         As `theanompi.worker.run`.
     """
+    means = Means(make_model, Links) if means is None else means
     rank, size = comm.Get_rank(), comm.Get_size()
     together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
     name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
@@ -150,7 +172,7 @@ def train(
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     rule = together(comm, lambda: get_rule(config.rule))
     progress.now("building the model")
-    model = together(comm, lambda: make_model(config, comm, lockstep=rule.lockstep))
+    model = together(comm, lambda: means.model(config, comm, lockstep=rule.lockstep))
     agree(comm, metrics_differ(comm.allgather(model.reported.metrics)))
     defaults = read_defaults(defaults_of(type(model)), config.modelclass)
     config = resolve(config, defaults)
@@ -169,7 +191,7 @@ def train(
         progress.now("reading the weights to start from")
         begun, about = start_from(model, config, comm)
     out = Path(config.out or "")
-    links = Links(comm, config, progress, stop)
+    links = means.links(comm, config, progress, stop)
     progress.now("setting up the exchange")
     told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
     # Compiled after the exchange may have moved the buffers.
@@ -217,6 +239,7 @@ def train(
             headline=model.reported.headline,
             noun=model.reported.noun,
             lockstep=rule.lockstep,
+            clock=means.clock,
         ),
     )
     if rank == 0 and config.resume:
@@ -239,10 +262,11 @@ def train(
         if error is not None:
             links.call()
         progress.now("meeting the other ranks")
-        began = time.monotonic()
+        now = means.clock or time.monotonic
+        began = now()
         with progress.waiting("waiting for the other ranks"):
             told = comm.allgather((done, stop.asked, "" if error is None else str(error)))
-        waited = time.monotonic() - began
+        waited = now() - began
         stop.agreed = any(asked for _, asked, _ in told)
         reason = next((reason for *_, reason in told if reason), "")
         if reason and error is None:
