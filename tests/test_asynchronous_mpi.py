@@ -237,6 +237,31 @@ links.close()
     )
 
 
+def test_two_hundred_random_schedules_with_delays_come_to_their_meetings() -> None:
+    check(
+        4,
+        """
+rules = [start(name, still=True, **more) for name, more in (
+    ("EASGD", {"period": 1}), ("ASGD", {}), ("GOSGD", {"p": 0.5})
+)]
+for toy, *_ in rules:
+    toy.weights.flat.copy_(torch.from_numpy(target(rank, N)))
+own = random.Random(f"schedules {rank}")
+for schedule in range(200):
+    toy, rule, _ = rules[schedule % 3]
+    for count in range(own.randrange(5)):
+        rule.step(toy, count, Quiet())
+        if own.random() < 0.3:
+            time.sleep(own.choice([0, 1e-4, 1e-3]))
+    rule.meet(toy)
+    rule.go_on(toy)
+assert abs(comm.allreduce(rules[2][1]._share) - 1) < 1e-12
+for *_, links in rules:
+    links.close()
+""",
+    )
+
+
 SHORT: dict[str, Any] = {"batch_size": 64, "base_lr": 0.02, "max_iterations": None, "log_interval": 4}
 PER_EPOCH = 11  # of each of two workers
 OWN = {"EASGD": {"rule.period": 3}, "ASGD": {}, "GOSGD": {"rule.p": 0.5}}
