@@ -19,12 +19,12 @@ from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
-from theanompi.device import fusion
 from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
+from theanompi.device.shapes import TAG
 from theanompi.device.unsupported import Unsupported
 
 
@@ -52,6 +52,11 @@ class TorchLinker(JITLinker):
         "scan_split_non_sequence_decomposition_and_solve",
         # Takes any diagonal of a block matrix for the main one (PyTensor 3.0.7 to 3.3.8).
         "diag_of_blockdiag",
+        # theanompi.device.shapes is in its place.
+        "ShapeOpt",
+        # Ask, for each factor of a matrix product, all of the graph before it whether it is diagonal or orthogonal.
+        "dot_diag_to_elemwise",
+        "orthogonal_dot_transpose_to_eye",
     )
 
     def __init__(
@@ -401,7 +406,7 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
 def _mode(linker: TorchLinker) -> Mode:
     # The traces of a loop that nobody reads are not kept.
     traces = "scan_save_mem_no_prealloc"
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", traces, fusion.TAG]))
+    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", traces, TAG]))
 
 
 def mode(
