@@ -228,11 +228,11 @@ def test_a_network_learns_alone_and_on_two_ranks_and_goes_on_from_a_state(
     epochs = case.updates  # of one each
     run = {**BASE, "data": pictures[case.size], "image_size": case.size, "epochs": epochs, **case.settings}
     name = f"tests.zoo.small.{case.name}"
-    model, after_20, _ = goes_on(made(name, **run), 10, 20)
+    model, after_12, _ = goes_on(made(name, **run), 6, 12)
     # Two ranks with a batch each make the updates of one with two.
-    equal(on_two_ranks(name, 20, tmp_path / "run", **run), after_20)
+    equal(on_two_ranks(name, 12, tmp_path / "run", **run), after_12)
     # It learns the examples by heart.
-    train(model, 20, case.updates)
+    train(model, 12, case.updates)
     loss, error = validated(model)
     model.cleanup()
     assert error <= 0.1, (loss, error)

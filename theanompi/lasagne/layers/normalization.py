@@ -136,6 +136,8 @@ class BatchNormLayer(Layer):
         """
         use_averages = deterministic if batch_norm_use_averages is None else batch_norm_use_averages
         update = not deterministic if batch_norm_update_averages is None else batch_norm_update_averages
+        if use_averages and not update:
+            return self._normalize(input, self.mean, self.inv_std)
         if not use_averages and self._by_channel(input):
             output, mean, inv_std = ops.batch_norm(input, *self._scale_and_shift(), self.epsilon)
         else:
