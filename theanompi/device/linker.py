@@ -54,9 +54,12 @@ class TorchLinker(JITLinker):
         "diag_of_blockdiag",
         # theanompi.device.shapes is in its place.
         "ShapeOpt",
-        # Ask, for each factor of a matrix product, all of the graph before it whether it is diagonal or orthogonal.
+        # For each matrix product and transpose they search all of the graph before it: is it diagonal, orthogonal,
+        # symmetric, a selection?
         "dot_diag_to_elemwise",
         "orthogonal_dot_transpose_to_eye",
+        "selection_dot_to_indexing",
+        "useless_symmetric_transpose",
     )
 
     def __init__(
