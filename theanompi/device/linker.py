@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
@@ -24,6 +23,7 @@ from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torc
 from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
+from theanompi.device.rewrites import RememberedMode
 from theanompi.device.shapes import TAG
 from theanompi.device.unsupported import Unsupported
 
@@ -406,10 +406,10 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
     return np.asarray(tensor.cpu().numpy())
 
 
-def _mode(linker: TorchLinker) -> Mode:
+def _mode(linker: TorchLinker) -> RememberedMode:
     # The traces of a loop that nobody reads are not kept.
     traces = "scan_save_mem_no_prealloc"
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", traces, TAG]))
+    return RememberedMode(linker, RewriteDatabaseQuery(include=["fast_run", traces, TAG]))
 
 
 def mode(
@@ -418,7 +418,7 @@ def mode(
     return_internal_type: bool = False,
     written: Callable[[str], None] | None = None,
     capture: bool = False,
-) -> Mode:
+) -> RememberedMode:
     """The PyTensor mode that compiles graphs to torch.
 
     docs/ops.md lists the ops that it knows. Any other is refused when a function is compiled, by an `Unsupported` of
