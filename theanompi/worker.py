@@ -4,6 +4,7 @@ What can be refused is refused before torch is imported and anything is compiled
 """
 
 import contextlib
+import gc
 import os
 import platform
 import sys
@@ -96,6 +97,7 @@ def run(
         from theanompi.training.simulated import train_simulated
 
         remove_left_behind()
+        stack.callback(gc.unfreeze)  # what `train` has taken out of the garbage collector's sight
         be = train if config.workers_simulated is None else train_simulated
         be(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
         comm.Barrier()
