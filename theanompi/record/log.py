@@ -125,7 +125,7 @@ _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("kind", "reason"), ("a text", is_text)),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
     **dict.fromkeys(
-        ("ranks", "waited_s", "staleness", "order"), ("a list", lambda value: isinstance(value, list))
+        ("ranks", "waited_s", "staleness", "order", "done"), ("a list", lambda value: isinstance(value, list))
     ),
 }
 # What a line of each kind cannot be without; earlier versions wrote less of the rest.
@@ -133,7 +133,7 @@ _NEEDED = {
     "train": ("epoch", "iteration", "items", "lr", "items_per_s", "wall_s"),
     "val": ("epoch", "iteration", "items"),
     "summary": ("iteration",),
-    "meeting": ("epoch", "iteration", "waited_s"),
+    "meeting": ("epoch", "iteration", "done", "waited_s"),
     "diverged": ("epoch", "iteration", "reason"),
 }
 # What the summary makes of the headline metric.

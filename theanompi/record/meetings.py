@@ -9,20 +9,25 @@ _MOST_ROWS = 12
 
 
 def meeting_record(
-    epoch: int, iteration: int, told: Sequence[tuple[float, Sequence[tuple[int, int]]]]
+    epoch: int,
+    iteration: int,
+    done: Sequence[int],
+    told: Sequence[tuple[float, Sequence[tuple[int, int]]]],
 ) -> dict[str, Any]:
     """The line of the log of one meeting.
 
     Parameters
     ----------
     epoch, iteration : int
-        Rank 0's.
+        To which all ranks have come, on average.
+    done : sequence of int
+        How many iterations each of them has done.
     told : sequence of (float, sequence of (int, int))
         Of each rank: how many seconds it has waited, and the number and staleness of each of its passes at the centre.
 
     Examples
     --------
-    >>> meeting_record(0, 2, [(0.5, [(0, 0), (3, 2)]), (0.0, [(1, 0), (2, 0)])])["staleness"]
+    >>> meeting_record(0, 2, [3, 2], [(0.5, [(0, 0), (3, 2)]), (0.0, [(1, 0), (2, 0)])])["staleness"]
     [3, 0, 1]
     """
     passes = sorted((number, rank, old) for rank, (_, own) in enumerate(told) for number, old in own)
@@ -30,6 +35,7 @@ def meeting_record(
         "kind": "meeting",
         "epoch": epoch,
         "iteration": iteration,
+        "done": list(done),
         "waited_s": [waited for waited, _ in told],
         "order": [rank for _, rank, _ in passes],
         "staleness": _histogram(Counter(old for *_, old in passes)),

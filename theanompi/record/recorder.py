@@ -15,7 +15,8 @@
     several ranks where it was and how it spent its time since this process began (a resumed run has begun more
     than once).
 ``meeting``
-    All ranks of an asynchronous rule in one place: ``epoch``, ``iteration`` (rank 0's), ``waited_s`` (for each rank the
+    All ranks of an asynchronous rule in one place: ``epoch``, ``iteration`` (to which they have come, on average, as in
+    all lines of such a run), ``done`` (the iterations of each rank), ``waited_s`` (for each rank the
     seconds until the last one was there, which are in none of the times), and of their passes at the centre since the
     last meeting ``order`` (the rank of each, one after the other) and ``staleness`` (how many of them had 0, 1, 2, …
     passes of other ranks since that rank's own last one).
@@ -478,20 +479,26 @@ class Recorder:
         )
 
     def meeting(
-        self, epoch: int, iteration: int, told: Sequence[tuple[float, Sequence[tuple[int, int]]]]
+        self,
+        epoch: int,
+        iteration: int,
+        done: Sequence[int],
+        told: Sequence[tuple[float, Sequence[tuple[int, int]]]],
     ) -> None:
         """Take in that ranks that are not in step have met.
 
         Parameters
         ----------
         epoch, iteration : int
-            This rank's.
+            To which all ranks have come, on average.
+        done : sequence of int
+            How many iterations each of them has done.
         told : sequence of (float, sequence of (int, int))
             Of each rank on rank 0, of none elsewhere: how long it has waited, and the number and staleness of each of
             its passes at the centre.
         """
         if told:
-            self._write(meeting_record(int(epoch), int(iteration), told))
+            self._write(meeting_record(int(epoch), int(iteration), done, told))
         if self._timeline is not None and all(self._comm.allgather(self._traced)):
             self._write_timeline()
 

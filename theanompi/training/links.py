@@ -11,7 +11,7 @@ from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.exchange.base import Buffer
 from theanompi.exchange.centre import Centre, WindowCentre
 from theanompi.exchange.mailbox import Mailbox, WindowMailbox
-from theanompi.exchange.window import FLAG, LockedWindow
+from theanompi.exchange.window import COUNT, FLAG, LockedWindow
 from theanompi.record.progress import Progress
 from theanompi.training.stop import StopSignals
 
@@ -88,7 +88,6 @@ class Links:
         ConfigError
             If a machine has no room for its part.
         """
-        self._hang_bell()
         centre = WindowCentre(self._comm, buffer, self._progress)
         self._windows.append(centre)
         return centre
@@ -101,7 +100,6 @@ class Links:
         ConfigError
             If a machine has no room for its box.
         """
-        self._hang_bell()
         mailbox = WindowMailbox(self._comm, buffer, self._progress)
         self._windows.append(mailbox)
         return mailbox
@@ -113,9 +111,14 @@ class Links:
             self._comm.Sendrecv_replace([host.numpy(), MPI.FLOAT], partner, 0, partner, 0)
         values.copy_(host)
 
-    def _hang_bell(self) -> None:
-        if self._bell is None:
-            self._bell = LockedWindow(self._comm, 0)
+    def hang_bell(self) -> None:
+        """Make what `count`, `call` and `called` need, for rules that are not in step; collective."""
+        self._bell = LockedWindow(self._comm, 0)
+
+    def count(self, iterations: int) -> int:
+        """Add to the iterations that all ranks have done; gives how many these are. Never waits for them."""
+        assert self._bell is not None
+        return self._bell.add(0, COUNT, iterations) + iterations
 
     def call(self) -> None:
         """Have all ranks meet, each after its iteration; for rules that are not in step. Never waits for them."""

@@ -31,7 +31,7 @@ import numpy as np
 from mpi4py import MPI
 
 from theanompi.record.progress import Progress
-from theanompi.rules import Diverged, Rule
+from theanompi.rules import Diverged, Rule, Step
 from theanompi.training.replica import Replica
 from theanompi.training.stop import StopSignals
 
@@ -68,21 +68,89 @@ def train_epoch(
     """
     replica.epoch, count = epoch, start
     while count < end:
-        iteration = epoch * replica.data.n_batch_train + count + 1
-        if stop.asked:
-            replica.ask_to_stop()
-        try:
-            step = rule.step(replica, count, recorder)
-        except Diverged as error:
-            eta = replica.rate(iteration - 1)
-            rate = "" if eta is None else f", η = {eta:g}"
-            recorder.diverged(epoch, iteration, f"{error}{rate}")
-            raise Diverged(f"iteration {iteration}: {error}{rate}") from None
+        step = _step(replica, rule, recorder, count, stop)
         stop.agreed = step.asked
         count = min(replica.advance(count), end)
         recorder.train(epoch, epoch * replica.data.n_batch_train + count, step.items, step.sums, lr=step.eta)
         after(count)
     recorder.flush()
+
+
+def train_alone(
+    replica: Replica,
+    rule: Rule,
+    recorder: Any,
+    done: int,
+    total: int,
+    until: int,
+    size: int,
+    stop: StopSignals,
+    count: Callable[[int], int],
+    after: Callable[[int], None],
+) -> int:
+    """Train at this rank's own pace until all ranks have come to an iteration together, or one of them calls the others.
+
+    A rank's own iterations say which of its items come next: who is fast begins again with them. How far all have come,
+    on average, is the iteration that the schedule and the log go by.
+
+    Parameters
+    ----------
+    replica : Replica
+    rule : Rule
+        Attached, and not `lockstep`.
+    recorder : Recorder
+    done : int
+        This rank's finished iterations.
+    total, until : int
+        Those of all `size` ranks: so far, and in the end.
+    size : int
+    stop : StopSignals
+    count : callable
+        Adds to what all have done; gives their total.
+    after : callable
+        Called with the iteration that all have come to, after each of this rank's.
+
+    Returns
+    -------
+    int
+        This rank's finished iterations.
+
+    Raises
+    ------
+    Diverged
+        If this rank's loss is not finite.
+    """
+    per_epoch = replica.data.n_batch_train
+    while total < until and not stop.agreed:
+        replica.epoch, position = divmod(done, per_epoch)
+        replica.at(total // size)
+        step = _step(replica, rule, recorder, position, stop, total // size)
+        stop.agreed = step.asked
+        finished = min(replica.advance(position), per_epoch) - position
+        done, total = done + finished, count(finished)
+        reached = min(total, until) // size
+        recorder.train(max(reached - 1, 0) // per_epoch, reached, step.items, step.sums, lr=step.eta)
+        after(reached)
+    recorder.flush()
+    return done
+
+
+def _step(
+    replica: Replica, rule: Rule, recorder: Any, count: int, stop: StopSignals, iteration: int | None = None
+) -> Step:
+    """One iteration at a position of the replica's epoch, which is number `iteration` unless that says otherwise."""
+    if iteration is None:
+        iteration = replica.epoch * replica.data.n_batch_train + count
+    if stop.asked:
+        replica.ask_to_stop()
+    try:
+        return rule.step(replica, count, recorder)
+    except Diverged as error:
+        eta = replica.rate(iteration)
+        rate = "" if eta is None else f", η = {eta:g}"
+        epoch = iteration // replica.data.n_batch_train
+        recorder.diverged(epoch, iteration + 1, f"{error}{rate}")
+        raise Diverged(f"iteration {iteration + 1}: {error}{rate}") from None
 
 
 def validate(

@@ -28,7 +28,7 @@ from theanompi.record.recorder import Recorder
 from theanompi.rules import Diverged, get_rule
 from theanompi.system import cgroup
 from theanompi.training.links import Links
-from theanompi.training.loop import train_epoch, validate
+from theanompi.training.loop import train_alone, train_epoch, validate
 from theanompi.training.model import Model, refuse_unheeded
 from theanompi.training.ranks import Agreed, agree, library, together
 from theanompi.training.replica import Replica
@@ -195,15 +195,17 @@ def train(
     links = means.links(comm, config, progress, stop)
     progress.now("setting up the exchange")
     told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
+    if not rule.lockstep:
+        together(comm, links.hang_bell, errors=(ValueError, OSError))
     # All that has been imported and built stays: from here on the garbage collector does not look at it again.
     gc.freeze()
     # Compiled after the exchange may have moved the buffers.
     progress.now("compiling")
     sync_type = "cdd" if rule.sums_gradients else "avg"
     together(comm, lambda: model.compile_iter_fns(sync_type, told))
-    iteration, changes = 0, ""
+    iteration, own, changes = 0, 0, ""
     if config.resume:
-        iteration, changes = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
+        iteration, own, changes = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
         rule.go_on(model)
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
@@ -248,40 +250,8 @@ def train(
     if rank == 0 and config.resume:
         tell(saved=iteration)
 
-    def meet(done: int, epoch: int, error: Diverged | None = None) -> int:
-        """Have all ranks here where they are not in step; gives the fewest iterations that one of them has done.
-
-        Whoever is called comes after its iteration, and from then on all know whether one was asked to stop.
-
-        Raises
-        ------
-        Agreed
-            If one of them comes with an error.
-        """
-        if rule.lockstep:
-            if error is not None:
-                agree(comm, error)
-            return done
-        if error is not None:
-            links.call()
-        progress.now("meeting the other ranks")
-        now = means.clock or time.monotonic
-        began = now()
-        with progress.waiting("waiting for the other ranks"):
-            told = comm.allgather((done, stop.asked, "" if error is None else str(error)))
-        waited = now() - began
-        stop.agreed = any(asked for _, asked, _ in told)
-        reason = next((reason for *_, reason in told if reason), "")
-        if reason and error is None:
-            recorder.diverged(epoch, done, reason)
-        agree(comm, error)
-        recorder.flush()
-        recorder.meeting(epoch, done, comm.gather((waited, rule.passes())) or [])
-        return min(done for done, *_ in told)
-
-    def save(done: int, epoch: int) -> None:
-        # Ranks that are not in step have each done a number of their own.
-        if done > (progress.saved or 0) or not rule.lockstep:
+    def save(done: int, epoch: int, own: int) -> None:
+        if done > (progress.saved or 0):
             progress.now("writing a checkpoint")
             recorder.flush()
             rule.meet(model)
@@ -292,17 +262,17 @@ def train(
                 reason = "the update has made weights or velocities that are not finite"
                 recorder.diverged(epoch, done, reason)
                 agree(comm, Diverged(f"iteration {done}: {reason}"))
-            save_checkpoint(model, rule, out, comm, config, done)
+            save_checkpoint(model, rule, out, comm, config, done, own)
             rule.go_on(model)
             progress.saved = done
             if rank == 0:
                 tell(saved=done)
 
-    def stop_if_agreed(done: int, epoch: int, least: int) -> None:
+    def stop_if_agreed(done: int, epoch: int, own: int) -> None:
         """End in good order if all ranks know that one of them was asked to."""
-        if not stop.agreed or least == last:
+        if not stop.agreed or done == last:
             return
-        save(done, epoch)
+        save(done, epoch, own)
         recorder.stopped()
         names = comm.allgather(stop.name)
         if rank == 0:
@@ -314,38 +284,99 @@ def train(
                 print(f"theanompi: {text}", file=sys.stderr, flush=True)
         raise Agreed(STOPPED)
 
+    def end_epoch(epoch: int, own: int) -> None:
+        done = min((epoch + 1) * per_epoch, last)
+        if done == (epoch + 1) * per_epoch:
+            rule.meet(model)
+            validate(model, comm, recorder, epoch, done, stop, progress)
+            model.adjust_hyperp(epoch)
+        save(done, epoch, own)
+        stop_if_agreed(done, epoch, own)
+
+    def in_step() -> None:
+        """All ranks are in the same iteration."""
+        done = iteration
+        while done < last:
+            epoch, start = divmod(done, per_epoch)
+            end = min(per_epoch, last - epoch * per_epoch)
+
+            def after(position: int, epoch: int = epoch) -> None:
+                done = epoch * per_epoch + position
+                progress.iteration = done
+                # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
+                if position < per_epoch:
+                    if config.checkpoint_interval and done % config.checkpoint_interval == 0:
+                        save(done, epoch, done)
+                    stop_if_agreed(done, epoch, done)
+
+            train_epoch(model, rule, recorder, epoch, start, end, stop, after)
+            done = epoch * per_epoch + end
+            end_epoch(epoch, done)
+
+    def alone() -> None:
+        """Each rank is in an iteration of its own; an epoch is one of all ranks together, whoever did it."""
+        done, total = own, comm.allreduce(own)
+        if rank == 0:
+            links.count(total)
+        comm.Barrier()
+
+        def after(reached: int) -> None:
+            progress.iteration = reached
+
+        while total < last * size:
+            epoch = total // size // per_epoch
+            until = end = min((epoch + 1) * per_epoch, last)
+            if config.checkpoint_interval:
+                until = min(
+                    end, (total // size // config.checkpoint_interval + 1) * config.checkpoint_interval
+                )
+            reason = None
+            try:
+                done = train_alone(
+                    model, rule, recorder, done, total, until * size, size, stop, links.count, after
+                )
+            except Diverged as error:
+                links.call()
+                reason = error
+            total = meet(epoch, done, reason)
+            if total >= end * size:
+                end_epoch(epoch, done)
+            else:
+                if total >= until * size:
+                    save(until, epoch, done)
+                stop_if_agreed(total // size, epoch, done)
+
+    def meet(epoch: int, done: int, error: Diverged | None) -> int:
+        """Wait for the other ranks; gives how many iterations all have done.
+
+        Raises
+        ------
+        Agreed
+            If one of them comes with an error.
+        """
+        progress.now("meeting the other ranks")
+        now = means.clock or time.monotonic
+        began = now()
+        with progress.waiting("waiting for the other ranks"):
+            told = comm.allgather((done, stop.asked, "" if error is None else str(error)))
+        waited = now() - began
+        stop.agreed = any(asked for _, asked, _ in told)
+        reason = next((reason for *_, reason in told if reason), "")
+        total = sum(done for done, *_ in told)
+        if reason and error is None:
+            recorder.diverged(epoch, total // size, reason)
+        agree(comm, error)
+        recorder.flush()
+        recorder.meeting(
+            epoch, total // size, [done for done, *_ in told], comm.gather((waited, rule.passes())) or []
+        )
+        return total
+
     stop.begin()
-    least = comm.allreduce(iteration, MPI.MIN)
     try:
-        try:
-            while least < last:
-                epoch = least // per_epoch
-                start, end = iteration - epoch * per_epoch, min(per_epoch, last - epoch * per_epoch)
-
-                def after(position: int, epoch: int = epoch, end: int = end) -> None:
-                    done = epoch * per_epoch + position
-                    progress.iteration = done
-                    due = config.checkpoint_interval is not None and done % config.checkpoint_interval == 0
-                    # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
-                    if position < end and (rule.lockstep or due or stop.agreed):
-                        fewest = done if rule.lockstep else meet(done, epoch)
-                        if due and (rule.lockstep or not stop.agreed):
-                            save(done, epoch)
-                        stop_if_agreed(done, epoch, fewest)
-
-                train_epoch(model, rule, recorder, epoch, start, end, stop, after)
-                iteration = epoch * per_epoch + end
-                least = meet(iteration, epoch)
-                if least < iteration:
-                    stop_if_agreed(iteration, epoch, least)
-                if end == per_epoch:
-                    rule.meet(model)
-                    validate(model, comm, recorder, epoch, iteration, stop, progress)
-                    model.adjust_hyperp(epoch)
-                save(iteration, epoch)
-                stop_if_agreed(iteration, epoch, least)
-        except Diverged as error:
-            meet(progress.iteration, progress.iteration // per_epoch, error)
+        (in_step if rule.lockstep else alone)()
+    except Diverged as error:
+        agree(comm, error)
     except Agreed:
         # Without it MPI complains of open windows at its end.
         if not rule.lockstep:

@@ -116,6 +116,10 @@ class Replica(Protocol):
         """Update by the gradients that are in the buffer; gives η."""
         ...
 
+    def at(self, iteration: int) -> None:
+        """The schedule has come to an iteration, whatever this rank has done itself."""
+        ...
+
     def advance(self, count: int) -> int:
         """The iteration at `count` is over: gives the position of the next one, the same on every rank."""
         ...

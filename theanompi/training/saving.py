@@ -27,16 +27,27 @@ DIGITS = 12
 
 
 class Resumed(NamedTuple):
-    """Where a run goes on: after `iteration` updates, with `changes` of its recipe in words, or none."""
+    """Where a run goes on: after `iteration` updates, `own` of this rank, with `changes` of its recipe, or none."""
 
     iteration: int
+    own: int
     changes: str
 
 
 def save_checkpoint(
-    model: Replica, rule: Rule, out: Path, comm: MPI.Comm, config: RunConfig, iteration: int
+    model: Replica,
+    rule: Rule,
+    out: Path,
+    comm: MPI.Comm,
+    config: RunConfig,
+    iteration: int,
+    own_iteration: int,
 ) -> None:
-    """Write the state after `iteration` updates of this rank; collective, as each rank may have slots of its own."""
+    """Write the state; collective, as each rank may have slots of its own.
+
+    It is that after `iteration` updates, the mean over the ranks if they are not in step; `own_iteration` is this
+    rank's number.
+    """
     arrays = dict(model.state_arrays())
     if rule.own_slots:
         own = {name: array for name, array in arrays.items() if not name.startswith(_WEIGHTS)}
@@ -46,7 +57,7 @@ def save_checkpoint(
             arrays |= {_of_rank(name, rank): array for name, array in slots.items()}
     of_rule = {f"{_RULE}{name}": _array(value) for name, value in rule.state_arrays().items()}
     if rule.own_state:
-        of_rule[f"{_RULE}{_ITERATION}"] = np.array(iteration)
+        of_rule[f"{_RULE}{_ITERATION}"] = np.array(own_iteration)
         if isinstance(model, Model):
             of_rule[f"{_RULE}{_ETAS}"] = np.array(model.last_etas())
         everyone = comm.gather(of_rule, root=0) or []
@@ -115,16 +126,17 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     expected = dict(model.state_arrays())
     of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
     arrays = {k: v for k, v in arrays.items() if not k.startswith(_RULE)}
+    own = iteration
     if rule.own_state:
         of_rule = _of_this_rank(of_rule, comm, path)
-        iteration, etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
+        own, etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
     if rule.own_slots:
         names = {_of_rank(name, comm.Get_rank()): name for name in expected if not name.startswith(_WEIGHTS)}
         arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(_WEIGHTS)}
     checkpoint.check(arrays, expected, path)
-    model.load_state_arrays(_in_form(arrays, model, etas, form), iteration, etas)
+    model.load_state_arrays(_in_form(arrays, model, etas, form), own, etas)
     rule.load_state_arrays({name: torch.from_numpy(array) for name, array in of_rule.items()})
-    return Resumed(iteration, _changes(attributes, recipe))
+    return Resumed(iteration, own, _changes(attributes, recipe))
 
 
 def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) -> dict[str, np.ndarray]:

@@ -15,12 +15,13 @@ What takes virtual time, and nothing else:
   belongs to one worker at a time, and others wait in the order in which they come;
 - a letter: `clock.exchange_s`, in which its sender waits, and after which it is there.
 
-Meetings are as real runs have them: an asynchronous worker waits for all others at the end of its own epoch, for the
-validation and the checkpoint, which take no time. Every worker has its own share of the items of an epoch, as real ones
-do: a fast one takes over nothing of a slow one's, and has to wait for it there.
+Meetings are as real runs have them: an epoch is over when all workers together have done its iterations, whoever did
+them, and each comes to the validation and the checkpoint, which take no time, after the iteration that it is in. Every
+worker has its own share of the items of an epoch, as real ones do; a fast one begins again with it.
 
-With `clock.order`, the log of a real run or a simulated one, workers pass at the centre in its order: who comes too
-early waits for his turn, whatever the step times.
+With `clock.order`, the log of a real run or a simulated one, workers pass at the centre in its order, and meet after as
+many iterations of each: who comes too early waits for his turn, whatever the step times. Rates that change from
+iteration to iteration may differ by one of them.
 """
 
 import heapq
@@ -268,6 +269,10 @@ class World:
     clock : ClockSettings
     order : deque of int
         Who is to pass at the centre next, as far as that is replayed.
+    meetings : list of list of int
+        After how many iterations of each worker they are to meet, as far as that is replayed.
+    done : int
+        Iterations of all workers.
     shared : dict
         What workers have in common, by its kind and number.
     rung : bool
@@ -278,7 +283,8 @@ class World:
         self.size, self.clock, self._seed = size, clock, seed
         self.baton = Baton(size)
         self.meeting = Meeting(self.baton, size)
-        self.order = deque(_order_of(clock.order, size) if clock.order else ())
+        order, self.meetings = _order_of(clock.order, size) if clock.order else ([], [])
+        self.order, self.done = deque(order), 0
         self.shared: dict[Any, Any] = {}
         self.rung = False
         self._model: Model | None = None
@@ -631,7 +637,7 @@ class SimulatedLinks(Links):
     ) -> None:
         super().__init__(cast(MPI.Intracomm, comm), config, progress, stop)
         self._world, self._simulated = world, comm
-        self._centres = self._mailboxes = 0
+        self._centres = self._mailboxes = self._own = 0
 
     def sum(self, buffer: Buffer, *, averages: bool = False) -> Exchanger:
         self.words = "simulated, in the order of a virtual clock"
@@ -656,6 +662,19 @@ class SimulatedLinks(Links):
             world.wait(rank, f"the network of worker {partner}")
         values.copy_(given.pop((partner, rank)))
 
+    def hang_bell(self) -> None:
+        """The world has one."""
+
+    def count(self, iterations: int) -> int:
+        world = self._world
+        world.done += iterations
+        self._own += iterations
+        planned = next((each for each in world.meetings if each[self.rank] >= self._own), None)
+        if planned is None:
+            return world.done
+        end = sum(planned)
+        return end if planned[self.rank] == self._own else min(world.done, end // self.size * self.size - 1)
+
     def call(self) -> None:
         self._world.rung = True
 
@@ -668,8 +687,8 @@ class SimulatedLinks(Links):
         """Nothing is held."""
 
 
-def _order_of(path: str, size: int) -> list[int]:
-    """In which order workers have passed at the centre, from a run's log.
+def _order_of(path: str, size: int) -> tuple[list[int], list[list[int]]]:
+    """In which order workers have passed at the centre, and their iterations at each meeting, from a run's log.
 
     Raises
     ------
@@ -680,13 +699,14 @@ def _order_of(path: str, size: int) -> list[int]:
         records = read_log(path)
     except ValueError as error:
         raise ConfigError(f"clock.order: {error}") from None
-    order = [rank for record in records if record["kind"] == "meeting" for rank in record["order"]]
+    meetings = [record for record in records if record["kind"] == "meeting"]
+    order = [rank for record in meetings for rank in record["order"]]
     if not order or not all(type(rank) is int and 0 <= rank < size for rank in order):
         raise ConfigError(
             f"clock.order: expected the log of a run with a centre and {size} workers, got {path}, which has "
             f"{'that of others' if order else 'no order of passes'}"
         )
-    return order
+    return order, [record["done"] for record in meetings]
 
 
 def train_simulated(

@@ -176,6 +176,9 @@ class TheanoMPIModel:
         self._listener.recorder = recorder
         self._returned = self.model.train_iter(count, self._listener)
 
+    def at(self, iteration: int) -> None:
+        """Nothing: the model has a rate of its own."""
+
     def advance(self, count: int) -> int:
         """The count that the model has returned, the largest of all ranks, or the position after `count`."""
         returned = self._returned if isinstance(self._returned, int | np.integer) else 0
