@@ -116,6 +116,10 @@ assert rule.passes() == passes[rank] and rule.passes() == []
 rule.meet(toy)
 near(toy.weights.flat, w, "the centre's weights")
 near(toy.velocity.flat, v, "the momentum lives at the centre")
+rule.go_on(toy)
+in_turn(rule, toy, [0, size - 1])
+expected = {0: [(50, 0)], size - 1: [(51, 1)]}.get(rank, [])
+assert rule.passes() == expected, "at a meeting all take the newest weights"
 links.close()
 """,
     )

@@ -156,3 +156,38 @@ window.close()
 assert not window._thread.is_alive()
 """,
     )
+
+
+def test_what_lies_on_a_device_goes_through_the_host() -> None:
+    """On host memory that says it is a device's."""
+    check(
+        2,
+        """
+from exchange_program import Disguised, disguised
+buffer = FlatBuffer({"w": (64,)})
+buffer.flat = buffer.flat.fill_(1.0).as_subclass(Disguised)
+with disguised(aware=False):
+    centre, mailbox = WindowCentre(comm, buffer, Progress()), WindowMailbox(comm, buffer, Progress())
+assert centre._values is not centre._host
+for _ in range(50):
+    for i in range(centre.n_parts):
+        with centre.part(i) as (where, c):
+            assert c.is_cuda
+            c += 1
+comm.Barrier()
+centre.read(buffer.flat)
+assert (buffer.flat == 1 + 50 * size).all()
+# Two letters that meet in a box are their mean by their shares.
+if rank == 0:
+    mailbox.post(1, buffer.flat, 0.25)
+    mailbox.post(1, buffer.flat + 4, 0.75)
+mailbox.settle()
+letters = mailbox.collect()
+assert len(letters) == rank
+for values, share in letters:
+    assert values.is_cuda and share == 1 and (values == 1 + 50 * size + 3).all()
+assert mailbox.collect() == []
+centre.close()
+mailbox.close()
+""",
+    )
