@@ -40,6 +40,9 @@ the key ``name`` of the table. ``[settings.optimizer]`` is for all arms. An arm'
 an arm with another optimizer has none of it. Schedule and rule are alike. A table ``model`` has settings only; an arm
 with another ``modelclass`` has none of those before.
 
+With ``clock = true`` the workers of each run are simulated in one process, in the order of a virtual clock. Its
+settings are in ``[settings.clock]`` or an arm's own table: see `theanompi.config.ClockSettings`.
+
 Settings, presets, workers and claims may be a table by scale instead: ``workers = { imagenet = [256], small = [64] }``.
 Claims are ``~`` (no difference that the seeds can show), ``>`` and ``<`` between the errors of two arms at a worker
 count each.
@@ -77,6 +80,7 @@ _ELSEWHERE = {
     "seed": "seeds",
     "devices": "--device and workers",
     "accumulation": "workers and --simulate",
+    "workers_simulated": "workers and the key clock",
     "max_iterations": "epochs",
     "out": "--out",
     "settings": "a table of the plug-in, such as [arms.x.optimizer],",
@@ -89,7 +93,7 @@ _ELSEWHERE = {
 _MOST_SEEDS = 10_000
 _MOST_RUNS = 10_000
 _MOST_RANKS_IN_ALL = 1_000_000
-_KEYS = ("name", "question", "scale", "seeds", "claims", "workers", "settings", "arms")
+_KEYS = ("name", "question", "scale", "seeds", "claims", "workers", "clock", "settings", "arms")
 _REPORT = (".md", ".json", ".png")
 """Endings of files that are beside the folders of the arms."""
 
@@ -131,6 +135,8 @@ class Experiment:
         Such as "none@64 > gradual@64".
     flags : tuple of str
         What was given instead of the file's or the scale's, where the other attributes do not tell.
+    clock : bool
+        Whether the workers of each run are simulated on a virtual clock.
     """
 
     name: str
@@ -142,6 +148,7 @@ class Experiment:
     arms: dict[str, Arm]
     claims: tuple[str, ...]
     flags: tuple[str, ...]
+    clock: bool = False
 
     def trials(self, out: Path) -> list[Trial]:
         """List the runs to make, seed by seed, so that a part of them has something of every arm.
@@ -165,7 +172,7 @@ class Experiment:
             arm.settings
             | {
                 "devices": [self.device] * ranks,
-                "accumulation": workers // ranks,
+                **({"workers_simulated": workers} if self.clock else {"accumulation": workers // ranks}),
                 "seed": seed,
                 "out": str(folder),
                 # Whole epochs: a line for each is all that a report needs.
@@ -188,6 +195,7 @@ class Experiment:
             },
             "claims": list(self.claims),
             "flags": list(self.flags),
+            **({"clock": True} if self.clock else {}),
         }
 
 
@@ -275,6 +283,14 @@ def _read(
     if simulate is not None:
         read_as(SIMULATED, "simulate", simulate)
     ranks = SCALES[scale].simulate if simulate is None else simulate or None
+    clock = table.get("clock", False)
+    if not isinstance(clock, bool):
+        raise ConfigError(f"clock: expected true or false, got {got(clock)}")
+    if clock and simulate is not None:
+        raise ConfigError(
+            f"simulate: expected none, as the key clock has all workers in one process, got {simulate}"
+        )
+    ranks = 1 if clock else ranks
 
     common = over(
         SCALES[scale].settings,
@@ -317,7 +333,7 @@ def _read(
         )
     flags = [] if workers is None else ["--workers", *map(str, workers)]
     flags += [] if device is None else ["--device", device]
-    return Experiment(name, question, scale, seeds_given, ranks, devices[0], arms, kept, tuple(flags))
+    return Experiment(name, question, scale, seeds_given, ranks, devices[0], arms, kept, tuple(flags), clock)
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:

@@ -89,6 +89,50 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
     figure.savefig(png_path)
 
 
+def plot_time(experiment: Results, png_path: str | Path) -> None:
+    """Draw the metric in validation against virtual time, a panel for each number of workers and clock.
+
+    Parameters
+    ----------
+    experiment : Results
+        One whose workers were simulated on a clock.
+    png_path : str or Path
+        The picture. Two panels a row.
+    """
+    from matplotlib.figure import Figure
+
+    groups, arms, scale = experiment.alike(), list(experiment.arms), _scale(experiment)
+    columns = min(len(groups), 2)
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), dpi=150, layout="constrained")
+    figure.suptitle(f"{experiment.name} ({experiment.scale} scale): virtual time", fontsize=13)
+    for number, cells in enumerate(groups):
+        axes: Any = figure.add_subplot(rows, columns, number + 1)
+        if scale.ticks:
+            axes.set_yscale("log")
+        axes.set_ylim(scale.lowest, scale.highest)
+        for place, cell in enumerate(cells):
+            index = arms.index(cell.arm)
+            runs = [run for run in cell.runs if run.state == "finished" and run.times]
+            curve = cell.curve("validation")
+            at = [sum(run.times[epoch] for run in runs) / len(runs) for epoch in curve] if runs else []
+            axes.plot(
+                at,
+                [mean for mean, _ in curve.values()],
+                color=_COLOURS[place % len(_COLOURS)],
+                marker=_MARKERS[index % len(_MARKERS)],
+                lw=1.7,
+                ms=3.5,
+                label=f"{name_of(cell.arm)}: {describe(cell)}",
+            )
+        _finish(axes, workers_of(cells[0].workers), "virtual seconds", label_of(experiment.metric))
+        if scale.ticks:
+            ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+    figure.savefig(png_path, format="png")
+
+
 def _panels(experiment: Results) -> list[tuple[str, list[_Series]]]:
     """Title and curves of each panel; what is in none of them is a reference, black where arms are compared."""
     from matplotlib import colormaps

@@ -6,20 +6,31 @@ rules, is in `theanompi.experiments.results`.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from theanompi.config import FIELDS, fields_of, flat
-from theanompi.experiments.plots import plot_comparison
+from theanompi.experiments.plots import plot_comparison, plot_time
 from theanompi.experiments.results import Claim, Results, read_experiment
-from theanompi.experiments.statistics import Cell, Curve, Difference
-from theanompi.experiments.words import describe, difference_of, label_of, name_of, number_of, workers_of
+from theanompi.experiments.statistics import Cell, Curve, Difference, mean_and_std, time_of
+from theanompi.experiments.words import (
+    describe,
+    difference_of,
+    label_of,
+    name_of,
+    number_of,
+    spread_of,
+    workers_of,
+)
 from theanompi.record.folder import CURVES_FILE, replace_text
 from theanompi.record.metrics import is_fraction
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"
+TIME_FILE = "curves_time.png"
 
 # Settings that are no part of the recipe and may differ between runs of an arm.
 _NOT_THE_RECIPE = {"seed", "accumulation", "devices", *fields_of("aside")}
@@ -57,6 +68,9 @@ def report(folder: str | Path) -> str:
     drawing = folder / f".{CURVES_FILE}"
     plot_comparison(experiment, drawing)
     drawing.replace(folder / CURVES_FILE)
+    if experiment.alike():
+        plot_time(experiment, drawing)
+        drawing.replace(folder / TIME_FILE)
     for name, text in texts.items():
         replace_text(folder / name, text)
     return summary
@@ -248,6 +262,8 @@ def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
     if incomplete:
         lines += ["## Not complete", "", *(f"- {text}" for text in incomplete), ""]
     lines += ["## Curves", "", f"![Training and validation {experiment.metric}]({CURVES_FILE})", ""]
+    if experiment.alike():
+        lines += ["## Time", "", *_time(experiment), ""]
     lines += ["## How it was run", "", *(f"- {line}" for line in _how(experiment)), ""]
     differing = _differing(experiment)
     if differing:
@@ -256,6 +272,54 @@ def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
         rows += [[name_of(arm), *(_value(flat(arms[arm]).get(name)) for name in differing)] for arm in arms]
         lines += ["What differs between the arms:", "", *_markdown_table(rows), ""]
     return "\n".join(lines)
+
+
+def _time(experiment: Results) -> Iterable[str]:
+    """What is said of virtual time and staleness, and the picture of it."""
+    yield (
+        "Seconds of the virtual clock. For each number of workers and clock, the error is also that of the moment at "
+        "which the fastest arm had made all of its epochs: what each would have by then, in the same time. Staleness "
+        "is how many passes of others at the centre there were between two of a worker's own."
+    )
+    yield ""
+    rows = [
+        [
+            "",
+            "workers",
+            "seconds of a run",
+            "at its end",
+            "by the time of the fastest",
+            "staleness: mean, largest",
+        ]
+    ]
+    for cells in experiment.alike():
+        ends = [time_of(cell) for cell in cells]
+        first = min((end for end in ends if end is not None), default=math.inf)
+        for cell, end in zip(cells, ends, strict=True):
+            by_then = mean_and_std([value for run in cell.runs if (value := run.at(first)) is not None])
+            rows.append(
+                [
+                    name_of(cell.arm),
+                    str(cell.workers),
+                    "–" if end is None else f"{end:.1f}",
+                    describe(cell),
+                    "–" if by_then is None else spread_of(cell.metric, *by_then),
+                    _staleness(cell),
+                ]
+            )
+    yield from _markdown_table(rows)
+    yield ""
+    yield f"![Validation {experiment.metric} against virtual time]({TIME_FILE})"
+
+
+def _staleness(cell: Cell) -> str:
+    counts: Counter[int] = Counter()
+    for run in cell.runs:
+        counts.update(dict(enumerate(run.staleness)))
+    counts = +counts
+    if not counts:
+        return "–"
+    return f"{sum(old * n for old, n in counts.items()) / counts.total():.1f}, {max(counts)}"
 
 
 def _differing(experiment: Results) -> list[str]:
@@ -291,7 +355,9 @@ def _how(experiment: Results) -> Iterable[str]:
         f"{of('epochs')} epochs; seeds {', '.join(map(str, experiment.seeds))}"
     )
     yield (
-        "Workers: as many ranks"
+        "Workers: simulated in one process, in the order of a virtual clock"
+        if experiment.clock
+        else "Workers: as many ranks"
         if ranks is None
         else f"Workers: simulated on {ranks} rank{'s' * (ranks != 1)} by accumulation"
     )
@@ -305,9 +371,9 @@ def _how(experiment: Results) -> Iterable[str]:
         yield f"Versions: {version}"
     yield "Machine: " + ", ".join(f"{name} {_value(value)}" for name, value in experiment.machine.items())
     seeds = f" --seeds {len(experiment.seeds)}" * (experiment.seeds == tuple(range(len(experiment.seeds))))
-    flags = " ".join((f"--simulate {ranks or 0}", *experiment.flags))
+    flags = " ".join((*([] if experiment.clock else [f"--simulate {ranks or 0}"]), *experiment.flags))
     yield (
-        f"`tmlauncher compare {experiment.name}.toml --scale {experiment.scale}{seeds} {flags}` runs "
+        f"`tmlauncher compare {experiment.name}.toml --scale {experiment.scale}{seeds}{' ' * bool(flags)}{flags}` runs "
         "it, `tmlauncher report DIR` with its folder makes this page again from the logs"
     )
 
@@ -326,6 +392,7 @@ def _json(experiment: Results, claims: Sequence[Claim]) -> str:
             for arm, settings in experiment.arms.items()
         ],
         "cells": [_cell_json(cell) for cell in experiment.cells],
+        **({"time": _time_json(experiment)} if experiment.alike() else {}),
         "differences": {
             "across_workers": [_difference_json(found) for found in experiment.across_workers()],
             "across_arms": [_difference_json(found) for found in experiment.across_arms()],
@@ -341,6 +408,21 @@ def _json(experiment: Results, claims: Sequence[Claim]) -> str:
         ],
     }
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _time_json(experiment: Results) -> list[dict[str, Any]]:
+    """Of each run, when its validations were, in virtual seconds, and the histogram of its staleness."""
+    return [
+        {
+            "arm": cell.arm,
+            "workers": cell.workers,
+            "seed": run.seed,
+            "seconds": [float(f"{time:.9g}") for time in run.times.values()],
+            "staleness": list(run.staleness),
+        }
+        for cell in experiment.cells
+        for run in cell.runs
+    ]
 
 
 def _unused(experiment: Results) -> list[str]:

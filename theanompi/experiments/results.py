@@ -85,7 +85,9 @@ def read_run(folder: Path, seed: int) -> Run:
         state = "finished"
     else:
         reason = _last_line(folder / OUTPUT_FILE)
-    return Run(seed, state, train, validation, reason, epoch, versions, metric, about.noun)
+    times = {r["epoch"] + 1: float(r["virtual_s"]) for r in validations if "virtual_s" in r}
+    stale = tuple(last.get("staleness", ())) if last["kind"] == "summary" else ()
+    return Run(seed, state, train, validation, reason, epoch, versions, metric, about.noun, times, stale)
 
 
 def _every_epoch(validation: Curve, config: Mapping[str, Any]) -> bool:
@@ -157,6 +159,8 @@ class Results:
     machine : dict
     flags : tuple of str
         Of ``tmlauncher compare``, besides those for scale, seeds and ranks.
+    clock : bool
+        Whether the workers were simulated on a virtual clock.
     """
 
     name: str
@@ -169,6 +173,17 @@ class Results:
     claims: tuple[str, ...]
     machine: dict[str, Any]
     flags: tuple[str, ...] = ()
+    clock: bool = False
+
+    def alike(self) -> list[tuple[Cell, ...]]:
+        """Cells of the same number of workers and the same clock, whose times can be held against each other."""
+        found: dict[Any, list[Cell]] = {}
+        for cell in sorted(self.cells, key=lambda cell: cell.workers):
+            own = self.arms[cell.arm]["settings"]
+            clock = tuple(sorted((k, v) for k, v in own.items() if k.startswith("clock.")))
+            if any(run.times for run in cell.runs):
+                found.setdefault((cell.workers, clock), []).append(cell)
+        return [tuple(cells) for cells in found.values()]
 
     @property
     def metric(self) -> str:
@@ -275,6 +290,7 @@ def _bad_entry(about: Mapping[str, Any]) -> str | None:
         "claims": texts,
         "machine": machine,
         "flags": texts,
+        "clock": lambda value: isinstance(value, bool),
     }
     return next((name for name, holds in good.items() if name not in about or not holds(about[name])), None)
 
@@ -307,7 +323,7 @@ def read_experiment(folder: Path) -> Results:
     if not os.path.isfile(path):
         raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
     # Earlier versions did not write the flags down.
-    about = {"flags": []} | read_json(path)
+    about: dict[str, Any] = {"flags": [], "clock": False} | read_json(path)
     bad = _bad_entry(about)
     if bad is not None:
         raise ConfigError(f"{path}: expected what tmlauncher compare writes, got a bad entry: {bad}")
@@ -320,7 +336,7 @@ def read_experiment(folder: Path) -> Results:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     counts = {name: sorted(arm["workers"]) for name, arm in about["arms"].items()}
-    named = {name: about[name] for name in ("name", "question", "scale", "simulate", "machine")}
+    named = {name: about[name] for name in ("name", "question", "scale", "simulate", "machine", "clock")}
     cells = tuple(
         Cell(
             name,

@@ -151,6 +151,7 @@ def _check_runs(trials: Iterable[Trial]) -> None:
             raise ConfigError(f"data: expected {GLYPHS} to be made, got the above")
     for trial in trials:
         try:
+            get_rule(trial.config.rule).check(trial.config)
             check(trial.config)
         except ConfigError as error:
             raise ConfigError(f"{trial.arm}: {error}") from None

@@ -36,6 +36,10 @@ class Run:
         From ``config.json``.
     metric, noun : str
         Name of the metric, and what the items are called that it is a mean of.
+    times : dict of int to float
+        Virtual seconds after each epoch, where workers were simulated on a clock.
+    staleness : tuple of int
+        How many passes at a centre had a staleness of 0, 1, 2, …
     """
 
     seed: int
@@ -47,6 +51,17 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
     metric: str = CLASSIFIER.headline
     noun: str = CLASSIFIER.noun
+    times: Curve = field(default_factory=dict)
+    staleness: tuple[int, ...] = ()
+
+    def at(self, seconds: float) -> float | None:
+        """The metric of the last validation up to a virtual time; None if there was none.
+
+        >>> Run(0, "finished", validation={1: 90.0, 2: 11.0}, times={1: 5.0, 2: 10.0}).at(9.9)
+        90.0
+        """
+        before = [epoch for epoch, time in self.times.items() if time <= seconds]
+        return self.validation[max(before)] if before else None
 
     @property
     def complete(self) -> bool:
@@ -145,6 +160,23 @@ class Cell:
             epoch: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
             for epoch, values in by_epoch.items()
         }
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None] | None:
+    """Return mean and sample standard deviation; None for nothing, and no deviation of one value.
+
+    >>> mean_and_std([1.0, 3.0]), mean_and_std([1.0]), mean_and_std([])
+    ((2.0, 1.4142135623730951), (1.0, None), None)
+    """
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def time_of(cell: Cell) -> float | None:
+    """Return the mean virtual time of a cell's finished runs, in seconds; None without any."""
+    ends = [max(run.times.values()) for run in cell.runs if run.state == "finished" and run.times]
+    return statistics.fmean(ends) if ends else None
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -52,6 +52,7 @@ from theanompi.training.items import Items
 from theanompi.training.links import Links
 from theanompi.training.model import Model
 from theanompi.training.rank import Means, make_model, train
+from theanompi.training.ranks import together
 from theanompi.training.replica import Replica
 from theanompi.training.state import METRICS
 from theanompi.training.stop import StopSignals
@@ -728,17 +729,20 @@ def train_simulated(
 
     Raises
     ------
-    ConfigError
-        If there are several ranks.
     SystemExit
         As `theanompi.worker.run`.
     """
-    if comm.Get_size() > 1:
-        raise ConfigError(
-            f"workers_simulated: expected one process, which is all workers, got {comm.Get_size()} ranks"
-        )
-    clock, size = read_clock(config), config.workers_simulated or 1
-    world = World(size, clock, config.seed if clock.seed is None else clock.seed)
+    size = config.workers_simulated or 1
+
+    def make_world() -> World:
+        if comm.Get_size() > 1:
+            raise ConfigError(
+                f"workers_simulated: expected one process, which is all workers, got {comm.Get_size()} ranks"
+            )
+        clock = read_clock(config)
+        return World(size, clock, config.seed if clock.seed is None else clock.seed)
+
+    world: World = together(comm, make_world)
     run_workers(
         world,
         lambda rank: train(

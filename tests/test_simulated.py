@@ -1,0 +1,336 @@
+"""Simulated workers: the same rules under a virtual clock, against NumPy, real runs and what must be conserved."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from toy_replica import MOMENTUM, RATE, Toy
+
+from tests.test_training_mpi import orderly, refused, trained
+from theanompi.config import ClockSettings, ConfigError, RunConfig
+from theanompi.launch.check import check
+from theanompi.record.log import read_log
+from theanompi.record.progress import Progress
+from theanompi.rules import get_rule
+from theanompi.training import simulated
+from theanompi.training.simulated import Communicator, Deadlock, SimulatedLinks, World, run_workers
+
+N = 40
+"""Weights of a toy."""
+ASYNCHRONOUS = ("EASGD", "ASGD", "GOSGD")
+
+
+class Quiet:
+    """A recorder that records nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Linear(Toy):
+    """Least squares on pairs of its worker's own: the gradient is Aᵀ(A·w - b)."""
+
+    def __init__(self, world: World, rank: int, *, still: bool = False) -> None:
+        super().__init__(rank, N, still=still)
+        self._world = world
+        self._pairs = [torch.from_numpy(array) for array in pairs(rank)]
+
+    def train_iter(self, count: int, record: Any, objective: int = 0) -> None:
+        a, b = self._pairs
+        self.gradient.flat.copy_(a.T @ (a @ self.weights.flat - b))
+        self._world.spend(self.rank, self._world.step_seconds(self.rank, count))
+
+
+def pairs(rank: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([7, rank])
+    return rng.normal(size=(8, N)).astype("float32") / 8, rng.normal(size=8).astype("float32")
+
+
+def gradient(rank: int, w: np.ndarray) -> np.ndarray:
+    a, b = pairs(rank)
+    return np.asarray(a.T @ (a @ w - b))
+
+
+def run(
+    name: str,
+    counts: Sequence[int],
+    clock: ClockSettings,
+    *,
+    still: bool = False,
+    meet: bool = False,
+    sync_type: str = "cdd",
+    **settings: Any,
+) -> tuple[World, list[Linear], list[Any]]:
+    """Let toys train: each its number of iterations."""
+    size = len(counts)
+    world = World(size, clock, seed=3)
+    toys, rules = [Linear(world, rank, still=still) for rank in range(size)], [get_rule(name) for _ in counts]
+    config = RunConfig(
+        rule=name, sync_type=sync_type, settings={f"rule.{k}": v for k, v in settings.items()}, seed=3
+    )
+
+    def work(rank: int) -> None:
+        stop = cast(Any, SimpleNamespace(asked=False))
+        links = SimulatedLinks(world, Communicator(world.meet, rank, size), config, Progress(), stop)
+        toy, rule = cast(Any, toys[rank]), rules[rank]
+        rule.attach(toy, links)
+        for count in range(counts[rank]):
+            rule.step(toy, count, Quiet())
+        if meet:
+            rule.meet(toy)
+            rule.go_on(toy)
+
+    run_workers(world, work)
+    return world, toys, rules
+
+
+def events(counts: Sequence[int], clock: ClockSettings) -> Iterator[int]:
+    """Which worker ends a step, in the order of time; exchanges take none."""
+
+    def seconds(rank: int, count: int) -> float:
+        drawn = float(np.random.default_rng([3, rank, count]).exponential())
+        return clock.step_s * drawn * (clock.straggler if rank == len(counts) - 1 else 1)
+
+    done = [0] * len(counts)
+    queue = [(seconds(rank, 0), rank) for rank in range(len(counts))]
+    heapq.heapify(queue)
+    while queue:
+        time, rank = heapq.heappop(queue)
+        yield rank
+        done[rank] += 1
+        if done[rank] < counts[rank]:
+            heapq.heappush(queue, (time + seconds(rank, done[rank]), rank))
+
+
+COUNTS = (14, 13, 12, 11)
+DRAWN = ClockSettings(steps="exponential", step_s=0.3, exchange_s=0.0, straggler=2.0)
+
+
+def near(toys: Sequence[Linear], x: np.ndarray) -> bool:
+    return all(np.abs(toy.weights.flat.numpy() - own).max() < 1e-6 for toy, own in zip(toys, x, strict=True))
+
+
+def start() -> tuple[np.ndarray, np.ndarray, list[int]]:
+    return np.zeros((4, N), "float32"), np.zeros((4, N), "float32"), [0] * 4
+
+
+def test_easgd_is_a_numpy_loop_over_50_events() -> None:
+    _, toys, rules = run("EASGD", COUNTS, DRAWN, period=3)
+    (x, v, done), c = start(), np.zeros(N, "float32")
+    for who in events(COUNTS, DRAWN):
+        v[who] = MOMENTUM * v[who] - RATE * gradient(who, x[who])
+        x[who] += v[who]
+        done[who] += 1
+        if done[who] % 3 == 0:
+            pull = 0.9 / 4 * (x[who] - c)
+            x[who], c = x[who] - pull, c + pull
+    assert sum(done) == 50 and near(toys, x)
+    assert np.abs(rules[0]._centre._numbers.values.numpy() - c).max() < 1e-6
+
+
+@pytest.mark.parametrize("aware", [False, True])
+def test_asgd_is_a_numpy_loop_over_50_events(aware: bool) -> None:
+    _, toys, rules = run("ASGD", COUNTS, DRAWN, staleness_aware=aware)
+    (x, _, seen), w, v = start(), np.zeros(N, "float32"), np.zeros(N, "float32")
+    passes: list[list[tuple[int, int]]] = [[] for _ in COUNTS]
+    for number, who in enumerate(events(COUNTS, DRAWN)):
+        staleness = number - seen[who]
+        g = gradient(who, x[who]) / (max(1, staleness) if aware else 1)
+        v = MOMENTUM * v - RATE * g
+        w = w + v
+        x[who], seen[who] = w, number + 1
+        passes[who].append((number, staleness))
+    assert near(toys, x) and [rule.passes() for rule in rules] == passes
+
+
+def test_gosgd_is_a_numpy_loop_over_50_events_and_its_shares_sum_to_1() -> None:
+    _, toys, rules = run("GOSGD", COUNTS, DRAWN, p=0.4)
+    x, v, done = start()
+    share, boxes, letters = [0.25] * 4, [[] for _ in COUNTS], 0  # type: ignore[var-annotated]
+    coins = [np.random.default_rng([3, rank]) for rank in range(4)]
+    for who in events(COUNTS, DRAWN):
+        v[who] = MOMENTUM * v[who] - RATE * gradient(who, x[who])
+        x[who] += v[who]
+        done[who] += 1
+        coin, choice = coins[who].random(2)
+        if coin < 0.4:
+            other = int(choice * 3)
+            share[who] /= 2
+            boxes[other + (other >= who)].append((x[who].copy(), share[who]))
+            letters += 1
+        if done[who] < COUNTS[who]:
+            for values, half in boxes[who]:
+                x[who] = (share[who] * x[who] + half * values) / (share[who] + half)
+                share[who] += half
+            boxes[who] = []
+    assert letters > 10 and near(toys, x)
+    assert [rule._share for rule in rules] == pytest.approx(share)
+    assert sum(share) + sum(half for box in boxes for _, half in box) == pytest.approx(1)
+
+
+def test_local_sgd_is_a_numpy_loop_and_waits_for_the_slowest_at_each_average() -> None:
+    world, toys, _ = run("BSP", (12,) * 4, DRAWN, sync_type="avg", period=4)
+    x, v, _ = start()
+    time = 0.0
+    for iteration in range(12):
+        for who in range(4):
+            v[who] = MOMENTUM * v[who] - RATE * gradient(who, x[who])
+            x[who] += v[who]
+        if iteration % 4 == 3:
+            x[:] = x.mean(0)
+            since = range(iteration - 3, iteration + 1)
+            time += max(sum(world.step_seconds(who, i) for i in since) for who in range(4))
+    assert near(toys, x) and world.baton.times == pytest.approx([time] * 4)
+
+
+def test_a_centre_of_several_parts_is_one_worker_at_a_time_and_the_order_is_that_of_all_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(simulated, "LEAST", 8)
+    clock = ClockSettings(step_s=0.1, exchange_s=0.4)
+    world, toys, rules = run("EASGD", (3,) * 4, clock, still=True, period=1)
+    assert rules[0]._centre.n_parts == 4
+    order = sorted((number, rank) for rank, rule in enumerate(rules) for number, _ in rule.passes())
+    assert [rank for _, rank in order] == [0, 1, 2, 3] * 3
+    # The first one passes at once, and each next one a part behind it.
+    assert world.baton.times == pytest.approx([1.5, 1.6, 1.7, 1.8])
+
+
+def test_200_random_schedules_with_delays_end_and_conserve_what_they_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(simulated, "LEAST", 8)
+    rng = np.random.default_rng(11)
+    for _ in range(200):
+        name, size = ASYNCHRONOUS[rng.integers(3)], int(rng.integers(2, 6))
+        clock = ClockSettings(
+            steps=("constant", "exponential")[rng.integers(2)],
+            step_s=float(rng.choice([0.1, 1.0])),
+            exchange_s=float(rng.choice([0.0, 0.1, 3.0])),
+            straggler=float(rng.choice([1.0, 5.0])),
+        )
+        settings = {"EASGD": {"period": 2}, "ASGD": {}, "GOSGD": {"p": 0.7}}[name]
+        world, _, rules = run(name, [5] * size, clock, meet=True, **settings)
+        assert not world.baton._waiting
+        if name == "GOSGD":
+            assert sum(rule._share for rule in rules) == pytest.approx(1)
+        else:
+            passes = sorted(number for rule in rules for number, _ in rule.passes())
+            assert passes == list(range(size * (2 if name == "EASGD" else 5)))
+
+
+def test_a_worker_that_leaves_the_others_alone_or_meets_for_something_else_ends_all() -> None:
+    def alone(rank: int) -> None:
+        if rank:
+            world.meet(rank, "company", None)
+
+    def elsewhere(rank: int) -> None:
+        world.meet(rank, f"reason {rank}", None)
+
+    world = World(3, ClockSettings(), 0)
+    with pytest.raises(Deadlock, match="1 for company, 2 for company"):
+        run_workers(world, alone)
+    world = World(3, ClockSettings(), 0)
+    with pytest.raises(RuntimeError, match="worker 1 has come for reason 1, where others wait for reason 0"):
+        run_workers(world, elsewhere)
+
+
+def one_process(out: Path, workers: int, **settings: Any) -> dict[str, np.ndarray]:
+    return trained(1, out, workers_simulated=workers, **settings)
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_summed_gradients_give_the_bits_of_accumulation(tmp_path: Path) -> None:
+    simulated_ones = one_process(tmp_path / "clock", 8)
+    assert same(simulated_ones, trained(1, tmp_path / "accumulated", accumulation=8))
+
+
+@pytest.mark.parametrize("rule", ["EASGD", "ASGD"])
+def test_with_the_order_of_a_real_run_the_weights_are_its_own(rule: str, tmp_path: Path) -> None:
+    settings = {"rule": rule, "base_lr": 0.02, "max_iterations": 12}
+    settings |= {"settings": {"rule.period": 2}} if rule == "EASGD" else {}
+    real = trained(2, tmp_path / "real", **settings)
+    log = tmp_path / "real" / "log.jsonl"
+    own = dict(cast(Any, settings.get("settings", {})))
+    # As in no other order: the second worker is slow.
+    own |= {"clock.order": str(log), "clock.straggler": 50}
+    again = one_process(tmp_path / "clock", 2, **{**settings, "settings": own})
+    assert real.keys() == again.keys()
+    assert max(np.abs(real[name] - again[name]).max() for name in real) < 1e-6
+    orders = [
+        [record["order"] for record in read_log(path) if record["kind"] == "meeting"]
+        for path in (log, tmp_path / "clock" / "log.jsonl")
+    ]
+    assert orders[0] == orders[1]
+
+
+def test_a_run_is_the_same_each_time_and_when_it_is_resumed(tmp_path: Path) -> None:
+    settings = {
+        "rule": "ASGD",
+        "base_lr": 0.002,
+        "batch_size": 16,
+        "epochs": 2,
+        "max_iterations": None,
+        "settings": {"clock.steps": "exponential", "clock.straggler": 3},
+    }
+    whole = one_process(tmp_path / "whole", 8, **settings)
+    one_process(tmp_path / "parts", 8, **{**settings, "max_iterations": 12})
+    parts = one_process(tmp_path / "parts", 8, **settings, resume=True)
+    assert same(whole, parts)
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts")]
+    ends = [[r["virtual_s"] for r in log if r["kind"] == "val"] for log in logs]
+    assert len(ends[0]) == 2 and ends[0] == pytest.approx(ends[1])
+    stale = [r["staleness"] for r in logs[0] if r["kind"] == "meeting"]
+    assert all(sum(counts) == 8 * 12 for counts in stale)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers_simulated": 0}, "workers_simulated: expected a whole number"),
+        ({"workers_simulated": 1, "rule": "EASGD"}, "expected workers_simulated of two or more, got one"),
+        ({"workers_simulated": 4, "devices": ["cpu", "cpu"]}, "workers_simulated: expected one device"),
+        ({"workers_simulated": 4, "timeline": 3}, "timeline: expected none with workers_simulated, got 3"),
+        ({"settings": {"clock.straggler": 2}}, "clock.straggler: expected workers_simulated"),
+        (
+            {"workers_simulated": 4, "settings": {"clock.steps": "normal"}},
+            "clock.steps: expected one of constant, exponential, got 'normal'",
+        ),
+        (
+            {"workers_simulated": 4, "settings": {"clock.straggler": 0.5}},
+            "clock.straggler: expected a number of at least 1, got 0.5",
+        ),
+        ({"workers_simulated": 4, "settings": {"clock.order": "nowhere"}}, "clock.order: expected the log"),
+        (
+            {"workers_simulated": 4, "settings": {"clock.step": 1}},
+            "clock: unknown setting 'step'; did you mean",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")) as error:
+        config = RunConfig.from_dict({"devices": ["cpu"], **settings})
+        get_rule(config.rule).check(config)
+        check(config)
+    assert "\n" not in str(error.value) and len(str(error.value)) <= 300
+
+
+def test_a_log_without_an_order_or_of_more_workers_is_refused(tmp_path: Path) -> None:
+    orderly(1, tmp_path / "alone")
+    log = tmp_path / "alone" / "log.jsonl"
+    (line,) = refused(
+        1, tmp_path / "out", workers_simulated=2, rule="EASGD", settings={"clock.order": str(log)}
+    )
+    assert line.startswith("theanompi: clock.order: expected the log of a run with a centre")
+
+
+def test_several_ranks_cannot_be_all_workers_each(tmp_path: Path) -> None:
+    assert "expected one process" in "".join(refused(2, tmp_path, workers_simulated=4))
