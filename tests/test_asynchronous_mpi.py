@@ -1,6 +1,7 @@
 """Asynchronous rules and local SGD under a real mpirun: against NumPy, what they conserve, and whole runs."""
 
 import json
+import re
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -289,12 +290,15 @@ def test_a_run_validates_what_counts_and_tells_of_its_meetings(rule: str, tmp_pa
     assert [line["iteration"] for line in log if line["kind"] == "val"] == [11, 22]
     meetings = [line for line in log if line["kind"] == "meeting"]
     assert [line["iteration"] for line in meetings] == [11, 22]
-    passes = {"EASGD": 3 + 4, "ASGD": 22, "GOSGD": 0}[rule]
+    # Whoever is faster does more of the iterations of all.
+    done = meetings[-1]["done"]
+    assert [sum(line["done"]) // 2 for line in meetings] == [11, 22] and min(done) > 2
+    passes = [{"EASGD": each // 3, "ASGD": each, "GOSGD": 0}[rule] for each in done]
     for rank in range(2):
-        assert sum(line["order"].count(rank) for line in meetings) == passes
-    assert sum(log[-1]["staleness"]) == 2 * passes and len(log[-1]["waited_s"]) == 2
-    # Rank 0's own: half of the images of an iteration of all.
-    assert sum(line["items"] for line in log if line["kind"] == "train") == 22 * 64
+        assert sum(line["order"].count(rank) for line in meetings) == passes[rank]
+    assert sum(log[-1]["staleness"]) == sum(passes) and len(log[-1]["waited_s"]) == 2
+    # Rank 0's own.
+    assert sum(line["items"] for line in log if line["kind"] == "train") == done[0] * 64
     assert {name.split("/")[1] for name in arrays if name.startswith("rule/")} == {"0", "1"}
     weights = np.concatenate([v.ravel() for k, v in sorted(arrays.items()) if k.startswith("weights/")])
     workers = [own(arrays, rank).get(f"rule/{rank}/weights") for rank in range(2)]
@@ -313,26 +317,28 @@ def test_a_run_validates_what_counts_and_tells_of_its_meetings(rule: str, tmp_pa
 
 
 def test_a_run_that_is_stopped_and_resumed_goes_on_with_all_workers_where_each_was(tmp_path: Path) -> None:
-    """Workers that are never pulled have no order of arrival: then it is bit-identical."""
     common = {
         **SHORT,
         "rule": "EASGD",
         "settings": {"rule.period": 1000},
-        "modelclass": "Normalised",
         "epochs": 2,
     }
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    expected = trained(2, straight, **common)
-    done = orderly(2, stopped, "term-14", **common)
+    done = orderly(2, tmp_path, "term-4", **common)
     assert done.returncode == 75, done.stderr
-    between, attributes = checkpoint.load(stopped / "checkpoint.h5")
-    iterations = [int(between[f"rule/{rank}/iteration"]) for rank in range(2)]
-    assert iterations[1] == 15 and 11 <= iterations[0] <= 22 and attributes["iteration"] == iterations[0]
-    got = trained(2, stopped, resume=True, **common)
-    assert got.keys() == expected.keys()
-    assert all(np.array_equal(got[name], expected[name]) for name in got)
-    (line,) = refused(4, stopped, resume=True, **common)
+    before, attributes = checkpoint.load(tmp_path / "checkpoint.h5")
+    iterations = [int(before[f"rule/{rank}/iteration"]) for rank in range(2)]
+    assert min(iterations) > 0 and 4 <= attributes["iteration"] == sum(iterations) // 2 < 2 * PER_EPOCH
+    (line,) = refused(4, tmp_path, resume=True, **common)
     assert "expected" in line and "got" in line
+    # At next to no rate, without momentum, the weights stay, unless they were not taken up.
+    still = {"base_lr": 1e-12, "momentum": 0.0, "weight_decay": 0.0, "warmup": "none"}
+    after = trained(2, tmp_path, resume=True, **{**common, **still})
+    for rank in range(2):
+        name = f"rule/{rank}/weights"
+        assert np.abs(before[name] - after[name]).max() < 1e-6
+        assert after[f"rule/{rank}/iteration"] > iterations[rank]
+    assert not np.array_equal(after["rule/0/weights"], after["rule/1/weights"])
+    assert sum(int(after[f"rule/{rank}/iteration"]) for rank in range(2)) // 2 == 2 * PER_EPOCH
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
@@ -364,7 +370,7 @@ def test_a_checkpoint_within_an_epoch_is_a_meeting_of_all(tmp_path: Path) -> Non
 @pytest.mark.parametrize("rule", OWN)
 def test_a_loss_that_is_not_finite_on_one_worker_ends_all_with_its_line(rule: str, tmp_path: Path) -> None:
     (line,) = refused(2, tmp_path, rule=rule, modelclass="NotFinite", **SHORT)
-    assert "iteration 3: the loss is not finite on rank 1 (nan), η = " in line
+    assert re.search(r"iteration \d+: the loss is not finite on rank 1 \(nan\), η = ", line), line
     last = read_log(tmp_path / "log.jsonl")[-1]
     assert last["kind"] == "diverged" and "rank 1 (nan)" in last["reason"]
 

@@ -129,7 +129,7 @@ def test_the_same_recipe_goes_on_bit_for_bit(
         rewrite(folder, as_before)
     straight = train(make(momentum_form=form), 0, 13)
     model = make(momentum_form=form)
-    assert load(model, folder) == (5, "")
+    assert load(model, folder) == (5, "", 5)
     resumed = train(model, 5, 13)
     assert straight.keys() == resumed.keys()
     assert all(np.array_equal(straight[name], resumed[name]) for name in straight)
@@ -188,7 +188,7 @@ def test_a_checkpoint_from_before_there_was_a_choice_had_the_default(
     ]
     rewrite(folder, lambda attributes: [attributes.pop(name) for name in added])
     changes = "schedule steps -> cosine" if settings else ""
-    assert load(make(**settings), folder) == (5, changes)
+    assert load(make(**settings), folder) == (5, changes, 5)
     with pytest.raises(ValueError, match="optimizer: expected 'adam' as this run has, got 'momentum'"):
         load(make(optimizer="adam"), folder)
 
@@ -245,7 +245,7 @@ def test_other_images_of_the_same_name_are_refused_and_the_same_elsewhere_taken(
 ) -> None:
     copy = shutil.copyfile(open_dataset("digits").path, tmp_path / "elsewhere.h5")
     same = make(data=str(copy), image_size=32, epochs=12)
-    assert load(same, saved["v"]) == (5, "")
+    assert load(same, saved["v"]) == (5, "", 5)
     other = make()
     own, other.data.dataset.sha256 = other.data.dataset.sha256, "f" * 64
     with pytest.raises(ValueError) as caught:

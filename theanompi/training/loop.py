@@ -92,7 +92,7 @@ def train_alone(
     count: Callable[[int], int],
     after: Callable[[int], None],
 ) -> int:
-    """Train at this rank's own pace until all ranks have come to an iteration together, or one of them calls the others.
+    """Train at this rank's own pace until all ranks have come to an iteration together, or one calls the others.
 
     A rank's own iterations say which of its items come next: who is fast begins again with them. How far all have come,
     on average, is the iteration that the schedule and the log go by.

@@ -205,7 +205,7 @@ def train(
     together(comm, lambda: model.compile_iter_fns(sync_type, told))
     iteration, own, changes = 0, 0, ""
     if config.resume:
-        iteration, own, changes = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
+        iteration, changes, own = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
         rule.go_on(model)
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
@@ -364,7 +364,7 @@ def train(
         reason = next((reason for *_, reason in told if reason), "")
         total = sum(done for done, *_ in told)
         if reason and error is None:
-            recorder.diverged(epoch, total // size, reason)
+            recorder.diverged(epoch, progress.iteration + 1, reason)
         agree(comm, error)
         recorder.flush()
         recorder.meeting(

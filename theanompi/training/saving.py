@@ -30,8 +30,8 @@ class Resumed(NamedTuple):
     """Where a run goes on: after `iteration` updates, `own` of this rank, with `changes` of its recipe, or none."""
 
     iteration: int
-    own: int
     changes: str
+    own: int
 
 
 def save_checkpoint(
@@ -41,11 +41,11 @@ def save_checkpoint(
     comm: MPI.Comm,
     config: RunConfig,
     iteration: int,
-    own_iteration: int,
+    own_iteration: int | None = None,
 ) -> None:
     """Write the state; collective, as each rank may have slots of its own.
 
-    It is that after `iteration` updates, the mean over the ranks if they are not in step; `own_iteration` is this
+    It is that after `iteration` updates; of ranks that are not in step that is the mean, and `own_iteration` is this
     rank's number.
     """
     arrays = dict(model.state_arrays())
@@ -57,7 +57,7 @@ def save_checkpoint(
             arrays |= {_of_rank(name, rank): array for name, array in slots.items()}
     of_rule = {f"{_RULE}{name}": _array(value) for name, value in rule.state_arrays().items()}
     if rule.own_state:
-        of_rule[f"{_RULE}{_ITERATION}"] = np.array(own_iteration)
+        of_rule[f"{_RULE}{_ITERATION}"] = np.array(iteration if own_iteration is None else own_iteration)
         if isinstance(model, Model):
             of_rule[f"{_RULE}{_ETAS}"] = np.array(model.last_etas())
         everyone = comm.gather(of_rule, root=0) or []
@@ -136,7 +136,7 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     checkpoint.check(arrays, expected, path)
     model.load_state_arrays(_in_form(arrays, model, etas, form), own, etas)
     rule.load_state_arrays({name: torch.from_numpy(array) for name, array in of_rule.items()})
-    return Resumed(iteration, own, _changes(attributes, recipe))
+    return Resumed(iteration, _changes(attributes, recipe), own)
 
 
 def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) -> dict[str, np.ndarray]:
