@@ -10,7 +10,7 @@ class DigitsNet(Model):
     """A convolution and a hidden layer, without batch normalisation: rules differ in nothing but the weights."""
 
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
-        net = InputLayer(input_shape)
+        net: Layer = InputLayer(input_shape)
         net = Conv2DLayer(net, 16, 3, W=HeNormal("relu"), name="conv")
         net = MaxPool2DLayer(net, 2)
         net = DenseLayer(net, 64, W=HeNormal("relu"), name="hidden")

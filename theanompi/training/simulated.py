@@ -382,7 +382,8 @@ class World:
             self._kept.append(([tensor.clone() for tensor in tensors], own))
         for name, value in self._kept[0][1].items():
             setattr(model, name, value)
-        compile_iter_fns, train_iter, compiled = model.compile_iter_fns, model.train_iter, []
+        compiled: list[int] = []
+        compile_iter_fns, train_iter = model.compile_iter_fns, model.train_iter
 
         def compile_once(sync_type: str = "cdd", exchangers: Sequence[Exchanger] = ()) -> None:
             if not compiled:
@@ -638,11 +639,11 @@ class SimulatedLinks(Links):
         self.words = "simulated, in the order of a virtual clock"
         return SimulatedSum(self._world, self._simulated, buffer)
 
-    def centre(self, buffer: Buffer) -> SimulatedCentre:  # type: ignore[override]
+    def centre(self, buffer: Buffer) -> SimulatedCentre:
         self._centres += 1
         return SimulatedCentre(self._world, self.rank, buffer, self._centres - 1)
 
-    def mailbox(self, buffer: Buffer) -> SimulatedMailbox:  # type: ignore[override]
+    def mailbox(self, buffer: Buffer) -> SimulatedMailbox:
         self._mailboxes += 1
         return SimulatedMailbox(self._world, self.rank, self._mailboxes - 1)
 
@@ -733,7 +734,7 @@ def train_simulated(
             comm=cast(MPI.Intracomm, Communicator(world.meet, rank, size)),
             progress=progress if rank == 0 else Progress(),
             stop=stop if rank == 0 else StopSignals(heed=False),
-            means=Means(world.model, partial(SimulatedLinks, world), lambda: world.now(rank)),  # type: ignore[arg-type]
+            means=Means(world.model, partial(SimulatedLinks, world), lambda: world.now(rank)),
         ),
     )
 
