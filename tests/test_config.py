@@ -92,6 +92,7 @@ def flags(*argv: str) -> RunConfig:
         ("loader_processes", 0, "loader_processes: expected a whole number of at least 1, got 0"),
         ("epochs", True, "epochs: expected a whole number of at least 1, got True"),
         ("max_iterations", -3, "max_iterations: expected a whole number of at least 1, got -3"),
+        ("workers_simulated", 0, "workers_simulated: expected a whole number from 1 to 1024, got 0"),
         ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
         ("precision", "fp16", "precision: expected one of float32, tf32, bf16, got 'fp16'"),
         ("allreduce_algorithm", "rings", "allreduce_algorithm: expected one of .*; did you mean 'ring'"),
