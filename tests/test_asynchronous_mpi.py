@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 
 HEAD = """
-import random, sys, time
+import faulthandler, random, sys, time
 from types import SimpleNamespace
 from unittest import mock
 import numpy as np, torch
@@ -24,7 +25,6 @@ from theanompi.exchange import centre
 from theanompi.record.progress import Progress
 from theanompi.rules import get_rule
 from theanompi.training.links import Links
-centre.LEAST = 8
 rank, size, N = comm.rank, comm.size, 50
 
 class Quiet:
@@ -53,11 +53,17 @@ def near(tensor, expected, what):
     assert np.abs(tensor.numpy() - expected).max() < 1e-6, what
 
 order = np.random.default_rng(5).integers(0, size, 50).tolist()
+# Should it hang, it says where.
+faulthandler.dump_traceback_later(45)
+# So that a small centre has several parts.
+with mock.patch.object(centre, "LEAST", 8):
 """
 
 
 def check(n: int, program: str) -> None:
-    done = run_warm(n, HEAD + program, timeout=60)
+    done = run_warm(
+        n, HEAD + indent(program, "    ") + "faulthandler.cancel_dump_traceback_later()", timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -110,6 +116,10 @@ assert rule.passes() == passes[rank] and rule.passes() == []
 rule.meet(toy)
 near(toy.weights.flat, w, "the centre's weights")
 near(toy.velocity.flat, v, "the momentum lives at the centre")
+rule.go_on(toy)
+in_turn(rule, toy, [0, size - 1])
+expected = {0: [(50, 0)], size - 1: [(51, 1)]}.get(rank, [])
+assert rule.passes() == expected, "at a meeting all take the newest weights"
 links.close()
 """,
     )
@@ -167,11 +177,11 @@ toy.weights.flat.copy_(torch.from_numpy(target(rank, N)))
 before = comm.allreduce(toy.weights.flat.double().numpy())
 run(rule, toy, 60)
 rule.meet(toy)
-centre = toy.weights.flat.double().numpy().copy()
+middle = toy.weights.flat.double().numpy().copy()
 rule.go_on(toy)
-after = comm.allreduce(toy.weights.flat.double().numpy()) + centre
+after = comm.allreduce(toy.weights.flat.double().numpy()) + middle
 assert np.abs(after - before).max() < 1e-5, "nothing is lost between workers and centre"
-assert np.abs(centre).max() > 1e-3
+assert np.abs(middle).max() > 1e-3
 links.close()
 
 toy, rule, links = start("GOSGD", still=True, p=0.8)
@@ -233,6 +243,31 @@ for count in range(12):
     assert (first[0] == toy.weights.flat[0]).all() and (second[0] == rank).all(), "the generator stays"
 assert size == 2 or len(seen) > 2, "the pairs are drawn anew"
 links.close()
+""",
+    )
+
+
+def test_two_hundred_random_schedules_with_delays_come_to_their_meetings() -> None:
+    check(
+        4,
+        """
+rules = [start(name, still=True, **more) for name, more in (
+    ("EASGD", {"period": 1}), ("ASGD", {}), ("GOSGD", {"p": 0.5})
+)]
+for toy, *_ in rules:
+    toy.weights.flat.copy_(torch.from_numpy(target(rank, N)))
+own = random.Random(f"schedules {rank}")
+for schedule in range(200):
+    toy, rule, _ = rules[schedule % 3]
+    for count in range(own.randrange(5)):
+        rule.step(toy, count, Quiet())
+        if own.random() < 0.3:
+            time.sleep(own.choice([0, 1e-4, 1e-3]))
+    rule.meet(toy)
+    rule.go_on(toy)
+assert abs(comm.allreduce(rules[2][1]._share) - 1) < 1e-12
+for *_, links in rules:
+    links.close()
 """,
     )
 
@@ -342,3 +377,21 @@ def test_the_death_of_a_worker_ends_all(tmp_path: Path) -> None:
 def test_one_rank_alone_is_refused(tmp_path: Path) -> None:
     (line,) = refused(1, tmp_path, rule="EASGD")
     assert line == "theanompi: rule EASGD: expected two ranks or more, one for each worker, got one"
+
+
+def test_swapped_networks_of_all_workers_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    common: dict[str, Any] = {
+        "modelfile": "models.lsgan",
+        "modelclass": "LSGAN",
+        "image_size": 16,
+        "settings": {"model.width": 4, "model.hidden": 8, "model.noise": 3},
+        "sync_type": "swap",
+    }
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    arrays = trained(2, straight, **{**common, "max_iterations": 4})
+    assert not np.array_equal(arrays["rule/0/weights"], arrays["rule/1/weights"])
+    trained(2, resumed, **{**common, "max_iterations": 2})
+    trained(2, resumed, **{**common, "max_iterations": 4}, resume=True)
+    assert (straight / "checkpoint.h5").read_bytes() == (resumed / "checkpoint.h5").read_bytes()
+    (line,) = refused(2, tmp_path / "one", sync_type="swap")
+    assert "sync_type swap: expected a model of several objectives, such as a GAN, got one objective" in line

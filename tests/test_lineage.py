@@ -263,12 +263,13 @@ def test_the_recorder_draws_and_tells_of_nothing_that_was_not_reported(
 
 def test_the_page_about_porting_runs_as_it_stands_there(tmp_path: Path) -> None:
     printed = do(ROOT / "docs" / "port.md", tmp_path)
-    session, cfg, alone, _, quadrants, parallel = printed
+    session, cfg, alone, elastic, _, quadrants, parallel = printed
     first, *_, last, accuracy = map(float, quadrants.split())
     assert last < first / 2 and accuracy > 0.9
     assert "Quadrants on digits: 2 x cpu" in parallel and "ended well" in parallel
     assert "Spirals on its own data: 2 x cpu" in session and "ended well" in session
     assert "Digits on digits: 2 x cpu" in cfg and "ended well" in cfg
+    assert "exchange: EASGD: 2 workers" in elastic and "ended well" in elastic
     costs = [float(line.split()[1]) for line in alone.splitlines() if re.fullmatch(r"\d+ \S+ \S+", line)]
     assert costs[-1] < costs[0]
     assert "weights of epoch 1 saved in ./snapshots/" in alone

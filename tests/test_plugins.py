@@ -384,8 +384,8 @@ def test_a_rule_of_the_users_own_is_made(mine: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=f"^{message}$"):
             rule.init(["cpu"], "qqqqqq", "Net", settings=settings)
-    with pytest.raises(ConfigError, match="^rule: unknown setting 'period'; it has none$"):
-        BSP().init(["cpu"], "qqqqqq", "Net", settings={"rule.period": 3})
+    with pytest.raises(ConfigError, match="^rule: unknown setting 'width'; known are period, local_from$"):
+        BSP().init(["cpu"], "qqqqqq", "Net", settings={"rule.width": 3})
     with pytest.raises(
         ConfigError, match=r"^rule: expected a subclass of theanompi\..*Rule, got 'my_plugins\.Other'"
     ):

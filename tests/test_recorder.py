@@ -804,8 +804,8 @@ def test_a_damaged_log_is_named_with_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("train", {"kind": "tra)n"}, "a kind of train, val, summary, diverged, got 'tra)n'"),
-        ("train", {"kind": None}, "a kind of train, val, summary, diverged, got None"),
+        ("train", {"kind": "tra)n"}, "a kind of train, val, summary, meeting, diverged, got 'tra)n'"),
+        ("train", {"kind": None}, "a kind of train, val, summary, meeting, diverged, got None"),
         ("train", {"iteration": ...}, "'iteration' in a line of kind 'train', got none"),
         ("train", {"items": ...}, "'items' in a line of kind 'train', got none"),
         ("train", {"items": -32}, "'items' to be a whole number of at least 0, got -32"),

@@ -1,11 +1,14 @@
 """The centre of asynchronous rules under a real mpirun: nothing is lost, and all parts see one order of workers."""
 
+from textwrap import indent
+
 import pytest
 
 from tests.mpi import run_warm
 
 HEAD = """
-import sys, time, zlib
+import faulthandler, sys, time, zlib
+from unittest import mock
 import numpy as np, torch
 from contextlib import ExitStack
 from mpi4py import MPI
@@ -15,18 +18,24 @@ from theanompi.exchange.centre import WindowCentre
 from theanompi.exchange.mailbox import WindowMailbox
 from theanompi.exchange.window import LockedWindow
 from theanompi.record.progress import Progress
-module.LEAST = 8
 rank, size = comm.rank, comm.size
 
 def made(n=64, value=0.0):
     buffer = FlatBuffer({"w": (n,)})
     buffer.flat.fill_(value if rank == 0 else -1000.0)
     return buffer, WindowCentre(comm, buffer, Progress())
+
+# Should it hang, it says where.
+faulthandler.dump_traceback_later(45)
+# So that a small centre has several parts.
+with mock.patch.object(module, "LEAST", 8):
 """
 
 
-def check(n: int, program: str, **more: float) -> None:
-    done = run_warm(n, HEAD + program, **more)
+def check(n: int, program: str) -> None:
+    done = run_warm(
+        n, HEAD + indent(program, "    ") + "faulthandler.cancel_dump_traceback_later()", timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -132,8 +141,8 @@ def test_where_the_target_has_to_help_a_thread_of_its_does() -> None:
 window = LockedWindow(comm, 8)
 assert not window.helped, "within a machine no library needs it"
 window.close()
-LockedWindow._waits_for_target = lambda self: True
-window = LockedWindow(comm, 8)
+with mock.patch.object(LockedWindow, "_waits_for_target", lambda self: True):
+    window = LockedWindow(comm, 8)
 assert window.helped and "thread" in window.description and window._thread.is_alive()
 for _ in range(200):
     with window.locked(0):
@@ -145,5 +154,40 @@ window.get(0, value)
 assert value == 200 * size
 window.close()
 assert not window._thread.is_alive()
+""",
+    )
+
+
+def test_what_lies_on_a_device_goes_through_the_host() -> None:
+    """On host memory that says it is a device's."""
+    check(
+        2,
+        """
+from exchange_program import Disguised, disguised
+buffer = FlatBuffer({"w": (64,)})
+buffer.flat = buffer.flat.fill_(1.0).as_subclass(Disguised)
+with disguised(aware=False):
+    centre, mailbox = WindowCentre(comm, buffer, Progress()), WindowMailbox(comm, buffer, Progress())
+assert centre._values is not centre._host
+for _ in range(50):
+    for i in range(centre.n_parts):
+        with centre.part(i) as (where, c):
+            assert c.is_cuda
+            c += 1
+comm.Barrier()
+centre.read(buffer.flat)
+assert (buffer.flat == 1 + 50 * size).all()
+# Two letters that meet in a box are their mean by their shares.
+if rank == 0:
+    mailbox.post(1, buffer.flat, 0.25)
+    mailbox.post(1, buffer.flat + 4, 0.75)
+mailbox.settle()
+letters = mailbox.collect()
+assert len(letters) == rank
+for values, share in letters:
+    assert values.is_cuda and share == 1 and (values == 1 + 50 * size + 3).all()
+assert mailbox.collect() == []
+centre.close()
+mailbox.close()
 """,
     )

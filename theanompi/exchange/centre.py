@@ -27,7 +27,8 @@ class Centre(Protocol):
     ----------
     n_parts : int
     number : int
-        Of this worker's last pass: how many of all workers' passes have begun before it.
+        Of this worker's last pass: how many of all workers' passes have begun before it. After a `read`, of the last
+        pass of any of them.
     spans : list of Span
         What this worker's last pass consisted of: "sync" is waiting for other workers.
     description : str
@@ -143,6 +144,7 @@ class WindowCentre:
             with self._window.locked(i):
                 self._fetch(i)
             out[where].copy_(self._values[where])
+        self.number = self._window.add(0, COUNT, 0) - 1
 
     def write(self, values: torch.Tensor) -> None:
         """As in `Centre`."""

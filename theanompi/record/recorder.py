@@ -573,7 +573,13 @@ class Recorder:
             f"{items} {noun} in {wall:.1f} s of training, {speed} {noun}/s"
         ]
         if wall:
-            lines += ["", *use_of_time(totals, self._size), *slowest_rank(ranks), *self._meetings.lines(), ""]
+            lines += [
+                "",
+                *use_of_time(totals, self._size),
+                *(slowest_rank(ranks) if self._lockstep else []),
+                *self._meetings.lines(),
+                "",
+            ]
         if best is not None:
             name = self._reported.headline
             lines.append(

@@ -33,8 +33,8 @@ class ASGD(Asynchronous):
     goes on.
 
     The *staleness* of an update is how many of other workers there were since this one's last. With `staleness_aware`
-    the gradient is divided by it where it is above 1 (Zhang, Gupta, Lian, Liu 2016, arXiv 1511.05950, equation 6 with
-    their n of 1); weight decay, which is of the centre's own weights, is not.
+    the gradient is divided by it where it is above 1 (Zhang, Gupta, Lian, Liu 2016, arXiv 1511.05950, who divide the
+    rate); weight decay, which is of the centre's own weights, is not.
 
     The schedule goes by each worker's own iterations. At a meeting all take the centre's weights, which are what
     counts.
@@ -131,6 +131,7 @@ class ASGD(Asynchronous):
         for buffer, centre in self._centres:
             centre.read(buffer.flat)
         replica.state_shared()
+        self._last = self._centres[0][1].number
 
     def go_on(self, replica: "Replica") -> None:
         self._own = None

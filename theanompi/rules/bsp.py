@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from theanompi.config import ConfigError, RunConfig, read_settings, setting
 from theanompi.config.kinds import whole
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class BSPSettings:
     """What may be set of the rule."""
 
     period: int = setting(1, whole(1), "iterations between two averages or swaps, with sync_type avg or swap")
@@ -53,10 +53,15 @@ class BSP(Rule):
     """
 
     name = "BSP"
-    Settings = Settings
+    Settings: ClassVar[type] = BSPSettings
+
+    def _chosen(self, config: RunConfig) -> BSPSettings:
+        """The rule's settings; a class made of this one may have others, which are its own business."""
+        mine = self.Settings is BSPSettings
+        return read_settings(BSPSettings, config.settings, "rule") if mine else BSPSettings()
 
     def check(self, config: RunConfig) -> None:
-        own = read_settings(Settings, config.settings, "rule")
+        own = self._chosen(config)
         if own.period > 1 and config.sync_type == "cdd":
             raise ConfigError(
                 "rule.period: expected sync_type avg or swap, as gradients are summed in every iteration, got cdd"
@@ -66,7 +71,7 @@ class BSP(Rule):
 
     def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
         self._links, self._sync_type = links, links.config.sync_type
-        own = read_settings(Settings, links.config.settings, "rule")
+        own = self._chosen(links.config)
         self._period, self._local_from = own.period, own.local_from
         self._since: list[tuple[Step, float]] = []
         self._sums: list[Exchanger] = []
@@ -83,7 +88,7 @@ class BSP(Rule):
         return ()
 
     def plan(self, config: RunConfig, size: int) -> str:
-        own = read_settings(Settings, config.settings, "rule")
+        own = self._chosen(config)
         if own.period == 1:
             return ""
         from_ = f" from epoch {own.local_from} on" if own.local_from else ""
@@ -98,7 +103,7 @@ class BSP(Rule):
 
     @property
     def own_state(self) -> bool:
-        return self._sync_type == "swap"
+        return not self.sums_gradients and self._sync_type == "swap"
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
         return (self._sum_gradients if self.sums_gradients else self._update_alone)(replica, count, record)

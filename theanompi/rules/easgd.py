@@ -44,7 +44,7 @@ class EASGD(Asynchronous):
     pulled as the weights are.
 
     Where one worker after the other comes to the centre, they are stable for 0 ≤ α ≤ (4 - 2η)/(4 - η) on a quadratic
-    of curvature 1 (§3.3): below 1 for every rate η.
+    of curvature 1 (§4): below 1 for every rate η.
 
     What counts, for validation and in a checkpoint, is the centre. It is spread over the ranks: k devices are k
     workers, and none is a server.

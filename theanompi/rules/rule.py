@@ -172,8 +172,11 @@ class Asynchronous(Rule):
     def meet(self, replica: "Replica") -> None:
         if self._own is None:
             self._own = replica.weights_to_average().flat.clone()
+            # All are here before one looks, and have looked before one goes on.
+            self._links.total([0.0])
             self.consensus(replica)
             replica.weights_averaged()
+            self._links.total([0.0])
 
     def go_on(self, replica: "Replica") -> None:
         if self._own is not None:

@@ -142,9 +142,11 @@ class Links:
         return list(values.tolist())
 
     def close(self) -> None:
-        """Give back what the exchanges hold; collective."""
-        closing: list[Exchanger | WindowCentre | WindowMailbox] = [*self._exchangers, *self._windows]
-        for each in closing:
-            each.close()
+        """Give back what the exchanges hold; collective. A second call does nothing."""
+        for exchanger in self._exchangers:
+            exchanger.close()
+        for window in self._windows:
+            window.close()
         if self._bell is not None:
             self._bell.close()
+        self._exchangers, self._windows, self._bell = [], [], None

@@ -21,7 +21,10 @@
         rank 0            log, checkpoint
     rank 0            summary, curves
 
-Under the sync type ``avg`` the sum is one of weights, after each rank's own update.
+Under the sync type ``avg`` the sum is one of weights, after each rank's own update. Under an asynchronous rule no rank
+waits within an epoch: all meet at its end, at a checkpoint, and when one of them is asked to stop or its loss is not
+finite, each after an iteration of its own (`rank.train`'s ``meet``); after that each goes on with its own weights
+(`Rule.go_on`).
 """
 
 from collections.abc import Callable
@@ -56,15 +59,16 @@ def train_epoch(
     recorder : Recorder
     epoch, start, end : int
     stop : StopSignals
-        That this rank was asked to stop travels with the metrics of each step, so that all agree when.
+        That this rank was asked to stop travels with the metrics of each step, so that all agree when; or the others
+        are called.
     after : callable
         Called with the next position after each iteration; saves checkpoints.
 
     Raises
     ------
     Diverged
-        On every rank, if the loss of any of them is not finite; the line says which, when, and at what η, and so
-        does the log.
+        On every rank, if the loss of any of them is not finite, or on that rank alone, if they are not in step; the
+        line says which, when, and at what η, and so does the log.
     """
     replica.epoch, count = epoch, start
     while count < end:

@@ -314,34 +314,40 @@ def train(
     stop.begin()
     least = comm.allreduce(iteration, MPI.MIN)
     try:
-        while least < last:
-            epoch = least // per_epoch
-            start, end = iteration - epoch * per_epoch, min(per_epoch, last - epoch * per_epoch)
+        try:
+            while least < last:
+                epoch = least // per_epoch
+                start, end = iteration - epoch * per_epoch, min(per_epoch, last - epoch * per_epoch)
 
-            def after(position: int, epoch: int = epoch, end: int = end) -> None:
-                done = epoch * per_epoch + position
-                progress.iteration = done
-                due = config.checkpoint_interval is not None and done % config.checkpoint_interval == 0
-                # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
-                if position < end and (rule.lockstep or due or stop.agreed):
-                    fewest = done if rule.lockstep else meet(done, epoch)
-                    if due and (rule.lockstep or not stop.agreed):
-                        save(done, epoch)
-                    stop_if_agreed(done, epoch, fewest)
+                def after(position: int, epoch: int = epoch, end: int = end) -> None:
+                    done = epoch * per_epoch + position
+                    progress.iteration = done
+                    due = config.checkpoint_interval is not None and done % config.checkpoint_interval == 0
+                    # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
+                    if position < end and (rule.lockstep or due or stop.agreed):
+                        fewest = done if rule.lockstep else meet(done, epoch)
+                        if due and (rule.lockstep or not stop.agreed):
+                            save(done, epoch)
+                        stop_if_agreed(done, epoch, fewest)
 
-            train_epoch(model, rule, recorder, epoch, start, end, stop, after)
-            iteration = epoch * per_epoch + end
-            least = meet(iteration, epoch)
-            if least < iteration:
+                train_epoch(model, rule, recorder, epoch, start, end, stop, after)
+                iteration = epoch * per_epoch + end
+                least = meet(iteration, epoch)
+                if least < iteration:
+                    stop_if_agreed(iteration, epoch, least)
+                if end == per_epoch:
+                    rule.meet(model)
+                    validate(model, comm, recorder, epoch, iteration, stop, progress)
+                    model.adjust_hyperp(epoch)
+                save(iteration, epoch)
                 stop_if_agreed(iteration, epoch, least)
-            if end == per_epoch:
-                rule.meet(model)
-                validate(model, comm, recorder, epoch, iteration, stop, progress)
-                model.adjust_hyperp(epoch)
-            save(iteration, epoch)
-            stop_if_agreed(iteration, epoch, least)
-    except Diverged as error:
-        meet(progress.iteration, progress.iteration // per_epoch, error)
+        except Diverged as error:
+            meet(progress.iteration, progress.iteration // per_epoch, error)
+    except Agreed:
+        # Without it MPI complains of open windows at its end.
+        if not rule.lockstep:
+            links.close()
+        raise
     finally:
         model.cleanup()
     progress.now("writing the summary")
