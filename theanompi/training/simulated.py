@@ -16,11 +16,15 @@ What takes virtual time, and nothing else:
 - a letter: `clock.exchange_s`, in which its sender waits, and after which it is there.
 
 Meetings are as real runs have them: an asynchronous worker waits for all others at the end of its own epoch, for the
-validation and the checkpoint, which take no time. Every worker has its own share of the items of an epoch, as real ones
-do: a fast one takes over nothing of a slow one's, and has to wait for it there.
+validation and the checkpoint, which take no time but that of a sum over all workers (GOSGD's mean, local SGD's). Every
+worker has its own share of the items of an epoch, as real ones do: a fast one takes over nothing of a slow one's, and
+has to wait for it there.
 
 With `clock.order`, the log of a real run or a simulated one, workers pass at the centre in its order: who comes too
-early waits for his turn, whatever the step times.
+early waits for its turn, whatever the step times.
+
+What `theanompi.lasagne.random.fresh_keys` draws is one stream for all workers, in the order in which they run; dropout
+goes by the items and is each one's own.
 """
 
 import heapq
