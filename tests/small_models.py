@@ -10,7 +10,7 @@ from typing import Any
 import pytensor.tensor as pt
 from pytensor.gradient import disconnected_grad
 
-from theanompi import Model
+from theanompi import Model, Objective, classification
 from theanompi.lasagne.init import HeNormal
 from theanompi.lasagne.layers import (
     BatchNormLayer,
@@ -22,6 +22,7 @@ from theanompi.lasagne.layers import (
     Layer,
     MaxPool2DLayer,
     NonlinearityLayer,
+    get_output,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax, softplus
 from theanompi.models.resnet_cifar import basic_block
@@ -107,6 +108,26 @@ class Various(Model):
         top = basic_block(layers, top, "3", 16, 2, project=True, gamma=0.5)
         net = DropoutLayer(GlobalPoolLayer(top), p=0.2, name="drop")
         return DenseLayer(net, num_classes, nonlinearity=softmax, name="dense")
+
+
+class Rivals(Model):
+    """With two objectives and a network for each: their scores pull against each other."""
+
+    def build(self, batch: Any) -> dict[str, Layer]:
+        shape, n_classes = batch["images"].type.shape, self.dataset.n_classes
+        return {
+            name: DenseLayer(InputLayer(shape), n_classes, nonlinearity=None, name=name)
+            for name in ("first", "second")
+        }
+
+    def objectives(self, batch: Any, training: bool) -> list[Objective]:
+        first, second = (get_output(self.network[name], batch["images"]) for name in ("first", "second"))
+        loss = classification(first + disconnected_grad(second), batch["labels"]).loss
+        other = pt.sum(pt.sqr(second + disconnected_grad(first)), axis=1)
+        return [
+            Objective(loss, params=self.network["first"].get_params(), name="first"),
+            Objective(other, params=self.network["second"].get_params(), name="second"),
+        ]
 
 
 class NotFinite(Plain):

@@ -386,18 +386,12 @@ def test_one_rank_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_swapped_networks_of_all_workers_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
-    common: dict[str, Any] = {
-        "modelfile": "models.lsgan",
-        "modelclass": "LSGAN",
-        "image_size": 16,
-        "settings": {"model.width": 4, "model.hidden": 8, "model.noise": 3},
-        "sync_type": "swap",
-    }
+    common: dict[str, Any] = {"modelclass": "Rivals", "sync_type": "swap"}
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    arrays = trained(2, straight, **{**common, "max_iterations": 4})
+    arrays = trained(2, straight, **common, max_iterations=4)
     assert not np.array_equal(arrays["rule/0/weights"], arrays["rule/1/weights"])
-    trained(2, resumed, **{**common, "max_iterations": 2})
-    trained(2, resumed, **{**common, "max_iterations": 4}, resume=True)
+    trained(2, resumed, **common, max_iterations=2)
+    trained(2, resumed, **common, max_iterations=4, resume=True)
     assert (straight / "checkpoint.h5").read_bytes() == (resumed / "checkpoint.h5").read_bytes()
     (line,) = refused(2, tmp_path / "one", sync_type="swap")
     assert "sync_type swap: expected a model of several objectives, such as a GAN, got one objective" in line

@@ -92,6 +92,7 @@ def flags(*argv: str) -> RunConfig:
         ("loader_processes", 0, "loader_processes: expected a whole number of at least 1, got 0"),
         ("epochs", True, "epochs: expected a whole number of at least 1, got True"),
         ("max_iterations", -3, "max_iterations: expected a whole number of at least 1, got -3"),
+        ("workers_simulated", 0, "workers_simulated: expected a whole number of at least 1, got 0"),
         ("seed", -1, "seed: expected a whole number of at least 0, got -1"),
         ("precision", "fp16", "precision: expected one of float32, tf32, bf16, got 'fp16'"),
         ("allreduce_algorithm", "rings", "allreduce_algorithm: expected one of .*; did you mean 'ring'"),
@@ -171,7 +172,7 @@ def test_dict_survives_json_with_every_field_changed():
         require_cuda_aware=True, cuda_graph=False, timeline=3, allreduce_algorithm="ring",
         optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
-        init="a.npz",
+        init="a.npz", workers_simulated=4,
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
     assert unchanged == {"rule", "overwrite", "normalization"}
@@ -254,6 +255,7 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
         "checkpoint_interval",
         "loader_processes",
         "timeline",
+        "workers_simulated",
     }
 
 

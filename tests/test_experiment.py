@@ -143,6 +143,7 @@ def test_which_there_are():
             "scaling_rules",
             "slides",
             "slides_resnet50",
+            "sync_async",
             "warmup",
         ),
     ]
@@ -263,3 +264,23 @@ def test_no_arms_and_no_text(read, tmp_path):
     (tmp_path / "test.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=r"\(not UTF-8 text\)$"):
         read_experiment(tmp_path / "test.toml")
+
+
+def test_with_a_clock_the_workers_of_each_run_are_in_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    text = 'scale = "small"\nseeds = 1\nworkers = [4, 32]\nclock = true\n'
+    text += '[arms.slow]\nrule = "EASGD"\nclock.straggler = 4'
+    path.write_text(text)
+    trials = read_experiment(path).trials(tmp_path)
+    assert [(len(t.config.devices), t.config.workers_simulated, t.config.accumulation) for t in trials] == [
+        (1, 4, 1),
+        (1, 32, 1),
+    ]
+    assert trials[0].config.settings["clock.straggler"] == 4
+    with pytest.raises(
+        ConfigError, match="simulate: expected none, as the key clock has all workers in one process"
+    ):
+        read_experiment(path, simulate=1)
+    path.write_text(text.replace("clock = true", "clock = 3"))
+    with pytest.raises(ConfigError, match="clock: expected true or false, got 3"):
+        read_experiment(path)

@@ -215,13 +215,16 @@ def test_what_is_wrong_in_an_experiment_is_one_line(text: str, message: str, tmp
         (["optimizer.beta2"],
          "settings: expected a name and a value such as optimizer.beta2=0.98, got 'optimizer.beta2'"),
         (["optimiser.beta2=1"],
-         "settings: expected names such as optimizer.beta2, which begin with one of optimizer, schedule, rule, model, "
+         "settings: expected names such as optimizer.beta2, which begin with one of optimizer, schedule, rule, "
+         "model, clock, "
          "got 'optimiser.beta2'; did you mean 'optimizer.beta2'?"),
         (["beta2=1"],
-         "settings: expected names such as optimizer.beta2, which begin with one of optimizer, schedule, rule, model, "
+         "settings: expected names such as optimizer.beta2, which begin with one of optimizer, schedule, rule, "
+         "model, clock, "
          "got 'beta2'"),
         (["optimizer.a.b=1"],
-         "settings: expected names such as optimizer.beta2, which begin with one of optimizer, schedule, rule, model, "
+         "settings: expected names such as optimizer.beta2, which begin with one of optimizer, schedule, rule, "
+         "model, clock, "
          "got 'optimizer.a.b'"),
         (["rule.a=1", "rule.a=2"], "settings: expected 'rule.a' once, got it with 2 too"),
         (["rule.a="], "rule.a: expected a text that is not empty, a number, true or false, got ''"),
@@ -516,7 +519,7 @@ def test_settings_of_the_class_count_for_its_own_optimizer_only() -> None:
          "decide"),
         ({"settings": {"rule.a": 1}}, "Net.defaults: expected settings of an optimizer or a schedule, got 'rule.a'"),
         ({"settings": {"optimiser.a": 1}}, "Net.defaults: settings: expected names such as optimizer.beta2, which "
-         "begin with one of optimizer, schedule, rule, model, got 'optimiser.a'; did you mean 'optimizer.a'?"),
+         "begin with one of optimizer, schedule, rule, model, clock, got 'optimiser.a'; did you mean 'optimizer.a'?"),
         ("epochs", "Net.defaults: expected settings by name such as {'epochs': 30}, got 'epochs'"),
     ],
 )  # fmt: skip

@@ -865,3 +865,34 @@ def test_twelve_arms_differ_in_colour_or_mark(tmp_path, figures):
     (axes,) = figures[0].axes
     lines = [line for line in axes.lines if line.get_linestyle() == "-"]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
+
+
+def test_times_of_a_virtual_clock_are_compared_among_runs_of_the_same_clock(tmp_path: Path) -> None:
+    slow = {"settings": {"clock.straggler": 4.0}}
+    cells: dict[tuple[str, int], Any] = {
+        ("fast", 4): [Trial([0.5, 0.3, 0.1])],
+        ("steady", 4): [Trial([0.4, 0.2, 0.05])],
+        ("late", 4): [Trial([0.4, 0.2, 0.05])],
+    }
+    write_experiment(tmp_path, cells, settings={"late": slow}, clock=True)
+    for arm, seconds in (("fast", 10.0), ("steady", 14.0), ("late", 50.0)):
+        log = tmp_path / arm / "4-workers" / "seed-0" / "log.jsonl"
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        for record in records:
+            if record["kind"] == "val":
+                record["virtual_s"] = seconds * (record["epoch"] + 1)
+            if record["kind"] == "summary":
+                record["staleness"] = [1, 0, 3]
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "| fast | 4 | 30.0 | 30.00 | 10.00 | 1.5, 2 |" in text
+    # It had made two epochs in those 30 seconds.
+    assert "| steady | 4 | 42.0 | 20.00 | 20.00 | 1.5, 2 |" in text
+    assert "| late | 4 | 150.0 | 20.00 | 5.00 | 1.5, 2 |" in text
+    assert "simulated in one process, in the order of a virtual clock" in text
+    assert (tmp_path / "curves_time.png").stat().st_size > 10_000
+    (found,) = (
+        one for one in json.loads((tmp_path / "report.json").read_text())["time"] if one["arm"] == "late"
+    )
+    assert found["seconds"] == [50.0, 100.0, 150.0]

@@ -642,8 +642,8 @@ def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
 def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str = "Model") -> RunConfig:
     """Fill in every default that does not depend on the machine.
 
-    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init` and `timeline` may stay None (no limit, none), and so
-    does `loader_processes`, which each rank chooses.
+    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init`, `timeline` and `workers_simulated` may stay None (no
+    limit, none), and so does `loader_processes`, which each rank chooses.
 
     What the run does not give, the model's class may. Else the packaged digits get n = 16, 12 epochs and 32 pixels; any
     other data set what Goyal et al. 2017 (arXiv 1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay

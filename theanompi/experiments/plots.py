@@ -102,6 +102,9 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     groups, arms, scale = experiment.alike(), list(experiment.arms), _scale(experiment)
+    settings = [arm["settings"] for arm in experiment.arms.values()]
+    names = {name for own in settings for name in own if name.startswith("clock.")}
+    differing = {name for name in names if len({own.get(name) for own in settings}) > 1}
     columns = min(len(groups), 2)
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), dpi=150, layout="constrained")
@@ -125,7 +128,10 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
                 ms=3.5,
                 label=f"{name_of(cell.arm)}: {describe(cell)}",
             )
-        _finish(axes, workers_of(cells[0].workers), "virtual seconds", label_of(experiment.metric))
+        own = experiment.arms[cells[0].arm]["settings"]
+        clock = [f"{k.removeprefix('clock.')} {v}" for k, v in own.items() if k in differing]
+        title = ", ".join([workers_of(cells[0].workers), *clock])
+        _finish(axes, title, "virtual seconds", label_of(experiment.metric))
         if scale.ticks:
             ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
             axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -371,9 +371,10 @@ def _how(experiment: Results) -> Iterable[str]:
         yield f"Versions: {version}"
     yield "Machine: " + ", ".join(f"{name} {_value(value)}" for name, value in experiment.machine.items())
     seeds = f" --seeds {len(experiment.seeds)}" * (experiment.seeds == tuple(range(len(experiment.seeds))))
-    flags = " ".join((*([] if experiment.clock else [f"--simulate {ranks or 0}"]), *experiment.flags))
+    ranks_flag = [] if experiment.clock else [f"--simulate {ranks or 0}"]
+    flags = "".join(f" {flag}" for flag in (*ranks_flag, *experiment.flags))
     yield (
-        f"`tmlauncher compare {experiment.name}.toml --scale {experiment.scale}{seeds}{' ' * bool(flags)}{flags}` runs "
+        f"`tmlauncher compare {experiment.name}.toml --scale {experiment.scale}{seeds}{flags}` runs "
         "it, `tmlauncher report DIR` with its folder makes this page again from the logs"
     )
 

@@ -77,7 +77,7 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     # Of ranks that a launcher has started, each knows the devices of its own machine.
     started = LAUNCHER in os.environ
     given, ranks = len(config.devices if started else devices), comm.allreduce(local_size, MPI.MAX)
-    ranks = comm.Get_size() if started else ranks
+    ranks = comm.Get_size() if started and config.workers_simulated is None else ranks
     if given != ranks and (started or given > 1) and hosts(devices)[0].name is None:
         where = "in all" if started else "on each machine, or one for all"
         raise ConfigError(

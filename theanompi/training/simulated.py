@@ -16,12 +16,16 @@ What takes virtual time, and nothing else:
 - a letter: `clock.exchange_s`, in which its sender waits, and after which it is there.
 
 Meetings are as real runs have them: an epoch is over when all workers together have done its iterations, whoever did
-them, and each comes to the validation and the checkpoint, which take no time, after the iteration that it is in. Every
-worker has its own share of the items of an epoch, as real ones do; a fast one begins again with it.
+them, and each comes to the validation and the checkpoint after the iteration that it is in. These take no time but that
+of a sum over all workers (GOSGD's mean, local SGD's). Every worker has its own share of the items of an epoch, as real
+ones do; a fast one begins again with it.
 
 With `clock.order`, the log of a real run or a simulated one, workers pass at the centre in its order, and meet after as
-many iterations of each: who comes too early waits for his turn, whatever the step times. Rates that change from
+many iterations of each: who comes too early waits for its turn, whatever the step times. Rates that change from
 iteration to iteration may differ by one of them.
+
+What `theanompi.lasagne.random.fresh_keys` draws is one stream for all workers, in the order in which they run; dropout
+goes by the items and is each one's own.
 """
 
 import heapq
@@ -388,8 +392,8 @@ class World:
             self._kept.append(([tensor.clone() for tensor in tensors], own))
         for name, value in self._kept[0][1].items():
             setattr(model, name, value)
-        compile_iter_fns, train_iter = model.compile_iter_fns, model.train_iter
         compiled: list[int] = []
+        compile_iter_fns, train_iter = model.compile_iter_fns, model.train_iter
 
         def compile_once(sync_type: str = "cdd", exchangers: Sequence[Exchanger] = ()) -> None:
             if not compiled:
