@@ -168,8 +168,9 @@ def test_the_asynchronous_rules_start_as_they_did(folder: Path, started: list[Ru
         ONE_MACHINE.replace("RULE=BSP", f"RULE={rule}") + "DEVICES=cuda0,cuda1"
     )
     cli.main(["-cfg=session.cfg"])
-    (folder / "session.cfg").write_text(ONE_MACHINE + "DEVICES=cuda0,cuda1")
+    (folder / "session.cfg").write_text(ONE_MACHINE + "BSP_SYNC_TYPE=avg\nDEVICES=cuda0,cuda1")
     cli.main(["-cfg=session.cfg", f"-r={rule}"])
+    assert [run.sync_type for run in started] == ["cdd"] * 3, "what is BSP's means nothing to another rule"
     assert [run.rule for run in started] == [rule] * 3
     assert len(started[0].devices) == 2, "all of them are workers"
 

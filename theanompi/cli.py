@@ -207,7 +207,7 @@ def _devices(
 
 def _settings(args: argparse.Namespace) -> RunConfig:
     flags = {name for name, value in vars(args).items() if value is not None}
-    settings = read_cfg(args.cfg, flags) if args.cfg else {}
+    settings = read_cfg(args.cfg, flags, rule=getattr(args, "rule", None)) if args.cfg else {}
     hostfile = getattr(args, "hostfile", settings.pop("hostfile", None))
     size = settings.pop("size", None) if args.size is None else args.size
     settings.pop("size", None)

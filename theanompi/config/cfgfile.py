@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from theanompi.config.errors import ConfigError, closest, got, shortened
 from theanompi.config.files import read_text
 from theanompi.config.kinds import PLUGINS, RANKS, TEXT
-from theanompi.config.run import FIELDS, read_as, read_field
+from theanompi.config.run import ASYNCHRONOUS, FIELDS, read_as, read_field
 
 KEYS = {name.upper(): name for name in FIELDS if name != "settings"} | {
     "BSP_SYNC_TYPE": "sync_type",
@@ -39,7 +39,7 @@ class _Token(NamedTuple):
     line: int
 
 
-def read_cfg(path: str | Path, overridden: Container[str] = ()) -> dict[str, Any]:
+def read_cfg(path: str | Path, overridden: Container[str] = (), *, rule: str | None = None) -> dict[str, Any]:
     r"""Read a cfg file.
 
     Parameters
@@ -51,6 +51,9 @@ def read_cfg(path: str | Path, overridden: Container[str] = ()) -> dict[str, Any
         `settings`: ``OPTIMIZER_BETA2=0.98`` is that of ``--set optimizer.beta2=0.98``.
     overridden
         Names of what is set elsewhere: values that it may not have are left out.
+    rule
+        The rule that is set elsewhere. Under an asynchronous one, that or the file's, the keys that begin with ``BSP_``
+        mean nothing.
 
     Returns
     -------
@@ -75,6 +78,7 @@ def read_cfg(path: str | Path, overridden: Container[str] = ()) -> dict[str, Any
     text = read_text(path, "cfg file")
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
+    of_bsp: set[str] = set()
     for line, key, value in _assignments(text, str(path)):
         where = f"{path}, line {line}"
         name = KEYS.get(key) or _setting(key)
@@ -95,6 +99,10 @@ def read_cfg(path: str | Path, overridden: Container[str] = ()) -> dict[str, Any
         except ConfigError as error:
             if name not in overridden:
                 raise ConfigError(f"{where}: {error}") from None
+        if key.startswith("BSP_"):
+            of_bsp.add(name)
+    if (rule or values.get("rule")) in ASYNCHRONOUS:
+        values = {name: value for name, value in values.items() if name not in of_bsp}
     return values
 
 
