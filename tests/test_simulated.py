@@ -38,6 +38,8 @@ class Linear(Toy):
     def __init__(self, world: World, rank: int, *, still: bool = False) -> None:
         super().__init__(rank, N, still=still)
         self._world = world
+        if still:
+            self.weights.flat.fill_(rank)
         self._pairs = [torch.from_numpy(array) for array in pairs(rank)]
 
     def train_iter(self, count: int, record: Any, objective: int = 0) -> None:
@@ -186,6 +188,17 @@ def test_local_sgd_is_a_numpy_loop_and_waits_for_the_slowest_at_each_average() -
             since = range(iteration - 3, iteration + 1)
             time += max(sum(world.step_seconds(who, i) for i in since) for who in range(4))
     assert near(toys, x) and world.baton.times == pytest.approx([time] * 4)
+
+
+def test_swapped_networks_change_places_in_pairs_and_none_is_lost() -> None:
+    _, toys, _ = run(
+        "BSP", (3,) * 4, ClockSettings(steps="exponential"), still=True, sync_type="swap", period=3
+    )
+    first, second = zip(
+        *((toy.weights.flat[0].item(), toy.weights.flat[-1].item()) for toy in toys), strict=True
+    )
+    assert second == (0, 1, 2, 3) and sorted(first) == [0, 1, 2, 3]
+    assert all(first[int(first[rank])] == rank != first[rank] for rank in range(4))
 
 
 def test_a_centre_of_several_parts_is_one_worker_at_a_time_and_the_order_is_that_of_all_parts(
