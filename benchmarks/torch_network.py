@@ -45,7 +45,8 @@ class Network(nn.Module):
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         """Compute the outputs."""
-        given, values = iter(inputs), []
+        given = iter(inputs)
+        values: list[Tensor] = []
         for step, incoming in zip(self.steps, self._incoming, strict=True):
             values.append(step(*(values[i] for i in incoming)) if incoming else next(given))
         return [values[i] for i in self._outputs]
@@ -141,7 +142,7 @@ def _fill(parameter: Any, variable: Any, change: Any = lambda x: x) -> None:
         parameter.copy_(change(torch.from_numpy(variable.get_value(borrow=False))))
 
 
-def _padding(layer: Any) -> tuple[int, ...]:
+def _padding(layer: Any) -> Any:
     sizes = layer.filter_size
     if isinstance(layer.pad, str):
         return tuple({"same": size // 2, "full": size - 1, "valid": 0}[layer.pad] for size in sizes)
@@ -162,8 +163,10 @@ def _convolution(layer: Any) -> nn.Module:
 
 def _transposed(layer: Any) -> nn.Module:
     pad = _padding(layer)
-    sides = zip(layer.input_shape[2:], layer.stride, layer.filter_size, pad, layer.output_shape[2:], strict=True)
-    more = tuple(out - ((n - 1) * stride + size - 2 * p) for n, stride, size, p, out in sides)
+    sides = zip(
+        layer.input_shape[2:], layer.stride, layer.filter_size, pad, layer.output_shape[2:], strict=True
+    )
+    more: Any = tuple(out - ((n - 1) * stride + size - 2 * p) for n, stride, size, p, out in sides)
     made = nn.ConvTranspose2d(
         *(layer.input_shape[1], layer.num_filters, layer.filter_size, layer.stride, pad, more),
         bias=layer.b is not None,
@@ -176,7 +179,8 @@ def _transposed(layer: Any) -> nn.Module:
 
 
 def _dense(layer: Any) -> nn.Module:
-    made = nn.Linear(*layer.W.type.shape, bias=layer.b is not None)
+    inputs, units = layer.W.type.shape
+    made = nn.Linear(inputs, units, bias=layer.b is not None)
     _fill(made.weight, layer.W, torch.t)
     if layer.b is not None:
         _fill(made.bias, layer.b)
@@ -216,9 +220,13 @@ def _embedding(layer: Any) -> nn.Module:
 
 
 def _lstm(layer: Any) -> nn.Module:
-    made = nn.LSTM(layer.input_shapes[0][2], layer.num_units, batch_first=True)
+    made: Any = nn.LSTM(layer.input_shapes[0][2], layer.num_units, batch_first=True)
     gates = ("ingate", "forgetgate", "cell", "outgate")
-    for parameter, start in ((made.weight_ih_l0, "W_in_to"), (made.weight_hh_l0, "W_hid_to"), (made.bias_ih_l0, "b")):
+    for parameter, start in (
+        (made.weight_ih_l0, "W_in_to"),
+        (made.weight_hh_l0, "W_hid_to"),
+        (made.bias_ih_l0, "b"),
+    ):
         for rows, gate in zip(parameter.chunk(4), gates, strict=True):
             _fill(rows, getattr(layer, f"{start}_{gate}"), torch.t if rows.ndim == 2 else lambda b: b)
     # torch adds two biases; one of them stays 0.

@@ -1,6 +1,5 @@
 """The zoo in plain torch, which its benchmark compares it with, is the same: outputs of the same weights are equal."""
 
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,9 +70,7 @@ def test_a_generator_and_its_critic_do() -> None:
     rng = np.random.default_rng(1)
     net = build_model((3, 1, 12, 12), noise=5, width=2, hidden=8)
     inputs = {"noise": rng.normal(size=(3, 5)), "images": rng.normal(size=(3, 1, 12, 12))}
-    same_outputs(
-        net["generator"], net["critic"], inputs={k: v.astype("float32") for k, v in inputs.items()}
-    )
+    same_outputs(net["generator"], net["critic"], inputs={k: v.astype("float32") for k, v in inputs.items()})
 
 
 def test_the_models_of_text_do() -> None:
