@@ -119,18 +119,15 @@ def settings_of(name: str, data: Path, seed: int) -> dict[str, Any]:
     return run
 
 
-def fields_of(model: Model, split: str) -> Fields:
-    """All items of a split as the network sees them; without augmentation they are the same in every epoch."""
+def fields_of(model: Model, split: str, batches: int | None = None) -> Fields:
+    """The items of a split, or of its first batches, as the network sees them: without augmentation always the same."""
     batch = model.data.modality.graph(model.inputs.variables, False)
     seen = {name: batch[name] for name in batch if name != "keys"}
     compute = pytensor.function([], list(seen.values()), mode=device.mode())
     stream = model.data.train(0, 0) if split == "train" else model.data.validation()
     feed, parts = Feed(model.inputs, stream), []
-    while True:
-        try:
-            feed.load()
-        except StopIteration:
-            break
+    for _ in range(batches or (model.data.n_batch_train if split == "train" else model.data.n_batch_val)):
+        feed.load()
         parts.append([torch.from_numpy(np.array(value)) for value in compute()])
     fields = {name: torch.cat(values) for name, values in zip(seen, zip(*parts, strict=True), strict=True)}
     kept = fields.pop("weights") > 0
@@ -338,7 +335,7 @@ def train(name: str, data: Path, seeds: int, picture: Path | None) -> None:
             real = val_fields["images"]
             pictures = made(model, len(real))
             if picture and seed == 0:
-                save(pictures[:100], picture)
+                save(pictures[:100].repeat(3, 1).repeat(3, 2), picture)
             with torch.no_grad():
                 (by_torch,) = networks[1].eval()(torch.rand(len(real), model.settings.noise))
             says["ours"] = energy_distance(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255, real)

@@ -1,4 +1,4 @@
-"""The zoo in plain torch, which its benchmark compares it with, is the same: outputs of the same weights are equal."""
+"""The zoo in plain torch, which its benchmark compares it with, is the same: its outputs and its updates."""
 
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from tests.zoo import small
 from theanompi import device
 from theanompi.lasagne.layers import InputLayer, Layer, get_all_layers, get_all_params, get_output
+from theanompi.models import ZOO
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SIZES = {"AlexNet": 67, "AlexNetOneTower": 63, "Cifar10": 28, "VGG": 32, "DenseNet": 32}
@@ -81,3 +82,87 @@ def test_the_models_of_text_do() -> None:
     mask[1, 2:] = 0
     same_outputs(language_model.build_model((3, 5), 9, width=4)["scores"], inputs={"tokens": tokens})
     same_outputs(lstm.build_model((3, 5), 9, width=4)["prob"], inputs={"tokens": tokens, "mask": mask})
+
+
+# Training alike.
+
+
+def test_each_network_of_the_zoo_has_its_case_and_a_schedule_that_shrinks_with_the_epochs() -> None:
+    child = import_module("zoo_child")
+    assert set(child.CASES) == {where.partition(":")[2] for where in ZOO}
+    for name, case in child.CASES.items():
+        assert child.class_of(name).__name__ != name or case.settings, "small"
+    decays = child.settings_of("AlexNet", Path("x.h5"), 0)["decay_epochs"]
+    assert decays == pytest.approx([child.CASES["AlexNet"].epochs * share / 7 for share in (2, 4, 6)])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("digits") / "digits.h5"
+    import_module("zoo").write_digits(path)
+    return path
+
+
+TINY = {"model.width": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ResNetCifar", {"image_size": 16, "weight_decay": 0.01}),
+        ("LanguageModel", {"settings": TINY}),
+        ("LanguageModel", {"optimizer": "adam", "base_lr": 0.01, "settings": TINY}),
+        ("LanguageModel", {"optimizer": "adadelta", "settings": TINY}),
+        (
+            "LanguageModel",
+            {"optimizer": "rmsprop", "base_lr": 0.0003, "settings": {"optimizer.epsilon": 1e-20, **TINY}},
+        ),
+    ],
+    ids=["momentum", "SGD", "adam", "adadelta", "rmsprop"],
+)
+def test_the_same_batches_make_the_same_weights(name: str, settings: dict[str, Any], digits: Path) -> None:
+    child = import_module("zoo_child")
+    model = child.class_of(name)({**child.settings_of(name, digits, 0), **settings})
+    try:
+        fields, n = child.fields_of(model, "train", 4), model.config.batch_size
+        batches = ({k: v[i : i + n] for k, v in fields.items()} for i in range(0, 4 * n, n))
+        networks = child.networks_of(model)
+        step, other = child.training_step(model), child.descent(name, model, networks, batches)
+        for _ in range(4):
+            step()
+            other()
+        (ours,), (theirs,) = child.networks_of(model), networks
+    finally:
+        model.cleanup()
+    for key, value in ours.named_parameters():
+        torch.testing.assert_close(
+            theirs.get_parameter(key), value, rtol=1e-3, atol=2e-4, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+def test_the_page_has_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    zoo = import_module("zoo")
+    runs = [{"ours": 1.0, "torch": 2.0, "updates": 440}, {"ours": 3.0, "torch": 4.0, "updates": 440}]
+    estimates = {"distance": [1.0] * 40, "distance_by_torch": [2.0] * 40, "data": 0.0}
+    rate, ratio = {"images_per_s": {"median": 1234.5}}, {"median": 1.25, "iqr": 0.5}
+    contenders = {"ours": rate, "torch": {**rate, "ratio": ratio}, "memory": {**rate, "ratio": ratio}}
+    result = {
+        "train": {"networks": {"AlexNet": runs, "WGAN": [run | estimates for run in runs]}},
+        "speed": {"networks": {"LSTM": contenders}},
+    }
+    names = ("errors", "energies", "distances", "speeds")
+    page = tmp_path / "zoo.md"
+    page.write_text(
+        "# The zoo\n" + "".join(f"<!-- {n} -->\nold\n<!-- end of {n} -->\n" for n in names), "utf-8"
+    )
+    monkeypatch.setattr(zoo, "PAGE", page)
+    zoo.write_page(result)
+    epochs = import_module("zoo_child").CASES["AlexNet"].epochs
+    lines = page.read_text("utf-8").splitlines()
+    assert lines[0] == "# The zoo" and "old" not in lines
+    assert any(
+        line.startswith(f"| AlexNet | width 8, hidden 256 | 67 pixels | {epochs} × {440 // epochs} of 32 |")
+        for line in lines
+    )
+    assert any(line.endswith("| 2.00 ± 1.41 | 3.00 ± 1.41 |") for line in lines)
+    assert "| LSTM | 1,234 | 1,234 | 1,234 | 1.25 ± 0.25 | 1.25 ± 0.25 |" in lines
