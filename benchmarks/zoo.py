@@ -156,9 +156,9 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
     head = ("network", "small by", "items of", "epochs × updates of n", "optimizer, rate, schedule")
 
     def about(name: str) -> list[object]:
-        case, updates = CASES[name], runs_of[name][0]["updates"]
+        case, run = CASES[name], runs_of[name][0]
         unit = "pixels" if case.data == "digits" else "tokens"
-        runs = f"{case.epochs} × {updates // case.epochs} of {case.batch_size}"
+        runs = f"{run['epochs']} × {run['updates'] // run['epochs']} of {case.batch_size}"
         return [name, sizes(name), f"{case.size} {unit}", runs, recipe(name)]
 
     groups: dict[str, list[str]] = {"errors": [], "energies": []}

@@ -57,8 +57,8 @@ CASES = {
     "AlexNetOneTower": Case(20, 32, 63),
     "GoogLeNet": Case(6, 32, 32),
     "GoogLeNetBN": Case(3, 32, 32),
-    "VGG11": Case(10, 32, 32),
-    "VGG13": Case(6, 32, 32),
+    "VGG11": Case(16, 32, 32),
+    "VGG13": Case(8, 32, 32),
     "VGG16": Case(6, 32, 32),
     "VGG19": Case(6, 32, 32),
     "Cifar10_model": Case(12, 32, 28),
@@ -68,7 +68,7 @@ CASES = {
     "ResNet50": Case(4, 32, 32),
     "ResNet101": Case(3, 32, 32),
     "ResNet152": Case(3, 32, 32),
-    "ResNetCifar": Case(8, 32, 32),
+    "ResNetCifar": Case(16, 32, 32),
     "Wide_ResNet": Case(6, 32, 16),
     "DenseNet121": Case(6, 32, 32),
     "DenseNet169": Case(3, 32, 32),
@@ -323,7 +323,7 @@ def train(name: str, data: Path, seeds: int, picture: Path | None) -> None:
             loss = model.reported.metrics[0]
             if not math.isclose(same[loss], other[loss], rel_tol=1e-3):
                 raise RuntimeError(f"{name}: expected one {loss} of the same weights, got {same} and {other}")
-        says: dict[str, Any] = {"seed": seed, "updates": updates}
+        says: dict[str, Any] = {"seed": seed, "updates": updates, "epochs": CASES[name].epochs}
         start = time.perf_counter()
         sums = [step() for _ in range(updates)]
         says["ours_s"], start = time.perf_counter() - start, time.perf_counter()
