@@ -128,7 +128,7 @@ def recipe(name: str) -> str:
     run = resolve(RunConfig.from_dict(given), model.defaults, model=name)
     schedule = make_schedule(run, minibatch=CASES[name].batch_size, iterations_per_epoch=1)
     optimizer = run.optimizer if run.optimizer != "momentum" or run.momentum else "SGD"
-    return f"{optimizer}, {schedule(0):.2g}{' (set)' * bool(CASES[name].base_lr)}, {run.schedule}"
+    return f"{optimizer}, {schedule(0):.3g}{' (set)' * bool(CASES[name].base_lr)}, {run.schedule}"
 
 
 def sizes(name: str) -> str:
