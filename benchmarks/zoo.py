@@ -11,7 +11,7 @@ layout that is faster, with fused or ``foreach`` optimizers and a `DataLoader` o
 with batches cut from memory. One thread each.
 
 The result is a JSON file under benchmarks/results/; a part, or a network, that is run again replaces what was there.
-``--page`` puts the tables into docs/zoo.md.
+``--page`` puts the tables into docs/zoo.md; with ``--parts`` and nothing after it, those of the results that there are.
 """
 
 import argparse
@@ -85,19 +85,20 @@ def trained(name: str, data: Path, seeds: int, picture: Path | None) -> list[dic
 
 def timed(name: str, data: Path, rounds: int, burst_s: float) -> dict[str, Any]:
     """Items per second of all three: a `common.compare` report; of texts the items are tokens."""
-    case, started = CASES[name], list[common.Contender]()
+    case, kinds = CASES[name], ("ours", "torch", "memory")
+    started: dict[str, common.Contender] = {}
 
-    def start(kind: str) -> common.Contender:
-        return common.Contender(kind, "zoo_child.py", [kind, name, "--data", str(data)], 1, 1)
+    def start(kind: str) -> None:
+        words = [kind, name, "--data", str(data)]
+        started[kind] = common.Contender(kind, "zoo_child.py", words, ranks=1, threads=1)
 
     try:
         with ThreadPoolExecutor(2) as pool:
-            for one in pool.map(start, ("ours", "torch", "memory")):
-                started.append(one)
+            list(pool.map(start, kinds))
         items = case.batch_size * (case.size if case.data != "digits" else 1)
-        report = common.compare(started, rounds, burst_s, items)
+        report = common.compare([started[kind] for kind in kinds], rounds, burst_s, items)
     finally:
-        for contender in started:
+        for contender in started.values():
             contender.close()
     common.print_comparison(name, report)
     return report
