@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from keyed import keyed_bits, keyed_normal, keyed_uniform
 from pytensor.gradient import verify_grad
+from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from tolerance import assert_close
 
 from theanompi import device
@@ -523,6 +524,32 @@ def test_batch_norm_of_one_output_alone_needs_no_cotangent_of_the_others() -> No
     value = data(4, 2, dtype="float64")
     f = pytensor.function([x], pytensor.grad(mean.sum(), x), mode=device.mode("cpu"))
     assert_close(f(value), np.full((4, 2), 0.25))
+
+
+@ON_EACH_DEVICE
+@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (6, 3), (1, 3, 2, 2), (5, 1, 1, 1)])
+def test_normalize(place: str, shape: tuple[int, ...]) -> None:
+    x, vectors = data(*shape), [data(shape[1], seed=seed) for seed in range(1, 5)]
+    vectors[3] = np.abs(vectors[3]) + np.float32(0.1)
+
+    def theirs(x: torch.Tensor, *vectors: torch.Tensor) -> torch.Tensor:
+        gamma, beta, mean, inv_std = (v.view(-1, *(1,) * (x.ndim - 2)) for v in vectors)
+        return gamma * (x - mean) * inv_std + beta
+
+    assert_close(
+        run(place, ops.normalize, x, *vectors), theirs(*map(torch.tensor, (x, *vectors))), device=place
+    )
+    found = our_gradients(place, ops.normalize, x, *vectors)
+    for one, other in zip(found, torch_gradients(theirs, x, *vectors), strict=True):
+        assert_close(one, other, device=place)
+
+
+def test_normalize_is_written_out_and_fused_with_what_follows() -> None:
+    x, vector = pt.tensor("x", dtype="float32", shape=(2, 3, 4, 4)), device.shared(data(3))
+    y = ops.normalize(x, vector, vector, vector, vector) + pt.exp(x)
+    nodes = pytensor.function([x], y, mode=device.mode("cpu")).maker.fgraph.toposort()
+    whole = [n for n in nodes if n.outputs[0].ndim == 4 and not isinstance(n.op, DimShuffle)]
+    assert [type(n.op) for n in whole] == [Elemwise]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ What can be refused is refused before torch is imported and anything is compiled
 """
 
 import contextlib
+import gc
 import os
 import platform
 import sys
@@ -95,6 +96,7 @@ def run(
         from theanompi.training.rank import train
 
         remove_left_behind()
+        stack.callback(gc.unfreeze)  # what `train` has taken out of the garbage collector's sight
         train(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
         comm.Barrier()
         if places is not None:

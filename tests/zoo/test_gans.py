@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.zoo.runs import PART, curve, equal, same, trained
+from tests.zoo.runs import Trained, goes_on, made, on_two_ranks, same, train
 from theanompi import device
 from theanompi.data import write_dataset
 from theanompi.device.ops import uniform
 from theanompi.models.wgan import WGAN_GP
 
 MODELS = ("lsgan.LSGAN", "wgan.WGAN", "wgan.WGAN_GP")
-SIZE, PICTURES, ITERATIONS = 8, 32, 30
+SIZE, PICTURES, PART, ITERATIONS = 8, 32, 22, 30
 SMALL = {"model.width": 2, "model.hidden": 16, "model.noise": 3}
 SETTINGS: dict[str, Any] = {"image_size": SIZE, "batch_size": 16, "settings": SMALL}
 
@@ -44,24 +45,36 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Each model trained on one rank, once: its checkpoint and its folder."""
-    found: dict[str, Any] = {}
+def trained(data: str) -> Iterator[Callable[[str], Trained]]:
+    """Each model trained once, whole and from the middle of the five updates of a critic."""
+    found: dict[str, Trained] = {}
 
-    def get(model: str) -> Any:
+    def get(model: str) -> Trained:
         if model not in found:
-            out = tmp_path_factory.mktemp(model) / "run"
-            found[model] = trained(model, out, ITERATIONS, data=data, **SETTINGS), out
+            found[model] = goes_on(made(f"theanompi.models.{model}", data=data, **SETTINGS), PART, ITERATIONS)
         return found[model]
 
-    return get
+    yield get
+    for one in found.values():
+        one.model.cleanup()
+
+
+def sampled(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit status of ``python -m theanompi.models.samples WORDS``."""
+    monkeypatch.setattr("sys.argv", ["samples", *words])
+    monkeypatch.delitem(sys.modules, "theanompi.models.samples", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("theanompi.models.samples", run_name="__main__")
+    return int(ended.value.code or 0)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_both_networks_move(model: str, whole: Any) -> None:
-    arrays, out = whole(model)
-    assert len(curve(out, "critic")) == ITERATIONS
-    assert len(curve(out, "generator")) == (ITERATIONS if model == "lsgan.LSGAN" else ITERATIONS // 5)
+def test_both_networks_move_and_it_goes_on_from_a_state(
+    model: str, trained: Callable[[str], Trained]
+) -> None:
+    _, arrays, curves = trained(model)
+    assert len(curves["critic"]) == ITERATIONS
+    assert len(curves["generator"]) == (ITERATIONS if model == "lsgan.LSGAN" else ITERATIONS // 5)
     assert {name.split(".")[0].rstrip("1234_bn") for name in arrays if name.startswith("weights/")} == {
         "weights/generator",
         "weights/critic",
@@ -69,18 +82,28 @@ def test_both_networks_move(model: str, whole: Any) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_two_ranks_make_what_one_makes_and_it_goes_on_to_the_last_bit(
-    model: str, whole: Any, data: str, tmp_path: Path
+def test_two_ranks_make_what_one_makes_of_which_samples_are_drawn(
+    model: str,
+    trained: Callable[[str], Trained],
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = {"data": data, **SETTINGS}
-    # In the middle of the five updates of a critic.
-    part = trained(model, tmp_path / "run", PART, **run)
-    same(trained(model, tmp_path / "other", PART, ranks=2, **run), part, 1e-3)
-    equal(trained(model, tmp_path / "run", ITERATIONS, resume=True, **run), whole(model)[0])
+    out = tmp_path / "run"
+    same(
+        on_two_ranks(f"theanompi.models.{model}", ITERATIONS, out, data=data, **SETTINGS),
+        trained(model).arrays,
+        1e-3,
+    )
+    if model == "lsgan.LSGAN":
+        assert sampled(monkeypatch, str(out), "-o", f"{tmp_path}/samples.png", "--count", "9") == 0
+        with Image.open(tmp_path / "samples.png") as image:
+            assert (image.size, image.mode) == ((3 * (SIZE + 1) - 1,) * 2, "L")
+            assert np.asarray(image)[SIZE].max() == 0 < np.asarray(image).max()
 
 
-def test_the_critics_weights_are_clipped_and_nothing_else(whole: Any) -> None:
-    arrays = whole("wgan.WGAN")[0]
+def test_the_critics_weights_are_clipped_and_nothing_else(trained: Callable[[str], Trained]) -> None:
+    arrays = trained("wgan.WGAN").arrays
     for name, value in arrays.items():
         group, _, parameter = name.partition("/")
         if group == "weights" and parameter.startswith("critic") and parameter.endswith(".W"):
@@ -130,40 +153,28 @@ def test_the_gradient_of_the_penalty_is_that_of_torch(data: str) -> None:
         )
 
 
-def test_the_critics_estimate_falls_as_the_generator_learns(data: str, tmp_path: Path) -> None:
+def test_the_critics_estimate_falls_as_the_generator_learns(data: str) -> None:
     settings = {
         **SETTINGS,
         "accumulation": 1,
         "base_lr": 0.01,
         "settings": {**SMALL, "model.width": 4, "optimizer.beta1": 0.0, "optimizer.beta2": 0.9},
     }
-    trained("wgan.WGAN_GP", tmp_path / "run", 300, data=data, **settings)
-    distance = np.convolve(curve(tmp_path / "run", "distance"), np.ones(20) / 20, "valid")
+    model = made("theanompi.models.wgan.WGAN_GP", data=data, **settings)
+    try:
+        distance = np.convolve(train(model, 0, 300)["distance"], np.ones(20) / 20, "valid")
+        keys = np.arange(32)
+        graph = model.made(pt.as_tensor_variable(keys), deterministic=True)  # type: ignore[attr-defined]
+        drawn = 255 * np.asarray(pytensor.function([], graph, mode=device.mode())())[:, 0]
+    finally:
+        model.cleanup()
     assert distance[-1] < 0.5 * distance.max()
-    from theanompi.models.samples import samples
-
-    made = samples(tmp_path / "run", 32).astype(float)[..., 0]
     # The generator has found the two dark corners, which its first pictures are as bright as all else in.
     assert (
-        made[:, :4, 4:].mean() + made[:, 4:, :4].mean() < 60 < made[:, :4, :4].mean() + made[:, 4:, 4:].mean()
+        drawn[:, :4, 4:].mean() + drawn[:, 4:, :4].mean()
+        < 60
+        < drawn[:, :4, :4].mean() + drawn[:, 4:, 4:].mean()
     )
-
-
-def sampled(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """The exit status of ``python -m theanompi.models.samples WORDS``."""
-    monkeypatch.setattr("sys.argv", ["samples", *words])
-    monkeypatch.delitem(sys.modules, "theanompi.models.samples", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("theanompi.models.samples", run_name="__main__")
-    return int(ended.value.code or 0)
-
-
-def test_a_picture_of_samples_is_written(whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = whole("lsgan.LSGAN")[1]
-    assert sampled(monkeypatch, str(out), "-o", f"{tmp_path}/samples.png", "--count", "9") == 0
-    with Image.open(tmp_path / "samples.png") as image:
-        assert (image.size, image.mode) == ((3 * (SIZE + 1) - 1,) * 2, "L")
-        assert np.asarray(image)[SIZE].max() == 0 < np.asarray(image).max()
 
 
 def test_what_is_no_run_of_a_gan_is_refused(

@@ -11,14 +11,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from tests.zoo.runs import PART, curve, equal, same, trained
+from tests.zoo.runs import goes_on, made, on_two_ranks, same, train
 from theanompi import device
 from theanompi.data import open_dataset, write_stream, write_texts
 from theanompi.lasagne.layers import output_keywords
 from theanompi.models.language_model import LanguageModel
 from theanompi.models.lstm import LSTM
 
-WIDTH, ITERATIONS = 8, 100
+WIDTH, PART, ITERATIONS = 8, 22, 100
 MOMENTUM = {
     "optimizer": "momentum",
     "momentum": 0.9,
@@ -64,37 +64,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"lstm.LSTM": folder / "reviews.h5", "language_model.LanguageModel": folder / "sentences.h5"}
 
 
-@pytest.fixture(scope="module")
-def whole(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Each model trained on one rank, once: its checkpoint and its folder."""
-    found: dict[str, Any] = {}
-
-    def get(model: str) -> Any:
-        if model not in found:
-            out = tmp_path_factory.mktemp(model) / "run"
-            found[model] = trained(model, out, ITERATIONS, data=str(data[model]), **SETTINGS[model]), out
-        return found[model]
-
-    return get
-
-
 @pytest.mark.parametrize("model", SETTINGS)
-def test_it_learns_a_few_by_heart(model: str, whole: Any) -> None:
-    losses = curve(whole(model)[1], LOSSES[model])
+def test_it_learns_a_few_by_heart_goes_on_from_a_state_and_is_the_same_on_two_ranks(
+    model: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    name, run = f"theanompi.models.{model}", {"data": str(data[model]), "epochs": 200, **SETTINGS[model]}
+    one, after, curves = goes_on(made(name, **run), 10, PART)
+    same(on_two_ranks(name, PART, tmp_path / "run", **run), after, 1e-4)
+    losses = curves[LOSSES[model]] + train(one, PART, ITERATIONS)[LOSSES[model]]
+    one.cleanup()
     assert len(losses) == ITERATIONS
     # Of two classes, and of 27 characters.
     assert losses[0] == pytest.approx({"loss": np.log(2), "nats": np.log(27)}[LOSSES[model]], rel=0.05)
     assert np.mean(losses[-10:]) < 0.4 * losses[0]
-
-
-@pytest.mark.parametrize("model", SETTINGS)
-def test_two_ranks_make_what_one_makes_and_it_goes_on_to_the_last_bit(
-    model: str, whole: Any, data: dict[str, Path], tmp_path: Path
-) -> None:
-    run = {"data": str(data[model]), **SETTINGS[model]}
-    part = trained(model, tmp_path / "run", PART, **run)
-    same(trained(model, tmp_path / "other", PART, ranks=2, **run), part, 1e-4)
-    equal(trained(model, tmp_path / "run", ITERATIONS, resume=True, **run), whole(model)[0])
 
 
 def as_torch(model: Any, name: str, width: int) -> torch.nn.LSTM:

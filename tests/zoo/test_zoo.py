@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 import models
 import theanompi.models
-from tests.mpi import run_warm
 from tests.zoo import small
+from tests.zoo.runs import Unrecorded, equal, goes_on, made, on_two_ranks, train
 from theanompi import Model, cli, device
 from theanompi.config import ConfigError, RunConfig, plugins, resolve
 from theanompi.config.modules import OF_THEANO_MPI, find_module
@@ -25,7 +25,6 @@ from theanompi.lasagne.layers import ExpressionLayer, InputLayer
 from theanompi.launch.check import check
 from theanompi.models import ZOO, Card, describe, listing
 from theanompi.models.parts import classification_with_sides
-from theanompi.record import checkpoint
 
 PARAMETERS = {
     "AlexNet": 60_965_224,  # theano_alexnet and Caffe's bvlc_alexnet
@@ -191,14 +190,6 @@ EXAMPLES, CLASSES = 32, 4
 BASE = {"batch_size": 16, "base_batch": 32, "schedule": "constant", "scaling": "none", "loader_processes": 1}
 
 
-class Unrecorded:
-    """A recorder that keeps nothing."""
-
-    def start(self, doing: str = "") -> None: ...
-
-    def end(self, phase: str) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, str]]:
     """By their side, 32 pictures of 4 × 4 squares of any colours, with a tint for each class."""
@@ -222,14 +213,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, str
     yield paths
 
 
-def train(model: Model, first: int, last: int) -> None:
-    """Make the updates from `first` to before `last`."""
-    for iteration in range(first, last):
-        model.epoch, count = divmod(iteration, model.data.n_batch_train)
-        model.train_iter(count, Unrecorded())
-        model.update()
-
-
 def validated(model: Model) -> tuple[float, float]:
     """Loss and error of the examples, which are those of training, without dropout."""
     for count in range(model.data.n_batch_val):
@@ -242,32 +225,14 @@ def validated(model: Model) -> tuple[float, float]:
 def test_a_network_learns_alone_and_on_two_ranks_and_goes_on_from_a_state(
     case: Case, pictures: dict[int, str], tmp_path: Path
 ) -> None:
-    epochs = case.updates  # of one update each
+    epochs = case.updates  # of one each
     run = {**BASE, "data": pictures[case.size], "image_size": case.size, "epochs": epochs, **case.settings}
-    model: Model = getattr(small, case.name)({**run, "accumulation": 2, "devices": ["cpu"]})
-    model.compile_iter_fns()
-    train(model, 0, 10)
-    after_10, etas = model.state_arrays(), model.last_etas()
-    train(model, 10, 20)
-    after_20 = model.state_arrays()
-
-    # Going on from the state after 10 updates gives the same bits.
-    model.load_state_arrays(after_10, 10, etas)
-    train(model, 10, 20)
-    again = model.state_arrays()
-    assert all(np.array_equal(again[name], values) for name, values in after_20.items())
-
+    name = f"tests.zoo.small.{case.name}"
+    model, after_12, _ = goes_on(made(name, **run), 6, 12)
     # Two ranks with a batch each make the updates of one with two.
-    two = {**run, "modelfile": "tests.zoo.small", "modelclass": case.name, "devices": ["cpu"] * 2}
-    done = run_warm(2, {**two, "max_iterations": 20, "out": str(tmp_path / "run")})
-    assert done.returncode == 0, done.stdout + done.stderr
-    split = checkpoint.load(tmp_path / "run" / "checkpoint.h5")[0]
-    assert split.keys() == after_20.keys()
-    for name, values in after_20.items():
-        np.testing.assert_array_equal(split[name], values, err_msg=name)
-
+    equal(on_two_ranks(name, 12, tmp_path / "run", **run), after_12)
     # It learns the examples by heart.
-    train(model, 20, case.updates)
+    train(model, 12, case.updates)
     loss, error = validated(model)
     model.cleanup()
     assert error <= 0.1, (loss, error)

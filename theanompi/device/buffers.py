@@ -39,7 +39,7 @@ class FlatBuffer:
         total = sum(sizes.values())
         if current().type == "cpu":
             # NumPy asks the system for huge pages, which passes over the buffer are faster in; torch does not.
-            self.flat = torch.from_numpy(np.empty(total, np.float32)).zero_()
+            self.flat = torch.from_numpy(np.zeros(total, np.float32))
         else:
             self.flat = torch.zeros(total, dtype=torch.float32, device=current())
         self.views: dict[str, torch.Tensor] = {}

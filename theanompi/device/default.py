@@ -17,9 +17,10 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.op import HasInnerGraph
 from pytensor.graph.traversal import ancestors
 
-from theanompi.device import fusion
 from theanompi.device.linker import mode as device_mode
 from theanompi.device.ops.base import TorchOp
+from theanompi.device.rewrites import RememberedMode
+from theanompi.device.shapes import TAG
 from theanompi.device.shared import DeviceSharedVariable
 
 
@@ -42,7 +43,7 @@ class DefaultMode(Mode):
         updates = [one.update for one in inputs if getattr(one, "update", None) is not None]
         chosen = mode
         if of_device([*read, *updates]):
-            chosen = Mode(device_mode().linker, self.provided_optimizer.including(fusion.TAG))
+            chosen = RememberedMode(device_mode().linker, self.provided_optimizer.including(TAG))
         elif self is _default:
             # Not `self`, because PyTensor's settings of linker and rewrites may have changed since.
             chosen = get_mode("Mode")

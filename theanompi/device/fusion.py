@@ -1,4 +1,4 @@
-"""Graph rewrites of our mode: batch normalisation takes over the sum and the rectifier that follow it.
+"""Graph rewrites of our mode: batch normalisation with the sum and the rectifier after it as one node, or written out.
 
 They are registered under a tag of their own, so that no other mode of PyTensor's meets ops that only torch
 can compute.
@@ -13,7 +13,7 @@ from pytensor.scalar.basic import Add
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.norm import BatchNorm, BatchNormGrad
+from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, Normalize
 
 TAG = "theanompi_fusion"
 
@@ -114,6 +114,23 @@ def rectified_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Var
     return dict(zip([*node.outputs, g], gradients, strict=True))
 
 
+@node_rewriter([Normalize])
+def written_out(fgraph: FunctionGraph, node: Apply) -> list[Variable]:
+    """Normalisation by given statistics as element-wise nodes.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    list of Variable
+        What replaces its output.
+    """
+    return [node.op.written_out(*node.inputs)]
+
+
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
-for _rewriter in (rectify_normalised, rectified_gradient):
+for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
@@ -19,12 +18,13 @@ from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
-from theanompi.device import fusion
 from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
+from theanompi.device.rewrites import RememberedMode
+from theanompi.device.shapes import TAG
 from theanompi.device.unsupported import Unsupported
 
 
@@ -52,6 +52,14 @@ class TorchLinker(JITLinker):
         "scan_split_non_sequence_decomposition_and_solve",
         # Takes any diagonal of a block matrix for the main one (PyTensor 3.0.7 to 3.3.8).
         "diag_of_blockdiag",
+        # theanompi.device.shapes is in its place.
+        "ShapeOpt",
+        # For each matrix product and transpose they search all of the graph before it: is it diagonal, orthogonal,
+        # symmetric, a selection?
+        "dot_diag_to_elemwise",
+        "orthogonal_dot_transpose_to_eye",
+        "selection_dot_to_indexing",
+        "useless_symmetric_transpose",
     )
 
     def __init__(
@@ -398,10 +406,10 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
     return np.asarray(tensor.cpu().numpy())
 
 
-def _mode(linker: TorchLinker) -> Mode:
+def _mode(linker: TorchLinker) -> RememberedMode:
     # The traces of a loop that nobody reads are not kept.
     traces = "scan_save_mem_no_prealloc"
-    return Mode(linker, RewriteDatabaseQuery(include=["fast_run", traces, fusion.TAG]))
+    return RememberedMode(linker, RewriteDatabaseQuery(include=["fast_run", traces, TAG]))
 
 
 def mode(
@@ -410,7 +418,7 @@ def mode(
     return_internal_type: bool = False,
     written: Callable[[str], None] | None = None,
     capture: bool = False,
-) -> Mode:
+) -> RememberedMode:
     """The PyTensor mode that compiles graphs to torch.
 
     docs/ops.md lists the ops that it knows. Any other is refused when a function is compiled, by an `Unsupported` of

@@ -56,12 +56,6 @@ def build_model(
     ------
     ConfigError
         For smaller pictures.
-
-    Examples
-    --------
-    >>> net = build_model()
-    >>> net["pool1"].output_shape, net["pool5"].output_shape
-    ((None, 96, 27, 27), (None, 256, 6, 6))
     """
     expect_size("AlexNet", input_shape, 67)
     net: Net = {}

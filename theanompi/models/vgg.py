@@ -66,11 +66,6 @@ def build_model(
     ------
     ConfigError
         For smaller pictures, or another configuration.
-
-    Examples
-    --------
-    >>> [name for name in build_model((None, 3, 32, 32), 10) if name.startswith("conv3")]
-    ['conv3_1', 'conv3_2', 'conv3_3']
     """
     if configuration not in CONFIGURATIONS:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """One rank, top to bottom: device, model, exchange, compiled functions, and every epoch to the last checkpoint."""
 
+import gc
 import os
 import platform
 import sys
@@ -168,6 +169,8 @@ def train(
     rule, links = get_rule(config.rule), Links(comm, config, progress, stop)
     progress.now("setting up the exchange")
     told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
+    # All that has been imported and built stays: from here on the garbage collector does not look at it again.
+    gc.freeze()
     # Compiled after the exchange may have moved the buffers.
     progress.now("compiling")
     sync_type = "cdd" if rule.sums_gradients else "avg"

@@ -4,7 +4,7 @@ from theanompi.device.ops.activation import relu
 from theanompi.device.ops.conv import conv1d, conv2d, conv3d, transposed_conv
 from theanompi.device.ops.image import color_adjust, crop_resize
 from theanompi.device.ops.loss import softmax_cross_entropy
-from theanompi.device.ops.norm import batch_norm
+from theanompi.device.ops.norm import batch_norm, normalize
 from theanompi.device.ops.pool import pool1d, pool2d, pool3d
 from theanompi.device.ops.random import dropout_mask, normal, uniform
 
@@ -17,6 +17,7 @@ __all__ = [
     "crop_resize",
     "dropout_mask",
     "normal",
+    "normalize",
     "pool1d",
     "pool2d",
     "pool3d",

@@ -1,8 +1,9 @@
-"""Batch normalisation with the statistics of the batch, and its gradient."""
+"""Batch normalisation with the statistics of the batch, its gradient, and normalisation by given statistics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytensor
 import pytensor.tensor as pt
 import torch
 from pytensor.gradient import DisconnectedType
@@ -10,6 +11,19 @@ from pytensor.graph.basic import Apply, Variable
 
 from theanompi.device.ops import rows
 from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
+
+
+def _by_channel(op: str, x: Any, **vectors: Any) -> list[Any]:
+    """An input whose second axis is the channels, and vectors of them, as variables."""
+    x = pt.as_tensor_variable(x)
+    expect(x.ndim in (2, 4), op, "input", "2 or 4 dimensions, channels second", x.type)
+    channels = x.type.shape[1]
+    variables = {name: pt.as_tensor_variable(v) for name, v in vectors.items()}
+    for name, v in variables.items():
+        fits = v.ndim == 1 and (None in (channels, v.type.shape[0]) or v.type.shape[0] == channels)
+        expect(fits, op, name, f"a vector of {channels} channels", v.type)
+        expect(v.dtype == x.dtype, op, name, f"the dtype of the input, {x.dtype}", v.dtype)
+    return [x, *variables.values()]
 
 
 class BatchNorm(TorchOp):
@@ -26,14 +40,8 @@ class BatchNorm(TorchOp):
         self.epsilon, self.rectify = epsilon, rectify
 
     def make_node(self, x: Any, gamma: Any, beta: Any, *residual: Any) -> Apply:
-        x, gamma, beta = (pt.as_tensor_variable(v) for v in (x, gamma, beta))
-        expect(x.ndim in (2, 4), "batch_norm", "input", "2 or 4 dimensions, channels second", x.type)
-        channels = x.type.shape[1]
-        for name, v in (("gamma", gamma), ("beta", beta)):
-            fits = v.ndim == 1 and (None in (channels, v.type.shape[0]) or v.type.shape[0] == channels)
-            expect(fits, "batch_norm", name, f"a vector of {channels} channels", v.type)
-            expect(v.dtype == x.dtype, "batch_norm", name, f"the dtype of the input, {x.dtype}", v.dtype)
-        statistic = tensor_type(gamma, (channels,))
+        x, gamma, beta = _by_channel("batch_norm", x, gamma=gamma, beta=beta)
+        statistic = tensor_type(gamma, (x.type.shape[1],))
         return Apply(self, [x, gamma, beta, *residual], [x.type(), statistic(), statistic()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
@@ -127,6 +135,50 @@ class BatchNormGrad(TorchOp):
         return batch_norm_grad
 
 
+class Normalize(TorchOp):
+    """Normalises every channel by a mean and a 1 / sqrt(variance + epsilon) that are given.
+
+    It is one node while a graph is simplified, for which it has nothing to offer; :mod:`theanompi.device.fusion` then
+    writes it out, so that it is fused with the element-wise nodes around it.
+    """
+
+    __props__ = ()
+
+    def make_node(self, x: Any, gamma: Any, beta: Any, mean: Any, inv_std: Any) -> Apply:
+        inputs = _by_channel("normalize", x, gamma=gamma, beta=beta, mean=mean, inv_std=inv_std)
+        return Apply(self, inputs, [inputs[0].type()])
+
+    @staticmethod
+    def written_out(
+        x: Variable, gamma: Variable, beta: Variable, mean: Variable, inv_std: Variable
+    ) -> Variable:
+        """The same as element-wise nodes."""
+        scale = gamma * inv_std
+        shift = beta - mean * scale
+        channels = ("x", 0, *("x",) * (x.ndim - 2))
+        return x * scale.dimshuffle(*channels) + shift.dimshuffle(*channels)
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        def normalize(
+            x: torch.Tensor,
+            gamma: torch.Tensor,
+            beta: torch.Tensor,
+            mean: torch.Tensor,
+            inv_std: torch.Tensor,
+        ) -> torch.Tensor:
+            scale = gamma * inv_std
+            channels = (-1, *(1,) * (x.ndim - 2))
+            return x * scale.view(channels) + (beta - mean * scale).view(channels)
+
+        return normalize
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        y = self.written_out(*inputs)
+        return list(pytensor.grad(None, list(inputs), known_grads={y: cotangents[0]}))
+
+
 def batch_norm(
     x: Variable, gamma: Variable, beta: Variable, epsilon: float = 1e-5
 ) -> tuple[Variable, Variable, Variable]:
@@ -155,3 +207,23 @@ def batch_norm(
     [(2, 3, 8, 8), (3,), (3,)]
     """
     return tuple(BatchNorm(float(epsilon))(x, gamma, beta))
+
+
+def normalize(x: Variable, gamma: Variable, beta: Variable, mean: Variable, inv_std: Variable) -> Variable:
+    """Normalise by statistics that are given, such as running averages (Ioffe and Szegedy 2015, algorithm 2).
+
+    Parameters
+    ----------
+    x : float tensor, shape (n, c) or (n, c, h, w)
+    gamma, beta : float vectors, shape (c,)
+        Scale and shift.
+    mean, inv_std : float vectors, shape (c,)
+        The mean, and 1 / sqrt(variance + epsilon).
+
+    Returns
+    -------
+    as `x`
+        gamma · (x − mean) · inv_std + beta, as x · (gamma · inv_std) + (beta − mean · gamma · inv_std).
+    """
+    y: Variable = Normalize()(x, gamma, beta, mean, inv_std)
+    return y

@@ -136,12 +136,10 @@ class BatchNormLayer(Layer):
         """
         use_averages = deterministic if batch_norm_use_averages is None else batch_norm_use_averages
         update = not deterministic if batch_norm_update_averages is None else batch_norm_update_averages
-        gamma, beta = self.gamma, self.beta
-        if not use_averages and input.ndim in (2, 4) and self.axes == (0, *range(2, input.ndim)):
-            channels = self.mean.type.shape
-            gamma = pt.ones(channels, "float32") if gamma is None else gamma
-            beta = pt.zeros(channels, "float32") if beta is None else beta
-            output, mean, inv_std = ops.batch_norm(input, gamma, beta, self.epsilon)
+        if use_averages and not update:
+            return self._normalize(input, self.mean, self.inv_std)
+        if not use_averages and self._by_channel(input):
+            output, mean, inv_std = ops.batch_norm(input, *self._scale_and_shift(), self.epsilon)
         else:
             mean, inv_std = self._statistics(input)
             used = (self.mean, self.inv_std) if use_averages else (mean, inv_std)
@@ -168,7 +166,20 @@ class BatchNormLayer(Layer):
         epsilon = pt.cast(self.epsilon, input.dtype)
         return input.mean(self.axes), 1 / pt.sqrt(input.var(self.axes) + epsilon)
 
+    def _by_channel(self, input: Any) -> bool:
+        """Whether there is an op for it."""
+        return input.ndim in (2, 4) and self.axes == (0, *range(2, input.ndim))
+
+    def _scale_and_shift(self) -> tuple[Any, Any]:
+        channels = self.mean.type.shape
+        return (
+            pt.ones(channels, "float32") if self.gamma is None else self.gamma,
+            pt.zeros(channels, "float32") if self.beta is None else self.beta,
+        )
+
     def _normalize(self, input: Any, mean: Any, inv_std: Any) -> Any:
+        if self._by_channel(input) and input.dtype == mean.dtype == inv_std.dtype:
+            return ops.normalize(input, *self._scale_and_shift(), mean, inv_std)
         scale = inv_std if self.gamma is None else self.gamma * inv_std
         shift = -mean * scale if self.beta is None else self.beta - mean * scale
         return input * broadcast(scale, self.axes, input.ndim) + broadcast(shift, self.axes, input.ndim)
