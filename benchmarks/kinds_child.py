@@ -41,8 +41,6 @@ def ours(kind: str, data: Path, batch_size: int) -> tuple[Step, Step]:
     """A step of the package and a barrier: batches from its loader, gradients, exchange and update."""
     from mpi4py import MPI
 
-    from theanompi.exchange import get_exchanger
-
     world = MPI.COMM_WORLD
     module, _, name = MODELS[kind].partition(".")
     config = {
@@ -52,22 +50,32 @@ def ours(kind: str, data: Path, batch_size: int) -> tuple[Step, Step]:
         "rank": world.rank,
         "size": world.size,
     }
-    model = getattr(import_module(f"users.{module}"), name)(config)
-    exchangers = [get_exchanger("overlap", world, buffer) for buffer in model.gradient_buffers()]
+    return training_step(getattr(import_module(f"users.{module}"), name)(config)), world.Barrier
+
+
+def training_step(model: Any) -> Callable[[], dict[str, tuple[float, float]]]:
+    """Compile a model; an iteration as a run makes it, which gives the sums of all metrics, with those of weights."""
+    from mpi4py import MPI
+
+    from theanompi.exchange import get_exchanger
+
+    exchangers = [get_exchanger("overlap", MPI.COMM_WORLD, buffer) for buffer in model.gradient_buffers()]
     model.compile_iter_fns("cdd", exchangers)
     done = 0
 
-    def step() -> None:
+    def step() -> dict[str, tuple[float, float]]:
         nonlocal done
         model.epoch, position = divmod(done, model.data.n_batch_train)
+        sums: dict[str, tuple[float, float]] = {}
         for objective in model.due(position):
             model.train_iter(position, Unrecorded(), objective)
             exchangers[objective].sum()
-            model.measures(objective)
+            sums |= model.measures(objective).sums
             model.update(objective)
         done += 1
+        return sums
 
-    return step, world.Barrier
+    return step
 
 
 class Vectors(nn.Module):

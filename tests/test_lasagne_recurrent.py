@@ -315,6 +315,39 @@ def test_dropout_within_a_step_is_drawn_for_each_step_and_call(unroll_scan: bool
     np.testing.assert_array_equal(still(), np.broadcast_to(np.arange(1.0, STEPS + 1)[:, None], first.shape))
 
 
+def test_dropout_by_sample_keys_is_a_function_of_key_and_step() -> None:
+    keys = np.array([11, -7, 2**62])
+    ones = np.ones((N, STEPS, UNITS), "float32")
+
+    def written(**how: Any) -> Any:
+        into = DropoutLayer(InputLayer((None, UNITS)), 0.5, name="into")
+        inner = DropoutLayer(InputLayer((None, UNITS)), 0.5, name="inner")
+        x = InputLayer((None, STEPS, UNITS))
+        return x.input_var, CustomRecurrentLayer(x, into, inner, nonlinearity=None, **how)
+
+    k, results = pt.lvector("keys"), []
+    for unrolled in (False, True):
+        for before in (False, True):
+            x, layer = written(unroll_scan=unrolled, precompute_input=before)
+            drawn = pytensor.function([x, k], get_output(layer, sample_keys=k))
+            results.append(np.array(drawn(ones, keys)))
+            np.testing.assert_array_equal(drawn(ones, keys), results[0])
+    # However the samples are split, each has its own.
+    np.testing.assert_array_equal(
+        np.concatenate([drawn(ones[:1], keys[:1]), drawn(ones[1:], keys[1:])]), results[0]
+    )
+    np.testing.assert_array_equal(drawn(ones[::-1], keys[::-1]), results[0][::-1])
+    # Masks of 0 and 2: h_t = into_t + inner_t·h_{t-1} is what into_t gives, modulo 4.
+    out = results[0]
+    into, doubled = out % 4, np.diff(out - out % 4 > 0, axis=1, prepend=0)
+    for masks in (into, doubled):
+        assert len({mask.tobytes() for mask in masks.transpose(1, 0, 2)}) == STEPS
+    assert (out[:, 1:] - into[:, 1:] < 2 * out[:, :-1]).any() and set(np.unique(into)) == {0, 2}
+    x, layer = written()
+    still = pytensor.function([x], get_output(layer, deterministic=True, sample_keys=k))
+    np.testing.assert_array_equal(still(ones), np.broadcast_to(np.arange(1.0, STEPS + 1)[:, None], out.shape))
+
+
 def test_gradients_that_end_early() -> None:
     layer, given = layer_and_inputs("plain", gradient_steps=2)
     out, gradients = values(layer, given, only=".b")

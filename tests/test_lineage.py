@@ -77,6 +77,43 @@ def test_a_cfg_file_starts_as_many_workers_as_it_says(
     assert (started[0].devices, started[0].modelclass) == (parse_devices(devices), "AlexNet")
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "more"),
+    [
+        ("alex_net", "AlexNet", ""),
+        ("lstm_theanompi", "LSTM", "BSP_SYNC_TYPE=avg\n"),
+        ("lasagne_model_zoo.lsgan_cifar10", "LSGAN", "BSP_EXCH_STRATEGY='ar'\n"),
+    ],
+)
+def test_a_cfg_file_of_the_lineage_finds_its_network(
+    folder: Path, started: list[RunConfig], module: str, name: str, more: str
+) -> None:
+    (folder / "session.cfg").write_text(
+        f"# a comment\nRULE=BSP\n{more}MODELFILE=theanompi.models.{module}\nMODELCLASS={name}\nDEVICES=cuda0,cuda1"
+    )
+    assert cli.main("-cfg session.cfg --device cpu,cpu --max-iterations 3".split()) == 0
+    assert (started[0].devices, started[0].modelclass) == (("cpu", "cpu"), name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("theanompi.models", "AlexNet"),
+        ("theanompi.models.cifar10", "Cifar10_model"),
+        ("theanompi.models.lasagne_model_zoo.resnet50", "ResNet50"),
+        ("theanompi.models.keras_model_zoo.wresnet", "Wide_ResNet"),
+    ],
+)
+def test_a_script_of_the_lineage_finds_its_network(
+    folder: Path, started: list[RunConfig], monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py", "--device", "cpu"])
+    rule = BSP()
+    rule.init(devices=["cuda0", "cuda1", "cuda2"], modelfile=module, modelclass=name)
+    rule.wait()
+    assert (started[0].devices, started[0].modelclass) == (("cpu",) * 3, name)
+
+
 def test_flags_count_before_the_file_is_judged(folder: Path, started: list[RunConfig]) -> None:
     (folder / "session.cfg").write_text(
         "RULE=EASDG\nBSP_SYNC_TYPE=swop\nMODELFILE=1\nMODELCLASS=\nSIZE=x\nDEVICES=tpu0\nHOSTFILE=\n"

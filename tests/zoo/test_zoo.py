@@ -307,6 +307,8 @@ def test_the_short_name_is_the_same_module() -> None:
         ("lasagne_model_zoo.resnet152", "ResNet152"),
         ("lasagne_model_zoo.lsgan", "LSGAN"),
         ("lasagne_model_zoo.wgan", "WGAN"),
+        ("lasagne_model_zoo.lsgan_cifar10", "LSGAN"),
+        ("lstm_theanompi", "LSTM"),
         ("keras_model_zoo.wresnet", "Wide_ResNet"),
     ],
 )

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from theanompi.config.errors import ConfigError, closest
 
 OF_THEANO_MPI = {
+    "theanompi.models.lstm_theanompi": "theanompi.models.lstm",
     "theanompi.models.keras_model_zoo.wresnet": "theanompi.models.wide_resnet",
     "theanompi.models.lasagne_model_zoo.lsgan": "theanompi.models.lsgan",
     "theanompi.models.lasagne_model_zoo.lsgan_cifar10": "theanompi.models.lsgan",

@@ -57,11 +57,16 @@ def samples(run: str | os.PathLike[str], count: int = 64) -> NDArray[np.uint8]:
         load_views(
             model.state.weights, {view: arrays[f"weights/{view}"] for view in model.state.weights.views}
         )
-        keys = pt.lvector("keys")
-        made = pytensor.function([keys], model.made(keys, deterministic=True), mode=device.mode())
-        pictures = np.asarray(made(np.arange(count, dtype=np.int64)))
+        return made(model, count)
     finally:
         model.cleanup()
+
+
+def made(model: GAN, count: int) -> NDArray[np.uint8]:
+    """Make pictures by the generator that a model has now; others are as for `samples`."""
+    keys = pt.lvector("keys")
+    make = pytensor.function([keys], model.made(keys, deterministic=True), mode=device.mode())
+    pictures = np.asarray(make(np.arange(count, dtype=np.int64)))
     return np.rint(255 * pictures.transpose(0, 2, 3, 1)).astype(np.uint8)
 
 
@@ -91,6 +96,12 @@ def grid(pictures: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     return made[:-1, :-1]
 
 
+def save(pictures: NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
+    """Write pictures into an image file, in a square `grid`."""
+    image = grid(pictures, max(1, round(len(pictures) ** 0.5)))
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write a picture of a run's samples, as the command line says."""
     parser = argparse.ArgumentParser(
@@ -103,8 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not 1 <= args.count <= 10_000:
             raise ConfigError(f"--count: expected 1 to 10,000, got {args.count}")
-        made = grid(samples(args.run, args.count), max(1, round(args.count**0.5)))
-        Image.fromarray(made[..., 0] if made.shape[2] == 1 else made).save(args.output)
+        save(samples(args.run, args.count), args.output)
     except (ValueError, OSError) as error:
         print(one_line(f"samples: {error}"), file=sys.stderr)
         return 1

@@ -265,7 +265,7 @@ def _split(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
             raise ValueError(
                 f"Split: expected {op.len_splits} lengths that sum to {whole}, got {lengths} of axis {axis}"
             )
-        found = x.split(lengths, dim=axis)
+        found = x.split_with_sizes(lengths, dim=axis)
         return found if op.len_splits > 1 else found[0]
 
     _, axis, sizes = node.inputs

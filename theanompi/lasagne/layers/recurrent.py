@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytensor
 import pytensor.tensor as pt
 from pytensor.gradient import grad_clip
@@ -31,6 +32,9 @@ from theanompi.lasagne.utils import Shape, compatible, unroll_scan
 __all__ = ["CustomRecurrentLayer", "GRULayer", "Gate", "LSTMLayer", "RecurrentLayer"]
 
 Step = Callable[..., list[Any]]
+
+_WEYL = np.int64(0x5851F42D4C957F2D)
+"""An odd number: modulo 2**64 its first 2**64 multiples are all different."""
 
 
 class _LoopLayer(MergeLayer):
@@ -106,18 +110,19 @@ class _LoopLayer(MergeLayer):
         return grad_clip(x, -self.grad_clipping, self.grad_clipping) if self.grad_clipping else x
 
     def _repeat(
-        self, step: Step, x: Any, inputs: Sequence[Any], initial: list[Any], non_sequences: list[Any]
+        self, step: Step, rows: list[Any], inputs: Sequence[Any], initial: list[Any], non_sequences: list[Any]
     ) -> Any:
-        """The last of the states, after each step over the rows of `x` or after all of them."""
+        """The last of the states, after each step over the `rows` of (steps, …) or after all of them."""
 
-        def masked(row: Any, mask: Any, *rest: Any) -> list[Any]:
+        def masked(mask: Any, *arguments: Any) -> list[Any]:
             # Past the end of a sequence, its states stay what they are.
-            return [pt.switch(mask, new, old) for new, old in zip(step(row, *rest), rest, strict=False)]
+            before = arguments[len(rows) :]
+            return [pt.switch(mask, new, old) for new, old in zip(step(*arguments), before, strict=False)]
 
-        sequences, fn = [x], step
+        sequences, fn = rows, step
         if self.mask_incoming_index > 0:
             mask = inputs[self.mask_incoming_index]
-            sequences, fn = [x, mask.dimshuffle(1, 0, *"x" * (initial[-1].ndim - 1))], masked
+            sequences, fn = [mask.dimshuffle(1, 0, *"x" * (initial[-1].ndim - 1)), *rows], masked
         if self.unroll_scan:
             steps: Any = self.input_shapes[0][1]
             results = unroll_scan(fn, sequences, initial, non_sequences, steps, self.backwards)
@@ -280,17 +285,35 @@ class CustomRecurrentLayer(_LoopLayer):
         x = inputs[0].dimshuffle(1, 0, *range(2, inputs[0].ndim))
         samples = known_or_symbolic_size(x, 1)
         parameters = helper.get_all_params(self.hidden_to_hidden)
+        keys = kwargs.pop("sample_keys", None)
+        drawn = [] if keys is None or kwargs.get("deterministic") else [_keys_of_steps(keys, x)]
+
+        def output(layer: Layer, rows: Any, keys: Sequence[Any]) -> Any:
+            return _output(layer, rows, {**kwargs, "sample_keys": keys[0]} if keys else kwargs)
+
         if self.precompute_input:
-            x = _at_each_step(lambda rows: _output(self.input_to_hidden, rows, kwargs), x)
+            keys_of_rows = [keys.flatten() for keys in drawn]
+            x = _at_each_step(lambda rows: output(self.input_to_hidden, rows, keys_of_rows), x)
         else:
             parameters += helper.get_all_params(self.input_to_hidden)
 
-        def step(row: Any, hid: Any, *parameters: Any) -> list[Any]:
-            total = _output(self.hidden_to_hidden, hid, kwargs)
-            total += row if self.precompute_input else _output(self.input_to_hidden, row, kwargs)
+        def step(row: Any, *others: Any) -> list[Any]:
+            keys, hid = others[: len(drawn)], others[len(drawn)]
+            total = output(self.hidden_to_hidden, hid, keys)
+            total += row if self.precompute_input else output(self.input_to_hidden, row, keys)
             return [self.nonlinearity(self._clipped(total))]
 
-        return self._repeat(step, x, inputs, [self._initial("hid_init", inputs, samples)], parameters)
+        initial = [self._initial("hid_init", inputs, samples)]
+        return self._repeat(step, [x, *drawn], inputs, initial, parameters)
+
+
+def _keys_of_steps(sample_keys: Any, x: Any) -> Any:
+    """Keys of shape (steps, n) for noise within a step: of each sample another one at each step, in Weyl's sequence.
+
+    They do not depend on how many steps there are, nor on how they are repeated.
+    """
+    step = pt.arange(known_or_symbolic_size(x, 0), dtype="int64").dimshuffle(0, "x")
+    return sample_keys.dimshuffle("x", 0) + step * _WEYL
 
 
 def _output(layer: Layer, x: Any, keywords: dict[str, Any]) -> Any:
@@ -571,7 +594,7 @@ class LSTMLayer(_LoopLayer):
 
         initial = [self._initial(name, inputs, samples) for name in ("cell_init", "hid_init")]
         fixed = [W_hid, *peepholes, *([] if self.precompute_input else [W_in, b])]
-        return self._repeat(step, x, inputs, initial, fixed)
+        return self._repeat(step, [x], inputs, initial, fixed)
 
 
 class GRULayer(_LoopLayer):
@@ -685,7 +708,7 @@ class GRULayer(_LoopLayer):
             return [(1 - u) * hid + u * c]
 
         fixed = [W_hid, *([] if self.precompute_input else [W_in, b])]
-        return self._repeat(step, x, inputs, [self._initial("hid_init", inputs, samples)], fixed)
+        return self._repeat(step, [x], inputs, [self._initial("hid_init", inputs, samples)], fixed)
 
 
 def _features(layer: MergeLayer) -> int:
