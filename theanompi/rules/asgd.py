@@ -36,7 +36,7 @@ class ASGD(Asynchronous):
     the gradient is divided by it where it is above 1 (Zhang, Gupta, Lian, Liu 2016, arXiv 1511.05950, who divide the
     rate); weight decay, which is of the centre's own weights, is not.
 
-    The schedule goes by each worker's own iterations. At a meeting all take the centre's weights, which are what
+    The schedule goes by the iterations of all workers. At a meeting all take the centre's weights, which are what
     counts.
     """
 
