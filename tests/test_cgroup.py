@@ -98,7 +98,7 @@ def test_the_ranks_of_a_machine_share_the_quota() -> None:
         "from theanompi.record import progress\n"
         "from theanompi.training import rank, stop\n"
         "from theanompi.config import RunConfig\n"
-        "def make_model(config, comm):\n"
+        "def make_model(config, comm, **how):\n"
         "    print(torch.get_num_threads(), config.loader_processes)\n"
         "    raise SystemExit\n"
         "rank.make_model = make_model\n"

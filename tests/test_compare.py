@@ -215,7 +215,9 @@ def test_a_failed_run_does_not_lose_the_others(folder, capsys):
 
 
 def test_a_mistake_of_ours_in_one_run_does_not_lose_the_others(folder, capsys, monkeypatch):
-    rules = Mock(side_effect=[RuntimeError("not thought of"), runner.get_rule("BSP")])
+    # Two are made to check the runs beforehand.
+    bsp = runner.get_rule("BSP")
+    rules = Mock(side_effect=[bsp, bsp, RuntimeError("not thought of"), bsp])
     monkeypatch.setattr(runner, "get_rule", rules)
     assert run("--out", "e", "--seeds", "1", "--jobs", "1") == 1
     err = capsys.readouterr().err
