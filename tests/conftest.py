@@ -35,9 +35,9 @@ PROGRAMS = ("theanompi.cli", "theanompi.worker")
 """What starts one when it is the program of another process: named in a command line."""
 
 SLOW = """
-test_benchmark_loader test_benchmark_revisions test_benchmark_scaling test_benchmark_zoo test_data_loader test_data_writer
-test_device_differential test_device_native test_device_random_graphs test_doctor test_encoding test_hostile
-test_launch test_pack test_plots test_report test_warm
+test_benchmark_loader test_benchmark_revisions test_benchmark_scaling test_benchmark_zoo test_data_loader
+test_data_writer test_device_differential test_device_native test_device_random_graphs test_doctor test_encoding
+test_hostile test_launch test_pack test_plots test_report test_warm
 """.split()
 """Modules that start and kill processes by the dozen, draw pictures, or try what is drawn at random."""
 

@@ -211,6 +211,14 @@ def test_a_user_s_module_comes_before_that_of_the_zoo(folder):
     check.check(RunConfig(modelfile="models.resnet50", modelclass="Own"))
 
 
+def test_a_module_in_folders_without_an_init_file_is_found(folder):
+    (folder / "nets" / "small").mkdir(parents=True)
+    (folder / "nets" / "small" / "own.py").write_text("class Own: pass")
+    check.check(RunConfig(modelfile="nets.small.own", modelclass="Own"))
+    with pytest.raises(ConfigError, match="got 'nets.small.owm'; did you mean 'own'"):
+        check.check(RunConfig(modelfile="nets.small.owm", modelclass="Own"))
+
+
 def test_the_model_may_be_an_imported_or_assigned_name(folder):
     for number, text in enumerate(
         ["from x import Net", "from x import M as Net", "Net = 1", "from x import *"]

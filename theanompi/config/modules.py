@@ -81,10 +81,18 @@ def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
 def _descend(package: ModuleSpec | None, parts: list[str]) -> tuple[ModuleSpec | None, list[str] | None]:
     """The module within a package, and the folders where the last step looked for it."""
     spec, folder = package, None
+    folders = list(package.submodule_search_locations or ()) if package else []
     for part in parts:
         # importlib.util.find_spec would run the packages above the module.
-        folder = list(spec.submodule_search_locations or ()) if spec else []
-        spec = PathFinder.find_spec(f"{spec.name}.{part}" if spec else part, folder)
+        folder, name = folders, f"{spec.name}.{part}" if spec else part
+        found = PathFinder.find_spec(part, folder)
+        if found is not None and found.origin is None:
+            # A folder without an __init__.py, whose full name Python finds once the packages above it are imported.
+            spec = ModuleSpec(name, None, is_package=True)
+            folders = [place for each in folder if os.path.isdir(place := os.path.join(each, part))]
+        else:
+            spec = PathFinder.find_spec(name, folder)
+            folders = list(spec.submodule_search_locations or ()) if spec else []
     return spec, folder
 
 
