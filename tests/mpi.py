@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from theanompi.launch.job import _TIED
@@ -224,6 +225,13 @@ class Pool:
 
 
 _pool: list[Pool] = []
+
+
+def check_warm(n: int, head: str, program: str) -> None:
+    """Assert that a program within the ``with`` that `head` ends in ends well on `n` ranks; it says where it hangs."""
+    text = f"import faulthandler\nfaulthandler.dump_traceback_later(45)\n{head}{indent(program, '    ')}"
+    done = run_warm(n, f"{text}\nfaulthandler.cancel_dump_traceback_later()", timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def run_warm(

@@ -3,19 +3,18 @@
 import json
 import re
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.mpi import run_warm
+from tests.mpi import check_warm
 from tests.test_training_mpi import orderly, processes_of, refused, train, trained
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 
 HEAD = """
-import faulthandler, random, sys, time
+import random, sys, time
 from types import SimpleNamespace
 from unittest import mock
 import numpy as np, torch
@@ -54,18 +53,13 @@ def near(tensor, expected, what):
     assert np.abs(tensor.numpy() - expected).max() < 1e-6, what
 
 order = np.random.default_rng(5).integers(0, size, 50).tolist()
-# Should it hang, it says where.
-faulthandler.dump_traceback_later(45)
 # So that a small centre has several parts.
 with mock.patch.object(centre, "LEAST", 8):
 """
 
 
 def check(n: int, program: str) -> None:
-    done = run_warm(
-        n, HEAD + indent(program, "    ") + "faulthandler.cancel_dump_traceback_later()", timeout=60
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_warm(n, HEAD, program)
 
 
 @pytest.mark.parametrize("n", [2, 4])

@@ -16,8 +16,8 @@ _databases: list[RewriteDatabase] = []
 class RememberedMode(Mode):
     """A mode whose rewriter is that of all functions with the same rewrites.
 
-    PyTensor makes one for each function, and sorts a thousand rewrites by the ops that they are for: for a small graph
-    that takes a third of the time. Rewrites that are registered, or tagged, later are noticed.
+    PyTensor makes one for each function, and sorts all rewrites by the ops that they are for: for a small graph that is
+    a good part of the time. Rewrites that are registered, or tagged, later are noticed.
     """
 
     @property

@@ -43,10 +43,6 @@ class ASGD(Asynchronous):
     name = "ASGD"
     Settings = Settings
 
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        read_settings(Settings, config.settings, "rule")
-
     @property
     def own_slots(self) -> bool:
         return False

@@ -53,10 +53,6 @@ class EASGD(Asynchronous):
     name = "EASGD"
     Settings = Settings
 
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        read_settings(Settings, config.settings, "rule")
-
     def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
         told = super().attach(replica, links)
         self._period, self._alpha = _chosen(links.config, links.size)

@@ -39,10 +39,6 @@ class GOSGD(Asynchronous):
     name = "GOSGD"
     Settings = Settings
 
-    def check(self, config: RunConfig) -> None:
-        super().check(config)
-        read_settings(Settings, config.settings, "rule")
-
     def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
         told = super().attach(replica, links)
         self._p = read_settings(Settings, links.config.settings, "rule").p

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-from theanompi.config import ConfigError, RunConfig
+from theanompi.config import ConfigError, RunConfig, read_settings
 from theanompi.launch.mpirun import launched
 from theanompi.launch.session import Session
 
@@ -146,7 +146,8 @@ class Asynchronous(Rule):
     sums_gradients = False
 
     def check(self, config: RunConfig) -> None:
-        """Refuse a single worker, and a sync type, as nothing is summed in step."""
+        """Refuse settings that are wrong, a single worker, and a sync type, as nothing is summed in step."""
+        read_settings(self.Settings, config.settings, "rule")
         simulated = config.workers_simulated
         if simulated == 1:
             raise ConfigError(f"rule {self.name}: expected workers_simulated of two or more, got one")
