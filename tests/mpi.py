@@ -126,8 +126,7 @@ class Pool:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
         self._number = 0
-        # A wait in MPI gives its core to the other ranks, of which there are more than cores.
-        self._environ = {**environ_of_ranks(), "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
+        self._environ = environ_of_ranks()
         self._printed = Path(self._folder.name, "printed")
         words = [*mpirun(), "-np", str(RANKS), sys.executable, "tests/warm.py", f"{self._folder.name}/socket"]
         self._links: list[socket.socket] = []
@@ -179,7 +178,7 @@ class Pool:
             file.touch()
         now = {**environ_of_ranks(), **job.pop("environ")}
         changed = {name: value for name, value in now.items() if self._environ.get(name) != value}
-        removed = dict.fromkeys(self._environ.keys() - now.keys() - {"MPIR_CVAR_ENABLE_HEAVY_YIELD"})
+        removed = dict.fromkeys(self._environ.keys() - now.keys())
         places = {"stdout": str(files[0]), "stderr": str(files[1])}
         data = json.dumps({"n": n, **job, **places, "environ": removed | changed}) + "\n"
         deadline, status, well = time.monotonic() + timeout, None, False

@@ -535,8 +535,8 @@ def test_steps_are_measured_under_mpirun(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(scaling, "IMAGE_SIZE", 32)
     monkeypatch.setattr(scaling, "BATCH_SIZE", 2)
     monkeypatch.setattr(scaling, "BURST_STEPS", {"training": 2})
-    report = scaling.measure_training([1, 2, 4], rounds=1)
-    assert list(report) == [1, 2, 4]
+    report = scaling.measure_training([1, 2], rounds=1)
+    assert list(report) == [1, 2]
     weights = (3 * 32**2 + 2) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * 1000
     for k, measured in report.items():
         ready, sizes = zip(*measured["buckets"], strict=True)

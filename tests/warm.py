@@ -76,8 +76,10 @@ def put_back() -> Iterator[None]:
         if (handler := signal.getsignal(number)) is not None
     }
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
+    # What is there stays: only what the job has made is looked through for garbage.
+    gc.freeze()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), mock.patch("gc.freeze"), mock.patch("gc.unfreeze"):
             yield
     finally:
         os.chdir(folder)
