@@ -1,6 +1,7 @@
 """Our contender: ResNet-50 as a run trains it, with loading, augmentation, exchange and update."""
 
 import argparse
+import gc
 from collections.abc import Callable
 
 import common
@@ -36,6 +37,7 @@ def build_step(args: argparse.Namespace) -> Callable[[], object]:
         Load, forward, backward, exchange and update; no arguments.
     """
     world = MPI.COMM_WORLD
+    gc.freeze()  # as `theanompi.training.rank.train` does
     device.use(args.device)
     model = ResNet50(
         {

@@ -172,6 +172,8 @@ def train(
     if config.loader_processes is None:
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     rule = together(comm, lambda: get_rule(config.rule))
+    # What has been imported stays: the garbage collector would look at it again and again while graphs are built.
+    gc.freeze()
     progress.now("building the model")
     model = together(comm, lambda: means.model(config, comm, lockstep=rule.lockstep))
     agree(comm, metrics_differ(comm.allgather(model.reported.metrics)))
@@ -197,8 +199,7 @@ def train(
     told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
     if not rule.lockstep:
         together(comm, links.hang_bell, errors=(ValueError, OSError))
-    # All that has been imported and built stays: from here on the garbage collector does not look at it again.
-    gc.freeze()
+    gc.freeze()  # nor at what has been built
     # Compiled after the exchange may have moved the buffers.
     progress.now("compiling")
     sync_type = "cdd" if rule.sums_gradients else "avg"
