@@ -10,6 +10,9 @@ of the same round. Ours has its loader, its exchange, its schedule and its metri
 layout that is faster, with fused or ``foreach`` optimizers and a `DataLoader` of one process; ``memory`` is the same
 with batches cut from memory. One thread each.
 
+``ops``: milliseconds of a step of ours on its core, and how many of them each kind of op takes. What is not of an op is
+the run's own: the loader's batch, the exchange, the schedule, and Python between the ops.
+
 The result is a JSON file under benchmarks/results/; a part, or a network, that is run again replaces what was there.
 ``--page`` puts the tables into docs/zoo.md; with ``--parts`` and nothing after it, those of the results that there are.
 """
@@ -60,11 +63,8 @@ def write_digits(path: Path) -> None:
         )
 
 
-def trained(name: str, data: Path, seeds: int, picture: Path | None) -> list[dict[str, Any]]:
-    """What a process says that trains a network by both, a seed each."""
-    words = ["train", name, "--data", str(data), "--seeds", str(seeds)]
-    if picture and name == "WGAN":
-        words += ["--picture", str(picture)]
+def said(*words: str) -> list[dict[str, Any]]:
+    """What a process of `zoo_child.py` says."""
     done = subprocess.run(
         [sys.executable, str(common.ROOT / "benchmarks" / "zoo_child.py"), *words],
         env=common.child_environment(1),
@@ -73,14 +73,29 @@ def trained(name: str, data: Path, seeds: int, picture: Path | None) -> list[dic
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{name}: exited with {done.returncode}\n{done.stderr[-3000:]}")
-    said = [line.partition(common.MARK)[2] for line in done.stdout.splitlines()]
-    runs: list[dict[str, Any]] = [json.loads(line) for line in said if line]
+        raise RuntimeError(f"{words[1]}: exited with {done.returncode}\n{done.stderr[-3000:]}")
+    lines = [line.partition(common.MARK)[2] for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in lines if line]
+
+
+def trained(name: str, data: Path, seeds: int, picture: Path | None) -> list[dict[str, Any]]:
+    """What a process says that trains a network by both, a seed each."""
+    words = ["train", name, "--data", str(data), "--seeds", str(seeds)]
+    if picture and name == "WGAN":
+        words += ["--picture", str(picture)]
+    runs = said(*words)
     took = (
         f"{who} {of(runs, who)} in {sum(run[f'{who}_s'] for run in runs):.0f} s" for who in ("ours", "torch")
     )
     print(f"{name:<16}{', '.join(took)}", flush=True)
     return runs
+
+
+def by_op(name: str, data: Path) -> dict[str, Any]:
+    """Milliseconds of a step of ours, and of each kind of op in it."""
+    (report,) = said("ops", name, "--data", str(data))
+    print(f"{name:<16}{report['step']:.2f} ms a step, {sum(report['ops'].values()):.2f} in ops", flush=True)
+    return report
 
 
 def timed(name: str, data: Path, rounds: int, burst_s: float) -> dict[str, Any]:
@@ -183,8 +198,22 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
         "errors": table((*head, "ours", "torch"), groups["errors"]),
         "energies": table((*head, "ours", "torch"), groups["energies"]),
         "distances": distances(runs_of),
+        "ops": slower(result),
         "speeds": table(("network", *columns), (row(name, *speed(reports[name])) for name in reports)),
     }
+
+
+def slower(result: Mapping[str, Any], shown: int = 6) -> str:
+    """Where the time of a step goes, in networks that are slower than torch with its `DataLoader`."""
+    reports, parts = (result.get(part, {}).get("networks", {}) for part in ("speed", "ops"))
+    rows = []
+    for name, part in parts.items():
+        if name in reports and reports[name]["torch"]["ratio"]["median"] < 1:
+            most = list(part["ops"].items())[:shown]
+            shares = (f"{op} {ms / part['step']:.0%}" for op, ms in most)
+            no_op = 1 - sum(part["ops"].values()) / part["step"]
+            rows.append(row(name, f"{part['step']:.1f}", ", ".join(shares), f"{no_op:.0%}"))
+    return table(("network", "ms a step", "kinds of op that take most of it", "no op"), rows)
 
 
 def distances(runs_of: Mapping[str, Any]) -> str:
@@ -219,9 +248,9 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         nargs="*",
-        choices=["train", "speed"],
-        default=["train", "speed"],
-        help="(default: both)",
+        choices=["train", "speed", "ops"],
+        default=["train", "speed", "ops"],
+        help="(default: all)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--rounds", type=int, default=8, help="bursts of each contender (default: 8)")
@@ -243,6 +272,7 @@ def main() -> None:
                 partial(trained, data=data, seeds=args.seeds, picture=PICTURE if args.page else None),
             ),
             "speed": (1, partial(timed, data=data, rounds=args.rounds, burst_s=args.burst_seconds)),
+            "ops": (1, partial(by_op, data=data)),
         }
         for part in args.parts:
             at_once, do = parts[part]

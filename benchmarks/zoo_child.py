@@ -3,22 +3,27 @@
 import argparse
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import common
 import numpy as np
 import pytensor
 import torch
 from kinds_child import Unrecorded, batches, training_step
+from pytensor.graph.op import Op
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch_network import Network
 
 from tests.zoo import small
 from theanompi import Model, device
+from theanompi.device import linker
+from theanompi.device.dispatch import torch_function
 from theanompi.models import ZOO
 from theanompi.models.gans import GAN
 from theanompi.models.samples import made, save
@@ -85,6 +90,8 @@ SIDES = {"GoogLeNet": (0.3, 0.0), "GoogLeNetBN": (0.3, 0.0), "InceptionV3": (0.4
 """What auxiliary losses count, and how much labels are smoothed."""
 CURVE = 40
 """Points of a curve."""
+WARM, TIMED = 10, 40
+"""Steps before and while the time of each kind of op is taken."""
 
 
 def class_of(name: str) -> type[Model]:
@@ -404,10 +411,39 @@ def contend(name: str, data: Path, contender: str) -> None:
     model.cleanup()
 
 
+def by_op(name: str, data: Path) -> None:
+    """Say how many milliseconds a step of ours takes on this core, and those that each kind of op does."""
+    spent: Counter[str] = Counter()
+
+    def timed(op: Op, **keywords: Any) -> Callable[..., Any]:
+        run, kind = torch_function(op, **keywords), type(op).__name__
+
+        def call(*operands: Any) -> Any:
+            start = time.process_time_ns()
+            result = run(*operands)
+            spent[kind] += time.process_time_ns() - start
+            return result
+
+        return call
+
+    model: Any = class_of(name)(settings_of(name, data, 0))
+    with patch.object(linker, "torch_function", timed):
+        step = training_step(model)
+    for _ in range(WARM):
+        step()
+    spent.clear()
+    start = time.process_time_ns()
+    for _ in range(TIMED):
+        step()
+    whole = time.process_time_ns() - start
+    model.cleanup()
+    common.say(step=whole / TIMED / 1e6, ops={kind: ns / TIMED / 1e6 for kind, ns in spent.most_common()})
+
+
 def main() -> None:
     """Do a part of the benchmark; started by its driver."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["train", "ours", "torch", "memory"])
+    parser.add_argument("what", choices=["train", "ours", "torch", "memory", "ops"])
     parser.add_argument("name", choices=CASES)
     parser.add_argument("--data", type=Path, required=True, help="the pictures that zoo.py has written")
     parser.add_argument("--seeds", type=int, default=3)
@@ -417,6 +453,8 @@ def main() -> None:
     device.use("cpu")
     if args.what == "train":
         train(args.name, args.data, args.seeds, args.picture)
+    elif args.what == "ops":
+        by_op(args.name, args.data)
     else:
         contend(args.name, args.data, args.what)
 

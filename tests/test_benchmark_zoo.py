@@ -146,12 +146,14 @@ def test_the_page_has_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, tm
     runs = [{"ours": 1.0, "torch": 2.0, **shared}, {"ours": 3.0, "torch": 4.0, **shared}]
     estimates = {"distance": [1.0] * 40, "distance_by_torch": [2.0] * 40, "data": 0.0}
     rate, ratio = {"images_per_s": {"median": 1234.5}}, {"median": 1.25, "iqr": 0.5}
+    slow = {**ratio, "median": 0.99}
     contenders = {"ours": rate, "torch": {**rate, "ratio": ratio}, "memory": {**rate, "ratio": ratio}}
     result = {
         "train": {"networks": {"AlexNet": runs, "WGAN": [run | estimates for run in runs]}},
-        "speed": {"networks": {"LSTM": contenders}},
+        "speed": {"networks": {"LSTM": contenders, "NIN": contenders | {"torch": {**rate, "ratio": slow}}}},
+        "ops": {"networks": dict.fromkeys(("LSTM", "NIN"), {"step": 4.0, "ops": {"Dot": 2.0, "Sum": 1.0}})},
     }
-    names = ("errors", "energies", "distances", "speeds")
+    names = ("errors", "energies", "distances", "speeds", "ops")
     page = tmp_path / "zoo.md"
     page.write_text(
         "# The zoo\n" + "".join(f"<!-- {n} -->\nold\n<!-- end of {n} -->\n" for n in names), "utf-8"
@@ -165,3 +167,6 @@ def test_the_page_has_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, tm
     )
     assert any(line.endswith("| 2.00 ± 1.41 | 3.00 ± 1.41 |") for line in lines)
     assert "| LSTM | 1,234 | 1,234 | 1,234 | 1.25 ± 0.25 | 1.25 ± 0.25 |" in lines
+    # Of what is slower than torch also where the time goes.
+    assert "| NIN | 4.0 | Dot 50%, Sum 25% | 25% |" in lines
+    assert not any(line.startswith("| LSTM | 4.0") for line in lines)

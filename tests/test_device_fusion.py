@@ -30,7 +30,9 @@ SHAPES = [
     (2, 16, 1, 1),
     (1, 24, 3, 1),
     (2, 64, 23, 30),
-    (2, 3, 4, 4),  # too few channels: torch's own calls
+    (2, 3, 4, 4),  # few channels: several pixels are a row
+    (40, 1, 70, 30),
+    (1, 3, 3, 3),  # and not a whole number of rows: torch's own calls
 ]
 
 

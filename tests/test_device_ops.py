@@ -609,6 +609,34 @@ def test_relu_does_not_write_into_what_is_read_again() -> None:
     assert_close(x.get_value(), value)
 
 
+@ON_EACH_DEVICE
+@pytest.mark.parametrize("shape", [(), (2, 3, 4, 5)])
+@pytest.mark.parametrize("slope", [0.2, 0.0, -0.5, 2.0])
+def test_leaky_relu(place: str, shape: tuple[int, ...], slope: float) -> None:
+    x = data(*shape) if shape else np.array(-0.5, "float32")
+
+    def ours(x: Any) -> Any:
+        return ops.leaky_relu(2 * x, slope)
+
+    def theirs(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x > 0, 2 * x, 2 * slope * x)
+
+    assert_close(run(place, ours, x), theirs(torch.tensor(x)), device=place)
+    assert_close(our_gradients(place, ours, x)[0], torch_gradients(theirs, x)[0], device=place)
+
+
+def test_second_derivative_of_leaky_relu() -> None:
+    def gradient(x: Any, g: Any) -> Any:
+        return pytensor.grad(None, x, known_grads={ops.leaky_relu(x, 0.2) ** 3: g})
+
+    check_gradient(gradient, data(3, 4), data(3, 4, seed=1))
+
+
+def test_leaky_relu_refuses_integers() -> None:
+    with pytest.raises(ValueError, match="leaky_relu: input: expected floats, got"):
+        ops.leaky_relu(pt.ivector(), 0.1)
+
+
 # Cross-entropy
 
 

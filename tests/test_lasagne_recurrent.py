@@ -162,6 +162,7 @@ def layer_and_inputs(kind: str, mask: bool = False, **more: Any) -> tuple[Layer,
     ("kind", "more"),
     [
         ("plain", {}),
+        ("lstm", {}),
         ("lstm", {"precompute_input": False}),
         ("gru", {}),
         ("plain", {"unroll_scan": True}),
@@ -170,6 +171,15 @@ def layer_and_inputs(kind: str, mask: bool = False, **more: Any) -> tuple[Layer,
 def test_each_layer_backwards_with_a_mask(kind: str, more: dict[str, Any]) -> None:
     layer, given = layer_and_inputs(kind, mask=True, backwards=True, **more)
     agree(values(layer, given), expected(layer, looped(kind, True, True)))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_an_lstm_is_one_op_with_a_mask_too(backwards: bool) -> None:
+    layer, given = layer_and_inputs("lstm", mask=True, backwards=backwards, peepholes=False)
+    agree(values(layer, given), expected(layer, looped("lstm", True, backwards)))
+    f = pytensor.function([s.input_var for s in given], get_output(layer), mode=device.mode("cpu"))
+    kinds = {type(node.op).__name__ for node in f.maker.fgraph.toposort()}
+    assert "LSTM" in kinds and "Scan" not in kinds
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -362,6 +372,15 @@ def test_gradients_are_clipped_at_each_step(kind: str) -> None:
     biases = [abs(v).max() for k, v in gradients.items() if ".b" in k or k.startswith("b_")]
     most = 1e-3 * N * STEPS
     assert biases and all(0.1 * most < b <= most * 1.001 for b in biases)
+
+
+def test_clipped_gradients_are_those_of_the_loop() -> None:
+    found = []
+    for precompute_input in (True, False):
+        set_rng(np.random.default_rng(3))
+        layer, given = layer_and_inputs("lstm", True, grad_clipping=0.05, precompute_input=precompute_input)
+        found.append(values(layer, given))
+    agree(*found)
 
 
 def test_what_a_mask_hides_does_not_matter() -> None:

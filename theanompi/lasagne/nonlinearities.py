@@ -5,6 +5,7 @@ from typing import Any
 import pytensor.tensor as pt
 from pytensor.tensor.special import softmax as _softmax
 
+from theanompi.device.ops import leaky_relu as _leaky_relu
 from theanompi.device.ops import relu as _relu
 
 __all__ = [
@@ -132,7 +133,7 @@ def rectify(x: Any) -> Any:
 
 
 class LeakyRectify:
-    """Leaky rectifier, max(x, leakiness · x) [1]_.
+    """Leaky rectifier, max(x, leakiness · x) [1]_, by the device's own op.
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ class LeakyRectify:
 
     def __call__(self, x: Any) -> Any:
         """Apply it to a pytensor variable."""
-        return pt.switch(x > 0, x, x * pt.cast(self.leakiness, x.dtype))
+        return _leaky_relu(x, self.leakiness)
 
 
 leaky_rectify = LeakyRectify(0.01)

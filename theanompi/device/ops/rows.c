@@ -3,7 +3,9 @@
    Matrices are row-major: a row is a pixel, a column a channel. Each thread has adjacent blocks of rows, as in
    torch's own operations before and after, whose results lie in the cache of its core. What a block is depends on
    shapes alone and sums over blocks are added in their order: the number of threads changes no bit. In the loops
-   over channels no element depends on another; matrices either are the same or do not overlap. */
+   over channels no element depends on another; matrices either are the same or do not overlap.
+
+   Of few channels several adjacent pixels are one row, `fold`: each channel is then as many columns, to be summed. */
 
 #include <math.h>
 #include <stddef.h>
@@ -18,11 +20,11 @@ typedef struct {
 typedef struct {
     const openmp *threads;
     size rows, columns, block, rectify;
-    const float *x, *residual, *gamma, *beta, *gy, *rectified;
-    float *y, *g, *gx, *mean, *inv_std;
-    float *a, *b, *c;                  /* of each channel: the coefficients of the last pass */
-    double *total, *squared;           /* of each channel: sums over blocks */
-    float *origin, *sums, *products;   /* of each block and channel */
+    const float *x, *residual, *gy, *rectified;
+    float *y, *g, *gx;
+    float *a, *b, *c, *centre, *shift; /* of each column: the coefficients of the last pass, means, and beta */
+    double *total, *squared;           /* of each column: sums over blocks */
+    float *origin, *sums, *products;   /* of each block and column */
 } job;
 
 static void run(void (*stage)(void *), job *j, unsigned threads) {
@@ -89,8 +91,8 @@ static void normalise(void *argument) {
     /* Backwards: the end of the pass before is still in the cache. */
     for (size b = last - 1; b >= first; b--)
         for (size i = b * j->block; i < least((b + 1) * j->block, j->rows); i++) {
-            const float *x = j->x + i * n, *mean = j->mean;
-            const float *a = j->a, *beta = j->beta;
+            const float *x = j->x + i * n, *mean = j->centre;
+            const float *a = j->a, *beta = j->shift;
             float *y = j->y + i * n;
             if (j->residual) {
                 const float *residual = j->residual + i * n;
@@ -118,7 +120,7 @@ static void sum_gradient(void *argument) {
     for (size b = first; b < last; b++) {
         const size begin = b * j->block, end = least(begin + j->block, j->rows);
         float *sums = j->sums + b * n, *products = j->products + b * n;
-        const float *mean = j->mean;
+        const float *mean = j->centre;
         #pragma omp simd
         for (size k = 0; k < n; k++)
             sums[k] = products[k] = 0;
@@ -160,7 +162,7 @@ static void gradient(void *argument) {
     /* Backwards: the end of the pass before is still in the cache. */
     for (size b = last - 1; b >= first; b--)
         for (size i = b * j->block; i < least((b + 1) * j->block, j->rows); i++) {
-            const float *x = j->x + i * n, *mean = j->mean;
+            const float *x = j->x + i * n, *mean = j->centre;
             const float *a = j->a, *b = j->b, *c = j->c;
             float *gx = j->gx + i * n;
             const float *g = j->g + i * n;
@@ -170,7 +172,7 @@ static void gradient(void *argument) {
         }
 }
 
-/* Divides up the scratch memory: 7 + 3 · blocks rows of floats, doubles first. */
+/* Divides up the scratch memory: 9 + 3 · blocks rows of floats, doubles first. */
 static void divide(job *j, double *scratch) {
     const size n = j->columns, blocks = (j->rows + j->block - 1) / j->block;
     j->total = scratch;
@@ -178,7 +180,9 @@ static void divide(job *j, double *scratch) {
     j->a = (float *)(scratch + 2 * n);
     j->b = j->a + n;
     j->c = j->b + n;
-    j->origin = j->c + n;
+    j->centre = j->c + n;
+    j->shift = j->centre + n;
+    j->origin = j->shift + n;
     j->sums = j->origin + blocks * n;
     j->products = j->sums + blocks * n;
     #pragma omp simd
@@ -186,11 +190,32 @@ static void divide(job *j, double *scratch) {
         j->total[k] = j->squared[k] = 0;
 }
 
-void batch_norm(const openmp *openmp, unsigned threads, size rows, size columns, size block, size rectify, double epsilon,
-                const float *x, const float *gamma, const float *beta, const float *residual, float *y,
+/* Gives each column of a channel the sum over all of them. */
+static void sum_columns(double *values, size columns, size fold) {
+    const size channels = columns / fold;
+    for (size k = 0; fold > 1 && k < channels; k++) {
+        double total = 0;
+        for (size i = k; i < columns; i += channels)
+            total += values[i];
+        for (size i = k; i < columns; i += channels)
+            values[i] = total;
+    }
+}
+
+/* Gives each column what its channel has; values may lie in the first columns. */
+static void spread(float *to, const float *values, size columns, size fold) {
+    const size channels = columns / fold;
+    for (size i = 0; i < columns; i += channels)
+        for (size k = 0; k < channels; k++)
+            to[i + k] = values[k];
+}
+
+void batch_norm(const openmp *openmp, unsigned threads, size rows, size columns, size fold, size block, size rectify,
+                double epsilon, const float *x, const float *gamma, const float *beta, const float *residual, float *y,
                 float *mean, float *inv_std, double *scratch) {
-    job j = {.threads = openmp, .rows = rows, .columns = columns, .block = block, .rectify = rectify, .x = x, .gamma = gamma,
-             .beta = beta, .residual = residual, .y = y, .mean = mean, .inv_std = inv_std};
+    const size pixels = rows * fold, channels = columns / fold;
+    job j = {.threads = openmp, .rows = rows, .columns = columns, .block = block, .rectify = rectify, .x = x,
+             .residual = residual, .y = y};
     divide(&j, scratch);
     run(sum, &j, threads);
     for (size b = 0; b * block < rows; b++) {
@@ -200,32 +225,38 @@ void batch_norm(const openmp *openmp, unsigned threads, size rows, size columns,
         for (size k = 0; k < columns; k++)
             j.total[k] += length * origin[k] + sums[k];
     }
+    sum_columns(j.total, columns, fold);
     for (size b = 0; b * block < rows; b++) {
         const float *origin = j.origin + b * columns, *sums = j.sums + b * columns;
         const float *squares = j.products + b * columns;
         const double length = least(block, rows - b * block);
         #pragma omp simd
         for (size k = 0; k < columns; k++) {
-            double inner = sums[k] / length, outer = origin[k] + inner - j.total[k] / rows;
+            double inner = sums[k] / length, outer = origin[k] + inner - j.total[k] / pixels;
             j.squared[k] += squares[k] - inner * sums[k] + length * outer * outer;
         }
     }
+    sum_columns(j.squared, columns, fold);
     #pragma omp simd
-    for (size k = 0; k < columns; k++) {
-        mean[k] = j.total[k] / rows;
-        inv_std[k] = 1 / sqrt((j.squared[k] < 0 ? 0 : j.squared[k]) / rows + epsilon);
+    for (size k = 0; k < channels; k++) {
+        mean[k] = j.total[k] / pixels;
+        inv_std[k] = 1 / sqrt((j.squared[k] < 0 ? 0 : j.squared[k]) / pixels + epsilon);
         j.a[k] = inv_std[k] * gamma[k];
     }
+    spread(j.a, j.a, columns, fold);
+    spread(j.centre, mean, columns, fold);
+    spread(j.shift, beta, columns, fold);
     run(normalise, &j, threads);
 }
 
-void batch_norm_gradient(const openmp *openmp, unsigned threads, size rows, size columns, size block, const float *gy,
-                         const float *rectified, const float *x, const float *gamma, float *mean,
-                         float *inv_std, float *g, float *gx, float *g_gamma, float *g_beta,
-                         double *scratch) {
-    job j = {.threads = openmp, .rows = rows, .columns = columns, .block = block, .gy = gy, .rectified = rectified, .x = x,
-             .gamma = gamma, .mean = mean, .inv_std = inv_std, .g = g, .gx = gx};
+void batch_norm_gradient(const openmp *openmp, unsigned threads, size rows, size columns, size fold, size block,
+                         const float *gy, const float *rectified, const float *x, const float *gamma, const float *mean,
+                         const float *inv_std, float *g, float *gx, float *g_gamma, float *g_beta, double *scratch) {
+    const size pixels = rows * fold, channels = columns / fold;
+    job j = {.threads = openmp, .rows = rows, .columns = columns, .block = block, .gy = gy, .rectified = rectified,
+             .x = x, .g = g, .gx = gx};
     divide(&j, scratch);
+    spread(j.centre, mean, columns, fold);
     run(sum_gradient, &j, threads);
     for (size b = 0; b * block < rows; b++)
         #pragma omp simd
@@ -233,14 +264,19 @@ void batch_norm_gradient(const openmp *openmp, unsigned threads, size rows, size
             j.total[k] += j.sums[b * columns + k];
             j.squared[k] += j.products[b * columns + k];
         }
+    sum_columns(j.total, columns, fold);
+    sum_columns(j.squared, columns, fold);
     #pragma omp simd
-    for (size k = 0; k < columns; k++) {
+    for (size k = 0; k < channels; k++) {
         double scale = inv_std[k], a = scale * gamma[k];
         g_gamma[k] = j.squared[k] * scale;
         g_beta[k] = j.total[k];
         j.a[k] = a;
-        j.b[k] = -a * scale * scale * j.squared[k] / rows;
-        j.c[k] = -a * j.total[k] / rows;
+        j.b[k] = -a * scale * scale * j.squared[k] / pixels;
+        j.c[k] = -a * j.total[k] / pixels;
     }
+    spread(j.a, j.a, columns, fold);
+    spread(j.b, j.b, columns, fold);
+    spread(j.c, j.c, columns, fold);
     run(gradient, &j, threads);
 }

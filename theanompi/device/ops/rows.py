@@ -6,6 +6,7 @@ follows them one more, and backward takes two. Rows are pixels: images are read 
 """
 
 import ctypes
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import torch
 
 from theanompi.device import native
 
-LEAST_CHANNELS = 16
-"""With fewer the vector registers stay half empty."""
+LEAST_COLUMNS = 16
+"""With fewer the vector registers stay half empty: of fewer channels several pixels are a row."""
 
 BLOCK = 1 << 16
 """About how many elements a thread takes at once: 256 KiB."""
@@ -27,7 +28,7 @@ def _library() -> Any:
     library = native.library(Path(__file__).with_suffix(".c"), native.compile_folder()[0])
     if library is not None:
         address, length = ctypes.c_void_p, ctypes.c_ssize_t
-        common: list[Any] = [address, ctypes.c_uint, length, length, length]
+        common: list[Any] = [address, ctypes.c_uint, length, length, length, length]
         library.batch_norm.argtypes = [*common, length, ctypes.c_double, *[address] * 8]
         library.batch_norm_gradient.argtypes = [*common, *[address] * 11]
         library.batch_norm.restype = library.batch_norm_gradient.restype = None
@@ -43,13 +44,18 @@ def _layout(ndim: int) -> torch.memory_format:
     return torch.channels_last if ndim == 4 else torch.contiguous_format
 
 
+def _fold(channels: int) -> int:
+    """How many pixels are a row."""
+    return 1 << max(0, math.ceil(math.log2(LEAST_COLUMNS / channels)))
+
+
 def fit(*tensors: torch.Tensor) -> bool:
     """Whether the functions below can read these: float32 on the CPU, all of one shape, in rows of channels."""
     shape = tensors[0].shape
     layout = _layout(len(shape))
     return (
         shape.numel() > 0
-        and shape[1] >= LEAST_CHANNELS
+        and shape.numel() % (shape[1] * _fold(shape[1])) == 0
         and all(
             t.device.type == "cpu"
             and t.dtype == torch.float32
@@ -64,13 +70,14 @@ def fit(*tensors: torch.Tensor) -> bool:
 
 def _work(x: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
     """The arguments that say who works on how much, and memory to work in."""
-    channels = x.shape[1]
-    rows = x.numel() // channels
-    block = max(16, BLOCK // channels)
+    fold = _fold(x.shape[1])
+    columns = x.shape[1] * fold
+    rows = x.numel() // columns
+    block = max(16, BLOCK // columns)
     blocks = -(-rows // block)
     threads = min(torch.get_num_threads(), blocks)
-    scratch = torch.empty(7 + 3 * blocks, channels)
-    return [ctypes.byref(native.openmp()), threads, rows, channels, block], scratch
+    scratch = torch.empty(9 + 3 * blocks, columns)
+    return [ctypes.byref(native.openmp()), threads, rows, columns, fold, block], scratch
 
 
 def _addresses(*tensors: torch.Tensor | None) -> list[int | None]:

@@ -22,6 +22,7 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.gradient import grad_clip
 
+from theanompi.device.ops import lstm
 from theanompi.lasagne import init, nonlinearities
 from theanompi.lasagne.layers import helper
 from theanompi.lasagne.layers.base import Incoming, Layer, MergeLayer
@@ -146,9 +147,34 @@ class _LoopLayer(MergeLayer):
         states = states.dimshuffle(1, 0, *range(2, states.ndim))
         return states[:, ::-1] if self.backwards else states
 
+    def _all_steps(self, function: Callable[[Any], Any], x: Any, inputs: Sequence[Any], initial: Any) -> Any:
+        """The state after each step, or after all of them, by a function of all steps of `x`, (steps, n, features).
+
+        With a mask each sample's steps that count come first; its state at a step is that after as many of these.
+        """
+        if self.backwards:
+            x = x[::-1]
+        if self.mask_incoming_index > 0:
+            mask = pt.neq(inputs[self.mask_incoming_index].T, 0)
+            mask = mask[::-1] if self.backwards else mask
+            states = function(_rows(x, pt.argsort(~mask, axis=0, stable=True)))
+            states = _rows(pt.concatenate([initial[None], states]), pt.cumsum(mask.astype("int64"), axis=0))
+        else:
+            states = function(x)
+        if self.only_return_final:
+            return states[-1]
+        return (states[::-1] if self.backwards else states).dimshuffle(1, 0, 2)
+
     def _output_shape(self, input_shapes: Sequence[Shape], state: Shape) -> Shape:
         shape = input_shapes[0]
         return (shape[0], *state) if self.only_return_final else (shape[0], shape[1], *state)
+
+
+def _rows(x: Any, steps: Any) -> Any:
+    """Of (steps, n, …) for each sample the steps that are numbered in (as many steps as wanted, n)."""
+    samples = known_or_symbolic_size(x, 1)
+    rows = (steps * samples + pt.arange(samples)).flatten()
+    return x.reshape((-1, known_or_symbolic_size(x, 2)))[rows].reshape((-1, samples, x.shape[2]))
 
 
 def _at_each_step(function: Callable[[Any], Any], x: Any) -> Any:
@@ -565,14 +591,21 @@ class LSTMLayer(_LoopLayer):
     def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Compute the state step by step."""
         x, W_in, W_hid, b = _stacked(self, inputs[0], self._GATES)
-        samples = known_or_symbolic_size(x, 1)
-        if self.precompute_input:
-            x = _at_each_step(lambda rows: pt.dot(rows, W_in) + b, x)
+        cell, hid = (
+            self._initial(name, inputs, known_or_symbolic_size(x, 1)) for name in ("cell_init", "hid_init")
+        )
         peepholes = (
             [self.W_cell_to_ingate, self.W_cell_to_forgetgate, self.W_cell_to_outgate]
             if self.peepholes
             else []
         )
+        if self._is_one_op():
+            weights = W_in.T, W_hid.T, b
+            return self._all_steps(
+                lambda x: lstm(x, *weights, hid, cell, *peepholes, clip=self.grad_clipping), x, inputs, hid
+            )
+        if self.precompute_input:
+            x = _at_each_step(lambda rows: pt.dot(rows, W_in) + b, x)
 
         def step(row: Any, cell: Any, hid: Any, W_hid: Any, *others: Any) -> list[Any]:
             if not self.precompute_input:
@@ -592,9 +625,19 @@ class LSTMLayer(_LoopLayer):
                 o = o + cell * others[2]
             return [cell, self.nonlinearity_outgate(o) * self.nonlinearity(cell)]
 
-        initial = [self._initial(name, inputs, samples) for name in ("cell_init", "hid_init")]
         fixed = [W_hid, *peepholes, *([] if self.precompute_input else [W_in, b])]
-        return self._repeat(step, [x], inputs, initial, fixed)
+        return self._repeat(step, [x], inputs, [cell, hid], fixed)
+
+    def _is_one_op(self) -> bool:
+        """Whether all steps are one op: with the usual nonlinearities, unless it is said how to repeat a step."""
+        gates = (self.nonlinearity_ingate, self.nonlinearity_forgetgate, self.nonlinearity_outgate)
+        return (
+            all(function is nonlinearities.sigmoid for function in gates)
+            and self.nonlinearity_cell is self.nonlinearity is nonlinearities.tanh
+            and self.precompute_input
+            and not self.unroll_scan
+            and self.gradient_steps == -1
+        )
 
 
 class GRULayer(_LoopLayer):
