@@ -242,9 +242,10 @@ links.close()
     )
 
 
-def test_two_hundred_random_schedules_with_delays_come_to_their_meetings() -> None:
+@pytest.mark.parametrize("n", [2, 4])
+def test_two_hundred_random_schedules_with_delays_come_to_their_meetings(n: int) -> None:
     check(
-        4,
+        n,
         """
 rules = [start(name, still=True, **more) for name, more in (
     ("EASGD", {"period": 1}), ("ASGD", {}), ("GOSGD", {"p": 0.5})
@@ -369,9 +370,13 @@ def test_a_loss_that_is_not_finite_on_one_worker_ends_all_with_its_line(rule: st
     assert last["kind"] == "diverged" and "rank 1 (nan)" in last["reason"]
 
 
-def test_the_death_of_a_worker_ends_all(tmp_path: Path) -> None:
-    done = train(2, tmp_path, "kill-4", rule="ASGD", **SHORT, timeout=60)
-    assert done.returncode != 0 and processes_of(tmp_path) == []
+@pytest.mark.parametrize("rule", OWN)
+def test_the_death_of_a_worker_ends_all_even_if_it_has_locked_what_the_others_want(
+    rule: str, tmp_path: Path
+) -> None:
+    done = train(2, tmp_path, "kill-holding-6", rule=rule, settings=OWN[rule], **SHORT, timeout=60)
+    assert done.returncode != 0 and "signal 9" in done.stdout + done.stderr
+    assert "summary" not in (tmp_path / "log.jsonl").read_text() and processes_of(tmp_path) == []
 
 
 def test_one_rank_alone_is_refused(tmp_path: Path) -> None:
