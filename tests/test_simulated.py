@@ -17,8 +17,11 @@ from theanompi.launch.check import check
 from theanompi.record.log import read_log
 from theanompi.record.progress import Progress
 from theanompi.rules import get_rule
-from theanompi.training import simulated
-from theanompi.training.simulated import Communicator, Deadlock, SimulatedLinks, World, run_workers
+from theanompi.training.simulated import exchanges
+from theanompi.training.simulated.baton import Deadlock, run_workers
+from theanompi.training.simulated.communicator import Communicator
+from theanompi.training.simulated.links import SimulatedLinks
+from theanompi.training.simulated.world import World
 
 N = 40
 """Weights of a toy."""
@@ -87,7 +90,7 @@ def run(
             rule.meet(toy)
             rule.go_on(toy)
 
-    run_workers(world, work)
+    run_workers(world.baton, work)
     return world, toys, rules
 
 
@@ -204,7 +207,7 @@ def test_swapped_networks_change_places_in_pairs_and_none_is_lost() -> None:
 def test_a_centre_of_several_parts_is_one_worker_at_a_time_and_the_order_is_that_of_all_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(simulated, "LEAST", 8)
+    monkeypatch.setattr(exchanges, "LEAST", 8)
     clock = ClockSettings(step_s=0.1, exchange_s=0.4)
     world, toys, rules = run("EASGD", (3,) * 4, clock, still=True, period=1)
     assert rules[0]._centre.n_parts == 4
@@ -217,7 +220,7 @@ def test_a_centre_of_several_parts_is_one_worker_at_a_time_and_the_order_is_that
 def test_200_random_schedules_with_delays_end_and_conserve_what_they_must(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(simulated, "LEAST", 8)
+    monkeypatch.setattr(exchanges, "LEAST", 8)
     rng = np.random.default_rng(11)
     for _ in range(200):
         name, size = ASYNCHRONOUS[rng.integers(3)], int(rng.integers(2, 6))
@@ -247,10 +250,10 @@ def test_a_worker_that_leaves_the_others_alone_or_meets_for_something_else_ends_
 
     world = World(3, ClockSettings(), 0)
     with pytest.raises(Deadlock, match="1 for company, 2 for company"):
-        run_workers(world, alone)
+        run_workers(world.baton, alone)
     world = World(3, ClockSettings(), 0)
     with pytest.raises(RuntimeError, match="worker 1 has come for reason 1, where others wait for reason 0"):
-        run_workers(world, elsewhere)
+        run_workers(world.baton, elsewhere)
 
 
 def one_process(out: Path, workers: int, **settings: Any) -> dict[str, np.ndarray]:

@@ -3,8 +3,9 @@
 ``python tests/train.py '{"epochs": 1, …}'``; a second argument spoils the run in a way that a test must notice:
 ``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N`` its loader
-process, ``kill-holding-N`` that rank as it writes for the Nth time what it has locked for all, ``term-N`` sends the last
-rank SIGTERM, ``gone-N`` removes the run's folder after iteration N, ``full-N`` leaves no room in any file from then on.
+process, ``kill-holding-N`` that rank as it writes for the Nth time what it has locked for all, ``term-N`` sends the
+last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N, ``full-N`` leaves no room in any file from
+then on.
 
 No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
