@@ -179,8 +179,8 @@ if rank == 0:
 mailbox.settle()
 letters = mailbox.collect()
 assert len(letters) == rank
-for values, share in letters:
-    assert values.is_cuda and share == 1 and (values == 1 + 50 * size + 3).all()
+for values, share, senders in letters:
+    assert values.is_cuda and share == 1 and (values == 1 + 50 * size + 3).all() and senders == (0, 0)
 assert mailbox.collect() == []
 centre.close()
 mailbox.close()

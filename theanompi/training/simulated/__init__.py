@@ -13,16 +13,18 @@ What takes virtual time, and nothing else:
 - a sum over all workers, once all are there: `clock.exchange_s`, all of it exposed;
 - a pass at a centre: `clock.exchange_s` for a centre as large as the weights, shared equally among its parts. A part
   belongs to one worker at a time, and others wait in the order in which they come;
-- a letter: `clock.exchange_s`, in which its sender waits, and after which it is there.
+- a letter: `clock.exchange_s`, after which it is there.
+
+EASGD's passes and GOSGD's letters are hidden by the gradient that is computed meanwhile, as far as that takes.
 
 Meetings are as real runs have them: an epoch is over when all workers together have done its iterations, whoever did
 them, and each comes to the validation and the checkpoint after the iteration that it is in. These take no time but that
 of a sum over all workers (GOSGD's mean, local SGD's). Every worker has its own share of the items of an epoch, as real
 ones do; a fast one begins again with it.
 
-With `clock.order`, the log of a real run or a simulated one, workers pass at the centre in its order, and meet after as
-many iterations of each: who comes too early waits for its turn, whatever the step times. Rates that change from
-iteration to iteration may differ by one of them.
+With `clock.order`, the log of a real run or a simulated one, workers pass at the centre in its order, take letters
+before the same iterations, and meet after as many of each: who comes too early waits, whatever the step times. Rates
+that change from iteration to iteration may differ by one of them.
 
 What `theanompi.lasagne.random.fresh_keys` draws is one stream for all workers, in the order in which they run; dropout
 goes by the items and is each one's own.

@@ -1,7 +1,7 @@
 """What simulated workers exchange by: sums, a centre, letters; each takes its virtual time."""
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -11,6 +11,7 @@ from mpi4py import MPI
 from theanompi.exchange import Exchanger
 from theanompi.exchange.base import Bucket, Buffer
 from theanompi.exchange.centre import LEAST
+from theanompi.exchange.mailbox import Letter
 from theanompi.record.timeline import Span
 from theanompi.training.simulated.communicator import Communicator
 from theanompi.training.simulated.world import World
@@ -161,13 +162,17 @@ class SimulatedMailbox:
     rank : int
     number : int
         Which of its worker's mailboxes it is.
+    own : callable
+        How many iterations its worker has done.
     """
 
-    def __init__(self, world: World, rank: int, number: int) -> None:
+    def __init__(self, world: World, rank: int, number: int, own: Callable[[], int]) -> None:
         self._world, self._rank = world, rank
-        self._boxes: list[list[tuple[torch.Tensor, float]]] = world.shared.setdefault(
-            ("mailbox", number), [[] for _ in range(world.size)]
+        self._boxes: list[list[Letter]]
+        self._boxes, self._parked = world.shared.setdefault(
+            ("mailbox", number), ([[] for _ in range(world.size)], set[int]())
         )
+        self._own, self._meetings, self._settled = own, 0, False
         self.spans: list[Span] = []
         self.description = "boxes in one process"
 
@@ -175,18 +180,64 @@ class SimulatedMailbox:
         """As in `theanompi.exchange.mailbox.Mailbox`."""
         world, rank, began, letter = self._world, self._rank, self._world.now(self._rank), values.clone()
         world.spend(rank, world.clock.exchange_s)
-        self._boxes[to].append((letter, share))
+        self._boxes[to].append(Letter(letter, share, (rank,)))
+        if to in self._parked:
+            self._parked.remove(to)
+            world.baton.wake(to, world.now(rank))
         self.spans = [Span("comm", began, world.now(rank), f"a letter to worker {to}")]
 
-    def collect(self) -> list[tuple[torch.Tensor, float]]:
-        """As in `theanompi.exchange.mailbox.Mailbox`; takes no time."""
+    def collect(self) -> list[Letter]:
+        """As in `theanompi.exchange.mailbox.Mailbox`; takes no time, unless letters are still to come."""
         self.spans = []
-        found, self._boxes[self._rank] = self._boxes[self._rank], []
+        planned = self._world.replay.letters(self._rank, self._meetings, self._own())
+        if planned is None or self._settled:
+            self._meetings, self._settled = self._meetings + self._settled, False
+            everything, self._boxes[self._rank] = self._boxes[self._rank], []
+            return everything
+        box = self._boxes[self._rank]
+        while planned - Counter(letter.senders[0] for letter in box):
+            self._parked.add(self._rank)
+            self._world.wait(self._rank, "a letter")
+        found: list[Letter] = []
+        left: list[Letter] = []
+        for letter in box:
+            due = planned[letter.senders[0]] > 0
+            planned.subtract(letter.senders[:due])
+            (found if due else left).append(letter)
+        box[:] = left
         return found
 
     def settle(self) -> None:
         """As in `theanompi.exchange.mailbox.Mailbox`."""
         self._world.meet(self._rank, "all letters", None)
+        self._settled = True
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class SimulatedHelper:
+    """A `theanompi.exchange.helper.Helper` of a simulated worker.
+
+    Its task is done at once, and then the worker goes back in time to where it began: what it does until it joins
+    nobody sees.
+
+    Parameters
+    ----------
+    world : World
+    rank : int
+    """
+
+    def __init__(self, world: World, rank: int) -> None:
+        self._world, self._rank, self._end = world, rank, 0.0
+
+    def begin(self, task: Callable[[], None]) -> None:
+        """As in `theanompi.exchange.helper.Helper`."""
+        began = self._world.now(self._rank)
+        task()
+        self._end = self._world.now(self._rank)
+        self._world.baton.times[self._rank] = began
+
+    def join(self) -> None:
+        """As in `theanompi.exchange.helper.Helper`."""
+        self._world.spend(self._rank, max(0.0, self._end - self._world.now(self._rank)))

@@ -11,7 +11,12 @@ from theanompi.exchange.base import Buffer
 from theanompi.record.progress import Progress
 from theanompi.training.links import Links
 from theanompi.training.simulated.communicator import Communicator
-from theanompi.training.simulated.exchanges import SimulatedCentre, SimulatedMailbox, SimulatedSum
+from theanompi.training.simulated.exchanges import (
+    SimulatedCentre,
+    SimulatedHelper,
+    SimulatedMailbox,
+    SimulatedSum,
+)
 from theanompi.training.simulated.world import World
 from theanompi.training.stop import StopSignals
 
@@ -44,7 +49,10 @@ class SimulatedLinks(Links):
 
     def mailbox(self, buffer: Buffer) -> SimulatedMailbox:
         self._mailboxes += 1
-        return SimulatedMailbox(self._world, self.rank, self._mailboxes - 1)
+        return SimulatedMailbox(self._world, self.rank, self._mailboxes - 1, lambda: self._own)
+
+    def helper(self, buffer: Buffer) -> SimulatedHelper:
+        return SimulatedHelper(self._world, self.rank)
 
     def trade(self, values: torch.Tensor, partner: int) -> None:
         world, rank = self._world, self.rank

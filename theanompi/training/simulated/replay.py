@@ -42,13 +42,18 @@ class Replay:
             records = read_log(path)
         except ValueError as error:
             raise ConfigError(f"clock.order: {error}") from None
-        meetings = [record for record in records if record["kind"] == "meeting"]
-        found = cls(meetings)
+        found = cls([record for record in records if record["kind"] == "meeting"])
         letters = [letter for each in found._letters for letter in each]
-        if not (found.order or letters) or any(len(done) != size for done in found.done):
+        wrong = "no order of passes or letters"
+        if found.order or letters:
+            whole = all(_are_whole(done, size) for done in found.done)
+            whole = whole and _are_whole(found.order, len(found.order)) and max(found.order, default=0) < size
+            whole = whole and all(_are_whole(letter, 3) and max(letter[:2]) < size for letter in letters)
+            wrong = "" if whole else "that of others"
+        if wrong:
             raise ConfigError(
                 f"clock.order: expected the log of a run with a centre or letters and {size} workers, got {path}, "
-                f"which has {'that of others' if found.order or letters else 'no order of passes or letters'}"
+                f"which has {wrong}"
             )
         return found
 
@@ -81,3 +86,12 @@ class Replay:
         if meeting >= len(self._letters):
             return None
         return Counter(sender for sender, to, at in self._letters[meeting] if (to, at) == (rank, own))
+
+
+def _are_whole(numbers: Any, n: int) -> bool:
+    """Whether these are n whole numbers of at least 0."""
+    return (
+        isinstance(numbers, list | deque)
+        and len(numbers) == n
+        and all(type(number) is int and number >= 0 for number in numbers)
+    )
