@@ -13,6 +13,12 @@ same       the run is resumed, or begun again where nothing was saved yet, and e
            checkpoint and the same validations as a run that was left alone
 left       files in /dev/shm, and files beside the run's own, after resuming
 
+With `--rule`, a run of four ranks that are not in step has one of them killed by SIGKILL, in turn, at so many random
+moments; as such a run is never the same twice, the resumed one has to come to its end, with every validation and what
+its checkpoint has of each worker:
+
+    python benchmarks/kills.py --rule EASGD ASGD GOSGD --kills 20
+
 Some signals do nothing, and that is right: a SIGTERM or SIGINT to a loader process alone, which is for its rank to
 judge, or to hydra's proxy, which ignores them. Such a run is then stopped through its launcher. A run that is over, but
 for its last lines, when the signal comes ends well; a process that was stopped then ends when it goes on.
@@ -23,6 +29,7 @@ The result is a JSON file under benchmarks/results/; the exit status is 1 if a c
 import argparse
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -37,8 +44,10 @@ from typing import Any, NamedTuple
 import common
 
 from theanompi.config import RunConfig, to_environment
+from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE, LOG_FILE, RUN_FILES
 from theanompi.record.log import read_log
+from theanompi.system.segments import left_behind
 
 WAYS = ("tmlauncher", "mpirun")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
@@ -49,16 +58,24 @@ TARGETS = {
 GONE = 10.0
 STALL = 3.0
 RANKS, ITERATIONS, INTERVAL = 2, 400, 7
+ALONE: dict[str, dict[str, Any]] = {
+    "EASGD": {"rule.period": 2},
+    "ASGD": {},
+    "GOSGD": {"rule.p": 0.5},
+}
+"""Rules whose ranks are not in step, with settings for exchanges that come often."""
+RANKS_ALONE, ITERATIONS_ALONE = 4, 200
 MARK = "KILLS_RUN"
 
 
 class Case(NamedTuple):
-    """A signal to a process of a run that was started in some way, `after` seconds."""
+    """A signal to a process of a run by a rule that was started in some way, `after` seconds."""
 
     way: str
     target: str
     signal: int
     after: float
+    rule: str = "BSP"
 
 
 class Process(NamedTuple):
@@ -68,16 +85,19 @@ class Process(NamedTuple):
     kind: str
 
 
-def settings(out: Path, resume: bool, overwrite: bool) -> dict[str, Any]:
+def settings(out: Path, rule: str, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """A small network with batch normalisation and dropout, whose checkpoints come often."""
     return {
+        "rule": rule,
+        "settings": ALONE.get(rule, {}),
         "modelfile": "small_models",
         "modelclass": "Normalised",
         "batch_size": 16,
         "epochs": 12,
-        "max_iterations": ITERATIONS,
+        "max_iterations": ITERATIONS_ALONE if rule in ALONE else ITERATIONS,
         "checkpoint_interval": INTERVAL,
-        "stall_seconds": STALL,
+        # Of a rank that is killed the others need not find out.
+        "stall_seconds": 60.0 if rule in ALONE else STALL,
         "stall_abort": True,
         "out": str(out),
         "resume": resume,
@@ -87,10 +107,14 @@ def settings(out: Path, resume: bool, overwrite: bool) -> dict[str, Any]:
 
 def command(way: str, config: dict[str, Any]) -> list[str]:
     """How a user starts such a run."""
+    ranks = RANKS_ALONE if config["rule"] in ALONE else RANKS
     if way == "mpirun":
-        return [*common.mpirun(RANKS), sys.executable, "-m", "theanompi.worker"]
-    words = [str(Path(sys.executable).with_name("tmlauncher")), "-s", str(RANKS)]
+        return [*common.mpirun(ranks), sys.executable, "-m", "theanompi.worker"]
+    words = [str(Path(sys.executable).with_name("tmlauncher")), "-s", str(ranks)]
     names = {"modelfile": "-file", "modelclass": "-class"}
+    config = dict(config)
+    for name, value in config.pop("settings").items():
+        words += ["--set", f"{name}={value}"]
     for name, value in config.items():
         flag = names.get(name, "--" + name.replace("_", "-"))
         words += [flag] * value if isinstance(value, bool) else [flag, str(value)]
@@ -147,8 +171,8 @@ def wait_until_gone(mark: str, seconds: float) -> float | None:
 
 
 def shared_memory() -> set[str]:
-    """The names in /dev/shm."""
-    return set(os.listdir("/dev/shm"))
+    """The names in /dev/shm of what no process uses."""
+    return set(left_behind(of=re.compile("")))
 
 
 def hit(case: Case, mark: str, run: subprocess.Popen[bytes], rng: random.Random) -> Process | None:
@@ -170,6 +194,9 @@ def named(case: Case, process: Process, printed: str, status: int) -> bool:
     text = printed + f" {signal.Signals(case.signal).name}" * (status == -case.signal)
     if case.target == case.way or (case.target == "proxy" and case.way == "mpirun"):
         return status != 0
+    if case.rule in ALONE and case.way == "mpirun":
+        # Of several ranks mpirun may name one that it has killed after the first.
+        return "KILLED" in text.upper() and status != 0
     if case.signal in (signal.SIGTERM, signal.SIGINT):
         asked = signal.Signals(case.signal).name in text or "SIGUSR1" in text
         return asked or str(process.pid) in text
@@ -180,12 +207,13 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
     """Do one case; gives what was seen."""
     out, printed, mark = folder / f"run{number}", folder / f"run{number}.txt", f"{os.getpid()}-{number}"
     seen: dict[str, Any] = {
+        "rule": case.rule,
         "way": case.way,
         "target": case.target,
         "signal": signal.Signals(case.signal).name,
     }
     before = shared_memory()
-    run = start(case.way, mark, settings(out, resume=False, overwrite=False), printed)
+    run = start(case.way, mark, settings(out, case.rule), printed)
     process = hit(case, mark, run, rng)
     if process is None:
         wait_until_gone(mark, GONE)
@@ -217,12 +245,11 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
     }
     seen["complete"] = complete(out)
     saved = (out / CHECKPOINT_FILE).exists()
-    again = start(
-        "tmlauncher", mark, settings(out, resume=saved, overwrite=not saved), folder / f"again{number}.txt"
-    )
+    config = settings(out, case.rule, resume=saved, overwrite=not saved)
+    again = start("tmlauncher", mark, config, folder / f"again{number}.txt")
     seen["resumed"] = saved
     seen["resume_status"] = again.wait()
-    seen["same"] = seen["resume_status"] == 0 and outcome(out) == outcome(reference)
+    seen["same"] = seen["resume_status"] == 0 and outcome(out, case.rule) == outcome(reference, case.rule)
     seen["left_in_shm"] = sorted(shared_memory() - before)
     seen["left_beside"] = sorted({path.name for path in out.iterdir()} - set(RUN_FILES))
     return seen
@@ -233,10 +260,16 @@ def complete(out: Path) -> bool:
     return (out / LOG_FILE).exists() and any(r["kind"] == "summary" for r in read_log(out / LOG_FILE))
 
 
-def outcome(out: Path) -> Any:
-    """What a run has come to: the bytes of its checkpoint, and its validations."""
+def outcome(out: Path, rule: str) -> Any:
+    """What a run has come to: the bytes of its checkpoint, and its validations.
+
+    Of ranks that are not in step: what the checkpoint has, and which validations there were.
+    """
     validations = [r for r in read_log(out / LOG_FILE) if r["kind"] == "val"]
-    return (out / CHECKPOINT_FILE).read_bytes(), validations
+    if rule not in ALONE:
+        return (out / CHECKPOINT_FILE).read_bytes(), validations
+    arrays, attributes = checkpoint.load(out / CHECKPOINT_FILE)
+    return list(arrays), attributes["iteration"], [(r["iteration"], r["items"]) for r in validations]
 
 
 def wrong(seen: dict[str, Any]) -> list[str]:
@@ -265,41 +298,64 @@ def cases(n: int, rng: random.Random, ways: list[str], seconds: float) -> Iterat
         n -= len(kinds)
 
 
+def cases_alone(n: int, rng: random.Random, ways: list[str], rule: str, seconds: float) -> Iterator[Case]:
+    """So many cases of a rule whose ranks are not in step: one of them is killed, at a random moment."""
+    for number in range(n):
+        yield Case(ways[number % len(ways)], "rank", signal.SIGKILL, rng.uniform(0, seconds), rule)
+
+
 def main() -> int:
     """Run the cases, print a table and write the JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="how many (default: 100)")
+    parser.add_argument(
+        "--rule",
+        nargs="+",
+        choices=list(ALONE),
+        default=[],
+        help="kill ranks that are not in step, N times for each",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--out", type=Path, default=common.RESULTS / "kills.json")
+    parser.add_argument(
+        "--out", type=Path, help="(default: results/kills.json, with --rule kills_rules.json)"
+    )
     args = parser.parse_args()
     rng = random.Random(args.seed)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        begin = time.monotonic()
-        reference = folder / "reference"
-        done = start(
-            "tmlauncher", f"{os.getpid()}-reference", settings(reference, False, False), folder / "r.txt"
-        )
-        if done.wait():
-            raise SystemExit((folder / "r.txt").read_text(encoding="utf-8"))
-        seconds = time.monotonic() - begin
-        print(f"a run that is left alone takes {seconds:.1f} s", flush=True)
-        for number, case in enumerate(cases(args.kills, rng, args.ways, 0.8 * seconds)):
-            seen = try_case(case, number, reference, folder, rng)
-            results.append(seen | {"after_s": case.after, "wrong": wrong(seen)})
-            gone, problems = seen.get("gone_s"), results[-1]["wrong"]
-            how = "still there" if gone is None else f"gone after {gone:.1f} s"
-            line = (
-                f"{number + 1:4} {case.way:10} {seen['signal']:7} to {case.target:10} after {case.after:5.1f} s: "
-                f"{how if seen['hit'] else 'had ended before'}, status {seen['status']}"
+        for rule in args.rule or ["BSP"]:
+            begin = time.monotonic()
+            reference, printed = folder / f"reference-{rule}", folder / f"reference-{rule}.txt"
+            mark = f"{os.getpid()}-reference-{rule}"
+            if start("tmlauncher", mark, settings(reference, rule), printed).wait():
+                raise SystemExit(printed.read_text(encoding="utf-8"))
+            seconds = time.monotonic() - begin
+            print(f"{rule}: a run that is left alone takes {seconds:.1f} s", flush=True)
+            drawn = (
+                cases_alone(args.kills, rng, args.ways, rule, 0.8 * seconds)
+                if rule in ALONE
+                else cases(args.kills, rng, args.ways, 0.8 * seconds)
             )
-            print(line + f"; WRONG: {', '.join(problems)}" * bool(problems), flush=True)
-            if problems:
-                print((folder / f"run{number}.txt").read_text(encoding="utf-8", errors="replace"), flush=True)
+            for case in drawn:
+                number = len(results)
+                seen = try_case(case, number, reference, folder, rng)
+                results.append(seen | {"after_s": case.after, "wrong": wrong(seen)})
+                gone, problems = seen.get("gone_s"), results[-1]["wrong"]
+                how = "still there" if gone is None else f"gone after {gone:.1f} s"
+                line = (
+                    f"{number + 1:4} {case.way:10} {seen['signal']:7} to {case.target:10} after {case.after:5.1f} s: "
+                    f"{how if seen['hit'] else 'had ended before'}, status {seen['status']}"
+                )
+                print(line + f"; WRONG: {', '.join(problems)}" * bool(problems), flush=True)
+                if problems:
+                    print(
+                        (folder / f"run{number}.txt").read_text(encoding="utf-8", errors="replace"),
+                        flush=True,
+                    )
     hits = [seen for seen in results if seen["hit"]]
     times = [seen["gone_s"] for seen in hits if seen["gone_s"] is not None]
     failures = [seen for seen in results if seen["wrong"]]
@@ -307,16 +363,17 @@ def main() -> int:
         f"{len(hits)} hits: gone after {statistics.median(times):.1f} s (median), {max(times):.1f} s at most; ",
         end="",
     )
-    print(
-        f"{sum(seen['same'] for seen in hits)} resumed to the same bytes; {len(failures)} not as they must be"
-    )
+    end = "to their end" if args.rule else "to the same bytes"
+    print(f"{sum(seen['same'] for seen in hits)} resumed {end}; {len(failures)} not as they must be")
     report = {
         "seed": args.seed,
         "environment": common.environment(),
         "cases": results,
         "wrong": len(failures),
     }
-    common.write_json(args.out, report)
+    common.write_json(
+        args.out or common.RESULTS / ("kills_rules.json" if args.rule else "kills.json"), report
+    )
     return int(bool(failures))
 
 

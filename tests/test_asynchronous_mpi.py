@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.mpi import check_warm
 from tests.test_training_mpi import orderly, processes_of, refused, train, trained
+from theanompi.exchange.helper import ThreadHelper
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 
@@ -74,11 +76,11 @@ x, v, done = np.zeros((size, N), "float32"), np.zeros((size, N), "float32"), [0]
 c, alpha = np.zeros(N, "float32"), 0.9 / size
 for who in order:
     v[who] = MOMENTUM * v[who] - RATE * (x[who] - target(who, N))
-    x[who] = x[who] + v[who]
-    done[who] += 1
     if done[who] % 3 == 0:
         pull = alpha * (x[who] - c)
         x[who], c = x[who] - pull, c + pull
+    x[who] = x[who] + v[who]
+    done[who] += 1
 near(toy.weights.flat, x[rank], "a worker")
 rule.meet(toy)
 near(toy.weights.flat, c, "what counts is the centre")
@@ -129,22 +131,31 @@ toy, rule, links = start("GOSGD", p=0.4)
 in_turn(rule, toy, order)
 x, v, share = np.zeros((size, N), "float32"), np.zeros((size, N), "float32"), [1 / size] * size
 boxes, coins = [[] for _ in range(size)], [np.random.default_rng([3, who]) for who in range(size)]
+written = [None] * size
 def take(who):
     for letter, part in boxes[who]:
         x[who] = (share[who] * x[who] + part * letter) / (share[who] + part)
         share[who] += part
     boxes[who] = []
+def post(who):
+    if written[who]:
+        to, *letter = written[who]
+        boxes[to].append(letter)
+        written[who] = None
 for who in order:
     take(who)
+    post(who)
     v[who] = MOMENTUM * v[who] - RATE * (x[who] - target(who, N))
     x[who] = x[who] + v[who]
     coin, choice = coins[who].random(2)
     if coin < 0.4:
         share[who] /= 2
         others = [other for other in range(size) if other != who]
-        boxes[others[int(choice * len(others))]].append((x[who].copy(), share[who]))
+        written[who] = (others[int(choice * len(others))], x[who].copy(), share[who])
 near(toy.weights.flat, x[rank], "a worker")
 rule.meet(toy)
+for who in range(size):
+    post(who)
 for who in range(size):
     take(who)
 near(toy.weights.flat, np.average(x, axis=0, weights=share), "the mean by shares")
@@ -154,6 +165,38 @@ assert abs(rule._share - share[rank]) < 1e-12
 links.close()
 """,
     )
+
+
+def test_the_exchange_goes_on_while_a_gradient_is_computed() -> None:
+    check(
+        2,
+        """
+for name, settings, done in (
+    ("EASGD", {"period": 1}, lambda rule: len(rule._centre.spans) == 3 * rule._centre.n_parts),
+    ("GOSGD", {"p": 1.0}, lambda rule: rule._to is None),
+):
+    toy, rule, links = start(name, **settings)
+    gradients, end = toy.train_iter, time.monotonic() + 20
+    def slow(*arguments):
+        while not done(rule) and time.monotonic() < end:
+            time.sleep(1e-3)
+        gradients(*arguments)
+        assert done(rule), "it has waited for the gradient"
+    toy.train_iter = slow
+    for count in range(3):
+        rule.step(toy, count, Quiet())
+    assert links._hurried(), "whoever waits for the helper has nothing to compute"
+    links.close()
+""",
+    )
+
+
+def test_what_the_helper_raises_is_raised_where_it_is_waited_for() -> None:
+    helper = ThreadHelper(torch.device("cpu"))
+    helper.begin(lambda: {}["no such part"])
+    with pytest.raises(KeyError, match="no such part"):
+        helper.join()
+    helper.close()
 
 
 def test_under_contention_easgd_keeps_the_sum_and_gosgd_the_shares() -> None:
@@ -242,9 +285,10 @@ links.close()
     )
 
 
-def test_two_hundred_random_schedules_with_delays_come_to_their_meetings() -> None:
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_hundred_random_schedules_with_delays_come_to_their_meetings(n: int) -> None:
     check(
-        4,
+        n,
         """
 rules = [start(name, still=True, **more) for name, more in (
     ("EASGD", {"period": 1}), ("ASGD", {}), ("GOSGD", {"p": 0.5})
@@ -252,7 +296,7 @@ rules = [start(name, still=True, **more) for name, more in (
 for toy, *_ in rules:
     toy.weights.flat.copy_(torch.from_numpy(target(rank, N)))
 own = random.Random(f"schedules {rank}")
-for schedule in range(200):
+for schedule in range(100):
     toy, rule, _ = rules[schedule % 3]
     for count in range(own.randrange(5)):
         rule.step(toy, count, Quiet())
@@ -287,7 +331,7 @@ def test_a_run_validates_what_counts_and_tells_of_its_meetings(rule: str, tmp_pa
     # Whoever is faster does more of the iterations of all.
     done = meetings[-1]["done"]
     assert [sum(line["done"]) // 2 for line in meetings] == [11, 22] and min(done) > 2
-    passes = [{"EASGD": each // 3, "ASGD": each, "GOSGD": 0}[rule] for each in done]
+    passes = [{"EASGD": -(-each // 3), "ASGD": each, "GOSGD": 0}[rule] for each in done]
     for rank in range(2):
         assert sum(line["order"].count(rank) for line in meetings) == passes[rank]
     assert sum(log[-1]["staleness"]) == sum(passes) and len(log[-1]["waited_s"]) == 2
@@ -369,9 +413,13 @@ def test_a_loss_that_is_not_finite_on_one_worker_ends_all_with_its_line(rule: st
     assert last["kind"] == "diverged" and "rank 1 (nan)" in last["reason"]
 
 
-def test_the_death_of_a_worker_ends_all(tmp_path: Path) -> None:
-    done = train(2, tmp_path, "kill-4", rule="ASGD", **SHORT, timeout=60)
-    assert done.returncode != 0 and processes_of(tmp_path) == []
+@pytest.mark.parametrize("rule", OWN)
+def test_the_death_of_a_worker_ends_all_even_if_it_has_locked_what_the_others_want(
+    rule: str, tmp_path: Path
+) -> None:
+    done = train(2, tmp_path, "kill-holding-6", rule=rule, settings=OWN[rule], **SHORT, timeout=60)
+    assert done.returncode != 0 and "signal 9" in done.stdout + done.stderr
+    assert "summary" not in (tmp_path / "log.jsonl").read_text() and processes_of(tmp_path) == []
 
 
 def test_one_rank_alone_is_refused(tmp_path: Path) -> None:

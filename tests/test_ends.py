@@ -60,6 +60,17 @@ def test_what_workers_tell_is_taken_out_of_what_they_print(piece):
     assert account.deaths == ["rank 1 (node0.site, pid 4037) was ended by SIGKILL"]
 
 
+def test_who_was_seen_to_end_first_is_named_and_not_whom_mpirun_killed_after_that():
+    account = Account(lambda _: None)
+    account.feed(
+        b'@theanompi {"ranks": [["node0.site", 4036], ["node0.site", 4037], ["node0.site", 4038]]}\n'
+    )
+    account.first = 4038
+    account.feed(BANNER)
+    account.close()
+    assert account.deaths == ["rank 2 (node0.site, pid 4038) was ended by SIGKILL"]
+
+
 def test_half_a_line_is_shown_at_once():
     shown = []
     Account(shown.append).feed(b"50 %")

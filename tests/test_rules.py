@@ -286,6 +286,15 @@ def test_wait_raises_one_line_when_a_rank_dies(folder, capfd, way, how):
     assert "BAD TERMINATION" not in capfd.readouterr().out
 
 
+def test_the_rank_that_was_killed_is_named_and_not_one_that_mpirun_killed_after_it(folder, capfd):
+    tells = "    places = comm.gather((os.uname().nodename, os.getpid()))\n    rank or tell(ranks=places)\n"
+    (folder / "small_worker.py").write_text(
+        WORKER.replace("    comm.Barrier()\n", f"{tells}    comm.Barrier()\n", 1)
+    )
+    with pytest.raises(RunFailed, match=r"rank 3 \(.*, pid \d+\) was ended by SIGKILL"):
+        start(out="kill", n=4).wait()
+
+
 def test_ranks_that_leave_early_with_status_0_have_not_ended_well(folder):
     with pytest.raises(
         RunFailed, match="left before the end of the run, though with exit status 0"

@@ -2,9 +2,10 @@
 
 ``python tests/train.py '{"epochs": 1, …}'``; a second argument spoils the run in a way that a test must notice:
 ``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
-instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N``
-its loader process, ``term-N`` sends the last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N,
-``full-N`` leaves no room in any file from then on.
+instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N`` its loader
+process, ``kill-holding-N`` that rank as it writes for the Nth time what it has locked for all, ``term-N`` sends the
+last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N, ``full-N`` leaves no room in any file from
+then on.
 
 No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
@@ -23,6 +24,7 @@ from unittest import mock
 
 from theanompi.config import RunConfig
 from theanompi.exchange import STRATEGIES
+from theanompi.exchange.window import LockedWindow
 from theanompi.record.recorder import Recorder
 from theanompi.training.model import Model
 from theanompi.worker import run
@@ -48,6 +50,16 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
                 return update(self, objective)
 
             stack.enter_context(patch(Model, "update", update_by_the_mean_of_its_batches))
+        elif how.startswith("kill-holding"):
+            put, left = LockedWindow.put, [int(how.split("-")[-1])]
+
+            def put_or_die(self: LockedWindow, *args: Any) -> None:
+                left[0] -= 1
+                if not left[0] and comm.Get_rank() == comm.Get_size() - 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                put(self, *args)
+
+            stack.enter_context(patch(LockedWindow, "put", put_or_die))
         else:
             *_, last = how.split("-")
             train, due = Recorder.train, [int(last)]

@@ -26,7 +26,7 @@ class ClockSettings:
     )
     seed: int | None = setting(None, whole(0), "of the drawn times (default: the run's)")
     order: str | None = setting(
-        None, TEXT, "the log of a run whose order of passes at the centre is to be replayed (default: none)"
+        None, TEXT, "the log of a run whose order of passes and letters is to be replayed (default: none)"
     )
 
 

@@ -76,6 +76,10 @@ class WindowCentre:
         What the centre is like; it begins with rank 0's values.
     progress : Progress
         Told what is done.
+
+    Attributes
+    ----------
+    window : LockedWindow
     """
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer, progress: Progress) -> None:
@@ -86,75 +90,75 @@ class WindowCentre:
         self._slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
         rank = comm.rank
         own = self._slices[rank] if rank < self.n_parts else slice(0, 0)
-        self._window = LockedWindow(comm, 4 * (own.stop - own.start))
-        self._window.progress = progress
+        self.window = LockedWindow(comm, 4 * (own.stop - own.start))
+        self.window.progress = progress
         self.number = -1
         self._held, self._reached = set[int](), -1
         self._host = torch.empty(total, dtype=torch.float32, pin_memory=flat.is_cuda)
         self._values = torch.empty_like(flat) if flat.is_cuda else self._host
-        self.description = f"{self._window.description} over {self.n_parts} of {comm.size} ranks"
+        self.description = f"{self.window.description} over {self.n_parts} of {comm.size} ranks"
         first = flat.cpu().clone()
-        self._window.comm.Bcast([first.numpy(), MPI.FLOAT])
+        self.window.comm.Bcast([first.numpy(), MPI.FLOAT])
         self.write(first)
 
     @property
     def spans(self) -> list[Span]:
         """As in `Centre`."""
-        return self._window.spans
+        return self.window.spans
 
     @contextmanager
     def part(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """As in `Centre`."""
         if i == 0:
             self._reached = -1
-            self._window.begin()
+            self.window.begin()
         self._take(i)
         if i == 0:
-            self.number = self._window.add(0, COUNT, 1)
+            self.number = self.window.add(0, COUNT, 1)
         where = self._slices[i]
         try:
-            with self._window.span("comm", f"part {i} to this rank"):
+            with self.window.span("comm", f"part {i} to this rank"):
                 self._fetch(i)
             yield where, self._values[where]
-            with self._window.span("comm", f"part {i} from this rank"):
+            with self.window.span("comm", f"part {i} from this rank"):
                 if self._values is not self._host:
                     self._host[where].copy_(self._values[where])
-                self._window.put(i, self._host[where].numpy())
+                self.window.put(i, self._host[where].numpy())
             if self._reached < i + 1 < self.n_parts:
                 self._take(i + 1)
         finally:
             self._held.discard(i)
-            self._window.unlock(i)
+            self.window.unlock(i)
 
     def _take(self, i: int) -> None:
         if i not in self._held:
-            self._window.lock(i)
+            self.window.lock(i)
             self._held.add(i)
             self._reached = i
 
     def _fetch(self, i: int) -> None:
         where = self._slices[i]
-        self._window.get(i, self._host[where].numpy())
+        self.window.get(i, self._host[where].numpy())
         if self._values is not self._host:
             self._values[where].copy_(self._host[where])
 
     def read(self, out: torch.Tensor) -> None:
         """As in `Centre`."""
         for i, where in enumerate(self._slices):
-            with self._window.locked(i):
+            with self.window.locked(i):
                 self._fetch(i)
             out[where].copy_(self._values[where])
-        self.number = self._window.add(0, COUNT, 0) - 1
+        self.number = self.window.add(0, COUNT, 0) - 1
 
     def write(self, values: torch.Tensor) -> None:
         """As in `Centre`."""
-        rank = self._window.comm.rank
-        self._window.comm.Barrier()
+        rank = self.window.comm.rank
+        self.window.comm.Barrier()
         if rank < self.n_parts:
             own: np.ndarray = values[self._slices[rank]].cpu().numpy()
-            self._window.put(rank, np.ascontiguousarray(own))
-        self._window.comm.Barrier()
+            self.window.put(rank, np.ascontiguousarray(own))
+        self.window.comm.Barrier()
 
     def close(self) -> None:
         """As in `Centre`."""
-        self._window.close()
+        self.window.close()

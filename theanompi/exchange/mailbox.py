@@ -1,6 +1,6 @@
 """Letters from worker to worker: copies of some numbers, each with a share of the whole."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +11,25 @@ from theanompi.exchange.window import LockedWindow
 from theanompi.record.progress import Progress
 from theanompi.record.timeline import Span
 
-_SHARE = 8
+_NUMBER = 8
+"""Bytes of a share, and of a count."""
+
+
+class Letter(NamedTuple):
+    """What has arrived.
+
+    Attributes
+    ----------
+    values : Tensor
+    share : float
+        Of the whole.
+    senders : tuple of int
+        Whose letter it is: of several, if it was made of several, in any order.
+    """
+
+    values: torch.Tensor
+    share: float
+    senders: tuple[int, ...]
 
 
 class Mailbox(Protocol):
@@ -34,7 +52,7 @@ class Mailbox(Protocol):
         """Send a copy of a vector, and a share above 0, to a worker."""
         ...
 
-    def collect(self) -> list[tuple[torch.Tensor, float]]:
+    def collect(self) -> list[Letter]:
         """What has arrived; never waits for a letter. The vectors hold until the next call."""
         ...
 
@@ -51,7 +69,8 @@ class WindowMailbox:
     """A `Mailbox` in an MPI-3 window: a box for each rank, into which the others write by themselves.
 
     Letters that meet in a box are made one there, the mean by their shares: that is what their receiver would make of
-    them, in whatever order. So a box holds one, and nothing is ever under way.
+    them, in whatever order. So a box holds one, and nothing is ever under way. Before it are its share, and how many
+    letters each rank has sent here so far.
 
     Parameters
     ----------
@@ -61,58 +80,68 @@ class WindowMailbox:
         What letters are like.
     progress : Progress
         Told what is done.
+
+    Attributes
+    ----------
+    window : LockedWindow
     """
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer, progress: Progress) -> None:
         flat = buffer.flat
-        self._window = LockedWindow(comm, _SHARE + 4 * flat.numel())
+        self._first = _NUMBER * (1 + comm.size)
+        self.window = LockedWindow(comm, self._first + 4 * flat.numel())
         self._rank = comm.rank
+        self._sent, self._seen = np.zeros(comm.size, np.int64), np.zeros(comm.size, np.int64)
         self._host = torch.empty(flat.shape, dtype=torch.float32, pin_memory=flat.is_cuda)
         self._other = torch.empty_like(self._host)
         self._values = torch.empty_like(flat)
-        self._window.progress = progress
-        self.description = self._window.description
+        self.window.progress = progress
+        self.description = self.window.description
 
     @property
     def spans(self) -> list[Span]:
         """As in `Mailbox`."""
-        return self._window.spans
+        return self.window.spans
 
     def post(self, to: int, values: torch.Tensor, share: float) -> None:
         """As in `Mailbox`."""
-        self._window.begin()
+        self.window.begin()
         self._host.copy_(values)
-        with self._window.locked(to), self._window.span("comm", f"a letter to rank {to}"):
+        with self.window.locked(to), self.window.span("comm", f"a letter to rank {to}"):
             there = self._share(to)
             if there:
-                self._window.get(to, self._other.numpy(), _SHARE)
+                self.window.get(to, self._other.numpy(), self._first)
                 share += there
                 self._host.lerp_(self._other, there / share)
-            self._window.put(to, self._host.numpy(), _SHARE)
-            self._window.put(to, np.array([share]))
+            self._sent[to] += 1
+            self.window.put(to, self._sent[to : to + 1], _NUMBER * (1 + self._rank))
+            self.window.put(to, self._host.numpy(), self._first)
+            self.window.put(to, np.array([share]))
 
-    def collect(self) -> list[tuple[torch.Tensor, float]]:
+    def collect(self) -> list[Letter]:
         """As in `Mailbox`."""
-        self._window.begin()
+        self.window.begin()
         if not self._share(self._rank):
             return []
-        with self._window.locked(self._rank), self._window.span("comm", "a letter"):
-            share = self._share(self._rank)
-            self._window.get(self._rank, self._host.numpy(), _SHARE)
-            self._window.put(self._rank, np.zeros(1))
+        with self.window.locked(self._rank), self.window.span("comm", "a letter"):
+            share, counts = self._share(self._rank), np.empty_like(self._seen)
+            self.window.get(self._rank, counts, _NUMBER)
+            self.window.get(self._rank, self._host.numpy(), self._first)
+            self.window.put(self._rank, np.zeros(1))
         self._values.copy_(self._host)
-        return [(self._values, share)]
+        new, self._seen = counts - self._seen, counts
+        return [Letter(self._values, share, tuple(np.repeat(np.arange(len(new)), new).tolist()))]
 
     def _share(self, rank: int) -> float:
         """That of the letter in a rank's box; 0 if there is none."""
         share = np.empty(1)
-        self._window.get(rank, share)
+        self.window.get(rank, share)
         return float(share[0])
 
     def settle(self) -> None:
         """As in `Mailbox`."""
-        self._window.comm.Barrier()
+        self.window.comm.Barrier()
 
     def close(self) -> None:
         """As in `Mailbox`."""
-        self._window.close()
+        self.window.close()

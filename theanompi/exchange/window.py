@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -51,6 +51,8 @@ class LockedWindow:
         What was done since `begin`: "sync" is waiting for another worker.
     progress : Progress
         Told of it.
+    hurried : callable
+        Whether this rank computes nothing while it waits; then it asks at once when it is the next one's turn.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class LockedWindow:
         self.comm = comm.Dup()
         self.spans: list[Span] = []
         self.progress = Progress()
+        self.hurried: Callable[[], bool] = lambda: True
         check_room(self.comm, _HEADER + nbytes)
         self._window = MPI.Win.Allocate(_HEADER + nbytes, 1, comm=self.comm)
         np.asarray(self._window.tomemory()).view(np.uint8)[:] = 0
@@ -126,7 +129,7 @@ class LockedWindow:
                 return served == ticket
 
             if served != ticket:
-                poll(mine, hurried=lambda: served == ticket - 1)
+                poll(mine, hurried=lambda: served == ticket - 1 and self.hurried())
 
     def unlock(self, rank: int) -> None:
         """Let the next one have it."""

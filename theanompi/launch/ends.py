@@ -48,7 +48,8 @@ class Account:
     r"""What a job's workers have told, read from what its mpirun prints; all else is passed on.
 
     The banner of hydra about a process that ended badly is not: it blames the application whatever the cause, and
-    knows no ranks. What it says is in `deaths`.
+    knows no ranks. What it says is in `deaths`; of several ranks it may name one that it has itself killed after the
+    first.
 
     Parameters
     ----------
@@ -69,6 +70,8 @@ class Account:
         Whether they came to the end.
     failed : bool
         Whether one of them has said why it could not go on.
+    first : int or None
+        The process of the rank that was the first to end, if somebody has seen that.
     deaths : list of str
         Who ended badly, in words.
     guess : str
@@ -95,6 +98,7 @@ class Account:
         self.stopped: str | None = None
         self.well = self.failed = False
         self.resumable = True
+        self.first: int | None = None
         self.deaths: list[str] = []
         self.guess = ""
 
@@ -160,6 +164,8 @@ class Account:
             how = "ended badly"
             if number:
                 how = f"was ended by {signal_name(int(number[1] or number[2]))}"
+                if how.endswith("SIGKILL") and any(own == self.first for _, own in self.ranks):
+                    pid = self.first or pid
             elif status:
                 how = f"left with exit status {status[1].decode()}"
             self.deaths.append(f"{self.name(pid, host)} {how}")

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import os
 import platform
+import select
 import signal
 import subprocess
 import sys
@@ -298,12 +299,32 @@ class Job:
             self._handlers = handle_signals(self._forward)
 
     def _read(self) -> None:
-        """Read what mpirun prints until nothing has its standard output open any more."""
+        """Read what mpirun prints until nothing has its standard output open any more; see which rank ends first."""
         assert self._mpirun.stdout is not None
-        with self._mpirun.stdout as printed:
-            while data := os.read(printed.fileno(), 1 << 16):
-                self.account.feed(data)
-        self.account.close()
+        with self._mpirun.stdout as printed, select.epoll() as events, contextlib.ExitStack() as watched:
+            events.register(printed, select.EPOLLIN)
+            ranks: dict[int, int] = {}
+            unseen = self._local
+            while True:
+                # In the order in which they have happened.
+                for file, _ in events.poll():
+                    if file in ranks:
+                        self.account.first = self.account.first or ranks[file]
+                        events.unregister(file)
+                    elif data := os.read(file, 1 << 16):
+                        self.account.feed(data)
+                    else:
+                        self.account.close()
+                        return
+                if unseen and self.account.ranks:
+                    unseen = False
+                    with contextlib.suppress(OSError):  # one has ended already, or an old kernel
+                        for _, pid in self.account.ranks:
+                            file = os.pidfd_open(pid)
+                            watched.callback(os.close, file)
+                            ranks[file] = pid
+                        for file in ranks:
+                            events.register(file, select.EPOLLIN)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if self.ended_by is None:

@@ -125,7 +125,8 @@ _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("kind", "reason"), ("a text", is_text)),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
     **dict.fromkeys(
-        ("ranks", "waited_s", "staleness", "order", "done"), ("a list", lambda value: isinstance(value, list))
+        ("ranks", "waited_s", "staleness", "order", "letters", "done"),
+        ("a list", lambda value: isinstance(value, list)),
     ),
 }
 # What a line of each kind cannot be without; earlier versions wrote less of the rest.

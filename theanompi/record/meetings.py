@@ -2,18 +2,31 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 _BAR = 40
 _MOST_ROWS = 12
 
 
-def meeting_record(
-    epoch: int,
-    iteration: int,
-    done: Sequence[int],
-    told: Sequence[tuple[float, Sequence[tuple[int, int]]]],
-) -> dict[str, Any]:
+class Told(NamedTuple):
+    """What a rank tells at a meeting.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds.
+    passes : sequence of (int, int)
+        The number and staleness of each of its passes at the centre.
+    letters : sequence of (int, int)
+        Of each letter that it has taken in the sender, and after how many iterations of its own.
+    """
+
+    waited: float
+    passes: Sequence[tuple[int, int]] = ()
+    letters: Sequence[tuple[int, int]] = ()
+
+
+def meeting_record(epoch: int, iteration: int, done: Sequence[int], told: Sequence[Told]) -> dict[str, Any]:
     """The line of the log of one meeting.
 
     Parameters
@@ -22,23 +35,24 @@ def meeting_record(
         To which all ranks have come, on average.
     done : sequence of int
         How many iterations each of them has done.
-    told : sequence of (float, sequence of (int, int))
-        Of each rank: how many seconds it has waited, and the number and staleness of each of its passes at the centre.
+    told : sequence of Told
+        Of each rank.
 
     Examples
     --------
-    >>> meeting_record(0, 2, [3, 2], [(0.5, [(0, 0), (3, 2)]), (0.0, [(1, 0), (2, 0)])])["staleness"]
+    >>> meeting_record(0, 2, [3, 2], [Told(0.5, [(0, 0), (3, 2)]), Told(0.0, [(1, 0), (2, 0)])])["staleness"]
     [3, 0, 1]
     """
-    passes = sorted((number, rank, old) for rank, (_, own) in enumerate(told) for number, old in own)
+    passes = sorted((number, rank, old) for rank, each in enumerate(told) for number, old in each.passes)
     return {
         "kind": "meeting",
         "epoch": epoch,
         "iteration": iteration,
         "done": list(done),
-        "waited_s": [waited for waited, _ in told],
+        "waited_s": [each.waited for each in told],
         "order": [rank for _, rank, _ in passes],
         "staleness": _histogram(Counter(old for *_, old in passes)),
+        "letters": [[sender, rank, own] for rank, each in enumerate(told) for sender, own in each.letters],
     }
 
 

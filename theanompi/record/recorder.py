@@ -19,7 +19,8 @@
     all lines of such a run), ``done`` (the iterations of each rank), ``waited_s`` (for each rank the
     seconds until the last one was there, which are in none of the times), and of their passes at the centre since the
     last meeting ``order`` (the rank of each, one after the other) and ``staleness`` (how many of them had 0, 1, 2, …
-    passes of other ranks since that rank's own last one).
+    passes of other ranks since that rank's own last one), and of the letters that they have taken in since then
+    ``letters``: sender, receiver, and after how many of the receiver's iterations.
 ``diverged``
     The end of a run whose loss was no longer finite: ``epoch``, ``iteration`` (the one that it was in, not
     finished) and ``reason``, in words.
@@ -88,7 +89,7 @@ from theanompi.record.log import (
     json_line,
     records_until,
 )
-from theanompi.record.meetings import Meetings, meeting_record
+from theanompi.record.meetings import Meetings, Told, meeting_record
 from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
 from theanompi.record.progress import Progress
 from theanompi.record.summary import Totals, progress_line, slowest_rank, use_of_time
@@ -483,7 +484,7 @@ class Recorder:
         epoch: int,
         iteration: int,
         done: Sequence[int],
-        told: Sequence[tuple[float, Sequence[tuple[int, int]]]],
+        told: Sequence[Told],
     ) -> None:
         """Take in that ranks that are not in step have met.
 
@@ -493,9 +494,8 @@ class Recorder:
             To which all ranks have come, on average.
         done : sequence of int
             How many iterations each of them has done.
-        told : sequence of (float, sequence of (int, int))
-            Of each rank on rank 0, of none elsewhere: how long it has waited, and the number and staleness of each of
-            its passes at the centre.
+        told : sequence of Told
+            Of each rank on rank 0, of none elsewhere.
         """
         if told:
             self._write(meeting_record(int(epoch), int(iteration), done, told))

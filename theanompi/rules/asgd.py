@@ -36,6 +36,9 @@ class ASGD(Asynchronous):
     the gradient is divided by it where it is above 1 (Zhang, Gupta, Lian, Liu 2016, arXiv 1511.05950, who divide the
     rate); weight decay, which is of the centre's own weights, is not.
 
+    Nothing of the exchange is hidden: the next gradient is that of the weights which it brings. A gradient at those
+    before would be staler by one update of its own worker, always.
+
     The schedule goes by the iterations of all workers. At a meeting all take the centre's weights, which are what
     counts.
     """

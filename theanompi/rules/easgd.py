@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from theanompi.config import RunConfig, read_settings, setting
@@ -36,15 +37,16 @@ def _chosen(config: RunConfig, size: int) -> tuple[int, float]:
 
 
 class EASGD(Asynchronous):
-    """Asynchronous elastic averaging SGD (Zhang, Choromanska, LeCun 2015, arXiv 1412.6651, algorithms 1 and 2).
+    """Asynchronous elastic averaging SGD (Zhang, Choromanska, LeCun 2015, arXiv 1412.6651).
 
-    Each of k workers trains by itself, with a momentum of its own (EAMSGD). Every τ of its iterations it takes its
-    distance to the centre, d = α·(x - c), and x goes on as x - d, c as c + d. The pull comes after an update, as in
-    Theano-MPI; the paper has it between an update and its gradient. Running statistics of batch normalisation are
-    pulled as the weights are.
+    Each of k workers trains by itself, with a momentum of its own (EAMSGD). In each τ-th iteration it takes its
+    distance to the centre, d = α·(x - c), and c goes on as c + d; its gradient is that at x, as in the paper; then x
+    goes on as x - d, and is updated by that gradient. So the exchange is hidden: a thread does it while the gradient is
+    computed. (Theano-MPI's pull came after an update, and the next gradient after the pull.) Running statistics of
+    batch normalisation are pulled as the weights are.
 
     Where one worker after the other comes to the centre, they are stable for 0 ≤ α ≤ (4 - 2η)/(4 - η) on a quadratic
-    of curvature 1 (§4): below 1 for every rate η.
+    of curvature 1 without momentum: below 1 for every rate η.
 
     What counts, for validation and in a checkpoint, is the centre. It is spread over the ranks: k devices are k
     workers, and none is a server.
@@ -56,7 +58,8 @@ class EASGD(Asynchronous):
     def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
         told = super().attach(replica, links)
         self._period, self._alpha = _chosen(links.config, links.size)
-        self._centre = links.centre(self._weights)
+        self._centre, self._helper = links.centre(self._weights), links.helper(self._weights)
+        self._distance = self._weights.flat.clone()
         self._passes: list[tuple[int, int]] = []
         self._last = -1
         return told
@@ -75,19 +78,28 @@ class EASGD(Asynchronous):
         )
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
-        step, loss = own_step(replica, count, record)
-        if (replica.epoch * replica.data.n_batch_train + count + 1) % self._period == 0:
-            self._pull(replica, record)
+        pulls = (replica.epoch * replica.data.n_batch_train + count) % self._period == 0
+        if pulls:
+            replica.weights_to_average()
+            self._helper.begin(self._pull)
+        then = partial(self._pulled, replica, record) if pulls else None
+        step, loss = own_step(replica, count, record, before_update=then)
         return of_this_rank(step, loss, self._links)
 
-    def _pull(self, replica: "Replica", record: Any) -> None:
-        record.start("exchanging with the centre")
-        x = replica.weights_to_average().flat
+    def _pull(self) -> None:
+        """Pull the centre, and note by how much; what the weights are meanwhile is read only."""
+        x = self._weights.flat
         for i in range(self._centre.n_parts):
             with self._centre.part(i) as (where, c):
-                distance = (x[where] - c).mul_(self._alpha)
-                x[where].sub_(distance)
+                distance = self._distance[where]
+                distance.copy_(x[where]).sub_(c).mul_(self._alpha)
                 c.add_(distance)
+
+    def _pulled(self, replica: "Replica", record: Any) -> None:
+        """Let the weights be pulled by as much."""
+        record.start("exchanging with the centre")
+        self._helper.join()
+        replica.weights_to_average().flat.sub_(self._distance)
         replica.weights_averaged()
         record.end("comm")
         record.exchanged(self._centre.spans)

@@ -3,7 +3,7 @@
 import math
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -125,6 +125,13 @@ class Rule(Session):
         """The passes at a centre of this rank since the last call: the number of each, and its staleness."""
         return []
 
+    def letters(self) -> list[tuple[int, int]]:
+        """The letters that this rank has taken in since the last call, but for those at a meeting.
+
+        Of each its sender, and after how many iterations of its own this rank took it.
+        """
+        return []
+
     def state_arrays(self) -> Mapping[str, Any]:
         """What a checkpoint holds of the rule, by name: arrays, tensors or numbers.
 
@@ -237,7 +244,9 @@ def added_up(steps: Sequence[Step]) -> Step:
     return Step(sum(step.items for step in steps), sums, steps[-1].eta, asked)
 
 
-def own_step(replica: "Replica", count: int, record: Any) -> tuple[Step, float]:
+def own_step(
+    replica: "Replica", count: int, record: Any, *, before_update: Callable[[], None] | None = None
+) -> tuple[Step, float]:
     """An iteration of this rank alone: gradients of each objective that is due, and an update by them.
 
     Parameters
@@ -247,6 +256,8 @@ def own_step(replica: "Replica", count: int, record: Any) -> tuple[Step, float]:
     count : int
         Position in the epoch.
     record : Recorder
+    before_update : callable, optional
+        Called once, when the first gradients are there.
 
     Returns
     -------
@@ -260,8 +271,13 @@ def own_step(replica: "Replica", count: int, record: Any) -> tuple[Step, float]:
     for objective in replica.due(count):
         replica.train_iter(count, record, objective)
         record.loaded(replica.readings())
-        record.start("updating")
+        record.start("computing gradients")
         measures = replica.measures(objective)  # waits for the device
+        record.end("calc")
+        if before_update is not None:
+            before_update()
+            before_update = None
+        record.start("updating")
         etas.append(float(replica.update(objective)))  # waits for it, too
         record.end("calc", "update")
         items, asked, loss = measures.items, asked or measures.asked, loss + sum(measures.losses)

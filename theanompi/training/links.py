@@ -1,4 +1,4 @@
-"""What a rule exchanges by: sums of a buffer over the ranks, a centre, letters, and sums of a few numbers."""
+"""What a rule exchanges by: sums of a buffer over the ranks, a centre, letters, a helper, and sums of a few numbers."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from theanompi.config import RunConfig
 from theanompi.exchange import Exchanger, choose, get_exchanger
 from theanompi.exchange.base import Buffer
 from theanompi.exchange.centre import Centre, WindowCentre
+from theanompi.exchange.helper import Helper, ThreadHelper
 from theanompi.exchange.mailbox import Mailbox, WindowMailbox
 from theanompi.exchange.window import COUNT, FLAG, LockedWindow
 from theanompi.record.progress import Progress
@@ -46,6 +47,7 @@ class Links:
         self._comm, self._progress, self._stop = comm, progress, stop
         self._exchangers: list[Exchanger] = []
         self._windows: list[WindowCentre | WindowMailbox] = []
+        self._helper: ThreadHelper | None = None
         self._bell: LockedWindow | None = None
         self._rung = False
 
@@ -89,6 +91,7 @@ class Links:
             If a machine has no room for its part.
         """
         centre = WindowCentre(self._comm, buffer, self._progress)
+        centre.window.hurried = self._hurried
         self._windows.append(centre)
         return centre
 
@@ -101,8 +104,23 @@ class Links:
             If a machine has no room for its box.
         """
         mailbox = WindowMailbox(self._comm, buffer, self._progress)
+        mailbox.window.hurried = self._hurried
         self._windows.append(mailbox)
         return mailbox
+
+    def helper(self, buffer: Buffer) -> Helper:
+        """A thread that exchanges while this rank computes, on the device on which a buffer lies; one of a rule's.
+
+        Raises
+        ------
+        ConfigError
+            When the MPI library lets only one thread make calls.
+        """
+        self._helper = ThreadHelper(buffer.flat.device)
+        return self._helper
+
+    def _hurried(self) -> bool:
+        return self._helper is None or self._helper.hurried()
 
     def trade(self, values: torch.Tensor, partner: int) -> None:
         """Change places with the values that another rank gives for it at the same time."""
@@ -146,10 +164,12 @@ class Links:
 
     def close(self) -> None:
         """Give back what the exchanges hold; collective. A second call does nothing."""
+        if self._helper is not None:
+            self._helper.close()
         for exchanger in self._exchangers:
             exchanger.close()
         for window in self._windows:
             window.close()
         if self._bell is not None:
             self._bell.close()
-        self._exchangers, self._windows, self._bell = [], [], None
+        self._exchangers, self._windows, self._bell, self._helper = [], [], None, None

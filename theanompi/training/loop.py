@@ -21,10 +21,11 @@
         rank 0            log, checkpoint
     rank 0            summary, curves
 
-Under the sync type ``avg`` the sum is one of weights, after each rank's own update. Under an asynchronous rule no rank
-waits within an epoch, which is over when all together have done its iterations, whoever did them (`train_alone`): all
-meet then, at a checkpoint, and when one of them is asked to stop or its loss is not finite, each after the iteration
-that it is in (`rank.train`'s ``meet``); after that each goes on with its own weights (`Rule.go_on`).
+Under the sync type ``avg`` the sum is one of weights, after each rank's own update. Under an asynchronous rule a rank
+may exchange while it computes its gradients (`theanompi.exchange.helper`), and no rank waits within an epoch, which is
+over when all together have done its iterations, whoever did them (`train_alone`): all meet then, at a checkpoint, and
+when one of them is asked to stop or its loss is not finite, each after the iteration that it is in (`rank.train`'s
+``meet``); after that each goes on with its own weights (`Rule.go_on`).
 """
 
 from collections.abc import Callable

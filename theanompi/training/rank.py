@@ -22,6 +22,7 @@ from theanompi.config.plugins import import_module
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
 from theanompi.record.folder import RunFolder, write_config
+from theanompi.record.meetings import Told
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
@@ -369,7 +370,10 @@ def train(
         agree(comm, error)
         recorder.flush()
         recorder.meeting(
-            epoch, total // size, [done for done, *_ in told], comm.gather((waited, rule.passes())) or []
+            epoch,
+            total // size,
+            [done for done, *_ in told],
+            comm.gather(Told(waited, rule.passes(), rule.letters())) or [],
         )
         return total
 
