@@ -4,20 +4,15 @@ Every rule trains the same network for some steps through ``tmlauncher``, in tur
 on what is read from the runs' own logs, those of rank 0. An update of BSP with gradients or averaged weights is one of
 all workers together, one of the others is each worker's own: images per second tell how fast all of them go.
 
-Before that, how long a lock of a rank's memory takes while that rank computes for a second: MPI's own, which some
-libraries grant only when the target calls MPI, and that of the centre.
-
     python benchmarks/rules.py            on this machine
     python benchmarks/rules.py --link     between two network namespaces, by default 1 Gbit/s and 1 ms (needs root)
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,8 +34,6 @@ RULES: dict[str, list[str]] = {
 TOGETHER = ("BSP cdd", "BSP avg")
 """In which an update is one of all workers."""
 RANKS = 2
-COMPUTING = 1.0
-"""Seconds for which a rank computes while another one wants its memory."""
 START = "import sys; from theanompi.cli import main; sys.exit(main())"
 
 
@@ -99,63 +92,6 @@ def train(name: str, data: Path, args: argparse.Namespace, hosts: Hosts | None) 
     }
 
 
-def locks() -> None:
-    """One rank of two that measure locks; the first computes meanwhile and then tells the driver."""
-    import numpy as np
-    from mpi4py import MPI
-
-    from theanompi.exchange.window import LockedWindow
-
-    comm = MPI.COMM_WORLD
-    theirs = MPI.Win.Allocate(8, 1, comm=comm)
-    ours = LockedWindow(comm, 8)
-
-    def lock_theirs() -> None:
-        theirs.Lock(0, MPI.LOCK_EXCLUSIVE)
-        theirs.Unlock(0)
-
-    def lock_ours() -> None:
-        ours.lock(0)
-        ours.unlock(0)
-
-    found = {}
-    for name, lock in (("mpi_lock_s", lock_theirs), ("centre_lock_s", lock_ours)):
-        lock()
-        comm.Barrier()
-        end, longest = time.perf_counter() + COMPUTING, 0.0
-        if comm.rank == 0:
-            matrix = np.random.default_rng(0).random((300, 300))
-            while time.perf_counter() < end:
-                matrix @ matrix
-        else:
-            time.sleep(COMPUTING / 10)
-            while time.perf_counter() < end - COMPUTING / 10:
-                start = time.perf_counter()
-                lock()
-                longest = max(longest, time.perf_counter() - start)
-                time.sleep(0.01)
-        found[name] = comm.allreduce(longest, MPI.MAX)
-    common.say(library=MPI.Get_library_version().split("\n")[0].strip("\0 "), helped=ours.helped, **found)
-    ours.close()
-    theirs.Free()
-
-
-def measure_locks() -> dict[str, Any]:
-    """What `locks` says, of two ranks of this machine."""
-    words = [*common.mpirun(2), sys.executable, __file__, "--locks"]
-    done = subprocess.run(
-        words,
-        env=common.child_environment(threads=1),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=True,
-    )
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith(common.MARK)]
-    said: dict[str, Any] = json.loads(line.removeprefix(common.MARK))
-    return said
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(
@@ -174,23 +110,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="measured steps of a rule in a round")
     parser.add_argument("--out", type=Path, help="(default: results/rules.json, with --link rules_link.json)")
-    parser.add_argument("--locks", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.locks:
-        locks()
-        return
     if args.link and refusal():
         parser.exit(1, f"rules: {refusal()}\n")
     out = args.out or common.RESULTS / ("rules_link.json" if args.link else "rules.json")
     names = list(dict.fromkeys(["BSP cdd", *args.rules]))
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     link: dict[str, Any] | None = None
-    load, lock = os.getloadavg()[0], measure_locks()
-    print(
-        f"{lock['library']}: a lock at a rank that computes for {COMPUTING:g} s takes {lock['mpi_lock_s']:.2g} s, the "
-        f"centre's {lock['centre_lock_s']:.2g} s",
-        flush=True,
-    )
+    load = os.getloadavg()[0]
     with ExitStack() as stack:
         hosts = stack.enter_context(Hosts(RANKS, args.rate, args.delay)) if args.link else None
         if hosts:
@@ -232,7 +159,6 @@ def main() -> None:
             "rounds": args.rounds,
             "steps_per_round": args.steps,
             "link": link,
-            "locks": lock,
             "load_average_before": load,
             "environment": common.environment(),
             "rules": report,

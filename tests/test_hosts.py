@@ -92,6 +92,60 @@ def test_a_rank_killed_on_one_host_ends_the_run_on_all(hosts: Hosts, tmp_path: P
     assert_gone([item["pid"] for item in facts(tmp_path)])
 
 
+ASKING = """
+import json, time
+from pathlib import Path
+from mpi4py import MPI
+from theanompi.config import RunConfig, from_environment
+from theanompi.exchange.window import LockedWindow
+from theanompi.launch.ends import tell
+
+def run(config, devices, plan=False):
+    comm = MPI.COMM_WORLD
+    window, asked = LockedWindow(comm, 8), 0
+    helped, end = window.helped, time.monotonic() + 1
+    while time.monotonic() < end:
+        if comm.rank:
+            with window.locked(0):
+                asked += 1
+    total = comm.allreduce(asked)
+    window.close()
+    if comm.rank == 0:
+        Path(config.out).write_text(json.dumps([helped, total]))
+        tell(well=True)
+
+if __name__ == "__main__":
+    run(*from_environment())
+"""
+
+
+def test_a_rank_that_computes_does_not_let_a_rank_on_another_host_wait(hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "asking.py").write_text(ASKING)
+    words = ["--device", ",".join(f"{name}:cpu" for name in hosts.names[:2]), "--out", str(tmp_path / "told")]
+    done = launch(hosts, tmp_path, *words, module="asking")
+    assert done.returncode == 0, done.stderr
+    helped, asked = json.loads((tmp_path / "told").read_text())
+    # Without the thread it is once: rank 0 answers at the end of its second.
+    assert helped and asked > 2
+
+
+DOCTOR = """
+import sys
+from theanompi.config import RunConfig
+from theanompi.doctor.examination import Doctor
+from theanompi.launch.mpirun import identify
+doctor = Doctor(RunConfig(rule="EASGD", devices=sys.argv[1]), bind=False)
+print(*(finding.text for finding in doctor._one_sided(*identify())), sep="\\n")
+"""
+
+
+def test_the_doctor_asks_ranks_of_different_hosts_whether_they_wait_for_each_other(hosts: Hosts) -> None:
+    devices = ",".join(f"{name}:cpu" for name in hosts.names[:2])
+    done = hosts.run(0, [sys.executable, "-c", DOCTOR, devices], 90, {"PYTHONPATH": str(ROOT)})
+    expected = "ranks get at the centre while its owner computes, with the help of a thread on each rank\n"
+    assert done.stdout == expected, done.stderr
+
+
 # What the sum of a large number, its negative and two small ones is in float32 depends on the order of the
 # additions, and this on the algorithm.
 SUMMING = """

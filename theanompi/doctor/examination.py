@@ -27,6 +27,7 @@ from theanompi.doctor import findings
 from theanompi.doctor.findings import Finding, problem, warning
 from theanompi.launch.check import check, check_init
 from theanompi.launch.job import command
+from theanompi.launch.libraries import launch_settings
 from theanompi.launch.mpirun import Outcome, environment, identify, run, run_ranks, world
 from theanompi.system.cgroup import cores
 
@@ -218,7 +219,7 @@ class Doctor:
             yield from self._cuda_aware(first)
 
     def _sum(self, devices: list[str], paths: list[str]) -> Outcome:
-        window = self.config.rule in ASYNCHRONOUS
+        window = self.config.rule in ASYNCHRONOUS and not self._reach_across
         task = {"devices": devices, "paths": paths, "sizes": VALUES, "window": window}
         return run_ranks(len(devices), [*PROBE, json.dumps(task)], TIMEOUTS["ranks"], devices)
 
@@ -256,9 +257,39 @@ class Doctor:
         except ConfigError:  # which is a finding already
             return
         with ThreadPoolExecutor(MOST_RANKS) as pool:
-            answers = pool.map(lambda machine: self._ask_host(mpirun, kind, machine), self.machines)
-            for machine, (facts, failure) in zip(self.machines, answers, strict=True):
-                yield from findings.host(machine, self.facts["machine"], facts, failure, self.config.data)
+            answers = list(pool.map(lambda machine: self._ask_host(mpirun, kind, machine), self.machines))
+        for machine, (facts, failure) in zip(self.machines, answers, strict=True):
+            yield from findings.host(machine, self.facts["machine"], facts, failure, self.config.data)
+        if self._reach_across and not any(failure for _, failure in answers):
+            yield from self._one_sided(mpirun, kind)
+
+    @property
+    def _reach_across(self) -> bool:
+        """Whether ranks get at memory of ranks on other machines."""
+        return self.config.rule in ASYNCHRONOUS and len(self.machines) > 1
+
+    def _one_sided(self, mpirun: str, kind: str) -> Iterator[Finding]:
+        """Whether ranks of several machines have to help each other to get at their memory."""
+        devices = tuple(f"{machine.name}:cpu" for machine in self.machines[:MOST_RANKS])
+        some = replace(self.config, devices=devices)
+        task = {"devices": ["cpu"] * len(devices), "paths": [], "sizes": [], "window": True}
+        words: list[str] = []
+        for word in [*command(some, mpirun, kind, threads=False, module="theanompi.exchange.probe"), ":"]:
+            words += [json.dumps(task)] * (word == ":") + [word]
+        environ = {
+            **launch_settings(kind, devices, several_hosts=True),
+            **environment(mpirun),
+            **to_environment(some, ("cpu",)),
+        }
+        facts, failure = self._answer("ranks on hosts", run(words[:-1], TIMEOUTS["ranks"], environ))
+        if failure:
+            yield problem(
+                "one-sided",
+                f"ranks of {', '.join(devices)[:100]} did not get at each other's memory: a job {failure}",
+                "a run by the rule BSP, or on one machine",
+            )
+        else:
+            yield findings.window(facts["helped"])
 
     def _ask_host(self, mpirun: str, kind: str, machine: Host) -> Answer:
         one = replace(self.config, devices=(f"{machine.name}:cpu",))
