@@ -530,7 +530,7 @@ def test_what_a_class_may_not_default_is_one_line(defaults: Any, message: str) -
 
 
 def test_a_class_decides_neither_machine_nor_folder() -> None:
-    assert not set(OF_MODELS) & {*fields_of("machine", "aside", "ends"), "data", "rule", "seed", "sync_type"}
+    assert not set(OF_MODELS) & {*fields_of("machine", "aside", "ends"), "rule", "seed", "sync_type"}
     assert set(fields_of("recipe")) <= set(OF_MODELS)
     assert {name: value for name, value in RunConfig().to_dict().items() if name in OF_MODELS and value} == {}
 
