@@ -242,7 +242,7 @@ def test_what_is_wrong_in_a_flag_is_one_line(argv: list[str], message: str) -> N
     [
         ("\nOPTIMISER_BETA2=1", "line 2: unknown key 'OPTIMISER_BETA2'; did you mean 'OPTIMIZER_BETA2'?"),
         ("OPTIMIZER_=1", "line 1: unknown key 'OPTIMIZER_'; did you mean 'OPTIMIZER'?"),
-        ("optimizer_beta2=1", "line 1: unknown key 'optimizer_beta2'"),
+        ("optimizer_beta2=1", "line 1: unknown key 'optimizer_beta2'; did you mean 'OPTIMIZER_BETA2'?"),
         ("SETTINGS=rule.a=1", "line 1: unknown key 'SETTINGS'"),
         ("RULE_A=1\nRULE_A=2", "line 2: expected RULE_A once, got it in line 1 too"),
         ("RULE_A=(1 2)", "line 1: RULE_A: expected one value, got an array of 2"),

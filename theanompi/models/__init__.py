@@ -155,8 +155,6 @@ def listing(names: Sequence[str] = (), width: int = 100) -> str:
 
 def _recipe(cls: Any) -> str:
     """What a run with a class's defaults does, in a line."""
-    packaged = resolve(RunConfig(), cls.defaults, model=cls.__name__).data
-    # With what a data set of the user's gets, not with the packaged digits' own.
     run = resolve(RunConfig(data="other.h5"), cls.defaults, model=cls.__name__)
     assert run.decay_epochs
     epochs = [f"{epoch:g}" for epoch in run.decay_epochs]
@@ -164,9 +162,10 @@ def _recipe(cls: Any) -> str:
         epochs = [*epochs[:3], "…", epochs[-1]]
     falls = f"× {run.decay_factor:g} at {', '.join(epochs)}" if run.schedule == "steps" else run.schedule
     momentum = f" {run.momentum:g}, {'Nesterov' if run.nesterov else 'plain'}" * (run.optimizer == "momentum")
+    packaged = f"; {cls.defaults['data']} where no data are given" if "data" in cls.defaults else ""
     return (
         f"{run.epochs} epochs, {run.batch_size} items per worker, rate {run.base_lr:g} for {run.base_batch}, {falls}; "
-        f"{run.optimizer}{momentum}; weight decay {run.weight_decay:g}; {packaged} where no data are given"
+        f"{run.optimizer}{momentum}; weight decay {run.weight_decay:g}{packaged}"
     )
 
 
