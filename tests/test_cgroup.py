@@ -102,8 +102,10 @@ def test_the_ranks_of_a_machine_share_the_quota() -> None:
         "    print(torch.get_num_threads(), config.loader_processes)\n"
         "    raise SystemExit\n"
         "rank.make_model = make_model\n"
-        "rank.train(RunConfig(), ('cpu',), plan=False, folder=None, comm=MPI.COMM_WORLD,\n"
-        "           progress=progress.Progress(), stop=stop.StopSignals(heed=False))"
+        "comm, told = MPI.COMM_WORLD, progress.Progress()\n"
+        "config, name = rank.settle(RunConfig(), ('cpu',), comm, told)\n"
+        "rank.train(config, name, plan=False, folder=None, comm=comm, progress=told,\n"
+        "           stop=stop.StopSignals(heed=False))"
     )
     done = run_mpi(2, ["-c", program])
     assert done.stdout.splitlines() == ["3 2"] * 2, done.stderr

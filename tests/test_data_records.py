@@ -317,7 +317,10 @@ DTYPES = ", ".join(records.DTYPES)
 WRONG_ARRAYS: list[tuple[Callable[[h5py.File], None], str]] = [
     (without("name"), "expected an attribute 'name', found none"),
     (without("fields"), "expected an attribute 'fields', found none"),
-    (attribute("format", "cifar"), "expected format 'theanompi-dataset', got 'cifar'"),
+    (
+        attribute("format", "cifar"),
+        "expected format 'theanompi-dataset', got 'cifar'; tmpack arrays makes one of arrays",
+    ),
     (attribute("version", 4), "expected version 2, got 4"),
     (attribute("modality", "sounds"), "attribute 'modality': expected one of arrays, tokens; got 'sounds'"),
     (attribute("train_count", 2.0), "attribute 'train_count': expected a whole number, got 2.0"),

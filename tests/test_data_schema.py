@@ -143,13 +143,20 @@ def test_a_folder(tmp_path: Path) -> None:
     assert str(error.value) == f"data file {tmp_path}: expected an HDF5 file, got: a folder"
 
 
-@pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 a zip file, say"])
-def test_not_hdf5(tmp_path: Path, contents: bytes) -> None:
-    file = tmp_path / "other.h5"
+@pytest.mark.parametrize(
+    ("name", "contents", "hint"),
+    [
+        ("other.h5", b"", "--help says of what it makes one"),
+        ("points.npz", b"PK\x03\x04", "arrays makes one of it"),
+        ("a.TXT", b"a text", "text makes one of it"),
+    ],
+)
+def test_not_hdf5(tmp_path: Path, name: str, contents: bytes, hint: str) -> None:
+    file = tmp_path / name
     file.write_bytes(contents)
     with pytest.raises(ValueError) as error:
         open_dataset(file)
-    assert str(error.value) == f"data file {file}: expected an HDF5 file, got something else"
+    assert str(error.value) == f"data file {file}: expected an HDF5 file, got something else; tmpack {hint}"
 
 
 def test_a_fifo_is_not_waited_for(tmp_path):
@@ -284,7 +291,10 @@ BACKWARDS = OFFSETS.copy()
 BACKWARDS[5] = 300
 DATA = TRAIN[0].ravel()
 WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
-    (attribute("format", [1, 2]), "expected format 'theanompi-dataset', got [1, 2]"),
+    (
+        attribute("format", [1, 2]),
+        "expected format 'theanompi-dataset', got [1, 2]; tmpack arrays makes one of arrays",
+    ),
     (attribute("channels", "three"), "attribute 'channels': expected a whole number, got 'three'"),
     (attribute("channels", 3.0), "attribute 'channels': expected a whole number, got 3.0"),
     (attribute("train_count", [20]), "attribute 'train_count': expected a whole number, got [20]"),
@@ -312,8 +322,11 @@ WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
         replace("train/names", np.zeros(20, "S65537")),
         "train/names: expected at most 65536 bytes each, got 65537",
     ),
-    (without("format"), "expected format 'theanompi-dataset', got None"),
-    (attribute("format", "cifar"), "expected format 'theanompi-dataset', got 'cifar'"),
+    (without("format"), "expected format 'theanompi-dataset', got None; tmpack arrays makes one of arrays"),
+    (
+        attribute("format", "cifar"),
+        "expected format 'theanompi-dataset', got 'cifar'; tmpack arrays makes one of arrays",
+    ),
     (attribute("version", 1), "expected version 2, got 1"),
     (without("train"), "expected a data set train/data, found none"),
     (without("val/labels"), "expected a data set val/labels, found none"),

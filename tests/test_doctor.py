@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -279,10 +280,22 @@ def test_a_model_that_cannot_be_built(tmp_path, monkeypatch):
         "problem model illmodel.Net: building it failed (TypeError: no such layer)\n "
         "remedy: tmlauncher --plan with the same flags shows where"
     )
-    found = diagnose("_run", RunConfig(modelfile="illmodel", modelclass="Ned", out=str(tmp_path)))[0]
+    found = diagnose("_model", RunConfig(modelfile="illmodel", modelclass="Ned", out=str(tmp_path)))[0]
     assert (
         found.startswith("problem model modelclass: expected a class of ") and "did you mean 'Net'" in found
     )
+
+
+def test_the_data_are_those_of_the_models_class(monkeypatch, capsys):
+    questions.settings(RunConfig(modelfile="models.lstm", modelclass="LSTM").to_dict())
+    said = json.loads(capsys.readouterr().out.partition(" ")[2])["settings"]
+    assert (said["data"], said["out"], said["length"]) == ("reviews", "runs/lstm-reviews", 100)
+    answers = {"settings": {"settings": {**said, "data": None}}}
+    monkeypatch.setattr(Doctor, "_ask", lambda self, question, *given: (answers.get(question, {}), ""))
+    who = Doctor(RunConfig(modelfile="models.lstm", modelclass="LSTM"), bind=False)
+    who.facts["machine"] = {"packages": {}}
+    found = next(chain(who._model(), who._run()))
+    assert (found.topic, found.level, found.text) == ("data", "ok", "LSTM reads its own")
 
 
 def test_a_full_disk(tmp_path):

@@ -358,6 +358,34 @@ def test_dropout_by_sample_keys_is_a_function_of_key_and_step() -> None:
     np.testing.assert_array_equal(still(ones), np.broadcast_to(np.arange(1.0, STEPS + 1)[:, None], out.shape))
 
 
+@pytest.mark.parametrize("name", [None, "drop"])
+@pytest.mark.parametrize("precompute_input", [False, True])
+def test_dropout_in_both_networks_of_a_step_and_around_them_differs(
+    name: str | None, precompute_input: bool
+) -> None:
+    """Whatever the layers are called: without names they have the same place, each in its network."""
+
+    def layer(incoming: Any, name: str) -> Any:
+        into, inner = (DropoutLayer(InputLayer((None, UNITS)), 0.5, name=drop) for _ in range(2))
+        return CustomRecurrentLayer(
+            *(incoming, into, inner), nonlinearity=None, hid_init=init.Constant(1.0), name=name,
+            precompute_input=precompute_input,
+        )  # fmt: skip
+
+    drop, keys = name, pt.lvector("keys")
+    x = InputLayer((None, STEPS, UNITS))
+    around = DropoutLayer(x, 0.5, name=name)
+    layers = [layer(x, "first"), layer(x, "second"), around]
+    drawn = pytensor.function([x.input_var, keys], get_output(layers, sample_keys=keys))
+    n = 40
+    first, second, masks = (a[:, 0] for a in drawn(np.ones((n, STEPS, UNITS), "float32"), np.arange(n)))
+    # The sum of two masks of 0 and 2 each, which would always be the same.
+    shares = {value: (first == value).mean() for value in (0, 2, 4)}
+    assert shares == pytest.approx({0: 0.25, 2: 0.5, 4: 0.25}, abs=0.12) and sum(shares.values()) == 1
+    for one, other in ((first, second), (first, masks), (second, masks)):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.25
+
+
 def test_gradients_that_end_early() -> None:
     layer, given = layer_and_inputs("plain", gradient_steps=2)
     out, gradients = values(layer, given, only=".b")

@@ -16,11 +16,13 @@ from tests.test_exercises import do
 from theanompi import BSP, cli
 from theanompi.config import ConfigError, RunConfig, parse_devices
 from theanompi.config.cfgfile import read_cfg
+from theanompi.config.lineage import DATA
 from theanompi.launch import session
 from theanompi.launch.ends import Account
 from theanompi.lib.helper_funcs import save_model
 from theanompi.lib.recorder import Recorder
 from theanompi.record.recorder import Recorder as Times
+from theanompi.training.rank import find_model_class, resolve_by_class
 
 
 @pytest.fixture
@@ -78,21 +80,26 @@ def test_a_cfg_file_starts_as_many_workers_as_it_says(
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "more"),
+    ("module", "name", "more", "data"),
     [
-        ("alex_net", "AlexNet", ""),
-        ("lstm_theanompi", "LSTM", "BSP_SYNC_TYPE=avg\n"),
-        ("lasagne_model_zoo.lsgan_cifar10", "LSGAN", "BSP_EXCH_STRATEGY='ar'\n"),
+        ("alex_net", "AlexNet", "", ("digits", "ImageNet (tmpack ilsvrc packs it)")),
+        ("lstm_theanompi", "LSTM", "BSP_SYNC_TYPE=avg\n", ("reviews", "IMDB (tmpack imdb packs it)")),
+        (
+            *("lasagne_model_zoo.lsgan_cifar10", "LSGAN", "BSP_EXCH_STRATEGY='ar'\n"),
+            ("digits", "MNIST (tmpack mnist packs it)"),
+        ),
     ],
 )
-def test_a_cfg_file_of_the_lineage_finds_its_network(
-    folder: Path, started: list[RunConfig], module: str, name: str, more: str
+def test_a_cfg_file_of_the_lineage_finds_its_network_and_data_in_the_place_of_its_own(
+    folder: Path, started: list[RunConfig], module: str, name: str, more: str, data: tuple[str, str]
 ) -> None:
     (folder / "session.cfg").write_text(
         f"# a comment\nRULE=BSP\n{more}MODELFILE=theanompi.models.{module}\nMODELCLASS={name}\nDEVICES=cuda0,cuda1"
     )
     assert cli.main("-cfg session.cfg --device cpu,cpu --max-iterations 3".split()) == 0
     assert (started[0].devices, started[0].modelclass) == (("cpu", "cpu"), name)
+    run, found = resolve_by_class(started[0]), find_model_class(started[0])
+    assert (run.data, DATA[found.__module__]) == data
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_what_is_wrong_in_a_flag_is_one_line(argv: list[str], message: str) -> N
     [
         ("\nOPTIMISER_BETA2=1", "line 2: unknown key 'OPTIMISER_BETA2'; did you mean 'OPTIMIZER_BETA2'?"),
         ("OPTIMIZER_=1", "line 1: unknown key 'OPTIMIZER_'; did you mean 'OPTIMIZER'?"),
-        ("optimizer_beta2=1", "line 1: unknown key 'optimizer_beta2'"),
+        ("optimizer_beta2=1", "line 1: unknown key 'optimizer_beta2'; did you mean 'OPTIMIZER_BETA2'?"),
         ("SETTINGS=rule.a=1", "line 1: unknown key 'SETTINGS'"),
         ("RULE_A=1\nRULE_A=2", "line 2: expected RULE_A once, got it in line 1 too"),
         ("RULE_A=(1 2)", "line 1: RULE_A: expected one value, got an array of 2"),
@@ -530,7 +530,7 @@ def test_what_a_class_may_not_default_is_one_line(defaults: Any, message: str) -
 
 
 def test_a_class_decides_neither_machine_nor_folder() -> None:
-    assert not set(OF_MODELS) & {*fields_of("machine", "aside", "ends"), "data", "rule", "seed", "sync_type"}
+    assert not set(OF_MODELS) & {*fields_of("machine", "aside", "ends"), "rule", "seed", "sync_type"}
     assert set(fields_of("recipe")) <= set(OF_MODELS)
     assert {name: value for name, value in RunConfig().to_dict().items() if name in OF_MODELS and value} == {}
 

@@ -70,8 +70,9 @@ NET = {"modelfile": "mymodel", "modelclass": "Net"}
         ({"modelfile": "broken"}, "modelfile: expected Python in .*broken.py, got .* in line 2"),
         (
             {"data": "no.h5"},
-            "data: expected digits, reviews, sentences or the path of an HDF5 file, got 'no.h5', which is none",
+            "data: expected digits, reviews, sentences or the path of an HDF5 file, got 'no.h5', which is none$",
         ),
+        ({"data": "."}, r"got '\.', which is none \(a folder\); tmpack folder makes one of it$"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(folder, nothing_spawned, settings, message):

@@ -1,6 +1,8 @@
 """Models of Theano-MPI's contract that are built with something else: here NumPy alone."""
 
 import json
+import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,8 @@ from theanompi.record.metrics import CLASSIFIER
 from theanompi.record.recorder import Recorder
 from theanompi.rules import RunFailed
 from theanompi.training.theano_mpi_model import REQUIRED, TheanoMPIModel
+
+DIGITS = ROOT / "theanompi" / "data" / "digits.h5"
 
 
 class Parameter:
@@ -101,6 +105,52 @@ def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path)
     assert f"Regression on its own data: {n} x cpu" in done.stdout
     assert [line["loss"] for line in val] == pytest.approx([mean_target] * 2)
     assert val[0]["items"] == 2 * 3 * n
+
+
+class Ours(Plain):
+    """With a data set of its own among its defaults."""
+
+    defaults = {"data": "mine.h5", "image_size": 32, "batch_size": 64, "epochs": 1}
+
+
+def test_the_data_are_known_before_the_folder_has_a_name(tmp_path: Path) -> None:
+    """A run that says nothing of either; its class does, or reads its own."""
+    shutil.copy(DIGITS, tmp_path / "mine.h5")
+    program = """
+import os, sys
+from tests.train import train
+os.chdir(sys.argv[1])
+settings = {"modelfile": "test_theano_mpi_model", "sync_type": "avg", "devices": ["cpu"], "max_iterations": 1}
+for name, more in [("Ours", {}), ("LeastSquares", {}), ("LeastSquares", {"data": "digits"})]:
+    train(settings | more | {"modelclass": name}, comm)
+try:
+    train(settings | {"modelclass": "LeastSquares", "epochs": 5}, comm)
+except SystemExit:
+    print("refused")
+"""
+    done = run_warm(2, program, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "test_theano_mpi_model"
+    said = done.stdout
+    for out, data, line in (
+        (f"{folder}-mine", "mine.h5", "Ours on mine.h5"),
+        (folder, None, "LeastSquares on its own data"),
+        (f"{folder}-digits", "digits", "LeastSquares on digits"),
+    ):
+        config = json.loads(Path(out, "config.json").read_text("utf-8"))
+        assert (config["data"], config["out"]) == (data, os.path.relpath(out, tmp_path))
+        assert config["epochs"] != 5
+        assert f"{line}: 2 x cpu, float32, run folder {config['out']}\n" in said
+    assert (
+        said.count("no data set was given: Ours takes mine.h5\n") == said.count("no data set was given") == 1
+    )
+    assert said.count("refused") == 2 and done.stderr.count("got one with a run in it") == 1
+
+
+def test_a_class_that_is_ours_reads_no_data_of_its_own() -> None:
+    Own = type("Own", (Plain,), {"defaults": {"data": None}})
+    with pytest.raises(ConfigError, match=r"^Own\.defaults: data: expected a data set, .* got None$"):
+        Own({})
 
 
 class Gan(LeastSquares):

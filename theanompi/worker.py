@@ -8,11 +8,11 @@ import gc
 import os
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from theanompi.config import RunConfig, from_environment, run_folder
+from theanompi.config import ConfigError, RunConfig, from_environment, run_folder
+from theanompi.config.lineage import DATA
 from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
 from theanompi.launch.job import mpi_rank
 from theanompi.record.folder import CHECKPOINT_FILE, RunFolder
@@ -51,16 +51,19 @@ def run(
         `theanompi.launch.ends.STOPPED` when a signal has stopped the run.
     """
     print_anything()
-    # The model's class, which brings torch along, has a say in all other defaults.
-    config = replace(config, out=run_folder(config))
     with contextlib.ExitStack() as stack:
         folder: RunFolder | None = None
         error: Exception | None = None
-        if not plan and not (mpi_rank() if comm is None else comm.Get_rank()):
+        keeper = not plan and not (mpi_rank() if comm is None else comm.Get_rank())
+
+        def take(config: RunConfig) -> RunFolder:
+            out = Path(run_folder(config))
+            return stack.enter_context(RunFolder(out, resume=config.resume, overwrite=config.overwrite))
+
+        # Else the data have a part in its name, and in them the model's class, which brings torch along, has a say.
+        if keeper and not (config.out is None and config.data is None):
             try:
-                folder = stack.enter_context(
-                    RunFolder(Path(config.out or ""), resume=config.resume, overwrite=config.overwrite)
-                )
+                folder = take(config)
             except Exception as caught:  # the other ranks wait for this one where MPI starts
                 error = caught
         # Before MPI starts: what it has begun has to be cleaned up by its own end.
@@ -70,7 +73,7 @@ def run(
         from theanompi.training.ranks import agree, check_launcher, forget_shared_memory, guarded
         from theanompi.training.watchdog import Watchdog
 
-        progress, out = Progress(), str(config.out)
+        progress = Progress()
         comm = MPI.COMM_WORLD if comm is None else comm
         check_launcher()
         forget_shared_memory(comm)
@@ -79,6 +82,7 @@ def run(
         launched = LAUNCHER in os.environ
 
         def last_words(saved: int | None) -> str:
+            out = config.out or ""
             there = os.path.exists(os.path.join(out, CHECKPOINT_FILE))
             return (
                 "" if launched else what_is_saved(saved if there else None, out, resumable=progress.resumable)
@@ -93,13 +97,27 @@ def run(
         if places is not None:
             tell(ranks=places)
         progress.now("importing torch")
-        from theanompi.training.rank import train
+        from theanompi.training.rank import find_model_class, settle, train
         from theanompi.training.simulated import train_simulated
 
         remove_left_behind()
         stack.callback(gc.unfreeze)  # what `train` has taken out of the garbage collector's sight
+        given = config
+        config, device = settle(given, devices, comm, progress)
+        if keeper and folder is None:
+            try:
+                folder = take(config)
+            except ConfigError as caught:
+                error = caught
+        agree(comm, error)
+        if places is not None:
+            tell(out=config.out)
+            if given.data is None and config.data is not None and config.verbose and not plan:
+                place = DATA.get(find_model_class(config).__module__)
+                instead = f" in the place of {place}" if place else ""
+                print(f"no data set was given: {config.modelclass} takes {config.data}{instead}", flush=True)
         be = train if config.workers_simulated is None else train_simulated
-        be(config, devices, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
+        be(config, device, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
         comm.Barrier()
         if places is not None:
             tell(well=True)

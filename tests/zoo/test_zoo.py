@@ -20,7 +20,7 @@ from tests.zoo.runs import Unrecorded, equal, goes_on, made, on_two_ranks, train
 from theanompi import Model, cli, device
 from theanompi.config import ConfigError, RunConfig, plugins, resolve
 from theanompi.config.modules import OF_THEANO_MPI, find_module
-from theanompi.data import Tokens, write_dataset
+from theanompi.data import Tokens, open_dataset, write_dataset
 from theanompi.lasagne.layers import ExpressionLayer, InputLayer
 from theanompi.launch.check import check
 from theanompi.models import ZOO, Card, describe, listing
@@ -94,6 +94,9 @@ def test_a_class_builds_what_the_list_says_and_its_defaults_are_a_run_s(name: st
     assert cls.__doc__ and issubclass(cls, Model) and run.image_size
     size = f"{run.length}" if cls.modality is Tokens else f"{run.image_size} × {run.image_size}"
     assert card_of(name).input.endswith(size) or name == "ResNetCifar"
+    packaged = open_dataset(str(resolve(RunConfig(), cls.defaults, model=name).data))
+    assert packaged.modality == cls.modality.name
+    assert packaged.name == "digits" or f"; {packaged.name} where no data are given" in card_of(name).defaults
 
 
 def test_what_is_left_without_auxiliary_classifiers_is_as_published() -> None:

@@ -115,7 +115,9 @@ def _setting(key: str) -> str | None:
 def _alike(key: str) -> list[str]:
     """Keys with the right beginnings for a wrong one."""
     word, _, rest = key.partition("_")
-    return [f"{plugin.upper()}_{rest}" for plugin in PLUGINS if rest and closest(word, [plugin.upper()])]
+    return [
+        f"{plugin.upper()}_{rest.upper()}" for plugin in PLUGINS if rest and closest(word, [plugin.upper()])
+    ]
 
 
 def _tokens(text: str, path: str) -> list[_Token]:

@@ -87,7 +87,10 @@ def closest(name: str, known: Iterable[str]) -> str:
     "; did you mean 'epochs'?"
     >>> closest("zzz", ["epochs", "seed"])
     ''
+    >>> closest("RESNET50", ["ResNet50", "VGG16"])
+    "; did you mean 'ResNet50'?"
     """
+    of = {word.lower(): word for word in known}
     # Comparing takes time that grows with the square of the length.
-    match = difflib.get_close_matches(name, list(known), n=1) if len(name) <= 100 else []
-    return f"; did you mean {match[0]!r}?" if match else ""
+    match = difflib.get_close_matches(name.lower(), list(of), n=1) if len(name) <= 100 else []
+    return f"; did you mean {of[match[0]]!r}?" if match else ""

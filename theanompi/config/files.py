@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 from theanompi.config.errors import ConfigError, got
 
+_PACKED = {".npz": "arrays", ".txt": "text"}
+"""By the ending of a file, the command of tmpack that makes a data set of it."""
 MOST_TEXT = 4 * 2**20
 """Bytes of a file of settings; the largest sensible hostfile has a hundredth of it."""
 
@@ -58,6 +60,18 @@ def _oddity(path: str | os.PathLike[str]) -> str:
         raise OSError(errno.EINVAL, reason(error), os.fspath(path)) from None
     kinds = {stat.S_IFREG: "", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def packed_by(path: str | os.PathLike[str]) -> str:
+    """Return ``"; …"``, what makes a data set of something that is there and is none.
+
+    >>> packed_by("points.npz")
+    '; tmpack arrays makes one of it'
+    >>> packed_by("/"), packed_by("points.mat")
+    ('; tmpack folder makes one of it', '; tmpack --help says of what it makes one')
+    """
+    kind = "folder" if os.path.isdir(path) else _PACKED.get(os.path.splitext(path)[1].lower())
+    return f"; tmpack {kind} makes one of it" if kind else "; tmpack --help says of what it makes one"
 
 
 def split_prefix(source: str) -> tuple[str, str]:

@@ -211,5 +211,7 @@ COUNT, RANKS, SIMULATED = whole(0), whole(1, MOST_RANKS), whole(0, MOST_RANKS)
 POSITIVE = number("a number above 0", lambda x: x > 0)
 NOT_NEGATIVE = number("a number of at least 0", lambda x: x >= 0)
 DEVICES = Kind(DEVICE_NAMES, parse_devices)
+DATA = Kind(TEXT.expected, lambda value: None if value is None else _read_text(value))
+"""A data set; None where a model's class reads data of its own."""
 SETTINGS = Kind("settings of plug-ins by name, such as optimizer.beta2=0.98", _read_settings)
 EPOCHS = Kind("increasing epochs above 0, such as 30,60,80", _read_epochs)

@@ -20,12 +20,13 @@ theanompi.config.errors.ConfigError: epochs: expected a whole number of at least
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from theanompi.config.errors import ConfigError, closest, got
 from theanompi.config.kinds import (
+    DATA,
     DEVICES,
     EPOCHS,
     MODULE,
@@ -119,8 +120,8 @@ class RunConfig:
     modelfile: str = _option("run", "models.resnet50", MODULE)
     modelclass: str = _option("run", "ResNet50", TEXT)
 
-    data: str = _option(
-        "run", "digits", TEXT, "data", f"{', '.join(PACKAGED)} (packaged) or the path of an HDF5 data set"
+    data: str | None = _model_option(
+        "run", "digits", DATA, "data", f"{', '.join(PACKAGED)} (packaged) or the path of an HDF5 data set"
     )
     image_size: int | None = _model_option(
         "run", None, whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
@@ -589,12 +590,13 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig
 
 
 def run_folder(config: RunConfig) -> str:
-    """The folder of a run, also of one that names none.
+    """The folder of a run whose data are known, also of one that names none.
 
     >>> run_folder(RunConfig(data="sets/imagenet.h5"))
     'runs/resnet50-imagenet'
     """
-    return config.out or f"runs/{config.modelfile.rsplit('.', 1)[-1]}-{Path(config.data).stem}"
+    data = "" if config.data is None else f"-{Path(config.data).stem}"
+    return config.out or f"runs/{config.modelfile.rsplit('.', 1)[-1]}{data}"
 
 
 def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
@@ -603,7 +605,8 @@ def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
     Parameters
     ----------
     defaults
-        The attribute ``defaults`` of the class: values by the names in `OF_MODELS`.
+        The attribute ``defaults`` of the class: values by the names in `OF_MODELS`. With None for ``data`` it reads
+        data of its own.
     model
         The name of the class, for the message.
 
@@ -645,9 +648,9 @@ def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str =
     `max_iterations`, `checkpoint_interval`, `clip_norm`, `init`, `timeline` and `workers_simulated` may stay None (no
     limit, none), and so does `loader_processes`, which each rank chooses.
 
-    What the run does not give, the model's class may. Else the packaged digits get n = 16, 12 epochs and 32 pixels; any
-    other data set what Goyal et al. 2017 (arXiv 1706.02677, §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay
-    keep the paper's shares of a run: 5, 30, 60 and 80 of 90 epochs.
+    What the run does not give, the model's class may, its data set too. Else these are the packaged digits, with n =
+    16, 12 epochs and 32 pixels; any other data set gets what Goyal et al. 2017 (arXiv 1706.02677, §5.1) used: n = 32,
+    90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run: 5, 30, 60 and 80 of 90 epochs.
 
     Parameters
     ----------
@@ -669,18 +672,22 @@ def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str =
     'none'
     >>> resolve(RunConfig(base_lr=0.2), {"base_lr": 0.05, "epochs": 18}).decay_epochs
     (6.0, 12.0, 16.0)
+    >>> resolve(RunConfig(modelfile="models.lstm"), {"data": "reviews"}).out
+    'runs/lstm-reviews'
     """
     given = {name: value for name, value in config.to_dict().items() if value is not None}
     values = over(read_defaults(defaults, model), given)
-    batch_size, epochs, image_size = (16, 12, 32) if config.data == "digits" else (32, 90, 224)
+    general: dict[str, Any] = {name: FIELDS[name].metadata["default"] for name in OF_MODELS}
+    data = {**general, **values}["data"]
+    batch_size, epochs, image_size = (16, 12, 32) if data in ("digits", None) else (32, 90, 224)
     epochs = values.get("epochs", epochs)
-    general: dict[str, Any] = {name: FIELDS[name].metadata["default"] for name in OF_MODELS} | {
+    general |= {
         "batch_size": batch_size,
         "epochs": epochs,
         "image_size": image_size,
         "scaling": default_scaling(config.sync_type, config.rule),
         "warmup_epochs": epochs * 5 / 90,
         "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
-        "out": run_folder(config),
+        "out": run_folder(replace(config, data=data)),
     }
     return RunConfig(**{**general, **values})

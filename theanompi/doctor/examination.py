@@ -24,7 +24,7 @@ from theanompi.config import (
     to_environment,
 )
 from theanompi.doctor import findings
-from theanompi.doctor.findings import Finding, problem, warning
+from theanompi.doctor.findings import Finding, ok, problem, warning
 from theanompi.launch.check import check, check_init
 from theanompi.launch.job import command
 from theanompi.launch.libraries import launch_settings
@@ -35,6 +35,7 @@ TIMEOUTS = {
     "machine": 60.0,
     "ranks": 60.0,
     "proof": 90.0,
+    "settings": 60.0,
     "data": 60.0,
     "model": 60.0,
     "folder": 20.0,
@@ -129,7 +130,7 @@ class Doctor:
     Attributes
     ----------
     config : RunConfig
-        Resolved.
+        Resolved: with what the model's class has defaults for, once that is imported.
     facts : dict
         By question, all that was said.
     """
@@ -141,13 +142,14 @@ class Doctor:
         here = (None, "localhost", "127.0.0.1", platform.node(), platform.node().split(".")[0])
         self.local = next((machine for machine in self.machines if machine.name in here), None)
         self.facts: dict[str, Any] = {}
-        self.starts_mpi = True
+        self.starts_mpi = self.has_model = True
 
     def examine(self) -> Iterator[Finding]:
         """Find out, one thing after the other: what is timed shall have the machine for itself."""
         yield from self._machine()
         yield from findings.launcher(world(), self.config.devices)
         yield from self._mpi()
+        yield from self._model()
         yield from self._hosts()
         yield from self._run()
 
@@ -259,7 +261,7 @@ class Doctor:
         with ThreadPoolExecutor(MOST_RANKS) as pool:
             answers = list(pool.map(lambda machine: self._ask_host(mpirun, kind, machine), self.machines))
         for machine, (facts, failure) in zip(self.machines, answers, strict=True):
-            yield from findings.host(machine, self.facts["machine"], facts, failure, self.config.data)
+            yield from findings.host(machine, self.facts["machine"], facts, failure, str(self.config.data))
         if self._reach_across and not any(failure for _, failure in answers):
             yield from self._one_sided(mpirun, kind)
 
@@ -299,43 +301,56 @@ class Doctor:
         outcome = run([*words, "machine", json.dumps(data)], TIMEOUTS["host"], environ)
         return self._answer(f"host {machine.name}", outcome)
 
-    def _run(self) -> Iterator[Finding]:
-        broken, parameters = self._broken(), None
+    def _model(self) -> Iterator[Finding]:
+        broken = self._broken()
         if broken:
             yield warning(
                 "not examined",
                 f"what needs {findings.few(broken)}: some of MPI, the data set and the model",
                 "once they can be imported, this again",
             )
+        self.has_model = not broken
         try:
             # The data set is looked at elsewhere: here a file system may hang.
-            check(replace(self.config, data="digits", init=None))
+            check(replace(self.given, data=None, init=None))
         except ConfigError as error:
             yield problem("model", str(error), "-file and -class, or MODELFILE and MODELCLASS in a cfg file")
-            broken = ["model"]
+            self.has_model = False
+        if self.has_model:
+            facts, failure = self._ask("settings", self.given.to_dict())
+            if failure:
+                yield self._no_model("importing", failure)
+                self.has_model = False
+            else:
+                self.config = RunConfig.from_dict(facts["settings"])
+
+    def _no_model(self, doing: str, failure: str) -> Finding:
+        return problem(
+            "model",
+            f"{self.config.modelfile}.{self.config.modelclass}: {doing} it {failure}",
+            "tmlauncher --plan with the same flags shows where",
+        )
+
+    def _run(self) -> Iterator[Finding]:
         try:
             check_init(self.config)
         except ConfigError as error:
             yield problem("weights", str(error), "another --init, or none")
         _, loaders = findings.shares(cores(), self.ranks, self.config.loader_processes)
         config = replace(self.config, loader_processes=loaders)
-        if {"h5py", "numpy", "PIL", "simplejpeg"}.isdisjoint(broken):
+        parameters, failure = None, ""
+        if config.data is None:
+            yield ok("data", f"{config.modelclass} reads its own")
+        elif {"h5py", "numpy", "PIL", "simplejpeg"}.isdisjoint(self._broken()):
             facts, failure = self._ask("data", config.to_dict())
             yield from findings.dataset(facts, config)
             if failure:
                 yield self._no_data(facts, failure)
-            if not failure and not broken:
-                # As it was given: the model's class has a say in what was not.
-                given = replace(self.given, loader_processes=loaders)
-                facts, failure = self._ask("model", given.to_dict())
-                parameters = facts.get("parameters")
-                if failure:
-                    name = f"{config.modelfile}.{config.modelclass}"
-                    yield problem(
-                        "model",
-                        f"{name}: building it {failure}",
-                        "tmlauncher --plan with the same flags shows where",
-                    )
+        if self.has_model and not failure:
+            facts, failure = self._ask("model", config.to_dict())
+            parameters = facts.get("parameters")
+            if failure:
+                yield self._no_model("building", failure)
         # Weights and velocity, which each rank has of its own under avg; the old file goes when the new one is whole.
         copies = 2 if config.sync_type == "cdd" else 1 + len(config.devices)
         needed = 2 * 4 * copies * (parameters or 0)
@@ -349,7 +364,7 @@ class Doctor:
             yield from findings.run_folder(facts, config, parameters, needed)
 
     def _no_data(self, facts: dict[str, Any], failure: str) -> Finding:
-        name = self.config.data
+        name = str(self.config.data)
         if "n_train" in facts:
             remedy = (
                 f"tmpack verify {name}" if "data file" in failure else "the setting that the message names"

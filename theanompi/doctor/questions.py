@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from theanompi import __version__
-from theanompi.config import RunConfig, resolve
+from theanompi.config import RunConfig
 from theanompi.launch.mpirun import say
 from theanompi.record.folder import at_work
 from theanompi.system import cgroup
@@ -144,12 +144,19 @@ def file_system(path: Path) -> str:
     return kind
 
 
+def settings(given: dict[str, Any]) -> None:
+    """Import the class of the run's model, and say what the run is with its defaults."""
+    from theanompi.training.rank import resolve_by_class
+
+    say(settings=resolve_by_class(RunConfig.from_dict(given)).to_dict())
+
+
 def data(settings: dict[str, Any]) -> None:
     """Open the run's data set, then read batches of it with the loader for two seconds."""
     from theanompi.data import Arrays, Loader, Modality, Pictures, Sampler, Tokens, open_dataset
 
-    config = resolve(RunConfig.from_dict(settings))
-    assert config.batch_size and config.image_size and config.loader_processes
+    config = RunConfig.from_dict(settings)
+    assert config.data and config.batch_size and config.loader_processes
     start = time.perf_counter()
     dataset = open_dataset(config.data)
 
@@ -237,13 +244,11 @@ def model(settings: dict[str, Any]) -> None:
     """Build the run's model and count its parameters."""
     import numpy as np
 
-    from theanompi.config.plugins import import_module
-    from theanompi.training.rank import defaults_of
+    from theanompi.training.rank import find_model_class
 
-    config = RunConfig.from_dict(settings)
-    model_class = getattr(import_module("modelfile", config.modelfile), config.modelclass)
-    config = resolve(config, defaults_of(model_class), model=config.modelclass)
-    made = model_class({**config.to_dict(), "rank": 0, "size": 1, "verbose": False})
+    made = find_model_class(RunConfig.from_dict(settings))(
+        {**settings, "rank": 0, "size": 1, "verbose": False}
+    )
     say(parameters=int(sum(np.size(p.get_value(borrow=True)) for p in made.params)))
     made.cleanup()
 
@@ -284,6 +289,7 @@ def proof(settings: dict[str, Any]) -> None:
 
 QUESTIONS: dict[str, Callable[..., None]] = {
     "machine": machine,
+    "settings": settings,
     "data": data,
     "model": model,
     "folder": folder,

@@ -6,7 +6,7 @@ import os
 import threading
 
 from theanompi.config import PACKAGED, ConfigError, RunConfig, closest, got, hosts, read_clock
-from theanompi.config.files import MOST_TEXT, read_bytes, reason, split_prefix, trouble
+from theanompi.config.files import MOST_TEXT, packed_by, read_bytes, reason, split_prefix, trouble
 from theanompi.config.modules import find_module, look_in_current_folder
 from theanompi.config.plugins import own_class
 
@@ -36,9 +36,10 @@ def check(config: RunConfig) -> None:
         if own is not None:
             _check_class(setting, own[0], setting, own[1])
     elsewhere = hosts(config.devices)[0].name is not None
-    wrong = "" if config.data in PACKAGED or elsewhere else trouble(config.data)
+    wrong = "" if config.data is None or config.data in PACKAGED or elsewhere else trouble(config.data)
     if wrong:
         hint = "" if wrong == os.strerror(errno.ENOENT) else f" ({wrong})"
+        hint += packed_by(str(config.data)) if wrong == "a folder" else ""
         raise ConfigError(
             f"data: expected {', '.join(PACKAGED)} or the path of an HDF5 file, got {got(config.data)}, which is none"
             f"{hint}"

@@ -60,6 +60,8 @@ class Account:
     ----------
     ranks : list of (str, int)
         Host and process of each rank, empty until they have told.
+    out : str
+        The folder of the run.
     saved : int or None
         The iteration of the last checkpoint.
     resumable : bool
@@ -94,6 +96,7 @@ class Account:
         self._ruler = b""
         self._banner: list[bytes] | None = None
         self.ranks: list[tuple[str, int]] = []
+        self.out = ""
         self.saved: int | None = None
         self.stopped: str | None = None
         self.well = self.failed = False
@@ -149,6 +152,7 @@ class Account:
     def _take(self, facts: dict[str, Any]) -> None:
         if "ranks" in facts:
             self.ranks = [(str(host), int(pid)) for host, pid in facts["ranks"]]
+        self.out = facts.get("out", self.out)
         self.saved = facts.get("saved", self.saved)
         self.stopped = facts.get("stopped", self.stopped)
         self.resumable = facts.get("resumable", self.resumable)

@@ -19,7 +19,6 @@ from theanompi.config import (
     over,
     read_field,
     read_settings,
-    run_folder,
 )
 from theanompi.launch.check import check
 from theanompi.launch.ends import STOPPED, signal_name, what_is_saved
@@ -224,9 +223,7 @@ class Session(ABC):
             who = account.deaths[:2] or [account.guess][: bool(account.guess)]
             parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *who]
             if account.ranks:
-                parts.append(
-                    what_is_saved(account.saved, run_folder(self._config), resumable=account.resumable)
-                )
+                parts.append(what_is_saved(account.saved, account.out, resumable=account.resumable))
             raise RunFailed("; ".join(parts), status, account.deaths)
         if not self._silent:
             put(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s\n".encode())

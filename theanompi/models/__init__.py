@@ -162,9 +162,10 @@ def _recipe(cls: Any) -> str:
         epochs = [*epochs[:3], "…", epochs[-1]]
     falls = f"× {run.decay_factor:g} at {', '.join(epochs)}" if run.schedule == "steps" else run.schedule
     momentum = f" {run.momentum:g}, {'Nesterov' if run.nesterov else 'plain'}" * (run.optimizer == "momentum")
+    packaged = f"; {cls.defaults['data']} where no data are given" if "data" in cls.defaults else ""
     return (
         f"{run.epochs} epochs, {run.batch_size} items per worker, rate {run.base_lr:g} for {run.base_batch}, {falls}; "
-        f"{run.optimizer}{momentum}; weight decay {run.weight_decay:g}"
+        f"{run.optimizer}{momentum}; weight decay {run.weight_decay:g}{packaged}"
     )
 
 

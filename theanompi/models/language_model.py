@@ -13,7 +13,8 @@ on with the state at the end of the window before. A larger ``--length`` costs l
     tmpack text ptb.train.txt --val ptb.valid.txt --tokens words -o ptb.h5
     tmlauncher -file theanompi.models.language_model -class LanguageModel --data ptb.h5
 
-Without a network there is ``--data sentences``: characters, whose entropy is known (``tmpack info sentences``).
+Without ``--data`` it is trained on ``sentences``, which come with the package: characters, whose entropy is known
+(``tmpack info sentences``).
 """
 
 from collections.abc import Mapping
@@ -114,6 +115,7 @@ class LanguageModel(Model):
     network: Net
     dataset: TokenDataset
     defaults = {
+        "data": "sentences",
         "batch_size": 20,
         "length": 35,
         "epochs": 13,

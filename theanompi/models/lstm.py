@@ -9,7 +9,7 @@ they are cut here.
     tmpack imdb aclImdb -o imdb.h5
     tmlauncher -file theanompi.models.lstm -class LSTM --data imdb.h5
 
-Without a network there is ``--data reviews``, small and made up.
+Without ``--data`` they are trained on ``reviews``, small and made up, which come with the package.
 """
 
 from collections.abc import Mapping, Sequence
@@ -112,6 +112,7 @@ class LSTM(Model):
     network: Net
     dataset: TokenDataset
     defaults = {
+        "data": "reviews",
         "batch_size": 16,
         "length": 100,
         "epochs": 20,

@@ -40,7 +40,7 @@ class Items:
     """
 
     def __init__(self, modality: type[Modality], config: RunConfig, rank: int, size: int) -> None:
-        assert config.batch_size is not None
+        assert config.batch_size is not None and config.data is not None
         self.dataset = open_dataset(config.data)
         self.modality = modality(self.dataset, config)
         self.rank, self.size, self.batch_size = rank, size, config.batch_size

@@ -128,6 +128,11 @@ class Model:
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
         self.config = resolve(given, self.defaults, model=type(self).__name__)
         self.settings: Any = read_settings(self.Settings, self.config.settings, "model")
+        if self.config.data is None:
+            raise ConfigError(
+                f"{type(self).__name__}.defaults: data: expected a data set, as a theanompi.Model reads none of its "
+                "own, got None"
+            )
         self.rank, self.size = int(config.get("rank", 0)), int(config.get("size", 1))
         self.verbose = bool(config.get("verbose", self.rank == 0))
         run = self.config
@@ -507,6 +512,7 @@ class Model:
             normalization=run.normalization,
             shuffle=run.shuffle,
             bias_rate=self.bias_rate,
+            noun=self.data.modality.noun,
         )
 
     def finite(self) -> bool:

@@ -22,6 +22,7 @@ def plan(
     normalization: str = "minibatch",
     shuffle: str = "global",
     bias_rate: float = 1.0,
+    noun: str = "images",
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
 
@@ -33,7 +34,7 @@ def plan(
     workers, batch_size, accumulation : int
         k, n and A.
     n_train : int
-        Training images in the data set.
+        Training items in the data set.
     parameters : sequence of (name, shape, decayed)
         Every trainable parameter.
     normalization : {"minibatch", "worker"}
@@ -42,6 +43,8 @@ def plan(
         As in `theanompi.data.Sampler`.
     bias_rate : float
         What the rate is multiplied by for biases.
+    noun : str
+        What several items are called.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def plan(
         if getattr(schedule, name) != expected:
             raise ValueError(
                 f"plan: expected the schedule's {name} to be {expected:,} (k = {workers}, n = {batch_size}, "
-                f"A = {accumulation}, {n_train:,} images), got {getattr(schedule, name):,}"
+                f"A = {accumulation}, {n_train:,} {noun}), got {getattr(schedule, name):,}"
             )
     trailing = units % shards * batch_size
     iterations = f"{schedule.iterations:,}: {schedule.epochs} epochs of T = {schedule.iterations_per_epoch:,}"
@@ -79,17 +82,17 @@ def plan(
     rows = [
         (
             "minibatch",
-            f"{schedule.minibatch:,} images: k = {workers} workers · n = {batch_size} · A = {accumulation}",
+            f"{schedule.minibatch:,} {noun}: k = {workers} workers · n = {batch_size} · A = {accumulation}",
         ),
         *(
             [("", f"the summed loss is divided by n only: {shards:,} times the mean")]
             * (normalization == "worker")
         ),
-        ("iterations", iterations + (f"; each epoch's last has {trailing:,} images" if trailing else "")),
-        ("left out", _left_out(n_train, batch_size, shards, shuffle)),
-        ("learning rate", _scaling(schedule)),
+        ("iterations", iterations + (f"; each epoch's last has {trailing:,} {noun}" if trailing else "")),
+        ("left out", _left_out(n_train, batch_size, shards, shuffle, noun)),
+        ("learning rate", _scaling(schedule, noun)),
         *([("", f"biases: {bias_rate:g} times as much")] * (bias_rate != 1)),
-        ("warmup", _warmup(schedule)),
+        ("warmup", _warmup(schedule, noun)),
         *([("decay", schedule.words())] if schedule.words() else []),
         *_optimizers(optimizers),
         ("weight decay", ", ".join(f"{value:g}" for value in weight_decays)),
@@ -112,19 +115,19 @@ def _optimizers(optimizers: Mapping[str, Optimizer]) -> list[tuple[str, str]]:
     return rows
 
 
-def _left_out(n_train: int, batch_size: int, shards: int, shuffle: str) -> str:
+def _left_out(n_train: int, batch_size: int, shards: int, shuffle: str, noun: str) -> str:
     units, rest = divmod(n_train, batch_size)
     if shuffle == "global":
-        return f"{rest:,} of {n_train:,} images per epoch" + (", other ones in each" if rest else "")
-    # Each worker sees this share of the images, independently of what the others see.
+        return f"{rest:,} of {n_train:,} {noun} per epoch" + (", other ones in each" if rest else "")
+    # Each worker sees this share of them, independently of what the others see.
     share = units * batch_size / shards / n_train
     return (
-        f"about {n_train * (1 - share) ** shards:,.0f} of {n_train:,} images per epoch: each of the {shards:,} workers "
+        f"about {n_train * (1 - share) ** shards:,.0f} of {n_train:,} {noun} per epoch: each of the {shards:,} workers "
         "shuffles all of them by itself"
     )
 
 
-def _scaling(schedule: Schedule) -> str:
+def _scaling(schedule: Schedule, noun: str) -> str:
     if schedule.scaling == "none":
         return f"{schedule.target:.4g}, not scaled"
     how = "linearly" if schedule.scaling == "linear" else "by the square root"
@@ -132,16 +135,16 @@ def _scaling(schedule: Schedule) -> str:
         factor = schedule.loss_scale(schedule.warmup_iterations)
         return (
             f"{schedule.base_lr:g}, not scaled; instead the loss, without its weight decay, is multiplied by "
-            f"{factor:.4g}, {how} for {schedule.minibatch:,} images"
+            f"{factor:.4g}, {how} for {schedule.minibatch:,} {noun}"
         )
-    return f"{schedule.target:.4g}, {how} from {schedule.base_lr:g} for {schedule.base_batch:,} images"
+    return f"{schedule.target:.4g}, {how} from {schedule.base_lr:g} for {schedule.base_batch:,} {noun}"
 
 
-def _warmup(schedule: Schedule) -> str:
+def _warmup(schedule: Schedule, noun: str) -> str:
     if schedule.warmup == "none":
         return "none"
     if schedule.minibatch <= schedule.base_batch:
-        return f"none: the minibatch is not above {schedule.base_batch:,} images"
+        return f"none: the minibatch is not above {schedule.base_batch:,} {noun}"
     if not schedule.warmup_iterations:
         return "none: it would last 0 iterations"
     unit, what = (schedule.base_lr, " times the loss") if schedule.scaled == "loss" else (1.0, "")

@@ -78,7 +78,7 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     # Of ranks that a launcher has started, each knows the devices of its own machine.
     started = LAUNCHER in os.environ
     given, ranks = len(config.devices if started else devices), comm.allreduce(local_size, MPI.MAX)
-    ranks = comm.Get_size() if started and config.workers_simulated is None else ranks
+    ranks = comm.Get_size() if started else ranks
     if given != ranks and (started or given > 1) and hosts(devices)[0].name is None:
         where = "in all" if started else "on each machine, or one for all"
         raise ConfigError(
@@ -91,15 +91,54 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     return name, cores
 
 
-def make_model(config: RunConfig, comm: MPI.Comm, *, lockstep: bool = True) -> Replica:
-    """Import the model's class and make an instance for this rank, with what the class has defaults for."""
-    rank = comm.Get_rank()
+def find_model_class(config: RunConfig) -> Any:
+    """Import the class of a run's model.
+
+    Raises
+    ------
+    ConfigError
+        If it is not there.
+    """
     module = import_module("modelfile", config.modelfile)
     model_class = getattr(module, config.modelclass, None)
     if model_class is None:
         raise ConfigError(f"modelclass: expected a class of {module.__file__}, got {config.modelclass!r}")
+    return model_class
+
+
+def defaults_of(model_class: Any) -> Any:
+    """What a model's class has defaults for; with no more than Theano-MPI's interface it reads data of its own."""
+    own = isinstance(model_class, type) and issubclass(model_class, Model)
+    given = getattr(model_class, "defaults", {})
+    return given if own or not isinstance(given, Mapping) else {"data": None, **given}
+
+
+def resolve_by_class(config: RunConfig) -> RunConfig:
+    """Fill in every default of a run, those that its model's class has too.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class, or it has defaults that it may not have.
+    """
+    return resolve(config, defaults_of(find_model_class(config)), model=config.modelclass)
+
+
+def make_model(config: RunConfig, comm: MPI.Comm, *, lockstep: bool = True) -> Replica:
+    """Make an instance of the model's class for this rank.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved.
+    comm : mpi4py.MPI.Comm
+        All ranks.
+    lockstep : bool
+        Whether all of them are in the same iteration.
+    """
+    rank, model_class = comm.Get_rank(), find_model_class(config)
     settings = {
-        **resolve(config, defaults_of(model_class), model=config.modelclass).to_dict(),
+        **config.to_dict(),
         "rank": rank,
         "size": comm.Get_size(),
         "verbose": config.verbose and rank == 0,
@@ -110,12 +149,6 @@ def make_model(config: RunConfig, comm: MPI.Comm, *, lockstep: bool = True) -> R
         refuse_unheeded(model)
         return model
     return TheanoMPIModel(model, config, rank, comm.Get_size(), comm, lockstep=lockstep)
-
-
-def defaults_of(model_class: Any) -> Mapping[str, Any]:
-    """What a model's class has defaults for; nothing, where it has no more than Theano-MPI's interface."""
-    own = isinstance(model_class, type) and issubclass(model_class, Model)
-    return model_class.defaults if own else {}
 
 
 def metrics_differ(names: list[tuple[str, ...]]) -> ConfigError | None:
@@ -129,9 +162,36 @@ def metrics_differ(names: list[tuple[str, ...]]) -> ConfigError | None:
     )
 
 
+def settle(
+    config: RunConfig, devices: tuple[str, ...], comm: MPI.Intracomm, progress: Progress
+) -> tuple[RunConfig, str]:
+    """Choose this rank's device, import the model's class, and fill in all that the run has left open.
+
+    A collective call, before which the folder of a run that says neither that nor its data has no name.
+
+    Parameters
+    ----------
+    config, devices, comm, progress
+        As for `theanompi.worker.run` and `train`.
+
+    Returns
+    -------
+    RunConfig
+        Resolved.
+    str
+        The device.
+    """
+    together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
+    name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
+    if config.loader_processes is None:
+        config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
+    progress.now("importing the model")
+    return together(comm, lambda: resolve_by_class(config)), name
+
+
 def train(
     config: RunConfig,
-    devices: tuple[str, ...],
+    name: str,
     *,
     plan: bool,
     folder: RunFolder | None,
@@ -140,14 +200,13 @@ def train(
     stop: StopSignals,
     means: Means | None = None,
 ) -> None:
-    """Be one rank of a run, from the choice of its device to the last checkpoint; `theanompi.worker.run` calls it.
+    """Be one rank of a run, from the making of its model to the last checkpoint; `theanompi.worker.run` calls it.
 
     Parameters
     ----------
     config : RunConfig
-        With the run's folder; the rest is resolved here, once the model's class is known.
-    devices : tuple of str
-        The devices of this machine, one per local rank, or one name for all.
+    name : str
+        The device: both as `settle` gives them.
     plan : bool
         Print the schedule and return.
     folder : RunFolder or None
@@ -168,25 +227,20 @@ def train(
     """
     means = Means(make_model, Links) if means is None else means
     rank, size = comm.Get_rank(), comm.Get_size()
-    together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
-    name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
-    if config.loader_processes is None:
-        config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
     rule = together(comm, lambda: get_rule(config.rule))
     # What has been imported stays: the garbage collector would look at it again and again while graphs are built.
     gc.freeze()
     progress.now("building the model")
     model = together(comm, lambda: means.model(config, comm, lockstep=rule.lockstep))
     agree(comm, metrics_differ(comm.allgather(model.reported.metrics)))
-    defaults = read_defaults(defaults_of(type(model)), config.modelclass)
-    config = resolve(config, defaults)
     progress.resumable = isinstance(model, Model)
     if rank == 0:
         tell(resumable=progress.resumable)
+    data = "its own data" if config.data is None else config.data
     if plan:
         if rank == 0:
-            own = rule.plan(config, size)
-            print(*filter(None, [own and f"{'rule':<16}{own}", model.plan()]), sep="\n", flush=True)
+            rows = [("data", data), ("rule", rule.plan(config, size))]
+            print(*(f"{label:<16}{text}" for label, text in rows if text), model.plan(), sep="\n", flush=True)
         model.cleanup()
         return
 
@@ -212,13 +266,13 @@ def train(
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
+        defaults = read_defaults(defaults_of(find_model_class(config)), config.modelclass)
         more = {**model.reported.to_dict(), "defaults": defaults, **about}
         write_config(out, {**config.to_dict(), "size": size, "versions": versions(), **more})
     say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch
     last = min(total, config.max_iterations or total)
-    data = config.data if isinstance(model, Model) else "its own data"
     say(f"{config.modelclass} on {data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
     say(f"exchange: {rule.words()}, {links.words}{algorithm}" if links.words else f"exchange: {rule.words()}")

@@ -202,7 +202,7 @@ def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: 
     if _is_old(attributes):
         found["modelfile"], _, found["modelclass"] = str(found.get("model")).rpartition(".")
         found["data"] = Path(str(found.get("data"))).name
-        expected = {**expected, "data": Path(model.config.data).name}
+        expected = {**expected, "data": Path(str(model.config.data)).name}
         expected = {name: value for name, value in expected.items() if name in found}
     else:
         # Images are the same under any name and at any place.

@@ -1,6 +1,7 @@
 """Training of models that have no more than the interface of Theano-MPI's, whatever library they are built with.
 
-Such a class takes one `config` dict (``rank``, ``size``, ``verbose``, ``mname`` and the settings of the run). It
+Such a class takes one `config` dict (``rank``, ``size``, ``verbose``, ``mname`` and the settings of the run). Where the
+run names no data set, ``config["data"]`` is None, unless the class has one among its ``defaults``, as a `Model` has. It
 computes, updates and reads its data by itself; after each of its iterations its parameters are averaged over the ranks.
 An epoch has ``data.n_batch_train`` times ``n_subb`` (1 if the class has no such attribute) iterations. Where
 ``train_iter`` returns a count, as one that takes several batches does, the next iteration has that number, and the

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from theanompi.config import ConfigError, got, shortened
-from theanompi.config.files import reason, trouble
+from theanompi.config.files import packed_by, reason, trouble
 
 FORMAT = "theanompi-dataset"
 # What is stored in a data set of at most so many bytes is checked when it is opened; of larger ones on demand.
@@ -75,7 +75,8 @@ def check_version(file: h5py.File, version: int) -> None:
     for name, expected in (("format", FORMAT), ("version", version)):
         found = file.attrs.get(name)
         if not isinstance(found, str | np.integer) or found != expected:
-            raise ValueError(f"expected {name} {expected!r}, got {got(plain(found))}")
+            hint = "; tmpack arrays makes one of arrays" if name == "format" else ""
+            raise ValueError(f"expected {name} {expected!r}, got {got(plain(found))}{hint}")
 
 
 def check_attributes(
@@ -154,7 +155,7 @@ def open_hdf5(path: Path) -> h5py.File:
         raise ConfigError(f"data file {path}: expected an HDF5 file, got: {wrong}")
     try:
         if not h5py.is_hdf5(path):
-            raise ValueError(f"data file {path}: expected an HDF5 file, got something else")
+            raise ValueError(f"data file {path}: expected an HDF5 file, got something else{packed_by(path)}")
         about = os.stat(path)
         if not _heaps_are_whole(path, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)):
             raise ValueError(

@@ -23,10 +23,14 @@ __all__ = [
 ]
 
 
+def identity_of(layer: Layer) -> str:
+    """What tells a layer from others, where random numbers depend on it: its name, or else its place."""
+    return f"after {len(get_all_layers(layer)) - 1} layers" if layer.name is None else layer.name
+
+
 def salt_of(layer: Layer) -> int:
-    """What tells the random numbers of a layer from those of others: a hash of its name, or else of its place."""
-    identity = f"after {len(get_all_layers(layer)) - 1} layers" if layer.name is None else layer.name
-    return zlib.crc32(identity.encode())
+    """What tells the random numbers of a layer from those of others: a hash of its identity."""
+    return zlib.crc32(identity_of(layer).encode())
 
 
 def keys_of(input: Any, sample_keys: Any, shared_axes: Sequence[int] = ()) -> Any:

@@ -15,6 +15,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from theanompi.lasagne.layers import helper
 from theanompi.lasagne.layers.base import Incoming, Layer, MergeLayer
 from theanompi.lasagne.layers.dense import DenseLayer, known_or_symbolic_size
 from theanompi.lasagne.layers.input import InputLayer
+from theanompi.lasagne.layers.noise import identity_of, salt_of
 from theanompi.lasagne.utils import Shape, compatible, unroll_scan
 
 __all__ = ["CustomRecurrentLayer", "GRULayer", "Gate", "LSTMLayer", "RecurrentLayer"]
@@ -277,6 +279,9 @@ class CustomRecurrentLayer(_LoopLayer):
         self.nonlinearity = nonlinearities.identity if nonlinearity is None else nonlinearity
         self._check_shapes()
         self.hid_init = self._add_state("hid_init", hid_init, hidden_to_hidden.output_shape[1:])
+        within = helper.get_all_layers([input_to_hidden, hidden_to_hidden])
+        # As of any layer with random numbers: `get_output` sees to it that no other one has the same.
+        self.salt = salt_of(self) if any(getattr(one, "salt", None) is not None for one in within) else None
 
     def _check_shapes(self) -> None:
         samples, steps = self.input_shapes[0][:2]
@@ -314,19 +319,21 @@ class CustomRecurrentLayer(_LoopLayer):
         keys = kwargs.pop("sample_keys", None)
         drawn = [] if keys is None or kwargs.get("deterministic") else [_keys_of_steps(keys, x)]
 
-        def output(layer: Layer, rows: Any, keys: Sequence[Any]) -> Any:
-            return _output(layer, rows, {**kwargs, "sample_keys": keys[0]} if keys else kwargs)
+        def output(network: str, rows: Any, keys: Sequence[Any]) -> Any:
+            # Layers within have names and places among themselves only.
+            own = {"sample_keys": keys[0] + _number(f"{network} of {identity_of(self)}")} if keys else {}
+            return _output(getattr(self, network), rows, {**kwargs, **own})
 
         if self.precompute_input:
             keys_of_rows = [keys.flatten() for keys in drawn]
-            x = _at_each_step(lambda rows: output(self.input_to_hidden, rows, keys_of_rows), x)
+            x = _at_each_step(lambda rows: output("input_to_hidden", rows, keys_of_rows), x)
         else:
             parameters += helper.get_all_params(self.input_to_hidden)
 
         def step(row: Any, *others: Any) -> list[Any]:
             keys, hid = others[: len(drawn)], others[len(drawn)]
-            total = output(self.hidden_to_hidden, hid, keys)
-            total += row if self.precompute_input else output(self.input_to_hidden, row, keys)
+            total = output("hidden_to_hidden", hid, keys)
+            total += row if self.precompute_input else output("input_to_hidden", row, keys)
             return [self.nonlinearity(self._clipped(total))]
 
         initial = [self._initial("hid_init", inputs, samples)]
@@ -340,6 +347,11 @@ def _keys_of_steps(sample_keys: Any, x: Any) -> Any:
     """
     step = pt.arange(known_or_symbolic_size(x, 0), dtype="int64").dimshuffle(0, "x")
     return sample_keys.dimshuffle("x", 0) + step * _WEYL
+
+
+def _number(identity: str) -> np.int64:
+    """A number that is another one for each text."""
+    return np.frombuffer(blake2b(identity.encode(), digest_size=8).digest(), "<i8")[0]
 
 
 def _output(layer: Layer, x: Any, keywords: dict[str, Any]) -> Any:

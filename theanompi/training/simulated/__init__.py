@@ -51,7 +51,7 @@ from theanompi.training.stop import StopSignals
 
 def train_simulated(
     config: RunConfig,
-    devices: tuple[str, ...],
+    name: str,
     *,
     plan: bool,
     folder: RunFolder | None,
@@ -59,11 +59,11 @@ def train_simulated(
     progress: Progress,
     stop: StopSignals,
 ) -> None:
-    """Be all workers of a run, from the choice of the device to the last checkpoint.
+    """Be all workers of a run, from the making of the model to the last checkpoint.
 
     Parameters
     ----------
-    config, devices, plan, folder, comm, progress, stop
+    config, name, plan, folder, comm, progress, stop
         As for `theanompi.training.rank.train`.
 
     Raises
@@ -87,7 +87,7 @@ def train_simulated(
         world.baton,
         lambda rank: train(
             config if rank == 0 else replace(config, verbose=False),
-            devices,
+            name,
             plan=plan,
             folder=folder if rank == 0 else None,
             comm=cast(MPI.Intracomm, Communicator(world.meet, rank, size)),

@@ -26,10 +26,6 @@ class Communicator:
     def Get_size(self) -> int:  # noqa: D102, N802
         return self.size
 
-    def Split_type(self, kind: int) -> "MPI.Intracomm":  # noqa: D102, N802
-        # One process: each worker has the whole machine while it runs.
-        return MPI.COMM_SELF.Dup()
-
     def allgather(self, value: Any) -> list[Any]:  # noqa: D102
         return list(self._meet(self.rank, "allgather", value))
 
