@@ -130,8 +130,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             config.option.numprocesses, config.option.dist = 2, "worksteal"
 
 
+def pytest_collection() -> None:
+    """Look for no garbage while modules are imported: they stay."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Take what all modules have made out of the garbage collector's sight, which looks at it again and again."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

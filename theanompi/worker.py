@@ -8,6 +8,7 @@ import gc
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -97,8 +98,9 @@ def run(
         if places is not None:
             tell(ranks=places)
         progress.now("importing torch")
-        from theanompi.training.rank import find_model_class, settle, train
-        from theanompi.training.simulated import train_simulated
+        with _nothing_is_garbage():
+            from theanompi.training.rank import find_model_class, settle, train
+            from theanompi.training.simulated import train_simulated
 
         remove_left_behind()
         stack.callback(gc.unfreeze)  # what `train` has taken out of the garbage collector's sight
@@ -121,6 +123,18 @@ def run(
         comm.Barrier()
         if places is not None:
             tell(well=True)
+
+
+@contextlib.contextmanager
+def _nothing_is_garbage() -> Iterator[None]:
+    """Keep the garbage collector from looking again and again at what is imported, which stays."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def take_others_along() -> NoReturn:
