@@ -29,6 +29,7 @@ BELOW: dict[str, set[str]] = {
     "doctor": {"rules", "training"},
     "models": {"training"},
     "worker": {"training"},
+    "evaluator": {"worker"},
     "cli": {"doctor", "experiments", "models"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
