@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from theanompi import __version__
 from theanompi.config import (
     RANKS,
     ConfigError,
@@ -16,6 +17,7 @@ from theanompi.config import (
     RunConfig,
     add_arguments,
     from_args,
+    got,
     in_place_of,
     listed,
     one_line,
@@ -35,7 +37,7 @@ from theanompi.launch.job import EVALUATOR, WORKER, mpi_rank
 from theanompi.launch.mpirun import launched, world
 from theanompi.launch.session import Evaluation
 from theanompi.models import listing
-from theanompi.record.folder import find_checkpoint, to_use
+from theanompi.record.folder import CURVES_FILE, LOG_FILE, find_checkpoint, to_use
 from theanompi.rules import RunFailed, get_rule
 from theanompi.system.output import print_anything
 
@@ -131,9 +133,11 @@ def _launcher(doctor: bool = False) -> Parser:
             "'tmlauncher report DIR' reports on that again; "
             "'tmlauncher evaluate RUN' validates what a run has saved; "
             "'tmlauncher predict RUN FOLDER -o FILE.csv' says what images show; "
+            "'tmlauncher plot RUN ...' draws the curves of one run or several; "
             "'tmlauncher export RUN -o FILE' writes a run's weights as other programs read them; "
             "'tmlauncher models' lists the networks that are there.",
         )
+        parser.add_argument("--version", action="version", version=f"theanompi {__version__}")
     group = parser.add_argument_group("launcher")
     if doctor:
         group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -424,6 +428,45 @@ def _add_devices(parser: Parser, help: str) -> None:
     parser.add_argument("--device", "--devices", dest="devices", metavar="DEVICE", help=help)
 
 
+def _plot(argv: list[str]) -> int:
+    parser = Parser(
+        "tmlauncher plot",
+        "Draw the curves of a run from its log, also while it is going on; of several runs the metric that they are "
+        "compared by, and the loss, in one picture.",
+    )
+    parser.usage = "%(prog)s RUN ... [-o FILE.png]"
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE.png",
+        help=f"what to write (default: {CURVES_FILE} of the run, if it is one)",
+    )
+    args = parser.parse_args(argv)
+    # Only this command needs NumPy and matplotlib.
+    from theanompi.record.plots import plot_curves, plot_runs
+
+    with parser.one_line():
+        runs = [Path(run) for run in args.runs]
+        if args.out is None and len(runs) > 1:
+            raise ConfigError(f"out: expected -o FILE.png for a picture of {len(runs)} runs, got none")
+        out = Path(args.out or runs[0] / CURVES_FILE)
+        if out.suffix != ".png":
+            raise ConfigError(f"out: expected a name that ends with .png, got {got(str(out))}")
+        check_new(out, f"out {out}", overwrite=True)
+        try:
+            if len(runs) == 1:
+                plot_curves(runs[0] / LOG_FILE, out)
+            else:
+                plot_runs(runs, out)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        except OSError as error:
+            raise ConfigError(f"out {out}: expected to be written, got: {reason(error)}") from None
+    print(out)
+    return 0
+
+
 def _models(argv: list[str]) -> int:
     parser = Parser(
         "tmlauncher models",
@@ -468,6 +511,8 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
         return _evaluate(argv[1:])
     if argv[:1] == ["predict"]:
         return _predict(argv[1:])
+    if argv[:1] == ["plot"]:
+        return _plot(argv[1:])
     if argv[:1] == ["models"]:
         return _models(argv[1:])
     parser = _launcher()
