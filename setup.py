@@ -25,7 +25,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["theanompi", "theanompi.*"]),
-    package_data={"theanompi.data": ["*.h5"], "theanompi.device.ops": ["*.c"]},
+    package_data={"theanompi": ["py.typed"], "theanompi.data": ["*.h5"], "theanompi.device.ops": ["*.c"]},
     entry_points={
         "console_scripts": ["tmlauncher = theanompi.cli:main", "tmpack = theanompi.data.pack.command:main"]
     },

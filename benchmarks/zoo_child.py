@@ -273,7 +273,7 @@ def validated(model: Any) -> dict[str, float]:
     """What our validation says, by name."""
     for count in range(model.data.n_batch_val):
         model.val_iter(count, Unrecorded())
-    _, *sums = model.validation_sums().tolist()
+    _, *sums = model.validation_sums().sum(0).tolist()
     return {name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(model.reported.metrics)}
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
-from theanompi import BSP, cli
+from theanompi import BSP, __version__, cli
 from theanompi.config import EXCHANGES, RunConfig
 from theanompi.launch.ends import Account
 from theanompi.rules import RunFailed
@@ -255,6 +256,13 @@ def test_ctrl_c_ends_all_ranks(folder):
     assert "tmlauncher: BSP: 2 rank(s) ended by SIGINT after " in err
     assert "Traceback" not in err
     assert_gone([item["pid"] for item in facts(folder)])
+
+
+def test_the_version_is_told_also_by_the_package_as_a_program(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["theanompi", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("theanompi", run_name="__main__")
+    assert capsys.readouterr().out == f"theanompi {__version__}\n"
 
 
 EXAMPLE = ROOT / "examples" / "train_resnet50.py"

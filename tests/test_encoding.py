@@ -138,7 +138,7 @@ def test_curves_are_drawn_in_a_folder_of_any_name(tmp_path: Path) -> None:
     out.mkdir()
     line = '{"kind": "val", "epoch": 0, "iteration": 1, "images": 8, "loss": 1.0, "error": 0.5}\n'
     (out / "log.jsonl").write_text(line, encoding="utf-8")
-    assert printed(["-m", "theanompi.record.plots", str(out)], LATIN).endswith(b"\\u03b7/curves.png\n")
+    assert printed(["-m", "theanompi", "plot", str(out)], LATIN).endswith(b"\\u03b7/curves.png\n")
 
 
 def test_the_report_is_printed(tmp_path: Path) -> None:

@@ -24,12 +24,14 @@ BELOW: dict[str, set[str]] = {
     "exchange": {"device", "launch", "record"},
     "lib": set(),
     "training": {"lasagne", "data", "exchange", "rules", "lib"},
-    "rules": {"launch"},
+    "rules": {"launch", "record"},
     "experiments": {"rules", "record", "data"},
     "doctor": {"rules", "training"},
     "models": {"training"},
     "worker": {"training"},
+    "evaluator": {"worker"},
     "cli": {"doctor", "experiments", "models"},
+    "__main__": {"cli"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
 LIGHT = (

@@ -263,7 +263,7 @@ def test_a_loop_without_a_rule_trains_as_one_rank_does(
             other.update()
     for count in range(other.data.n_batch_val):
         other.val_iter(count, times)
-    items, loss, _, error, _, top5, _ = other.validation_sums()
+    items, loss, _, error, _, top5, _ = other.validation_sums().sum(0)
     other.cleanup()
     for name, weights in other.state_arrays().items():
         np.testing.assert_array_equal(model.state_arrays()[name], weights, err_msg=name)

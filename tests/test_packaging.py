@@ -56,12 +56,13 @@ def test_a_build_holds_the_package_its_data_and_the_models(tmp_path: Path) -> No
     expected = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "theanompi").rglob("*")
-        if file.suffix in (".py", ".h5", ".c")
+        if file.suffix in (".py", ".h5", ".c", ".typed")
     }
     assert {
         "theanompi/data/digits.h5",
         "theanompi/device/ops/rows.c",
         "theanompi/models/resnet50.py",
+        "theanompi/py.typed",
     } <= expected
     assert built == expected
 

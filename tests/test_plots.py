@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from theanompi.record.plots import plot_curves
+from theanompi.cli import main
+from theanompi.record.plots import plot_curves, plot_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -252,26 +253,69 @@ def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "curves.png").exists()
 
 
-def run(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "theanompi.record.plots", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def a_run(folder: Path, epochs: int, **names: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(epochs)))
+    if names:
+        (folder / "config.json").write_text(json.dumps(names))
+    return folder
 
 
-def test_the_command_draws_a_run_folder(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(2)))
-    result = run(tmp_path)
-    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'curves.png'}\n"), result.stderr
-    # Matplotlib may complain of fonts that its cache names and the machine has no more.
-    assert "Traceback" not in result.stderr
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
+def test_the_command_draws_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_run(tmp_path / "run", 2)
+    assert main(["plot", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run' / 'curves.png'}\n"
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
 
 
-def test_the_command_fails_in_one_line(tmp_path: Path) -> None:
-    result = run(tmp_path)
-    assert result.returncode == 1
-    assert (
-        result.stderr
-        == f"theanompi.record.plots: log {tmp_path / 'log.jsonl'}: expected a file, got none there\n"
+def test_several_runs_are_one_picture_with_a_name_for_each(tmp_path: Path, figures: list[Figure]) -> None:
+    runs = [a_run(tmp_path / name / "seed-0", epochs) for name, epochs in (("one", 2), ("two", 4))]
+    assert main(["plot", *map(str, runs), "-o", str(tmp_path / "both.png")]) == 0
+    (figure,) = figures
+    error, loss = figure.axes
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one/seed-0", "two/seed-0"]
+    assert [axes.get_title() for axes in (error, loss)] == ["Error", "Loss"]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in error.lines}
+    assert drawn["two/seed-0"] == [[1, 50], [2, 25], [3, pytest.approx(50 / 3)], [4, 12.5]]
+    assert error.get_xlabel() == "epoch" and error.get_ylabel() == "error (%)"
+    assert [line.get_color() for line in error.lines] == [line.get_color() for line in loss.lines]
+    # A run that has had no epoch yet has iterations only; and any number of runs has a colour each.
+    young = tmp_path / "young"
+    young.mkdir()
+    (young / "log.jsonl").write_text(json.dumps(lines(1)[0]) + "\n")
+    many = [a_run(tmp_path / str(i), 1) for i in range(12)]
+    assert main(["plot", str(young), *map(str, many), "-o", str(tmp_path / "many.png")]) == 0
+    assert figures[1].axes[0].get_xlabel() == "iteration"
+    assert len({str(line.get_color()) for line in figures[1].axes[0].lines}) == 13
+
+
+def test_a_run_that_blows_up_does_not_squeeze_the_others(tmp_path: Path, figures: list[Figure]) -> None:
+    runs = [a_run(tmp_path / str(i), 2) for i in range(3)]
+    log = runs[0] / "log.jsonl"
+    log.write_text(log.read_text().replace('"loss": 1.0', '"loss": 1e23'))
+    plot_runs(runs, tmp_path / "a.png")
+    error, loss = figures[0].axes
+    assert loss.get_ylim() == (0, 1.5) and loss.get_title() == "Loss, cut off at the top"
+    assert error.get_ylim() == (0, pytest.approx(52.5)) and error.get_title() == "Error"
+
+
+def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def line(*argv: object) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            main(["plot", *map(str, argv)])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert len(line) <= 300
+        return line.removeprefix("tmlauncher plot: error: ")
+
+    one, other = a_run(tmp_path / "one", 1), a_run(tmp_path / "other", 1, metrics=["nats"], metric="nats")
+    log = tmp_path / "log.jsonl"
+    assert line(tmp_path) == f"log {log}: expected a file, got none there"
+    assert line(one, other) == "out: expected -o FILE.png for a picture of 2 runs, got none"
+    assert line(one, "-o", "a.pdf") == "out: expected a name that ends with .png, got 'a.pdf'"
+    assert "expected a folder to write in" in line(one, "-o", tmp_path / "nowhere" / "a.png")
+    assert line(one, other, "-o", tmp_path / "a.png") == (
+        f"run {other}: expected error and loss, as {one} reports, got nats"
     )
 
 

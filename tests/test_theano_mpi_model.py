@@ -242,7 +242,7 @@ def test_a_class_names_what_it_reports(names: Any, metrics: Any, headline: str) 
     model.metric_names = names
     replica = TheanoMPIModel(model, RunConfig(sync_type="avg"), 0, 1)
     assert replica.reported[:2] == (metrics, headline)
-    assert len(replica.validation_sums()) == 1 + 2 * len(metrics)
+    assert replica.validation_sums().shape == (1, 1 + 2 * len(metrics))
 
 
 def test_a_class_with_errors_is_a_classifier() -> None:
@@ -306,7 +306,7 @@ def test_our_models_fulfil_the_contract_too() -> None:
         losses.setdefault((model.epoch, count), []).append(model.measures().sums["loss"][0])
         for batch in range(model.data.n_batch_val):
             model.val_iter(batch, recorder)
-        assert model.validation_sums()[0] == 360
+        assert model.validation_sums()[:, 0].sum() == 360
     model.adjust_hyperp(0)
     model.cleanup()
     # Without an update the same minibatch has the same loss, and others have others.

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from theanompi.rules import ASGD, BSP, EASGD, GOSGD
+    from theanompi.training.classifier import load
     from theanompi.training.model import Model
     from theanompi.training.objective import Objective, classification
 
 __version__ = "0.1.0"
-__all__ = ["ASGD", "BSP", "EASGD", "GOSGD", "Model", "Objective", "__version__", "classification"]
+__all__ = ["ASGD", "BSP", "EASGD", "GOSGD", "Model", "Objective", "__version__", "classification", "load"]
 
 _HOMES = {
     **dict.fromkeys(("ASGD", "BSP", "EASGD", "GOSGD"), "theanompi.rules"),
+    "load": "theanompi.training.classifier",
     "Model": "theanompi.training.model",
     "Objective": "theanompi.training.objective",
     "classification": "theanompi.training.objective",

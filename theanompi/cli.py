@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from theanompi import __version__
 from theanompi.config import (
     RANKS,
     ConfigError,
@@ -16,13 +17,15 @@ from theanompi.config import (
     RunConfig,
     add_arguments,
     from_args,
+    got,
     in_place_of,
     listed,
     one_line,
     read_as,
+    read_field,
 )
 from theanompi.config.cfgfile import read_cfg
-from theanompi.config.files import reason
+from theanompi.config.files import check_new, reason
 from theanompi.doctor.examination import examine
 from theanompi.experiments.file import read_experiment
 from theanompi.experiments.presets import SCALES
@@ -30,9 +33,11 @@ from theanompi.experiments.report import report
 from theanompi.experiments.runner import compare
 from theanompi.launch.check import check
 from theanompi.launch.hosts import read_hostfile, slurm_devices
-from theanompi.launch.job import WORKER, mpi_rank
+from theanompi.launch.job import EVALUATOR, WORKER, mpi_rank
 from theanompi.launch.mpirun import launched, world
+from theanompi.launch.session import Evaluation
 from theanompi.models import listing
+from theanompi.record.folder import CURVES_FILE, LOG_FILE, find_checkpoint, to_use
 from theanompi.rules import RunFailed, get_rule
 from theanompi.system.output import print_anything
 
@@ -126,9 +131,13 @@ def _launcher(doctor: bool = False) -> Parser:
             "'tmlauncher doctor [flags]' finds out beforehand whether it will work; "
             "'tmlauncher compare EXPERIMENT.toml' runs recipes side by side; "
             "'tmlauncher report DIR' reports on that again; "
+            "'tmlauncher evaluate RUN' validates what a run has saved; "
+            "'tmlauncher predict RUN FOLDER -o FILE.csv' says what images show; "
+            "'tmlauncher plot RUN ...' draws the curves of one run or several; "
             "'tmlauncher export RUN -o FILE' writes a run's weights as other programs read them; "
             "'tmlauncher models' lists the networks that are there.",
         )
+        parser.add_argument("--version", action="version", version=f"theanompi {__version__}")
     group = parser.add_argument_group("launcher")
     if doctor:
         group.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -359,6 +368,105 @@ def _export(argv: list[str]) -> int:
     return 0
 
 
+def _evaluate(argv: list[str]) -> int:
+    parser = Parser(
+        "tmlauncher evaluate",
+        "Validate what a run has saved, on any number of ranks, as the run itself does after an epoch, and print the "
+        "figures in words and as a line of its log. Nothing in the run's folder is changed.",
+    )
+    parser.usage = "%(prog)s RUN [flags]"
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or the checkpoint in it")
+    parser.add_argument(
+        "--data", metavar="DATA", help="another data set, whose validation items count (default: the run's)"
+    )
+    _add_devices(parser, "such as cpu,cpu: a rank on each (default: auto, one rank)")
+    args = parser.parse_args(argv)
+    with parser.one_line():
+        devices = _devices(None, None, args.devices and read_field("devices", args.devices)) or ("auto",)
+        checkpoint = find_checkpoint(args.run)
+        config = to_use(checkpoint, devices)
+        evaluation = Evaluation()
+        evaluation.start(
+            replace(config, init=str(checkpoint), data=args.data or config.data), module=EVALUATOR
+        )
+    try:
+        return evaluation.wait()
+    except RunFailed as failure:
+        print(one_line(f"tmlauncher: {failure}"), file=sys.stderr)
+        return failure.status
+
+
+def _predict(argv: list[str]) -> int:
+    parser = Parser(
+        "tmlauncher predict",
+        "Write a table with the five most probable classes of each image, as a run's network sees it in validation. "
+        "Files that show no picture are named and left out; the exit status is then 1.",
+    )
+    parser.usage = "%(prog)s RUN FOLDER|FILE ... -o FILE.csv [flags]"
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or the checkpoint in it")
+    parser.add_argument(
+        "paths", metavar="FOLDER|FILE", nargs="+", help="images; of a folder all that are in it and below"
+    )
+    parser.add_argument("-o", "--out", metavar="FILE.csv", required=True, help="what to write")
+    _add_devices(parser, "cpu, cuda:N or auto (default: auto)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a FILE.csv that is there")
+    args = parser.parse_args(argv)
+    out = Path(args.out)
+    with parser.one_line():
+        check_new(out, f"out {out}", overwrite=args.overwrite)
+        find_checkpoint(args.run)
+        # Only this command needs torch.
+        from theanompi.training.prediction import predict
+
+        try:
+            return predict(args.run, args.paths, out, args.devices or "auto")
+        except (ValueError, OSError) as error:
+            raise ConfigError(str(error)) from None
+
+
+def _add_devices(parser: Parser, help: str) -> None:
+    parser.add_argument("--device", "--devices", dest="devices", metavar="DEVICE", help=help)
+
+
+def _plot(argv: list[str]) -> int:
+    parser = Parser(
+        "tmlauncher plot",
+        "Draw the curves of a run from its log, also while it is going on; of several runs the metric that they are "
+        "compared by, and the loss, in one picture.",
+    )
+    parser.usage = "%(prog)s RUN ... [-o FILE.png]"
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE.png",
+        help=f"what to write (default: {CURVES_FILE} of the run, if it is one)",
+    )
+    args = parser.parse_args(argv)
+    # Only this command needs NumPy and matplotlib.
+    from theanompi.record.plots import plot_curves, plot_runs
+
+    with parser.one_line():
+        runs = [Path(run) for run in args.runs]
+        if args.out is None and len(runs) > 1:
+            raise ConfigError(f"out: expected -o FILE.png for a picture of {len(runs)} runs, got none")
+        out = Path(args.out or runs[0] / CURVES_FILE)
+        if out.suffix != ".png":
+            raise ConfigError(f"out: expected a name that ends with .png, got {got(str(out))}")
+        check_new(out, f"out {out}", overwrite=True)
+        try:
+            if len(runs) == 1:
+                plot_curves(runs[0] / LOG_FILE, out)
+            else:
+                plot_runs(runs, out)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        except OSError as error:
+            raise ConfigError(f"out {out}: expected to be written, got: {reason(error)}") from None
+    print(out)
+    return 0
+
+
 def _models(argv: list[str]) -> int:
     parser = Parser(
         "tmlauncher models",
@@ -399,6 +507,12 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
         return _report(argv[1:])
     if argv[:1] == ["export"]:
         return _export(argv[1:])
+    if argv[:1] == ["evaluate"]:
+        return _evaluate(argv[1:])
+    if argv[:1] == ["predict"]:
+        return _predict(argv[1:])
+    if argv[:1] == ["plot"]:
+        return _plot(argv[1:])
     if argv[:1] == ["models"]:
         return _models(argv[1:])
     parser = _launcher()

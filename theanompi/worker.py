@@ -8,7 +8,7 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -67,42 +67,25 @@ def run(
                 folder = take(config)
             except Exception as caught:  # the other ranks wait for this one where MPI starts
                 error = caught
-        # Before MPI starts: what it has begun has to be cleaned up by its own end.
-        stop = stack.enter_context(StopSignals(heed=config.save_on_signal))
-        from mpi4py import MPI
-
-        from theanompi.training.ranks import agree, check_launcher, forget_shared_memory, guarded
-        from theanompi.training.watchdog import Watchdog
-
         progress = Progress()
-        comm = MPI.COMM_WORLD if comm is None else comm
-        check_launcher()
-        forget_shared_memory(comm)
-        # Every rank has to hear of it, or the others would wait.
-        agree(comm, error)
-        launched = LAUNCHER in os.environ
 
         def last_words(saved: int | None) -> str:
             out = config.out or ""
             there = os.path.exists(os.path.join(out, CHECKPOINT_FILE))
             return (
-                "" if launched else what_is_saved(saved if there else None, out, resumable=progress.resumable)
+                ""
+                if LAUNCHER in os.environ
+                else what_is_saved(saved if there else None, out, resumable=progress.resumable)
             )
 
-        stack.enter_context(guarded(comm, progress, last_words))
-        stack.enter_context(
-            Watchdog(comm, progress, stall_seconds=config.stall_seconds, abort=config.stall_abort)
+        comm, stop = stack.enter_context(
+            rank_of(config, comm, progress, error, last_words, heed=config.save_on_signal)
         )
-        stop.set_up()
-        places = comm.gather((platform.node(), os.getpid()))
-        if places is not None:
-            tell(ranks=places)
-        progress.now("importing torch")
-        with _nothing_is_garbage():
+        with nothing_is_garbage():
             from theanompi.training.rank import find_model_class, settle, train
+            from theanompi.training.ranks import agree
             from theanompi.training.simulated import train_simulated
 
-        remove_left_behind()
         stack.callback(gc.unfreeze)  # what `train` has taken out of the garbage collector's sight
         given = config
         config, device = settle(given, devices, comm, progress)
@@ -112,7 +95,7 @@ def run(
             except ConfigError as caught:
                 error = caught
         agree(comm, error)
-        if places is not None:
+        if comm.Get_rank() == 0:
             tell(out=config.out)
             if given.data is None and config.data is not None and config.verbose and not plan:
                 place = DATA.get(find_model_class(config).__module__)
@@ -120,13 +103,65 @@ def run(
                 print(f"no data set was given: {config.modelclass} takes {config.data}{instead}", flush=True)
         be = train if config.workers_simulated is None else train_simulated
         be(config, device, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
+
+
+@contextlib.contextmanager
+def rank_of(
+    config: RunConfig,
+    comm: "MPI.Intracomm | None",
+    progress: Progress,
+    error: Exception | None = None,
+    last_words: Callable[[int | None], str] = lambda saved: "",
+    *,
+    heed: bool = False,
+) -> Iterator[tuple["MPI.Intracomm", StopSignals]]:
+    """Be a rank among others within the block: none of them outlives a failure of another, and a stall is spoken of.
+
+    Parameters
+    ----------
+    config : RunConfig
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks; all there are by default. When one fails, all there are end.
+    progress : Progress
+        Told what this rank is doing.
+    error : Exception, optional
+        What this rank has found before: all end with it.
+    last_words : callable
+        As for `theanompi.training.ranks.guarded`.
+    heed : bool
+        Whether signals ask for an end in good order.
+    """
+    with contextlib.ExitStack() as stack:
+        # Before MPI starts: what it has begun has to be cleaned up by its own end.
+        stop = stack.enter_context(StopSignals(heed=heed))
+        from mpi4py import MPI
+
+        from theanompi.training.ranks import agree, check_launcher, forget_shared_memory, guarded
+        from theanompi.training.watchdog import Watchdog
+
+        comm = MPI.COMM_WORLD if comm is None else comm
+        check_launcher()
+        forget_shared_memory(comm)
+        # Every rank has to hear of it, or the others would wait.
+        agree(comm, error)
+        stack.enter_context(guarded(comm, progress, last_words))
+        stack.enter_context(
+            Watchdog(comm, progress, stall_seconds=config.stall_seconds, abort=config.stall_abort)
+        )
+        stop.set_up()
+        places = comm.gather((platform.node(), os.getpid()))
+        if places is not None:
+            tell(ranks=places)
+        progress.now("importing torch")
+        remove_left_behind()
+        yield comm, stop
         comm.Barrier()
         if places is not None:
             tell(well=True)
 
 
 @contextlib.contextmanager
-def _nothing_is_garbage() -> Iterator[None]:
+def nothing_is_garbage() -> Iterator[None]:
     """Keep the garbage collector from looking again and again at what is imported, which stays."""
     collects = gc.isenabled()
     gc.disable()

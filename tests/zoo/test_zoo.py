@@ -220,7 +220,7 @@ def validated(model: Model) -> tuple[float, float]:
     """Loss and error of the examples, which are those of training, without dropout."""
     for count in range(model.data.n_batch_val):
         model.val_iter(count, Unrecorded())
-    _, loss, weights, error, *_ = model.validation_sums()
+    _, loss, weights, error, *_ = model.validation_sums().sum(0)
     return loss / weights, error / weights
 
 

@@ -145,6 +145,42 @@ def read_text(path: str | os.PathLike[str], what: str, kind: str = "text file") 
     raise ConfigError(f"{what}: expected a readable {kind}, got {got(os.fspath(path))} ({wrong})")
 
 
+def check_new(path: str | os.PathLike[str], what: str, *, overwrite: bool) -> None:
+    """Check that a file may be written under a name.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What it is to the user, such as "weights a.npz".
+    overwrite
+        Whether one that is there may be replaced.
+
+    Raises
+    ------
+    theanompi.config.ConfigError
+        If there is something of that name, or no folder to write it in.
+
+    Examples
+    --------
+    >>> check_new("nowhere/a.csv", "out nowhere/a.csv", overwrite=False)
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: out nowhere/a.csv: expected a folder to write in, got 'nowhere' (No such \
+file or directory)
+    """
+    folder = os.path.dirname(os.fspath(path)) or "."
+    wrong = trouble(folder) or "a file"
+    if wrong == "a folder" and not os.access(folder, os.W_OK | os.X_OK):
+        wrong = os.strerror(errno.EACCES)
+    if wrong != "a folder":
+        raise ConfigError(f"{what}: expected a folder to write in, got {got(folder)} ({wrong})")
+    if os.path.isdir(path) or (os.path.lexists(path) and not overwrite):
+        hint = "a folder" if os.path.isdir(path) else "one; --overwrite replaces it"
+        raise ConfigError(f"{what}: expected no file of this name, got {hint}")
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], rest: str = "") -> Iterator[None]:
     """Turn the operating system's refusal to write a file of a run into one line.

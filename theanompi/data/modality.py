@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.config import ConfigError, RunConfig
+from theanompi.config import ConfigError, RunConfig, listed
 from theanompi.data.reading.random import sample_keys
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from theanompi.data.store.schema import Split
 
+
+# Of what a message shows of a value.
+_MOST_SHOWN = 60
 
 VALIDATION = -1
 """The epoch whose keys items of validation have."""
@@ -108,6 +111,8 @@ class Modality(ABC):
         Numbers in a row.
     reader : ReaderClass
         What reads items in a loader process.
+    for_networks : tuple of str
+        Attributes of the data file, spelt as words, on which it depends which networks can take its items.
 
     Raises
     ------
@@ -117,6 +122,7 @@ class Modality(ABC):
 
     name: ClassVar[str]
     noun: str = "items"
+    for_networks: ClassVar[tuple[str, ...]] = ("class names",)
     read: Mapping[str, Field]
     given: Mapping[str, Field]
     columns: int
@@ -138,6 +144,31 @@ class Modality(ABC):
     def item_name(self, split: Split, i: int) -> str:
         """What messages call item `i`: "train item 7"."""
         return f"{split} {self.noun.removesuffix('s')} {i}"
+
+    def see_as(self, other: Modality) -> None:
+        """Let a network that was trained on the items of another one see these as it saw those.
+
+        Parameters
+        ----------
+        other : Modality
+            Of the same kind and settings.
+
+        Raises
+        ------
+        ConfigError
+            If that network cannot take these items.
+        """
+        for what, ours, theirs in zip(
+            self.for_networks, self._seen_by_networks(), other._seen_by_networks(), strict=True
+        ):
+            if ours != theirs:
+                raise ConfigError(
+                    f"data file {self.dataset.path}: expected {what} as in {other.dataset.path}, {_shown(theirs)}, got "
+                    f"{_shown(ours)}"
+                )
+
+    def _seen_by_networks(self) -> list[Any]:
+        return [getattr(self.dataset, name.replace(" ", "_"), None) for name in self.for_networks]
 
     def keys(self, epoch: int | None, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """A random key for each item, int64 (n,); in validation those of an epoch of its own, the same each time."""
@@ -181,3 +212,12 @@ class Modality(ABC):
         dict of str to Variable
             Always with ``weights`` float32 (n,) and ``keys`` int64 (n,).
         """
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: how many names, if it has some, and the first and last of them."""
+    if isinstance(value, list):
+        return f"{len(value)} ({listed(map(str, value), _MOST_SHOWN)})"
+    if isinstance(value, Mapping):
+        return listed((f"{name}: {field}" for name, field in value.items()), _MOST_SHOWN)
+    return "none" if value is None else str(value)

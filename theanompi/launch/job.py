@@ -28,6 +28,9 @@ from theanompi.system.output import put
 from theanompi.system.processes import Process, children, has_variable, look_up
 
 WORKER = "theanompi.worker"
+"""The module of a rank that trains."""
+EVALUATOR = "theanompi.evaluator"
+"""The module of a rank that validates what was trained."""
 PATIENCE = 20.0
 """Seconds in which mpirun has to have a process of its own to wait for: one that has none waits for ever."""
 GRACE = 10.0

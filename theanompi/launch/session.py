@@ -34,7 +34,7 @@ ATTRIBUTES = {
 """By the name of an attribute of a rule, the field of `RunConfig` that it sets."""
 
 # What a rule's class says of itself.
-_OF_A_RULE = ("name", "lockstep", "sums_gradients", "Settings")
+_OF_A_RULE = ("name", "lockstep", "sums_gradients", "Settings", "trains")
 
 
 class RunFailed(RuntimeError):
@@ -59,6 +59,8 @@ class Session(ABC):
     name: ClassVar[str]
     Settings: ClassVar[type] = NoSettings
     """A frozen dataclass of settings of its own, such as ``--set rule.NAME=VALUE``: see `theanompi.config.plugins`."""
+    trains: ClassVar[bool] = True
+    """Whether what is started leaves a run behind, which the last line then speaks of."""
 
     def __init__(self) -> None:
         self._config: RunConfig | None = None
@@ -222,10 +224,10 @@ class Session(ABC):
         if status:
             who = account.deaths[:2] or [account.guess][: bool(account.guess)]
             parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *who]
-            if account.ranks:
+            if account.ranks and self.trains:
                 parts.append(what_is_saved(account.saved, account.out, resumable=account.resumable))
             raise RunFailed("; ".join(parts), status, account.deaths)
-        if not self._silent:
+        if self.trains and not self._silent:
             put(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s\n".encode())
         return 0
 
@@ -244,6 +246,13 @@ class Session(ABC):
         set_algorithm(config.allreduce_algorithm)
         prepare_rank(config.devices)
         importlib.import_module(module).run(config, config.devices, plan)
+
+
+class Evaluation(Session):
+    """The ranks of ``tmlauncher evaluate``, which leave nothing behind."""
+
+    name = "evaluate"
+    trains = False
 
 
 def _wanted(devices: str | Iterable[str]) -> str | Iterable[str]:

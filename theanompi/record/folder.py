@@ -1,6 +1,7 @@
 """A run's folder: which files are in it, who is at work in it, and that no run in it is lost."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -8,12 +9,13 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from theanompi.config import ConfigError, is_text
-from theanompi.config.files import read_text, reason, writing
+from theanompi.config import ConfigError, RunConfig, got, is_text
+from theanompi.config.files import read_text, reason, trouble, writing
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -220,6 +222,94 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
         What `theanompi.config.RunConfig` was resolved to, as JSON values, and `NO_SETTINGS`.
     """
     replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def find_checkpoint(run: str | os.PathLike[str]) -> Path:
+    """Find the checkpoint of a run, with ``config.json`` beside it.
+
+    Parameters
+    ----------
+    run : str or path
+        The folder of a run, or the checkpoint in it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such run, or it has no checkpoint yet.
+
+    Examples
+    --------
+    >>> find_checkpoint("nowhere")
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.ConfigError: run: expected a run's folder or its checkpoint, got 'nowhere' (No such file \
+or directory)
+    """
+    path = Path(run)
+    wrong = trouble(path)
+    if wrong == "a folder":
+        folder, path = path, path / CHECKPOINT_FILE
+    elif wrong:
+        raise ConfigError(
+            f"run: expected a run's folder or its checkpoint, got {got(os.fspath(run))} ({wrong})"
+        )
+    else:
+        folder = path.parent
+    for name, words in ((CONFIG_FILE, "with its settings"), (path.name, "which the run has saved")):
+        wrong = trouble(folder / name)
+        if wrong:
+            raise ConfigError(
+                f"run {folder}: expected {name}, {words}, got "
+                f"{'none there' if wrong == os.strerror(errno.ENOENT) else wrong}"
+            )
+    return path
+
+
+def read_settings_of(folder: Path) -> RunConfig:
+    """Read the settings of the run in a folder.
+
+    Raises
+    ------
+    ConfigError
+        If ``config.json`` is not there, damaged, or has what no run writes.
+    """
+    about = read_json(folder / CONFIG_FILE)
+    try:
+        return RunConfig.from_dict({name: value for name, value in about.items() if name not in NO_SETTINGS})
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from None
+
+
+def to_use(checkpoint: Path, devices: tuple[str, ...]) -> RunConfig:
+    """Give the settings to build a run's model with, and none of how it was trained by several.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        As from `find_checkpoint`.
+    devices : tuple of str
+        On which it is used.
+
+    Raises
+    ------
+    ConfigError
+        As `read_settings_of`.
+    """
+    config = read_settings_of(checkpoint.parent)
+    settings = {k: v for k, v in config.settings.items() if not k.startswith(("rule.", "clock."))}
+    return replace(
+        config,
+        devices=devices,
+        settings=settings,
+        rule="BSP",
+        sync_type="cdd",
+        workers_simulated=None,
+        allreduce_algorithm=None,
+        init=None,
+        resume=False,
+        overwrite=False,
+        verbose=False,
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

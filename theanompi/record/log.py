@@ -9,7 +9,7 @@ from typing import Any
 
 from theanompi.config import ConfigError, got, is_text, listed
 from theanompi.config.files import read_bytes, reason
-from theanompi.record.metrics import is_fraction
+from theanompi.record.metrics import is_fraction, mean_of
 
 # The phases that `Recorder.end` takes, and what each is called in a timeline.
 PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
@@ -196,6 +196,30 @@ def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
             f"{last}; remove the log to go on without it"
         )
     return [r for r in records if r["iteration"] <= iteration]
+
+
+def validation_record(
+    metrics: Sequence[str], epoch: int, iteration: int, items: int, sums: Mapping[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """Make the record of a validation.
+
+    Parameters
+    ----------
+    metrics : sequence of str
+        Their names, in the order of the log.
+    epoch, iteration : int
+        After which it was.
+    items : int
+    sums : mapping of str to (float, float)
+        Of each metric the weighted sum and the sum of the weights.
+
+    Examples
+    --------
+    >>> validation_record(["mae"], 0, 45, 4, {"mae": (6.0, 4.0)})
+    {'kind': 'val', 'epoch': 0, 'iteration': 45, 'mae': 1.5, 'items': 4}
+    """
+    means = {name: mean_of(name, *sums.get(name, (0.0, 0.0))) for name in metrics}
+    return {"kind": "val", "epoch": epoch, "iteration": iteration, **means, "items": items}
 
 
 def json_line(record: dict[str, Any]) -> str:

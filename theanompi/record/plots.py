@@ -1,22 +1,26 @@
-"""The curves of a run, drawn from its log.
+"""The curves of a run, drawn from its log, and those of several runs in one picture.
 
-``python -m theanompi.record.plots RUN_FOLDER`` draws them again, also while the run is going on.
+``tmlauncher plot RUN`` draws them again, also while the run is going on.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from theanompi.record.folder import CONFIG_FILE, CURVES_FILE, LOG_FILE, read_json
+from theanompi.config import ConfigError
+from theanompi.record.folder import CONFIG_FILE, LOG_FILE, read_json
 from theanompi.record.log import EXPOSED, HIDDEN, read_log
 from theanompi.record.metrics import CLASSIFIER, Reported, as_text, is_fraction, reported
-from theanompi.system.output import print_anything
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc3311", "#222222"
 # Of several losses in one panel, which tell training and validation apart by the line.
 _LOSSES = (_TRAIN, _VALIDATION, "#228833", "#ee7733", "#aa3377", "#ccbb44", "#66ccee")
+# Of several runs in one panel.
+_RUNS = ("#4477aa", "#cc3311", "#228833", "#ee7733", "#aa3377", "#ccbb44", "#66ccee", "#222222", "#999999")
+# How far their panel goes, as a multiple of the median of the highest values of all.
+_ROOM = 1.5
 # Colour and name of each kind of work, in the order in which they are stacked.
 _SHARES = {
     "calc": ("#4477aa", "compute"),
@@ -172,6 +176,113 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     figure.savefig(png_path)
 
 
+def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
+    """Draw the headline metric and the loss of several runs against epochs, or iterations if one has had no epoch yet.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        Of runs that report the same headline metric and first loss.
+    png_path : str or Path
+        The picture, 1650 pixels wide.
+
+    Raises
+    ------
+    ValueError
+        As `plot_curves`, and if they report other things.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    runs = [_read_run(Path(folder)) for folder in folders]
+    about = runs[0].about
+    names = list(dict.fromkeys((about.headline, about.losses[0])))
+    for run in runs:
+        others = list(dict.fromkeys((run.about.headline, run.about.losses[0])))
+        if others != names:
+            raise ConfigError(
+                f"run {run.folder}: expected {' and '.join(names)}, as {runs[0].folder} reports, got "
+                f"{' and '.join(others)}"
+            )
+    by_epochs = all(run.per_epoch for run in runs)
+    many = len(runs) > len(_RUNS)
+    colours = colormaps["viridis"](np.linspace(0, 0.95, len(runs))) if many else _RUNS
+    # A row of the legend is as high as a line of its text.
+    columns = 1 if len(runs) < 5 else 2
+    figure = Figure(figsize=(11, 4.6 + 0.18 * -(-len(runs) // columns)), dpi=150, layout="constrained")
+    panels: list[Any] = [figure.add_subplot(1, len(names), i + 1) for i in range(len(names))]
+    for axes, name in zip(panels, names, strict=True):
+        scale = 100 if is_fraction(name) else 1
+        highest, lowest = list[float](), 0.0
+        for run, colour, label in zip(runs, colours, _labels([run.folder for run in runs]), strict=False):
+            unit, drawn = run.per_epoch if by_epochs else 1, []
+            for records, style in (
+                (run.train, {"lw": 0.8, "alpha": 0.45, "ls": "--"}),
+                (run.val, {"lw": 1.6, "label": label, "marker": "o", "markersize": 3}),
+            ):
+                x, y = _known(_column(records, "iteration") / (unit or 1), scale * _column(records, name))
+                axes.plot(x, y, color=colour, **style)
+                drawn += y.tolist()
+            highest.append(max(drawn, default=0.0))
+            lowest = min([lowest, *drawn])
+        # One that blows up leaves the others their room.
+        end = min(1.05 * max(highest), _ROOM * float(np.median(highest)))
+        cut = lowest >= 0 and 0 < end < max(highest)
+        if lowest >= 0 and end > 0:
+            axes.set_ylim(0, end)
+        axes.set_title(name.capitalize() + ", cut off at the top" * cut, fontsize=11)
+        axes.set_ylabel(f"{name} (%)" if scale == 100 else name)
+        axes.set_xlabel("epoch" if by_epochs else "iteration")
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25, lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        title="solid: validation, dashed: training",
+        title_fontsize=8,
+    )
+    figure.savefig(png_path)
+
+
+class _Run(NamedTuple):
+    folder: Path
+    about: Reported
+    train: list[dict[str, Any]]
+    val: list[dict[str, Any]]
+    per_epoch: int | None
+
+
+def _read_run(folder: Path) -> _Run:
+    records = read_log(folder / LOG_FILE)
+    train, val = ([r for r in records if r["kind"] == kind] for kind in ("train", "val"))
+    if not train and not val:
+        raise ValueError(
+            f"log {folder / LOG_FILE}: expected lines of kind 'train' or 'val', got none to draw"
+        )
+    # A validation is at the end of an epoch.
+    per_epoch = val[0]["iteration"] // (val[0]["epoch"] + 1) if val else None
+    return _Run(folder, _reported(folder), train, val, per_epoch or None)
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Name folders without what all their paths begin with.
+
+    >>> _labels([Path("runs/a/seed-0"), Path("runs/b/seed-0")]), _labels([Path("runs/a")])
+    (['a/seed-0', 'b/seed-0'], ['a'])
+    """
+    parts = [folder.resolve().parts if folder.name in ("", "..") else folder.parts for folder in folders]
+    shared = 0
+    while all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
+        shared += 1
+    return ["/".join(p[shared:]) for p in parts]
+
+
 def _stack(axes: Any, at: np.ndarray, shares: dict[str, np.ndarray], hatched: bool = False) -> None:
     """Draw shares of intervals on top of each other; an interval ends at its position."""
     x = np.concatenate([[0.0], at])
@@ -220,22 +331,3 @@ def _column(records: list[dict[str, Any]], name: str, missing: float | None = No
     """
     values = (record.get(name, missing) for record in records)
     return np.array(list(values), dtype=float)
-
-
-def main() -> None:
-    """Draw the curves of the run folder that the command line names."""
-    print_anything()
-    parser = argparse.ArgumentParser(
-        prog="python -m theanompi.record.plots", description="Draw the curves of a run."
-    )
-    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help=f"where the run's {LOG_FILE} is")
-    folder: Path = parser.parse_args().folder
-    try:
-        plot_curves(folder / LOG_FILE, folder / CURVES_FILE)
-    except ValueError as error:
-        raise SystemExit(f"theanompi.record.plots: {error}") from None
-    print(folder / CURVES_FILE)
-
-
-if __name__ == "__main__":
-    main()

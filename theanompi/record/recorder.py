@@ -88,6 +88,7 @@ from theanompi.record.log import (
     check_metrics,
     json_line,
     records_until,
+    validation_record,
 )
 from theanompi.record.meetings import Meetings, Told, meeting_record
 from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
@@ -464,13 +465,7 @@ class Recorder:
             As for `train`.
         """
         self.flush()
-        record: dict[str, Any] = {
-            "kind": "val",
-            "epoch": int(epoch),
-            "iteration": int(iteration),
-            **{name: mean_of(name, *sums.get(name, (0.0, 0.0))) for name in self._reported.metrics},
-            "items": int(items),
-        }
+        record = validation_record(self._reported.metrics, int(epoch), int(iteration), int(items), sums)
         self._write(record)
         about, trained = self._reported, self._epochs.pop(epoch, Totals(self._reported.metrics)).means()
         self._say(

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from theanompi.config import ConfigError, got, shortened
-from theanompi.config.files import reason, trouble, writing
+from theanompi.config.files import check_new, reason, trouble, writing
 from theanompi.record import checkpoint, pickles
 from theanompi.record.folder import CHECKPOINT_FILE
 
@@ -309,8 +309,7 @@ def check_out(path: str | Path, *, overwrite: bool) -> None:
         raise ConfigError(
             f"weights {path}: expected a name that ends with {', '.join(ENDINGS)}, got {got(ending)}"
         )
-    if os.path.lexists(path) and not overwrite:
-        raise ConfigError(f"weights {path}: expected no file of this name, got one; --overwrite replaces it")
+    check_new(path, f"weights {path}", overwrite=overwrite)
 
 
 def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:

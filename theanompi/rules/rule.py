@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-from theanompi.config import ConfigError, RunConfig, read_settings
+from theanompi.config import ConfigError, RunConfig, read_settings, run_folder
 from theanompi.launch.mpirun import launched
 from theanompi.launch.session import Session
+from theanompi.record.result import Result
 
 if TYPE_CHECKING:
     from theanompi.exchange import Exchanger
@@ -68,6 +69,21 @@ class Rule(Session):
             if module == "__main__":
                 module = Path(getattr(sys.modules[module], "__file__", None) or module).stem
             cls.name = f"{module}.{cls.__qualname__}"
+
+    @property
+    def result(self) -> Result:
+        """What is in the folder of the run that `init` has started; after `wait`, what it has come to.
+
+        Raises
+        ------
+        RuntimeError
+            Without `init` before it.
+        ConfigError, ValueError
+            As `theanompi.record.result.Result`.
+        """
+        if self._config is None:
+            raise RuntimeError(f"{self.name}.result: expected a call of init before it, got none")
+        return Result(run_folder(self._config))
 
     @abstractmethod
     def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":

@@ -6,9 +6,9 @@ import numpy as np
 from mpi4py import MPI
 
 from theanompi import device
-from theanompi.config import ConfigError, RunConfig
+from theanompi.config import ConfigError
 from theanompi.config.modules import look_in_current_folder
-from theanompi.record.folder import CONFIG_FILE, NO_SETTINGS, read_json
+from theanompi.record.folder import read_settings_of
 from theanompi.record.weights import Weights
 from theanompi.rules import get_rule
 from theanompi.training.model import Model
@@ -26,8 +26,7 @@ def for_torch(weights: Weights) -> dict[str, np.ndarray]:
     ConfigError
         If there are no settings, or the model cannot be built.
     """
-    about = read_json(weights.path.parent / CONFIG_FILE)
-    config = RunConfig.from_dict({name: value for name, value in about.items() if name not in NO_SETTINGS})
+    config = read_settings_of(weights.path.parent)
     look_in_current_folder()
     device.use("cpu")
     settings = replace(config, devices=("cpu",), init=None, resume=False, verbose=False)

@@ -204,8 +204,8 @@ def validation_function(
     weights : float32 vector (n,)
         1, or 0 for the padding of the last batch.
     sums : DeviceSharedVariable, float64 vector
-        The function adds to it the items, and for each loss, then for each metric, its weighted sum and the sum of the
-        weights.
+        The function puts the batch's items there, and for each loss, then for each metric, its weighted sum and the sum
+        of the weights.
     mode : pytensor mode
     """
     n = weights.type.shape[0]
@@ -221,6 +221,6 @@ def validation_function(
         for values in objective.metrics.values():
             metrics += [pt.sum(pt.cast(weight * values, "float64")), counted]
     new = [items, *losses, *metrics]
-    function = pytensor.function([], [], updates=[(sums, sums + pt.stack(new))], mode=mode)
+    function = pytensor.function([], [], updates=[(sums, pt.stack(new))], mode=mode)
     function.trust_input = True
     return function

@@ -28,10 +28,10 @@ when one of them is asked to stop or its loss is not finite, each after the iter
 ``meet``); after that each goes on with its own weights (`Rule.go_on`).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 
 from theanompi.record.progress import Progress
@@ -172,20 +172,57 @@ def validate(
     Raises
     ------
     RuntimeError
+        As `validation_of`.
+    """
+    recorder.validation(epoch, iteration, *validation_of(replica, comm, recorder, stop, progress))
+
+
+def validation_of(
+    replica: Replica, comm: MPI.Comm, recorder: Any, stop: StopSignals, progress: Progress
+) -> tuple[int, dict[str, tuple[float, float]]]:
+    """Validate on every rank's share of the items.
+
+    Parameters
+    ----------
+    replica : Replica
+    comm : mpi4py.MPI.Comm
+    recorder : Recorder or None
+    stop : StopSignals
+    progress : Progress
+
+    Returns
+    -------
+    items : int
+        Of all ranks.
+    sums : dict of str to (float, float)
+        By the name of a loss or metric, its weighted sum and the sum of the weights over all ranks. Rounded once, so
+        that they do not depend on who has validated which batches.
+
+    Raises
+    ------
+    RuntimeError
         If not every item of the data set was counted exactly once.
     """
     batches = replica.data.n_batch_val
     for count in range(batches):
         progress.now(f"validating, batch {count + 1} of {batches}")
         replica.val_iter(count, recorder)
-    sums = np.array([*replica.validation_sums(), stop.asked], dtype=float)
+    rows = replica.validation_sums().tolist()
     progress.now("validating")
     with progress.waiting("waiting for the other ranks"):
-        comm.Allreduce(MPI.IN_PLACE, sums)
-    items, *values, asked = sums.tolist()
-    stop.agreed = asked > 0
+        told = comm.allgather((rows, stop.asked))
+    stop.agreed = any(asked for _, asked in told)
+    items, *values = map(_sum, zip(*(row for rows, _ in told for row in rows), strict=True))
     expected = replica.n_validated()
     if expected is not None and items != expected:
         raise RuntimeError(f"validation: expected each of the {expected} items once, counted {items:g}")
-    pairs = dict(zip(replica.reported.metrics, zip(values[::2], values[1::2], strict=True), strict=True))
-    recorder.validation(epoch, iteration, int(items), pairs)
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return int(items), dict(zip(replica.reported.metrics, pairs, strict=True))
+
+
+def _sum(values: Iterable[float]) -> float:
+    """The sum as if it were exact and rounded once, in any order; NaN where there is none."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # too large, or infinities of both signs
+        return math.nan

@@ -18,6 +18,7 @@ with the sync type ``avg``, whatever library it is built with: see :mod:`theanom
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -176,6 +177,7 @@ class Model:
         )
         self._stop = device.shared(np.float32(0), "stop")
         self._validation_sums = device.shared(np.zeros(1 + 2 * len(names)), "validation_sums")
+        self._validated_batches: list[torch.Tensor] = []
         self._exchangers: Sequence[Exchanger] = ()
         self._gradients: list[Callable[[], None]] = []
         self._updates: list[Callable[[], Any]] = []
@@ -255,6 +257,21 @@ class Model:
                 "got none"
             )
         return classification(get_output(self.network, batch["images"]), batch["labels"])
+
+    def scores(self, batch: Mapping[str, Variable]) -> Variable:
+        """Say what the class scores of a classifier of pictures are, for predictions; by default its first output.
+
+        Parameters
+        ----------
+        batch : mapping of str to Variable
+            With ``images``, as for `build`.
+
+        Returns
+        -------
+        float32 (n, classes)
+            Class scores, or their softmax.
+        """
+        return get_output(self._outputs()[0], batch["images"])
 
     def optimizer(self, objective: Objective) -> Optimizer:
         """Make the optimizer of an objective; by default the run's setting ``optimizer``."""
@@ -338,9 +355,40 @@ class Model:
                     mode=mode(),
                 )
             )
+        self.compile_validation()
+
+    def compile_validation(self) -> None:
+        """Compile the validation function alone."""
+        run = self.config
         self._validate = validation_function(
-            self._validated.objectives, self._batches[False]["weights"], self._validation_sums, mode()
+            self._validated.objectives,
+            self._batches[False]["weights"],
+            self._validation_sums,
+            device.mode(precision=run.precision, return_internal_type=True, capture=run.cuda_graph),
         )
+
+    def validate_on(self, data: str) -> None:
+        """Let validations be of another data set, whose items are seen as those of training are.
+
+        Parameters
+        ----------
+        data : str
+            Of items that fit the network; for `theanompi.data.open_dataset`.
+
+        Raises
+        ------
+        ConfigError, ValueError
+            If they do not, or there is no such data set.
+        """
+        run = self.config
+        assert run.batch_size
+        items = Items(self.modality, replace(run, data=data), self.rank, self.size)
+        items.modality.see_as(self.data.modality)
+        self.data.close()
+        self.data, self.dataset = items, items.dataset
+        self.inputs = Inputs(items.modality, run.batch_size)
+        self._batches[False] = items.modality.graph(self.inputs.variables, False)
+        self._validated = trace(self, self._batches[False], run.batch_size, training=False)
 
     def due(self, count: int) -> list[int]:
         """Which objectives are updated at position `count` of the epoch that `epoch` names, in their order."""
@@ -444,17 +492,17 @@ class Model:
         alone = isinstance(recorder, TheanoMPIRecorder)
         if alone:
             count = self._val_position
-        before = self.validation_sums() if alone and count else np.zeros(1 + 2 * len(self.reported.metrics))
         if count == 0:
-            self._validation_sums.tensor.zero_()
+            self._validated_batches = []
             self._feed = Feed(self.inputs, self.data.validation())
             self._next = None  # the training's stream is over
         self._feed.load()
         self._validate()
+        self._validated_batches.append(self._validation_sums.tensor.clone())
         self._feed.stage()
         if alone:
             self._val_position = (count + 1) % self.data.n_batch_val
-            _, *sums = (self.validation_sums() - before).tolist()
+            _, *sums = self._validation_sums.get_value().tolist()
             pairs = zip(sums[::2], sums[1::2], strict=True)
             recorder.val_error(
                 count, *self._of_contract(dict(zip(self.reported.metrics, pairs, strict=True)))
@@ -479,8 +527,10 @@ class Model:
         return self.state.last_eta
 
     def validation_sums(self) -> np.ndarray:
-        """The items of this rank's validation, then for each metric its weighted sum and the weights; float64."""
-        return self._validation_sums.get_value()
+        """For each batch of this rank's validation its items, then for each metric its sum and the weights; float64."""
+        if not self._validated_batches:
+            return np.empty((0, 1 + 2 * len(self.reported.metrics)))
+        return torch.stack(self._validated_batches).cpu().numpy()
 
     def readings(self) -> list[list[Span]]:
         """For each loader process, when it made the batches that it has finished since the last call."""

@@ -133,7 +133,10 @@ class Replica(Protocol):
         ...
 
     def validation_sums(self) -> np.ndarray:
-        """Items, then for each of the metrics in `reported` its weighted sum and the sum of the weights; float64."""
+        """What this rank has validated, in one row or several; float64, (rows, 1 + 2 · metrics).
+
+        Items, then for each of the metrics in `reported` its weighted sum and the sum of the weights.
+        """
         ...
 
     def n_validated(self) -> int | None:

@@ -226,9 +226,11 @@ class TheanoMPIModel:
         self.model.val_iter(count, self._listener)
 
     def validation_sums(self) -> np.ndarray:
-        """Items, then of each metric its sum and the items again; float64."""
+        """All batches in one row: items, then of each metric its sum and the items again; float64."""
         items, *sums = (self._listener.validation * self.images_per_batch).tolist()
-        return np.array([items, *(x for value in sums[: len(self.reported.metrics)] for x in (value, items))])
+        return np.array(
+            [[items, *(x for value in sums[: len(self.reported.metrics)] for x in (value, items))]]
+        )
 
     def weights_to_average(self) -> FlatBuffer:
         """The parameters, copied into one buffer."""

@@ -275,12 +275,39 @@ def as_jpeg(data: bytes) -> tuple[bytes, Pixels]:
     BadImage
         As in `decode`, and if the picture is too large for JPEG.
     """
-    if not _look(data, _is_plain_jpeg):
-        pixels = decode(data)
-        if max(pixels.shape) > 65500:  # libjpeg's limit
-            raise BadImage(f"{pixels.shape[1]} × {pixels.shape[0]} pixels, above JPEG's limit of 65500")
-        data = simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
+    data = to_jpeg(data)
     return data, decode_jpeg(data)
+
+
+def to_jpeg(data: bytes) -> bytes:
+    """The file that `as_jpeg` gives; one that is left untouched is not decoded.
+
+    Raises
+    ------
+    BadImage
+        As in `as_jpeg`, but not for what only decoding finds out.
+    """
+    if _look(data, _is_plain_jpeg):
+        return data
+    pixels = decode(data)
+    if max(pixels.shape) > 65500:  # libjpeg's limit
+        raise BadImage(f"{pixels.shape[1]} × {pixels.shape[0]} pixels, above JPEG's limit of 65500")
+    return simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Read the height and width of a JPEG file from its header.
+
+    Raises
+    ------
+    BadImage
+        If it has none.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        return height, width
+    except ValueError:
+        return _look(data, lambda image: (image.height, image.width), ("JPEG",))
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:

@@ -67,6 +67,7 @@ class Pictures(Modality):
 
     name = "pictures"
     noun = "images"
+    for_networks = ("channels", "class names")
     columns = len(Row._fields)
     dataset: Dataset
 
@@ -90,6 +91,11 @@ class Pictures(Modality):
             **self.given,
         }
         self.reader = ReaderClass("theanompi.data.pictures.reader", "PictureReader", (dataset.store,))
+
+    def see_as(self, other: Modality) -> None:
+        super().see_as(other)
+        assert isinstance(other, Pictures)
+        self.dataset.mean, self.dataset.std = other.dataset.mean, other.dataset.std
 
     def item_name(self, split: Split, i: int) -> str:
         name = ""

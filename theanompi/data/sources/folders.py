@@ -173,6 +173,21 @@ def class_files(
     return {name: sorted(files) for name, files in found.items()}
 
 
+def images_below(folder: str | os.PathLike[str]) -> list[str]:
+    """List the images in a folder and below it, each with its path from where `folder` is, sorted.
+
+    They are what `tmpack` would take for images of a class.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be read.
+    """
+    root = Path(folder)
+    names = class_files(root, ["."], {_identity(root)}, Ignored())["."]
+    return [os.path.join(folder, name.removeprefix("./")) for name in names]
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder, or a link to one."""
     try:

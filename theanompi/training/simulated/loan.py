@@ -60,7 +60,7 @@ class Loan:
         assert model is not None
         buffers = [model.state.weights, model._bits, *model.gradient_buffers()]
         buffers += [buffer for state in model.states for buffer in state.slots.values()]
-        variables = [model._stop, model._validation_sums]
+        variables = [model._stop]
         for state in model.states:
             variables += [state.iteration, state.made, state.last_eta, *state.scalars.values()]
         if len(model.states) > 1:
@@ -104,6 +104,7 @@ class Loan:
                 "_count": 0,
                 "_val_position": 0,
                 "_kept": [],
+                "_validated_batches": [],
             }
             self._kept.append(([tensor.clone() for tensor in tensors], own))
         for name, value in self._kept[0][1].items():

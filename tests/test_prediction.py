@@ -1,0 +1,206 @@
+"""What a run has trained is used: on image files by `tmlauncher predict`, on arrays by `theanompi.load`."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import theanompi
+from tests.mpi import ROOT, run_warm
+from tests.small_models import Rivals
+from theanompi.cli import main
+from theanompi.config import ConfigError
+from theanompi.data import open_pictures
+from theanompi.data.pack.packing import pack
+from theanompi.data.sources.folders import Folder
+from theanompi.lasagne.layers import DenseLayer, InputLayer
+from theanompi.models.lstm import LSTM
+from theanompi.record.log import read_log
+from theanompi.training.classifier import Classifier
+
+CLASSES = ["bright", "dark"]
+
+
+def photograph(seed: int, height: int, width: int, dark: bool) -> Image.Image:
+    """Noise in large squares, which resizing and reduction see."""
+    noise = np.random.default_rng(seed).integers(0, 128, (9, 7, 3), np.uint8) + (0 if dark else 127)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def class_folders(root: Path) -> None:
+    """Photographs as people have them: of any size, format and orientation."""
+    for split, n in (("train", 4), ("val", 10)):
+        for i in range(n):
+            folder = root / split / CLASSES[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            image = photograph(i, 60 + 37 * i, 90 + 29 * (i % 4), dark=i % 2 == 1)
+            exif = Image.Exif()
+            exif[0x0112] = 6 if i % 3 == 0 else 1  # turned by a quarter
+            if i % 4 == 3:
+                image.convert("L").save(folder / f"{i}.png")
+            else:
+                image.save(folder / f"{i}.jpg", exif=exif)
+
+
+def trained(out: Path, **settings: Any) -> dict[str, Any]:
+    """Train a little, and give the last validation of the log."""
+    common = {"modelfile": "small_models", "modelclass": "Normalised", "epochs": 1, "devices": ["cpu"]}
+    done = run_warm(1, {**common, "base_batch": 8, "verbose": False, "out": str(out), **settings})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [record for record in read_log(out / "log.jsonl") if record["kind"] == "val"][-1]
+
+
+@pytest.fixture(autouse=True)
+def models_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run on the digits, with its last validation."""
+    run = tmp_path_factory.mktemp("prediction") / "run"
+    return run, trained(run, batch_size=64)
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("store", ["jpeg", "raw"])
+def test_probabilities_are_those_of_the_validation_of_the_same_files(store: str, tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    data = str(tmp_path / "data.h5")
+    size = 40 if store == "raw" else None
+    source = Folder(tmp_path / "train", tmp_path / "val")
+    assert pack(source, data, store=store, size=size, processes=1)  # type: ignore[arg-type]
+    logged = trained(tmp_path / "run", data=data, batch_size=4, image_size=16, base_lr=0.5)
+
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "val"), "-o", str(out)]) == 0
+    rows = rows_of(out)
+    files = [Path(row["file"]) for row in rows]
+    assert files == sorted((tmp_path / "val").rglob("*.*")) and len(files) == logged["items"]
+    wrong = [row["class_1"] != file.parent.name for row, file in zip(rows, files, strict=True)]
+    assert np.mean(wrong) == logged["error"]
+    classifier = theanompi.load(tmp_path / "run")
+    loss = [
+        -np.log(p.probabilities[CLASSES.index(Path(p.path).parent.name)])
+        for p in classifier.predict_files(files)
+        if p.probabilities is not None
+    ]
+    np.testing.assert_allclose(np.mean(loss), logged["loss"], rtol=1e-6)
+    for row in rows:
+        assert [float(row[f"probability_{k}"]) for k in (1, 2)] == pytest.approx(
+            sorted([float(row["probability_1"]), 1 - float(row["probability_1"])])[::-1], abs=1e-5
+        )
+
+
+def test_arrays_have_the_probabilities_of_their_files(
+    digits: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run, logged = digits
+    classifier = theanompi.load(run)
+    with open_pictures("digits") as data:
+        pixels = np.stack([data.pixels("val", i) for i in range(data.n_val)])
+        labels = data.labels("val")
+    assert classifier.class_names == [str(i) for i in range(10)]
+    found = classifier.predict(np.repeat(pixels, 3, axis=3))
+    assert found.shape == (360, 10) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    assert np.mean(found.argmax(1) != labels) == pytest.approx(logged["error"], abs=1e-12)
+    np.testing.assert_allclose(-np.log(found[np.arange(360), labels]).mean(), logged["loss"], rtol=1e-6)
+    files = [tmp_path / f"{i}.png" for i in range(70)]  # more than a batch
+    for file, image in zip(files, pixels, strict=False):
+        Image.fromarray(image[:, :, 0]).save(file)
+    from_files = np.stack([p.probabilities for p in classifier.predict_files(files)])  # type: ignore[misc]
+    np.testing.assert_array_equal(from_files, found[:70])
+    one = theanompi.load(run, batch_size=1)
+    np.testing.assert_allclose(one.predict(pixels[:2].repeat(3, axis=3)), found[:2], rtol=1e-5)
+
+
+def test_pictures_larger_than_any_of_the_training_are_seen_as_a_whole(
+    digits: tuple[Path, dict[str, Any]],
+) -> None:
+    classifier = theanompi.load(digits[0])
+    small = np.asarray(photograph(0, 32, 32, dark=True))[None]
+    large = small.repeat(4, axis=1).repeat(20, axis=2)
+    np.testing.assert_allclose(classifier.predict(large), classifier.predict(small), atol=2e-3)
+    assert classifier.predict(small[:0]).shape == (0, 10)
+
+
+def test_what_is_no_array_of_pictures_is_refused(digits: tuple[Path, dict[str, Any]]) -> None:
+    classifier = theanompi.load(digits[0])
+    for odd in (np.zeros((2, 32, 32), np.uint8), np.zeros((2, 32, 32, 3)), np.zeros((2, 0, 32, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"images: expected uint8 \(n, h, w, 3\), got "):
+            classifier.predict(odd)
+
+
+def test_files_that_show_no_picture_are_named_and_the_rest_is_done(
+    digits: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    photograph(0, 32, 32, dark=True).save(folder / "below" / "good.jpg")
+    photograph(1, 50, 20, dark=True).save(folder / "z.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").touch()
+    out = tmp_path / "out.csv"
+    command = ["predict", str(digits[0]), str(folder), "-o", str(out), "--device", "cpu"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        f"tmlauncher: {folder}/bad.png: not an image",
+        f"tmlauncher: {folder}/empty.jpg: empty file",
+    ]
+    assert ": 2 images by iteration 22 of " in printed.out
+    assert printed.out.endswith(", 2 left out that show no picture\n")
+    rows = rows_of(out)
+    assert [row["file"] for row in rows] == [f"{folder}/below/good.jpg", f"{folder}/z.png"]
+    assert [name for name in rows[0] if name.startswith("class")] == [f"class_{k}" for k in range(1, 6)]
+    # What is there stays, unless it is to be replaced; a single file is taken whatever its name.
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert capsys.readouterr().err.endswith(
+        "expected no file of this name, got one; --overwrite replaces it\n"
+    )
+    assert rows_of(out) == rows
+    (folder / "z.png").rename(folder / "z")
+    assert main([*command[:2], str(folder / "z"), *command[3:], "--overwrite"]) == 0
+    (row,) = rows_of(out)
+    assert row == {**rows[1], "file": f"{folder}/z"}
+
+
+def test_what_cannot_be_predicted_is_one_line(
+    digits: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = str(digits[0]), str(tmp_path / "out.csv")
+
+    def line(*argv: str) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            main(["predict", *argv])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert len(line) <= 300
+        return line
+
+    assert "run: expected a run's folder or its checkpoint" in line("nowhere", str(tmp_path), "-o", out)
+    assert "expected images in the folder, got none" in line(run, str(tmp_path), "-o", out)
+    assert "image: expected a file or a folder" in line(run, "nowhere", "-o", out)
+    assert "expected a folder to write in" in line(run, str(tmp_path), "-o", str(tmp_path / "a" / "out.csv"))
+    photograph(0, 32, 32, dark=True).save(tmp_path / "a.png")
+    assert "device: expected one" in line(run, str(tmp_path), "-o", out, "--device", "cpu,cpu")
+    assert not Path(out).exists()
+
+
+def test_only_classifiers_of_pictures_can_be_used() -> None:
+    texts = LSTM({"data": "reviews", "length": 8})
+    with pytest.raises(ConfigError, match="LSTM: expected a classifier of pictures, got a model of tokens"):
+        Classifier(texts, 0, 1)
+    rivals = Rivals({"image_size": 8, "batch_size": 4})
+    rivals.network = DenseLayer(InputLayer((4, 1, 8, 8)), 3, name="three")
+    with pytest.raises(ConfigError, match=r"Rivals: expected class scores of shape \(4, 10\) from the first"):
+        Classifier(rivals, 0, 1)
