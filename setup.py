@@ -48,6 +48,8 @@ setup(
         "openmpi": ["openmpi"],
         # impi-rt 2021.19 needs a libfabric package that the package index lacks.
         "impi": ["impi-rt<2021.19"],
+        # For kernels on GPUs; torch's builds for CUDA bring it along. The tests run the kernels without a GPU.
+        "triton": ["triton>=3.6"],
         "test": ["pytest", "pytest-timeout", "pytest-xdist", "scikit-learn"],
         "lint": ["ruff", "mypy"],
         # The other decoders of benchmarks/loader_throughput.py; PyTurboJPEG also needs libturbojpeg, below 3.

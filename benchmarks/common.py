@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def serve(
     synchronise: Callable[[], object],
     barrier: Callable[[], object],
     facts: Callable[[], Mapping[str, Any]],
+    *,
+    profile: bool = False,
 ) -> None:
     """A contender's life after its set-up: the first step, the warm-up, then bursts until the driver is gone.
 
@@ -78,7 +81,15 @@ def serve(
         Returns when every rank has called it.
     facts : callable
         What to report besides the seconds of a burst, as peak memory.
+    profile : bool
+        Also report the ``kernels`` of a burst: the milliseconds of each on a CUDA device, by name.
     """
+
+    def burst(steps: int) -> None:
+        for _ in range(steps):
+            step()
+        synchronise()
+
     step()
     synchronise()
     say(first_step=True)
@@ -91,11 +102,26 @@ def serve(
         for line in pipe:
             barrier()
             start = time.perf_counter()
-            for _ in range(int(line)):
-                step()
-            synchronise()
+            more = {}
+            if profile:
+                more["kernels"] = kernel_times(partial(burst, int(line)))
+            else:
+                burst(int(line))
             barrier()
-            say(seconds=time.perf_counter() - start, **facts())
+            say(seconds=time.perf_counter() - start, **more, **facts())
+
+
+def kernel_times(run: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds that a CUDA device spends in each kernel and copy while something runs, by its name."""
+    from torch import profiler  # the drivers, which import this module as well, do without
+
+    with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as recorded:
+        run()
+    times: dict[str, float] = {}
+    for event in recorded.events():
+        if str(event.device_type) == "DeviceType.CUDA":
+            times[event.name] = times.get(event.name, 0.0) + event.self_device_time_total / 1e3
+    return times
 
 
 class Contender:

@@ -5,8 +5,11 @@ correctness  loss and gradients of ResNet-50 on CUDA in float32, tf32 and bf16, 
              bf16 also up to TORCH_FACTOR times that of plain torch at the same precision on the same GPU.
 data         batches of JPEG files and raw pixels that arrive through the loader and its stream of copies, and
              what the compiled crop makes of them, against the same on the CPU (limit in levels of 255)
-ddp          images/s in bf16 at 224 pixels, n = 32 and 256, in turn with DDP (AMP, channels_last), eager and under
-             torch.compile(mode="reduce-overhead"); passed if ours has more, in the median
+ddp          images/s in bf16 at 224 pixels, n = 32 and 256, in turn with DDP (AMP, channels_last, cudnn.benchmark),
+             eager, under torch.compile(mode="reduce-overhead"), and under torch.compile(mode="max-autotune") with
+             fused SGD; passed if ours has more, in the median
+profile      device time of such a step by class of kernel, ours and compiled torch's: `step_profile.py`
+kernels      how near the normalisation's kernels come to the rate of a copy: `bn_kernels.py`
 flax         the same with Flax, where it is installed
 exchange     the sum of ResNet-50's gradients over 1, 2, 4 and 8 ranks that share the GPU, by every strategy that can,
              given an mpirun: is it right, by which path, how fast
@@ -29,8 +32,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import bn_kernels
 import common
 import numpy as np
+import step_profile
 import torch
 from reference_resnet import ReferenceResNet50
 
@@ -440,8 +445,15 @@ def main() -> int:
         "correctness": correctness,
         "data": data,
         "ddp": lambda place: throughput(
-            place, {"eager": ddp(), "compiled": ddp("--compile", "reduce-overhead")}
+            place,
+            {
+                "eager": ddp(),
+                "compiled": ddp("--compile", "reduce-overhead"),
+                "max-autotune": ddp("--compile", "max-autotune", "--fused"),
+            },
         ),
+        "profile": lambda place: step_profile.measure(place, BATCHES),
+        "kernels": bn_kernels.measure,
         "flax": flax,
         "exchange": exchange,
         "hidden": hidden,

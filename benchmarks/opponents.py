@@ -1,14 +1,15 @@
 """The opponents: the same ResNet-50 in plain torch and under DistributedDataParallel, each at its best.
 
-channels_last (unless ``--contiguous``), Nesterov SGD over all tensors at once (``foreach``), gradients as views of
-DDP's buckets, no broadcast of BN buffers, and images that already lie on the device as floats: no loading, no
-augmentation.
+channels_last (unless ``--contiguous``), Nesterov SGD over all tensors at once (``foreach``, or ``--fused``), gradients
+as views of DDP's buckets, no broadcast of BN buffers, and images that already lie on the device as floats: no loading,
+no augmentation.
 """
 
 import argparse
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import common
 import torch
@@ -46,9 +47,8 @@ def build_step(args: argparse.Namespace, device: torch.device) -> Callable[[], o
         )
     if args.compile:
         network = torch.compile(network, mode=args.compile)  # type: ignore[assignment]
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True, foreach=True
-    )
+    recipe: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}
+    optimiser = torch.optim.SGD(network.parameters(), **recipe, foreach=not args.fused, fused=args.fused)
     loss_function = nn.CrossEntropyLoss()
 
     def step() -> None:
@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
     parser.add_argument("--contiguous", action="store_true", help="NCHW in memory, torch's default layout")
     parser.add_argument("--compile", metavar="MODE", help="torch.compile in this mode, as max-autotune")
+    parser.add_argument("--fused", action="store_true", help="SGD as one kernel, where torch has it")
     parser.add_argument("--port", type=int, help="of DDP's rendezvous on this host")
+    parser.add_argument("--profile", action="store_true", help="also report the time of each kernel of a GPU")
     args = parser.parse_args()
 
     device = torch.device(args.device)
@@ -98,7 +100,7 @@ def main() -> None:
     def facts() -> dict[str, float]:
         return {"peak_memory_mib": common.peak_memory_mib(args.device)}
 
-    common.serve(build_step(args, device), synchronise, barrier, facts)
+    common.serve(build_step(args, device), synchronise, barrier, facts, profile=args.profile)
     if args.kind == "ddp":
         distributed.destroy_process_group()
 

@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--exchange", default="overlap")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
+    parser.add_argument("--profile", action="store_true", help="also report the time of each kernel of a GPU")
     args = parser.parse_args()
 
     def synchronise() -> None:
@@ -84,7 +85,7 @@ def main() -> None:
     def facts() -> dict[str, float]:
         return {"peak_memory_mib": common.peak_memory_mib(args.device)}
 
-    common.serve(build_step(args), synchronise, MPI.COMM_WORLD.Barrier, facts)
+    common.serve(build_step(args), synchronise, MPI.COMM_WORLD.Barrier, facts, profile=args.profile)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Where compiled code is kept when the home cannot be written in."""
+"""Where compiled code is kept when the home cannot be written in, and whether there are kernels for GPUs."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+import torch
 
 from tests.mpi import ROOT, run_mpi
+from theanompi.device import triton
 
 PROGRAM = """
 import sys
@@ -96,3 +101,24 @@ def test_one_rank_of_a_machine_says_it(homeless: dict[str, str]) -> None:
     )
     done = run_mpi(2, ["-c", program], env=homeless)
     assert done.returncode == 0 and done.stderr.count("nothing can be written in") == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "driver", "said"),
+    [
+        (None, None, "not installed"),
+        ("3.5.1", None, "version 3.5.1 is older than 3.6"),
+        ("3.7.1", RuntimeError("no C compiler"), r"does not start \(RuntimeError\)"),
+        ("3.7.1", None, ""),
+    ],
+)
+def test_why_there_are_no_kernels_of_triton(version, driver, said, monkeypatch):
+    """Whatever is wrong with Triton, torch's calls do the same and the doctor can say why."""
+    active = mock.Mock(get_current_target=mock.Mock(side_effect=driver))
+    fake = SimpleNamespace(
+        __version__=version, runtime=SimpleNamespace(driver=SimpleNamespace(active=active))
+    )
+    monkeypatch.setitem(sys.modules, "triton", fake)
+    monkeypatch.setattr(triton, "find_spec", lambda name: version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert re.fullmatch(said, triton.problem.__wrapped__())

@@ -1,5 +1,8 @@
 """Shared variables on the device, flat buffers, and the names of devices."""
 
+import os
+from collections.abc import Iterator
+
 import numpy as np
 import pytensor
 import pytest
@@ -7,6 +10,7 @@ import torch
 from tolerance import assert_close
 
 from theanompi import device
+from theanompi.device import placement
 
 OLD = np.arange(6, dtype="float32").reshape(2, 3)
 
@@ -134,3 +138,35 @@ def test_missing_cuda_device() -> None:
 
 def test_shared_variables_go_to_the_current_device() -> None:
     assert device.use("cpu") == device.current() == device.shared(OLD).tensor.device == torch.device("cpu")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if there was a CUDA device, of which only settings are asked; they are as before afterwards."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(placement, "_current", torch.device("cpu"))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    before = torch.get_deterministic_debug_mode()
+    yield
+    torch.set_deterministic_debug_mode(before)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_on_a_gpu_algorithms_are_the_fastest_or_those_of_equal_bits(gpu, deterministic):
+    device.use("cuda:0", deterministic=deterministic)
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (
+        not deterministic,
+        deterministic,
+    )
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
+
+
+def test_the_cpu_leaves_the_algorithms_of_gpus_alone(gpu):
+    device.use("cpu", deterministic=True)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -15,7 +15,7 @@ from tests.mpi import ROOT
 from tests.mpi import mpirun as real_mpirun
 from theanompi import cli
 from theanompi.config import RunConfig
-from theanompi.doctor import examination, questions
+from theanompi.doctor import examination, findings, questions
 from theanompi.doctor.examination import Doctor, line
 from theanompi.doctor.findings import Finding
 from theanompi.launch import mpirun
@@ -223,6 +223,25 @@ def test_more_ranks_than_gpus():
     gpu = {"name": "H100", "uuid": "GPU-a", "memory": 80, "free": 80}
     found = diagnose("_mpi", RunConfig(devices="cuda0,cuda1"), gpus=[gpu])
     assert not [text for text in found if "CUDA-aware" in text]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("", "ok Triton batch normalisation and max pooling on GPUs are Triton's kernels"),
+        (
+            "not installed",
+            "warning Triton not installed: batch normalisation and max pooling on GPUs are torch's",
+        ),
+    ],
+)
+def test_whether_tritons_kernels_run_on_the_gpus(reason, said):
+    gpu = {"name": "H100", "uuid": "GPU-a", "memory": 80, "free": 80}
+    facts = {"gpus": [gpu], "driver": "1", "triton": reason}
+    found = [re.sub(r" +", " ", line(item)) for item in findings.devices(("cuda:0",), facts, "node0")]
+    assert found[1].startswith(said)
+    without = findings.devices(("cpu",), {**facts, "gpus": [], "driver": None}, "node0")
+    assert not [item for item in without if item.topic == "Triton"]
 
 
 def test_a_truncated_data_set(tmp_path):

@@ -208,6 +208,14 @@ class RunConfig:
     cuda_graph: bool = _option(
         "machine", True, SWITCH, "run", "on a CUDA device, record each step's kernels once and replay them"
     )
+    deterministic: bool = _option(
+        "machine",
+        False,
+        SWITCH,
+        "run",
+        "on a CUDA device, choose algorithms that give the same bits in every run, not the fastest",
+        later=True,
+    )
     sync_type: str = _option(
         "run",
         "cdd",

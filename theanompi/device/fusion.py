@@ -4,6 +4,8 @@ They are registered under a tag of their own, so that no other mode of PyTensor'
 can compute.
 """
 
+import math
+
 from pytensor.compile.mode import optdb
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.fg import FunctionGraph
@@ -13,9 +15,12 @@ from pytensor.scalar.basic import Add
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, Normalize
+from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, JoinedBatchNormGrad, Normalize
+from theanompi.device.ops.pool import MaxPool, MaxPoolGrad, MaxPoolPlaces, MaxPoolPlacesGrad
 
 TAG = "theanompi_fusion"
+GPU_TAG = "theanompi_fusion_gpu"
+"""Of rewrites for Triton's kernels, which only modes for CUDA devices include."""
 
 
 def _normalised(fgraph: FunctionGraph, variable: Variable) -> bool:
@@ -131,6 +136,73 @@ def written_out(fgraph: FunctionGraph, node: Apply) -> list[Variable]:
     return [node.op.written_out(*node.inputs)]
 
 
+@node_rewriter([BatchNormGrad])
+def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """The sum of two cotangents, as a part of the gradient; the rectifier's output computed again, not read.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    if len(node.inputs) != 6:
+        return None
+    gy, x, gamma, mean, inv_std, y = node.inputs
+    norm = y.owner
+    again = (
+        norm is not None
+        and isinstance(norm.op, BatchNorm)
+        and len(norm.inputs) == 3
+        and norm.inputs[:2] == [x, gamma]
+        and norm.outputs[1:] == [mean, inv_std]
+    )
+    terms = [gy]
+    total = gy.owner
+    if total is not None and isinstance(total.op, Elemwise) and type(total.op.scalar_op) is Add:
+        alike = None not in gy.type.shape and all(term.type == gy.type for term in total.inputs)
+        if alike and len(total.inputs) == 2 and len(fgraph.clients[gy]) == 1:
+            terms = total.inputs
+    if not again and len(terms) == 1:
+        return None
+    op = JoinedBatchNormGrad(node.op.epsilon, again, joined=len(terms) == 2)
+    gradients = op(terms[0], x, gamma, mean, inv_std, norm.inputs[2] if again else y, *terms[1:])
+    return dict(zip(node.outputs, gradients, strict=True))
+
+
+@node_rewriter([MaxPool])
+def small_places(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """Maximum pooling that keeps the places of the maxima in 8 bits, where only its gradient asks for them.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    (x,), (y, indices) = node.inputs, node.outputs
+    readers = [reader for reader, _ in fgraph.clients[indices]]
+    fits = node.op.axes == 2 and x.dtype == "float32" and math.prod(node.op.size) <= 127
+    if not fits or not all(isinstance(reader.op, MaxPoolGrad) for reader in readers):
+        return None
+    geometry = node.op.size, node.op.stride, node.op.padding, node.op.ceil_mode
+    new_y, places = MaxPoolPlaces(*geometry)(x, return_list=True)
+    replaced = {y: new_y}
+    for reader in readers:
+        replaced[reader.outputs[0]] = MaxPoolPlacesGrad(*geometry)(x, places, reader.inputs[2])
+    return replaced
+
+
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
+for _rewriter in (joined_gradient, small_places):
+    optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5)

@@ -18,8 +18,10 @@ from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
+from theanompi.device import triton
 from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
+from theanompi.device.fusion import GPU_TAG
 from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
@@ -409,7 +411,8 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
 def _mode(linker: TorchLinker) -> RememberedMode:
     # The traces of a loop that nobody reads are not kept.
     traces = "scan_save_mem_no_prealloc"
-    return RememberedMode(linker, RewriteDatabaseQuery(include=["fast_run", traces, TAG]))
+    tags = [TAG, GPU_TAG] if linker.device.type == "cuda" and triton.available() else [TAG]
+    return RememberedMode(linker, RewriteDatabaseQuery(include=["fast_run", traces, *tags]))
 
 
 def mode(

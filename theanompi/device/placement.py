@@ -1,6 +1,7 @@
 """Which device this process computes on: one process, one device."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -22,6 +23,19 @@ def _keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 64 << 20)
+
+
+def _choose_algorithms(deterministic: bool) -> None:
+    """Say how CUDA's libraries choose: by timing all, which may end differently each time, or for equal bits."""
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    # What has no deterministic algorithm says so in a warning.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if deterministic:
+        # Else new memory is filled, for who reads what nobody wrote.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def parse(name: str) -> torch.device:
@@ -54,13 +68,16 @@ def parse(name: str) -> torch.device:
     raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
 
 
-def use(name: str) -> torch.device:
+def use(name: str, *, deterministic: bool = False) -> torch.device:
     """Make `name` the device on which shared variables are created and functions run from now on.
 
     Parameters
     ----------
     name : str
         ``"cpu"`` or ``"cuda:N"``.
+    deterministic : bool
+        On a CUDA device, the same bits in every run. By default cuDNN times its algorithms for each shape of a
+        convolution and takes the fastest, which may be another one next time. The CPU gives equal bits anyway.
 
     Returns
     -------
@@ -75,6 +92,7 @@ def use(name: str) -> torch.device:
     _current = parse(name)
     if _current.type == "cuda":
         torch.cuda.set_device(_current)
+        _choose_algorithms(deterministic)
     else:
         _keep_freed_memory()
     return _current

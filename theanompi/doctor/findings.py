@@ -125,6 +125,22 @@ def software(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _triton(problem: str) -> Iterator[Finding]:
+    """Judge whether our kernels for GPUs run.
+
+    >>> [finding.text for finding in _triton("")]
+    ["batch normalisation and max pooling on GPUs are Triton's kernels"]
+    """
+    if not problem:
+        yield ok("Triton", "batch normalisation and max pooling on GPUs are Triton's kernels")
+    else:
+        yield warning(
+            "Triton",
+            f"{problem}: batch normalisation and max pooling on GPUs are torch's calls, in more passes over memory",
+            "pip install 'triton>=3.6', as torch's builds for CUDA bring along, with a C compiler and Python's headers",
+        )
+
+
 def launcher(place: World | None, devices: Sequence[str]) -> Iterator[Finding]:
     """Judge what a run would be that is started from where the doctor is: in a job, perhaps, of somebody's mpirun.
 
@@ -286,6 +302,8 @@ def devices(wanted: Sequence[str], facts: Facts, where: str) -> Iterator[Finding
         )
     else:
         yield ok("GPUs", "none")
+    if gpus and "triton" in facts:
+        yield from _triton(facts["triton"])
     busy = [f"cuda:{i} ({size(g['free'])} of {size(g['memory'])})" for i, g in enumerate(gpus)]
     busy = [text for text, g in zip(busy, gpus, strict=True) if g["free"] < g["memory"] / 2]
     if busy:

@@ -62,9 +62,10 @@ def machine(data: str | None = None) -> None:
     if data is not None:
         say(data=Path(data).is_file())
     if {"torch", "pytensor", "numpy"} <= sys.modules.keys():
-        from theanompi.device.ops import rows  # needs them
+        from theanompi.device import triton  # needs them
+        from theanompi.device.ops import rows
 
-        say(compiled=rows.compiled())
+        say(compiled=rows.compiled(), triton=triton.problem())
 
 
 def _package(name: str) -> dict[str, str]:

@@ -87,8 +87,19 @@ def choose_device(comm: MPI.Comm, config: RunConfig, devices: tuple[str, ...]) -
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
     name = local_device(devices, local_rank, torch.cuda.device_count())
-    device.use(name)
+    device.use(name, deterministic=config.deterministic)
     return name, cores
+
+
+def algorithms(deterministic: bool) -> str:
+    """What the log says of how CUDA's libraries choose theirs.
+
+    >>> algorithms(deterministic=False)
+    'the fastest, which may be others in another run and round otherwise (--deterministic: equal bits)'
+    """
+    if deterministic:
+        return "those that give the same bits in every run"
+    return "the fastest, which may be others in another run and round otherwise (--deterministic: equal bits)"
 
 
 def find_model_class(config: RunConfig) -> Any:
@@ -276,6 +287,8 @@ def train(
     say(f"{config.modelclass} on {data}: {size} x {name}, {config.precision}, run folder {out}")
     algorithm = f", Allreduce by {config.allreduce_algorithm}" if config.allreduce_algorithm else ""
     say(f"exchange: {rule.words()}, {links.words}{algorithm}" if links.words else f"exchange: {rule.words()}")
+    if name != "cpu":
+        say(f"algorithms: {algorithms(config.deterministic)}")
     if begun:
         say(begun)
     if changes:

@@ -1,6 +1,7 @@
 """Batch normalisation with the statistics of the batch, its gradient, and normalisation by given statistics."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytensor
@@ -9,6 +10,7 @@ import torch
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
+from theanompi.device import triton
 from theanompi.device.ops import rows
 from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
 
@@ -24,6 +26,17 @@ def _by_channel(op: str, x: Any, **vectors: Any) -> list[Any]:
         expect(fits, op, name, f"a vector of {channels} channels", v.type)
         expect(v.dtype == x.dtype, op, name, f"the dtype of the input, {x.dtype}", v.dtype)
     return [x, *variables.values()]
+
+
+def _fused(x: torch.Tensor, *others: torch.Tensor) -> Any:
+    """The functions that do it in few passes over memory, if there are any for such tensors."""
+    if rows.fit(x, *others):
+        return rows
+    if triton.available() and triton.computes(x):
+        from theanompi.device.triton import norm  # imports Triton
+
+        return norm if norm.fit(x, *others) else None
+    return None
 
 
 class BatchNorm(TorchOp):
@@ -50,8 +63,9 @@ class BatchNorm(TorchOp):
         def batch_norm(
             x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *residual: torch.Tensor
         ) -> tuple[torch.Tensor, ...]:
-            if rows.fit(x, *residual):
-                return rows.forward(
+            fused = _fused(x, *residual)
+            if fused is not None:
+                return fused.forward(
                     x, gamma, beta, *residual, epsilon=epsilon, rectify=rectify, overwrite=overwrite
                 )
             y, mean, inv_std = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, epsilon)
@@ -119,9 +133,10 @@ class BatchNormGrad(TorchOp):
             inv_std: torch.Tensor,
             *rectified: torch.Tensor,
         ) -> tuple[torch.Tensor, ...]:
-            if rows.fit(x, *rectified) and gy.dtype == x.dtype:
+            fused = _fused(x, *rectified) if triton.computes(x) or gy.dtype == x.dtype else None
+            if fused is not None:
                 keep = used[3:] == [True]
-                return rows.backward(gy, x, gamma, mean, inv_std, *rectified, keep=keep, overwrite=overwrite)
+                return fused.backward(gy, x, gamma, mean, inv_std, *rectified, keep=keep, overwrite=overwrite)
             for y in rectified:
                 if overwrite:
                     threshold_backward.grad_input(gy, y, 0, grad_input=gy)
@@ -133,6 +148,55 @@ class BatchNormGrad(TorchOp):
             return gx, g_gamma, g_beta, *(gy for _ in rectified)
 
         return batch_norm_grad
+
+
+class JoinedBatchNormGrad(TorchOp):
+    """`BatchNormGrad` of a rectified normalisation, with what costs a GPU passes over memory put into it.
+
+    :mod:`theanompi.device.fusion` makes such nodes where there are Triton's kernels.
+
+    Parameters
+    ----------
+    epsilon : float
+    again : bool
+        The sixth input is beta, of which and of `x` the rectifier's output is computed again, not that output.
+    joined : bool
+        There is a last input: the cotangent is the sum of the first and that.
+    """
+
+    __props__ = ("epsilon", "again", "joined")
+    overwrites = {0: (0,)}
+
+    def __init__(self, epsilon: float, again: bool, joined: bool) -> None:
+        self.epsilon, self.again, self.joined = epsilon, again, joined
+
+    def make_node(self, gy: Variable, x: Variable, gamma: Variable, *others: Variable) -> Apply:
+        return Apply(self, [gy, x, gamma, *others], [x.type(), gamma.type(), gamma.type(), gy.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        again, overwrite, keep = self.again, 0 in context.overwrite, context.used[3]
+        plain = BatchNormGrad(self.epsilon).function(node, replace(context, overwrite={}))
+
+        def joined_batch_norm_grad(
+            gy: torch.Tensor,
+            x: torch.Tensor,
+            gamma: torch.Tensor,
+            mean: torch.Tensor,
+            inv_std: torch.Tensor,
+            y: torch.Tensor,
+            gy2: torch.Tensor | None = None,
+        ) -> tuple[torch.Tensor, ...]:
+            fused = _fused(x, *(() if again else (y,)))
+            if fused is not None and fused is not rows:
+                mask = {"beta": y} if again else {"y": y}
+                return fused.backward(
+                    gy, x, gamma, mean, inv_std, **mask, gy2=gy2, keep=keep, overwrite=overwrite
+                )
+            if again:
+                y = Normalize.of(x, gamma, y, mean, inv_std)
+            return plain(gy if gy2 is None else gy + gy2, x, gamma, mean, inv_std, y)
+
+        return joined_batch_norm_grad
 
 
 class Normalize(TorchOp):
@@ -158,19 +222,17 @@ class Normalize(TorchOp):
         channels = ("x", 0, *("x",) * (x.ndim - 2))
         return x * scale.dimshuffle(*channels) + shift.dimshuffle(*channels)
 
-    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        def normalize(
-            x: torch.Tensor,
-            gamma: torch.Tensor,
-            beta: torch.Tensor,
-            mean: torch.Tensor,
-            inv_std: torch.Tensor,
-        ) -> torch.Tensor:
-            scale = gamma * inv_std
-            channels = (-1, *(1,) * (x.ndim - 2))
-            return x * scale.view(channels) + (beta - mean * scale).view(channels)
+    @staticmethod
+    def of(
+        x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, mean: torch.Tensor, inv_std: torch.Tensor
+    ) -> torch.Tensor:
+        """The same of tensors."""
+        scale = gamma * inv_std
+        channels = (-1, *(1,) * (x.ndim - 2))
+        return x * scale.view(channels) + (beta - mean * scale).view(channels)
 
-        return normalize
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        return self.of
 
     def pullback(
         self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]

@@ -109,6 +109,42 @@ class MaxPoolGrad(_Pool):
         return [x.zeros_like(), disconnected_type(), picked]
 
 
+class MaxPoolPlaces(_Pool):
+    """`MaxPool` by Triton: the second output, in 8 bits, is the place of the maximum within its window.
+
+    Only :mod:`theanompi.device.fusion` makes such nodes, for CUDA devices: they have no pullback.
+    """
+
+    def make_node(self, x: Variable) -> Apply:
+        shape = self.output_shape(x)
+        return Apply(self, [x], [tensor_type(x, shape)(), TensorType("int8", shape=shape)()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import pool  # imports Triton
+
+        geometry, ceil_mode = (self.size, self.stride, self.padding), self.ceil_mode
+
+        def max_pool_places(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            sides = zip(x.shape[2:], *geometry, strict=True)
+            out = [_pooled(i, k, s, p, ceil_mode) or 0 for i, k, s, p in sides]
+            return pool.forward(x, *geometry, tuple(out))
+
+        return max_pool_places
+
+
+class MaxPoolPlacesGrad(_Pool):
+    """Sends each cotangent back to where `MaxPoolPlaces` has found the maximum."""
+
+    def make_node(self, x: Variable, places: Variable, gy: Variable) -> Apply:
+        return Apply(self, [x, places, gy], [x.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import pool  # imports Triton
+
+        geometry = self.size, self.stride, self.padding
+        return lambda x, places, gy: pool.backward(gy, x, places, *geometry)
+
+
 class MaxPoolPick(_Pool):
     """Picks of every window the element where the maximum of other images was: linear, as `MaxPoolGrad` is."""
 

@@ -1,0 +1,157 @@
+"""The Triton kernels without a GPU: what they compute, in Triton's interpreter, and what they compile to, for sm_90."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.mpi import ROOT
+from theanompi.device.triton import OPTIONS
+
+triton = pytest.importorskip("triton", reason="needs Triton: pip install -e '.[triton]'")
+# Imported only where Triton is.
+norm = pytest.importorskip("theanompi.device.triton.norm")
+pool = pytest.importorskip("theanompi.device.triton.pool")
+
+FLOAT32, BFLOAT16 = 4e-6, 2**-7
+"""Largest errors beside the largest value; of a sum that is rounded to bfloat16 two such roundings."""
+REGISTERS = {torch.float32: 168, torch.bfloat16: 128}
+"""Of a thread: three and four programs of 128 threads fit into a multiprocessor then; PROGRAMS expects four."""
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, dict[str, Any]]:
+    """What each kernel computed, by case."""
+    program = ROOT / "tests" / "triton_program.py"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = map(json.loads, done.stdout.splitlines())
+    return {row["case"]: row for row in found}
+
+
+def test_kernels_compute_what_numpy_computes_in_float64(cases):
+    """At small odd shapes, into memory full of NaN."""
+    wrong = [
+        f"{name}: {what} is off by {error:.1e}"
+        for name, row in cases.items()
+        for what, error in row["errors"].items()
+        if not error <= (BFLOAT16 if what in row["narrow"] else FLOAT32)
+    ]
+    assert not wrong
+    assert len(cases) >= 34
+
+
+def test_kernels_give_equal_bits_twice(cases):
+    assert [name for name, row in cases.items() if not row["same"]] == []
+
+
+class Launches:
+    """In the place of a kernel: keeps with what it was to be started."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel, self.made = kernel, list[tuple[tuple[Any, ...], dict[str, Any]]]()
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        assert all(n > 0 for n in grid) and all(n < 2**16 for n in grid[1:])
+        return lambda *args, **options: self.made.append((args, options))
+
+
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "i8"}
+
+
+def source(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What Triton compiles for a launch: pointers and sizes that 16 divides are known to be so."""
+    signature, constants, attributes = dict[str, str](), dict[str, Any](), dict[tuple[int, ...], Any]()
+    values = dict(zip(kernel.arg_names, args, strict=False)) | options
+    for index, name in enumerate(kernel.arg_names):
+        value = values[name]
+        if isinstance(value, torch.Tensor):
+            signature[name] = f"*{NAMES[value.dtype]}"
+        elif value is None or index >= len(args):
+            signature[name], constants[name] = "constexpr", value
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+        if isinstance(value, torch.Tensor) or (signature[name] == "i32" and value % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return triton.compiler.ASTSource(kernel, signature, constants, attributes)
+
+
+def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tuple[str, Any, Any]]:
+    """All that a layer of ResNet-50 starts, on tensors without memory: name, source, options."""
+    recorded: dict[str, Launches] = {}
+    for module in (norm, pool):
+        for name, kernel in vars(module).items():
+            if isinstance(kernel, triton.JITFunction) and name not in (
+                "_floats",
+                "_normalised",
+                "_cotangent",
+            ):
+                recorded[name] = Launches(kernel)
+                monkeypatch.setattr(module, name, recorded[name])
+    shape = (256, 64, 56, 56)
+    x, residual, gy, gy2 = (
+        torch.empty(shape, dtype=dtype, device="meta").contiguous(memory_format=torch.channels_last)
+        for _ in range(4)
+    )
+    vectors = [torch.empty(64, device="meta") for _ in range(4)]
+    gamma, beta, mean, inv_std = vectors
+    y, *_ = norm.forward(x, gamma, beta, residual, epsilon=1e-5, rectify=True)
+    norm.forward(x, gamma, beta, epsilon=1e-5, rectify=True)
+    norm.apply(x, *vectors, residual, projection=tuple(vectors), rectify=True)
+    norm.backward(gy, x, gamma, mean, inv_std, y, keep=True)
+    norm.backward(gy, x, gamma, mean, inv_std, y)
+    sums = norm.sums(gy, x, gamma, mean, inv_std, gy2=gy2, beta=beta)
+    norm.gradient(gy, x, gamma, mean, inv_std, sums[0], sums[1], gy2=gy2, beta=beta)
+    norm.sums(gy, x, gamma, mean, inv_std, gy2=gy2, y=y, projection=(residual, mean, inv_std), g=x)
+    geometry = (3, 3), (2, 2), (1, 1)
+    pooled, places = pool.forward(x, *geometry, (28, 28))
+    pool.backward(pooled, x, places, *geometry)
+    for name, kernel in recorded.items():
+        assert kernel.made, f"{name} is never started"
+        seen = set()
+        for args, options in kernel.made:
+            made = source(kernel.kernel, args, options)
+            if (key := made.hash()) not in seen:
+                seen.add(key)
+                yield f"{name}, {len(seen)}, {NAMES[dtype]}", made, OPTIONS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_for_sm_90_nothing_spills_and_memory_is_read_16_bytes_at_a_time(dtype, monkeypatch, tmp_path):
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+    def compiled(launch: tuple[str, Any, Any]) -> list[str]:
+        name, made, options = launch
+        file = tmp_path / f"{name}.cubin"
+        file.write_bytes(triton.compile(made, target=target, options=options).asm["cubin"])
+        run = [str(cuobjdump), "--dump-sass", "--dump-resource-usage", str(file)]
+        text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+        (registers, stack), *more = re.findall(r"REG:(\d+) STACK:(\d+)", text)
+        assert not more
+        found = [f"{name}: a stack of {stack} bytes"] * (stack != "0")
+        found += [f"{name}: {code}" for code in ("LDL", "STL") if re.search(rf"\b{code}\b", text)]
+        found += [f"{name}: {registers} registers"] * (int(registers) > REGISTERS[dtype])
+        passes_over_memory = not re.match(r"_statistics,|_sums,", name)
+        wide = not passes_over_memory or re.search(r"\bLDG\.E[.\w]*\.128\b", text)
+        return found + [f"{name}: no load of 128 bits"] * (not wide)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        wrong = threads.map(compiled, launches(monkeypatch, dtype))
+        assert [line for lines in wrong for line in lines] == []

@@ -1,0 +1,262 @@
+"""Every Triton kernel in Triton's interpreter, against float64 NumPy: one line of JSON for each case.
+
+In a process of its own: TRITON_INTERPRET=1 counts when Triton is imported. New memory is filled with NaN.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytensor
+import torch
+
+from theanompi import device
+from theanompi.device import ops
+from theanompi.device.fusion import GPU_TAG
+from theanompi.device.ops import norm as norms
+from theanompi.device.ops.norm import JoinedBatchNormGrad
+from theanompi.device.ops.pool import MaxPoolPlaces, MaxPoolPlacesGrad
+from theanompi.device.triton import norm, pool
+
+Arrays = dict[str, np.ndarray]
+EPSILON = 1e-3
+RANDOM = np.random.default_rng(0)
+# Several tiles of rows and of channels, the last ones cut; a single row; one channel.
+SHAPES = [(2, 70, 11, 9), (396, 3), (1, 16), (5, 1)]
+
+
+def tensor(shape: tuple[int, ...], dtype: torch.dtype, mean: float = 0) -> torch.Tensor:
+    values = torch.from_numpy(RANDOM.normal(mean, 1, shape).astype(np.float32)).to(dtype)
+    return values.contiguous(memory_format=norm.layout(len(shape)))
+
+
+def vectors(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return tensor((channels,), torch.float32, 1), tensor((channels,), torch.float32)
+
+
+def rows(t: torch.Tensor) -> np.ndarray:
+    """As a matrix of rows of channels, in float64."""
+    values = t.double().numpy()
+    return np.moveaxis(values, 1, -1).reshape(-1, t.shape[1])
+
+
+def normalised(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x̂, mean and inv_std."""
+    values = rows(x)
+    mean, inv_std = values.mean(0), 1 / np.sqrt(values.var(0) + EPSILON)
+    return (values - mean) * inv_std, mean, inv_std
+
+
+def pulled_back(g: np.ndarray, x: torch.Tensor, gamma: torch.Tensor) -> np.ndarray:
+    x_hat, _, inv_std = normalised(x)
+    return gamma.double().numpy() * inv_std * (g - g.mean(0) - x_hat * (g * x_hat).mean(0))
+
+
+def case(
+    shape: tuple[int, ...], dtype: torch.dtype, rectify: bool, shortcut: str, two: bool, again: bool
+) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """What the kernels make of one layer, forward and backward, and what it should be."""
+    x, residual, gy, gy2 = (tensor(shape, dtype, mean) for mean in (2, 0, 0, 0))
+    gamma, beta = vectors(shape[1])
+    gamma2, beta2 = vectors(shape[1])
+    x_hat, mean_, inv_std_ = normalised(x)
+    mean, inv_std = norm.statistics(x, EPSILON)
+    yield "mean", mean, mean_
+    yield "inv_std", inv_std, inv_std_
+    y_ = x_hat * gamma.double().numpy() + beta.double().numpy()
+    projection = None
+    if shortcut == "projection":
+        residual_hat, *_ = normalised(residual)
+        y_ += residual_hat * gamma2.double().numpy() + beta2.double().numpy()
+        projection = (gamma2, beta2, *norm.statistics(residual, EPSILON))
+    elif shortcut == "sum":
+        y_ += rows(residual)
+    y = norm.apply(
+        *(x, gamma, beta, mean, inv_std, residual if shortcut else None),
+        projection=projection,
+        rectify=rectify,
+    )
+    yield "y", y, np.maximum(y_, 0) if rectify else y_
+    g_ = rows(gy) + two * rows(gy2)
+    # Where it is 0 up to rounding, y itself decides.
+    g_ = g_ * (rows(y) > 0) if rectify else g_
+    common: dict[str, Any] = {"gy2": gy2 if two else None}
+    if rectify:
+        common |= {"beta": beta} if again else {"y": y}
+    g = torch.empty_like(x)
+    statistics2 = None if projection is None else (residual, *projection[2:])
+    sums = norm.sums(gy, x, gamma, mean, inv_std, **common, projection=statistics2, g=g)
+    yield "g", g, g_
+    yield "g_beta", sums[0], g_.sum(0)
+    yield "g_gamma", sums[1], (g_ * x_hat).sum(0)
+    gx = norm.gradient(gy, x, gamma, mean, inv_std, sums[0], sums[1], **common)
+    yield "gx", gx, pulled_back(g_, x, gamma)
+    if projection is not None:
+        yield "g_gamma2", sums[2], (g_ * residual_hat).sum(0)
+
+
+def whole(dtype: torch.dtype, keep: bool, overwrite: bool) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """`forward` and `backward`, as the graph's nodes call them."""
+    shape = (3, 5, 4, 7)
+    x, residual = tensor(shape, dtype, 2), tensor(shape, dtype)
+    # A cotangent in another layout.
+    gy = tensor(shape, dtype).contiguous() if not overwrite else tensor(shape, dtype)
+    gamma, beta = vectors(5)
+    x_hat, mean_, inv_std_ = normalised(x)
+    y_ = np.maximum(x_hat * gamma.double().numpy() + beta.double().numpy() + rows(residual), 0)
+    g_ = rows(gy) * (y_ > 0)
+    before = residual.data_ptr(), gy.data_ptr()
+    y, mean, inv_std = norm.forward(
+        x, gamma, beta, residual, epsilon=EPSILON, rectify=True, overwrite=overwrite
+    )
+    gx, g_gamma, g_beta, g = norm.backward(gy, x, gamma, mean, inv_std, y, keep=keep, overwrite=overwrite)
+    taken = (y.data_ptr(), (g if keep else gx).data_ptr()) == before
+    yield "memory taken", torch.tensor([float(taken)]), np.array([float(overwrite)])
+    yield "y", y, y_
+    yield "gx", gx, pulled_back(g_, x, gamma)
+    yield "g_gamma", g_gamma, (g_ * x_hat).sum(0)
+    yield "g_beta", g_beta, g_.sum(0)
+    if keep:
+        yield "g", g, g_
+
+
+def pooled(
+    shape: tuple[int, ...], dtype: torch.dtype, geometry: tuple[tuple[int, int], ...], out: tuple[int, int]
+) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """Maxima, many of them equal to another of their window, where they are, and the gradient."""
+    x = (tensor(shape, torch.float32) * 2).round().to(dtype)
+    (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w) = geometry
+    n, channels, height, width = shape
+    y, places = pool.forward(x, *geometry, out)
+    gy = tensor(y.shape, dtype)
+    values, cotangents = x.double().numpy(), gy.double().numpy()
+    y_, places_ = np.full((n, channels, *out), -np.inf), np.zeros((n, channels, *out))
+    gx_ = np.zeros(shape)
+    for i, c, row, at in np.ndindex(*y_.shape):
+        best = None
+        for place, (down, along) in enumerate(np.ndindex(kernel_h, kernel_w)):
+            source = i, c, row * stride_h - pad_h + down, at * stride_w - pad_w + along
+            inside = 0 <= source[2] < height and 0 <= source[3] < width
+            if inside and (best is None or values[source] > y_[i, c, row, at]):
+                best, y_[i, c, row, at], places_[i, c, row, at] = source, values[source], place
+        gx_[best] += cotangents[i, c, row, at]
+    yield "y", y, y_
+    yield "places", places, places_
+    yield "gx", pool.backward(gy, x, places, *geometry), gx_
+
+
+def error(got: torch.Tensor, expected: np.ndarray) -> float:
+    """The largest error beside the largest value; not a number counts as infinite."""
+    values = rows(got) if expected.ndim == 2 else got.double().numpy()
+    worst = np.abs(values - expected).max() / max(np.abs(expected).max(), 1e-3)
+    return float(np.nan_to_num(worst, nan=np.inf))
+
+
+def report(name: str, run: Callable[[], Iterator[Any]]) -> None:
+    """Run a case twice with the same numbers."""
+    global RANDOM
+    seed = sum(map(ord, name))
+    found: list[list[tuple[str, torch.Tensor, np.ndarray]]] = []
+    for _ in range(2):
+        RANDOM = np.random.default_rng(seed)
+        found.append(list(run()))
+    same = all(torch.equal(a[1], b[1]) for a, b in zip(*found, strict=True))
+    errors = {what: error(got, expected) for what, got, expected in found[0]}
+    narrow = [what for what, got, _ in found[0] if got.dtype == torch.bfloat16]
+    print(json.dumps({"case": name, "errors": errors, "narrow": narrow, "same": same}))
+
+
+def graph() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """Two residual blocks' ends after a pooling, as a graph with the rewrites for GPUs; beside torch in float64."""
+    shape = (2, 5, 4, 3)
+    image = tensor((2, 5, 8, 6), torch.float32)
+    x = device.shared(image.numpy(), "x")
+    scales = [vectors(5) for _ in range(4)]
+    weights = tensor(shape, torch.float32)
+
+    def network(pooled: Any, normalise: Callable[[Any, int], Any], relu: Callable[[Any], Any]) -> Any:
+        for i in (0, 2):
+            inner = relu(normalise(pooled, i))
+            pooled = relu(normalise(inner, i + 1) + pooled)
+        return pooled
+
+    def ours(v: Any, i: int) -> Any:
+        return ops.batch_norm(v, *(s.numpy() for s in scales[i]), EPSILON)[0]
+
+    def torchs(v: torch.Tensor, i: int) -> torch.Tensor:
+        gamma, beta = (s.double() for s in scales[i])
+        return torch.nn.functional.batch_norm(v, None, None, gamma, beta, True, 0, EPSILON)
+
+    out = network(ops.pool2d(x, 3, 2, 1), ours, ops.relu)
+    mode = device.mode("cpu").including(GPU_TAG)
+    compute = pytensor.function([], [out, pytensor.grad((out * weights.numpy()).sum(), x)], mode=mode)
+    nodes = [node.op for node in compute.maker.fgraph.toposort()]
+    made = [(op.again, op.joined) for op in nodes if isinstance(op, JoinedBatchNormGrad)]
+    assert sorted(made) == [(False, True), (True, False), (True, False)], nodes
+    assert sum(isinstance(op, MaxPoolPlaces | MaxPoolPlacesGrad) for op in nodes) == 2, nodes
+    seen = image.double().requires_grad_()
+    expected = network(torch.nn.functional.max_pool2d(seen, 3, 2, 1), torchs, torch.relu)
+    (expected * weights.double()).sum().backward()
+    assert seen.grad is not None
+    y, gx = compute()
+    yield "y", torch.from_numpy(y), expected.detach().numpy()
+    yield "gx", torch.from_numpy(gx), seen.grad.numpy()
+
+
+def not_numbers() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """What is not a number must not become one."""
+    x = tensor((40, 3), torch.float32)
+    x[7, 1] = float("nan")
+    y, *_ = norm.forward(x, *vectors(3), epsilon=EPSILON, rectify=True)
+    yield "y", y.isnan().float(), np.tile([0.0, 1.0, 0.0], (40, 1))
+    image = x.reshape(2, 3, 5, 4)
+    pooled, _ = pool.forward(image, (3, 3), (2, 2), (1, 1), (3, 2))
+    expected = torch.nn.functional.max_pool2d(image, 3, 2, 1)
+    yield "pooled", pooled.isnan().double(), rows(expected.isnan())
+
+
+def main() -> None:
+    # New memory is filled with NaN, or the largest integer.
+    torch.use_deterministic_algorithms(True)
+    for dtype in (torch.float32, torch.bfloat16):
+        kind = str(dtype).removeprefix("torch.")
+        for shape in SHAPES:
+            report(f"normalised {shape} {kind}", partial(case, shape, dtype, True, "", False, False))
+        options = [
+            (False, "", True, False),
+            (True, "", False, True),
+            (True, "sum", True, False),
+            (True, "projection", True, False),
+        ]
+        for rectify, shortcut, two, again in options:
+            name = f"rectify={rectify} shortcut={shortcut or None} two={two} again={again} {kind}"
+            report(name, partial(case, (3, 19, 5, 7), dtype, rectify, shortcut, two, again))
+        for keep, overwrite in product((False, True), repeat=2):
+            report(f"keep={keep} overwrite={overwrite} {kind}", partial(whole, dtype, keep, overwrite))
+        windows = [
+            ((2, 67, 7, 5), ((3, 3), (2, 2), (1, 1)), (4, 3)),
+            ((1, 3, 6, 9), ((2, 3), (2, 1), (0, 1)), (3, 9)),
+            # In ceil mode the last windows reach over the border; there are inputs in no window.
+            ((1, 2, 6, 6), ((3, 3), (2, 2), (0, 0)), (3, 3)),
+            ((1, 2, 7, 7), ((2, 2), (3, 3), (0, 0)), (2, 2)),
+        ]
+        for shape, geometry, out in windows:
+            report(f"pooled {shape} {geometry} {kind}", partial(pooled, shape, dtype, geometry, out))
+    report("graph by torch", graph)
+    # As if tensors of the CPU were a GPU's.
+    norm.fit = lambda *tensors: len({t.shape for t in tensors}) == 1
+    norms.rows.fit = lambda *tensors: False
+    norms.triton.computes = lambda x: True
+    torch.native_batch_norm = None
+    report("graph", graph)
+    # More pieces than the second stage takes at once.
+    norm.ROWS = 2
+    report("many pieces", partial(case, (140, 1), torch.float32, True, "", False, False))
+    report("not a number", not_numbers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,565 @@
+"""Batch normalisation with residual sum and rectifier, and its gradient, in few passes over a GPU's memory.
+
+Rows are pixels, columns are channels: images are read in their channels-last layout, in float32 or bfloat16, and all
+arithmetic is in float32. A program walks down a piece of the rows, some channels wide. Sums over rows are made in two
+stages: each program leaves what it found in its piece, and a second kernel puts that together in a fixed order. There
+are no atomic additions, so the bits are the same each time, on any GPU.
+
+The statistics are those of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances" (1979): mean and sum of squares of each piece, and what the pieces' means add to the squares. The rest is
+Ioffe and Szegedy 2015, "Batch normalization", algorithm 1 and the gradients in section 3.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from theanompi.device.triton import OPTIONS
+
+ROWS = 32
+CHANNELS = 64
+"""A tile: what a program has in its registers at a time, 16 elements of each operand a thread."""
+PROGRAMS = 528
+"""About how many programs share sums over rows: four for each multiprocessor of an H100 or H200. It is the same on
+every GPU, as the order of the additions depends on it."""
+
+PASS_ROWS = 8 * ROWS
+"""Rows of a program that sums nothing; it reads its channels' vectors once for all of them."""
+
+PIECES, PIECE_CHANNELS = 64, 16
+"""A tile of the second stage."""
+
+
+@triton.jit
+def _floats(pointer, offsets, inside):
+    return tl.load(pointer + offsets, mask=inside, other=0).to(tl.float32)
+
+
+@triton.jit
+def _statistics_of_pieces(
+    x, means, squares, rows, channels, piece, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """Mean, and sum of squared distances from it, of each piece of the rows."""
+    number = tl.program_id(0)
+    row, column = tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known, tile = column < channels, row[:, None] * channels + column[None, :]
+    count = tl.minimum(rows - number * piece, piece)
+    first = number.to(tl.int64) * piece * channels
+    # Sums of squares lose digits where the mean is large: the first row is about as large.
+    origin = _floats(x + first, column, known)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    square = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for start in range(0, count, ROWS):
+        inside = (start + row < count)[:, None] & known[None, :]
+        value = _floats(x + first + start * channels, tile, inside)
+        moved = tl.where(inside, value - origin[None, :], 0)
+        total += moved
+        square += moved * moved
+    moved_by = tl.sum(total, 0) / count
+    target = number * channels + column
+    tl.store(means + target, origin + moved_by, mask=known)
+    tl.store(squares + target, tl.sum(square, 0) - count * moved_by * moved_by, mask=known)
+
+
+@triton.jit
+def _statistics(
+    means,
+    squares,
+    mean,
+    inv_std,
+    rows,
+    channels,
+    piece,
+    pieces,
+    epsilon,
+    PIECES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Mean and 1 / sqrt(variance + epsilon) of all rows from those of the pieces."""
+    number, column = tl.arange(0, PIECES), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    known, tile = column < channels, number[:, None] * channels + column[None, :]
+    origin = _floats(means, column, known)
+    total = tl.zeros((PIECES, CHANNELS), tl.float32)
+    for start in range(0, pieces, PIECES):
+        inside = (start + number < pieces)[:, None] & known[None, :]
+        count = tl.minimum(rows - (start + number) * piece, piece).to(tl.float32)[:, None]
+        value = _floats(means + start * channels, tile, inside)
+        total += tl.where(inside, count * (value - origin[None, :]), 0)
+    average = origin + tl.sum(total, 0) / rows
+    square = tl.zeros((PIECES, CHANNELS), tl.float32)
+    for start in range(0, pieces, PIECES):
+        inside = (start + number < pieces)[:, None] & known[None, :]
+        count = tl.minimum(rows - (start + number) * piece, piece).to(tl.float32)[:, None]
+        moved = _floats(means + start * channels, tile, inside) - average[None, :]
+        own = _floats(squares + start * channels, tile, inside)
+        square += tl.where(inside, own + count * moved * moved, 0)
+    variance = tl.sum(square, 0) / rows
+    tl.store(mean + column, average, mask=known)
+    tl.store(inv_std + column, 1 / tl.sqrt_rn(variance + epsilon), mask=known)
+
+
+@triton.jit
+def _apply(
+    x,
+    gamma,
+    beta,
+    mean,
+    inv_std,
+    residual,
+    gamma2,
+    beta2,
+    mean2,
+    inv_std2,
+    y,
+    rows,
+    channels,
+    piece,
+    RECTIFY: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Normalise, add the residual, which may be normalised itself, rectify.
+
+    Not x · scale + shift, which loses digits where a channel varies little.
+    """
+    number = tl.program_id(0)
+    row, column = tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known, tile = column < channels, row[:, None] * channels + column[None, :]
+    count = tl.minimum(rows - number * piece, piece)
+    first = number.to(tl.int64) * piece * channels
+    centre, shift = _floats(mean, column, known), _floats(beta, column, known)
+    scale = _floats(gamma, column, known) * _floats(inv_std, column, known)
+    if gamma2 is not None:
+        centre2, shift2 = _floats(mean2, column, known), _floats(beta2, column, known)
+        scale2 = _floats(gamma2, column, known) * _floats(inv_std2, column, known)
+    for start in range(0, count, ROWS):
+        inside = (start + row < count)[:, None] & known[None, :]
+        here = first + start * channels
+        out = (_floats(x + here, tile, inside) - centre[None, :]) * scale[None, :] + shift[None, :]
+        if residual is not None:
+            shortcut = _floats(residual + here, tile, inside)
+            if gamma2 is not None:
+                shortcut = (shortcut - centre2[None, :]) * scale2[None, :] + shift2[None, :]
+            out += shortcut
+        if RECTIFY:
+            # What is not a number stays so.
+            out = tl.where(out < 0, 0, out)
+        tl.store(y + here + tile, out.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _cotangent(gy, gy2, y, here, tile, inside, out):
+    """The cotangent of what was rectified, from one or two of what came out: 0 where that is 0."""
+    g = _floats(gy + here, tile, inside)
+    if gy2 is not None:
+        g += _floats(gy2 + here, tile, inside)
+    if y is not None:
+        out = _floats(y + here, tile, inside)
+    if out is not None:
+        g = tl.where(out <= 0, 0, g)
+    return tl.where(inside, g, 0)
+
+
+@triton.jit
+def _sums_of_pieces(
+    gy,
+    gy2,
+    y,
+    x,
+    gamma,
+    beta,
+    mean,
+    inv_std,
+    x2,
+    mean2,
+    inv_std2,
+    g,
+    sums,
+    rows,
+    channels,
+    piece,
+    pieces,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Σg, Σg·x̂ and of a projection Σg·x̂₂ of each piece of the rows; g itself where it is wanted."""
+    number = tl.program_id(0)
+    row, column = tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known, tile = column < channels, row[:, None] * channels + column[None, :]
+    count = tl.minimum(rows - number * piece, piece)
+    first = number.to(tl.int64) * piece * channels
+    centre, deviation = _floats(mean, column, known), _floats(inv_std, column, known)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    product = tl.zeros((ROWS, CHANNELS), tl.float32)
+    if beta is not None:
+        scale, shift = _floats(gamma, column, known) * deviation, _floats(beta, column, known)
+    if x2 is not None:
+        centre2 = _floats(mean2, column, known)
+        product2 = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for start in range(0, count, ROWS):
+        inside = (start + row < count)[:, None] & known[None, :]
+        here = first + start * channels
+        moved = _floats(x + here, tile, inside) - centre[None, :]
+        out = None
+        if beta is not None:
+            out = moved * scale[None, :] + shift[None, :]
+        cotangent = _cotangent(gy, gy2, y, here, tile, inside, out)
+        total += cotangent
+        product += cotangent * moved
+        if x2 is not None:
+            product2 += cotangent * (_floats(x2 + here, tile, inside) - centre2[None, :])
+        if g is not None:
+            tl.store(g + here + tile, cotangent.to(g.dtype.element_ty), mask=inside)
+    sums += number * channels
+    tl.store(sums + column, tl.sum(total, 0), mask=known)
+    tl.store(sums + pieces * channels + column, tl.sum(product, 0) * deviation, mask=known)
+    if x2 is not None:
+        sum2 = tl.sum(product2, 0) * _floats(inv_std2, column, known)
+        tl.store(sums + 2 * pieces * channels + column, sum2, mask=known)
+
+
+@triton.jit
+def _sums(sums, out, channels, pieces, PIECES: tl.constexpr, CHANNELS: tl.constexpr):
+    """The sums of all rows from those of the pieces."""
+    which = tl.program_id(1)
+    number, column = tl.arange(0, PIECES), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    known, tile = column < channels, number[:, None] * channels + column[None, :]
+    total = tl.zeros((PIECES, CHANNELS), tl.float32)
+    for start in range(0, pieces, PIECES):
+        inside = (start + number < pieces)[:, None] & known[None, :]
+        total += _floats(sums + (which * pieces + start) * channels, tile, inside)
+    tl.store(out + which * channels + column, tl.sum(total, 0), mask=known)
+
+
+@triton.jit
+def _gradient(
+    gy,
+    gy2,
+    y,
+    x,
+    gamma,
+    beta,
+    mean,
+    inv_std,
+    g_beta,
+    g_gamma,
+    gx,
+    rows,
+    channels,
+    piece,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """The gradient γ/σ · (g − Σg/R − x̂ · Σ(g·x̂)/R) with respect to the input."""
+    number = tl.program_id(0)
+    row, column = tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known, tile = column < channels, row[:, None] * channels + column[None, :]
+    count = tl.minimum(rows - number * piece, piece)
+    first = number.to(tl.int64) * piece * channels
+    centre, deviation = _floats(mean, column, known), _floats(inv_std, column, known)
+    scale = _floats(gamma, column, known) * deviation
+    share = _floats(g_beta, column, known) / rows
+    slope = _floats(g_gamma, column, known) * deviation / rows
+    if beta is not None:
+        shift = _floats(beta, column, known)
+    for start in range(0, count, ROWS):
+        inside = (start + row < count)[:, None] & known[None, :]
+        here = first + start * channels
+        moved = _floats(x + here, tile, inside) - centre[None, :]
+        out = None
+        if beta is not None:
+            out = moved * scale[None, :] + shift[None, :]
+        cotangent = _cotangent(gy, gy2, y, here, tile, inside, out)
+        gradient = scale[None, :] * (cotangent - share[None, :] - moved * slope[None, :])
+        tl.store(gx + here + tile, gradient.to(gx.dtype.element_ty), mask=inside)
+
+
+def layout(ndim: int) -> torch.memory_format:
+    """The layout of rows of channels."""
+    return torch.channels_last if ndim == 4 else torch.contiguous_format
+
+
+def fit(*tensors: torch.Tensor) -> bool:
+    """Whether the functions below can read these: float32 or bfloat16 on CUDA, of one shape, in rows of channels.
+
+    Parameters
+    ----------
+    *tensors : torch.Tensor
+
+    Returns
+    -------
+    bool
+    """
+    shape = tensors[0].shape
+    return shape.numel() > 0 and all(
+        t.is_cuda
+        and t.dtype in (torch.float32, torch.bfloat16)
+        and t.shape == shape
+        and t.is_contiguous(memory_format=layout(len(shape)))
+        for t in tensors
+    )
+
+
+def _pieces(rows: int, channels: int) -> tuple[int, int]:
+    """How many rows a piece has of which sums are made, and how many pieces there are."""
+    wanted = max(1, PROGRAMS // triton.cdiv(channels, CHANNELS))
+    piece = ROWS * triton.cdiv(triton.cdiv(rows, wanted), ROWS)
+    return piece, triton.cdiv(rows, piece)
+
+
+def _columns(channels: int) -> int:
+    return int(triton.cdiv(channels, CHANNELS))
+
+
+def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and 1 / sqrt(biased variance + epsilon) of each channel.
+
+    Parameters
+    ----------
+    x : torch.Tensor, shape (n, c) or (n, c, h, w)
+        Such that it is `fit`.
+    epsilon : float
+
+    Returns
+    -------
+    mean, inv_std : torch.Tensor, shape (c,), float32
+    """
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    piece, pieces = _pieces(rows, channels)
+    means, squares = torch.empty(2, pieces, channels, device=x.device).unbind()
+    mean, inv_std = torch.empty(2, channels, device=x.device).unbind()
+    _statistics_of_pieces[(pieces, _columns(channels))](
+        x, means, squares, rows, channels, piece, ROWS=ROWS, CHANNELS=CHANNELS, **OPTIONS
+    )
+    _statistics[(triton.cdiv(channels, PIECE_CHANNELS),)](
+        *(means, squares, mean, inv_std, rows, channels, piece, pieces, epsilon),
+        PIECES=PIECES,
+        CHANNELS=PIECE_CHANNELS,
+        **OPTIONS,
+    )
+    return mean, inv_std
+
+
+Projection = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Of a residual that is normalised too: gamma, beta, mean, inv_std."""
+
+
+def apply(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    mean: torch.Tensor,
+    inv_std: torch.Tensor,
+    residual: torch.Tensor | None = None,
+    *,
+    projection: Projection | None = None,
+    rectify: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Normalise by given statistics, add the residual, rectify.
+
+    Parameters
+    ----------
+    x, residual : torch.Tensor, shape (n, c) or (n, c, h, w)
+        Such that they are `fit`.
+    gamma, beta, mean, inv_std : torch.Tensor, shape (c,), float32
+    projection : tuple of torch.Tensor, optional
+        If the residual is to be normalised before it is added: its gamma, beta, mean, inv_std.
+    rectify : bool
+    out : torch.Tensor, optional
+        Where to write; may be the residual.
+
+    Returns
+    -------
+    torch.Tensor
+    """
+    y = torch.empty_like(x) if out is None else out
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    _apply[(triton.cdiv(rows, PASS_ROWS), _columns(channels))](
+        *(x, gamma, beta, mean, inv_std, residual, *(projection or (None,) * 4), y),
+        *(rows, channels, PASS_ROWS),
+        RECTIFY=rectify,
+        ROWS=ROWS,
+        CHANNELS=CHANNELS,
+        **OPTIONS,
+    )
+    return y
+
+
+def forward(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    residual: torch.Tensor | None = None,
+    *,
+    epsilon: float,
+    rectify: bool = False,
+    overwrite: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Normalise by the statistics of the batch, add the residual, rectify: as `rows.forward`.
+
+    Parameters
+    ----------
+    x, residual : torch.Tensor, shape (n, c) or (n, c, h, w)
+        Such that they are `fit`.
+    gamma, beta : torch.Tensor, shape (c,), float32
+    epsilon : float
+    rectify : bool
+    overwrite : bool
+        Write y over the residual.
+
+    Returns
+    -------
+    y, mean, inv_std : torch.Tensor
+        As :func:`theanompi.device.ops.batch_norm`.
+    """
+    mean, inv_std = statistics(x, epsilon)
+    own = residual is not None and overwrite and residual.dtype == x.dtype
+    gamma, beta = gamma.contiguous(), beta.contiguous()
+    y = apply(x, gamma, beta, mean, inv_std, residual, rectify=rectify, out=residual if own else None)
+    return y, mean, inv_std
+
+
+def sums(
+    gy: torch.Tensor,
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    mean: torch.Tensor,
+    inv_std: torch.Tensor,
+    *,
+    gy2: torch.Tensor | None = None,
+    y: torch.Tensor | None = None,
+    beta: torch.Tensor | None = None,
+    projection: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    g: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The first pass of the gradient: sums over all rows, and the cotangent of what was rectified.
+
+    Parameters
+    ----------
+    gy, gy2, x, y, g : torch.Tensor, shape (n, c) or (n, c, h, w)
+        Such that they are `fit`. The cotangent, or two whose sum it is; the input; if there was a rectifier its output;
+        where to write its cotangent, which may be `gy`.
+    gamma, mean, inv_std, beta : torch.Tensor, shape (c,), float32
+        With `beta` the rectifier's output is computed from `x` again and not read.
+    projection : tuple of torch.Tensor, optional
+        Of a residual that was normalised: it, its mean and its inv_std.
+
+    Returns
+    -------
+    torch.Tensor, shape (2, c) or (3, c)
+        The gradients of beta, of gamma, and of the projection's gamma.
+    """
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    piece, pieces = _pieces(rows, channels)
+    n_sums = 2 if projection is None else 3
+    partial = torch.empty(n_sums, pieces, channels, device=x.device)
+    out = torch.empty(n_sums, channels, device=x.device)
+    _sums_of_pieces[(pieces, _columns(channels))](
+        *(gy, gy2, y, x, gamma, beta, mean, inv_std, *(projection or (None,) * 3), g, partial),
+        *(rows, channels, piece, pieces),
+        ROWS=ROWS,
+        CHANNELS=CHANNELS,
+        **OPTIONS,
+    )
+    _sums[(triton.cdiv(channels, PIECE_CHANNELS), n_sums)](
+        partial, out, channels, pieces, PIECES=PIECES, CHANNELS=PIECE_CHANNELS, **OPTIONS
+    )
+    return out
+
+
+def gradient(
+    gy: torch.Tensor,
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    mean: torch.Tensor,
+    inv_std: torch.Tensor,
+    g_beta: torch.Tensor,
+    g_gamma: torch.Tensor,
+    *,
+    gy2: torch.Tensor | None = None,
+    y: torch.Tensor | None = None,
+    beta: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The second pass: the gradient with respect to the input.
+
+    Parameters
+    ----------
+    gy, x, gamma, mean, inv_std, gy2, y, beta : torch.Tensor
+        As in `sums`.
+    g_beta, g_gamma : torch.Tensor, shape (c,), float32
+        What that gave.
+    out : torch.Tensor, optional
+        Where to write; may be `gy`.
+
+    Returns
+    -------
+    torch.Tensor
+    """
+    gx = torch.empty_like(x) if out is None else out
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    _gradient[(triton.cdiv(rows, PASS_ROWS), _columns(channels))](
+        *(gy, gy2, y, x, gamma, beta, mean, inv_std, g_beta, g_gamma, gx),
+        *(rows, channels, PASS_ROWS),
+        ROWS=ROWS,
+        CHANNELS=CHANNELS,
+        **OPTIONS,
+    )
+    return gx
+
+
+def backward(
+    gy: torch.Tensor,
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    mean: torch.Tensor,
+    inv_std: torch.Tensor,
+    y: torch.Tensor | None = None,
+    *,
+    beta: torch.Tensor | None = None,
+    gy2: torch.Tensor | None = None,
+    keep: bool = False,
+    overwrite: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of what `forward` computes: as `rows.backward`.
+
+    Parameters
+    ----------
+    gy, gy2 : torch.Tensor, shape (n, c) or (n, c, h, w), float32 or bfloat16
+        The cotangent, or two whose sum it is, in any layout.
+    x, y : torch.Tensor, as `gy`
+        What went into `forward` and, if that rectified, what came out; such that they are `fit`.
+    gamma, mean, inv_std, beta : torch.Tensor, shape (c,), float32
+        With `beta` in the place of `y` what came out is computed again: where nothing was added before the rectifier.
+    keep : bool
+        Whether the last result is wanted.
+    overwrite : bool
+        Whether the memory of `gy` may be taken.
+
+    Returns
+    -------
+    gx, g_gamma, g_beta : torch.Tensor
+        With respect to input, gamma and beta.
+    g : torch.Tensor
+        With `y` or `beta`: with respect to what was rectified. Without meaning unless kept.
+    """
+    whole = layout(x.ndim)
+    if gy.dtype != x.dtype or not gy.is_contiguous(memory_format=whole):
+        gy, overwrite = gy.to(x.dtype, memory_format=whole, copy=True), True
+    gy2 = None if gy2 is None else gy2.contiguous(memory_format=whole)
+    gamma, mean, inv_std = gamma.contiguous(), mean.contiguous(), inv_std.contiguous()
+    beta = None if beta is None else beta.contiguous()
+    given = x, gamma, mean, inv_std
+    own = gy if overwrite else None
+    if keep:
+        g = torch.empty_like(x) if own is None else own
+        g_beta, g_gamma = sums(gy, *given, gy2=gy2, y=y, beta=beta, g=g).unbind()
+        return gradient(g, *given, g_beta, g_gamma), g_gamma, g_beta, g
+    g_beta, g_gamma = sums(gy, *given, gy2=gy2, y=y, beta=beta).unbind()
+    gx = gradient(gy, *given, g_beta, g_gamma, gy2=gy2, y=y, beta=beta, out=own)
+    return (gx, g_gamma, g_beta) if y is None and beta is None else (gx, g_gamma, g_beta, gy)
