@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from theanompi.config import ConfigError, RunConfig, from_environment, run_folder
+from theanompi.config import RunConfig, from_environment, run_folder
 from theanompi.config.lineage import DATA
 from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
 from theanompi.launch.job import mpi_rank
@@ -83,18 +83,13 @@ def run(
         )
         with nothing_is_garbage():
             from theanompi.training.rank import find_model_class, settle, train
-            from theanompi.training.ranks import agree
+            from theanompi.training.ranks import together
             from theanompi.training.simulated import train_simulated
 
         stack.callback(gc.unfreeze)  # what `train` has taken out of the garbage collector's sight
         given = config
         config, device = settle(given, devices, comm, progress)
-        if keeper and folder is None:
-            try:
-                folder = take(config)
-            except ConfigError as caught:
-                error = caught
-        agree(comm, error)
+        folder = together(comm, lambda: take(config) if keeper and folder is None else folder)
         if comm.Get_rank() == 0:
             tell(out=config.out)
             if given.data is None and config.data is not None and config.verbose and not plan:
