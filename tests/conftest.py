@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -24,6 +25,9 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Without Triton, which is a thing of its own, its kernels are nothing to import.
+collect_ignore = [] if find_spec("triton") else ["triton_program.py"]
 
 HERE = str(Path(__file__).parent)
 STARTING = {

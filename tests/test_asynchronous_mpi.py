@@ -172,10 +172,11 @@ def test_the_exchange_goes_on_while_a_gradient_is_computed() -> None:
         2,
         """
 for name, settings, done in (
-    ("EASGD", {"period": 1}, lambda rule: len(rule._centre.spans) == 3 * rule._centre.n_parts),
+    ("EASGD", {"period": 1}, lambda rule: passed() > before and len(rule._centre.spans) == 3 * rule._centre.n_parts),
     ("GOSGD", {"p": 1.0}, lambda rule: rule._to is None),
 ):
     toy, rule, links = start(name, **settings)
+    passed = lambda: rule._centre.number if name == "EASGD" else 0
     gradients, end = toy.train_iter, time.monotonic() + 20
     def slow(*arguments):
         while not done(rule) and time.monotonic() < end:
@@ -184,6 +185,7 @@ for name, settings, done in (
         assert done(rule), "it has waited for the gradient"
     toy.train_iter = slow
     for count in range(3):
+        before = passed()
         rule.step(toy, count, Quiet())
     assert links._hurried(), "whoever waits for the helper has nothing to compute"
     links.close()

@@ -121,7 +121,9 @@ def test_presets_differ_as_their_names_say():
     assert len({tuple(one) for one in without}) == 8
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in EXAMPLES if p.stem != "sync_async_rates"], ids=lambda path: path.stem
+)
 @pytest.mark.parametrize("scale", ["imagenet", "small"])
 def test_the_papers_experiments(path, scale):
     experiment = read_experiment(path, scale=scale)
@@ -131,6 +133,16 @@ def test_the_papers_experiments(path, scale):
     assert experiment.trials(Path("out"))
     # Every reader sees first what the original found.
     assert path.read_text().startswith("# ")
+
+
+def test_rates_are_chosen_on_other_seeds_than_those_that_are_compared():
+    chosen, compared = (
+        read_experiment(ROOT / "examples" / "experiments" / f"{name}.toml")
+        for name in ("sync_async_rates", "sync_async")
+    )
+    assert not set(chosen.seeds) & set(compared.seeds)
+    rules = {name for name in compared.arms if not name.endswith(("_straggler", "_half"))}
+    assert {name.rpartition("_")[0] for name in chosen.arms} == rules
 
 
 def test_which_there_are():
@@ -144,6 +156,7 @@ def test_which_there_are():
             "slides",
             "slides_resnet50",
             "sync_async",
+            "sync_async_rates",
             "warmup",
         ),
     ]

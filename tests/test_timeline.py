@@ -195,7 +195,7 @@ def test_all_ranks_of_a_run_are_in_one_picture(n: int, settings: dict[str, Any],
     ]
     phases = ["iteration", "load", "compute", "load", "compute", "exchange", "update"]
     if "sync_type" in settings:
-        phases = ["iteration", "load", "compute", "load", "update", "exchange"]
+        phases = ["iteration", "load", "compute", "load", "compute", "update", "exchange"]
     for rank in range(n):
         main = [name.split(":")[0] for name, *_ in found[rank, "main"]]
         assert main == 3 * phases

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytensor.tensor as pt
 from pytensor.tensor.special import softmax as _softmax
 
@@ -133,11 +134,11 @@ def rectify(x: Any) -> Any:
 
 
 class LeakyRectify:
-    """Leaky rectifier, max(x, leakiness · x) [1]_, by the device's own op.
+    """Leaky rectifier, max(x, leakiness · x) [1]_, by the device's own op where the leakiness is a number.
 
     Parameters
     ----------
-    leakiness : float
+    leakiness : float or tensor
         Slope for negative inputs, usually in [0, 1]; 0 is :func:`rectify`, 1 is :func:`linear`.
 
     References
@@ -155,7 +156,9 @@ class LeakyRectify:
 
     def __call__(self, x: Any) -> Any:
         """Apply it to a pytensor variable."""
-        return _leaky_relu(x, self.leakiness)
+        if isinstance(self.leakiness, float | int | np.number):
+            return _leaky_relu(x, self.leakiness)
+        return pt.switch(x > 0, x, x * pt.cast(self.leakiness, x.dtype))
 
 
 leaky_rectify = LeakyRectify(0.01)

@@ -1,5 +1,6 @@
 """What a rule is: to its user a way to start a run, to the training loop what travels, when, and to whom."""
 
+import importlib
 import math
 import sys
 from abc import abstractmethod
@@ -83,6 +84,12 @@ class Rule(Session):
         """
         if self._config is None:
             raise RuntimeError(f"{self.name}.result: expected a call of init before it, got none")
+        if self._job is not None and self._job.account.out:  # the workers have told it
+            return Result(self._job.account.out)
+        if self._config.out is None and self._config.data is None:
+            # The model's class says which data it takes, and they are part of the name.
+            ranks = importlib.import_module("theanompi.training.rank")
+            return Result(ranks.resolve_by_class(self._config).out)
         return Result(run_folder(self._config))
 
     @abstractmethod
