@@ -287,10 +287,30 @@ def test_wait_raises_one_line_when_a_rank_dies(folder, capfd, way, how):
     assert "BAD TERMINATION" not in capfd.readouterr().out
 
 
+# A rank that ends before the launcher has opened its process is one of several that have ended when it looks. And
+# it has memory, as a rank has, which takes its time to free: one that has none is killed and gone before the first
+# one's end is known to anybody but mpirun.
+TELL_AND_AWAIT_THE_WATCH = """
+    memory = bytearray(os.urandom(4096)) * 25_000
+    places = comm.gather((os.uname().nodename, os.getpid()))
+    rank or tell(ranks=places)
+    descriptors = Path("/proc", os.environ["THEANOMPI_LAUNCHER"].rpartition(":")[2], "fdinfo")
+    while not any(f"Pid:\\t{os.getpid()}\\n" in read_if_there(file) for file in descriptors.iterdir()):
+        time.sleep(0.01)
+"""
+READ_IF_THERE = """
+def read_if_there(file):
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+"""
+
+
 def test_the_rank_that_was_killed_is_named_and_not_one_that_mpirun_killed_after_it(folder, capfd):
-    tells = "    places = comm.gather((os.uname().nodename, os.getpid()))\n    rank or tell(ranks=places)\n"
     (folder / "small_worker.py").write_text(
-        WORKER.replace("    comm.Barrier()\n", f"{tells}    comm.Barrier()\n", 1)
+        READ_IF_THERE
+        + WORKER.replace("    comm.Barrier()\n", f"{TELL_AND_AWAIT_THE_WATCH}    comm.Barrier()\n", 1)
     )
     with pytest.raises(RunFailed, match=r"rank 3 \(.*, pid \d+\) was ended by SIGKILL"):
         start(out="kill", n=4).wait()

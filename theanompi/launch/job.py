@@ -326,7 +326,6 @@ class Job:
                             file = os.pidfd_open(pid)
                             watched.callback(os.close, file)
                             ranks[file] = pid
-                        for file in ranks:
                             events.register(file, select.EPOLLIN)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
