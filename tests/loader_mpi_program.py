@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,19 @@ from theanompi.data import Loader, Pictures, Sampler, open_dataset
 MPI_VARIABLES = ("PMI", "OMPI_", "MPI")
 
 
+def environment(pid: int) -> list[str]:
+    """What a process was started with: nothing in the moment in which it becomes another program."""
+    while not (text := Path(f"/proc/{pid}/environ").read_text("utf-8")):
+        time.sleep(0.01)
+    return text.split("\0")
+
+
 def main(lose: bool) -> None:
     """Read an epoch, and a validation, and the beginning of another epoch."""
     comm = MPI.COMM_WORLD
     digits = Pictures(open_dataset("digits"), resolve(RunConfig()))
     with digits.dataset as data, Loader(digits, 16, processes=2) as loader:
-        names = {
-            entry.partition("=")[0]
-            for pid in loader.pids
-            for entry in Path(f"/proc/{pid}/environ").read_text("utf-8").split("\0")
-        }
+        names = {entry.partition("=")[0] for pid in loader.pids for entry in environment(pid)}
         assert "PATH" in names and not [name for name in names if name.startswith(MPI_VARIABLES)], names
         assert any(name.startswith(MPI_VARIABLES) for name in os.environ)
         sampler = Sampler(data.n_train, 16, comm.size, comm.rank, 1, seed=0)

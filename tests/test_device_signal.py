@@ -6,10 +6,11 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 import pytest
-from interpreter import DTYPES, assert_as_interpreted, difference, on_device
+from interpreter import DTYPES, assert_as_interpreted, on_device
 from pytensor.compile.mode import Mode
 from pytensor.tensor import fft, signal
 from pytensor.tensor.signal.conv import Convolve1d, Convolve2d
+from tolerance import assert_close
 
 from theanompi import device
 
@@ -21,8 +22,7 @@ def compare(inputs: list[Any], outputs: list[Any], values: list[np.ndarray]) -> 
     reference = pytensor.function(inputs, outputs, mode=REFERENCE)(*values)
     results = pytensor.function(inputs, outputs, mode=MODE)(*values)
     for got, expected, v in zip(results, reference, outputs, strict=True):
-        message = difference(got, np.asarray(expected), 1e-5 if v.dtype == "float32" else 1e-10)
-        assert not message, f"{v}: {message}"
+        assert_close(got, expected, str(v))
 
 
 @pytest.mark.filterwarnings("ignore:.*axes.*:DeprecationWarning")
