@@ -23,6 +23,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 # A wait in MPI gives its core to others, of which there are more than cores.
 os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
+# Hundreds of processes import the package, which none of them needs to compile but the first.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -72,6 +74,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             starts = starts or any(is_start(value, starting) for value in everything_used(given))
         if starts:
             item.add_marker("mpirun")
+
+
+@pytest.fixture
+def forks() -> Iterator[None]:
+    """Loader processes begin as forks of this one."""
+    from tests.forked import forked_loaders
+
+    with forked_loaders():
+        yield
 
 
 def is_start(value: Any, starting: list[Any]) -> bool:

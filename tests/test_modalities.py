@@ -20,7 +20,7 @@ from theanompi.data import Arrays, Batch, Loader, LoaderError, Modality, Sampler
 from theanompi.data.reading.random import sample_keys
 from theanompi.training.inputs import Feed, Inputs
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("forks")]
 
 SEED = 3
 DRAW = np.random.default_rng(0)

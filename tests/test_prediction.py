@@ -21,6 +21,8 @@ from theanompi.models.lstm import LSTM
 from theanompi.record.log import read_log
 from theanompi.training.classifier import Classifier
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 CLASSES = ["bright", "dark"]
 
 

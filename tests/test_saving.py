@@ -16,6 +16,8 @@ from theanompi.record import checkpoint
 from theanompi.rules import BSP
 from theanompi.training.saving import Resumed, _identity, _settings, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
     "modelclass": "Plain",

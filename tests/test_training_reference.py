@@ -12,6 +12,8 @@ from theanompi.data import Batch, Loader, Sampler
 from theanompi.device.ops import dropout_mask
 from theanompi.record.recorder import Recorder
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 WARMUP, DECAY = 4, 8
 REFERENCE_RATE, REFERENCE_BATCH, LAMBDA = 0.05, 4, 0.01
 

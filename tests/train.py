@@ -18,7 +18,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -26,6 +25,7 @@ from theanompi.config import RunConfig
 from theanompi.exchange import STRATEGIES
 from theanompi.exchange.window import LockedWindow
 from theanompi.record.recorder import Recorder
+from theanompi.system.processes import children
 from theanompi.training.model import Model
 from theanompi.worker import run
 
@@ -86,11 +86,7 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
 
 def loader_process() -> int:
     """The process id of this rank's loader process."""
-    (child,) = (
-        int(pid)
-        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
-        if b"theanompi.data.reading.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    (child,) = children(os.getpid()) or ()
     return child
 
 

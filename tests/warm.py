@@ -27,6 +27,7 @@ import torch
 from mpi4py import MPI
 
 import theanompi.training.rank  # noqa: F401  (once, with all that it needs)
+from tests.forked import forked_loaders
 from tests.train import train
 from theanompi import device
 from theanompi.system.processes import children
@@ -80,7 +81,8 @@ def put_back() -> Iterator[None]:
     gc.freeze()
     try:
         with warnings.catch_warnings(), mock.patch("gc.freeze"), mock.patch("gc.unfreeze"):
-            yield
+            with forked_loaders():
+                yield
     finally:
         os.chdir(folder)
         os.environ.clear()

@@ -26,6 +26,8 @@ from theanompi.launch.check import check
 from theanompi.models import ZOO, Card, describe, listing
 from theanompi.models.parts import classification_with_sides
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 PARAMETERS = {
     "AlexNet": 60_965_224,  # theano_alexnet and Caffe's bvlc_alexnet
     "AlexNetOneTower": 61_100_840,  # torchvision's
