@@ -269,11 +269,6 @@ def run_warm(
     ------
     AssertionError
         When the time is up; the message holds what was printed until then.
-
-    Examples
-    --------
-    >>> run_warm(2, "print(comm.rank, comm.size)").returncode
-    0
     """
     if not (_pool and _pool[0].open):
         for pool in _pool:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,6 @@ def test_as_many_ranks_as_asked_for(n: int) -> None:
     assert sorted(done.stdout.splitlines()) == [f"{rank} {n} {n}" for rank in range(n)]
 
 
-def test_what_fails_says_why_and_the_next_job_has_other_ranks() -> None:
-    done = run_warm(2, "print('here', flush=True)\ncomm.Barrier()\nassert comm.rank\ncomm.Barrier()")
-    assert done.returncode != 0
-    assert done.stdout == "here\n" * 2 and done.stderr.count("AssertionError") == 1
-    assert run_warm(2, "pass").returncode == 0
-
-
 def test_what_all_ranks_refuse_is_an_exit_status(tmp_path: Path) -> None:
     ranks, settings = CASES["2 ranks, avg, A = 1"]
     pid = run_warm(1, "import os; print(os.getpid())").stdout
@@ -114,12 +108,29 @@ def test_what_all_ranks_refuse_is_an_exit_status(tmp_path: Path) -> None:
     assert run_warm(1, "import os; print(os.getpid())").stdout == pid
 
 
-def test_what_hangs_is_ended_and_what_leaves_a_thread_behind_is_the_ranks_last() -> None:
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ranks that no other test has: no more than it takes."""
+    own: list[mpi.Pool] = []
+    monkeypatch.setattr(mpi, "RANKS", 2)
+    monkeypatch.setattr(mpi, "_pool", own)
+    yield
+    for pool in own:
+        pool.close()
+
+
+@pytest.mark.usefixtures("two_ranks")
+def test_after_what_fails_hangs_or_leaves_a_thread_behind_the_next_job_has_other_ranks() -> None:
+    done = run_warm(2, "print('here', flush=True)\ncomm.Barrier()\nassert comm.rank\ncomm.Barrier()")
+    assert done.returncode != 0
+    assert done.stdout == "here\n" * 2 and done.stderr.count("AssertionError") == 1
     program = "import os, time; print(os.getpid(), flush=True); {}"
     with pytest.raises(AssertionError, match="not finished after 1 s") as caught:
         run_warm(2, program.format("time.sleep(100)"), timeout=1)
     gone = [int(word) for word in str(caught.value).split() if word.isdecimal() and len(word) > 2]
+    assert len(gone) == 2
     left = "import threading; threading.Thread(target=time.sleep, args=(100,), daemon=True).start()"
+    mpi.RANKS = 1
     done = run_warm(1, program.format(left))
     assert done.returncode == 0
     for pid in [*gone, int(done.stdout)]:
@@ -130,15 +141,16 @@ def test_what_hangs_is_ended_and_what_leaves_a_thread_behind_is_the_ranks_last()
 def test_no_rank_outlives_a_session_that_is_ended(number: int, tmp_path: Path) -> None:
     """In the middle of a job: here it is the whole of a session."""
     program = (
-        "import sys; from tests.mpi import run_warm\n"
+        "import sys; from tests import mpi\n"
+        "mpi.RANKS = 2\n"
         'text = \'import os, sys, time; open(f"{sys.argv[1]}/{os.getpid()}", "w"); time.sleep(100)\'\n'
-        "run_warm(4, text, sys.argv[1])"
+        "mpi.run_warm(2, text, sys.argv[1])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, tmp_path], cwd=ROOT, stderr=subprocess.DEVNULL
     ) as session:
         deadline = time.monotonic() + 60
-        while len(pids := [int(path.name) for path in tmp_path.iterdir()]) < mpi.RANKS:
+        while len(pids := [int(path.name) for path in tmp_path.iterdir()]) < 2:
             assert time.monotonic() < deadline and session.poll() is None
             time.sleep(0.1)
         session.send_signal(number)
