@@ -77,6 +77,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def drawn() -> None:
+    """Pictures are drawn, for a test that looks at them, in a module that is marked for `pictures`."""
+
+
+@pytest.fixture
+def pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture of a report is an empty file where nobody looks at it."""
+    if "drawn" not in request.fixturenames:
+        for name in ("plot_comparison", "plot_time"):
+            monkeypatch.setattr(f"theanompi.experiments.report.{name}", lambda _, path: path.touch())
+
+
+@pytest.fixture
 def forks() -> Iterator[None]:
     """Loader processes begin as forks of this one."""
     from tests.forked import forked_loaders

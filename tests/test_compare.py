@@ -23,6 +23,8 @@ from theanompi.launch import job
 from theanompi.record.log import read_log
 
 WORKER = "tests.compare_worker"
+pytestmark = pytest.mark.usefixtures("pictures")
+
 REPORT = ("report.json", "report.md", "curves.png")
 EXPERIMENT = """
 scale = "small"
@@ -518,7 +520,7 @@ def test_ctrl_c_after_the_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("stopped; the same command goes on\n")
 
 
-def test_stopped_at_ten_random_moments_it_gives_the_same_report(folder):
+def test_stopped_at_ten_random_moments_it_gives_the_same_report(folder, drawn):
     """By signals and kills of the whole, of a part, or of all at once."""
     Path("test.toml").write_text(EXPERIMENT.replace("epochs = 3", "epochs = 30"))
     begin = time.time()

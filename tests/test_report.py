@@ -22,6 +22,8 @@ from theanompi.experiments.results import read_experiment, read_run
 from theanompi.experiments.statistics import Cell, Run, difference
 from theanompi.record.metrics import Reported
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 # Student's t, 97.5 %, by degrees of freedom: from a printed table.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
@@ -435,7 +437,7 @@ def test_real_ranks_are_said_to_be_so(tmp_path):
     assert "--simulate 0`" in text
 
 
-def test_the_same_logs_give_the_same_bytes(tmp_path):
+def test_the_same_logs_give_the_same_bytes(tmp_path, drawn):
     names = ("report.md", "report.json", "curves.png")
     first, second = tmp_path / "first", tmp_path / "second"
     contents = []
@@ -581,7 +583,7 @@ def test_a_damaged_log_is_named(tmp_path):
     assert str(raised.value) == f"{log.with_name('config.json')}: expected a JSON object, got a damaged file"
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, drawn):
     slides(tmp_path)
     assert cli.main(["report", str(tmp_path)]) == 0
     out = capsys.readouterr().out
@@ -735,7 +737,7 @@ def test_a_metric_of_any_range_is_drawn(tmp_path, figures, shift, label, scale):
 
 
 @pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def figures(drawn: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     saved: list[Figure] = []
     savefig = Figure.savefig
@@ -853,7 +855,7 @@ def test_two_worker_counts_have_none(tmp_path, figures):
     ],
     ids=["nothing", "all diverged at once", "no error", "one goes on", "zeros", "no variance"],
 )
-def test_odd_experiments_are_drawn_too(tmp_path, trials):
+def test_odd_experiments_are_drawn_too(tmp_path, drawn, trials):
     report(
         write_experiment(tmp_path, {("a", 4): trials, ("b", 4): trials, ("b", 8): trials, ("b", 16): trials})
     )
@@ -867,7 +869,9 @@ def test_twelve_arms_differ_in_colour_or_mark(tmp_path, figures):
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
 
 
-def test_times_of_a_virtual_clock_are_compared_among_runs_of_the_same_clock(tmp_path: Path) -> None:
+def test_times_of_a_virtual_clock_are_compared_among_runs_of_the_same_clock(
+    tmp_path: Path, drawn: None
+) -> None:
     slow = {"settings": {"clock.straggler": 4.0}}
     cells: dict[tuple[str, int], Any] = {
         ("fast", 4): [Trial([0.5, 0.3, 0.1])],
