@@ -223,10 +223,14 @@ class Contender:
 
 
 def child_environment(threads: int, root: Path = ROOT) -> dict[str, str]:
-    """The environment of a contender: so many threads in each process, this ``mpirun`` and a checkout first."""
+    """The environment of a contender: so many threads in each process, this ``mpirun`` and a checkout first.
+
+    Modules are kept compiled, as they are where nothing else is said.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     modules = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PATH": path, "PYTHONPATH": modules, "OMP_NUM_THREADS": str(threads)}
+    outer = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**outer, "PATH": path, "PYTHONPATH": modules, "OMP_NUM_THREADS": str(threads)}
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@ import pytensor.tensor as pt
 from pytensor.gradient import disconnected_grad
 
 from theanompi import Model, Objective, classification
+from theanompi.config import ConfigError
 from theanompi.lasagne.init import HeNormal
 from theanompi.lasagne.layers import (
     BatchNormLayer,
@@ -137,6 +138,13 @@ class NotFinite(Plain):
         super().train_iter(count, recorder)
         if self.rank == 1 and count == 2:
             self.state.gradients.views["metrics"].fill_(float("nan"))
+
+
+class NoValidation(Plain):
+    """Whose validation cannot be compiled."""
+
+    def compile_validation(self) -> None:
+        raise ConfigError("no such validation")
 
 
 class Regression(Plain):

@@ -361,6 +361,15 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_line(
     assert last == {"kind": "diverged", "epoch": 0, "iteration": 3, "reason": reason}
 
 
+def test_a_validation_that_cannot_be_compiled_is_refused_after_the_first_update(tmp_path: Path) -> None:
+    settings = {"modelclass": "NoValidation", "batch_size": 36, "log_interval": 1}
+    (line,) = refused(2, tmp_path / "run", **settings, max_iterations=20)
+    assert line == "theanompi: no such validation"
+    assert [record["iteration"] for record in read_log(tmp_path / "run/log.jsonl")] == [1]
+    # A run that comes to none needs none.
+    assert orderly(2, tmp_path / "short", **settings, max_iterations=2).returncode == 0
+
+
 def test_metrics_that_differ_between_ranks_are_refused(tmp_path: Path) -> None:
     """In processes of their own, as a witness: what all ranks refuse is the exit status of an mpirun."""
     done = train(2, tmp_path / "run", modelclass="OwnMetrics")

@@ -4,7 +4,7 @@
 
     every rank        device, model, data                                    rank.train
                       rule.attach: which buffers travel, by which strategy
-                      compile: gradients and update of each objective, validation
+                      compile: gradients and update of each objective
                       the checkpoint, if the run is resumed
     for each epoch
         for each iteration                                                   train_epoch
@@ -14,6 +14,7 @@
                     all ranks     sum of the gradients, bucket by bucket while backward goes on
                     every rank    is the loss finite?  update                (Model.optimizer)
             rank 0            log, progress
+            every rank        after the first one: compile the validation, if the run comes to one
             all ranks         checkpoint, or the end, if all know that one was asked to stop
         rule.meet: the weights that count
         every rank        validates its share                                validate

@@ -181,6 +181,7 @@ class Model:
         self._exchangers: Sequence[Exchanger] = ()
         self._gradients: list[Callable[[], None]] = []
         self._updates: list[Callable[[], Any]] = []
+        self._validate: Callable[[], None] | None = None
         self._feed = Feed(self.inputs, iter(()))
         self._next: tuple[int, int] | None = None
         self._count = self._val_position = 0
@@ -306,7 +307,7 @@ class Model:
         return layers
 
     def compile_iter_fns(self, sync_type: str = "cdd", exchangers: Sequence[Exchanger] = ()) -> None:
-        """Compile the gradient, update and validation functions.
+        """Compile the gradient and update functions; that of validation is compiled by `compile_validation`.
 
         Parameters
         ----------
@@ -355,10 +356,9 @@ class Model:
                     mode=mode(),
                 )
             )
-        self.compile_validation()
 
     def compile_validation(self) -> None:
-        """Compile the validation function alone."""
+        """Compile the validation function, which else is done when it is first needed."""
         run = self.config
         self._validate = validation_function(
             self._validated.objectives,
@@ -389,6 +389,7 @@ class Model:
         self.inputs = Inputs(items.modality, run.batch_size)
         self._batches[False] = items.modality.graph(self.inputs.variables, False)
         self._validated = trace(self, self._batches[False], run.batch_size, training=False)
+        self._validate = None
 
     def due(self, count: int) -> list[int]:
         """Which objectives are updated at position `count` of the epoch that `epoch` names, in their order."""
@@ -497,6 +498,9 @@ class Model:
             self._feed = Feed(self.inputs, self.data.validation())
             self._next = None  # the training's stream is over
         self._feed.load()
+        if self._validate is None:
+            self.compile_validation()
+            assert self._validate is not None
         self._validate()
         self._validated_batches.append(self._validation_sums.tensor.clone())
         self._feed.stage()

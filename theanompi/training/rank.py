@@ -270,6 +270,9 @@ def train(
     progress.now("compiling")
     sync_type = "cdd" if rule.sums_gradients else "avg"
     together(comm, lambda: model.compile_iter_fns(sync_type, told))
+    if not rule.lockstep:
+        # Later, each rank would be elsewhere.
+        together(comm, model.compile_validation)
     iteration, own, changes = 0, 0, ""
     if config.resume:
         iteration, changes, own = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
@@ -365,13 +368,20 @@ def train(
     def in_step() -> None:
         """All ranks are in the same iteration."""
         done = iteration
+        will_validate = last // per_epoch > iteration // per_epoch
         while done < last:
             epoch, start = divmod(done, per_epoch)
             end = min(per_epoch, last - epoch * per_epoch)
 
             def after(position: int, epoch: int = epoch) -> None:
+                nonlocal will_validate
                 done = epoch * per_epoch + position
                 progress.iteration = done
+                if will_validate:
+                    # The first update has not waited for it; what is wrong with it is said at once all the same.
+                    will_validate = False
+                    progress.now("compiling the validation")
+                    together(comm, model.compile_validation)
                 # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
                 if position < per_epoch:
                     if config.checkpoint_interval and done % config.checkpoint_interval == 0:

@@ -100,6 +100,10 @@ class Replica(Protocol):
         """Compile; each exchanger is told of its objective's gradients as soon as backward has written them."""
         ...
 
+    def compile_validation(self) -> None:
+        """Compile what validates, which the first update does not wait for."""
+        ...
+
     def due(self, count: int) -> list[int]:
         """Which objectives are updated at this position of the epoch."""
         ...

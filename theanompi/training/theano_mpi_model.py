@@ -159,6 +159,9 @@ class TheanoMPIModel:
         if self._scaling == "linear":
             self._call("scale_lr", self._size)
 
+    def compile_validation(self) -> None:
+        """Nothing: the model has compiled all."""
+
     @property
     def epoch(self) -> int:
         """Which epoch it is; the model reads its data by itself."""
