@@ -11,13 +11,14 @@ named      what was printed names the process that got the signal, or says by wh
            process that the user had started, and of one through which all others speak, the exit status does
 same       the run is resumed, or begun again where nothing was saved yet, and ends with the same bytes in its
            checkpoint and the same validations as a run that was left alone
-left       files in /dev/shm, and files beside the run's own, after resuming
+left       files in /dev/shm that were not there before and that no process uses, and files beside the run's own, after
+           resuming; a run of somebody else's that crashes meanwhile is seen, too
 
-With `--rule`, a run of four ranks that are not in step has one of them killed by SIGKILL, in turn, at so many random
-moments; as such a run is never the same twice, the resumed one has to come to its end, with every validation and what
-its checkpoint has of each worker:
+With `--rule`, a run of four ranks by another rule than summed gradients has one of them killed by SIGKILL at so many
+random moments of each rule. Of ranks that are not in step (EASGD, ASGD, GOSGD) no run is the same twice: the resumed
+one has to come to its end, with every validation and what its checkpoint has of each worker:
 
-    python benchmarks/kills.py --rule EASGD ASGD GOSGD --kills 20
+    python benchmarks/kills.py --rule EASGD ASGD GOSGD local swap --kills 20
 
 Some signals do nothing, and that is right: a SIGTERM or SIGINT to a loader process alone, which is for its rank to
 judge, or to hydra's proxy, which ignores them. Such a run is then stopped through its launcher. A run that is over, but
@@ -31,7 +32,6 @@ import os
 import random
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +47,7 @@ from theanompi.config import RunConfig, to_environment
 from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE, LOG_FILE, RUN_FILES
 from theanompi.record.log import read_log
-from theanompi.system.segments import left_behind
+from theanompi.system.segments import SHARED_MEMORY, left_behind
 
 WAYS = ("tmlauncher", "mpirun")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
@@ -57,14 +57,19 @@ TARGETS = {
 }
 GONE = 10.0
 STALL = 3.0
+SETTLES = 2.0
 RANKS, ITERATIONS, INTERVAL = 2, 400, 7
-ALONE: dict[str, dict[str, Any]] = {
-    "EASGD": {"rule.period": 2},
-    "ASGD": {},
-    "GOSGD": {"rule.p": 0.5},
+RULES: dict[str, dict[str, Any]] = {
+    "EASGD": {"rule": "EASGD", "settings": {"rule.period": 2}},
+    "ASGD": {"rule": "ASGD"},
+    "GOSGD": {"rule": "GOSGD", "settings": {"rule.p": 0.5}},
+    "local": {"sync_type": "avg", "settings": {"rule.period": 2}},
+    "swap": {"sync_type": "swap", "modelclass": "Rivals"},
 }
-"""Rules whose ranks are not in step, with settings for exchanges that come often."""
-RANKS_ALONE, ITERATIONS_ALONE = 4, 200
+"""Rules other than the sum of gradients, with settings for exchanges that come often."""
+ALONE = ("EASGD", "ASGD", "GOSGD")
+"""Those whose ranks are not in step."""
+RANKS_OF_RULES, ITERATIONS_OF_RULES = 4, 100
 MARK = "KILLS_RUN"
 
 
@@ -88,26 +93,25 @@ class Process(NamedTuple):
 def settings(out: Path, rule: str, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """A small network with batch normalisation and dropout, whose checkpoints come often."""
     return {
-        "rule": rule,
-        "settings": ALONE.get(rule, {}),
+        "settings": {},
         "modelfile": "small_models",
         "modelclass": "Normalised",
         "batch_size": 16,
         "epochs": 12,
-        "max_iterations": ITERATIONS_ALONE if rule in ALONE else ITERATIONS,
+        "max_iterations": ITERATIONS_OF_RULES if rule in RULES else ITERATIONS,
         "checkpoint_interval": INTERVAL,
         # Of a rank that is killed the others need not find out.
-        "stall_seconds": 60.0 if rule in ALONE else STALL,
+        "stall_seconds": 60.0 if rule in RULES else STALL,
         "stall_abort": True,
         "out": str(out),
         "resume": resume,
         "overwrite": overwrite,
+        **RULES.get(rule, {}),
     }
 
 
-def command(way: str, config: dict[str, Any]) -> list[str]:
+def command(way: str, ranks: int, config: dict[str, Any]) -> list[str]:
     """How a user starts such a run."""
-    ranks = RANKS_ALONE if config["rule"] in ALONE else RANKS
     if way == "mpirun":
         return [*common.mpirun(ranks), sys.executable, "-m", "theanompi.worker"]
     words = [str(Path(sys.executable).with_name("tmlauncher")), "-s", str(ranks)]
@@ -121,8 +125,9 @@ def command(way: str, config: dict[str, Any]) -> list[str]:
     return words
 
 
-def start(way: str, mark: str, config: dict[str, Any], printed: Path) -> subprocess.Popen[bytes]:
-    """Start a run whose processes bear a mark."""
+def start(way: str, rule: str, mark: str, config: dict[str, Any], printed: Path) -> subprocess.Popen[bytes]:
+    """Start a run by a rule, whose processes bear a mark."""
+    ranks = RANKS_OF_RULES if rule in RULES else RANKS
     paths = [str(common.ROOT), str(common.ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     environ = {
         **os.environ,
@@ -133,7 +138,7 @@ def start(way: str, mark: str, config: dict[str, Any], printed: Path) -> subproc
     environ |= to_environment(RunConfig.from_dict({**config, "devices": ["cpu"]}), ["cpu"])
     with open(printed, "wb") as file:
         return subprocess.Popen(
-            command(way, config), env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            command(way, ranks, config), env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             start_new_session=True,
         )  # fmt: skip
 
@@ -170,9 +175,16 @@ def wait_until_gone(mark: str, seconds: float) -> float | None:
     return time.monotonic() - begin
 
 
-def shared_memory() -> set[str]:
-    """The names in /dev/shm of what no process uses."""
-    return set(left_behind(of=re.compile("")))
+def left_in_shared_memory(before: set[str]) -> list[str]:
+    """The names in /dev/shm that were not there before and that no process uses, now and a while later.
+
+    A segment of another run may be seen unused for a moment, as it is made or as its run ends.
+    """
+    found = set(left_behind(of=re.compile(""))) - before
+    if found:
+        time.sleep(SETTLES)
+        found &= set(left_behind(of=re.compile("")))
+    return sorted(found)
 
 
 def hit(case: Case, mark: str, run: subprocess.Popen[bytes], rng: random.Random) -> Process | None:
@@ -194,7 +206,7 @@ def named(case: Case, process: Process, printed: str, status: int) -> bool:
     text = printed + f" {signal.Signals(case.signal).name}" * (status == -case.signal)
     if case.target == case.way or (case.target == "proxy" and case.way == "mpirun"):
         return status != 0
-    if case.rule in ALONE and case.way == "mpirun":
+    if case.rule in RULES and case.way == "mpirun":
         # Of several ranks mpirun may name one that it has killed after the first.
         return "KILLED" in text.upper() and status != 0
     if case.signal in (signal.SIGTERM, signal.SIGINT):
@@ -212,8 +224,8 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
         "target": case.target,
         "signal": signal.Signals(case.signal).name,
     }
-    before = shared_memory()
-    run = start(case.way, mark, settings(out, case.rule), printed)
+    before = {file.name for file in SHARED_MEMORY.iterdir()}
+    run = start(case.way, case.rule, mark, settings(out, case.rule), printed)
     process = hit(case, mark, run, rng)
     if process is None:
         wait_until_gone(mark, GONE)
@@ -246,11 +258,11 @@ def try_case(case: Case, number: int, reference: Path, folder: Path, rng: random
     seen["complete"] = complete(out)
     saved = (out / CHECKPOINT_FILE).exists()
     config = settings(out, case.rule, resume=saved, overwrite=not saved)
-    again = start("tmlauncher", mark, config, folder / f"again{number}.txt")
+    again = start("tmlauncher", case.rule, mark, config, folder / f"again{number}.txt")
     seen["resumed"] = saved
     seen["resume_status"] = again.wait()
     seen["same"] = seen["resume_status"] == 0 and outcome(out, case.rule) == outcome(reference, case.rule)
-    seen["left_in_shm"] = sorted(shared_memory() - before)
+    seen["left_in_shm"] = left_in_shared_memory(before)
     seen["left_beside"] = sorted({path.name for path in out.iterdir()} - set(RUN_FILES))
     return seen
 
@@ -288,6 +300,18 @@ def wrong(seen: dict[str, Any]) -> list[str]:
     return [what for what, right in checks.items() if not right]
 
 
+def summary(of: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many of a rule's cases met a process, how many of these a run that had saved, and how soon all were gone."""
+    hits = [seen for seen in of if seen["hit"]]
+    return {
+        "n": len(of),
+        "hits": len(hits),
+        "saved": sum(seen["resumed"] for seen in hits),
+        "gone_s": common.spread([seen["gone_s"] for seen in hits if seen["gone_s"] is not None]),
+        "wrong": sum(bool(seen["wrong"]) for seen in of),
+    }
+
+
 def cases(n: int, rng: random.Random, ways: list[str], seconds: float) -> Iterator[Case]:
     """So many cases: every signal to every target in turn, at random moments of a run that takes so many seconds."""
     kinds = [(way, target, number) for way in ways for target in TARGETS[way] for number in SIGNALS]
@@ -298,8 +322,8 @@ def cases(n: int, rng: random.Random, ways: list[str], seconds: float) -> Iterat
         n -= len(kinds)
 
 
-def cases_alone(n: int, rng: random.Random, ways: list[str], rule: str, seconds: float) -> Iterator[Case]:
-    """So many cases of a rule whose ranks are not in step: one of them is killed, at a random moment."""
+def cases_of_rule(n: int, rng: random.Random, ways: list[str], rule: str, seconds: float) -> Iterator[Case]:
+    """So many cases of a rule: one of its ranks is killed, at a random moment."""
     for number in range(n):
         yield Case(ways[number % len(ways)], "rank", signal.SIGKILL, rng.uniform(0, seconds), rule)
 
@@ -313,9 +337,9 @@ def main() -> int:
     parser.add_argument(
         "--rule",
         nargs="+",
-        choices=list(ALONE),
+        choices=list(RULES),
         default=[],
-        help="kill ranks that are not in step, N times for each",
+        help="kill ranks under other rules, N times for each",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -324,20 +348,20 @@ def main() -> int:
     )
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    results: list[dict[str, Any]] = []
+    rules, results = args.rule or ["BSP"], list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for rule in args.rule or ["BSP"]:
+        for rule in rules:
             begin = time.monotonic()
             reference, printed = folder / f"reference-{rule}", folder / f"reference-{rule}.txt"
             mark = f"{os.getpid()}-reference-{rule}"
-            if start("tmlauncher", mark, settings(reference, rule), printed).wait():
+            if start("tmlauncher", rule, mark, settings(reference, rule), printed).wait():
                 raise SystemExit(printed.read_text(encoding="utf-8"))
             seconds = time.monotonic() - begin
             print(f"{rule}: a run that is left alone takes {seconds:.1f} s", flush=True)
             drawn = (
-                cases_alone(args.kills, rng, args.ways, rule, 0.8 * seconds)
-                if rule in ALONE
+                cases_of_rule(args.kills, rng, args.ways, rule, 0.8 * seconds)
+                if rule in RULES
                 else cases(args.kills, rng, args.ways, 0.8 * seconds)
             )
             for case in drawn:
@@ -356,21 +380,24 @@ def main() -> int:
                         (folder / f"run{number}.txt").read_text(encoding="utf-8", errors="replace"),
                         flush=True,
                     )
-    hits = [seen for seen in results if seen["hit"]]
-    times = [seen["gone_s"] for seen in hits if seen["gone_s"] is not None]
     failures = [seen for seen in results if seen["wrong"]]
-    print(
-        f"{len(hits)} hits: gone after {statistics.median(times):.1f} s (median), {max(times):.1f} s at most; ",
-        end="",
-    )
-    end = "to their end" if args.rule else "to the same bytes"
-    print(f"{sum(seen['same'] for seen in hits)} resumed {end}; {len(failures)} not as they must be")
     report = {
+        "benchmark": "kills",
+        "unit": "seconds from the signal until every process of the run has ended",
         "seed": args.seed,
         "environment": common.environment(),
+        "rules": {rule: summary([seen for seen in results if seen["rule"] == rule]) for rule in rules},
         "cases": results,
         "wrong": len(failures),
     }
+    for rule, row in report["rules"].items():
+        gone = row["gone_s"]
+        print(
+            f"{rule}: {row['hits']} of {row['n']} hit, {row['saved']} of them with a checkpoint; gone after "
+            f"{gone['median']:.2f} s (IQR {gone['iqr']:.2f}, {max(gone['samples']):.2f} at most), "
+            f"{row['wrong']} not as they must be",
+            flush=True,
+        )
     common.write_json(
         args.out or common.RESULTS / ("kills_rules.json" if args.rule else "kills.json"), report
     )
