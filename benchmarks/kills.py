@@ -11,8 +11,8 @@ named      what was printed names the process that got the signal, or says by wh
            process that the user had started, and of one through which all others speak, the exit status does
 same       the run is resumed, or begun again where nothing was saved yet, and ends with the same bytes in its
            checkpoint and the same validations as a run that was left alone
-left       files in /dev/shm that were not there before and that no process uses, and files beside the run's own, after
-           resuming; a run of somebody else's that crashes meanwhile is seen, too
+left       MPI's segments in /dev/shm that were not there before and that no process uses, and files beside the run's
+           own, after resuming; a run of somebody else's that crashes meanwhile is seen, too
 
 With `--rule`, a run of four ranks by another rule than summed gradients has one of them killed by SIGKILL at so many
 random moments of each rule. Of ranks that are not in step (EASGD, ASGD, GOSGD) no run is the same twice: the resumed
@@ -30,7 +30,6 @@ The result is a JSON file under benchmarks/results/; the exit status is 1 if a c
 import argparse
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -176,14 +175,14 @@ def wait_until_gone(mark: str, seconds: float) -> float | None:
 
 
 def left_in_shared_memory(before: set[str]) -> list[str]:
-    """The names in /dev/shm that were not there before and that no process uses, now and a while later.
+    """The names of MPI's segments that were not there before and that no process uses, now and a while later.
 
-    A segment of another run may be seen unused for a moment, as it is made or as its run ends.
+    One of another run may be seen unused for a moment, as it is made or as its run ends.
     """
-    found = set(left_behind(of=re.compile(""))) - before
+    found = set(left_behind()) - before
     if found:
         time.sleep(SETTLES)
-        found &= set(left_behind(of=re.compile("")))
+        found &= set(left_behind())
     return sorted(found)
 
 
