@@ -100,9 +100,9 @@ def settings(out: Path, rule: str, *, resume: bool = False, overwrite: bool = Fa
         "epochs": 12,
         "max_iterations": ITERATIONS_OF_RULES if rule in RULES else ITERATIONS,
         "checkpoint_interval": INTERVAL,
-        # Of a rank that is killed the others need not find out.
-        "stall_seconds": 60.0 if rule in RULES else STALL,
-        "stall_abort": True,
+        "stall_seconds": STALL,
+        # A rank that is killed ends all without it.
+        "stall_abort": rule not in RULES,
         "out": str(out),
         "resume": resume,
         "overwrite": overwrite,
@@ -206,8 +206,8 @@ def named(case: Case, process: Process, printed: str, status: int) -> bool:
     text = printed + f" {signal.Signals(case.signal).name}" * (status == -case.signal)
     if case.target == case.way or (case.target == "proxy" and case.way == "mpirun"):
         return status != 0
-    if case.rule in RULES and case.way == "mpirun":
-        # Of several ranks mpirun may name one that it has killed after the first.
+    if case.rule in RULES:
+        # Of several ranks one may be named that mpirun has killed after the first.
         return "KILLED" in text.upper() and status != 0
     if case.signal in (signal.SIGTERM, signal.SIGINT):
         asked = signal.Signals(case.signal).name in text or "SIGUSR1" in text
@@ -389,11 +389,9 @@ def main() -> int:
                     f"{how if seen['hit'] else 'had ended before'}, status {seen['status']}"
                 )
                 print(line + f"; WRONG: {', '.join(problems)}" * bool(problems), flush=True)
-                if problems:
-                    print(
-                        (folder / f"run{number}.txt").read_text(encoding="utf-8", errors="replace"),
-                        flush=True,
-                    )
+                for file in (folder / f"run{number}.txt", folder / f"again{number}.txt"):
+                    if problems and file.exists():
+                        print(file.read_text(encoding="utf-8", errors="replace"), flush=True)
     failures = [seen for seen in results if seen["wrong"]]
     report = {
         "benchmark": "kills",
