@@ -1,6 +1,7 @@
 """Simulated workers: the same rules under a virtual clock, against NumPy, real runs and what must be conserved."""
 
 import heapq
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from theanompi.training.simulated import exchanges
 from theanompi.training.simulated.baton import Deadlock, run_workers
 from theanompi.training.simulated.communicator import Communicator
 from theanompi.training.simulated.links import SimulatedLinks
+from theanompi.training.simulated.replay import Replay
 from theanompi.training.simulated.world import World
 
 N = 40
@@ -279,12 +281,16 @@ def test_summed_gradients_give_the_bits_of_accumulation(tmp_path: Path) -> None:
     assert same(simulated_ones, trained(1, tmp_path / "accumulated", accumulation=8))
 
 
+WARMUP = {"scaling": "linear", "base_batch": 2, "base_lr": 0.005, "warmup_epochs": 0.06}
+"""The rate is another one in each of the first iterations."""
+
+
 @pytest.mark.parametrize(("rule", "workers"), [("EASGD", 2), ("ASGD", 2), ("GOSGD", 2), ("GOSGD", 4)])
 def test_with_the_order_of_a_real_run_the_weights_are_its_own(
     rule: str, workers: int, tmp_path: Path
 ) -> None:
     # GOSGD's meet within the run, too: what arrives there is in no line.
-    settings = {"rule": rule, "base_lr": 0.02, "max_iterations": 12, "checkpoint_interval": 5}
+    settings = {"rule": rule, "max_iterations": 12, "checkpoint_interval": 5, **WARMUP}
     own: dict[str, Any] = {"EASGD": {"rule.period": 2}, "ASGD": {}, "GOSGD": {"rule.p": 0.6}}[rule]
     real = trained(workers, tmp_path / "real", **settings, settings=own)
     log = tmp_path / "real" / "log.jsonl"
@@ -299,6 +305,29 @@ def test_with_the_order_of_a_real_run_the_weights_are_its_own(
     )
     assert first == second and len(first) == 3
     assert any(order or letters for _, order, letters in first)
+
+
+def test_a_log_may_say_what_the_schedule_went_by_and_then_says_it_of_each_iteration(tmp_path: Path) -> None:
+    meeting = {
+        "kind": "meeting",
+        "epoch": 0,
+        "iteration": 2,
+        "done": [3, 1],
+        "waited_s": [0, 0],
+        "order": [0],
+    }
+
+    def totals(**more: Any) -> list[int]:
+        (tmp_path / "log.jsonl").write_text(json.dumps({**meeting, **more}) + "\n")
+        replay = Replay.read(str(tmp_path / "log.jsonl"), 2)
+        return [replay.total(0, own, 9) for own in (1, 2, 3)]
+
+    assert totals(pace=[[0, 0, 1], [0]]) == [0, 2, 4]
+    # Earlier ones did not.
+    assert totals() == [3, 3, 4]
+    for pace in ([[0, 0], [0]], [[0, 0, 1]], [[0, 0, -1], [0]], [[0, 0, 1], 0]):
+        with pytest.raises(ConfigError, match="clock.order: .* which has that of others"):
+            totals(pace=pace)
 
 
 def test_a_run_is_the_same_each_time_and_when_it_is_resumed(tmp_path: Path) -> None:

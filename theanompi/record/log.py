@@ -125,7 +125,7 @@ _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("kind", "reason"), ("a text", is_text)),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
     **dict.fromkeys(
-        ("ranks", "waited_s", "staleness", "order", "letters", "done"),
+        ("ranks", "waited_s", "staleness", "order", "letters", "pace", "done"),
         ("a list", lambda value: isinstance(value, list)),
     ),
 }

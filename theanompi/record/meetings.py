@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 _BAR = 40
@@ -19,11 +20,14 @@ class Told(NamedTuple):
         The number and staleness of each of its passes at the centre.
     letters : sequence of (int, int)
         Of each letter that it has taken in the sender, and after how many iterations of its own.
+    pace : sequence of int
+        The iteration of all that the schedule went by in each of its own.
     """
 
     waited: float
     passes: Sequence[tuple[int, int]] = ()
     letters: Sequence[tuple[int, int]] = ()
+    pace: Sequence[int] = ()
 
 
 def meeting_record(epoch: int, iteration: int, done: Sequence[int], told: Sequence[Told]) -> dict[str, Any]:
@@ -53,6 +57,8 @@ def meeting_record(epoch: int, iteration: int, done: Sequence[int], told: Sequen
         "order": [rank for _, rank, _ in passes],
         "staleness": _histogram(Counter(old for *_, old in passes)),
         "letters": [[sender, rank, own] for rank, each in enumerate(told) for sender, own in each.letters],
+        # Differences, as they are short.
+        "pace": [[*each.pace[:1], *(b - a for a, b in pairwise(each.pace))] for each in told],
     }
 
 

@@ -20,7 +20,9 @@
     seconds until the last one was there, which are in none of the times), and of their passes at the centre since the
     last meeting ``order`` (the rank of each, one after the other) and ``staleness`` (how many of them had 0, 1, 2, …
     passes of other ranks since that rank's own last one), and of the letters that they have taken in since then
-    ``letters``: sender, receiver, and after how many of the receiver's iterations.
+    ``letters``: sender, receiver, and after how many of the receiver's iterations. ``pace`` has for each rank, of its
+    iterations since then, the iteration of all that the schedule went by in the first, and by how many it had gone on
+    in each further one.
 ``diverged``
     The end of a run whose loss was no longer finite: ``epoch``, ``iteration`` (the one that it was in, not
     finished) and ``reason``, in words.

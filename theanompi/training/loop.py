@@ -92,6 +92,7 @@ def train_alone(
     size: int,
     stop: StopSignals,
     count: Callable[[int], int],
+    before: Callable[[int], None],
     after: Callable[[int], None],
 ) -> int:
     """Train at this rank's own pace until all ranks have come to an iteration together, or one calls the others.
@@ -113,6 +114,8 @@ def train_alone(
     stop : StopSignals
     count : callable
         Adds to what all have done; gives their total.
+    before : callable
+        Called with the iteration that the schedule goes by, before each of this rank's.
     after : callable
         Called with the iteration that all have come to, after each of this rank's.
 
@@ -129,8 +132,10 @@ def train_alone(
     per_epoch = replica.data.n_batch_train
     while total < until and not stop.agreed:
         replica.epoch, position = divmod(done, per_epoch)
-        replica.at(total // size)
-        step = _step(replica, rule, recorder, position, stop, total // size)
+        pace = total // size
+        before(pace)
+        replica.at(pace)
+        step = _step(replica, rule, recorder, position, stop, pace)
         stop.agreed = step.asked
         finished = min(replica.advance(position), per_epoch) - position
         done, total = done + finished, count(finished)

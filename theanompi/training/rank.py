@@ -398,6 +398,7 @@ def train(
         if rank == 0:
             links.count(total)
         comm.Barrier()
+        pace: list[int] = []
 
         def after(reached: int) -> None:
             progress.iteration = reached
@@ -412,12 +413,23 @@ def train(
             reason = None
             try:
                 done = train_alone(
-                    model, rule, recorder, done, total, until * size, size, stop, links.count, after
+                    model,
+                    rule,
+                    recorder,
+                    done,
+                    total,
+                    until * size,
+                    size,
+                    stop,
+                    links.count,
+                    pace.append,
+                    after,
                 )
             except Diverged as error:
                 links.call()
                 reason = error
-            total = meet(epoch, done, reason)
+            total = meet(epoch, done, pace, reason)
+            pace.clear()
             if total >= end * size:
                 end_epoch(epoch, done)
             else:
@@ -425,7 +437,7 @@ def train(
                     save(until, epoch, done)
                 stop_if_agreed(total // size, epoch, done)
 
-    def meet(epoch: int, done: int, error: Diverged | None) -> int:
+    def meet(epoch: int, done: int, pace: list[int], error: Diverged | None) -> int:
         """Wait for the other ranks; gives how many iterations all have done.
 
         Raises
@@ -450,7 +462,7 @@ def train(
             epoch,
             total // size,
             [done for done, *_ in told],
-            comm.gather(Told(waited, rule.passes(), rule.letters())) or [],
+            comm.gather(Told(waited, rule.passes(), rule.letters(), list(pace))) or [],
         )
         return total
 

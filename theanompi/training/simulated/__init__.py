@@ -23,8 +23,9 @@ of a sum over all workers (GOSGD's mean, local SGD's). Every worker has its own 
 ones do; a fast one begins again with it.
 
 With `clock.order`, the log of a real run or a simulated one, workers pass at the centre in its order, take letters
-before the same iterations, and meet after as many of each: who comes too early waits, whatever the step times. Rates
-that change from iteration to iteration may differ by one of them.
+before the same iterations, and meet after as many of each: who comes too early waits, whatever the step times. The
+schedule goes by what each had seen of the others' progress. Logs of earlier versions do not say that: rates that change
+from iteration to iteration may then differ by one of them.
 
 What `theanompi.lasagne.random.fresh_keys` draws is one stream for all workers, in the order in which they run; dropout
 goes by the items and is each one's own.

@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Self
 
 from theanompi.config import ConfigError
@@ -28,6 +29,8 @@ class Replay:
         self.order = deque(rank for each in meetings for rank in each["order"])
         self.done: list[list[int]] = [each["done"] for each in meetings]
         self._letters: list[list[list[int]]] = [each.get("letters", []) for each in meetings]
+        # Earlier versions did not write it.
+        self._pace: list[list[list[int]]] = [each.get("pace", []) for each in meetings]
 
     @classmethod
     def read(cls, path: str, size: int) -> Self:
@@ -49,6 +52,7 @@ class Replay:
             whole = all(_are_whole(done, size) for done in found.done)
             whole = whole and _are_whole(found.order, len(found.order)) and max(found.order, default=0) < size
             whole = whole and all(_are_whole(letter, 3) and max(letter[:2]) < size for letter in letters)
+            whole = whole and found._have_their_pace()
             wrong = "" if whole else "that of others"
         if wrong:
             raise ConfigError(
@@ -57,8 +61,20 @@ class Replay:
             )
         return found
 
+    def _have_their_pace(self) -> bool:
+        """Whether each worker's is of as many iterations as it has done, in each meeting that says it."""
+        before = [0] * len(self.done[0])
+        for done, pace in zip(self.done, self._pace, strict=True):
+            counts = [b - a for a, b in zip(before, done, strict=True)]
+            if pace and (len(pace) != len(counts) or not all(map(_are_whole, pace, counts))):
+                return False
+            before = done
+        return True
+
     def total(self, rank: int, own: int, total: int) -> int:
         """How many iterations all workers are taken to have done, so that each meets the others when it did.
+
+        Their mean is what the schedule of the worker's next iteration goes by.
 
         Parameters
         ----------
@@ -67,11 +83,16 @@ class Replay:
         total : int
             Those of all workers.
         """
-        planned = next((each for each in self.done if each[rank] >= own), None)
-        if planned is None:
+        meeting = next((i for i, each in enumerate(self.done) if each[rank] >= own), None)
+        if meeting is None:
             return total
-        end = sum(planned)
-        return end if planned[rank] == own else min(total, end // len(planned) * len(planned) - 1)
+        planned, pace = self.done[meeting], self._pace[meeting]
+        end, size = sum(planned), len(planned)
+        if planned[rank] == own:
+            return end
+        if pace:
+            return list(accumulate(pace[rank]))[own - planned[rank]] * size
+        return min(total, end // size * size - 1)
 
     def letters(self, rank: int, meeting: int, own: int) -> Counter[int] | None:
         """Of whom, and how many, a worker took letters when it had done `own` iterations; None where it is not known.
