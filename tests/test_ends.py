@@ -366,6 +366,28 @@ with Watchdog(comm, progress, stall_seconds=1, abort=sys.argv[1] == "abort"):
 """
 
 
+def test_a_rank_that_waits_for_one_that_goes_on_is_not_stuck():
+    program = """
+import time
+from mpi4py import MPI
+from theanompi.record.progress import Progress
+from theanompi.training import watchdog
+watchdog.TICK, watchdog.COLLECT = 0.1, 0.5
+comm, progress = MPI.COMM_WORLD, Progress()
+with watchdog.Watchdog(comm, progress, stall_seconds=1.5, abort=True):
+    comm.Barrier()
+    progress.now("meeting the other ranks")
+    if comm.rank == 1:
+        for batch in range(40):
+            progress.now(f"validating, batch {batch}")
+            time.sleep(0.1)
+    with progress.waiting("waiting for the other ranks"):
+        comm.Barrier()
+"""
+    done = run_mpi(2, ["-c", program], timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_stopped_loader_process_is_named_by_the_rank_that_waits_for_it():
     progress = Progress()
     progress.doing = Doing("waiting for a batch", time.monotonic() - 100)

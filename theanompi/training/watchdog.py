@@ -2,8 +2,9 @@
 
 A rank whose launcher was killed trains on for nobody, into a folder that may be another run's by then. A rank that
 is stopped, blocked or starved holds all others up, and each of these only knows that it waits. So each one looks at
-itself; who has done nothing for a while tells all others, thread to thread, and the first of them prints what all
-said: whoever does not wait for others, or says nothing, is what they wait for.
+itself; who has done nothing for a while asks all others, thread to thread, and the first of those prints what all
+said: whoever does not wait for others, or says nothing, is what they wait for. Who waits for ranks that go on, such as
+a slower one's last batches before a meeting, is not stuck.
 """
 
 import faulthandler
@@ -12,7 +13,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import NamedTuple, NoReturn
 
@@ -70,7 +71,7 @@ class Watchdog:
         self._sent: list[MPI.Request] = []
         self._launchers = launchers()
         self._stopped: dict[Process, float] = {}
-        self._said_at = 0.0
+        self._speaks_at = stall_seconds
         self._end = threading.Event()
         # In C: it needs neither Python's lock nor its interpreter to be well.
         faulthandler.register(signal.SIGUSR2, all_threads=True)
@@ -109,11 +110,11 @@ class Watchdog:
             self._look_at_launchers()
             self._listen()
             word = self.word()
-            # Said again after twice as long, and so on.
             if word.seconds < self._limit:
-                self._said_at = 0.0
-            elif word.seconds >= max(self._limit, 2 * self._said_at):
-                self._said_at = word.seconds
+                self._speaks_at = self._limit
+            elif word.seconds >= self._speaks_at:
+                # Said again after twice as long, and so on.
+                self._speaks_at = 2 * word.seconds
                 self._speak(word)
 
     def _look_at_launchers(self) -> None:
@@ -152,29 +153,46 @@ class Watchdog:
                 if not self._end.wait(LEAVING):
                     _end_now()
             else:
-                self._heard[status.Get_source()] = Word(*message), monotonic()
+                asked, word = message
+                self._heard[status.Get_source()] = Word(*word), monotonic()
+                if asked:
+                    self._send((False, tuple(self.word())), [status.Get_source()])
 
     def _show_stack(self) -> None:
         self._print([f"rank {self._rank} on {self._places[self._rank]}, {self.word().what}; its stack:"])
         os.kill(os.getpid(), signal.SIGUSR2)
 
-    def _tell_others(self, message: object) -> None:
+    def _send(self, message: object, ranks: Iterable[int]) -> None:
         if self._channel is not None:
-            others = (rank for rank in range(self._comm.size) if rank != self._rank)
-            self._sent = [self._channel.isend(message, rank) for rank in others]
+            self._sent = [request for request in self._sent if not request.Test()]
+            self._sent += [self._channel.isend(message, rank) for rank in ranks]
+
+    def _tell_others(self, message: object) -> None:
+        self._send(message, (rank for rank in range(self._comm.size) if rank != self._rank))
 
     def _speak(self, own: Word) -> None:
-        """Tell the others of a stall, and print what all say if no rank before this one does."""
-        self._tell_others(tuple(own))
-        deadline = monotonic() + COLLECT
-        while monotonic() < deadline:
+        """Ask the others about a stall, and print what all say if there is one and no rank before this one does."""
+        self._tell_others((True, tuple(own)))
+        asked = monotonic()
+        while monotonic() < asked + COLLECT:
             self._end.wait(TICK / 2)
             self._listen()
             if self._end.is_set() or self.word().seconds < own.seconds:
                 return  # it goes on, or is over
         recent = monotonic() - COLLECT - max(TICK * 4, self._limit / 2)
-        words = {self._rank: own} | {rank: word for rank, (word, at) in self._heard.items() if at > recent}
-        if self._channel is not None and min(words) < self._rank:
+        words = {self._rank: own}
+        for rank, (word, at) in self._heard.items():
+            # One that went on before it was asked may be stopped by now.
+            if at > (recent if self._stuck(word) else asked):
+                words[rank] = word
+        at_work = [word for word in words.values() if not word.waits]
+        if at_work and len(words) == self._comm.size and not any(map(self._stuck, at_work)):
+            self._speaks_at = own.seconds + self._limit - max(word.seconds for word in at_work)
+            return
+        if (
+            self._channel is not None
+            and min(filter(lambda rank: self._stuck(words[rank]), words)) < self._rank
+        ):
             return
         self._print(list(self._report(words)))
         if self._abort:
@@ -188,6 +206,9 @@ class Watchdog:
             self._show_stack()
             self._end.wait(COLLECT)
             self._abort_all()
+
+    def _stuck(self, word: Word) -> bool:
+        return word.seconds >= self._limit
 
     def _abort_all(self) -> None:
         aborting = threading.Thread(target=self._comm.Abort, args=(1,), daemon=True)
@@ -213,8 +234,9 @@ class Watchdog:
             return
         for rank in silent:
             yield f"  rank {rank} on {self._places[rank]}: says nothing; stopped, stuck outside Python, or gone"
-        held_up_by = silent or [rank for rank, word in sorted(words.items()) if not word.waits]
-        if held_up_by and len(held_up_by) < self._comm.size:
+        stuck = [rank for rank, word in sorted(words.items()) if self._stuck(word) and not word.waits]
+        held_up_by = silent or stuck
+        if held_up_by and any(word.waits for word in words.values()):
             ranks = ", ".join(map(str, held_up_by))
             yield f"  the others wait for rank{'s' * (len(held_up_by) > 1)} {ranks}"
 
