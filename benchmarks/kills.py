@@ -57,7 +57,7 @@ TARGETS = {
 }
 GONE = 10.0
 STALL = 3.0
-SETTLES = 2.0
+SETTLES = 20.0
 RANKS, ITERATIONS, INTERVAL = 2, 400, 7
 RULES: dict[str, dict[str, Any]] = {
     "EASGD": {"rule": "EASGD", "settings": {"rule.period": 2}},
@@ -176,13 +176,13 @@ def wait_until_gone(mark: str, seconds: float) -> float | None:
 
 
 def left_in_shared_memory(before: set[str]) -> list[str]:
-    """The names of MPI's segments that were not there before and that no process uses, now and a while later.
+    """The names of MPI's segments that were not there before and that no process uses, now and for a while.
 
     One of another run may be seen unused for a moment, as it is made or as its run ends.
     """
-    found = set(left_behind()) - before
-    if found:
-        time.sleep(SETTLES)
+    found, end = set(left_behind()) - before, time.monotonic() + SETTLES
+    while found and time.monotonic() < end:
+        time.sleep(0.5)
         found &= set(left_behind())
     return sorted(found)
 
