@@ -870,15 +870,20 @@ def test_twelve_arms_differ_in_colour_or_mark(tmp_path, figures):
 
 
 def test_times_of_a_virtual_clock_are_compared_among_runs_of_the_same_clock(
-    tmp_path: Path, drawn: None
+    tmp_path: Path, drawn: None, figures: list[Any]
 ) -> None:
-    slow = {"settings": {"clock.straggler": 4.0}}
+    steady = {"momentum": 0.8}
     cells: dict[tuple[str, int], Any] = {
         ("fast", 4): [Trial([0.5, 0.3, 0.1])],
         ("steady", 4): [Trial([0.4, 0.2, 0.05])],
         ("late", 4): [Trial([0.4, 0.2, 0.05])],
     }
-    write_experiment(tmp_path, cells, settings={"late": slow}, clock=True)
+    write_experiment(
+        tmp_path,
+        cells,
+        settings={"steady": steady, "late": {**steady, "settings": {"clock.straggler": 4.0}}},
+        clock=True,
+    )
     for arm, seconds in (("fast", 10.0), ("steady", 14.0), ("late", 50.0)):
         log = tmp_path / arm / "4-workers" / "seed-0" / "log.jsonl"
         records = [json.loads(line) for line in log.read_text().splitlines()]
@@ -896,6 +901,12 @@ def test_times_of_a_virtual_clock_are_compared_among_runs_of_the_same_clock(
     assert "| late | 4 | 150.0 | 20.00 | 5.00 | 1.5, 2 |" in text
     assert "simulated in one process, in the order of a virtual clock" in text
     assert (tmp_path / "curves_time.png").stat().st_size > 10_000
+    # An arm has its colour in the panel of every clock.
+    lines = {line.get_label()[:4]: line for axes in figures[1].axes for line in axes.lines}
+    fast, steady, late = (
+        (lines[name].get_color(), lines[name].get_marker()) for name in ("fast", "stea", "late")
+    )
+    assert late == steady and steady[0] != fast[0] and steady[1] != fast[1]
     (found,) = (
         one for one in json.loads((tmp_path / "report.json").read_text())["time"] if one["arm"] == "late"
     )

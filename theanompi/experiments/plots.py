@@ -4,7 +4,9 @@ Where an arm was run with three worker counts or more, a last panel has its figu
 figure 1 of Goyal et al. 2017 (arXiv 1706.02677).
 """
 
+import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +103,7 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    groups, arms, scale = experiment.alike(), list(experiment.arms), _scale(experiment)
+    groups, looks, scale = experiment.alike(), _looks(experiment), _scale(experiment)
     settings = [arm["settings"] for arm in experiment.arms.values()]
     names = {name for own in settings for name in own if name.startswith("clock.")}
     differing = {name for name in names if len({own.get(name) for own in settings}) > 1}
@@ -114,15 +116,15 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
         if scale.ticks:
             axes.set_yscale("log")
         axes.set_ylim(scale.lowest, scale.highest)
-        for place, cell in enumerate(cells):
-            index = arms.index(cell.arm)
+        for cell in cells:
+            index = looks[cell.arm]
             runs = [run for run in cell.runs if run.state == "finished" and run.times]
             curve = cell.curve("validation")
             at = [sum(run.times[epoch] for run in runs) / len(runs) for epoch in curve] if runs else []
             axes.plot(
                 at,
                 [mean for mean, _ in curve.values()],
-                color=_COLOURS[place % len(_COLOURS)],
+                color=_COLOURS[index % len(_COLOURS)],
                 marker=_MARKERS[index % len(_MARKERS)],
                 lw=1.7,
                 ms=3.5,
@@ -137,6 +139,22 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
             axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
     figure.savefig(png_path, format="png")
+
+
+def _looks(experiment: Results) -> dict[str, int]:
+    """The number of each arm's colour and marker, which is that of the arm that differs from it in its clock alone."""
+    found: dict[str, int] = {}
+    numbers: dict[tuple[str, int], int] = {}
+    times = Counter[str]()
+    for name, arm in experiment.arms.items():
+        recipe = {k: v for k, v in arm["settings"].items() if not k.startswith("clock.")}
+        whole, rest = (
+            json.dumps({**arm, "settings": own}, sort_keys=True) for own in (arm["settings"], recipe)
+        )
+        # Arms that are the same, clock and all, are in one panel.
+        found[name] = numbers.setdefault((rest, times[whole]), len(numbers))
+        times[whole] += 1
+    return found
 
 
 def _panels(experiment: Results) -> list[tuple[str, list[_Series]]]:

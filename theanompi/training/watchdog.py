@@ -189,10 +189,8 @@ class Watchdog:
         if at_work and len(words) == self._comm.size and not any(map(self._stuck, at_work)):
             self._speaks_at = own.seconds + self._limit - max(word.seconds for word in at_work)
             return
-        if (
-            self._channel is not None
-            and min(filter(lambda rank: self._stuck(words[rank]), words)) < self._rank
-        ):
+        stuck = [rank for rank, word in words.items() if self._stuck(word)]
+        if self._channel is not None and min(stuck) < self._rank:
             return
         self._print(list(self._report(words)))
         if self._abort:
