@@ -25,7 +25,8 @@ Some signals do nothing, and that is right: a SIGTERM or SIGINT to a loader proc
 judge, or to hydra's proxy, which ignores them. Such a run is then stopped through its launcher. A run that is over, but
 for its last lines, when the signal comes ends well; a process that was stopped then ends when it goes on.
 
-The result is a JSON file under benchmarks/results/, written after each rule; the exit status is 1 if a case was not as it must be.
+The result is a JSON file under benchmarks/results/, written after each rule; the exit status is 1 if a case was not as
+it must be.
 """
 
 import argparse
