@@ -65,7 +65,7 @@ RULES: dict[str, dict[str, Any]] = {
     "ASGD": {"rule": "ASGD"},
     "GOSGD": {"rule": "GOSGD", "settings": {"rule.p": 0.5}},
     "local": {"sync_type": "avg", "settings": {"rule.period": 2}},
-    "swap": {"sync_type": "swap", "modelclass": "Rivals"},
+    "swap": {"sync_type": "swap", "modelclass": "Rivals", "base_lr": 0.001},
 }
 """Rules other than the sum of gradients, with settings for exchanges that come often."""
 ALONE = ("EASGD", "ASGD", "GOSGD")
