@@ -337,10 +337,16 @@ def cases(n: int, rng: random.Random, ways: list[str], seconds: float) -> Iterat
         n -= len(kinds)
 
 
-def cases_of_rule(n: int, rng: random.Random, ways: list[str], rule: str, seconds: float) -> Iterator[Case]:
-    """So many cases of a rule: one of its ranks is killed, at a random moment."""
-    for number in range(n):
-        yield Case(ways[number % len(ways)], "rank", signal.SIGKILL, rng.uniform(0, seconds), rule)
+def cases_of_rule(
+    n: int, rng: random.Random, ways: list[str], rule: str, seconds: float, results: list[dict[str, Any]]
+) -> Iterator[Case]:
+    """Cases of a rule, one of whose ranks is killed at a random moment, until so many of the results are hits.
+
+    A run that had ended before its moment makes the moments after it earlier.
+    """
+    while (hits := sum(seen["hit"] for seen in results if seen["rule"] == rule)) < n:
+        yield Case(ways[hits % len(ways)], "rank", signal.SIGKILL, rng.uniform(0, seconds), rule)
+        seconds *= 1.0 if results[-1]["hit"] else 0.9
 
 
 def main() -> int:
@@ -375,7 +381,7 @@ def main() -> int:
             seconds = time.monotonic() - begin
             print(f"{rule}: a run that is left alone takes {seconds:.1f} s", flush=True)
             drawn = (
-                cases_of_rule(args.kills, rng, args.ways, rule, 0.8 * seconds)
+                cases_of_rule(args.kills, rng, args.ways, rule, 0.8 * seconds, results)
                 if rule in RULES
                 else cases(args.kills, rng, args.ways, 0.8 * seconds)
             )

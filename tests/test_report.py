@@ -870,7 +870,7 @@ def test_twelve_arms_differ_in_colour_or_mark(tmp_path, figures):
 
 
 def test_times_of_a_virtual_clock_are_compared_among_runs_of_the_same_clock(
-    tmp_path: Path, drawn: None, figures: list[Any]
+    tmp_path: Path, figures: list[Any]
 ) -> None:
     steady = {"momentum": 0.8}
     cells: dict[tuple[str, int], Any] = {
