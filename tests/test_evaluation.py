@@ -3,14 +3,20 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from tests.mpi import ROOT, run_warm
 from theanompi.cli import main
 from theanompi.data import write_dataset
 from theanompi.record.log import read_log
+from theanompi.record.metrics import Reported
+from theanompi.record.progress import Progress
+from theanompi.training.loop import validation_of
+from theanompi.training.stop import StopSignals
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
@@ -112,6 +118,16 @@ def test_figures_are_those_of_the_log_to_the_last_digit(
         assert record == {name: logged[name] for name in record}
         assert words.endswith(", as log.jsonl has them")
     assert contents(tmp_path / "run") == before
+
+
+def test_the_sums_of_a_validation_are_rounded_once() -> None:
+    # Of which every partial sum in double precision loses the ones.
+    losses = [1.0, 1e16, 1.0, -1e16]
+    rows = np.array([[1.0, loss, 1.0] for loss in losses])
+    replica = mock.Mock(data=mock.Mock(n_batch_val=0), reported=Reported(("loss",), "loss", "items"))
+    replica.validation_sums.return_value, replica.n_validated.return_value = rows, len(rows)
+    found = validation_of(replica, MPI.COMM_SELF, None, StopSignals(heed=False), Progress())
+    assert found == (4, {"loss": (2.0, 4.0)})
 
 
 def test_a_checkpoint_from_within_an_epoch_is_evaluated_too(noise: str, tmp_path: Path) -> None:
