@@ -166,7 +166,7 @@ class RunConfig:
     )
 
     epochs: int | None = _model_option(
-        "run", None, whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
+        "recipe", None, whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
     )
     max_iterations: int | None = _option(
         "ends", None, whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"

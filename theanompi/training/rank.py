@@ -270,9 +270,11 @@ def train(
     progress.now("compiling")
     sync_type = "cdd" if rule.sums_gradients else "avg"
     together(comm, lambda: model.compile_iter_fns(sync_type, told))
-    iteration, own, changes = 0, 0, ""
+    iteration, own, changes, rate = 0, 0, "", ""
     if config.resume:
-        iteration, changes, own = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
+        iteration, changes, own, rate = together(
+            comm, lambda: load_checkpoint(model, rule, out, comm, config)
+        )
         rule.go_on(model)
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
@@ -293,6 +295,8 @@ def train(
         say(begun)
     if changes:
         say(f"resumed with another recipe: {changes}")
+    if rate:
+        say(f"learning rate: {rate}")
 
     recorder = together(
         comm,
