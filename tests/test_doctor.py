@@ -128,7 +128,7 @@ sys.exit(main(sys.argv[1:]))
             "checkpoints",
         ),
     ]
-    assert "23,522,250 parameters: 179.5 MiB each, two at a time" in report["findings"][-1]["text"]
+    assert "23,522,250 parameters: 179.5 MiB each, 3 at a time" in report["findings"][-1]["text"]
     assert os.listdir(tmp_path) == ["config.json"], "looking changes nothing"
     (problem,) = [item for item in report["findings"] if item["level"] == "problem"]
     assert problem["text"].endswith(": holds a run")

@@ -138,6 +138,24 @@ def test_a_checkpoint_from_within_an_epoch_is_evaluated_too(noise: str, tmp_path
     assert words.endswith("; no validation of this iteration is in log.jsonl")
 
 
+def test_the_best_checkpoint_is_kept_and_has_the_best_figures_of_the_log(noise: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(1, run, noise, max_iterations=4)
+    # A kill between the checkpoint and its second name.
+    (run / "best.h5").unlink()
+    trained(1, run, noise, max_iterations=4, resume=True)
+    assert (run / "best.h5").read_bytes() == (run / "checkpoint.h5").read_bytes()
+    trained(1, run, noise, epochs=5, keep=2, resume=True)
+    validations = [record for record in read_log(run / "log.jsonl") if record["kind"] == "val"]
+    best = min(validations, key=lambda record: record["error"])
+    assert best != validations[-1]
+    words, record = evaluated(1, run / "best.h5")
+    assert record == best and words.endswith(", as log.jsonl has them")
+    assert sorted(file.name for file in run.glob("checkpoint*")) == [
+        "checkpoint-16.h5", "checkpoint-20.h5", "checkpoint.h5",
+    ]  # fmt: skip
+
+
 def test_other_data_are_normalised_as_those_of_the_training(run: Path, tmp_path: Path) -> None:
     program = """
 import sys

@@ -21,7 +21,7 @@ from theanompi.config import ConfigError, RunConfig, hosts, local_device, read_d
 from theanompi.config.plugins import import_module
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
-from theanompi.record.folder import RunFolder, write_config
+from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
 from theanompi.record.meetings import Told
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
@@ -320,8 +320,17 @@ def train(
             clock=means.clock,
         ),
     )
-    if rank == 0 and config.resume:
-        tell(saved=iteration)
+
+    def keep(done: int) -> None:
+        """Keep what was saved after that iteration beyond the next checkpoint, if it is the best, or asked for."""
+        if rank == 0:
+            best = recorder.best
+            keep_checkpoint(out, done, best=best is not None and best["iteration"] == done, last=config.keep)
+
+    if config.resume:
+        if rank == 0:
+            tell(saved=iteration)
+        keep(iteration)  # which a kill may have come before
 
     def save(done: int, epoch: int, own: int) -> None:
         if done > (progress.saved or 0):
@@ -336,6 +345,7 @@ def train(
                 recorder.diverged(epoch, done, reason)
                 agree(comm, Diverged(f"iteration {done}: {reason}"))
             save_checkpoint(model, rule, out, comm, config, done, own)
+            keep(done)
             rule.go_on(model)
             progress.saved = done
             if rank == 0:
