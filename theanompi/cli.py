@@ -375,7 +375,7 @@ def _evaluate(argv: list[str]) -> int:
         "figures in words and as a line of its log. Nothing in the run's folder is changed.",
     )
     parser.usage = "%(prog)s RUN [flags]"
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or the checkpoint in it")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint in it")
     parser.add_argument(
         "--data", metavar="DATA", help="another data set, whose validation items count (default: the run's)"
     )
@@ -403,7 +403,7 @@ def _predict(argv: list[str]) -> int:
         "Files that show no picture are named and left out; the exit status is then 1.",
     )
     parser.usage = "%(prog)s RUN FOLDER|FILE ... -o FILE.csv [flags]"
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or the checkpoint in it")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint in it")
     parser.add_argument(
         "paths", metavar="FOLDER|FILE", nargs="+", help="images; of a folder all that are in it and below"
     )

@@ -322,7 +322,7 @@ def find_checkpoint(run: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     run : str or path
-        The folder of a run, or the checkpoint in it.
+        The folder of a run, or a checkpoint in it.
 
     Raises
     ------
