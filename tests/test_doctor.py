@@ -330,7 +330,7 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
     assert found[2] == f"ok run folder {tmp_path} on tmpfs: can be written in"
     assert (
-        "1 MiB free: 358.9 MiB do not fit (No space left on device)\n remedy: room or quota there" in found[3]
+        "1 MiB free: 538.4 MiB do not fit (No space left on device)\n remedy: room or quota there" in found[3]
     )
 
 
