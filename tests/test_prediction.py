@@ -15,7 +15,6 @@ from PIL import Image
 import theanompi
 from tests.mpi import ROOT, run_warm
 from tests.small_models import Rivals
-from tests.train import loader_process
 from theanompi.cli import main
 from theanompi.config import ConfigError
 from theanompi.data import open_pictures
@@ -24,6 +23,7 @@ from theanompi.data.sources.folders import Folder
 from theanompi.lasagne.layers import DenseLayer, InputLayer
 from theanompi.models.lstm import LSTM
 from theanompi.record.log import read_log
+from theanompi.system.processes import children
 from theanompi.training.classifier import Classifier
 from theanompi.training.inputs import Feed
 
@@ -221,10 +221,12 @@ def test_what_ends_a_prediction_early_is_one_line_and_leaves_no_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     photograph(0, 32, 32, dark=True).save(tmp_path / "a.png")
-    load = Feed.load
+    load, there = Feed.load, set(children(os.getpid()) or ())
 
     def load_after_the_signal(feed: Feed) -> None:
-        os.kill(os.getpid() if number == signal.SIGINT else loader_process(), number)
+        loaders = set(children(os.getpid()) or ()) - there
+        for process in (os.getpid(),) if number == signal.SIGINT else loaders:
+            os.kill(process, number)
         load(feed)
 
     out = tmp_path / "out.csv"
