@@ -31,7 +31,7 @@ FLAGS = """
 --decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
 --scaled --normalization --shuffle --zero-gamma --no-zero-gamma
 --optimizer --schedule --clip-norm --set --length
---out --resume --overwrite --log-interval --checkpoint-interval --timeline
+--out --resume --overwrite --log-interval --checkpoint-interval --keep --timeline
 """.split()
 
 
@@ -116,9 +116,10 @@ def flags(*argv: str) -> RunConfig:
         ("weight_decay", -1e-4, "weight_decay: expected a number of at least 0, got -0.0001"),
         ("out", "", "out: expected a text"),
         ("init", " ", "init: expected a text"),
-        ("resume", 2, "resume: expected true or false, got 2"),
+        ("resume", 2, "resume: expected true, false or auto, got 2"),
         ("overwrite", None, "overwrite: expected true or false, got None"),
         ("log_interval", 0, "log_interval: expected a whole number of at least 1, got 0"),
+        ("keep", 0, "keep: expected a whole number of at least 1, got 0"),
         ("save_on_signal", None, "save_on_signal: expected true or false, got None"),
         ("stall_seconds", 0, "stall_seconds: expected a number above 0, got 0"),
         ("stall_abort", "often", "stall_abort: expected true or false, got 'often'"),
@@ -169,7 +170,7 @@ def test_dict_survives_json_with_every_field_changed():
         max_iterations=5, seed=6, precision="bf16", base_lr=0.2, base_batch=64, scaling="sqrt",
         warmup="constant", warmup_epochs=1, decay_epochs="2,3.5", decay_factor=0.5, momentum=0,
         momentum_form="u", nesterov=False, weight_decay=0, out="o", resume=True, log_interval=1,
-        checkpoint_interval=7, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
+        checkpoint_interval=7, keep=3, verbose=False, color_jitter=0.4, lighting=0.1, loader_processes=2,
         require_cuda_aware=True, cuda_graph=False, deterministic=True, timeline=3, allreduce_algorithm="ring",
         optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,

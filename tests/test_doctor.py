@@ -128,7 +128,7 @@ sys.exit(main(sys.argv[1:]))
             "checkpoints",
         ),
     ]
-    assert "23,522,250 parameters: 179.5 MiB each, two at a time" in report["findings"][-1]["text"]
+    assert "23,522,250 parameters: 179.5 MiB each, 3 at a time" in report["findings"][-1]["text"]
     assert os.listdir(tmp_path) == ["config.json"], "looking changes nothing"
     (problem,) = [item for item in report["findings"] if item["level"] == "problem"]
     assert problem["text"].endswith(": holds a run")
@@ -330,7 +330,7 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
     assert found[2] == f"ok run folder {tmp_path} on tmpfs: can be written in"
     assert (
-        "1 MiB free: 358.9 MiB do not fit (No space left on device)\n remedy: room or quota there" in found[3]
+        "1 MiB free: 538.4 MiB do not fit (No space left on device)\n remedy: room or quota there" in found[3]
     )
 
 

@@ -132,6 +132,12 @@ def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, me
     assert re.search("theanompi: " + message.format(last=n - 1), done.stderr), done.stderr
 
 
+def test_a_ctrl_c_that_nothing_heeds_is_one_line_and_its_status():
+    done = run_mpi(2, ["-c", GUARDED.format(what="if last: raise KeyboardInterrupt")], timeout=30)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert "theanompi: rank 1: stopped by SIGINT\n" in done.stderr
+
+
 def test_a_rank_whose_main_thread_ends_while_another_trains_takes_all_along():
     program = """
 import threading, time

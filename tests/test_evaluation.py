@@ -3,14 +3,20 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from tests.mpi import ROOT, run_warm
 from theanompi.cli import main
 from theanompi.data import write_dataset
 from theanompi.record.log import read_log
+from theanompi.record.metrics import Reported
+from theanompi.record.progress import Progress
+from theanompi.training.loop import validation_of
+from theanompi.training.stop import StopSignals
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
@@ -114,12 +120,40 @@ def test_figures_are_those_of_the_log_to_the_last_digit(
     assert contents(tmp_path / "run") == before
 
 
+def test_the_sums_of_a_validation_are_rounded_once() -> None:
+    # Of which every partial sum in double precision loses the ones.
+    losses = [1.0, 1e16, 1.0, -1e16]
+    rows = np.array([[1.0, loss, 1.0] for loss in losses])
+    replica = mock.Mock(data=mock.Mock(n_batch_val=0), reported=Reported(("loss",), "loss", "items"))
+    replica.validation_sums.return_value, replica.n_validated.return_value = rows, len(rows)
+    found = validation_of(replica, MPI.COMM_SELF, None, StopSignals(heed=False), Progress())
+    assert found == (4, {"loss": (2.0, 4.0)})
+
+
 def test_a_checkpoint_from_within_an_epoch_is_evaluated_too(noise: str, tmp_path: Path) -> None:
     done = run_warm(1, {**SETTINGS, "data": noise, "max_iterations": 3, "out": str(tmp_path / "run")})
     assert done.returncode == 0, done.stderr
     words, record = evaluated(1, tmp_path / "run" / "checkpoint.h5")
     assert (record["epoch"], record["iteration"], record["items"]) == (0, 3, 30)
     assert words.endswith("; no validation of this iteration is in log.jsonl")
+
+
+def test_the_best_checkpoint_is_kept_and_has_the_best_figures_of_the_log(noise: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(1, run, noise, max_iterations=4)
+    # A kill between the checkpoint and its second name.
+    (run / "best.h5").unlink()
+    trained(1, run, noise, max_iterations=4, resume=True)
+    assert (run / "best.h5").read_bytes() == (run / "checkpoint.h5").read_bytes()
+    trained(1, run, noise, epochs=5, keep=2, resume=True)
+    validations = [record for record in read_log(run / "log.jsonl") if record["kind"] == "val"]
+    best = min(validations, key=lambda record: record["error"])
+    assert best != validations[-1]
+    words, record = evaluated(1, run / "best.h5")
+    assert record == best and words.endswith(", as log.jsonl has them")
+    assert sorted(file.name for file in run.glob("checkpoint*")) == [
+        "checkpoint-16.h5", "checkpoint-20.h5", "checkpoint.h5",
+    ]  # fmt: skip
 
 
 def test_other_data_are_normalised_as_those_of_the_training(run: Path, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ FOLDER = {"place": "/r", "file_system": "ext4", "runs": [], "at_work": None, "wr
             {},
             [
                 "ok run folder: /r on ext4: can be written in",
-                "ok checkpoints: 1,000,000 parameters: 7.6 MiB each, two at a time; 1 GiB free",
+                "ok checkpoints: 1,000,000 parameters: 7.6 MiB each, 3 at a time; 1 GiB free",
             ],
         ),
         (
@@ -286,7 +286,7 @@ FOLDER = {"place": "/r", "file_system": "ext4", "runs": [], "at_work": None, "wr
             {},
             [
                 "ok run folder: /r on ext4: can be written in",
-                "problem checkpoints: 1,000,000 parameters: 7.6 MiB each, two at a time; 1 MiB free: 15.3 MiB do not "
+                "problem checkpoints: 1,000,000 parameters: 7.6 MiB each, 3 at a time; 1 MiB free: 22.9 MiB do not "
                 "fit (No space left on device)",
             ],
         ),
@@ -309,11 +309,12 @@ FOLDER = {"place": "/r", "file_system": "ext4", "runs": [], "at_work": None, "wr
             {"resume": True},
             ["problem run folder: /r on ext4: no checkpoint to resume from"],
         ),
+        ({"runs": ["log.jsonl"]}, {"resume": "auto"}, ["ok run folder: /r on ext4: can be written in"]),
         ({"runs": ["checkpoint.h5"]}, {"resume": True}, ["ok run folder: /r on ext4: can be written in"]),
     ],
 )
 def test_the_run_folder(facts, config, expected):
-    found = findings.run_folder(FOLDER | facts, RunConfig(out="/r", **config), 1_000_000, 16_000_000)
+    found = findings.run_folder(FOLDER | facts, RunConfig(out="/r", **config), 1_000_000, 24_000_000)
     assert lines(found)[: len(expected)] == expected
 
 

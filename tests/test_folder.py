@@ -1,24 +1,29 @@
 """A run's folder: no run in it is lost, and one process at a time is at work in it."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from tests.mpi import ROOT
 from theanompi.config import ConfigError
 from theanompi.config.files import CannotWrite
+from theanompi.record import checkpoint
 from theanompi.record import folder as module
-from theanompi.record.folder import RunFolder, write_config
+from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
+from theanompi.record.log import json_line
 
 
-def use(out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Take a folder, begin the run that is asked for, and let it go."""
+def use(out: Path, *, resume: bool | str = False, overwrite: bool = False) -> bool:
+    """Take a folder, begin the run that is asked for, and let it go; gives whether it is one that goes on."""
     with RunFolder(out, resume=resume, overwrite=overwrite) as folder:
         folder.clear()
+        return folder.resume
 
 
 def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -27,7 +32,7 @@ def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "runs") == [], "made for nothing"
 
 
-@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "checkpoint.h5"])
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "checkpoint.h5", "best.h5"])
 def test_a_run_is_not_overwritten_without_being_asked(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigError) as caught:
@@ -47,7 +52,8 @@ def test_a_folder_with_other_things_is_fine(tmp_path: Path) -> None:
 
 def test_overwriting_removes_our_files_only(tmp_path: Path) -> None:
     ours = ["config.json", "log.jsonl", "curves.png", "timeline.json", "checkpoint.h5", "checkpoint.h5.tmp"]
-    theirs = ["notes.txt", "best.h5", "log.jsonl.bak"]
+    ours += ["best.h5", "checkpoint-5.h5", "checkpoint-10.h5"]
+    theirs = ["notes.txt", "checkpoint-old.h5", "log.jsonl.bak"]
     for name in ours + theirs:
         (tmp_path / name).write_text(name)
     (tmp_path / "sub").mkdir()
@@ -67,6 +73,48 @@ def test_resuming_needs_a_checkpoint_and_keeps_everything(tmp_path: Path) -> Non
         (tmp_path / name).write_text(name)
     use(tmp_path, resume=True)
     assert len(os.listdir(tmp_path)) == 3
+
+
+VALIDATED = [json_line({"kind": "val", "epoch": i, "iteration": i + 1, "items": 1}) for i in range(2)]
+
+
+def test_auto_resumes_where_there_is_a_checkpoint_and_begins_where_there_has_been_none(
+    tmp_path: Path,
+) -> None:
+    assert not use(tmp_path / "new", resume="auto")
+    # What a kill before the first checkpoint leaves.
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "log.jsonl").write_text(VALIDATED[0])
+    assert not use(tmp_path, resume="auto") and os.listdir(tmp_path) == []
+    for name in ("config.json", "log.jsonl", "checkpoint.h5"):
+        (tmp_path / name).write_text(name)
+    assert use(tmp_path, resume="auto") and len(os.listdir(tmp_path)) == 3
+
+
+def test_auto_does_not_begin_in_the_place_of_a_run_whose_checkpoint_is_lost(tmp_path: Path) -> None:
+    for log in ("".join(VALIDATED), json_line({"kind": "summary", "iteration": 3})):
+        (tmp_path / "log.jsonl").write_text(log)
+        with pytest.raises(
+            ConfigError, match=r"expected checkpoint\.h5, as log\.jsonl has [02] epochs of a run"
+        ):
+            use(tmp_path, resume="auto")
+        assert (tmp_path / "log.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+def test_a_kept_checkpoint_is_not_written_over(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(errno.EPERM, "no links")))
+    (tmp_path / "checkpoint-99.h5").write_text("of a run from which this one goes on earlier")
+    for iteration in (8, 9, 10, 10, 11):
+        checkpoint.replace(tmp_path / "checkpoint.h5", f"{iteration}".encode())
+        # Twice after the same iteration: a run that was killed in between does so when it is resumed.
+        keep_checkpoint(tmp_path, iteration, best=iteration == 10, last=2)
+    found = {file.name: file.read_text() for file in tmp_path.iterdir() if file.name != "checkpoint-99.h5"}
+    kept = {"best.h5": "10", "checkpoint-10.h5": "10", "checkpoint-11.h5": "11", "checkpoint.h5": "11"}
+    assert found == kept and (tmp_path / "checkpoint-99.h5").exists()
 
 
 def test_what_is_no_folder_to_write_in_is_named(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """What a run has trained is used: on image files by `tmlauncher predict`, on arrays by `theanompi.load`."""
 
 import csv
+import os
+import re
+import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +23,9 @@ from theanompi.data.sources.folders import Folder
 from theanompi.lasagne.layers import DenseLayer, InputLayer
 from theanompi.models.lstm import LSTM
 from theanompi.record.log import read_log
+from theanompi.system.processes import children
 from theanompi.training.classifier import Classifier
+from theanompi.training.inputs import Feed
 
 pytestmark = pytest.mark.usefixtures("forks")
 
@@ -196,6 +202,39 @@ def test_what_cannot_be_predicted_is_one_line(
     photograph(0, 32, 32, dark=True).save(tmp_path / "a.png")
     assert "device: expected one" in line(run, str(tmp_path), "-o", out, "--device", "cpu,cpu")
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "message"),
+    [
+        (signal.SIGINT, 130, "tmlauncher: stopped by SIGINT"),
+        (signal.SIGKILL, 1, r"tmlauncher: loader process \d+ ended by signal SIGKILL while reading .*"),
+    ],
+    ids=["ctrl-c", "dead-loader"],
+)
+def test_what_ends_a_prediction_early_is_one_line_and_leaves_no_table(
+    number: signal.Signals,
+    status: int,
+    message: str,
+    digits: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photograph(0, 32, 32, dark=True).save(tmp_path / "a.png")
+    load, there = Feed.load, set(children(os.getpid()) or ())
+
+    def load_after_the_signal(feed: Feed) -> None:
+        loaders = set(children(os.getpid()) or ()) - there
+        for process in (os.getpid(),) if number == signal.SIGINT else loaders:
+            os.kill(process, number)
+        load(feed)
+
+    out = tmp_path / "out.csv"
+    with mock.patch.object(Feed, "load", load_after_the_signal):
+        assert main(["predict", str(digits[0]), str(tmp_path / "a.png"), "-o", str(out)]) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(message, line) and len(line) <= 300
+    assert not out.exists()
 
 
 def test_only_classifiers_of_pictures_can_be_used() -> None:

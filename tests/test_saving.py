@@ -131,10 +131,71 @@ def test_the_same_recipe_goes_on_bit_for_bit(
         rewrite(folder, as_before)
     straight = train(make(momentum_form=form), 0, 13)
     model = make(momentum_form=form)
-    assert load(model, folder) == (5, "", 5)
+    assert load(model, folder) == (5, "", 5, "")
     resumed = train(model, 5, 13)
     assert straight.keys() == resumed.keys()
     assert all(np.array_equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_longer_run_is_that_from_the_start_bit_for_bit_where_its_past_is_the_same(
+    saved: dict[str, Path],
+) -> None:
+    """Warmup and decay are given in epochs, and so lie where they lay."""
+    straight = train(make(epochs=24), 0, 13)
+    model = make(epochs=24)
+    assert load(model, saved["v"]) == (
+        5,
+        "epochs 12 -> 24",
+        5,
+        "as in a run of 24 epochs from the start: η was 0.02, and is 0.02 from iteration 6 on",
+    )
+    resumed = train(model, 5, 13)
+    assert all(np.array_equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize(
+    ("before", "epochs", "changes", "rate"),
+    [
+        # By default the rate decays after a third of the run: twice 12 epochs of 179 updates have not come to that.
+        (
+            {"decay_epochs": None, "warmup": "none"},
+            24,
+            "epochs 12 -> 24; warmup_epochs 0.6666666666666666 -> 1.3333333333333333; "
+            "decay_epochs 4.0,8.0,10.666666666666666 -> 8.0,16.0,21.333333333333332",
+            "not as in a run of 24 epochs from the start, whose η differs from iteration 717 on: "
+            "η was 0.002, there 0.02, and is 0.02 from iteration 896 on",
+        ),
+        # After 895 of 2148 and of 4296 updates, the first of which have η̂.
+        (
+            {"schedule": "cosine", "warmup": "none", "warmup_epochs": 0},
+            24,
+            "epochs 12 -> 24",
+            "not as in a run of 24 epochs from the start, whose η differs from iteration 2 on: "
+            f"η was {0.02 * np.cos(np.pi / 2 * 894 / 2148) ** 2:g}, "
+            f"there {0.02 * np.cos(np.pi / 2 * 894 / 4296) ** 2:g}, "
+            f"and is {0.02 * np.cos(np.pi / 2 * 895 / 4296) ** 2:g} from iteration 896 on",
+        ),
+        # Another setting of the schedule's own; the checkpoint is at the shorter run's end.
+        (
+            {"schedule": "poly", "warmup": "none", "warmup_epochs": 0, "settings": {"schedule.power": 1}},
+            5,
+            "epochs 12 -> 5",
+            "",
+        ),
+    ],
+    ids=["steps that scale", "cosine", "at the end"],
+)
+def test_what_another_length_means_for_the_rate_is_said(
+    before: dict[str, Any], epochs: int, changes: str, rate: str, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = {"warmup_epochs": None, **before}
+    folder = shutil.copytree(saved["v"], tmp_path / "run")
+    model = make(**settings)
+    model.cleanup()
+    recipe = _settings(model.config, "recipe")
+    rewrite(folder, lambda attributes: attributes.update(recipe, iteration=895, epoch=5, position=0))
+    found = load(make(**settings, epochs=epochs), folder)
+    assert (found.changes, found.rate) == (changes, rate)
 
 
 def as_before(attributes: dict[str, Any]) -> None:
@@ -190,7 +251,7 @@ def test_a_checkpoint_from_before_there_was_a_choice_had_the_default(
     ]
     rewrite(folder, lambda attributes: [attributes.pop(name) for name in added])
     changes = "schedule steps -> cosine" if settings else ""
-    assert load(make(**settings), folder) == (5, changes, 5)
+    assert load(make(**settings), folder).changes == changes
     with pytest.raises(ValueError, match="optimizer: expected 'adam' as this run has, got 'momentum'"):
         load(make(optimizer="adam"), folder)
 
@@ -201,7 +262,6 @@ def test_a_checkpoint_from_before_there_was_a_choice_had_the_default(
         ({"optimizer": "adam"}, "optimizer: expected 'adam' as this run has, got 'momentum'"),
         ({"image_size": 24}, "image_size: expected 24 as this run has, got 32"),
         ({"precision": "tf32"}, "precision: expected 'tf32' as this run has, got 'float32'"),
-        ({"epochs": 13}, "epochs: expected 13 as this run has, got 12"),
         ({"seed": 4}, "seed: expected 4 as this run has, got 3"),
         ({"scaled": "loss"}, "scaled: expected 'loss' as this run has, got 'rate'"),
         ({"batch_size": 16}, "batch_size: expected 16 as this run has, got 8"),
@@ -247,7 +307,7 @@ def test_other_images_of_the_same_name_are_refused_and_the_same_elsewhere_taken(
 ) -> None:
     copy = shutil.copyfile(open_dataset("digits").path, tmp_path / "elsewhere.h5")
     same = make(data=str(copy), image_size=32, epochs=12)
-    assert load(same, saved["v"]) == (5, "", 5)
+    assert load(same, saved["v"]) == (5, "", 5, "")
     other = make()
     own, other.data.dataset.sha256 = other.data.dataset.sha256, "f" * 64
     with pytest.raises(ValueError) as caught:
@@ -268,6 +328,7 @@ def test_of_an_earlier_version_what_it_has_is_compared(saved: dict[str, Path], t
             "data: expected 'elsewhere.h5' .* got 'digits'",
         ),
         ({"momentum_form": "u"}, "momentum_form: expected 'u' as this run has, got 'v'"),
+        ({"epochs": 13}, "epochs: expected 13 as this run has, got 12"),
         ({"modelclass": "Plane"}, "modelclass: expected 'Plane' as this run has, got 'Plain'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -375,7 +375,7 @@ def _evaluate(argv: list[str]) -> int:
         "figures in words and as a line of its log. Nothing in the run's folder is changed.",
     )
     parser.usage = "%(prog)s RUN [flags]"
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or the checkpoint in it")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint in it")
     parser.add_argument(
         "--data", metavar="DATA", help="another data set, whose validation items count (default: the run's)"
     )
@@ -403,7 +403,7 @@ def _predict(argv: list[str]) -> int:
         "Files that show no picture are named and left out; the exit status is then 1.",
     )
     parser.usage = "%(prog)s RUN FOLDER|FILE ... -o FILE.csv [flags]"
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or the checkpoint in it")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint in it")
     parser.add_argument(
         "paths", metavar="FOLDER|FILE", nargs="+", help="images; of a folder all that are in it and below"
     )
@@ -416,10 +416,14 @@ def _predict(argv: list[str]) -> int:
         check_new(out, f"out {out}", overwrite=args.overwrite)
         find_checkpoint(args.run)
         # Only this command needs torch.
+        from theanompi.data import LoaderError
         from theanompi.training.prediction import predict
 
         try:
             return predict(args.run, args.paths, out, args.devices or "auto")
+        except LoaderError as error:  # nothing that another flag puts right
+            print(one_line(f"tmlauncher: {error}"), file=sys.stderr)
+            return 1
         except (ValueError, OSError) as error:
             raise ConfigError(str(error)) from None
 
@@ -494,11 +498,18 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     Returns
     -------
     int
-        0 when the run ended well; 2 (by `SystemExit`) when a setting is wrong; else the run's own status, or 1
-        for a problem that the doctor found.
+        0 when the run ended well; 2 (by `SystemExit`) when a setting is wrong; else the run's own status, 1 for a
+        problem that the doctor found, or 130 after a Ctrl-C.
     """
     print_anything()
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _main(sys.argv[1:] if argv is None else argv, module)
+    except KeyboardInterrupt:
+        print("tmlauncher: stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _main(argv: list[str], module: str) -> int:
     if argv[:1] == ["doctor"]:
         return _doctor(argv[1:])
     if argv[:1] == ["compare"]:

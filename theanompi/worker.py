@@ -9,10 +9,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from theanompi.config import RunConfig, from_environment, run_folder
+from theanompi.config.kinds import AUTO
 from theanompi.config.lineage import DATA
 from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
 from theanompi.launch.job import mpi_rank
@@ -90,6 +92,8 @@ def run(
         given = config
         config, device = settle(given, devices, comm, progress)
         folder = together(comm, lambda: take(config) if keeper and folder is None else folder)
+        if config.resume == AUTO:  # which the folder has decided, if one is needed
+            config = replace(config, resume=comm.bcast(folder is not None and folder.resume))
         if comm.Get_rank() == 0:
             tell(out=config.out)
             if given.data is None and config.data is not None and config.verbose and not plan:

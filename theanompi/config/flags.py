@@ -5,7 +5,7 @@ import sys
 from typing import Any, NoReturn
 
 from theanompi.config.errors import one_line
-from theanompi.config.kinds import DEVICES, EPOCHS, OWN, SETTINGS, SWITCH, TEXT, Kind
+from theanompi.config.kinds import AUTO, DEVICES, EPOCHS, OWN, RESUME, SETTINGS, SWITCH, TEXT, Kind
 from theanompi.config.run import FIELDS, RunConfig, over, read_field
 
 
@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if kind is SWITCH:
             options["action"] = argparse.BooleanOptionalAction if default else "store_true"
+        elif kind is RESUME:
+            options |= {"nargs": "?", "const": True, "metavar": AUTO}
         else:
             options["metavar"] = _metavar(kind)
         if kind is SETTINGS:

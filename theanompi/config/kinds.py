@@ -13,6 +13,7 @@ PLUGINS = ("optimizer", "schedule", "rule", "model", "clock")
 """What has settings of its own, named such as ``optimizer.beta2``; the clock is that of simulated workers."""
 MOST_SIMULATED = 1024
 """Workers in one process, each a thread."""
+AUTO = "auto"
 OWN = "a class of your own such as"
 """How the expectation of a `named` field goes on."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -131,6 +132,10 @@ def _read_switch(value: Any) -> bool:
     return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
 
 
+def _read_resume(value: Any) -> bool | str:
+    return AUTO if value == AUTO else _read_switch(value)
+
+
 def _read_epochs(value: Any) -> tuple[float, ...]:
     items = value.replace(",", " ").split() if isinstance(value, str) else value
     epochs = tuple(number("", lambda x: x > 0).read(item) for item in items)
@@ -207,6 +212,7 @@ def _read_setting(name: str, value: Any) -> str | int | float | bool:
 TEXT = Kind("a text that is not empty", _read_text)
 MODULE = Kind("a module such as models.resnet50, or its file under the current folder", _read_module)
 SWITCH = Kind("true or false", _read_switch)
+RESUME = Kind("true, false or auto", _read_resume)
 COUNT, RANKS, SIMULATED = whole(0), whole(1, MOST_RANKS), whole(0, MOST_RANKS)
 POSITIVE = number("a number above 0", lambda x: x > 0)
 NOT_NEGATIVE = number("a number of at least 0", lambda x: x >= 0)

@@ -34,6 +34,7 @@ from theanompi.config.kinds import (
     NOT_NEGATIVE,
     PLUGINS,
     POSITIVE,
+    RESUME,
     SETTINGS,
     SWITCH,
     TEXT,
@@ -166,7 +167,7 @@ class RunConfig:
     )
 
     epochs: int | None = _model_option(
-        "run", None, whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
+        "recipe", None, whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
     )
     max_iterations: int | None = _option(
         "ends", None, whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
@@ -361,8 +362,12 @@ class RunConfig:
     out: str | None = _option(
         "aside", None, TEXT, "folder and log", "the run's folder (default: runs/<model>-<data>)"
     )
-    resume: bool = _option(
-        "aside", False, SWITCH, "folder and log", "go on from the folder's last checkpoint"
+    resume: bool | str = _option(
+        "aside",
+        False,
+        RESUME,
+        "folder and log",
+        "go on from the folder's last checkpoint; auto: if it has one, else begin",
     )
     overwrite: bool = _option(
         "aside", False, SWITCH, "folder and log", "replace the run that is in the folder"
@@ -376,6 +381,14 @@ class RunConfig:
         whole(1),
         "folder and log",
         "updates between checkpoints (default: at the end of each epoch)",
+    )
+    keep: int = _option(
+        "aside",
+        1,
+        whole(1),
+        "folder and log",
+        "checkpoints to keep: above 1 the last ones are also checkpoint-ITERATION.h5",
+        later=True,
     )
     save_on_signal: bool = _option(
         "aside",

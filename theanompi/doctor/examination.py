@@ -351,9 +351,10 @@ class Doctor:
             parameters = facts.get("parameters")
             if failure:
                 yield self._no_model("building", failure)
-        # Weights and velocity, which each rank has of its own under avg; the old file goes when the new one is whole.
+        # Weights and velocity, which each rank has of its own under avg; the old file goes when the new one is whole,
+        # and the best one is kept.
         copies = 2 if config.sync_type == "cdd" else 1 + len(config.devices)
-        needed = 2 * 4 * copies * (parameters or 0)
+        needed = (config.keep + 2) * 4 * copies * (parameters or 0)
         question = {"out": config.out, "bytes": needed, "files": RUN_FILES}
         facts, failure = self._ask("folder", question)
         if failure:

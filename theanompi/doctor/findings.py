@@ -520,7 +520,7 @@ def run_folder(facts: Facts, config: RunConfig, parameters: int | None, needed: 
         yield problem(
             "run folder", f"{where}: {facts['at_work']}, is at work in it", "its end, or another --out"
         )
-    elif config.resume and "checkpoint.h5" not in facts["runs"]:
+    elif config.resume is True and "checkpoint.h5" not in facts["runs"]:
         yield problem("run folder", f"{where}: no checkpoint to resume from", "no --resume, or another --out")
     elif facts["runs"] and not (config.resume or config.overwrite):
         yield problem(
@@ -532,7 +532,8 @@ def run_folder(facts: Facts, config: RunConfig, parameters: int | None, needed: 
         yield ok("run folder", f"{where}: can be written in")
     if parameters is None:
         return
-    text = f"{parameters:,} parameters: {size(needed / 2)} each, two at a time; {size(facts['free'])} free"
+    files = config.keep + 2
+    text = f"{parameters:,} parameters: {size(needed / files)} each, {files} at a time; {size(facts['free'])} free"
     if facts.get("refused"):
         yield problem(
             "checkpoints",

@@ -40,7 +40,7 @@ from theanompi.experiments.storage import (
 from theanompi.launch.check import check
 from theanompi.launch.job import WORKER, handle_signals
 from theanompi.launch.mpirun import Outcome, world
-from theanompi.record.folder import CHECKPOINT_FILE, CURVES_FILE, replace_text
+from theanompi.record.folder import BEST_FILE, CHECKPOINT_FILE, CURVES_FILE, replace_text
 from theanompi.record.metrics import as_number, is_fraction
 from theanompi.record.terminal import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.rules import Rule, RunFailed, get_rule
@@ -364,7 +364,7 @@ class _Runner:
 
 def _clean(trial: Trial) -> None:
     """Remove what a complete run no longer needs: the checkpoints of hundreds fill a disk."""
-    for name in (CHECKPOINT_FILE, CURVES_FILE):
+    for name in (CHECKPOINT_FILE, BEST_FILE, CURVES_FILE):
         (trial.folder / name).unlink(missing_ok=True)
 
 

@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,14 +18,17 @@ from typing import Any, Self
 
 from theanompi.config import ConfigError, RunConfig, got, is_text
 from theanompi.config.files import read_text, reason, trouble, writing
+from theanompi.config.kinds import AUTO
+from theanompi.record.log import read_log
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 CURVES_FILE = "curves.png"
 CHECKPOINT_FILE = "checkpoint.h5"
+BEST_FILE = "best.h5"
 TIMELINE_FILE = "timeline.json"
 LOCK_FILE = "run.lock"
-RUN_FILES = (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, TIMELINE_FILE)
+RUN_FILES = (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, BEST_FILE, TIMELINE_FILE)
 
 NO_SETTINGS = ("size", "versions", "metrics", "metric", "noun", "defaults", "init_sha256")
 """What ``config.json`` has beside the settings."""
@@ -43,14 +48,17 @@ class RunFolder:
     Parameters
     ----------
     path : Path
-    resume : bool
-        Go on with the run in it, which must have a checkpoint.
+    resume : bool or "auto"
+        Go on with the run in it, which must have a checkpoint. With "auto" a folder without one is begun in, in the
+        place of what a run has left there that was ended before its first checkpoint.
     overwrite : bool
         Replace the run in it, once `clear` is called.
 
     Attributes
     ----------
     path : Path
+    resume : bool
+        Whether a run is gone on with.
 
     Raises
     ------
@@ -68,9 +76,9 @@ class RunFolder:
     []
     """
 
-    def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
-        self.path, self._overwrite = path, overwrite
-        self._check(resume)
+    def __init__(self, path: Path, *, resume: bool | str, overwrite: bool) -> None:
+        self.path, self._overwrite, self._asked = path, overwrite, resume
+        self._check()
         self._made = not os.path.lexists(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -81,7 +89,7 @@ class RunFolder:
             raise ConfigError(_no_folder(path, error)) from error
         try:
             # Again, as the process that has just let it go may have left a run there.
-            self._check(resume)
+            self._check()
             for name in RUN_FILES:
                 # What a killed process was about to put in a file's place.
                 (path / f"{name}.tmp").unlink(missing_ok=True)
@@ -89,16 +97,36 @@ class RunFolder:
             self.release()
             raise
 
-    def _check(self, resume: bool) -> None:
+    def _check(self) -> None:
         there = {name for name in RUN_FILES if os.path.lexists(self.path / name)}
+        if self._asked == AUTO:
+            self.resume = CHECKPOINT_FILE in there
+            self._overwrite = not self.resume
+            if self._overwrite and LOG_FILE in there:
+                self._check_begun()
+            return
+        self.resume = resume = bool(self._asked)
         if resume and CHECKPOINT_FILE not in there:
             raise ConfigError(
                 f"run folder {self.path}: expected {CHECKPOINT_FILE} to resume from, got none there"
             )
-        if there & {CONFIG_FILE, LOG_FILE, CHECKPOINT_FILE} and not (resume or self._overwrite):
+        if there & {CONFIG_FILE, LOG_FILE, CHECKPOINT_FILE, BEST_FILE} and not (resume or self._overwrite):
             raise ConfigError(
                 f"run folder {self.path}: expected none or one without a run, got one with a run in it; "
                 "continue it with --resume, replace it with --overwrite, or choose another with --out"
+            )
+
+    def _check_begun(self) -> None:
+        """Refuse to begin anew where a checkpoint is missing that there has been, as each epoch ends with one."""
+        try:
+            log = read_log(self.path / LOG_FILE)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        validated = sum(record["kind"] == "val" for record in log)
+        if validated > 1 or any(record["kind"] == "summary" for record in log):
+            raise ConfigError(
+                f"run folder {self.path}: expected {CHECKPOINT_FILE}, as {LOG_FILE} has {validated} epochs of a run, "
+                "got none there; --overwrite begins the run again"
             )
 
     def _hold(self) -> int:
@@ -130,9 +158,9 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of the run that was to be replaced, and nothing else."""
         if self._overwrite:
-            for name in RUN_FILES:
-                with writing(self.path / name):
-                    (self.path / name).unlink(missing_ok=True)
+            for path in (*(self.path / name for name in RUN_FILES), *_numbered(self.path).values()):
+                with writing(path):
+                    path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let another process have the folder; one that was made for nothing is removed."""
@@ -224,13 +252,77 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
     replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
+def keep_checkpoint(out: Path, iteration: int, *, best: bool, last: int) -> None:
+    """Give the checkpoint of a run the other names that it is kept by when the next one takes its place.
+
+    These are links to the same file, or copies where a file system has none.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the run.
+    iteration : int
+        Of its checkpoint.
+    best : bool
+        Whether it is the best so far: ``best.h5``.
+    last : int
+        How many are kept as ``checkpoint-ITERATION.h5``, if more than 1; older ones are removed.
+
+    Raises
+    ------
+    theanompi.config.files.CannotWrite
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for iteration in (9, 10, 11):
+    ...         replace_text(Path(folder, "checkpoint.h5"), f"{iteration}")
+    ...         keep_checkpoint(Path(folder), iteration, best=iteration == 10, last=2)
+    ...     {file.name: file.read_text() for file in sorted(Path(folder).iterdir())}
+    {'best.h5': '10', 'checkpoint-10.h5': '10', 'checkpoint-11.h5': '11', 'checkpoint.h5': '11'}
+    """
+    names = [BEST_FILE] * best + [f"checkpoint-{iteration}.h5"] * (last > 1)
+    for name in names:
+        with writing(out / name):
+            _link(out / CHECKPOINT_FILE, out / name)
+    if last > 1:
+        there = _numbered(out)
+        kept = sorted(number for number in there if number <= iteration)
+        for number in kept[:-last]:
+            with writing(there[number]):
+                there[number].unlink()
+
+
+def _link(source: Path, name: Path) -> None:
+    """Let a file have another name, in the place of what has it."""
+    temporary = name.with_name(name.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, name)
+    finally:
+        # Of two names of one file, which these may be, `replace` leaves both.
+        temporary.unlink(missing_ok=True)
+
+
+def _numbered(out: Path) -> dict[int, Path]:
+    """The checkpoints that are kept by their iterations."""
+    found = ((re.fullmatch(r"checkpoint-(\d+)\.h5", path.name), path) for path in out.glob("checkpoint-*.h5"))
+    return {int(match[1]): path for match, path in found if match}
+
+
 def find_checkpoint(run: str | os.PathLike[str]) -> Path:
     """Find the checkpoint of a run, with ``config.json`` beside it.
 
     Parameters
     ----------
     run : str or path
-        The folder of a run, or the checkpoint in it.
+        The folder of a run, or a checkpoint in it.
 
     Raises
     ------

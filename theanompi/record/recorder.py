@@ -73,6 +73,7 @@ from tqdm import tqdm
 
 from theanompi.config.files import writing
 from theanompi.record.folder import (
+    BEST_FILE,
     CHECKPOINT_FILE,
     CONFIG_FILE,
     CURVES_FILE,
@@ -520,6 +521,13 @@ class Recorder:
         self.flush()
         self._close_bar()
 
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The record of the validation with the smallest headline metric so far, the first of equal ones."""
+        headline = self._reported.headline
+        known = [record for record in self._validations if record.get(headline) is not None]
+        return min(known, key=lambda record: record[headline], default=None)
+
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
@@ -534,9 +542,8 @@ class Recorder:
         self._close_bar()
         totals = self._all.means()
         headline = self._reported.headline
-        known = [record for record in self._validations if record.get(headline) is not None]
-        best = min(known, key=lambda record: record[headline], default=None)
-        last = [record[headline] for record in known[-5:]]
+        best = self.best
+        last = [record[headline] for record in self._validations if record.get(headline) is not None][-5:]
         iteration = self._last
         self._write(
             {"kind": "summary", "iteration": iteration}
@@ -591,7 +598,7 @@ class Recorder:
                 f"median of the last {len(last)} {as_text(name, statistics.median(last))}"
             )
         if self._out is not None:
-            names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE)
+            names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE, BEST_FILE)
             lines.append(
                 f"in {self._out}: " + ", ".join(name for name in names if os.path.exists(self._out / name))
             )

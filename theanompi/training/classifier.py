@@ -256,7 +256,7 @@ def load(run: str | os.PathLike[str], *, device: str = "cpu", batch_size: int | 
     Parameters
     ----------
     run : str or path
-        The run's folder, or the checkpoint in it.
+        The run's folder, or a checkpoint in it.
     device : str
         ``"cpu"``, ``"cuda:0"`` or ``"auto"``; it is that of the process.
     batch_size : int, optional

@@ -26,7 +26,7 @@ def predict(run: str, paths: Sequence[str], out: Path, device: str) -> int:
     Parameters
     ----------
     run : str
-        The run's folder, or the checkpoint in it.
+        The run's folder, or a checkpoint in it.
     paths : sequence of str
         Image files, and folders of such.
     out : Path

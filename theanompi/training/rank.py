@@ -21,7 +21,7 @@ from theanompi.config import ConfigError, RunConfig, hosts, local_device, read_d
 from theanompi.config.plugins import import_module
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
-from theanompi.record.folder import RunFolder, write_config
+from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
 from theanompi.record.meetings import Told
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
@@ -273,9 +273,11 @@ def train(
     if not rule.lockstep:
         # Later, each rank would be elsewhere.
         together(comm, model.compile_validation)
-    iteration, own, changes = 0, 0, ""
+    iteration, own, changes, rate = 0, 0, "", ""
     if config.resume:
-        iteration, changes, own = together(comm, lambda: load_checkpoint(model, rule, out, comm, config))
+        iteration, changes, own, rate = together(
+            comm, lambda: load_checkpoint(model, rule, out, comm, config)
+        )
         rule.go_on(model)
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
@@ -296,6 +298,8 @@ def train(
         say(begun)
     if changes:
         say(f"resumed with another recipe: {changes}")
+    if rate:
+        say(f"learning rate: {rate}")
 
     recorder = together(
         comm,
@@ -319,8 +323,17 @@ def train(
             clock=means.clock,
         ),
     )
-    if rank == 0 and config.resume:
-        tell(saved=iteration)
+
+    def keep(done: int) -> None:
+        """Keep what was saved after that iteration beyond the next checkpoint, if it is the best, or asked for."""
+        if rank == 0:
+            best = recorder.best
+            keep_checkpoint(out, done, best=best is not None and best["iteration"] == done, last=config.keep)
+
+    if config.resume:
+        if rank == 0:
+            tell(saved=iteration)
+        keep(iteration)  # which a kill may have come before
 
     def save(done: int, epoch: int, own: int) -> None:
         if done > (progress.saved or 0):
@@ -335,6 +348,7 @@ def train(
                 recorder.diverged(epoch, done, reason)
                 agree(comm, Diverged(f"iteration {done}: {reason}"))
             save_checkpoint(model, rule, out, comm, config, done, own)
+            keep(done)
             rule.go_on(model)
             progress.saved = done
             if rank == 0:

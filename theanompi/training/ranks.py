@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -77,6 +78,8 @@ class Guard:
         if isinstance(error, Interrupted):
             tell(stopped=str(error))
             self.fail(f"stopped by {error} before training began", status=STOPPED)
+        if isinstance(error, KeyboardInterrupt):
+            self.fail("stopped by SIGINT", short=True, status=128 + SIGINT)
         short = isinstance(error, LoaderError | CannotWrite | ConfigError) or (
             isinstance(error, OSError) and not _foreign(error)
         )

@@ -17,6 +17,7 @@ from theanompi.rules import Rule
 from theanompi.training.model import Model
 from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.replica import Replica
+from theanompi.training.schedules import Schedule, make_schedule
 
 _WEIGHTS, _RULE = "weights/", "rule/"
 # Of each rank, if they are not in step: its finished iterations, and η of each objective's last update.
@@ -27,11 +28,15 @@ DIGITS = 12
 
 
 class Resumed(NamedTuple):
-    """Where a run goes on: after `iteration` updates, `own` of this rank, with `changes` of its recipe, or none."""
+    """Where a run goes on: after `iteration` updates, `own` of this rank, with `changes` of its recipe, or none.
+
+    If it goes on by another schedule, `rate` says what that means for η.
+    """
 
     iteration: int
     changes: str
     own: int
+    rate: str
 
 
 def save_checkpoint(
@@ -108,10 +113,10 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     iteration = _check_same(path, attributes, model, rule)
     recipe = _settings(config, "recipe")
     last_etas, form = [attributes.get(name) for name in _eta_names(model)], attributes.get("momentum_form")
-    if form not in MOMENTUM_FORMS or (_is_old(attributes) and form != config.momentum_form):
-        raise ConfigError(
-            f"{path}: momentum_form: expected {config.momentum_form!r} as this run has, got {form!r}"
-        )
+    known = ("momentum_form", "epochs") if _is_old(attributes) else ()
+    for name in known or ("momentum_form",) * (form not in MOMENTUM_FORMS):
+        if (found := attributes.get(name)) != (wanted := getattr(config, name)):
+            raise ConfigError(f"{path}: {name}: expected {wanted!r} as this run has, got {found!r}")
     if _is_old(attributes):
         # The rate of the schedule is right if the recipe is the same, which nobody can tell.
         last_etas = [model.schedule(max(iteration - 1, 0))]
@@ -136,7 +141,8 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     checkpoint.check(arrays, expected, path)
     model.load_state_arrays(_in_form(arrays, model, etas, form), own, etas)
     rule.load_state_arrays({name: torch.from_numpy(array) for name, array in of_rule.items()})
-    return Resumed(iteration, _changes(attributes, recipe), own)
+    changes = _changes(attributes, recipe)
+    return Resumed(iteration, changes, own, _rates(attributes, model, iteration) if changes else "")
 
 
 def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) -> dict[str, np.ndarray]:
@@ -151,14 +157,68 @@ def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) 
     return found
 
 
-def _changes(attributes: Mapping[str, checkpoint.Scalar], recipe: Mapping[str, checkpoint.Scalar]) -> str:
-    """What a checkpoint has of a recipe, and what the run has, where they differ."""
+def _recipe_before(
+    attributes: Mapping[str, checkpoint.Scalar], recipe: Mapping[str, checkpoint.Scalar]
+) -> dict[str, checkpoint.Scalar]:
+    """The recipe that a checkpoint has."""
     # What a checkpoint of an earlier version does not have is not known to be another.
     before = {name: value for name, value in recipe.items() if name in FIELDS} | _added("recipe")
-    before |= {k: v for k, v in attributes.items() if k in before or k.startswith(_OF_PLUGINS)}
+    return before | {k: v for k, v in attributes.items() if k in before or k.startswith(_OF_PLUGINS)}
+
+
+def _changes(attributes: Mapping[str, checkpoint.Scalar], recipe: Mapping[str, checkpoint.Scalar]) -> str:
+    """What a checkpoint has of a recipe, and what the run has, where they differ."""
+    before = _recipe_before(attributes, recipe)
     names = [name for name in {**recipe, **before} if before.get(name) != recipe.get(name)]
     default = "by default"
     return "; ".join(f"{name} {before.get(name, default)} -> {recipe.get(name, default)}" for name in names)
+
+
+def _rates(attributes: Mapping[str, checkpoint.Scalar], model: Model, iteration: int) -> str:
+    """Say what another schedule means for η after `iteration` updates; nothing if it is the same, or is over."""
+    now, before = model.schedule, _schedule_before(attributes, model)
+    if before == now or not 0 < iteration < now.iterations:
+        return ""
+    following = f"is {_rate(now, iteration):g} from iteration {iteration + 1} on"
+    if before is None:
+        return f"η {following}; the schedule before cannot be read any more"
+    last = iteration - 1
+    first = next((t for t in range(iteration) if _rate(before, t) != _rate(now, t)), None)
+    if first is None:
+        return (
+            f"as in a run of {now.epochs} epochs from the start: η was {_rate(now, last):g}, and {following}"
+        )
+    return (
+        f"not as in a run of {now.epochs} epochs from the start, whose η differs from iteration {first + 1} on: "
+        f"η was {_rate(before, last):g}, there {_rate(now, last):g}, and {following}"
+    )
+
+
+def _rate(schedule: Schedule, t: int) -> float:
+    """What the gradient is multiplied by, be it in the rate or in the loss."""
+    return schedule(t) * schedule.loss_scale(t)
+
+
+def _schedule_before(attributes: Mapping[str, checkpoint.Scalar], model: Model) -> Schedule | None:
+    """The schedule of the run that has written a checkpoint; None if its class is not there any more."""
+    recipe = _recipe_before(attributes, _settings(model.config, "recipe"))
+    fields = {name: _unscalar(name, value) for name, value in recipe.items() if name in FIELDS}
+    plugins = {name: value for name, value in recipe.items() if name not in FIELDS}
+    now = model.schedule
+    try:
+        return make_schedule(
+            RunConfig.from_dict({**model.config.to_dict(), **fields, "settings": plugins}),
+            minibatch=now.minibatch,
+            iterations_per_epoch=now.iterations_per_epoch,
+        )
+    except ConfigError:
+        return None
+
+
+def _unscalar(name: str, value: checkpoint.Scalar) -> checkpoint.Scalar | None:
+    """Undo `_scalars` for one field, as far as the field itself does not read it."""
+    kind = FIELDS[name].metadata["kind"]
+    return None if value == "none" and ", none" not in kind.expected else value
 
 
 def _is_old(attributes: Mapping[str, checkpoint.Scalar]) -> bool:
