@@ -151,7 +151,7 @@ sys.exit(main(sys.argv[1:]))
             "cfg file: expected a readable text file, got 'no.cfg' (No such file or directory)",
         ),
         (["--plan"], "plan: expected a run, got the doctor; tmlauncher --plan prints it"),
-        (["doctr"], "unrecognized arguments: doctr"),
+        (["doctr"], "expected flags only, got 'doctr'"),
     ],
 )
 def test_a_wrong_flag(argv, message, capsys):

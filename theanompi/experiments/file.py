@@ -45,9 +45,9 @@ With ``clock = true`` the workers of each run are simulated in one process, in t
 settings are in ``[settings.clock]`` or an arm's own table: see `theanompi.config.ClockSettings`.
 
 Settings, presets, workers, claims and the margin may be a table by scale instead, such as ``workers = { imagenet =
-[256], small = [64] }``. Claims are ``~`` (they differ by no more than ``margin``), ``>`` and ``<`` between the errors of
-two arms at a worker count each. The margin is in points; of a metric that is no fraction it is in its unit, and has to
-be stated.
+[256], small = [64] }``. Claims are ``~`` (they differ by no more than ``margin``), ``>`` and ``<`` between the errors
+of two arms at a worker count each. The margin is in points; of a metric that is no fraction it is in its unit, and has
+to be stated.
 
 Nothing here needs torch or MPI.
 """
