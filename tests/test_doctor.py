@@ -350,7 +350,7 @@ def test_a_question_that_is_not_answered_is_a_finding(question, part, topic, mon
     assert time.monotonic() - begin < 20
 
 
-def test_a_busy_machine_is_not_told_from_an_ill_one(tmp_path, monkeypatch, capsys):
+def test_a_busy_machine_is_told_from_an_ill_one(tmp_path, monkeypatch, capsys):
     """Its own load does not count, nor what it takes of the processors' time; that of others does."""
     proc, processors = tmp_path / "proc", os.cpu_count()
     proc.mkdir()
