@@ -35,6 +35,8 @@ print_anything()
 RESULTS = ROOT / "benchmarks" / "results"
 MARK = "@benchmark "
 PIPES = "BENCHMARK_PIPES"
+END = "end\n"
+"""What a driver writes to a contender that is to end."""
 WARM_UP_STEPS = 2
 
 
@@ -100,6 +102,8 @@ def serve(
     say(step_s=(time.perf_counter() - start) / WARM_UP_STEPS)
     with open(Path(os.environ[PIPES], str(rank_and_size()[0])), encoding="utf-8") as pipe:
         for line in pipe:
+            if line == END:
+                break
             barrier()
             start = time.perf_counter()
             more = {}
@@ -208,14 +212,17 @@ class Contender:
         return self._hear("seconds")
 
     def close(self) -> None:
-        """End it: its pipes close, so it leaves its loop."""
+        """Tell it to leave its loop, and wait for its end."""
         for pipe in self._pipes:
-            os.close(pipe)
+            os.write(pipe, END.encode())
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self._process.terminate()
             self._process.wait()
+        # Not before: what nobody has opened yet keeps what was written as long as this one has it open.
+        for pipe in self._pipes:
+            os.close(pipe)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._errors.close()

@@ -193,6 +193,8 @@ def serve(step: Step, synchronise: Step, ahead: int) -> None:
     settle()
     with open(Path(os.environ[common.PIPES], "0"), encoding="utf-8") as pipe:
         for line in pipe:
+            if line == common.END:
+                break
             ticks = cpu_ticks()
             for _ in range(ahead):
                 step()

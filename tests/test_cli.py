@@ -13,7 +13,8 @@ import pytest
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import BSP, __version__, cli
-from theanompi.config import EXCHANGES, RunConfig
+from theanompi.config import EXCHANGES, RunConfig, run_folder
+from theanompi.config.plugins import import_module
 from theanompi.launch.ends import Account
 from theanompi.rules import RunFailed
 
@@ -68,6 +69,40 @@ def test_theano_mpis_flags(folder, started):
         modelfile="mymodel", modelclass="Net", devices="cpu,cpu,cpu", sync_type="avg", exchange="naive"
     )
     assert started == [(expected, {"module": "theanompi.worker", "bind": True, "plan": True})]
+
+
+def test_a_model_may_be_given_by_its_path_with_dashes_in_its_name(folder, started, tmp_path_factory, capsys):
+    elsewhere = tmp_path_factory.mktemp("my models.1")
+    (elsewhere / "my-model.py").write_text("class Net:\n    pass\n")
+    (folder / "its-model.py").write_text("class Net:\n    pass\n")
+    for given, name in [
+        (str(elsewhere / "my-model.py"), f"{elsewhere}/my-model"),
+        (f"../{elsewhere.name}/my-model.py", f"{elsewhere}/my-model"),
+        (str(folder / "its-model.py"), "its-model"),
+    ]:
+        started.clear()
+        assert cli.main(["-file", given, "-class", "Net", "-s", "2", "--quiet"]) == 0
+        ((config, _),) = started
+        assert (config.modelfile, config.verbose) == (name, False)
+        path = list(sys.path)
+        assert import_module("modelfile", config.modelfile).Net
+        sys.path[:] = path
+    assert capsys.readouterr() == ("", "")
+    assert run_folder(RunConfig(modelfile=f"{elsewhere}/my-model", data="digits")) == "runs/my-model-digits"
+
+
+def test_what_starts_is_said_before_anything_is_imported(folder, started, capsys):
+    for size, words in ((1, "starting 1 rank …\n"), (2, "starting 2 ranks …\n")):
+        assert cli.main(["-file", "mymodel", "-class", "Net", "-s", str(size)]) == 0
+        assert capsys.readouterr().err == words
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("doctor", [False, True])
+def test_the_help_fits_the_terminal(columns, doctor, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    widths = [len(line) for line in cli._launcher(doctor).format_help().splitlines()]
+    assert columns - 12 < max(widths) <= columns
 
 
 HOSTS = ("a:auto", "a:auto", "b:auto")
@@ -158,7 +193,7 @@ def test_flags_override_the_file(folder, started):
             f"-cfg bsp.cfg --data {'d' * 300}",
             "data: expected digits, reviews, sentences or the path of an HDF5 file, got 'ddd",
         ),
-        (f"-cfg bsp.cfg --{'e' * 5000}", "unrecognized arguments: --eee"),
+        (f"-cfg bsp.cfg --{'e' * 5000}", "--eee"),
         ("-cfg bsp.cfg -class Ned", "modelclass: expected a class of "),
         (
             "-cfg bsp.cfg -bsp_exch_strategy asa64",
@@ -176,7 +211,14 @@ def test_flags_override_the_file(folder, started):
             "-cfg bsp.cfg --allreduce-algorithm rings",
             "allreduce_algorithm: expected one of recursive_doubling, ",
         ),
-        ("-cfg bsp.cfg --epoch 3", "unrecognized arguments: --epoch 3"),
+        ("-cfg bsp.cfg --epoch 3", "--epoch: unknown; did you mean '--epochs'?"),
+        ("-cfg bsp.cfg --learning-rate=0.1", "--learning-rate: unknown; did you mean '--base-lr'?"),
+        ("-cfg bsp.cfg --wieght-decay 0", "--wieght-decay: unknown; did you mean '--weight-decay'?"),
+        ("-cfg bsp.cfg epochs 3", "expected flags only, got 'epochs'"),
+        (
+            "-cfg bsp.cfg -file /no/such/mymodel",
+            "modelfile: expected a Python file, got '/no/such/mymodel.py', ",
+        ),
         ("-cfg", "argument -cfg/--cfg/--config: expected one argument"),
     ],
 )
@@ -218,7 +260,7 @@ def test_a_real_run(folder, n):
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"starting {n} rank{'s' * (n > 1)} …\n")
     assert re.fullmatch(rf"BSP: {n} rank\(s\) ended well after \d+ s\n", done.stdout)
     assert [item["size"] for item in facts(folder)] == [n] * n
 
@@ -241,7 +283,7 @@ def test_the_last_line_of_a_run_that_failed_is_of_at_most_300_characters(
 
     monkeypatch.setattr(BSP, "wait", wait)
     assert cli.main(["-cfg", "bsp.cfg"]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("tmlauncher: BSP: out out ") and len(line) <= 300
 
 

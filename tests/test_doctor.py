@@ -19,6 +19,7 @@ from theanompi.doctor import examination, findings, questions
 from theanompi.doctor.examination import Doctor, line
 from theanompi.doctor.findings import Finding
 from theanompi.launch import mpirun
+from theanompi.system.load import Load
 
 DIGITS = ROOT / "theanompi" / "data" / "digits.h5"
 
@@ -53,6 +54,8 @@ def diagnose(part: str, config: RunConfig | None = None, **machine: object) -> l
     """The lines of one part of the examination, of which the part before found a healthy machine without GPUs."""
     who = Doctor(config or RunConfig(), bind=False)
     who.facts["machine"] = {"packages": {}, "gpus": [], "library": "MPICH Version: 5.0.2", **machine}
+    if part == "_run":
+        assert [*who._model()] == []
     return [re.sub(r" +", " ", line(item)) for item in getattr(who, part)()]
 
 
@@ -115,6 +118,7 @@ sys.exit(main(sys.argv[1:]))
         assert bool(item["remedy"]) == (item["level"] != "ok")
     topics = [item["topic"] for item in report["findings"]]
     assert topics == [
+        "load",
         *("python", "packages", "MPI library", "C compiler", "cores", "memory", "/dev/shm", "GPUs", "ranks"),
         "mpirun",
         *(
@@ -151,7 +155,7 @@ sys.exit(main(sys.argv[1:]))
             "cfg file: expected a readable text file, got 'no.cfg' (No such file or directory)",
         ),
         (["--plan"], "plan: expected a run, got the doctor; tmlauncher --plan prints it"),
-        (["doctr"], "unrecognized arguments: doctr"),
+        (["doctr"], "expected flags only, got 'doctr'"),
     ],
 )
 def test_a_wrong_flag(argv, message, capsys):
@@ -194,7 +198,7 @@ def test_an_mpirun_that_does_not_even_say_what_it_is(other, monkeypatch):
     monkeypatch.setattr(mpirun, "ANSWER", 0.5)
     (found,) = diagnose("_mpi")
     assert found.startswith(
-        f"problem mpirun {path} --version: expected an answer, got none in 0.5 s\n remedy: "
+        f"problem mpirun {path} --version: expected an answer, got none: it had not ended after 0.5 s\n remedy: "
     )
 
 
@@ -295,7 +299,7 @@ def test_a_model_that_cannot_be_built(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = RunConfig(modelfile="illmodel", modelclass="Net", out=str(tmp_path))
-    assert diagnose("_run", config)[2] == (
+    assert diagnose("_run", config)[1] == (
         "problem model illmodel.Net: building it failed (TypeError: no such layer)\n "
         "remedy: tmlauncher --plan with the same flags shows where"
     )
@@ -306,10 +310,10 @@ def test_a_model_that_cannot_be_built(tmp_path, monkeypatch):
 
 
 def test_the_data_are_those_of_the_models_class(monkeypatch, capsys):
-    questions.settings(RunConfig(modelfile="models.lstm", modelclass="LSTM").to_dict())
-    said = json.loads(capsys.readouterr().out.partition(" ")[2])["settings"]
+    questions.model(RunConfig(modelfile="models.lstm", modelclass="LSTM").to_dict())
+    said = json.loads(capsys.readouterr().out.splitlines()[0].partition(" ")[2])["settings"]
     assert (said["data"], said["out"], said["length"]) == ("reviews", "runs/lstm-reviews", 100)
-    answers = {"settings": {"settings": {**said, "data": None}}}
+    answers = {"model": {"settings": {**said, "data": None}}}
     monkeypatch.setattr(Doctor, "_ask", lambda self, question, *given: (answers.get(question, {}), ""))
     who = Doctor(RunConfig(modelfile="models.lstm", modelclass="LSTM"), bind=False)
     who.facts["machine"] = {"packages": {}}
@@ -346,6 +350,36 @@ def test_a_question_that_is_not_answered_is_a_finding(question, part, topic, mon
     assert time.monotonic() - begin < 20
 
 
+def test_a_busy_machine_is_told_from_an_ill_one(tmp_path, monkeypatch, capsys):
+    """Its own load does not count, nor what it takes of the processors' time; that of others does."""
+    proc, processors = tmp_path / "proc", os.cpu_count()
+    proc.mkdir()
+    stat, per_processor = proc / "stat", "{:.2f} 0.10 0.10 1/100 4242\n"
+    stat.write_text("cpu  100 0 100 800 0 0 0 50 0 0\ncpu0 1 1 1 1 1 1 1 1\n")
+    (proc / "loadavg").write_text(per_processor.format(1.9 * processors))
+    quiet = Load(tmp_path)
+    (proc / "loadavg").write_text(per_processor.format(10 * processors))
+    assert quiet.busy() == ""
+    assert Load(tmp_path).busy().startswith(f"load {10 * processors} on {processors} processor")
+    stat.write_text("cpu  1000 0 100 800 0 0 0 250 0 0\n")
+    assert quiet.busy() == ""
+    stat.write_text("cpu  150 0 100 800 0 0 0 100 0 0\n")
+    assert quiet.busy() == "50 % of the processors' time taken by other machines"
+
+    late = findings.problem("data", f"digits: opening it {mpirun.Outcome(None, '', '').how(60)}", "another")
+    wrong = findings.problem("folder", "x: holds a run", "--resume")
+    monkeypatch.setattr(Load, "busy", lambda self: "load 20 on 2 processors")
+    for parts, status, last in (
+        ([late], 0, "Not all could be judged: 0 ok, 2 warnings, 0 problems."),
+        ([late, wrong], 1, "It will not work: 0 ok, 2 warnings, 1 problem."),
+    ):
+        monkeypatch.setattr(Doctor, "_parts", lambda self, parts=parts: iter(parts))
+        assert cli.main(["doctor", "-s", "2"]) == status
+        out = capsys.readouterr().out
+        assert "had not ended after 60 s; busy machine (load 20 on 2 processors): this is not judged\n" in out
+        assert out.splitlines()[-1] == last
+
+
 def test_a_host_that_is_not_there():
     found = diagnose("_hosts", RunConfig(devices="nosuchhost.invalid:cpu"), executable="/p")
     (text,) = found
@@ -356,10 +390,10 @@ def test_a_host_that_is_not_there():
 def test_who_would_start_the_ranks_is_said(monkeypatch):
     for part in ("_machine", "_mpi", "_hosts", "_run"):
         monkeypatch.setattr(Doctor, part, lambda self: iter(()))
-    assert diagnose("examine", RunConfig(devices="cpu,cpu")) == []
+    assert diagnose("_parts", RunConfig(devices="cpu,cpu")) == []
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "1")
-    (found,) = diagnose("examine", RunConfig(devices="cpu,cpu"))
+    (found,) = diagnose("_parts", RunConfig(devices="cpu,cpu"))
     assert found == "ok launcher this is the only process of a job: an mpirun starts 2 ranks"
 
 

@@ -102,6 +102,9 @@ def test_the_file_of_results_holds_what_runs_need(read):
     assert about["arms"]["gradual"]["workers"] == [16, 64]
     assert about["claims"] == ["gradual@64 ~ baseline@8", "none@16 > gradual@64"]
     assert RunConfig.from_dict(about["arms"]["none"]["settings"]).warmup == "none"
+    # What says nothing of it writes what former versions wrote.
+    assert "margin" not in about
+    assert read("margin = { imagenet = 0.12, small = 1 }\n" + GOOD).to_dict()["margin"] == 1
 
 
 def test_presets_differ_as_their_names_say():
@@ -208,6 +211,7 @@ NAME = "expected a name of at most 100 letters, digits, '_', '-' and '.', which 
         ("gradual@64~", "gradual@64=",
          "claims: expected such as 'none@64 > gradual@64' (or ~, <), got 'gradual@64=baseline@8'"),
         ("claims = [", "claims = 3 # [", "claims: expected a list of texts, got 3"),
+        ("seeds = 2", "margin = 0", "margin: expected a number above 0, in points of error, got 0"),
         ("[settings]\n", "[settings", "expected TOML, got: "),
         ("[settings]", "[[settings]]", "settings: expected a table, got [{"),
         ("[settings]\n", "[settings]\nepochs = " + "9" * 5000 + "\n", "expected TOML, got: "),

@@ -129,7 +129,8 @@ def test_where_mpi_had_started_before_it_is_not_ignored_silently(tmp_path):
     )
     done = run_mpi(2, ["-c", script, str(tmp_path / "run")], timeout=30)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    starting, line = done.stderr.splitlines()
+    assert starting == "starting 2 ranks …"
     assert line.startswith("theanompi: allreduce_algorithm: expected ")
     assert line.endswith("in the environment before MPI started, as tmlauncher sets it, got none")
 

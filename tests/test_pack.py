@@ -605,7 +605,7 @@ def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["folder", "a", "b"], "the following arguments are required: -o/--output"),
         (["mnist", "a", "-o", "b", "--processes", "0"], "expected a whole number of at least 1, got '0'"),
         (["mnist", "a", "-o", "b", "--augmentation", "cut"], "invalid choice: 'cut'"),
-        (["cifar10", "a", "-o", "b", "--store", "jpeg"], "unrecognized arguments: --store jpeg"),
+        (["cifar10", "a", "-o", "b", "--store", "jpeg"], "--store: unknown"),
         (["synthetic", "-o", "b"], "the following arguments are required: --classes, --train, --val, --size"),
     ],
 )

@@ -23,6 +23,7 @@ def test_the_plan_is_what_is_printed() -> None:
     _, *expected = block("--plan").splitlines()
     done = run_mpi(2, ["examples/train_resnet50.py", "--plan"])
     assert done.stdout.splitlines() == expected
+    assert max(map(len, expected)) <= 80
 
 
 def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:

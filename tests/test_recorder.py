@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,42 @@ def go(recorder: Recorder, clock: Clock, iteration: int, **by_name: tuple[float,
     clock.pass_(8)
     recorder.end("calc")
     recorder.train((iteration - 1) // 4, iteration, 10, by_name, lr=0.1)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_lines_fit_the_terminal_and_break_between_phrases(
+    tmp_path: Path,
+    clock: Clock,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+) -> None:
+    texts = []
+    for width in (None, columns):
+        if width:
+            monkeypatch.setenv("COLUMNS", str(width))
+        (tmp_path / str(width)).mkdir()
+        recorder = make(tmp_path / str(width), verbose=True, iterations=10_000)
+        step(recorder, clock, 0, 1)
+        recorder.validation(0, 1, 50, classified(50, 100, 5, 1))
+        texts.append(capsys.readouterr().err)
+    assert len(texts[0]) > 120
+    assert " ".join(texts[1].split()) == texts[0].strip()
+    lines = texts[1].splitlines()
+    assert max(map(len, lines)) <= columns
+    assert all(line.startswith("  ") and before[-1] in ",;:" for before, line in pairwise(lines))
+
+
+def test_a_run_of_one_validation_has_no_median_and_one_iteration_no_plural(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = make(tmp_path, verbose=True, iterations=1)
+    step(recorder, clock, 0, 1)
+    recorder.validation(0, 1, 50, classified(50, 100, 5, 1))
+    recorder.close()
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].startswith("1 of 1 iteration on 1 rank: ")
+    assert "validation error: best 10.00 % (epoch 1)" in out
 
 
 def test_a_regression_has_its_own_names_in_every_line(

@@ -192,7 +192,7 @@ def test_curves_are_means_over_seeds_by_epoch(tmp_path):
 def test_differences_are_paired_with_an_interval_from_students_t(tmp_path):
     report(slides(tmp_path))
     found = written(tmp_path)["differences"]
-    expected = [(MINE_8, MINE_4, "worse"), (THEIRS_8, THEIRS_4, "same")]
+    expected = [(MINE_8, MINE_4, "worse"), (THEIRS_8, THEIRS_4, "undecided")]
     for one, (a, b, verdict) in zip(found["across_workers"], expected, strict=True):
         mean, half = by_hand(a, b)
         assert one["mean"] == pytest.approx(mean, abs=1e-6)
@@ -218,7 +218,7 @@ def test_pairs_are_of_the_same_seed():
 @pytest.mark.parametrize(
     ("a", "b", "verdict", "half"),
     [
-        ((10.0, 11.0, 12.0), (10.0, 11.0, 12.0), "same", 0.0),
+        ((10.0, 11.0, 12.0), (10.0, 11.0, 12.0), "undecided", 0.0),
         ((10.5, 11.5, 12.5), (10.0, 11.0, 12.0), "worse", 0.0),
         ((9.5, 10.5), (10.0, 11.0), "better", 0.0),
         ((10.0,), (11.0,), "unknown", None),
@@ -244,11 +244,11 @@ X = "diverged"
         ((X, X, 9.0, 9.0), (9.0, 9.0, X, 9.0), "unknown", False),
         ((X, X, 9.0), (X, 9.0, 9.0), "worse", False),
         ((X, 9.0, 9.1), (X, 8.0, 8.2), "worse", True),
-        ((X, 9.0, 9.3), (X, 9.1, 9.0), "same", True),
+        ((X, 9.0, 9.3), (X, 9.1, 9.0), "undecided", True),
         ((X, 9.0), (X, 8.0), "unknown", False),
         ((X, X), (X, X), "unknown", False),
         # The partner of the one that diverged is missing: nothing is known of that seed.
-        ((X, 9.0, 9.1), ("missing", 9.0, 9.1), "same", True),
+        ((X, 9.0, 9.1), ("missing", 9.0, 9.1), "undecided", True),
     ],
 )
 def test_a_diverged_run_is_worse_than_any_other(a, b, verdict, numbers):
@@ -268,7 +268,12 @@ def test_a_diverged_run_is_worse_than_any_other(a, b, verdict, numbers):
         # Of "a ~ b", "a > b", "a < b".
         ((12.0, 12.1, 12.2), (10.0, 10.2, 10.1), ("does not agree", "agrees", "does not agree")),
         ((10.0, 10.2, 10.1), (12.0, 12.1, 12.2), ("does not agree", "does not agree", "agrees")),
-        ((10.0, 10.5, 10.2), (10.1, 10.2, 10.4), ("agrees", "cannot be told", "cannot be told")),
+        ((10.0, 10.1, 10.2), (10.1, 10.2, 10.2), ("agrees", "cannot be told", "cannot be told")),
+        # No difference is seen, nor that there is none: -0.03 ± 0.76 and, of two seeds, +1.11 ± 1.76.
+        ((10.0, 10.5, 10.2), (10.1, 10.2, 10.4), ("cannot be told",) * 3),
+        ((11.25, 10.97), (10.0, 10.0), ("cannot be told",) * 3),
+        # Worse for certain, but by 0.3 ± 0.25 points perhaps no more than the margin.
+        ((10.2, 10.4, 10.3), (10.0, 10.0, 10.0), ("cannot be told", "agrees", "does not agree")),
         ((12.0,), (10.0,), ("cannot be told",) * 3),
         ((X, 10.0, 10.0), (12.0, 12.0, 12.0), ("does not agree", "agrees", "does not agree")),
         ((X, X, X), (X, X, X), ("cannot be told",) * 3),
@@ -282,6 +287,28 @@ def test_claims(tmp_path, a, b, results):
     cells = {("a", 8): trials(a), ("b", 4): trials(b)}
     experiment = read_experiment(write_experiment(tmp_path, cells, claims))
     assert tuple(experiment.judge(claim).result for claim in claims) == results
+
+
+def test_a_claim_of_no_difference_is_two_one_sided_tests_against_the_margin_that_is_stated(tmp_path):
+    """Margins just inside and just outside of where each test at 2.5 % rejects, by the table of t."""
+    a, b = (10.3, 10.1, 10.6, 10.4), (10.2, 10.1, 10.4, 10.1)
+    differences = np.subtract(a, b)
+    error = differences.std(ddof=1) / math.sqrt(len(differences))
+    least = differences.mean() + T[3] * error
+    most = differences.mean() - T[3] * error
+    assert most < 0 < least
+    for shift, margin, result in [
+        (0, 1.001 * least, "agrees"),
+        (0, 0.999 * least, "cannot be told"),
+        (1, 0.999 * (1 + most), "does not agree"),
+        (-1, 0.999 * (1 - least), "does not agree"),
+        (1, 1.001 * (1 + most), "cannot be told"),
+    ]:
+        folder = tmp_path / f"{shift}, {margin}"
+        folder.mkdir()
+        cells = {("a", 4): [Trial([(x + shift) / 100]) for x in a], ("b", 4): [Trial([x / 100]) for x in b]}
+        experiment = read_experiment(write_experiment(folder, cells, margin=float(margin)))
+        assert experiment.judge("a@4 ~ b@4").result == result
 
 
 @pytest.mark.parametrize("claim", ["a@4 = b@4", "a@4 ~ b@8", "a ~ b", "c@4 > b@4", ""])
@@ -307,7 +334,7 @@ def test_the_text_of_the_slides(tmp_path):
         "  my way      13.36 ± 0.42          23.16 ± 0.72",
         "  their way   11.90 ± 0.27          11.74 ± 0.58",
         "",
-        "mean difference ± half of a 95 % confidence interval (Student's t, paired by seed),",
+        "mean difference ± half of a 95 % confidence interval (Student's t, paired by seed: t = 2.776 for 5 seeds),",
         "each interval for itself, not corrected for how many there are:",
         "",
         "  8 workers against 4, my way: +9.80 ± 1.28 points: 8 workers are worse.",
@@ -316,7 +343,7 @@ def test_the_text_of_the_slides(tmp_path):
         "  their way against my way, 8 workers: -11.42 ± 1.48 points: their way is better.",
         "",
         "claims:",
-        "  their_way@8 ~ their_way@4 agrees: -0.16 ± 0.55 points, within one std (0.58).",
+        "  their_way@8 ~ their_way@4 cannot be told with 5 seeds: -0.16 ± 0.55 points, across the edge of ±0.50.",
         "  my_way@8 > my_way@4 agrees: +9.80 ± 1.28 points.",
         "  their_way@8 > my_way@8 does not agree: -11.42 ± 1.48 points.",
         "",
@@ -414,7 +441,8 @@ def test_the_page(tmp_path):
         "# slides (small scale)\n\nDoes the error stay when the workers are doubled?\n\n",
         "|  | 4 workers (kn = 32) | 8 workers (kn = 64) |\n|---|---|---|\n"
         "| my way | 13.36 ± 0.42 | 23.16 ± 0.72 |\n| their way | 11.90 ± 0.27 | 11.74 ± 0.58 |\n",
-        "- `their_way@8 ~ their_way@4` agrees: -0.16 ± 0.55 points, within one std (0.58).\n",
+        "within the margin, ±0.50 points, does not where it lies outside, and cannot be told where it reaches across",
+        "- `their_way@8 ~ their_way@4` cannot be told with 5 seeds: -0.16 ± 0.55 points, across the edge of ±0.50.\n",
         "- 8 workers against 4, my way: +9.80 ± 1.28 points: 8 workers are worse.\n",
         "![Training and validation error](curves.png)\n",
         "- Data: runs/glyphs.h5, 32 pixels; network: models.resnet50.ResNet50\n",
@@ -649,7 +677,7 @@ def test_a_regression_is_compared_by_its_metric_in_plain_numbers(tmp_path):
     assert lines[5:7] == ["  momentum   2.0120 ± 0.0026", "  lars       2.0100 ± 0.0010"]
     compared = f"mae -0.0020 ± {half:.4f}"
     assert f"  lars against momentum, 4 workers: {compared}: no difference that 3 seeds can show." in lines
-    assert f"  lars@4 ~ momentum@4 agrees: {compared}, within one std (0.00265)." in lines
+    assert f"  lars@4 ~ momentum@4 cannot be told with 3 seeds: {compared}, and no margin is stated." in lines
     assert f"  lars@4 < momentum@4 cannot be told with 3 seeds: {compared}." in lines
     content = written(tmp_path)
     (run, *_) = cell_of(content, "lars", 4)["runs"]

@@ -72,7 +72,10 @@ NET = {"modelfile": "mymodel", "modelclass": "Net"}
             {"data": "no.h5"},
             "data: expected digits, reviews, sentences or the path of an HDF5 file, got 'no.h5', which is none$",
         ),
-        ({"data": "."}, r"got '\.', which is none \(a folder\); tmpack folder makes one of it$"),
+        (
+            {"data": "."},
+            r"got '\.', which is none \(a folder\); a folder of images\? tmpack folder TRAIN_DIR ",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(folder, nothing_spawned, settings, message):

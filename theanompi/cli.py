@@ -38,6 +38,7 @@ from theanompi.launch.mpirun import launched, world
 from theanompi.launch.session import Evaluation
 from theanompi.models import listing
 from theanompi.record.folder import CURVES_FILE, LOG_FILE, find_checkpoint, to_use
+from theanompi.record.terminal import text_columns
 from theanompi.rules import RunFailed, get_rule
 from theanompi.system.output import print_anything
 
@@ -52,7 +53,9 @@ class Parser(OneLineParser):
 
     def __init__(self, prog: str | None, description: str | None):
         def layout(prog: str) -> argparse.HelpFormatter:
-            return argparse.HelpFormatter(prog, max_help_position=30, width=110)
+            return argparse.HelpFormatter(
+                prog, max_help_position=30, width=min(text_columns() or 80, 112) - 2
+            )
 
         super().__init__(
             prog,
@@ -157,7 +160,7 @@ def _launcher(doctor: bool = False) -> Parser:
         *("-file", "--modelfile"),
         dest="modelfile",
         metavar="MODULE",
-        help="such as models.resnet50",
+        help="such as models.resnet50, or a file such as /home/me/my-model.py",
         **suppress,
     )
     group.add_argument(

@@ -67,10 +67,14 @@ def packed_by(path: str | os.PathLike[str]) -> str:
 
     >>> packed_by("points.npz")
     '; tmpack arrays makes one of it'
-    >>> packed_by("/"), packed_by("points.mat")
-    ('; tmpack folder makes one of it', '; tmpack --help says of what it makes one')
+    >>> packed_by("/")
+    '; a folder of images? tmpack folder TRAIN_DIR VAL_DIR -o FILE.h5 packs it'
+    >>> packed_by("points.mat")
+    '; tmpack --help says of what it makes one'
     """
-    kind = "folder" if os.path.isdir(path) else _PACKED.get(os.path.splitext(path)[1].lower())
+    if os.path.isdir(path):
+        return "; a folder of images? tmpack folder TRAIN_DIR VAL_DIR -o FILE.h5 packs it"
+    kind = _PACKED.get(os.path.splitext(path)[1].lower())
     return f"; tmpack {kind} makes one of it" if kind else "; tmpack --help says of what it makes one"
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any, NoReturn
 
-from theanompi.config.errors import one_line
+from theanompi.config.errors import closest, got, one_line
 from theanompi.config.kinds import AUTO, DEVICES, EPOCHS, OWN, RESUME, SETTINGS, SWITCH, TEXT, Kind
 from theanompi.config.run import FIELDS, RunConfig, over, read_field
 
@@ -19,6 +19,34 @@ class OneLineParser(argparse.ArgumentParser):
             if word.startswith("-") and word.endswith("=--"):
                 self.error(f"argument {word[:-3]}: expected a value, got '--'")
         return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse a flag that there is not, with the one that is probably meant."""
+        found, rest = self.parse_known_args(args, namespace)
+        for word in rest:
+            if word.startswith("-"):
+                flag = word.partition("=")[0]
+                self.error(f"{got(flag)[1:-1]}: unknown{self._meant(flag)}")
+        if rest:
+            self.error(f"expected flags only, got {got(rest[0])}")
+        return found
+
+    def _meant(self, flag: str) -> str:
+        """The flag that has this word in its name, or all these words in its help; else one that is spelt alike."""
+        known = {
+            option: action.help or ""
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--")
+        }
+        name = flag.lstrip("-").replace("_", "-").lower()
+        words = name.replace("-", " ")
+        found = [option for option in known if name in option[2:].split("-")]
+        if not found and " " in words:
+            found = [option for option, text in known.items() if words in text]
+        if found:
+            return f"; did you mean {found[0]!r}?"
+        return closest(name, [option[2:] for option in known]).replace(" '", " '--")
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
@@ -58,6 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if kind is SETTINGS:
             options["action"] = "append"
         groups[title].add_argument(*flags, **options)
+    groups["folder and log"].add_argument(
+        "--quiet",
+        dest="verbose",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="print nothing but what goes wrong; log and curves are the same",
+    )
     groups["run"].add_argument("--plan", action="store_true", help="print the schedule as a table and exit")
 
 
@@ -65,7 +100,9 @@ def _metavar(kind: Kind) -> str:
     if OWN in kind.expected:
         return "NAME"
     if kind.expected.startswith("one of "):
-        return "{" + kind.expected.removeprefix("one of ").replace(", ", ",") + "}"
+        choices = "{" + kind.expected.removeprefix("one of ").replace(", ", ",") + "}"
+        # Argparse does not break it; the help of longer ones has the names.
+        return choices if len(choices) < 50 else "NAME"
     if kind.expected.startswith("a whole number"):
         return "N"
     return {EPOCHS: "E,E,...", DEVICES: "DEVICE", TEXT: "TEXT", SETTINGS: "NAME.KEY=VALUE"}.get(kind, "X")

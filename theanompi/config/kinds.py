@@ -1,6 +1,7 @@
 """Kinds of values that a setting can have: how one is read from a flag, a cfg file or Python."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -120,10 +121,18 @@ def _read_text(value: Any) -> str:
 
 
 def _read_module(value: Any) -> str:
-    name = _read_text(value).removesuffix(".py").removeprefix("./").replace("/", ".")
-    if name == "__main__" or not all(part.isidentifier() for part in name.split(".")):
+    path = _read_text(value).removesuffix(".py").removeprefix("./")
+    if path.startswith(("/", "../")):
+        # Under the current folder it is the same module as without the folder's name.
+        path = os.path.abspath(path).removeprefix(os.path.join(os.getcwd(), ""))
+    if path.startswith("/"):
+        name = path.rpartition("/")[2]
+    else:
+        path = name = path.replace("/", ".")
+    # An import takes names with dashes too.
+    if name == "__main__" or not all(part.replace("-", "_").isidentifier() for part in name.split(".")):
         raise ValueError
-    return name
+    return path
 
 
 def _read_switch(value: Any) -> bool:
@@ -210,7 +219,7 @@ def _read_setting(name: str, value: Any) -> str | int | float | bool:
 
 
 TEXT = Kind("a text that is not empty", _read_text)
-MODULE = Kind("a module such as models.resnet50, or its file under the current folder", _read_module)
+MODULE = Kind("a module such as models.resnet50, or its file, such as /home/me/my-model.py", _read_module)
 SWITCH = Kind("true or false", _read_switch)
 RESUME = Kind("true, false or auto", _read_resume)
 COUNT, RANKS, SIMULATED = whole(0), whole(1, MOST_RANKS), whole(0, MOST_RANKS)

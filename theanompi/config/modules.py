@@ -31,13 +31,21 @@ def look_in_current_folder() -> None:
         sys.path.insert(0, os.getcwd())
 
 
+def located(name: str) -> str:
+    """Return the name by which a module is imported; a path puts its folder on ``sys.path``."""
+    folder, slash, own = name.rpartition("/")
+    if slash and folder not in sys.path:
+        sys.path.insert(0, folder)
+    return OF_THEANO_MPI.get(own, own)
+
+
 def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
     """Find a module as an import would; ``models.…``, if it is not there, in the zoo.
 
     Parameters
     ----------
     name
-        With dots.
+        With dots, or the path of its file without its ending.
     setting
         What the message begins with: the setting that names the module.
 
@@ -57,7 +65,12 @@ def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
     theanompi.config.errors.ConfigError: modelfile: expected a module on sys.path, got 'mymodels.resnet50'
     """
     importlib.invalidate_caches()
-    name = OF_THEANO_MPI.get(name, name)
+    if "/" in name:
+        spec = PathFinder.find_spec(os.path.basename(name), [os.path.dirname(name)])
+        if spec is None:
+            raise ConfigError(f"{setting}: expected a Python file, got {name + '.py'!r}, which is none")
+        return spec
+    name = located(name)
     top, *parts = name.split(".")
     package = importlib.util.find_spec(top)
     spec, folder = _descend(package, parts)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from theanompi.config.errors import ConfigError, closest, got, listed
 from theanompi.config.kinds import OWN, Kind
-from theanompi.config.modules import OF_THEANO_MPI, find_module, look_in_current_folder
+from theanompi.config.modules import find_module, located, look_in_current_folder
 from theanompi.config.run import read_as
 
 S = TypeVar("S")
@@ -171,19 +171,20 @@ def import_module(kind: str, name: str) -> Any:
     kind
         The setting that names it.
     name
-        With dots.
+        With dots, or the path of its file without its ending.
 
     Raises
     ------
     ConfigError
         As `theanompi.config.modules.find_module`, when it is not there; what it raises itself goes through.
     """
+    given, name = name, located(name)
     try:
-        return importlib.import_module(OF_THEANO_MPI.get(name, name))
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
             raise
-        found = find_module(name, kind).name  # which says what hides it
+        found = find_module(given, kind).name  # which says what hides it
         if found == name:
             raise
         return importlib.import_module(found)

@@ -19,6 +19,7 @@ theanompi.config.errors.ConfigError: epochs: expected a whole number of at least
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -246,7 +247,7 @@ class RunConfig:
         None,
         choice(ALGORITHMS),
         "run",
-        "MPI's own way of summing (default: the library's choice)",
+        f"MPI's own way of summing: {', '.join(ALGORITHMS)} (default: the library's choice)",
     )
 
     optimizer: str = _model_option(
@@ -617,7 +618,7 @@ def run_folder(config: RunConfig) -> str:
     'runs/resnet50-imagenet'
     """
     data = "" if config.data is None else f"-{Path(config.data).stem}"
-    return config.out or f"runs/{config.modelfile.rsplit('.', 1)[-1]}{data}"
+    return config.out or f"runs/{re.split('[./]', config.modelfile)[-1]}{data}"
 
 
 def read_defaults(defaults: Any, model: str) -> dict[str, Any]:

@@ -29,15 +29,16 @@ from theanompi.launch.check import check, check_init
 from theanompi.launch.job import command
 from theanompi.launch.libraries import launch_settings
 from theanompi.launch.mpirun import Outcome, environment, identify, run, run_ranks, world
+from theanompi.record.terminal import folded, text_columns
 from theanompi.system.cgroup import cores
+from theanompi.system.load import Load
 
 TIMEOUTS = {
     "machine": 60.0,
     "ranks": 60.0,
     "proof": 90.0,
-    "settings": 60.0,
+    "model": 90.0,
     "data": 60.0,
-    "model": 60.0,
     "folder": 20.0,
     "host": 30.0,
 }
@@ -75,7 +76,7 @@ def examine(config: RunConfig, bind: bool = False, as_json: bool = False) -> int
     for finding in doctor.examine():
         found.append(finding)
         if not as_json:
-            print(line(finding), flush=True)
+            print(folded(line(finding), text_columns(), indent=24), flush=True)
     counts = {level: sum(item.level == level for item in found) for level in findings.LEVELS}
     status = int(counts["problem"] > 0)
     if as_json:
@@ -90,7 +91,7 @@ def examine(config: RunConfig, bind: bool = False, as_json: bool = False) -> int
         }
         print(json.dumps(report, indent=2))
     else:
-        print(summary(counts))
+        print(summary(counts, judged=not any(item.text.endswith(findings.NOT_JUDGED) for item in found)))
     return status
 
 
@@ -105,16 +106,21 @@ def line(finding: Finding) -> str:
     return text + (f"\n{'':23} remedy: {finding.remedy}" if finding.remedy else "")
 
 
-def summary(counts: dict[str, int]) -> str:
+def summary(counts: dict[str, int], *, judged: bool = True) -> str:
     """Say in one line what it all means.
 
     >>> summary({"ok": 12, "warning": 1, "problem": 0})
     'It will work: 12 ok, 1 warning, 0 problems.'
+    >>> summary({"ok": 12, "warning": 1, "problem": 0}, judged=False)
+    'Not all could be judged: 12 ok, 1 warning, 0 problems.'
     """
     words = [
         f"{counts[level]} {level}{'s' * (level != 'ok' and counts[level] != 1)}" for level in findings.LEVELS
     ]
-    return f"{'It will not work' if counts['problem'] else 'It will work'}: {', '.join(words)}."
+    verdict = (
+        "It will not work" if counts["problem"] else "It will work" if judged else "Not all could be judged"
+    )
+    return f"{verdict}: {', '.join(words)}."
 
 
 class Doctor:
@@ -143,9 +149,16 @@ class Doctor:
         self.local = next((machine for machine in self.machines if machine.name in here), None)
         self.facts: dict[str, Any] = {}
         self.starts_mpi = self.has_model = True
+        self.building = ""
+        self.load = Load()
 
     def examine(self) -> Iterator[Finding]:
         """Find out, one thing after the other: what is timed shall have the machine for itself."""
+        yield findings.load(self.load.busy())
+        for finding in self._parts():
+            yield findings.allowing_for(self.load.busy(), finding)
+
+    def _parts(self) -> Iterator[Finding]:
         yield from self._machine()
         yield from findings.launcher(world(), self.config.devices)
         yield from self._mpi()
@@ -317,12 +330,15 @@ class Doctor:
             yield problem("model", str(error), "-file and -class, or MODELFILE and MODELCLASS in a cfg file")
             self.has_model = False
         if self.has_model:
-            facts, failure = self._ask("settings", self.given.to_dict())
-            if failure:
-                yield self._no_model("importing", failure)
-                self.has_model = False
+            _, loaders = findings.shares(cores(), self.ranks, self.given.loader_processes)
+            # Its class is imported once, which takes longer than all else; what building it gives is told later.
+            facts, self.building = self._ask("model", replace(self.given, loader_processes=loaders).to_dict())
+            if "settings" in facts:
+                config = RunConfig.from_dict(facts["settings"])
+                self.config = replace(config, loader_processes=self.given.loader_processes)
             else:
-                self.config = RunConfig.from_dict(facts["settings"])
+                yield self._no_model("importing", self.building)
+                self.has_model = False
 
     def _no_model(self, doing: str, failure: str) -> Finding:
         return problem(
@@ -347,10 +363,9 @@ class Doctor:
             if failure:
                 yield self._no_data(facts, failure)
         if self.has_model and not failure:
-            facts, failure = self._ask("model", config.to_dict())
-            parameters = facts.get("parameters")
-            if failure:
-                yield self._no_model("building", failure)
+            parameters = self.facts["model"].get("parameters")
+            if self.building:
+                yield self._no_model("building", self.building)
         # Weights and velocity, which each rank has of its own under avg; the old file goes when the new one is whole,
         # and the best one is kept.
         copies = 2 if config.sync_type == "cdd" else 1 + len(config.devices)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from theanompi.config import ConfigError, Host, RunConfig, local_device
-from theanompi.launch.mpirun import World
+from theanompi.launch.mpirun import LATE, World
 
 LEVELS = ("ok", "warning", "problem")
 MIB, GIB = 2**20, 2**30
@@ -25,6 +25,7 @@ OTHER_MPIRUN = (
     "put the mpirun of that library first on PATH, or have mpi4py load the library of that mpirun: "
     "export MPI4PY_LIBMPI=/path/to/libmpi.so"
 )
+NOT_JUDGED = "this is not judged"
 FAMILIES = {"mpich": "MPICH", "openmpi": "Open MPI", "intel": "Intel(R) MPI"}
 
 Facts = Mapping[str, Any]
@@ -64,6 +65,32 @@ def problem(topic: str, text: str, remedy: str) -> Finding:
     'problem'
     """
     return Finding(topic, "problem", text, remedy)
+
+
+def load(busy: str) -> Finding:
+    """Say whether what is timed on this machine means anything.
+
+    >>> load("load 20 on 2 processors").text
+    'load 20 on 2 processors: rates below are of a busy machine'
+    """
+    if busy:
+        return warning("load", f"{busy}: rates below are of a busy machine", "this again when it is quiet")
+    return ok("load", "the machine is quiet enough for what is timed")
+
+
+def allowing_for(busy: str, finding: Finding) -> Finding:
+    """Do not judge what has only taken too long, if the machine is busy.
+
+    >>> late = problem("data", "digits: opening it had not ended after 60 s", "another data set")
+    >>> allowing_for("load 20 on 2 processors", late).text
+    'digits: opening it had not ended after 60 s; busy machine (load 20 on 2 processors): this is not judged'
+    >>> allowing_for("", late) == late
+    True
+    """
+    if finding.level != "problem" or LATE not in finding.text or not busy:
+        return finding
+    text = f"{finding.text}; busy machine ({busy}): {NOT_JUDGED}"
+    return warning(finding.topic, text, "this again when it is quiet")
 
 
 def size(n: float) -> str:

@@ -32,7 +32,7 @@ from theanompi.system.segments import SHARED_MEMORY, left_behind
 
 PACKAGES = ("torch", "pytensor", "numpy", "h5py", "mpi4py", "PIL", "simplejpeg")
 _DISTRIBUTIONS = {"PIL": "pillow"}
-READ_SECONDS = 2.0
+READ_SECONDS = 0.5
 
 
 def machine(data: str | None = None) -> None:
@@ -145,15 +145,8 @@ def file_system(path: Path) -> str:
     return kind
 
 
-def settings(given: dict[str, Any]) -> None:
-    """Import the class of the run's model, and say what the run is with its defaults."""
-    from theanompi.training.rank import resolve_by_class
-
-    say(settings=resolve_by_class(RunConfig.from_dict(given)).to_dict())
-
-
 def data(settings: dict[str, Any]) -> None:
-    """Open the run's data set, then read batches of it with the loader for two seconds."""
+    """Open the run's data set, then read batches of it with the loader for half a second."""
     from theanompi.data import Arrays, Loader, Modality, Pictures, Sampler, Tokens, open_dataset
 
     config = RunConfig.from_dict(settings)
@@ -241,15 +234,16 @@ def cached(path: Path, samples: int = 256) -> float | None:
     return hits / samples
 
 
-def model(settings: dict[str, Any]) -> None:
-    """Build the run's model and count its parameters."""
+def model(given: dict[str, Any]) -> None:
+    """Import the class of the run's model, say what the run is with its defaults, build it and count its parameters."""
     import numpy as np
 
-    from theanompi.training.rank import find_model_class
+    from theanompi.training.rank import find_model_class, resolve_by_class
 
-    made = find_model_class(RunConfig.from_dict(settings))(
-        {**settings, "rank": 0, "size": 1, "verbose": False}
-    )
+    config = resolve_by_class(RunConfig.from_dict(given))
+    settings = config.to_dict()
+    say(settings=settings)
+    made = find_model_class(config)({**settings, "rank": 0, "size": 1, "verbose": False})
     say(parameters=int(sum(np.size(p.get_value(borrow=True)) for p in made.params)))
     made.cleanup()
 
@@ -290,7 +284,6 @@ def proof(settings: dict[str, Any]) -> None:
 
 QUESTIONS: dict[str, Callable[..., None]] = {
     "machine": machine,
-    "settings": settings,
     "data": data,
     "model": model,
     "folder": folder,

@@ -138,7 +138,7 @@ def main(task: str) -> None:
     for path in work["paths"]:
         for values in work["sizes"]:
             flat = torch.zeros(values, device="cpu" if path == "host" else device)
-            repeats = max(3, min(50, (64 << 20) // (4 * values)))
+            repeats = max(1, min(20, (32 << 20) // (4 * values)))
             tell(**measure(comm, path, flat, repeats)._asdict())
     if work.get("window"):
         window = LockedWindow(comm, 0)

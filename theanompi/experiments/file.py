@@ -9,6 +9,7 @@ file is TOML:
     scale = "small"                # or "imagenet": network, data, n and epochs
     seeds = 5                      # 0 to 4; or a list
     claims = ["gradual@64 ~ baseline@8", "none@64 > gradual@64"]
+    margin = 0.12                  # points within which "~" agrees; 0.5 without it
     workers = [64]                 # for each arm that does not say otherwise
 
     [settings]                     # of all arms
@@ -43,9 +44,10 @@ with another ``modelclass`` has none of those before.
 With ``clock = true`` the workers of each run are simulated in one process, in the order of a virtual clock. Its
 settings are in ``[settings.clock]`` or an arm's own table: see `theanompi.config.ClockSettings`.
 
-Settings, presets, workers and claims may be a table by scale instead: ``workers = { imagenet = [256], small = [64] }``.
-Claims are ``~`` (no difference that the seeds can show), ``>`` and ``<`` between the errors of two arms at a worker
-count each.
+Settings, presets, workers, claims and the margin may be a table by scale instead, such as ``workers = { imagenet =
+[256], small = [64] }``. Claims are ``~`` (they differ by no more than ``margin``), ``>`` and ``<`` between the errors
+of two arms at a worker count each. The margin is in points; of a metric that is no fraction it is in its unit, and has
+to be stated.
 
 Nothing here needs torch or MPI.
 """
@@ -73,7 +75,7 @@ from theanompi.config import (
 from theanompi.config.files import read_text
 from theanompi.config.kinds import PLUGINS
 from theanompi.experiments.presets import PRESETS, SCALES
-from theanompi.experiments.results import CLAIM, NAME, whole_numbers
+from theanompi.experiments.results import CLAIM, NAME, is_margin, whole_numbers
 
 # What says it instead of a setting.
 _ELSEWHERE = {
@@ -93,7 +95,7 @@ _ELSEWHERE = {
 _MOST_SEEDS = 10_000
 _MOST_RUNS = 10_000
 _MOST_RANKS_IN_ALL = 1_000_000
-_KEYS = ("name", "question", "scale", "seeds", "claims", "workers", "clock", "settings", "arms")
+_KEYS = ("name", "question", "scale", "seeds", "claims", "margin", "workers", "clock", "settings", "arms")
 _REPORT = (".md", ".json", ".png")
 """Endings of files that are beside the folders of the arms."""
 
@@ -137,6 +139,8 @@ class Experiment:
         What was given instead of the file's or the scale's, where the other attributes do not tell.
     clock : bool
         Whether the workers of each run are simulated on a virtual clock.
+    margin : float or None
+        By which the figures of a claim ``~`` may differ, in points or the metric's unit; None where it is not stated.
     """
 
     name: str
@@ -149,6 +153,7 @@ class Experiment:
     claims: tuple[str, ...]
     flags: tuple[str, ...]
     clock: bool = False
+    margin: float | None = None
 
     def trials(self, out: Path) -> list[Trial]:
         """List the runs to make, seed by seed, so that a part of them has something of every arm.
@@ -196,6 +201,7 @@ class Experiment:
             "claims": list(self.claims),
             "flags": list(self.flags),
             **({"clock": True} if self.clock else {}),
+            **({"margin": self.margin} if self.margin is not None else {}),
         }
 
 
@@ -291,6 +297,9 @@ def _read(
             f"simulate: expected none, as the key clock has all workers in one process, got {simulate}"
         )
     ranks = 1 if clock else ranks
+    margin = _at("margin", table.get("margin"), scale)
+    if margin is not None and not is_margin(margin):
+        raise ConfigError(f"margin: expected a number above 0, in points of error, got {got(margin)}")
 
     common = over(
         SCALES[scale].settings,
@@ -333,7 +342,9 @@ def _read(
         )
     flags = [] if workers is None else ["--workers", *map(str, workers)]
     flags += [] if device is None else ["--device", device]
-    return Experiment(name, question, scale, seeds_given, ranks, devices[0], arms, kept, tuple(flags), clock)
+    return Experiment(
+        name, question, scale, seeds_given, ranks, devices[0], arms, kept, tuple(flags), clock, margin
+    )
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from theanompi.config import FIELDS, fields_of, flat
 from theanompi.experiments.plots import plot_comparison, plot_time
 from theanompi.experiments.results import Claim, Results, read_experiment
-from theanompi.experiments.statistics import Cell, Curve, Difference, mean_and_std, time_of
+from theanompi.experiments.statistics import Cell, Curve, Difference, mean_and_std, quantile_of, time_of
 from theanompi.experiments.words import (
     describe,
     difference_of,
@@ -34,7 +34,6 @@ TIME_FILE = "curves_time.png"
 
 # Settings that are no part of the recipe and may differ between runs of an arm.
 _NOT_THE_RECIPE = {"seed", "accumulation", "devices", *fields_of("aside")}
-_PRECISION = "mean difference ± half of a 95 % confidence interval (Student's t, paired by seed)"
 _CAUTION = "each interval for itself, not corrected for how many there are"
 
 
@@ -98,7 +97,7 @@ def sentence(found: Difference) -> str:
     verb = "are" if cell.arm == other.arm and cell.workers > 1 else "is"
     if found.verdict in ("worse", "better"):
         judgement = f"{one} {verb} {found.verdict}"
-    elif found.verdict == "same":
+    elif found.verdict == "undecided":
         judgement = f"no difference that {len(found.points)} seeds can show"
     elif found.only_cell:
         judgement = "which is worse cannot be told"
@@ -145,8 +144,8 @@ def conclusion(claim: Claim) -> str:
     >>> from theanompi.experiments.statistics import Run, difference
     >>> runs = [tuple(Run(s, "finished", validation={1: e + s}) for s in range(2)) for e in (12.0, 12.0)]
     >>> found = difference(Cell("a", 8, 64, runs[0]), Cell("b", 4, 32, runs[1]))
-    >>> conclusion(Claim("a@8 ~ b@4", "~", found, "agrees"))
-    'agrees: +0.00 ± 0.00 points, within one std (0.71).'
+    >>> conclusion(Claim("a@8 ~ b@4", "~", found, "agrees", 0.5))
+    'agrees: +0.00 ± 0.00 points, within ±0.50.'
     """
     found = claim.difference
     one, two = (f"{cell.arm}@{cell.workers}" for cell in (found.cell, found.other))
@@ -154,12 +153,35 @@ def conclusion(claim: Claim) -> str:
     if text == "cannot be told":
         text += f" with {found.pairs} seed{'s' * (found.pairs != 1)}"
     text += f": {outcome(found, one, two)}"
-    stds = [cell.std for cell in (found.cell, found.other) if cell.std is not None]
-    if claim.relation == "~" and found.mean is not None and stds:
-        # What the paper means by an accuracy that is not lost.
-        text += f", {'within' if abs(found.mean) <= max(stds) else 'not within'} one std "
-        text += f"({number_of(found.cell.metric, max(stds))})"
+    if claim.relation == "~" and found.half is not None:
+        place = {"agrees": "within", "does not agree": "outside", "cannot be told": "across the edge of"}
+        if claim.margin is None:
+            text += ", and no margin is stated"
+        else:
+            text += f", {place[claim.result]} ±{number_of(found.cell.metric, claim.margin)}"
     return f"{text}."
+
+
+def _precision(experiment: Results) -> str:
+    """What stands behind a ± of a difference."""
+    count = len(experiment.seeds)
+    quantile = f": t = {quantile_of(count):.3f} for {count} seeds" if count > 1 else ""
+    return f"mean difference ± half of a 95 % confidence interval (Student's t, paired by seed{quantile})"
+
+
+def _how_judged(claims: Sequence[Claim]) -> list[str]:
+    """What "~" means, where it is claimed."""
+    margin = next((claim.margin for claim in claims if claim.margin is not None), None)
+    if margin is None:
+        return []
+    metric = claims[0].difference.cell.metric
+    text = number_of(metric, margin) + " points" * is_fraction(metric)
+    return [
+        f"`~` agrees where the 95 % interval lies within the margin, ±{text}, does not where it lies outside, and "
+        "cannot be told where it reaches across an edge: two one-sided t-tests (TOST) at 2.5 % each, paired by seed. "
+        "`>` and `<` agree where the interval lies on their side of 0.",
+        "",
+    ]
 
 
 def _seeds(experiment: Results) -> str:
@@ -211,7 +233,7 @@ def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path) -> str
     lines += _align(_grid(experiment))
     differences = [*experiment.across_workers(), *experiment.across_arms()]
     if differences:
-        lines += ["", f"{_PRECISION},", f"{_CAUTION}:", ""]
+        lines += ["", f"{_precision(experiment)},", f"{_CAUTION}:", ""]
         lines += [f"  {sentence(found)}" for found in differences]
     for title, found in (
         ("claims:", (f"{claim.text} {conclusion(claim)}" for claim in claims)),
@@ -250,12 +272,14 @@ def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
         lines += [
             "## What was claimed",
             "",
+            *_how_judged(claims),
             *(f"- `{claim.text}` {conclusion(claim)}" for claim in claims),
             "",
         ]
     differences = [*experiment.across_workers(), *experiment.across_arms()]
     if differences:
-        lines += ["## Differences", "", f"{_PRECISION[0].upper()}{_PRECISION[1:]}, {_CAUTION}.", ""]
+        precision = _precision(experiment)
+        lines += ["## Differences", "", f"{precision[0].upper()}{precision[1:]}, {_CAUTION}.", ""]
         lines += [*(f"- {sentence(found)}" for found in differences), ""]
     if diverged:
         lines += ["## Diverged", "", *(f"- {text}" for text in diverged), ""]
@@ -402,6 +426,7 @@ def _json(experiment: Results, claims: Sequence[Claim]) -> str:
             {
                 "claim": claim.text,
                 "result": claim.result,
+                "margin": claim.margin,
                 "sentence": f"{claim.text} {conclusion(claim)}",
                 "difference": _difference_json(claim.difference),
             }

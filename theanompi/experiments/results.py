@@ -16,8 +16,11 @@ The rules, chosen before any result was seen:
   not, and never the other way round, is worse, and no difference in points is given: that over the other seeds
   would leave the worst out. When each diverges where the other does not, nothing can be told. Seeds in which
   both diverge tell nothing; the others decide.
+- A claim that two cells do not differ (``~``) has a margin: it agrees where the 95 % interval lies within it, does not
+  agree where the interval lies outside, and cannot be told otherwise. That no difference is seen is not enough.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +41,8 @@ CLAIM = re.compile(r"\s*(\S{1,100})@(\d{1,9})\s*([~<>])\s*(\S{1,100})@(\d{1,9})\
 """Arm, worker count and relation of a claim, and what it is held against: "none@64 > gradual@64"."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """Names that make a folder."""
+MARGIN = 0.5
+"""Points by which two cells may differ and still agree, where the experiment does not state another margin."""
 
 
 def read_run(folder: Path, seed: int) -> Run:
@@ -132,13 +137,15 @@ def _defaults(arm: Path) -> dict[str, Any]:
 class Claim(NamedTuple):
     """What an experiment says beforehand: the figure of one cell is larger (>), smaller (<) or no other (~).
 
-    `result` is "agrees", "does not agree" or "cannot be told".
+    `result` is "agrees", "does not agree" or "cannot be told"; `margin` that of "~", None with other relations, or
+    where none is stated for a metric that is no fraction.
     """
 
     text: str
     relation: str
     difference: Difference
     result: str
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,8 @@ class Results:
         Of ``tmlauncher compare``, besides those for scale, seeds and ranks.
     clock : bool
         Whether the workers were simulated on a virtual clock.
+    margin : float or None
+        By which two cells may differ and still agree, in points or the metric's unit; None for `MARGIN` points.
     """
 
     name: str
@@ -174,6 +183,7 @@ class Results:
     machine: dict[str, Any]
     flags: tuple[str, ...] = ()
     clock: bool = False
+    margin: float | None = None
 
     def alike(self) -> list[tuple[Cell, ...]]:
         """Cells of the same number of workers and the same clock, whose times can be held against each other."""
@@ -231,15 +241,15 @@ class Results:
         if not match or not cells or cells[0] is None or cells[1] is None:
             known = listed(f"{c.arm}@{c.workers}" for c in self.cells)
             raise ConfigError(f"claim {got(claim)}: expected A@k ~, < or > B@k with two of {known}")
-        found = difference(cells[0], cells[1])
-        agreeing = {"~": "same", ">": "worse", "<": "better"}[match[3]]
-        if found.verdict == agreeing:
-            result = "agrees"
-        elif found.verdict == "unknown" or found.verdict == "same":
-            result = "cannot be told"
+        found, margin = difference(cells[0], cells[1]), None
+        if match[3] == "~":
+            margin = MARGIN if self.margin is None and is_fraction(found.cell.metric) else self.margin
+            holds = None if margin is None else found.equivalent(margin)
         else:
-            result = "does not agree"
-        return Claim(claim, match[3], found, result)
+            decided = found.verdict in ("worse", "better")
+            holds = found.verdict == {">": "worse", "<": "better"}[match[3]] if decided else None
+        result = {True: "agrees", False: "does not agree", None: "cannot be told"}[holds]
+        return Claim(claim, match[3], found, result, margin)
 
 
 def whole_numbers(values: Any, minimum: int) -> bool:
@@ -254,6 +264,15 @@ def whole_numbers(values: Any, minimum: int) -> bool:
         and all(type(value) is int and minimum <= value < 2**63 for value in values)
         and len(set(values)) == len(values)
     )
+
+
+def is_margin(value: Any) -> bool:
+    """Return whether this is a number by which figures may differ.
+
+    >>> is_margin(0.5), is_margin(1), is_margin(0), is_margin(float("inf")), is_margin("0.5")
+    (True, True, False, False, False)
+    """
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _bad_entry(about: Mapping[str, Any]) -> str | None:
@@ -291,6 +310,7 @@ def _bad_entry(about: Mapping[str, Any]) -> str | None:
         "machine": machine,
         "flags": texts,
         "clock": lambda value: isinstance(value, bool),
+        "margin": lambda value: value is None or is_margin(value),
     }
     return next((name for name, holds in good.items() if name not in about or not holds(about[name])), None)
 
@@ -323,7 +343,7 @@ def read_experiment(folder: Path) -> Results:
     if not os.path.isfile(path):
         raise ConfigError(f"experiment {folder}: expected {EXPERIMENT_FILE} in it, got none there")
     # Earlier versions did not write the flags down.
-    about: dict[str, Any] = {"flags": [], "clock": False} | read_json(path)
+    about: dict[str, Any] = {"flags": [], "clock": False, "margin": None} | read_json(path)
     bad = _bad_entry(about)
     if bad is not None:
         raise ConfigError(f"{path}: expected what tmlauncher compare writes, got a bad entry: {bad}")
@@ -336,7 +356,9 @@ def read_experiment(folder: Path) -> Results:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     counts = {name: sorted(arm["workers"]) for name, arm in about["arms"].items()}
-    named = {name: about[name] for name in ("name", "question", "scale", "simulate", "machine", "clock")}
+    named = {
+        name: about[name] for name in ("name", "question", "scale", "simulate", "machine", "clock", "margin")
+    }
     cells = tuple(
         Cell(
             name,

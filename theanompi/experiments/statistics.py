@@ -1,7 +1,8 @@
 """Runs, cells of runs and differences between them: means, deviations and confidence intervals.
 
 All values are of one metric, the headline of the runs, of which smaller is better: fractions, such as errors, in per
-cent and their differences in points, others as they are. No verdict depends on their scale.
+cent and their differences in points, others as they are. Of the verdicts only `Difference.equivalent` depends on their
+scale, by its margin.
 """
 
 import math
@@ -179,6 +180,18 @@ def time_of(cell: Cell) -> float | None:
     return statistics.fmean(ends) if ends else None
 
 
+def quantile_of(count: int) -> float:
+    """Return the quantile of Student's t that a two-sided 95 % interval of the mean of `count` values has.
+
+    >>> round(quantile_of(5), 3)
+    2.776
+    """
+    # Takes a second, and needed only here.
+    from scipy.stats import t
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, count - 1))
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean of a sample and the half-width of its 95 % confidence interval, from Student's t.
 
@@ -193,11 +206,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> mean, round(half, 3)
     (3.0, 1.963)
     """
-    # Takes a second, and needed only here.
-    from scipy.stats import t
-
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
+    half = quantile_of(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values), half
 
 
 @dataclass(frozen=True)
@@ -214,8 +224,9 @@ class Difference:
     mean, half : float or None
         Of `points`, and the half-width of the 95 % interval. None where fewer than two seeds finished on both
         sides (then `half` alone), or where divergence decides.
-    verdict : {"worse", "better", "same", "unknown"}
-        Whether `cell` is worse than `other`; "same" stands for no difference that the seeds can show.
+    verdict : {"worse", "better", "undecided", "unknown"}
+        Whether `cell` is worse than `other`; "undecided" stands for no difference that the seeds can show, which is no
+        proof that there is none: see `equivalent`.
 
     Examples
     --------
@@ -242,6 +253,39 @@ class Difference:
         """How many seeds are complete on both sides."""
         return len(self.points) + len(self.only_cell) + len(self.only_other) + len(self.both)
 
+    def equivalent(self, margin: float) -> bool | None:
+        """Whether the cells differ by no more than a margin.
+
+        These are two one-sided t-tests (TOST; Schuirmann 1987, doi:10.1007/BF01068419) at 2.5 % each, paired by seed:
+        both reject if and only if the two-sided 95 % interval lies within the margin.
+
+        Parameters
+        ----------
+        margin : float
+            In points or, where the metric is no fraction, in its unit.
+
+        Returns
+        -------
+        bool or None
+            True where the interval lies within ±`margin`, False where it lies outside, or divergence tells the cells
+            apart, None where it reaches across an edge or there is none.
+
+        Examples
+        --------
+        >>> def cell(*errors):
+        ...     return Cell("a", 4, 32, tuple(Run(s, "finished", validation={1: e}) for s, e in enumerate(errors)))
+        >>> found = difference(cell(12.0, 13.1, 14.0), cell(11.9, 12.8, 13.8))
+        >>> [round(found.mean - found.half, 2), round(found.mean + found.half, 2)]
+        [-0.05, 0.45]
+        >>> found.equivalent(0.5), found.equivalent(0.2), found.equivalent(0.01)
+        (True, None, None)
+        """
+        if self.mean is None or self.half is None:
+            return False if self.verdict in ("worse", "better") else None
+        if abs(self.mean) + self.half <= margin:
+            return True
+        return False if abs(self.mean) - self.half > margin else None
+
 
 def difference(cell: Cell, other: Cell) -> Difference:
     """Compare two cells; see the rules above."""
@@ -266,7 +310,7 @@ def difference(cell: Cell, other: Cell) -> Difference:
             verdict = "worse" if only_cell else "better"
     elif len(points) > 1:
         mean, half = interval(list(points.values()))
-        verdict = "same" if abs(mean) <= half else "worse" if mean > 0 else "better"
+        verdict = "undecided" if abs(mean) <= half else "worse" if mean > 0 else "better"
     elif points:
         (mean,) = points.values()
     return Difference(cell, other, points, only_cell, only_other, both, mean, half, verdict)

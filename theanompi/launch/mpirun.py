@@ -23,6 +23,8 @@ DYING = 5.0
 ANSWER = 20.0
 """Seconds that ``mpirun --version`` may take."""
 MARK = "@theanompi"
+LATE = "had not ended after"
+"""What `Outcome.how` says of a command whose time was up."""
 
 # What a launcher or a batch system tells the processes of its job: another mpirun that was started by one of them
 # would take that for its own, or go to the other machines of the allocation. What begins with a word of
@@ -130,7 +132,7 @@ class Outcome(NamedTuple):
         'failed (ValueError: expected one, got two)'
         """
         if self.status is None:
-            return f"had not ended after {timeout:g} s"
+            return f"{LATE} {timeout:g} s"
         crash = re.search(r"Fatal Python error: (?!Fatal)([A-Z][a-z -]+)", self.err)
         if crash:
             return f"crashed ({crash[1]})"
@@ -191,7 +193,7 @@ def identify() -> tuple[str, str]:
     except OSError as error:
         raise ConfigError(f"{mpirun}: expected a program, got: {error.strerror}") from None
     if version.status is None:
-        raise ConfigError(f"{mpirun} --version: expected an answer, got none in {ANSWER:g} s")
+        raise ConfigError(f"{mpirun} --version: expected an answer, got none: it {LATE} {ANSWER:g} s")
     return mpirun, flavour(version.out)
 
 

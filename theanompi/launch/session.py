@@ -2,7 +2,9 @@
 
 import argparse
 import atexit
+import contextlib
 import importlib
+import sys
 import time
 from abc import ABC
 from collections.abc import Iterable, Sequence
@@ -24,7 +26,7 @@ from theanompi.launch.check import check
 from theanompi.launch.ends import STOPPED, signal_name, what_is_saved
 from theanompi.launch.job import WORKER, Job, is_worker
 from theanompi.launch.libraries import prepare_rank, set_algorithm
-from theanompi.launch.mpirun import launched
+from theanompi.launch.mpirun import launched, world
 from theanompi.system.output import put
 
 ATTRIBUTES = {
@@ -146,6 +148,8 @@ class Session(ABC):
         self._silent = "output" in job
         self._started = time.monotonic()
         if job or not is_worker(config.devices):
+            if not self._silent:
+                _say_that_it_starts(config, len(config.devices))
             self._job = Job(config, module=module, bind=bind, plan=plan, **job)
         else:
             atexit.register(_take_others_along)
@@ -227,7 +231,7 @@ class Session(ABC):
             if account.ranks and self.trains:
                 parts.append(what_is_saved(account.saved, account.out, resumable=account.resumable))
             raise RunFailed("; ".join(parts), status, account.deaths)
-        if self.trains and not self._silent:
+        if self.trains and self._config.verbose and not self._silent:
             put(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s\n".encode())
         return 0
 
@@ -243,9 +247,19 @@ class Session(ABC):
         module
             The worker's module, imported here because it brings torch and MPI along.
         """
+        place = world()
+        if place is None or place.rank == 0:
+            _say_that_it_starts(config, (place and place.size) or 1)
         set_algorithm(config.allreduce_algorithm)
         prepare_rank(config.devices)
         importlib.import_module(module).run(config, config.devices, plan)
+
+
+def _say_that_it_starts(config: RunConfig, ranks: int) -> None:
+    """Say something before the imports, which may take long."""
+    if config.verbose:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(f"starting {ranks} rank{'s' * (ranks != 1)} …", file=sys.stderr, flush=True)
 
 
 class Evaluation(Session):

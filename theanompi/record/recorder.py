@@ -97,7 +97,7 @@ from theanompi.record.meetings import Meetings, Told, meeting_record
 from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
 from theanompi.record.progress import Progress
 from theanompi.record.summary import Totals, progress_line, slowest_rank, use_of_time
-from theanompi.record.terminal import SECONDS_BETWEEN_LINES, terminal_columns
+from theanompi.record.terminal import SECONDS_BETWEEN_LINES, folded, terminal_columns, text_columns
 from theanompi.record.timeline import Span, Timeline
 from theanompi.record.trace import gather_trace
 
@@ -560,7 +560,8 @@ class Recorder:
                 self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
-            print("\n" + "\n".join(self._summary(iteration, totals, ranks, best, last)), flush=True)
+            summary = "\n".join(self._summary(iteration, totals, ranks, best, last))
+            print("\n" + folded(summary, text_columns()), flush=True)
 
     def _summary(
         self,
@@ -580,7 +581,7 @@ class Recorder:
         wall = totals["wall_s"]
         items, speed, noun = totals["items"], as_number(totals["items_per_s"]), self._reported.noun
         lines = [
-            f"{iteration} of {self._iterations} iterations on {who}: "
+            f"{iteration} of {self._iterations} iteration{'s' * (self._iterations != 1)} on {who}: "
             f"{items} {noun} in {wall:.1f} s of training, {speed} {noun}/s"
         ]
         if wall:
@@ -593,10 +594,10 @@ class Recorder:
             ]
         if best is not None:
             name = self._reported.headline
-            lines.append(
-                f"validation {name}: best {as_text(name, best[name])} (epoch {best['epoch'] + 1}), "
-                f"median of the last {len(last)} {as_text(name, statistics.median(last))}"
-            )
+            text = f"validation {name}: best {as_text(name, best[name])} (epoch {best['epoch'] + 1})"
+            if len(last) > 1:
+                text += f", median of the last {len(last)} {as_text(name, statistics.median(last))}"
+            lines.append(text)
         if self._out is not None:
             names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE, BEST_FILE)
             lines.append(
@@ -674,6 +675,7 @@ class Recorder:
 
     def _say(self, text: str) -> None:
         self._said = monotonic()
+        text = folded(text, text_columns() if self._verbose else None)
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif self._verbose:

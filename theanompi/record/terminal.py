@@ -1,7 +1,9 @@
-"""The terminal that shows a run."""
+"""The terminal that shows a run, and how lines are laid out for it."""
 
 import os
+import re
 import sys
+import textwrap
 
 from theanompi.system.processes import launchers
 
@@ -30,3 +32,52 @@ def terminal_columns() -> int | None:
         return None
     finally:
         os.close(stderr)
+
+
+def text_columns() -> int | None:
+    """Return how wide lines may be: ``COLUMNS`` of the environment, or as `terminal_columns`."""
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else terminal_columns()
+
+
+def folded(text: str, columns: int | None, indent: int = 2) -> str:
+    """Break each line that is too long: after a comma, semicolon or colon, or at any space where that does not do.
+
+    Parameters
+    ----------
+    text : str
+    columns : int or None
+        The width; None breaks nothing.
+    indent : int
+        Spaces before what is left of a line.
+
+    Examples
+    --------
+    >>> print(folded("epoch 1: 120 images/s; training loss 2.1, error 80.00 %; validation loss 2.2", 40))
+    epoch 1: 120 images/s;
+      training loss 2.1, error 80.00 %;
+      validation loss 2.2
+    """
+    if columns is None:
+        return text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if len(line) <= columns:
+            lines.append(line)
+            continue
+        # Blanks within a phrase, which `textwrap` shall not see.
+        phrases = re.sub(r"(?<![,;:]) ", "\0", line.strip())
+        first = line[: len(line) - len(line.lstrip())]
+        for words in (phrases, line.strip()):
+            parts = textwrap.wrap(
+                words,
+                columns,
+                initial_indent=first,
+                subsequent_indent=" " * indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            if all(len(part) <= columns for part in parts):
+                break
+        lines += [part.replace("\0", " ") for part in parts]
+    return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -49,7 +48,7 @@ def plan(
     Returns
     -------
     str
-        Lines without a newline at the end.
+        Lines without a newline at the end, of any length.
 
     Raises
     ------
@@ -76,13 +75,15 @@ def plan(
                 f"plan: expected the schedule's {name} to be {expected:,} (k = {workers}, n = {batch_size}, "
                 f"A = {accumulation}, {n_train:,} {noun}), got {getattr(schedule, name):,}"
             )
+    epochs = f"{schedule.epochs} epoch{'s' * (schedule.epochs != 1)}"
+    k = f"{workers} worker{'s' * (workers != 1)}"
     trailing = units % shards * batch_size
-    iterations = f"{schedule.iterations:,}: {schedule.epochs} epochs of T = {schedule.iterations_per_epoch:,}"
+    iterations = f"{schedule.iterations:,}: {epochs} of T = {schedule.iterations_per_epoch:,}"
     weight_decays = list(dict.fromkeys(optimizer.weight_decay for optimizer in optimizers.values()))
     rows = [
         (
             "minibatch",
-            f"{schedule.minibatch:,} {noun}: k = {workers} workers · n = {batch_size} · A = {accumulation}",
+            f"{schedule.minibatch:,} {noun}: k = {k} · n = {batch_size} · A = {accumulation}",
         ),
         *(
             [("", f"the summed loss is divided by n only: {shards:,} times the mean")]
@@ -165,8 +166,8 @@ def _decay(parameters: Sequence[tuple[str, tuple[int, ...], bool]], weight_decay
             if (decayed and weight_decay > 0) == flag
         ]
         if chosen:
-            text = f"{len(chosen):,} parameters ({sum(size for _, size in chosen):,} values) {verb}: "
-            lines += textwrap.wrap(text + _compact([name for name, _ in chosen]), 90, subsequent_indent="  ")
+            text = f"{len(chosen):,} parameter{'s' * (len(chosen) > 1)} ({sum(size for _, size in chosen):,} values) "
+            lines.append(f"{text}{verb}: {_compact([name for name, _ in chosen])}")
     return lines
 
 

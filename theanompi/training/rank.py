@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from theanompi.record.meetings import Told
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
+from theanompi.record.terminal import folded, text_columns
 from theanompi.rules import Diverged, get_rule
 from theanompi.system import cgroup
 from theanompi.training.links import Links
@@ -251,7 +251,8 @@ def train(
     if plan:
         if rank == 0:
             rows = [("data", data), ("rule", rule.plan(config, size))]
-            print(*(f"{label:<16}{text}" for label, text in rows if text), model.plan(), sep="\n", flush=True)
+            text = "\n".join([*(f"{label:<16}{text}" for label, text in rows if text), model.plan()])
+            print(folded(text, min(text_columns() or 80, 120), indent=18), flush=True)
         model.cleanup()
         return
 
@@ -285,7 +286,11 @@ def train(
         defaults = read_defaults(defaults_of(find_model_class(config)), config.modelclass)
         more = {**model.reported.to_dict(), "defaults": defaults, **about}
         write_config(out, {**config.to_dict(), "size": size, "versions": versions(), **more})
-    say = partial(print, flush=True) if rank == 0 and config.verbose else lambda *_: None
+
+    def say(text: str) -> None:
+        if rank == 0 and config.verbose:
+            print(folded(text, text_columns()), flush=True)
+
     per_epoch = model.data.n_batch_train
     total = model.n_epochs * per_epoch
     last = min(total, config.max_iterations or total)
