@@ -48,8 +48,8 @@ class Account:
     r"""What a job's workers have told, read from what its mpirun prints; all else is passed on.
 
     The banner of hydra about a process that ended badly is not: it blames the application whatever the cause, and
-    knows no ranks. What it says is in `deaths`; of several ranks it may name one that it has itself killed after the
-    first.
+    knows no ranks. What it says is in `deaths`; of several ranks it may name one that mpirun has killed
+    after the first.
 
     Parameters
     ----------
@@ -168,8 +168,13 @@ class Account:
             how = "ended badly"
             if number:
                 how = f"was ended by {signal_name(int(number[1] or number[2]))}"
-                if how.endswith("SIGKILL") and any(own == self.first for _, own in self.ranks):
-                    pid = self.first or pid
+                # Which mpirun does to all ranks when one of them has ended.
+                if how.endswith("SIGKILL") and self.first != pid and len(self.ranks) != 1:
+                    if any(own == self.first for _, own in self.ranks):
+                        pid = self.first or pid
+                        how = "was the first to end, and has not said why: killed, or by os._exit"
+                    else:
+                        how += ", by mpirun perhaps when another one had ended"
             elif status:
                 how = f"left with exit status {status[1].decode()}"
             self.deaths.append(f"{self.name(pid, host)} {how}")
