@@ -1,6 +1,6 @@
 """What holds for all tests: settings before any module starts threads or processes, and which tests start an mpirun.
 
-The whole of them runs in two processes, files that are named run in this one; ``-n`` has the last word.
+The whole of them runs in three processes, files that are named run in this one; ``-n`` has the last word.
 
 One thread per process, and signals as in a terminal: what a script starts in the background ignores SIGINT, under
 nohup also SIGHUP, and so would all that the tests start.
@@ -149,16 +149,16 @@ def names_and_constants(code: CodeType) -> tuple[set[str], list[Any]]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run the whole in two processes: most tests keep one core at work, those under an mpirun two to four.
+    """Run the whole in three processes: most tests keep one core at work, those under an mpirun two to four, or none.
 
-    Each process takes one half, and then from the other what has not begun, so that most files are in one of them.
+    Each process takes a third, and then from the others what has not begun, so that most files are in one of them.
     """
-    if hasattr(config, "workerinput"):  # this is one of the two
+    if hasattr(config, "workerinput"):  # this is one of the three
         return
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     if whole and config.pluginmanager.hasplugin("xdist") and not config.option.usepdb:
         if config.option.numprocesses is None and len(os.sched_getaffinity(0)) > 1:
-            config.option.numprocesses, config.option.dist = 2, "worksteal"
+            config.option.numprocesses, config.option.dist = 3, "worksteal"
 
 
 def pytest_collection() -> None:
