@@ -148,6 +148,19 @@ def test_rates_are_chosen_on_other_seeds_than_those_that_are_compared():
     assert {name.rpartition("_")[0] for name in chosen.arms} == rules
 
 
+def test_a_name_alone_is_one_that_comes_with_the_package(tmp_path, monkeypatch):
+    assert read_experiment("warmup", seeds=1) == read_experiment(EXAMPLES[-1], seeds=1)
+    with pytest.raises(
+        ConfigError, match=r"^experiment: expected a TOML file or .*; did you mean 'warmup'\?$"
+    ):
+        read_experiment("warmpu")
+    # What is a file of the user's says so.
+    monkeypatch.chdir(tmp_path)
+    Path("warmup").write_text("seeds = 0")
+    with pytest.raises(ConfigError, match="seeds"):
+        read_experiment("./warmup")
+
+
 def test_which_there_are():
     assert [p.stem for p in EXAMPLES] == [
         *(

@@ -31,6 +31,7 @@ BELOW: dict[str, set[str]] = {
     "worker": {"training"},
     "evaluator": {"worker"},
     "cli": {"doctor", "experiments", "models"},
+    "examples": {"cli"},
     "__main__": {"cli"},
 }
 # They start the workers, so they must come up in an instant and never initialise MPI themselves.
@@ -42,7 +43,7 @@ LIGHT = (
 HEAVY = {"torch", "mpi4py", "pytensor", "numpy", "h5py", "matplotlib"}
 # What uses the package is never used by it.
 OUTSIDE = {"models", "examples", "benchmarks", "tests"}
-# The zoo is written as users write their models.
+# The zoo and the examples are written as users write theirs.
 FOR_USERS = set(theanompi.__all__)
 
 
@@ -93,7 +94,7 @@ def violations(path: str, source: str) -> list[str]:
     wrong += [f"{path}: imports {name}" for name in names if light and name.split(".")[0] in HEAVY]
     for name in names:
         first, *rest = name.split(".")
-        if room == "models" and first == "theanompi" and rest and rest[0] in FOR_USERS:
+        if room in ("models", "examples") and first == "theanompi" and rest and rest[0] in FOR_USERS:
             continue
         if first == "theanompi" and rest != ["__version__"] and (not rest or rest[0] not in below(room)):
             wrong.append(f"{path}: '{room}' imports {name}, which is not below it")

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from importlib import metadata
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_every_requirement_is_pinned_to_a_version_that_it_allows() -> None:
         assert requirement.specifier.contains(pin), f"constraints.txt: {requirement} does not allow {pin}"
 
 
-def test_a_build_holds_the_package_its_data_and_the_models(tmp_path: Path) -> None:
+def test_a_build_holds_the_package_its_data_the_models_and_the_examples(tmp_path: Path) -> None:
     # In a copy: a build writes beside setup.py, and takes along what an earlier one left there.
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
@@ -56,15 +57,30 @@ def test_a_build_holds_the_package_its_data_and_the_models(tmp_path: Path) -> No
     expected = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "theanompi").rglob("*")
-        if file.suffix in (".py", ".h5", ".c", ".typed")
+        if file.suffix in (".py", ".h5", ".c", ".typed", ".cfg", ".toml", ".sbatch")
     }
     assert {
         "theanompi/data/digits.h5",
         "theanompi/device/ops/rows.c",
+        "theanompi/examples/experiments/slides.toml",
+        "theanompi/examples/slurm/train.sbatch",
         "theanompi/models/resnet50.py",
         "theanompi/py.typed",
     } <= expected
     assert built == expected
+    # Outside of the repository, as a user has it.
+    code = """
+        from theanompi.config.modules import find_module
+        from theanompi.experiments.file import read_experiment
+        model = read_experiment("sync_async").arms["their_way"].settings["modelfile"]
+        print(find_module(model).origin)
+    """
+    python = [sys.executable, "-P", "-c", textwrap.dedent(code)]
+    env = {**os.environ, "PYTHONPATH": "built"}
+    done = subprocess.run(
+        python, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip().endswith("built/theanompi/examples/digits_net.py")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -103,6 +119,11 @@ def test_continuous_integration_runs_the_documented_commands() -> None:
     text = script.read_text("utf-8")
     assert "make lint" in text
     assert "make test" in text
+    assert "- run: .ci/run\n" in (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+
+
+def test_what_is_cited_is_this_version() -> None:
+    assert f"\nversion: {theanompi.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_eight_ranks_start_whatever_the_cores_and_the_user() -> None:

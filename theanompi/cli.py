@@ -27,7 +27,7 @@ from theanompi.config import (
 from theanompi.config.cfgfile import read_cfg
 from theanompi.config.files import check_new, reason
 from theanompi.doctor.examination import examine
-from theanompi.experiments.file import read_experiment
+from theanompi.experiments.file import SHIPPED, read_experiment
 from theanompi.experiments.presets import SCALES
 from theanompi.experiments.report import report
 from theanompi.experiments.runner import compare
@@ -255,9 +255,12 @@ def _compare(argv: list[str], module: str) -> int:
         "Exit status: 0 when all runs are done, diverged ones included, 1 when one failed, 2 when something in the "
         "file or a flag is wrong.",
     )
-    parser.usage = "%(prog)s EXPERIMENT.toml [flags]"
+    parser.usage = "%(prog)s EXPERIMENT [flags]"
     parser.add_argument(
-        "file", metavar="EXPERIMENT.toml", help="arms, worker counts, seeds, claims: see examples/experiments"
+        "file",
+        metavar="EXPERIMENT",
+        help="a TOML file with arms, worker counts, seeds and claims, or one of the package's own: "
+        + ", ".join(sorted(SHIPPED)),
     )
     parser.add_argument("--scale", metavar="NAME", help=f"{' or '.join(SCALES)} (default: the file's)")
     parser.add_argument("--seeds", type=int, metavar="N", help="as many seeds, from 0 (default: the file's)")

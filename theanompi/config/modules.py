@@ -21,8 +21,8 @@ OF_THEANO_MPI = {
     "theanompi.models.lasagne_model_zoo.vgg16": "theanompi.models.vgg",
 }
 """Modules of Theano-MPI's zoo that have another name here; the classes in them have the same."""
-ZOO = "theanompi.models"
-"""Where ``models.…`` is looked for too: a package of that name in front of the user's own hides nothing."""
+SHIPPED = {"models": "theanompi.models", "examples": "theanompi.examples"}
+"""Where ``models.…`` and ``examples.…`` are looked for too: a package of that name of the user's own hides nothing."""
 
 
 def look_in_current_folder() -> None:
@@ -40,7 +40,7 @@ def located(name: str) -> str:
 
 
 def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
-    """Find a module as an import would; ``models.…``, if it is not there, in the zoo.
+    """Find a module as an import would; ``models.…`` and ``examples.…``, if not there, in this package.
 
     Parameters
     ----------
@@ -74,10 +74,10 @@ def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
     top, *parts = name.split(".")
     package = importlib.util.find_spec(top)
     spec, folder = _descend(package, parts)
-    if spec is None and top == "models":
-        above, *rest = f"{ZOO}.{'.'.join(parts)}".split(".")
-        spec, zoo = _descend(importlib.util.find_spec(above), rest)
-        folder = [*(folder or ()), *(zoo or ())]
+    if spec is None and top in SHIPPED:
+        above, *rest = f"{SHIPPED[top]}.{'.'.join(parts)}".split(".")
+        spec, ours = _descend(importlib.util.find_spec(above), rest)
+        folder = [*(folder or ()), *(ours or ())]
     if spec is not None:
         return spec
     if package is not None:

@@ -100,6 +100,12 @@ _REPORT = (".md", ".json", ".png")
 """Endings of files that are beside the folders of the arms."""
 
 
+SHIPPED = {
+    path.stem: path for path in (Path(__file__).parents[1] / "examples" / "experiments").glob("*.toml")
+}
+"""The experiments that come with the package, by name."""
+
+
 class Arm(NamedTuple):
     """Worker counts, and the fields of `theanompi.config.RunConfig` that are not as by default."""
 
@@ -219,7 +225,7 @@ def read_experiment(
     Parameters
     ----------
     path
-        A TOML file as described above.
+        A TOML file as described above, or the name of one in `SHIPPED`.
     scale, seeds
         Instead of the file's.
     workers
@@ -248,7 +254,13 @@ def read_experiment(
     theirs, 4 workers, seed 1 in runs/theirs/4-workers/seed-1
     theirs, 8 workers, seed 1 in runs/theirs/8-workers/seed-1
     """
-    path = Path(path)
+    name = str(path)
+    path = SHIPPED.get(name, Path(path))
+    if not path.suffix and path.name == name and not path.exists():
+        known = listed(sorted(SHIPPED), 200)
+        raise ConfigError(
+            f"experiment: expected a TOML file or one of {known}, got {got(name)}{closest(name, SHIPPED)}"
+        )
     text = read_text(path, "experiment", "TOML file")
     try:
         table = tomllib.loads(text)
