@@ -5,7 +5,7 @@ STAMP := $(VENV)/installed
 # Not exported: a renewed set-up must find the PYTHON outside.
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: train test quick lint
+.PHONY: train test quick lint docs
 
 train: $(STAMP)
 	$(IN_VENV) mpirun -np 2 python examples/train_resnet50.py $(ARGS)
@@ -21,8 +21,11 @@ lint: $(STAMP)
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) mypy
 
+docs: $(STAMP)
+	$(IN_VENV) sphinx-build --fail-on-warning --keep-going --quiet docs build/site
+
 # Touched last, so an interrupted set-up is taken up again; renewed when what it installs changes.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(IN_VENV) python -m pip install -c constraints.txt -e ".[mpich,test,lint]"
+	$(IN_VENV) python -m pip install -c constraints.txt -e ".[mpich,test,lint,docs]"
 	touch $@

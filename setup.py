@@ -72,6 +72,7 @@ setup(
         "triton": ["triton>=3.6"],
         "test": ["pytest", "pytest-timeout", "pytest-xdist", "scikit-learn"],
         "lint": ["ruff", "mypy"],
+        "docs": ["sphinx", "numpydoc", "myst-parser", "furo"],
         # The other decoders of benchmarks/loader_throughput.py; PyTurboJPEG also needs libturbojpeg, below 3.
         "bench": ["opencv-python-headless", "pyturbojpeg<2"],
     },

@@ -156,8 +156,8 @@ def test_a_name_alone_is_one_that_comes_with_the_package(tmp_path, monkeypatch):
         read_experiment("warmpu")
     # What is a file of the user's says so.
     monkeypatch.chdir(tmp_path)
-    Path("warmup").write_text("seeds = 0")
-    with pytest.raises(ConfigError, match="seeds"):
+    Path("warmup").write_text("seed = 0")
+    with pytest.raises(ConfigError, match="unknown key .seed."):
         read_experiment("./warmup")
 
 

@@ -102,7 +102,7 @@ def test_make_sets_up_once(tmp_path: Path) -> None:
     (tmp_path / ".venv" / "installed").touch()
     assert plan("train").split()[1:] == "mpirun -np 2 python examples/train_resnet50.py".split()
     assert plan("test").split()[1:] == "python -m pytest".split()
-    for target in ("train", "test", "quick", "lint"):
+    for target in ("train", "test", "quick", "lint", "docs"):
         assert all(
             line.startswith(f'PATH="{tmp_path}/.venv/bin:$PATH" ') for line in plan(target).splitlines()
         )
@@ -118,6 +118,7 @@ def test_continuous_integration_runs_the_documented_commands() -> None:
     assert os.access(script, os.X_OK)
     text = script.read_text("utf-8")
     assert "make lint" in text
+    assert "make docs" in text
     assert "make test" in text
     assert "- run: .ci/run\n" in (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
 

@@ -1,5 +1,6 @@
-"""What the README shows is run as it stands there."""
+"""What the README and the pages of docs/ show is run as it stands there."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -10,25 +11,25 @@ import pytest
 from tests.mpi import ROOT, run_mpi
 from theanompi.experiments.file import read_experiment
 
-README = (ROOT / "README.md").read_text("utf-8")
 
-
-def block(start: str) -> str:
-    """The fenced block that contains `start`."""
-    (found,) = [text for text in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL) if start in text]
+def block(page: str, part: str) -> str:
+    """The fenced block of a page that contains `part`."""
+    text = (ROOT / page).read_text("utf-8")
+    (found,) = [each for each in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) if part in each]
     return str(found)
 
 
 def test_the_plan_is_what_is_printed() -> None:
-    _, *expected = block("--plan").splitlines()
+    _, *expected = block("docs/index.md", "--plan").splitlines()
     done = run_mpi(2, ["examples/train_resnet50.py", "--plan"])
     assert done.stdout.splitlines() == expected
     assert max(map(len, expected)) <= 80
 
 
 def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:
-    (tmp_path / "mymodel.py").write_text(block("class SmallNet(Model)"))
-    flags = block("-file mymodel").split()[1:]
+    (tmp_path / "mymodel.py").write_text(block("README.md", "class SmallNet(Model)"))
+    assert block("docs/own.md", "class SmallNet(Model)") == block("README.md", "class SmallNet(Model)")
+    flags = block("README.md", "-file mymodel").split()[1:]
     command = [sys.executable, "-c", "import sys; from theanompi.cli import main; sys.exit(main())", *flags]
     done = subprocess.run(
         [*command, "--max-iterations", "3"],
@@ -44,7 +45,8 @@ def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:
 
 @pytest.mark.mpirun  # in the process of the script, where nobody sees it
 def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
-    script = block("rule.wait()").replace('modelclass="ResNet50"', 'modelclass="ResNet50", max_iterations=1')
+    lines = block("docs/index.md", "rule.wait()")
+    script = lines.replace('modelclass="ResNet50"', 'modelclass="ResNet50", max_iterations=1')
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
     )
@@ -54,7 +56,14 @@ def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
 
 def test_the_experiment_is_one(tmp_path: Path) -> None:
     path = tmp_path / "warmup.toml"
-    path.write_text(block("question ="))
+    path.write_text(block("docs/experiments.md", "question ="))
     experiment = read_experiment(path)
     assert {name: arm.workers for name, arm in experiment.arms.items()} == {"gradual": (32,), "none": (32,)}
     assert experiment.claims == ("none@32 > gradual@32",)
+
+
+def test_the_rates_of_the_recipe_are_these() -> None:
+    assert doctest.testfile(str(ROOT / "docs" / "recipe.md"), module_relative=False, encoding="utf-8") == (
+        0,
+        3,
+    )

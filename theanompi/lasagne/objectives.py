@@ -137,7 +137,7 @@ def squared_error(a: Any, b: Any) -> Any:
 
 
 def huber_loss(predictions: Any, targets: Any, delta: Any = 1) -> Any:
-    """Huber's loss [1]_: half the squared difference d² / 2 up to |d| = δ, δ · (|d| − δ / 2) beyond.
+    """Huber's loss [1]_: half the squared difference d² / 2 up to ``|d| = δ``, ``δ · (|d| − δ / 2)`` beyond.
 
     Parameters
     ----------

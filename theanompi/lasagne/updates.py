@@ -393,7 +393,7 @@ def adamax(
     beta2: Any = 0.999,
     epsilon: Any = 1e-8,
 ) -> Updates:
-    """AdaMax [1]_: Adam with the largest gradient, u ← max(β₂·u, |g|), in the place of √v.
+    """AdaMax [1]_: Adam with the largest gradient, ``u ← max(β₂·u, |g|)``, in the place of √v.
 
     Parameters
     ----------

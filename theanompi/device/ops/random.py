@@ -120,7 +120,7 @@ def dropout_mask(keys: Variable, shape: Sequence[Any], p: float, salt: int) -> V
 
     Returns
     -------
-    float32 tensor, shape (n, *shape)
+    float32 tensor, shape ``(n, *shape)``
         Of zeros and 1 / (1 − p).
     """
     expect(0 <= p < 1, "dropout_mask", "p", "a probability in [0, 1)", p)
@@ -142,7 +142,7 @@ def uniform(keys: Variable, shape: Sequence[Any], salt: int) -> Variable:
 
     Returns
     -------
-    float32 tensor, shape (n, *shape)
+    float32 tensor, shape ``(n, *shape)``
         Element j of sample i is a pure function of (``keys[i]``, `salt`, j): it does not depend on how a minibatch is
         split into ranks and steps.
     """
@@ -160,7 +160,7 @@ def normal(keys: Variable, shape: Sequence[Any], salt: int) -> Variable:
 
     Returns
     -------
-    float32 tensor, shape (n, *shape)
+    float32 tensor, shape ``(n, *shape)``
     """
     pair = uniform(keys, (2, *shape), salt)
     return pt.sqrt(np.float32(-2) * pt.log(pair[:, 0])) * pt.cos(np.float32(2 * np.pi) * pair[:, 1])
