@@ -281,9 +281,9 @@ def test_mistakes_of_flags(read):
             read(GOOD, **options)
         assert str(caught.value).partition(": ")[2] == message
     with pytest.raises(
-        ConfigError, match=r"^experiment: expected a readable TOML file, got 'no' \(No such file"
+        ConfigError, match=r"^experiment: expected a readable TOML file, got 'no.toml' \(No such file"
     ):
-        read_experiment("no")
+        read_experiment("no.toml")
 
 
 def test_no_arms_and_no_text(read, tmp_path):
