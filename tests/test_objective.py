@@ -1,15 +1,20 @@
 """What a model's objectives must be: each mistake is one line, before anything is compiled."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytensor.tensor as pt
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
-from theanompi import Model, Objective, classification
-from theanompi.config import ConfigError
+from theanompi import Model, Objective, classification, device
+from theanompi.config import ConfigError, RunConfig, resolve
 from theanompi.lasagne.layers import DenseLayer, DropoutLayer, InputLayer, get_all_params, get_output
-from theanompi.training.objective import Statistics
+from theanompi.lasagne.nonlinearities import softmax
+from theanompi.training.objective import Statistics, trace
 
 N = 4
 
@@ -28,8 +33,9 @@ class Two(Model):
         return [p for p in get_all_params(self.network, trainable=True) if p.name.startswith(name)]
 
 
-def made(objectives: Any, **namespace: Any) -> Two:
-    model = type("Net", (Two,), {"objectives": objectives, **namespace})({"batch_size": N, "verbose": False})
+def made(objectives: Any, settings: dict[str, Any] | None = None, **namespace: Any) -> Two:
+    cls = type("Net", (Two,), {"objectives": objectives, **namespace})
+    model = cls({"batch_size": N, "verbose": False, **(settings or {})})
     model.cleanup()
     return model
 
@@ -131,6 +137,39 @@ def test_names_are_those_that_a_log_can_have(names: dict[str, Any], message: str
 
     with pytest.raises(ConfigError, match=f"^{message}"):
         made(objectives)
+
+
+@pytest.mark.parametrize("squashed", [False, True], ids=["scores", "softmax"])
+def test_labels_are_smoothed_in_training_alone_against_torch(squashed: bool) -> None:
+    rng = np.random.default_rng(2)
+    values, numbers = rng.normal(size=(N, 7)).astype("float32"), rng.integers(0, 7, N)
+    x, keys = device.shared(values), device.shared(np.arange(N))
+    batch = {"labels": device.shared(numbers), "keys": keys}
+    model = SimpleNamespace(
+        config=resolve(RunConfig(label_smoothing=0.1)),
+        objectives=lambda batch, training: classification(softmax(x) if squashed else x, batch["labels"]),
+    )
+    for training, share in ((True, 0.1), (False, 0.0)):
+        loss = trace(model, batch, N, training=training).objectives[0].loss
+        ours = pytensor.function([], [loss, pytensor.grad(loss.sum(), x)], mode=device.mode())()
+        theirs = torch.from_numpy(values).requires_grad_()
+        expected = cross_entropy(theirs, torch.from_numpy(numbers), label_smoothing=share, reduction="none")
+        expected.sum().backward()
+        np.testing.assert_allclose(ours[0], expected.detach(), rtol=1e-5)
+        np.testing.assert_allclose(ours[1], theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_that_the_trainer_does_not_see_are_not_smoothed_silently() -> None:
+    def objectives(self: Two, batch: Any, training: bool) -> Objective:
+        return Objective(get_output(self.network, batch["images"]).sum(1))
+
+    with pytest.raises(
+        ConfigError,
+        match=r"^Net\.objectives: label_smoothing: expected 0, as only the labels of theanompi\.classification are "
+        r"smoothed, which this does not call, got 0\.1$",
+    ):
+        made(objectives, {"label_smoothing": 0.1})
+    assert "labels          smoothed by 0.1" in made(Model.objectives, {"label_smoothing": 0.1}).plan()
 
 
 def test_a_parameter_that_the_loss_does_not_reach_is_named() -> None:

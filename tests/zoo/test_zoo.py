@@ -260,12 +260,11 @@ def test_the_losses_of_auxiliary_classifiers_are_added_in_training_alone() -> No
         for i, v in enumerate(device.shared(v) for v in values)
     }
     whole, first = (
-        classification_with_sides(heads, batch, training, weight=0.3, smoothing=0.1).loss
-        for training in (True, False)
+        classification_with_sides(heads, batch, training, weight=0.3).loss for training in (True, False)
     )
     ours = pytensor.function([], [whole, first], mode=device.mode())()
     scores, y = [torch.from_numpy(v) for v in values], torch.from_numpy(labels)
-    main, *sides = (cross_entropy(s, y, label_smoothing=0.1, reduction="none") for s in scores)
+    main, *sides = (cross_entropy(s, y, reduction="none") for s in scores)
     np.testing.assert_allclose(ours[0], main + 0.3 * sum(sides), rtol=1e-5)
     np.testing.assert_allclose(ours[1], cross_entropy(scores[0], y, reduction="none"), rtol=1e-5)
 

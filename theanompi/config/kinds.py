@@ -225,6 +225,7 @@ RESUME = Kind("true, false or auto", _read_resume)
 COUNT, RANKS, SIMULATED = whole(0), whole(1, MOST_RANKS), whole(0, MOST_RANKS)
 POSITIVE = number("a number above 0", lambda x: x > 0)
 NOT_NEGATIVE = number("a number of at least 0", lambda x: x >= 0)
+SHARE = number("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
 DEVICES = Kind(DEVICE_NAMES, parse_devices)
 DATA = Kind(TEXT.expected, lambda value: None if value is None else _read_text(value))
 """A data set; None where a model's class reads data of its own."""

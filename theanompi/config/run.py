@@ -37,6 +37,7 @@ from theanompi.config.kinds import (
     POSITIVE,
     RESUME,
     SETTINGS,
+    SHARE,
     SWITCH,
     TEXT,
     FrozenMapping,
@@ -317,7 +318,7 @@ class RunConfig:
     momentum: float = _model_option(
         "recipe",
         0.9,
-        number("a number of at least 0 and below 1", lambda x: 0 <= x < 1),
+        SHARE,
         "recipe",
         "m of the velocity",
     )
@@ -339,6 +340,14 @@ class RunConfig:
         NOT_NEGATIVE,
         "recipe",
         "longest gradient of all parameters together, after the exchange; 0: any (default: any)",
+        later=True,
+    )
+    label_smoothing: float = _model_option(
+        "recipe",
+        0.0,
+        SHARE,
+        "recipe",
+        "share of each label that is spread over all classes, in the training loss of a classifier; 0: none",
         later=True,
     )
     zero_gamma: bool = _option(

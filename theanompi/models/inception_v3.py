@@ -34,7 +34,6 @@ from theanompi.models.parts import Net, add, classification_with_sides, expect_s
 EPSILON = 1e-3
 HEADS = ("fc", "AuxLogits_fc")
 """The class scores, and those of the auxiliary classifier."""
-SMOOTHING = 0.1
 
 
 class _Builder:
@@ -244,6 +243,7 @@ class InceptionV3(Model):
         "decay_factor": 0.94,
         "weight_decay": 4e-5,
         "clip_norm": 2.0,
+        "label_smoothing": 0.1,
     }
 
     def build(self, batch: Mapping[str, Variable]) -> dict[str, Layer]:
@@ -254,4 +254,4 @@ class InceptionV3(Model):
         return torch_names(get_all_layers(self._outputs()))
 
     def objectives(self, batch: Mapping[str, Variable], training: bool) -> Objective:
-        return classification_with_sides(self.network, batch, training, weight=0.4, smoothing=SMOOTHING)
+        return classification_with_sides(self.network, batch, training, weight=0.4)

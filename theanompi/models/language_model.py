@@ -26,7 +26,7 @@ from pytensor.graph.basic import Variable
 
 from theanompi import Model, Objective
 from theanompi.config import setting
-from theanompi.config.kinds import whole
+from theanompi.config.kinds import SHARE, whole
 from theanompi.data import TokenDataset, Tokens
 from theanompi.device.ops import softmax_cross_entropy
 from theanompi.lasagne.init import Uniform
@@ -40,7 +40,7 @@ from theanompi.lasagne.layers import (
     get_output,
 )
 from theanompi.lasagne.nonlinearities import tanh
-from theanompi.models.parts import SHARE, Net, add
+from theanompi.models.parts import Net, add
 
 SCALE = 0.1
 """Parameters are uniform from −0.1 to 0.1 at first."""

@@ -21,7 +21,7 @@ from pytensor.graph.basic import Variable
 
 from theanompi import Model, Objective, classification
 from theanompi.config import setting
-from theanompi.config.kinds import whole
+from theanompi.config.kinds import SHARE, whole
 from theanompi.data import TokenDataset, Tokens
 from theanompi.lasagne.init import Constant, Normal, Orthogonal, Uniform
 from theanompi.lasagne.layers import (
@@ -35,7 +35,7 @@ from theanompi.lasagne.layers import (
     get_output,
 )
 from theanompi.lasagne.nonlinearities import softmax, tanh
-from theanompi.models.parts import SHARE, Net, add
+from theanompi.models.parts import Net, add
 
 
 class MaskedMeanLayer(MergeLayer):

@@ -3,18 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
 
 from theanompi import Objective, classification
 from theanompi.config import ConfigError
-from theanompi.config.kinds import number
 from theanompi.lasagne.init import HeNormal
 from theanompi.lasagne.layers import BatchNormLayer, Conv2DLayer, Layer, NonlinearityLayer, get_output
 from theanompi.lasagne.nonlinearities import rectify
 
-SHARE = number("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
-"""A setting such as a probability of dropout."""
 Net = dict[str, Layer]
 """The layers of a network by name."""
 
@@ -103,22 +99,18 @@ def classification_with_sides(
     training: bool,
     *,
     weight: float,
-    smoothing: float = 0.0,
 ) -> Objective:
     """Make the objective of a classifier that has auxiliary classifiers, which only training knows.
 
     Parameters
     ----------
     heads : mapping of str to Layer
-        The classifier, then the auxiliary ones; class scores, or without `smoothing` their softmax.
+        The classifier, then the auxiliary ones; class scores, or their softmax.
     batch : mapping of str to Variable
         With ``images`` and ``labels``.
     training : bool
     weight : float
         What the loss of each auxiliary classifier counts beside that of the classifier.
-    smoothing : float
-        What share of each label is spread evenly over all classes in training (Szegedy et al. 2015, arXiv 1512.00567,
-        §7).
 
     Returns
     -------
@@ -128,12 +120,4 @@ def classification_with_sides(
     layers, labels = list(heads.values()), batch["labels"]
     outputs: list[Any] = get_output(layers if training else layers[:1], batch["images"])
     main, *sides = (classification(scores, labels) for scores in outputs)
-    losses = [main.loss, *(side.loss for side in sides)]
-    if training and smoothing:
-        # The cross-entropy with the labels' share exchanged for that of the mean class.
-        own = [scores[pt.arange(labels.shape[0]), labels] for scores in outputs]
-        losses = [
-            loss + smoothing * (score - scores.mean(1))
-            for loss, score, scores in zip(losses, own, outputs, strict=True)
-        ]
-    return main._replace(loss=losses[0] + weight * sum(losses[1:]))
+    return main._replace(loss=main.loss + weight * sum(side.loss for side in sides))

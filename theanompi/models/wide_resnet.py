@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from theanompi import Model
 from theanompi.config import ConfigError, setting
-from theanompi.config.kinds import whole
+from theanompi.config.kinds import SHARE, whole
 from theanompi.lasagne.init import HeNormal, Normal
 from theanompi.lasagne.layers import (
     BatchNormLayer,
@@ -25,7 +25,7 @@ from theanompi.lasagne.layers import (
     NonlinearityLayer,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
-from theanompi.models.parts import SHARE, Net, add
+from theanompi.models.parts import Net, add
 
 EPSILON = 1e-5
 

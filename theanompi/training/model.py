@@ -567,6 +567,7 @@ class Model:
             shuffle=run.shuffle,
             bias_rate=self.bias_rate,
             noun=self.data.modality.noun,
+            label_smoothing=run.label_smoothing,
         )
 
     def finite(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,15 @@ from theanompi.device.ops import softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, output_keywords
 from theanompi.lasagne.objectives import categorical_accuracy
 from theanompi.lasagne.utils import collect_shared_vars
+
+_SMOOTHING: ContextVar["Smoothing | None"] = ContextVar("label smoothing of classification", default=None)
+
+
+class Smoothing:
+    """The label smoothing of a pass: its `share`, and whether `classification` was `asked` for a loss that has it."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.asked = share, False
 
 
 class Objective(NamedTuple):
@@ -66,6 +76,9 @@ class Objective(NamedTuple):
 def classification(scores: Variable, labels: Variable) -> Objective:
     """The cross-entropy of class scores, with the errors at the first and within the first five guesses.
 
+    A trainer smooths the labels in training, and not in validation, by its setting ``label_smoothing``: that share ε of
+    each label is spread evenly over all classes (Szegedy et al. 2015, arXiv 1512.00567, §7).
+
     Parameters
     ----------
     scores : float32 tensor, shape (n, classes)
@@ -82,9 +95,14 @@ def classification(scores: Variable, labels: Variable) -> Objective:
     softmax = scores.owner is not None and isinstance(scores.owner.op, Softmax)
     scores = scores.owner.inputs[0] if softmax else scores
     error, error_top5 = (np.float32(1) - categorical_accuracy(scores, labels, top_k=k) for k in (1, 5))
-    return Objective(
-        softmax_cross_entropy(scores, labels), metrics={"error": error, "error_top5": error_top5}
-    )
+    loss = softmax_cross_entropy(scores, labels)
+    smoothing = _SMOOTHING.get()
+    if smoothing is not None:
+        smoothing.asked = True
+        # What the label loses, all classes have together: the log of the softmax's sum stays.
+        own = scores[pt.arange(labels.shape[0]), labels]
+        loss = loss + np.float32(smoothing.share) * (own - scores.mean(1))
+    return Objective(loss, metrics={"error": error, "error_top5": error_top5})
 
 
 class Statistics(dict[Variable, Variable]):
@@ -123,13 +141,24 @@ def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) 
     Raises
     ------
     ConfigError
-        If something of an objective is not as it must be: one line that says what.
+        If something of an objective is not as it must be, or labels are to be smoothed and none is made by
+        `classification`: one line that says what.
     """
     where = f"{type(model).__name__}.objectives"
     statistics = Statistics()
+    share = model.config.label_smoothing
+    smoothing = Smoothing(share) if training and share else None
     # As in get_output, what is not of our layers included.
-    with pytensor.config.change_flags(floatX="float32"), _pass(batch, statistics, training=training):
+    with (
+        pytensor.config.change_flags(floatX="float32"),
+        _pass(batch, statistics, smoothing, training=training),
+    ):
         given = model.objectives(batch, training)
+    if smoothing is not None and not smoothing.asked:
+        raise ConfigError(
+            f"{where}: label_smoothing: expected 0, as only the labels of theanompi.classification are smoothed, which "
+            f"this does not call, got {share:g}"
+        )
     objectives = (given,) if isinstance(given, Objective) else tuple(given) if _is_list(given) else ()
     if not objectives or not all(isinstance(one, Objective) for one in objectives):
         what = [type(one).__name__ for one in objectives] or type(given).__name__
@@ -143,10 +172,16 @@ def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) 
 
 
 @contextmanager
-def _pass(batch: Mapping[str, Variable], statistics: Statistics, *, training: bool) -> Iterator[None]:
+def _pass(
+    batch: Mapping[str, Variable], statistics: Statistics, smoothing: Smoothing | None, *, training: bool
+) -> Iterator[None]:
     if training:
-        with output_keywords(sample_keys=batch["keys"], batch_norm_statistics=statistics):
-            yield
+        before = _SMOOTHING.set(smoothing)
+        try:
+            with output_keywords(sample_keys=batch["keys"], batch_norm_statistics=statistics):
+                yield
+        finally:
+            _SMOOTHING.reset(before)
     else:
         with output_keywords(deterministic=True):
             yield

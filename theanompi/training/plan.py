@@ -22,6 +22,7 @@ def plan(
     shuffle: str = "global",
     bias_rate: float = 1.0,
     noun: str = "images",
+    label_smoothing: float = 0.0,
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
 
@@ -44,6 +45,8 @@ def plan(
         What the rate is multiplied by for biases.
     noun : str
         What several items are called.
+    label_smoothing : float
+        What share of each label is spread over all classes.
 
     Returns
     -------
@@ -98,6 +101,7 @@ def plan(
         *_optimizers(optimizers),
         ("weight decay", ", ".join(f"{value:g}" for value in weight_decays)),
         *(("", line) for line in _decay(parameters, max(weight_decays))),
+        *([("labels", f"smoothed by {label_smoothing:g}, in training only")] * (label_smoothing > 0)),
     ]
     # Several objectives may be updated at rates and in iterations of their own, which the phases do not show.
     correction = next(iter(optimizers.values())).correction if len(optimizers) == 1 else None
