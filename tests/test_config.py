@@ -30,7 +30,7 @@ FLAGS = """
 --sync-type --exchange --allreduce-algorithm --plan --base-lr --base-batch --scaling --warmup --warmup-epochs
 --decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
 --scaled --normalization --shuffle --zero-gamma --no-zero-gamma
---optimizer --schedule --clip-norm --set --length --label-smoothing
+--optimizer --schedule --clip-norm --set --length --label-smoothing --ema
 --out --resume --overwrite --log-interval --checkpoint-interval --keep --timeline
 """.split()
 
@@ -105,6 +105,7 @@ def flags(*argv: str) -> RunConfig:
         ("normalization", "rank", "normalization: expected one of minibatch, worker, got 'rank'"),
         ("shuffle", "locale", "shuffle: expected one of global, worker, got 'locale'"),
         ("label_smoothing", 1, "label_smoothing: expected a number of at least 0 and below 1, got 1"),
+        ("ema", 1, "ema: expected a number of at least 0 and below 1, got 1"),
         ("zero_gamma", "perhaps", "zero_gamma: expected true or false, got 'perhaps'"),
         ("warmup", "slow", "warmup: expected one of gradual, constant, none"),
         ("warmup_epochs", -1, "warmup_epochs: expected a number of at least 0, got -1"),
@@ -151,6 +152,12 @@ def test_combinations_that_mean_nothing_are_refused():
         match="^normalization: expected minibatch, as with sync_type avg no gradients are summed, got worker$",
     ):
         RunConfig(normalization="worker", sync_type="avg")
+    for how, settings in [("rule ASGD", {"rule": "ASGD"}), ("sync_type swap", {"sync_type": "swap"})]:
+        with pytest.raises(
+            ConfigError,
+            match=f"^ema: expected 0, as with {how} each worker has weights of its own, got 0.99$",
+        ):
+            RunConfig(ema=0.99, **settings)
     nothing = "^scaled: expected rate, as with scaling none there is nothing to scale, got loss$"
     for settings in ({"scaling": "none"}, {"sync_type": "avg"}):
         with pytest.raises(ConfigError, match=nothing):
@@ -175,7 +182,7 @@ def test_dict_survives_json_with_every_field_changed():
         require_cuda_aware=True, cuda_graph=False, deterministic=True, timeline=3, allreduce_algorithm="ring",
         optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
-        init="a.npz", workers_simulated=4, label_smoothing=0.1,
+        init="a.npz", workers_simulated=4, label_smoothing=0.1, ema=0,
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
     assert unchanged == {"rule", "overwrite", "normalization"}

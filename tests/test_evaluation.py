@@ -105,7 +105,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("n", "settings"),
-    [(1, {}), (2, {}), (2, {"rule": "EASGD"}), (1, {"workers_simulated": 2})],
+    [(1, {}), (2, {"ema": 0.5}), (2, {"rule": "EASGD"}), (1, {"workers_simulated": 2, "ema": 0.5})],
     ids=str,
 )
 def test_figures_are_those_of_the_log_to_the_last_digit(
@@ -116,6 +116,7 @@ def test_figures_are_those_of_the_log_to_the_last_digit(
     for ranks in (1, 2):
         words, record = evaluated(ranks, tmp_path / "run")
         assert record == {name: logged[name] for name in record}
+        assert record.get("weights") == ("ema" if "ema" in settings else None)
         assert words.endswith(", as log.jsonl has them")
     assert contents(tmp_path / "run") == before
 

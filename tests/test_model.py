@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import small_models
 from mpi4py import MPI
-from small_models import Plain
+from small_models import Normalised, Plain
 
 from theanompi import device
 from theanompi.config import ConfigError, RunConfig, resolve, setting
@@ -136,6 +137,26 @@ def test_a_class_has_settings_of_its_own() -> None:
             model({"settings": settings, "verbose": False})
     with pytest.raises(ConfigError, match="^model: unknown setting 'width'; it has none$"):
         Plain({"settings": {"model.width": 3}, "verbose": False})
+
+
+def test_the_average_is_of_weights_and_statistics_as_a_loop_has_it() -> None:
+    model = Normalised({"batch_size": 4, "ema": 0.3, "verbose": False})
+    with pytest.raises(
+        ConfigError, match="^ema: expected 0, as with rule BSP each worker has weights of its own, got 0.3$"
+    ):
+        model.compile_iter_fns("avg")
+    model.compile_iter_fns()
+    assert model.state.average is not None and model.state.statistics
+    weights, average = model.state.weights.flat, model.state.average.flat
+    expected = weights.double()
+    for t in range(6):
+        model.train_iter(t, mock.Mock())
+        model.update()
+        d = min(0.3, (1 + t) / (10 + t))
+        expected = d * expected + (1 - d) * weights
+    model.cleanup()
+    np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
+    assert (average - weights).abs().max() > 1e-2
 
 
 def test_everything_else_is_the_users_own() -> None:

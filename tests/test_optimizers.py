@@ -489,12 +489,14 @@ def test_an_update_at_every_third_iteration_has_that_iterations_rate() -> None:
 def test_arrays_are_passed_over_once(name: str) -> None:
     """Nothing of double precision meets the arrays, and all that is by element is one expression."""
     optimizer = get_optimizer(name)(config())
-    w, g = (device.shared(np.ones(70_000, "float32")) for _ in range(2))
+    w, g, average = (device.shared(np.ones(70_000, "float32")) for _ in range(3))
     slots = {slot: device.shared(np.ones(70_000, "float32")) for slot in optimizer.slots}
     t, last_eta = device.shared(np.int64(3)), device.shared(np.float64(0.1))
     scalars = {scalar: device.shared(np.float64(3)) for scalar in optimizer.scalars}
     _, updates = update_graph(
-        [Group(w, g, slots, True)], optimizer, SCHEDULE, t=t, last_eta=last_eta, scalars=scalars
+        [Group(w, g, slots, True, average=average)],
+        *(optimizer, SCHEDULE),
+        **{"t": t, "last_eta": last_eta, "scalars": scalars, "decay": 0.9},
     )
     function = pytensor.function([], [], updates=updates, mode=device.mode())
     nodes = [node for node in function.maker.fgraph.toposort() if isinstance(node.op, Elemwise)]

@@ -72,19 +72,21 @@ def ours(
     gradient: Gradient = cross_entropy_gradient,
     schedule: Schedule = SCHEDULE,
     rates: list[float] = RATES,
+    ema: float = 0.0,
 ) -> np.ndarray:
-    """The weights after each iteration (STEPS, P), from the graph compiled in `mode`."""
+    """The weights after each iteration (STEPS, P), or their average, from the graph compiled in `mode`."""
     shared = pytensor.shared if mode == "FAST_COMPILE" else device.shared
     w, v, g = (shared(x.astype("float32")) for x in (start(), np.zeros_like(start()), np.zeros_like(start())))
     t, last_eta = shared(np.int64(0)), shared(np.float64(0))
-    groups = [Group(w, g, {"velocity": v}, decayed)]
-    eta, updates = update_graph(groups, momentum(form, nesterov), schedule, t=t, last_eta=last_eta)
+    average = shared(start().astype("float32")) if ema else None
+    groups = [Group(w, g, {"velocity": v}, decayed, average=average)]
+    eta, updates = update_graph(groups, momentum(form, nesterov), schedule, t=t, last_eta=last_eta, decay=ema)
     step = pytensor.function([], eta, updates=updates, mode=mode)
     history = []
     for i in range(STEPS):
         g.set_value(gradient(w.get_value().astype(float), i).astype("float32"))
         assert float(step()) == pytest.approx(rates[i], rel=1e-12)
-        history.append(w.get_value())
+        history.append((w if average is None else average).get_value())
     assert int(t.get_value()) == STEPS
     return np.array(history)
 
@@ -139,6 +141,20 @@ def test_fixed_rate_against_torch(form: str, nesterov: bool) -> None:
     rates = [0.1] * STEPS
     got = ours(form, nesterov, schedule=fixed, rates=rates)
     np.testing.assert_allclose(got, torch_sgd(nesterov, rates=rates), rtol=1e-5, atol=1e-6)
+
+
+@FORMS
+@pytest.mark.parametrize("mode", ["FAST_COMPILE", "device"])
+def test_the_average_of_the_weights_is_over_updates_whatever_their_rate(form: str, mode: str) -> None:
+    """Its decay grows for eight updates and then is the one that was given."""
+    got = ours(form, True, device.mode("cpu") if mode == "device" else mode, ema=0.5)
+    average, expected = start(), []
+    for t, w in enumerate(torch_sgd(True)):
+        d = min(0.5, (1 + t) / (10 + t))
+        average = d * average + (1 - d) * w
+        expected.append(average)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert far(got, torch_sgd(True))
 
 
 @MOMENTA

@@ -350,6 +350,15 @@ class RunConfig:
         "share of each label that is spread over all classes, in the training loss of a classifier; 0: none",
         later=True,
     )
+    ema: float = _model_option(
+        "run",
+        0.0,
+        SHARE,
+        "recipe",
+        "d of an exponential moving average of the weights, such as 0.9999, which is then what is validated and used; "
+        "0: none",
+        later=True,
+    )
     zero_gamma: bool = _option(
         "ends",
         True,
@@ -433,11 +442,16 @@ class RunConfig:
                 object.__setattr__(self, item.name, read_field(item.name, value))
         if self.resume and self.overwrite:
             raise ConfigError("resume, overwrite: expected at most one of them, got both")
-        if self.normalization == "worker" and (self.sync_type != "cdd" or self.rule in ASYNCHRONOUS):
+        if self.sync_type != "cdd" or self.rule in ASYNCHRONOUS:
             how = f"rule {self.rule}" if self.rule in ASYNCHRONOUS else f"sync_type {self.sync_type}"
-            raise ConfigError(
-                f"normalization: expected minibatch, as with {how} no gradients are summed, got worker"
-            )
+            if self.normalization == "worker":
+                raise ConfigError(
+                    f"normalization: expected minibatch, as with {how} no gradients are summed, got worker"
+                )
+            if self.ema:
+                raise ConfigError(
+                    f"ema: expected 0, as with {how} each worker has weights of its own, got {self.ema:g}"
+                )
         if self.scaled == "loss" and (self.scaling or default_scaling(self.sync_type, self.rule)) == "none":
             raise ConfigError(
                 "scaled: expected rate, as with scaling none there is nothing to scale, got loss"

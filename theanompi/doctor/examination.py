@@ -366,9 +366,9 @@ class Doctor:
             parameters = self.facts["model"].get("parameters")
             if self.building:
                 yield self._no_model("building", self.building)
-        # Weights and velocity, which each rank has of its own under avg; the old file goes when the new one is whole,
-        # and the best one is kept.
-        copies = 2 if config.sync_type == "cdd" else 1 + len(config.devices)
+        # Weights and velocity, which each rank has of its own under avg, and an average; the old file goes when the new
+        # one is whole, and the best one is kept.
+        copies = (2 if config.sync_type == "cdd" else 1 + len(config.devices)) + bool(config.ema)
         needed = (config.keep + 2) * 4 * copies * (parameters or 0)
         question = {"out": config.out, "bytes": needed, "files": RUN_FILES}
         facts, failure = self._ask("folder", question)

@@ -122,7 +122,7 @@ _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("epoch", "iteration", "items"), _WHOLE),
     **dict.fromkeys(("wall_s", "virtual_s", *(f"{kind}_s" for kind in KINDS)), _SECONDS),
     **dict.fromkeys(("lr", "items_per_s"), _NUMBER),
-    **dict.fromkeys(("kind", "reason"), ("a text", is_text)),
+    **dict.fromkeys(("kind", "reason", "weights"), ("a text", is_text)),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
     **dict.fromkeys(
         ("ranks", "waited_s", "staleness", "order", "letters", "pace", "done"),
@@ -199,7 +199,13 @@ def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
 
 
 def validation_record(
-    metrics: Sequence[str], epoch: int, iteration: int, items: int, sums: Mapping[str, tuple[float, float]]
+    metrics: Sequence[str],
+    epoch: int,
+    iteration: int,
+    items: int,
+    sums: Mapping[str, tuple[float, float]],
+    *,
+    averaged: bool = False,
 ) -> dict[str, Any]:
     """Make the record of a validation.
 
@@ -212,6 +218,8 @@ def validation_record(
     items : int
     sums : mapping of str to (float, float)
         Of each metric the weighted sum and the sum of the weights.
+    averaged : bool
+        Whether it was of the weights' exponential moving average.
 
     Examples
     --------
@@ -219,7 +227,8 @@ def validation_record(
     {'kind': 'val', 'epoch': 0, 'iteration': 45, 'mae': 1.5, 'items': 4}
     """
     means = {name: mean_of(name, *sums.get(name, (0.0, 0.0))) for name in metrics}
-    return {"kind": "val", "epoch": epoch, "iteration": iteration, **means, "items": items}
+    record = {"kind": "val", "epoch": epoch, "iteration": iteration, **means, "items": items}
+    return record | ({"weights": "ema"} if averaged else {})
 
 
 def json_line(record: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@
     (over all ranks) of the interval, ``wall_s``, ``items_per_s`` (``items`` ÷ ``wall_s``), and how rank 0 spent
     the interval, in seconds summed over it (below). Validation and checkpoints are in none of the times.
 ``val``
-    One validation: ``epoch``, ``iteration``, ``items``, and each loss and metric.
+    One validation: ``epoch``, ``iteration``, ``items``, and each loss and metric; ``weights`` is "ema" if it was of
+    their exponential moving average.
 ``summary``
     The whole run, when it ended in good order: sums and means of the above, and of the headline metric in the
     validations, ``error`` say, ``best_error`` and ``median_error`` (of the last five). ``ranks`` has for each of
@@ -165,6 +166,8 @@ class Recorder:
     clock : callable, optional
         Gives the virtual time of simulated workers, in seconds. All times are then of that clock, and each line of the
         log has it as ``virtual_s``.
+    averaged : bool
+        Whether validations are of the weights' moving average.
 
     Attributes
     ----------
@@ -217,6 +220,7 @@ class Recorder:
         noun: str = CLASSIFIER.noun,
         lockstep: bool = True,
         clock: Callable[[], float] | None = None,
+        averaged: bool = False,
     ) -> None:
         check_metrics(metrics, headline)
         self._virtual, self._now = clock is not None, monotonic if clock is None else clock
@@ -240,7 +244,7 @@ class Recorder:
         # The other ranks do the same sums, and nothing comes of them.
         self._out = out if rank == 0 else None
         self._verbose = verbose and rank == 0
-        self._size, self._iterations = size, iterations
+        self._size, self._iterations, self._averaged = size, iterations, averaged
         self._log_interval, self._draw = log_interval, draw
         # Sums and no lists: a run may have millions of intervals.
         self._all, self._own = Totals(metrics), Totals(())
@@ -468,13 +472,16 @@ class Recorder:
             As for `train`.
         """
         self.flush()
-        record = validation_record(self._reported.metrics, int(epoch), int(iteration), int(items), sums)
+        record = validation_record(
+            *(self._reported.metrics, int(epoch), int(iteration), int(items), sums), averaged=self._averaged
+        )
         self._write(record)
         about, trained = self._reported, self._epochs.pop(epoch, Totals(self._reported.metrics)).means()
         self._say(
             f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: "
             f"{as_number(trained['items_per_s'])} {about.noun}/s; "
-            f"training {values_of(trained, about.main)}; validation {values_of(record, about.metrics)}"
+            f"training {values_of(trained, about.main)}; "
+            f"validation {'of the EMA: ' * self._averaged}{values_of(record, about.metrics)}"
         )
 
     def meeting(

@@ -23,7 +23,7 @@ from theanompi.training.stop import StopSignals
 
 
 def trained(path: Path, config: RunConfig, comm: MPI.Intracomm) -> tuple[Model, dict[str, checkpoint.Scalar]]:
-    """Build the model of a run with the weights and running statistics of its checkpoint.
+    """Build the model of a run with the weights and running statistics of its checkpoint: the average, if it has one.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def trained(path: Path, config: RunConfig, comm: MPI.Intracomm) -> tuple[Model, 
         If the class builds another network by now, or is none of `theanompi.Model`, or the checkpoint is damaged.
     """
     arrays, attributes = checkpoint.load(path)
-    model = make_model(resolve_by_class(replace(config, init=None)), comm)
+    model = make_model(resolve_by_class(replace(config, init=None, ema=0.0)), comm)
     if not isinstance(model, Model):
         model.cleanup()
         raise ConfigError(
@@ -110,7 +110,9 @@ def evaluate(
     iteration, epoch = int(attributes["iteration"]), int(attributes["epoch"])
     # Counted from 0, of the last iteration.
     epoch -= attributes["position"] == 0
-    record = validation_record(model.reported.metrics, epoch, iteration, items, sums)
+    record = validation_record(
+        model.reported.metrics, epoch, iteration, items, sums, averaged=bool(attributes.get("ema"))
+    )
     there = (
         _compared(path.parent / LOG_FILE, record)
         if model.dataset.sha256 == attributes.get("data_sha256")

@@ -20,7 +20,7 @@ from theanompi.training.objective import Objective
 from theanompi.training.optimizers import Optimizer
 from theanompi.training.schedules import Schedule
 from theanompi.training.state import METRICS, State
-from theanompi.training.update import Group, update_graph
+from theanompi.training.update import Group, ema, update_graph
 
 
 def gradient_function(
@@ -113,6 +113,7 @@ def update_function(
     normalization: str,
     clip_norm: float | None,
     bias_rate: float = 1.0,
+    decay: float = 0.0,
     mode: Any,
 ) -> Callable[[], Any]:
     """Compile the whole update: it reads ``state.gradients`` and gives η (Goyal et al. 2017, equations 9 and 10).
@@ -133,6 +134,8 @@ def update_function(
         The largest global norm of the gradient.
     bias_rate : float
         What the rate is multiplied by for parameters that do not decay.
+    decay : float
+        d of the state's `average`, if it has one: see `theanompi.training.update.ema`.
     mode : pytensor mode
     """
     metrics = device.shared(state.gradients.views[METRICS], METRICS)
@@ -153,6 +156,7 @@ def update_function(
             slots={name: state.slice(buffer, variables, name) for name, buffer in state.slots.items()},
             decayed=decayed,
             rate=1.0 if decayed else bias_rate,
+            average=None if state.average is None else state.slice(state.average, variables, "average"),
         )
         for variables, decayed in together(state, by_tensor=optimizer.by_tensor)
     ]
@@ -168,6 +172,7 @@ def update_function(
         scalars=state.scalars,
         factor=factor,
         clip_norm=clip_norm,
+        decay=decay,
     )
     if state.statistics:
         alpha = np.concatenate(
@@ -180,7 +185,11 @@ def update_function(
         else:
             idle = np.float32(1) - batches * np.float32(1 / shards)
             towards = batch + idle * running - running
-        updates.append((running, running + alpha * towards))
+        moved = running + alpha * towards
+        updates.append((running, moved))
+        if state.average is not None:
+            average = state.slice(state.average, state.statistics, "average statistics")
+            updates.append((average, ema(average, moved, state.made, decay)))
     function = pytensor.function([], eta, updates=updates, mode=mode)
     function.trust_input = True
     return function
@@ -193,7 +202,12 @@ def together(state: State, *, by_tensor: bool) -> list[tuple[list[DeviceSharedVa
 
 
 def validation_function(
-    objectives: Sequence[Objective], weights: Variable, sums: DeviceSharedVariable, mode: Any
+    objectives: Sequence[Objective],
+    weights: Variable,
+    sums: DeviceSharedVariable,
+    mode: Any,
+    *,
+    instead: Mapping[DeviceSharedVariable, DeviceSharedVariable],
 ) -> Callable[[], None]:
     """Compile the validation of one batch.
 
@@ -207,6 +221,8 @@ def validation_function(
         The function puts the batch's items there, and for each loss, then for each metric, its weighted sum and the sum
         of the weights.
     mode : pytensor mode
+    instead : mapping of DeviceSharedVariable to DeviceSharedVariable
+        What is read in the place of parameters and running statistics.
     """
     n = weights.type.shape[0]
     items = pt.sum(pt.cast(weights, "float64"))
@@ -221,6 +237,6 @@ def validation_function(
         for values in objective.metrics.values():
             metrics += [pt.sum(pt.cast(weight * values, "float64")), counted]
     new = [items, *losses, *metrics]
-    function = pytensor.function([], [], updates=[(sums, pt.stack(new))], mode=mode)
+    function = pytensor.function([], [], updates=[(sums, pt.stack(new))], givens=instead, mode=mode)
     function.trust_input = True
     return function

@@ -168,7 +168,9 @@ class Model:
             )
         self.reported = Reported(names, headline, self.data.modality.noun)
         self.optimizers = [self.optimizer(objective) for objective in objectives]
-        self.states = make_states(self.traced, layers, self.optimizers, self.size, type(self).__name__)
+        self.states = make_states(
+            self.traced, layers, self.optimizers, self.size, type(self).__name__, averaged=run.ema > 0
+        )
         self.state = self.states[0]
         self._bits = FlatBuffer({"bits": (2 * len(self._numbers()),)})
         self.params = [p for state in self.states for p in state.parameters]
@@ -319,6 +321,10 @@ class Model:
         run = self.config
         # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
         self._sums_gradients = sync_type == "cdd"
+        if run.ema and not self._sums_gradients:
+            raise ConfigError(
+                f"ema: expected 0, as with rule {run.rule} each worker has weights of its own, got {run.ema:g}"
+            )
         self._exchangers = exchangers
         mode = partial(
             device.mode, precision=run.precision, return_internal_type=True, capture=run.cuda_graph
@@ -353,18 +359,26 @@ class Model:
                     normalization=run.normalization,
                     clip_norm=run.clip_norm or None,
                     bias_rate=self.bias_rate,
+                    decay=run.ema,
                     mode=mode(),
                 )
             )
 
     def compile_validation(self) -> None:
-        """Compile the validation function, which else is done when it is first needed."""
-        run = self.config
+        """Compile the validation function, which else is done when it is first needed.
+
+        It is of the weights' moving average, if the run has one.
+        """
+        run, average = self.config, self.state.average
+        held = [p for state in self.states for p in (*state.parameters, *state.statistics)]
         self._validate = validation_function(
             self._validated.objectives,
             self._batches[False]["weights"],
             self._validation_sums,
             device.mode(precision=run.precision, return_internal_type=True, capture=run.cuda_graph),
+            instead={}
+            if average is None
+            else {p: device.shared(average.views[p.name], p.name) for p in held},
         )
 
     def validate_on(self, data: str) -> None:
@@ -568,23 +582,30 @@ class Model:
             bias_rate=self.bias_rate,
             noun=self.data.modality.noun,
             label_smoothing=run.label_smoothing,
+            ema=run.ema,
         )
 
     def finite(self) -> bool:
         """Whether all that a checkpoint holds is finite numbers; waits for the device."""
-        buffers = [self.state.weights, *(b for state in self.states for b in state.slots.values())]
-        return all(bool(buffer.flat.isfinite().all()) for buffer in buffers)
+        return all(bool(b.flat.isfinite().all()) for buffers in self._groups().values() for b in buffers)
 
     def _groups(self) -> dict[str, list[FlatBuffer]]:
-        """The buffers that a checkpoint holds, by the first part of the names in it."""
-        groups = {"weights": [self.state.weights]}
+        """The buffers that a checkpoint holds, by the first part of the names in it.
+
+        The ``weights`` are those that count: the average, if there is one, and then updates go on with ``raw``.
+        """
+        weights, average = self.state.weights, self.state.average
+        groups = {"weights": [weights]} if average is None else {"weights": [average], "raw": [weights]}
         for state in self.states:
             for slot, buffer in state.slots.items():
                 groups.setdefault(slot, []).append(buffer)
         return groups
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Weights and running statistics as ``weights/NAME``, what optimizers keep of each as ``SLOT/NAME``."""
+        """Weights and running statistics as ``weights/NAME``, what optimizers keep of each as ``SLOT/NAME``.
+
+        Of a run with a moving average that is ``weights/NAME``, and what updates go on with ``raw/NAME``.
+        """
         arrays = {
             f"{group}/{name}": view.cpu().numpy().copy(order="C")
             for group, buffers in self._groups().items()

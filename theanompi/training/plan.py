@@ -8,6 +8,8 @@ from itertools import pairwise
 from theanompi.training.optimizers import Optimizer
 from theanompi.training.schedules import Schedule
 
+_EMA = "e becomes d·e + (1 - d)·w in each update, with (1 + t)/(10 + t) for d while that is less"
+
 
 def plan(
     schedule: Schedule,
@@ -23,6 +25,7 @@ def plan(
     bias_rate: float = 1.0,
     noun: str = "images",
     label_smoothing: float = 0.0,
+    ema: float = 0.0,
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
 
@@ -47,6 +50,8 @@ def plan(
         What several items are called.
     label_smoothing : float
         What share of each label is spread over all classes.
+    ema : float
+        d of the moving average of the weights.
 
     Returns
     -------
@@ -102,6 +107,7 @@ def plan(
         ("weight decay", ", ".join(f"{value:g}" for value in weight_decays)),
         *(("", line) for line in _decay(parameters, max(weight_decays))),
         *([("labels", f"smoothed by {label_smoothing:g}, in training only")] * (label_smoothing > 0)),
+        *([("average", f"of the weights, d = {ema:g}, which counts: {_EMA}")] * (ema > 0)),
     ]
     # Several objectives may be updated at rates and in iterations of their own, which the phases do not show.
     correction = next(iter(optimizers.values())).correction if len(optimizers) == 1 else None

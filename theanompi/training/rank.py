@@ -326,6 +326,7 @@ def train(
             noun=model.reported.noun,
             lockstep=rule.lockstep,
             clock=means.clock,
+            averaged=bool(config.ema),
         ),
     )
 

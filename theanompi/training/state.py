@@ -34,6 +34,8 @@ class State:
         The running averages that its updates move.
     weights : FlatBuffer
         All parameters and statistics of the model.
+    average : FlatBuffer or None
+        Their exponential moving average, if the run has one, laid out in the same way.
     gradients : FlatBuffer
         Of its parameters, its batch statistics and the `METRICS`.
     slots : dict of str to FlatBuffer
@@ -55,13 +57,14 @@ class State:
         decays: set[DeviceSharedVariable],
         statistics: Sequence[DeviceSharedVariable],
         weights: FlatBuffer,
+        average: FlatBuffer | None,
         optimizer: Optimizer,
         size: int,
     ) -> None:
         self.name, self.names = objective.name, objective.names
         self.decayed = [p for p in params if p in decays]
         self.undecayed = [p for p in params if p not in decays]
-        self.statistics, self.weights = list(statistics), weights
+        self.statistics, self.weights, self.average = list(statistics), weights, average
         shapes = {str(p.name): p.type.shape for p in self.parameters}
         kept = {str(s.name): s.type.shape for s in self.statistics}
         self.n_sums = 1 + len(self.names)
@@ -91,7 +94,7 @@ class State:
 
 
 def make_states(
-    traced: Traced, layers: Any, optimizers: Sequence[Optimizer], size: int, where: str
+    traced: Traced, layers: Any, optimizers: Sequence[Optimizer], size: int, where: str, *, averaged: bool
 ) -> list[State]:
     """Lay out what the objectives of a model update, in flat buffers; the parameters become views of them.
 
@@ -111,6 +114,8 @@ def make_states(
         Number of ranks.
     where : str
         The model's name, for messages.
+    averaged : bool
+        Whether there is a moving average of the weights, which begins at what they are.
 
     Raises
     ------
@@ -131,11 +136,17 @@ def make_states(
     own = _divide(traced.objectives, trainable, where)
     moved = _owners(traced, layers, own)
     order = [[*(p for p in ps if p in decays), *(p for p in ps if p not in decays)] for ps in own]
-    weights = FlatBuffer({str(p.name): p.type.shape for p in [*(p for ps in order for p in ps), *statistics]})
+    shapes = {str(p.name): p.type.shape for p in [*(p for ps in order for p in ps), *statistics]}
+    weights, average = FlatBuffer(shapes), FlatBuffer(shapes) if averaged else None
     for p in [*(p for ps in order for p in ps), *statistics]:
         p.rebind(weights.views[p.name])
+    if average is not None:
+        average.flat.copy_(weights.flat)
     return [
-        State(objective, ps, decays, [s for s in statistics if moved.get(s) == i], weights, optimizer, size)
+        State(
+            *(objective, ps, decays, [s for s in statistics if moved.get(s) == i]),
+            *(weights, average, optimizer, size),
+        )
         for i, (objective, ps, optimizer) in enumerate(zip(traced.objectives, order, optimizers, strict=True))
     ]
 

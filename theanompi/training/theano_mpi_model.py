@@ -138,11 +138,12 @@ class TheanoMPIModel:
             raise ConfigError(
                 f"model class {name}: expected no init, as only a theanompi.Model has names for its weights"
             )
-        if config.label_smoothing:
-            raise ConfigError(
-                f"model class {name}: expected label_smoothing 0, as only a theanompi.Model gives its loss, got "
-                f"{config.label_smoothing:g}"
-            )
+        for setting in ("label_smoothing", "ema"):
+            if value := getattr(config, setting):
+                raise ConfigError(
+                    f"model class {name}: expected {setting} 0, as only a theanompi.Model leaves loss and update to "
+                    f"the trainer, got {value:g}"
+                )
         self.model, self.data, self.n_epochs = model, _Batches(model), int(model.n_epochs)
         self.reported = _reported(model)
         self._rank, self._size, self._comm = rank, size, comm if lockstep else None

@@ -29,6 +29,8 @@ class Group(NamedTuple):
         Whether λ applies.
     rate : float
         What the rate is multiplied by for them.
+    average : TensorSharedVariable, optional
+        Their exponential moving average, of the same shape.
     """
 
     w: TensorSharedVariable
@@ -36,6 +38,35 @@ class Group(NamedTuple):
     slots: Mapping[str, TensorSharedVariable]
     decayed: bool
     rate: float = 1.0
+    average: TensorSharedVariable | None = None
+
+
+def ema(
+    average: TensorVariable, new: TensorVariable, updates: TensorVariable, decay: float
+) -> TensorVariable:
+    """Move an exponential moving average towards new values: e ← e + (1 − d)·(w − e).
+
+    d is `decay`, or (1 + t)/(10 + t) after t updates while that is less, so that a short run's average is not one of
+    its initial weights: that of TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
+
+    Parameters
+    ----------
+    average, new : TensorVariable
+        e and w, of one shape.
+    updates : int64 scalar
+        t.
+    decay : float
+
+    Examples
+    --------
+    >>> e, w, t = pt.fvector(), pt.fvector(), pt.lscalar()
+    >>> step = pytensor.function([e, w, t], ema(e, w, t, 0.75), mode="FAST_COMPILE")
+    >>> [float(step([0.0], [8.0], t)[0]) for t in (0, 8, 10**6)]
+    [7.2, 4.0, 2.0]
+    """
+    t = double(updates)
+    share = 1 - pt.minimum(double(decay), (1 + t) / (10 + t))
+    return average + scalar(share, average) * (new - average)
 
 
 def update_graph(
@@ -51,6 +82,7 @@ def update_graph(
     rate: float = 1.0,
     factor: TensorVariable | None = None,
     clip_norm: float | None = None,
+    decay: float = 0.0,
 ) -> tuple[TensorVariable, list[tuple[TensorSharedVariable, TensorVariable]]]:
     """Make the whole weight update one graph: nothing on the host sets a learning rate.
 
@@ -84,13 +116,15 @@ def update_graph(
         What the summed gradients are multiplied by first; by default nothing.
     clip_norm : float, optional
         The largest norm of the gradient over all groups, its weight decay left out; a longer one is shortened to it.
+    decay : float
+        d of the groups' averages: see `ema`.
 
     Returns
     -------
     eta : TensorVariable
         η of this update, a float64 scalar, to be an output of the compiled function.
     updates : list of (TensorSharedVariable, TensorVariable)
-        t ← t + 1, η, and new weights, slots and scalars.
+        t ← t + 1, η, and new weights, slots, averages and scalars.
 
     Examples
     --------
@@ -124,7 +158,7 @@ def update_graph(
         factors.append(double(clip_norm) / pt.maximum(norm, double(clip_norm)))
     kept = dict(scalars or {})
     updates = [(t, t + 1), (last_eta, eta), *([] if made is None else [(made, made + 1)])]
-    for w, g, slots, decayed, own_rate in groups:
+    for w, g, slots, decayed, own_rate, average in groups:
         own = rates
         if own_rate != 1:
             own = rates._replace(eta=double(own_rate) * rates.eta, eta_prev=double(own_rate) * rates.eta_prev)
@@ -140,5 +174,7 @@ def update_graph(
                     'a rate is float64, and meets arrays as pt.cast(rates.eta, "float32")'
                 )
         updates += [(w, new_w), *((slots[name], new_slots[name]) for name in slots)]
+        if average is not None:
+            updates.append((average, ema(average, new_w, before, decay)))
     # What all parameters share is the same after each of the steps.
     return eta, updates + [(variable, new_slots[name]) for name, variable in kept.items()]

@@ -93,6 +93,8 @@ def start_from(model: Model, config: RunConfig, comm: MPI.Comm) -> tuple[str, di
         value = found[1].values[name] if found else np.empty(parameters[name].type.shape, np.float32)
         comm.Bcast(value)
         parameters[name].set_value(value)
+    if model.state.average is not None:
+        model.state.average.flat.copy_(model.state.weights.flat)
     if not found:
         return "", {}
     weights, fitted = found

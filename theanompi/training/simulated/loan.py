@@ -60,6 +60,8 @@ class Loan:
         assert model is not None
         buffers = [model.state.weights, model._bits, *model.gradient_buffers()]
         buffers += [buffer for state in model.states for buffer in state.slots.values()]
+        if model.state.average is not None:
+            buffers.append(model.state.average)
         variables = [model._stop]
         for state in model.states:
             variables += [state.iteration, state.made, state.last_eta, *state.scalars.values()]
