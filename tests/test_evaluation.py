@@ -105,7 +105,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("n", "settings"),
-    [(1, {}), (2, {"ema": 0.5}), (2, {"rule": "EASGD"}), (1, {"workers_simulated": 2, "ema": 0.5})],
+    [(1, {}), (2, {"ema": 0.5}), (2, {"rule": "EASGD"}), (1, {"workers_simulated": 2})],
     ids=str,
 )
 def test_figures_are_those_of_the_log_to_the_last_digit(

@@ -277,8 +277,8 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 def test_summed_gradients_give_the_bits_of_accumulation(tmp_path: Path) -> None:
-    simulated_ones = one_process(tmp_path / "clock", 8)
-    assert same(simulated_ones, trained(1, tmp_path / "accumulated", accumulation=8))
+    simulated_ones = one_process(tmp_path / "clock", 8, ema=0.9)
+    assert same(simulated_ones, trained(1, tmp_path / "accumulated", accumulation=8, ema=0.9))
 
 
 WARMUP = {"scaling": "linear", "base_batch": 2, "base_lr": 0.005, "warmup_epochs": 0.06}
