@@ -435,14 +435,16 @@ def test_the_role_decides_whether_a_comparison_takes_a_run_for_another(name: str
 
 
 def test_the_role_decides_what_a_report_shows(tmp_path: Path) -> None:
-    own = {name: another(name) for name in FIELDS if name not in ("resume", "overwrite", "normalization")}
+    # Summed gradients alone have these; an average that no arm has is left out, as it came later.
+    summed = {"normalization", "ema"}
+    own = {name: another(name) for name in FIELDS if name not in {"resume", "overwrite", *summed}}
     write_experiment(tmp_path, {("a", 4): [Trial([0.1])], ("b", 4): [Trial([0.1])]}, settings={"b": own})
     report(tmp_path)
     (_, arm) = json.loads((tmp_path / "report.json").read_text("utf-8"))["arms"]
-    assert set(arm["settings"]) == set(FIELDS) - set(fields_of("aside")) - {"settings"} | {"model.x"}
+    assert set(arm["settings"]) == set(FIELDS) - set(fields_of("aside")) - {"settings", "ema"} | {"model.x"}
     head = next(line for line in (tmp_path / "report.md").read_text("utf-8").splitlines() if "| rule" in line)
     columns = set(head.strip("| ").split(" | "))
-    hidden = {*fields_of("aside"), "seed", "accumulation", "devices", "settings", "normalization"}
+    hidden = {*fields_of("aside"), "seed", "accumulation", "devices", "settings", *summed}
     assert columns == set(FIELDS) - hidden | {"model.x"}
 
 
