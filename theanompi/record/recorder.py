@@ -85,6 +85,7 @@ from theanompi.record.log import (
     BEST,
     HIDDEN,
     KINDS,
+    LOGGED,
     MEDIAN,
     PHASES,
     WAITS,
@@ -93,6 +94,7 @@ from theanompi.record.log import (
     records_until,
     validation_record,
 )
+from theanompi.record.loggers.base import Logger
 from theanompi.record.meetings import Meetings, Told, meeting_record
 from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
 from theanompi.record.progress import Progress
@@ -165,11 +167,16 @@ class Recorder:
     clock : callable, optional
         Gives the virtual time of simulated workers, in seconds. All times are then of that clock, and each line of the
         log has it as ``virtual_s``.
+    loggers : sequence of callable, optional
+        Each called on rank 0, with the records that a resumed log keeps; gives a `theanompi.record.loggers.Logger`,
+        which is told each line of kind ``train``, ``val`` and ``summary``.
 
     Attributes
     ----------
     seconds : dict
         Those of the interval, by the names in the log without ``_s``.
+    last : dict
+        The last line of kind ``train``, ``val`` or ``summary``, on each rank with its own times.
 
     Raises
     ------
@@ -217,6 +224,7 @@ class Recorder:
         noun: str = CLASSIFIER.noun,
         lockstep: bool = True,
         clock: Callable[[], float] | None = None,
+        loggers: Sequence[Callable[[Sequence[dict[str, Any]]], Logger]] = (),
     ) -> None:
         check_metrics(metrics, headline)
         self._virtual, self._now = clock is not None, monotonic if clock is None else clock
@@ -247,8 +255,10 @@ class Recorder:
         self._epochs: dict[int, Totals] = {}
         self._validations: list[dict[str, Any]] = []
         self._meetings = Meetings()
+        self.last: dict[str, Any] = {}
         self._last, self._reached = 0, resume_from or 0
         self._log: Path | None = None
+        records: list[dict[str, Any]] = []
         if self._out is not None:
             self._log = self._out / LOG_FILE
             if resume_from is None:
@@ -260,6 +270,7 @@ class Recorder:
                 for record in records:
                     self._count(record)
                     self._earlier = record.get("virtual_s", 0.0)
+        self._loggers = [make(records) for make in loggers] if self._out is not None else []
         self._bar: Any = None
         self._columns = 0
         columns = terminal_columns() if self._verbose else None
@@ -515,11 +526,13 @@ class Recorder:
         self.flush()
         self._write({"kind": "diverged", "epoch": int(epoch), "iteration": int(iteration), "reason": reason})
         self._close_bar()
+        self._close_loggers()
 
     def stopped(self) -> None:
         """End a run in good order before its end: a resumed one goes on with its log."""
         self.flush()
         self._close_bar()
+        self._close_loggers()
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -527,6 +540,11 @@ class Recorder:
         headline = self._reported.headline
         known = [record for record in self._validations if record.get(headline) is not None]
         return min(known, key=lambda record: record[headline], default=None)
+
+    def _close_loggers(self) -> None:
+        for logger in self._loggers:
+            logger.close()
+        self._loggers = []
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -555,6 +573,7 @@ class Recorder:
             | self._meetings.totals()
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
+        self._close_loggers()
         if self._out is not None and self._draw is not None and iteration:
             with writing(self._out / CURVES_FILE):
                 self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
@@ -661,10 +680,15 @@ class Recorder:
         if self._log is not None:
             with writing(self._log), open(self._log, "a", encoding="utf-8") as log:
                 log.write(json_line(record))
+        if record["kind"] in LOGGED:
+            for logger in self._loggers:
+                logger.write(record)
 
     def _count(self, record: dict[str, Any]) -> None:
         """Keep of a record what the summary needs."""
         self._last = max(self._last, record["iteration"])
+        if record["kind"] in LOGGED:
+            self.last = record
         if record["kind"] == "train":
             self._all.add(record)
             self._epochs.setdefault(record["epoch"], Totals(self._reported.metrics)).add(record)
