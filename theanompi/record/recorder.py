@@ -103,6 +103,9 @@ from theanompi.record.terminal import SECONDS_BETWEEN_LINES, folded, terminal_co
 from theanompi.record.timeline import Span, Timeline
 from theanompi.record.trace import gather_trace
 
+# Of the time since curves were last drawn, at most this share is spent on drawing them again; and how long the first
+# drawing is expected to take, in seconds.
+DRAWING, FIRST_DRAWING = 0.05, 1.5
 # A timeline does not begin before so many iterations, in which memory is allocated and the loader gets ahead.
 WARM_UP = 2
 
@@ -145,7 +148,9 @@ class Recorder:
     resume_from : int or None
         Go on with the log in `out` after this iteration, dropping what it has beyond; None begins a new log.
     draw : callable, optional
-        Called by `close` with the paths of the log and of ``curves.png``: `theanompi.record.plots.plot_curves`.
+        Called with the paths of the log and of ``curves.png``, `theanompi.record.plots.plot_curves`: at every end that
+        the run comes to by itself or by a signal, and after a validation if drawing takes less than a twentieth of the
+        time since it was last done. It is in none of the times.
     timeline : int, optional
         How many iterations are to be in ``timeline.json``, from the third of this process on, or sooner where
         that leaves too few; fewer where there are no more.
@@ -244,7 +249,8 @@ class Recorder:
         self._comm, self._place = comm, place
         self._lockstep, self._traced = lockstep, False
         self._progress = Progress() if progress is None else progress
-        self._said = monotonic()
+        self._said = self._drawn = monotonic()
+        self._drawing, self._drawable = FIRST_DRAWING, False
         # The other ranks do the same sums, and nothing comes of them.
         self._out = out if rank == 0 else None
         self._verbose = verbose and rank == 0
@@ -487,6 +493,8 @@ class Recorder:
             f"{as_number(trained['items_per_s'])} {about.noun}/s; "
             f"training {values_of(trained, about.main)}; validation {values_of(record, about.metrics)}"
         )
+        if self._drawing < DRAWING * (monotonic() - self._drawn):
+            self._draw_curves()
 
     def meeting(
         self,
@@ -527,12 +535,14 @@ class Recorder:
         self._write({"kind": "diverged", "epoch": int(epoch), "iteration": int(iteration), "reason": reason})
         self._close_bar()
         self._close_loggers()
+        self._draw_curves()
 
     def stopped(self) -> None:
         """End a run in good order before its end: a resumed one goes on with its log."""
         self.flush()
         self._close_bar()
         self._close_loggers()
+        self._draw_curves()
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -540,6 +550,17 @@ class Recorder:
         headline = self._reported.headline
         known = [record for record in self._validations if record.get(headline) is not None]
         return min(known, key=lambda record: record[headline], default=None)
+
+    def _draw_curves(self) -> None:
+        """Draw them on rank 0, if there is anything to draw."""
+        if self._out is None or self._draw is None or not self._drawable:
+            return
+        self._progress.now("drawing the curves")
+        began = monotonic()
+        with writing(self._out / CURVES_FILE):
+            self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
+        self._drawn = monotonic()
+        self._drawing = self._drawn - began
 
     def _close_loggers(self) -> None:
         for logger in self._loggers:
@@ -574,9 +595,7 @@ class Recorder:
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
         self._close_loggers()
-        if self._out is not None and self._draw is not None and iteration:
-            with writing(self._out / CURVES_FILE):
-                self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
+        self._draw_curves()
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
             summary = "\n".join(self._summary(iteration, totals, ranks, best, last))
@@ -689,6 +708,7 @@ class Recorder:
         self._last = max(self._last, record["iteration"])
         if record["kind"] in LOGGED:
             self.last = record
+        self._drawable = self._drawable or record["kind"] in ("train", "val")
         if record["kind"] == "train":
             self._all.add(record)
             self._epochs.setdefault(record["epoch"], Totals(self._reported.metrics)).add(record)
