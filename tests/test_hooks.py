@@ -26,6 +26,7 @@ def test_hooks_and_loggers_are_told_what_the_log_says_also_when_a_run_is_stopped
     common = {
         "modelclass": "Watched",
         "batch_size": 100,
+        "base_batch": 256,
         "epochs": 2,
         "max_iterations": None,
         "log_interval": 1,

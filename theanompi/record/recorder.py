@@ -76,6 +76,7 @@ from theanompi.record.folder import (
     BEST_FILE,
     CHECKPOINT_FILE,
     CONFIG_FILE,
+    CSV_FILE,
     CURVES_FILE,
     LOG_FILE,
     TIMELINE_FILE,
@@ -637,7 +638,7 @@ class Recorder:
                 text += f", median of the last {len(last)} {as_text(name, statistics.median(last))}"
             lines.append(text)
         if self._out is not None:
-            names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE, BEST_FILE)
+            names = (LOG_FILE, CSV_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE, BEST_FILE)
             lines.append(
                 f"in {self._out}: " + ", ".join(name for name in names if os.path.exists(self._out / name))
             )
