@@ -70,7 +70,9 @@ setup(
         "impi": ["impi-rt<2021.19"],
         # For kernels on GPUs; torch's builds for CUDA bring it along. The tests run the kernels without a GPU.
         "triton": ["triton>=3.6"],
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "scikit-learn"],
+        # What --logger writes with, each by itself.
+        "loggers": ["tensorboard", "wandb", "mlflow"],
+        "test": ["pytest", "pytest-timeout", "pytest-xdist", "scikit-learn", "tensorboard"],
         "lint": ["ruff", "mypy"],
         "docs": ["sphinx", "numpydoc", "myst-parser", "furo"],
         # The other decoders of benchmarks/loader_throughput.py; PyTurboJPEG also needs libturbojpeg, below 3.

@@ -1,9 +1,11 @@
 """Small networks for the tests of training: the whole machine in a fraction of a second an iteration."""
 
+import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,6 +29,7 @@ from theanompi.lasagne.layers import (
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax, softplus
 from theanompi.models.resnet_cifar import basic_block
+from theanompi.record.loggers import Logger
 
 
 class Plain(Model):
@@ -232,6 +235,46 @@ class Mistaken(Plain):
     def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
         n, channels = input_shape  # type: ignore[misc]
         return super().build_model(input_shape, num_classes)
+
+
+class Watched(Plain):
+    """Whose hooks write down what they are told, in a file of each rank beside the run's folder."""
+
+    def note(self, hook: str, record: dict[str, Any]) -> None:
+        """Add a line to this rank's file."""
+        with open(f"{self.config.out}-{self.rank}.jsonl", "a") as file:
+            file.write(json.dumps([hook, record]) + "\n")
+
+    def on_iteration(self, record: dict[str, Any]) -> None:
+        self.note("on_iteration", record)
+
+    def on_validation(self, record: dict[str, Any]) -> None:
+        self.note("on_validation", record)
+
+    def on_end(self, record: dict[str, Any]) -> None:
+        self.note("on_end", record)
+
+
+class MistakenHook(Plain):
+    """Whose hook has a mistake, on one rank alone."""
+
+    def on_iteration(self, record: dict[str, Any]) -> None:
+        if self.rank and record["iteration"] == 2:
+            record["los"]
+
+
+class Noted(Logger):
+    """A logger of a user's own, which writes down what it is told, beside the run's folder."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        with open(f"{self.folder}-noted.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class Needy(Noted):
+    """That needs a package which nobody has."""
+
+    needs = "a_package_that_nobody_has"
 
 
 class Blocks(Plain):

@@ -109,12 +109,31 @@ def test_what_was_hidden_has_a_panel_of_its_own(tmp_path: Path, figures: list[Fi
     draw(tmp_path, lines(2))
     time, hidden = figures[0].axes[3], figures[0].axes[5]
     assert bands(hidden) == {"communication": (0, 30), "slower ranks": (30, 40), "loading": (40, 80)}
-    assert hidden.get_title() == "hidden meanwhile, in no time of its own"
+    assert hidden.get_title() == "meanwhile, hidden behind computing"
     assert all(band.get_hatch() and not band.get_facecolor().size for band in hidden.collections)
     assert not any(band.get_hatch() for band in time.collections)
     # Below the other one, against the same epochs.
     assert hidden.get_position().ymax < time.get_position().ymin
     assert hidden.get_xlim() == time.get_xlim()
+
+
+def test_panels_of_a_column_have_their_epochs_below_each_other(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, lines(2))
+    error, loss, rate, time, _, hidden = figures[0].axes
+    for column in ([error, rate], [loss, time, hidden]):
+        ends = {tuple(np.round(axes.get_position().intervalx, 6)) for axes in column}
+        assert len(ends) == 1, ends
+    for axes in (error, loss, rate, hidden):
+        assert axes.get_xlabel() == "epoch (of 6 iterations)"
+        assert any(label.get_visible() and label.get_text() for label in axes.get_xticklabels())
+
+
+def test_the_legend_names_no_validation_where_there_has_been_none(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    draw(tmp_path, lines(1)[:2])
+    for axes in figures[0].axes[:2]:
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training"]
 
 
 def test_a_log_of_an_older_version_is_drawn_as_it_was(tmp_path: Path, figures: list[Figure]) -> None:

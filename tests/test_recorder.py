@@ -521,7 +521,7 @@ def test_the_summary_is_of_the_whole_run(
         "items": 210, "items_per_s": 1.25, "loss": 2.0, "error": 0.5, "error_top5": 0.1,
         "best_error": 0.2, "median_error": 0.4,
     }  # fmt: skip
-    assert drawn == [(tmp_path / "log.jsonl", tmp_path / "curves.png")]
+    assert set(drawn) == {(tmp_path / "log.jsonl", tmp_path / "curves.png")}
     assert capsys.readouterr().out.splitlines() == [
         "",
         "21 of 21 iterations on 2 ranks: 210 images in 168.0 s of training, 1.25 images/s",
@@ -538,6 +538,29 @@ def test_the_summary_is_of_the_whole_run(
         "validation error: best 20.00 % (epoch 7), median of the last 5 40.00 %",
         f"in {tmp_path}: log.jsonl, curves.png",
     ]
+
+
+def test_curves_are_drawn_at_validations_in_a_twentieth_of_the_time_and_at_every_end(
+    tmp_path: Path, clock: Clock
+) -> None:
+    drawn: list[float] = []
+
+    def draw(log_path: Path, png_path: Path) -> None:
+        drawn.append(clock.now - 1000)
+        clock.pass_(3)
+
+    recorder = make(tmp_path, draw=draw)
+    # A validation after each 24 s: the first drawing is due after 30 s, the following ones 60 s after the one before.
+    train_epochs(recorder, clock, 0, 6)
+    assert drawn == [48, 48 + 3 + 72]
+    assert sum(line["wall_s"] for line in log(tmp_path) if line["kind"] == "train") == 6 * 24
+    recorder.stopped()
+    assert drawn[2:] == [6 * 24 + 6]
+    recorder = make(tmp_path, draw=draw, resume_from=18)
+    recorder.diverged(6, 19, "why")
+    assert len(drawn) == 4
+    make(None, draw=draw).diverged(0, 1, "before there was anything to draw")
+    assert len(drawn) == 4
 
 
 class Ranks:

@@ -764,6 +764,16 @@ def test_a_metric_of_any_range_is_drawn(tmp_path, figures, shift, label, scale):
     )  # fmt: skip
 
 
+def test_an_arm_near_chance_does_not_squeeze_the_others(tmp_path, figures):
+    arms = {"a": [0.9, 0.12, 0.1], "b": [0.9, 0.13, 0.11], "c": [0.98, 0.98, 0.98]}
+    report(write_experiment(tmp_path, {(arm, 4): [Trial(errors)] for arm, errors in arms.items()}))
+    (axes,) = figures[0].axes
+    assert axes.get_ylim()[1] == pytest.approx(3 * 13)  # percent, of the worse of the others
+    assert axes.get_ylabel() == "error (%), logarithmic, cut off at the top"
+    assert labels(axes)[2].startswith("c: 98.00") and labels(axes)[2].endswith(", above")
+    assert not any(label.endswith(", above") for label in labels(axes)[:2])
+
+
 @pytest.fixture
 def figures(drawn: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""

@@ -109,6 +109,26 @@ def named(names: Sequence[str], example: str) -> Kind:
     return Kind(f"one of {', '.join(names)}, or {OWN} {example}", read)
 
 
+def several(kind: Kind) -> Kind:
+    """One or more of a kind, each once: a text with commas between, or a sequence.
+
+    >>> several(choice(["csv", "wandb"])).read("csv, wandb")
+    ('csv', 'wandb')
+    """
+
+    def read(value: Any) -> tuple[Any, ...]:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not items:
+            raise ValueError
+        found = tuple(kind.read(item.strip() if isinstance(item, str) else item) for item in items)
+        twice = next((item for i, item in enumerate(found) if item in found[:i]), None)
+        if twice is not None:
+            raise ValueError(f"; {twice} is there twice")
+        return found
+
+    return Kind(f"{kind.expected}, or several with commas between", read)
+
+
 def _read_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError

@@ -45,6 +45,7 @@ from theanompi.config.kinds import (
     choice,
     named,
     number,
+    several,
     whole,
 )
 from theanompi.config.lineage import instead
@@ -58,6 +59,7 @@ ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_al
 RULES = ("BSP", "EASGD", "ASGD", "GOSGD")
 ASYNCHRONOUS = RULES[1:]
 """Those whose workers are not in step."""
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 OPTIMIZERS = ("momentum", "adam", "adamw", "rmsprop", "adadelta", "lars", "lamb")
 SCHEDULES = ("steps", "poly", "cosine", "constant")
 PACKAGED = ("digits", "reviews", "sentences")
@@ -433,6 +435,15 @@ class RunConfig:
         "folder and log",
         "updates to trace on all ranks, in a timeline.json for https://ui.perfetto.dev (default: none)",
     )
+    logger: tuple[str, ...] | None = _option(
+        "aside",
+        None,
+        several(named(LOGGERS, "my_loggers.Mine")),
+        "folder and log",
+        f"what else is told of the log, with commas between: {', '.join(LOGGERS)}, or classes of your own: "
+        "MODULE.CLASS (default: none)",
+        later=True,
+    )
     verbose: bool = _option("aside", True, SWITCH)
 
     def __post_init__(self) -> None:
@@ -690,8 +701,8 @@ def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
 def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str = "Model") -> RunConfig:
     """Fill in every default that does not depend on the machine.
 
-    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init`, `timeline` and `workers_simulated` may stay None (no
-    limit, none), and so does `loader_processes`, which each rank chooses.
+    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init`, `timeline`, `logger` and `workers_simulated` may stay
+    None (no limit, none), and so does `loader_processes`, which each rank chooses.
 
     What the run does not give, the model's class may, its data set too. Else these are the packaged digits, with n =
     16, 12 epochs and 32 pixels; any other data set gets what Goyal et al. 2017 (arXiv 1706.02677, §5.1) used: n = 32,

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from theanompi.experiments.results import Results
@@ -28,16 +29,20 @@ _CAPTION = (
 
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+# A cell whose figure is above so many times the median of all does not squeeze the others: the axis then goes up to so
+# many times the largest figure of these.
+_FAR, _ROOM = 5, 3
 # Characters of the longest entry of a legend that leaves room for another one beside it.
 _TWO_COLUMNS = 46
 
 
 class _Scale(NamedTuple):
-    """Ends of an axis, and where a logarithmic one has ticks; a linear one has none of its own."""
+    """Ends of an axis, where a logarithmic one has ticks, of which a linear one has none, and if curves go beyond."""
 
     lowest: float
     highest: float
     ticks: Sequence[float] = ()
+    cut: bool = False
 
 
 class _Series(NamedTuple):
@@ -79,7 +84,8 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
         axes.set_ylim(scale.lowest, scale.highest)
         for one in series:
             _draw(axes, one, scale)
-        _finish(axes, title, "epoch", label_of(experiment.metric) + ", logarithmic" * bool(scale.ticks))
+        words = ", logarithmic" * bool(scale.ticks) + ", cut off at the top" * scale.cut
+        _finish(axes, title, "epoch", label_of(experiment.metric) + words)
         axes.set_xlim(1 - 0.03 * epochs, 1.03 * epochs)
         if scale.ticks:
             ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
@@ -133,7 +139,8 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
         own = experiment.arms[cells[0].arm]["settings"]
         clock = [f"{k.removeprefix('clock.')} {v}" for k, v in own.items() if k in differing]
         title = ", ".join([workers_of(cells[0].workers), *clock])
-        _finish(axes, title, "virtual seconds", label_of(experiment.metric))
+        words = ", cut off at the top" * scale.cut
+        _finish(axes, title, "virtual seconds", label_of(experiment.metric) + words)
         if scale.ticks:
             ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
             axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -195,9 +202,13 @@ def _scale(experiment: Results) -> _Scale:
 
     It is logarithmic: both how runs begin, or stay, near chance and small differences at the end can be seen. A
     training error far below any validation error is cut off, down to 0, which has no place on it. Where a metric is
-    not positive in a validation, or changes little, it is linear.
+    not positive in a validation, or changes little, it is linear. A cell far above the others is cut off at the top.
     """
     cells = experiment.cells
+    figures = [cell.mean for cell in cells if cell.mean is not None]
+    usual = median(figures) if figures else 0.0
+    near = [figure for figure in figures if figure <= _FAR * usual]
+    top = _ROOM * max(near) if usual > 0 and len(near) < len(figures) else math.inf
     validation = [mean for cell in cells for mean, _ in cell.curve("validation").values()]
     finished = [mean for cell in cells for mean, _ in cell.curve("train").values()] + validation
     drawn = finished + [
@@ -206,17 +217,18 @@ def _scale(experiment: Results) -> _Scale:
     if is_fraction(experiment.metric):
         best = min(validation, default=10.0)
         highest = max(1.0, min(104.0, 1.1 * max(drawn, default=100.0)))
-        return _Scale(max(0.9 * min(drawn, default=10.0), 0.4 * best, 0.01), highest, _TICKS)
+        lowest = max(0.9 * min(drawn, default=10.0), 0.4 * best, 0.01)
+        return _Scale(lowest, min(highest, top), _TICKS, cut=top < highest)
     least, most = min(finished, default=0.1), max(finished, default=1.0)
     best = min(validation, default=least)
     # What diverged may have gone anywhere before.
     most = max(most, min(max(drawn, default=most), 10 * most))
     # Not below what a logarithm can be taken of.
     if best > 1e-300:
-        lowest, highest = max(0.9 * least, 0.4 * best), 1.1 * most
+        lowest, highest = max(0.9 * least, 0.4 * best), min(1.1 * most, top)
         ticks = [tick for tick in _round_numbers(lowest, highest) if lowest <= tick <= highest]
         # Within a narrow range a logarithmic axis shows nothing that a linear one does not.
-        return _Scale(lowest, highest, ticks if len(ticks) > 2 else ())
+        return _Scale(lowest, highest, ticks if len(ticks) > 2 else (), cut=top < 1.1 * most)
     room = 0.05 * (most - least) or 1.0
     return _Scale(least - room, most + room)
 
@@ -237,6 +249,8 @@ def _draw(axes: Any, series: _Series, scale: _Scale) -> None:
             f"{figure_of(cell)} ({len(cell.diverged)} of {len(cell.diverged) + len(cell.figures)} diverged)"
         )
     label = f"{series.label}: {says}"
+    if cell.mean is not None and cell.mean > scale.highest:
+        label += ", above"
     for kind, style in (
         ("train", {"ls": "--", "lw": 1.0, "alpha": 0.75}),
         ("validation", {"lw": 1.7, "marker": series.marker, "ms": 3.5, "label": label}),

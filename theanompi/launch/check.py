@@ -23,16 +23,17 @@ def check(config: RunConfig) -> None:
     Raises
     ------
     theanompi.config.ConfigError
-        When the module or the class of the model, or of an optimizer, schedule or rule of the user's, is not there, or
-        the module does not parse, or the file of the data set or of the weights to start from is not there.
+        When the module or the class of the model, or of an optimizer, schedule, rule or logger of the user's, is not
+        there, or the module does not parse, or the file of the data set or of the weights to start from is not there.
     """
     look_in_current_folder()
     clock = read_clock(config)
     if clock.order is not None and (wrong := trouble(clock.order)):
         raise ConfigError(f"clock.order: expected the log of a run, got {got(clock.order)} ({wrong})")
     _check_class("modelfile", config.modelfile, "modelclass", config.modelclass)
-    for setting in ("optimizer", "schedule", "rule"):
-        own = own_class(getattr(config, setting) or "")
+    chosen = [(setting, getattr(config, setting) or "") for setting in ("optimizer", "schedule", "rule")]
+    for setting, name in chosen + [("logger", name) for name in config.logger or ()]:
+        own = own_class(name)
         if own is not None:
             _check_class(setting, own[0], setting, own[1])
     elsewhere = hosts(config.devices)[0].name is not None

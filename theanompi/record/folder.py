@@ -27,8 +27,14 @@ CURVES_FILE = "curves.png"
 CHECKPOINT_FILE = "checkpoint.h5"
 BEST_FILE = "best.h5"
 TIMELINE_FILE = "timeline.json"
+CSV_FILE = "log.csv"
+WANDB_FILE = "wandb.id"
+MLFLOW_FILE = "mlflow.id"
 LOCK_FILE = "run.lock"
-RUN_FILES = (CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, BEST_FILE, TIMELINE_FILE)
+RUN_FILES = (
+    *(CONFIG_FILE, LOG_FILE, CURVES_FILE, CHECKPOINT_FILE, BEST_FILE, TIMELINE_FILE),
+    *(CSV_FILE, WANDB_FILE, MLFLOW_FILE),
+)
 
 NO_SETTINGS = ("size", "versions", "metrics", "metric", "noun", "defaults", "init_sha256")
 """What ``config.json`` has beside the settings."""
@@ -158,7 +164,9 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of the run that was to be replaced, and nothing else."""
         if self._overwrite:
-            for path in (*(self.path / name for name in RUN_FILES), *_numbered(self.path).values()):
+            files = [self.path / name for name in RUN_FILES]
+            files += [*_numbered(self.path).values(), *self.path.glob("events.out.tfevents.*")]
+            for path in files:
                 with writing(path):
                     path.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """The log of a run: its records, written and read."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ EXPOSED = {
 # What goes on at the same time, by what it would be if it were waited for.
 HIDDEN = {"comm": "comm_hidden", "sync": "sync_hidden", "wait": "load_hidden"}
 KINDS = (*EXPOSED, *HIDDEN.values())
+# The kinds of lines that tell how the training goes, which loggers and hooks are told too.
+LOGGED = ("train", "val", "summary")
 # Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
 WAITS = 4096
 # What earlier versions called it, when all items were images.
@@ -196,6 +199,40 @@ def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
             f"{last}; remove the log to go on without it"
         )
     return [r for r in records if r["iteration"] <= iteration]
+
+
+def iteration_record(
+    metrics: Sequence[str],
+    epoch: int,
+    iteration: int,
+    items: int,
+    sums: Mapping[str, tuple[float, float]],
+    lr: float,
+) -> dict[str, Any]:
+    """Make the record of a single iteration: what a line of kind ``train`` has of its interval, but for the times.
+
+    Parameters
+    ----------
+    metrics, epoch, iteration, items, sums
+        As for `validation_record`.
+    lr : float
+        η of the update; what is not finite becomes None.
+
+    Examples
+    --------
+    >>> iteration_record(["loss"], 0, 3, 4, {"loss": (2.0, 4.0)}, 0.1)
+    {'kind': 'train', 'epoch': 0, 'iteration': 3, 'loss': 0.5, 'lr': 0.1, 'iterations': 1, 'items': 4}
+    """
+    about = validation_record(metrics, epoch, iteration, items, sums)
+    del about["items"]
+    rate = float(lr)
+    return {
+        **about,
+        "kind": "train",
+        "lr": rate if math.isfinite(rate) else None,
+        "iterations": 1,
+        "items": int(items),
+    }
 
 
 def validation_record(

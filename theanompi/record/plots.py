@@ -3,6 +3,7 @@
 ``tmlauncher plot RUN`` draws them again, also while the run is going on.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +37,8 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
 
     There is a panel for all losses, and one for each metric that is no variant of the headline (a top-5 error).
 
-    The use of time has two panels: above, what fills the wall time; below, hatched, what was hidden behind it and
-    took no time of its own. The one below is left out where nothing was hidden.
+    The use of time has two panels: above, what fills the wall time; below, hatched, what went on meanwhile, hidden
+    behind computing. The one below is left out where nothing was hidden.
 
     Parameters
     ----------
@@ -70,17 +71,19 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     rows = (len(cells) + 1) // 2
     figure = Figure(figsize=(10, 3.5 * (rows + 1)), dpi=150, layout="constrained")
     figure.suptitle(log_path.resolve().parent.name, fontsize=13)
-    grid = figure.add_gridspec(rows + 1, 2)
+    hides = any(record.get(f"{kind}_s") for record in train for kind in HIDDEN.values())
+    # One grid, in which all panels of a column are of one width; the lowest panels share the height of a row.
+    grid = figure.add_gridspec(
+        rows + 1 + hides, 2, height_ratios=[1.0] * rows + [0.7, 0.3] if hides else None
+    )
     panels: list[Any] = []
     for i in range(len(cells)):
         wide = i == len(cells) - 1 and i % 2 == 0
         place = grid[i // 2, :] if wide else grid[i // 2, i % 2]
         panels.append(figure.add_subplot(place, sharex=panels[0] if panels else None))
     values = list(panels)
-    rate = figure.add_subplot(grid[rows, 0], sharex=panels[0])
-    hides = any(record.get(f"{kind}_s") for record in train for kind in HIDDEN.values())
-    parts_of_time = grid[rows, 1].subgridspec(2, 1, height_ratios=(3, 1)) if hides else [grid[rows, 1]]
-    time = figure.add_subplot(parts_of_time[0], sharex=panels[0])
+    rate = figure.add_subplot(grid[rows:, 0], sharex=panels[0])
+    time = figure.add_subplot(grid[rows, 1], sharex=panels[0])
     per_epoch = _iterations_per_epoch(train)
     at, val_at = _column(train, "iteration") / per_epoch, _column(val, "iteration") / per_epoch
     thin = 1.1 if len(train) < 1000 else 0.4
@@ -97,16 +100,18 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
             colours = (_LOSSES[i % len(_LOSSES)],) * 2 if several else (_TRAIN, _VALIDATION)
             style: dict[str, Any] = {"lw": thin, "alpha": 0.85, **train_mark}
             x, y = _known(at, scale * _column(train, name))
-            axes.plot(x, y, color=colours[0], label=f"{several}training", **style)
+            if len(x):
+                axes.plot(x, y, color=colours[0], label=f"{several}training", **style)
             style = {"lw": 1.6, "ls": "--" if several else "-", **mark}
             val_x, val_y = _known(val_at, scale * _column(val, name))
-            axes.plot(val_x, val_y, color=colours[1], label=f"{several}validation", **style)
+            if len(val_x):
+                axes.plot(val_x, val_y, color=colours[1], label=f"{several}validation", **style)
             drawn += [y, val_y]
         _from_zero(axes, np.concatenate(drawn), 1.08)
         title_above = 6.0  # matplotlib's own
-        if len(names) == 1:
+        if len(names) == 1 and axes.lines:
             axes.legend(frameon=False, loc="lower left" if train_mark else "upper right")
-        else:
+        elif axes.lines:
             # Above the panel, a loss under the other's name in three columns: curves of any form leave no corner free.
             columns = min(len(names), 3)
             title_above += 13 * 2 * -(-len(names) // columns)
@@ -153,11 +158,11 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     time.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.98), **legend)
     panels += [rate, time]
     if hides:
-        hidden = figure.add_subplot(parts_of_time[1], sharex=values[0])
+        hidden = figure.add_subplot(grid[rows + 1, 1], sharex=values[0])
         of_wall = {kind: 100 * _column(train, f"{name}_s", 0.0) / wall for kind, name in HIDDEN.items()}
         _stack(hidden, at, of_wall, hatched=True)
         _from_zero(hidden, sum(of_wall.values()), 1.08)
-        hidden.set_title("hidden meanwhile, in no time of its own", fontsize=8, pad=3)
+        hidden.set_title("meanwhile, hidden behind computing", fontsize=8, pad=3)
         hidden.set_ylabel("(%)")
         time.tick_params(labelbottom=False)
         panels.append(hidden)
@@ -169,11 +174,9 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     speed.spines["top"].set_visible(False)
-    for axes in values:
-        axes.tick_params(labelbottom=False)
-    for axes in (rate, panels[-1]):
+    for axes in (*values, rate, panels[-1]):
         axes.set_xlabel("iteration" if per_epoch == 1 else f"epoch (of {per_epoch} iterations)")
-    figure.savefig(png_path)
+    _save(figure, Path(png_path))
 
 
 def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
@@ -247,7 +250,14 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
         title="solid: validation, dashed: training",
         title_fontsize=8,
     )
-    figure.savefig(png_path)
+    _save(figure, Path(png_path))
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a picture so that who looks at it meanwhile has the old one or the new one, as a whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png")
+    os.replace(temporary, path)
 
 
 class _Run(NamedTuple):

@@ -77,6 +77,7 @@ from theanompi.record.folder import (
     BEST_FILE,
     CHECKPOINT_FILE,
     CONFIG_FILE,
+    CSV_FILE,
     CURVES_FILE,
     LOG_FILE,
     TIMELINE_FILE,
@@ -86,6 +87,7 @@ from theanompi.record.log import (
     BEST,
     HIDDEN,
     KINDS,
+    LOGGED,
     MEDIAN,
     PHASES,
     WAITS,
@@ -94,6 +96,7 @@ from theanompi.record.log import (
     records_until,
     validation_record,
 )
+from theanompi.record.loggers.base import Logger
 from theanompi.record.meetings import Meetings, Told, meeting_record
 from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
 from theanompi.record.progress import Progress
@@ -102,6 +105,9 @@ from theanompi.record.terminal import SECONDS_BETWEEN_LINES, folded, terminal_co
 from theanompi.record.timeline import Span, Timeline
 from theanompi.record.trace import gather_trace
 
+# Of the time since curves were last drawn, at most this share is spent on drawing them again; and how long the first
+# drawing is expected to take, in seconds.
+DRAWING, FIRST_DRAWING = 0.05, 1.5
 # A timeline does not begin before so many iterations, in which memory is allocated and the loader gets ahead.
 WARM_UP = 2
 
@@ -144,7 +150,9 @@ class Recorder:
     resume_from : int or None
         Go on with the log in `out` after this iteration, dropping what it has beyond; None begins a new log.
     draw : callable, optional
-        Called by `close` with the paths of the log and of ``curves.png``: `theanompi.record.plots.plot_curves`.
+        Called with the paths of the log and of ``curves.png``, `theanompi.record.plots.plot_curves`: at every end that
+        the run comes to by itself or by a signal, and after a validation if drawing takes less than a twentieth of the
+        time since it was last done. It is in none of the times.
     timeline : int, optional
         How many iterations are to be in ``timeline.json``, from the third of this process on, or sooner where
         that leaves too few; fewer where there are no more.
@@ -168,11 +176,16 @@ class Recorder:
         log has it as ``virtual_s``.
     averaged : bool
         Whether validations are of the weights' moving average.
+    loggers : sequence of callable, optional
+        Each called on rank 0, with the records that a resumed log keeps; gives a `theanompi.record.loggers.Logger`,
+        which is told each line of kind ``train``, ``val`` and ``summary``.
 
     Attributes
     ----------
     seconds : dict
         Those of the interval, by the names in the log without ``_s``.
+    last : dict
+        The last line of kind ``train``, ``val`` or ``summary``, on each rank with its own times.
 
     Raises
     ------
@@ -221,6 +234,7 @@ class Recorder:
         lockstep: bool = True,
         clock: Callable[[], float] | None = None,
         averaged: bool = False,
+        loggers: Sequence[Callable[[Sequence[dict[str, Any]]], Logger]] = (),
     ) -> None:
         check_metrics(metrics, headline)
         self._virtual, self._now = clock is not None, monotonic if clock is None else clock
@@ -240,7 +254,8 @@ class Recorder:
         self._comm, self._place = comm, place
         self._lockstep, self._traced = lockstep, False
         self._progress = Progress() if progress is None else progress
-        self._said = monotonic()
+        self._said = self._drawn = monotonic()
+        self._drawing, self._drawable = FIRST_DRAWING, False
         # The other ranks do the same sums, and nothing comes of them.
         self._out = out if rank == 0 else None
         self._verbose = verbose and rank == 0
@@ -251,8 +266,10 @@ class Recorder:
         self._epochs: dict[int, Totals] = {}
         self._validations: list[dict[str, Any]] = []
         self._meetings = Meetings()
+        self.last: dict[str, Any] = {}
         self._last, self._reached = 0, resume_from or 0
         self._log: Path | None = None
+        records: list[dict[str, Any]] = []
         if self._out is not None:
             self._log = self._out / LOG_FILE
             if resume_from is None:
@@ -264,6 +281,7 @@ class Recorder:
                 for record in records:
                     self._count(record)
                     self._earlier = record.get("virtual_s", 0.0)
+        self._loggers = [make(records) for make in loggers] if self._out is not None else []
         self._bar: Any = None
         self._columns = 0
         columns = terminal_columns() if self._verbose else None
@@ -483,6 +501,8 @@ class Recorder:
             f"training {values_of(trained, about.main)}; "
             f"validation {'of the EMA: ' * self._averaged}{values_of(record, about.metrics)}"
         )
+        if self._drawing < DRAWING * (monotonic() - self._drawn):
+            self._draw_curves()
 
     def meeting(
         self,
@@ -522,11 +542,15 @@ class Recorder:
         self.flush()
         self._write({"kind": "diverged", "epoch": int(epoch), "iteration": int(iteration), "reason": reason})
         self._close_bar()
+        self._close_loggers()
+        self._draw_curves()
 
     def stopped(self) -> None:
         """End a run in good order before its end: a resumed one goes on with its log."""
         self.flush()
         self._close_bar()
+        self._close_loggers()
+        self._draw_curves()
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -534,6 +558,22 @@ class Recorder:
         headline = self._reported.headline
         known = [record for record in self._validations if record.get(headline) is not None]
         return min(known, key=lambda record: record[headline], default=None)
+
+    def _draw_curves(self) -> None:
+        """Draw them on rank 0, if there is anything to draw."""
+        if self._out is None or self._draw is None or not self._drawable:
+            return
+        self._progress.now("drawing the curves")
+        began = monotonic()
+        with writing(self._out / CURVES_FILE):
+            self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
+        self._drawn = monotonic()
+        self._drawing = self._drawn - began
+
+    def _close_loggers(self) -> None:
+        for logger in self._loggers:
+            logger.close()
+        self._loggers = []
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -562,9 +602,8 @@ class Recorder:
             | self._meetings.totals()
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
-        if self._out is not None and self._draw is not None and iteration:
-            with writing(self._out / CURVES_FILE):
-                self._draw(self._out / LOG_FILE, self._out / CURVES_FILE)
+        self._close_loggers()
+        self._draw_curves()
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
             summary = "\n".join(self._summary(iteration, totals, ranks, best, last))
@@ -606,7 +645,7 @@ class Recorder:
                 text += f", median of the last {len(last)} {as_text(name, statistics.median(last))}"
             lines.append(text)
         if self._out is not None:
-            names = (LOG_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE, BEST_FILE)
+            names = (LOG_FILE, CSV_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE, BEST_FILE)
             lines.append(
                 f"in {self._out}: " + ", ".join(name for name in names if os.path.exists(self._out / name))
             )
@@ -668,10 +707,16 @@ class Recorder:
         if self._log is not None:
             with writing(self._log), open(self._log, "a", encoding="utf-8") as log:
                 log.write(json_line(record))
+        if record["kind"] in LOGGED:
+            for logger in self._loggers:
+                logger.write(record)
 
     def _count(self, record: dict[str, Any]) -> None:
         """Keep of a record what the summary needs."""
         self._last = max(self._last, record["iteration"])
+        if record["kind"] in LOGGED:
+            self.last = record
+        self._drawable = self._drawable or record["kind"] in ("train", "val")
         if record["kind"] == "train":
             self._all.add(record)
             self._epochs.setdefault(record["epoch"], Totals(self._reported.metrics)).add(record)

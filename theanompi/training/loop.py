@@ -14,13 +14,17 @@
                     all ranks     sum of the gradients, bucket by bucket while backward goes on
                     every rank    is the loss finite?  update                (Model.optimizer)
             rank 0            log, progress
+            every rank        Model.on_iteration                             (a hook of your own acts here)
             every rank        after the first one: compile the validation, if the run comes to one
             all ranks         checkpoint, or the end, if all know that one was asked to stop
         rule.meet: the weights that count
         every rank        validates its share                                validate
         all ranks         sum of what was counted: each item once
-        rank 0            log, checkpoint
+        rank 0            log
+        every rank        Model.on_validation                            (and here)
+        rank 0            checkpoint
     rank 0            summary, curves
+    every rank        Model.on_end                                           (and here)
 
 Under the sync type ``avg`` the sum is one of weights, after each rank's own update. Under an asynchronous rule a rank
 may exchange while it computes its gradients (`theanompi.exchange.helper`), and no rank waits within an epoch, which is
@@ -35,8 +39,10 @@ from typing import Any
 
 from mpi4py import MPI
 
+from theanompi.record.log import iteration_record, validation_record
 from theanompi.record.progress import Progress
 from theanompi.rules import Diverged, Rule, Step
+from theanompi.training.model import hook
 from theanompi.training.replica import Replica
 from theanompi.training.stop import StopSignals
 
@@ -73,11 +79,15 @@ def train_epoch(
         line says which, when, and at what η, and so does the log.
     """
     replica.epoch, count = epoch, start
+    on_iteration, names = hook(replica, "on_iteration"), replica.reported.metrics
     while count < end:
         step = _step(replica, rule, recorder, count, stop)
         stop.agreed = step.asked
         count = min(replica.advance(count), end)
-        recorder.train(epoch, epoch * replica.data.n_batch_train + count, step.items, step.sums, lr=step.eta)
+        done = epoch * replica.data.n_batch_train + count
+        recorder.train(epoch, done, step.items, step.sums, lr=step.eta)
+        if on_iteration is not None:
+            on_iteration(iteration_record(names, epoch, done, step.items, step.sums, step.eta))
         after(count)
     recorder.flush()
 
@@ -130,6 +140,7 @@ def train_alone(
         If this rank's loss is not finite.
     """
     per_epoch = replica.data.n_batch_train
+    on_iteration, names = hook(replica, "on_iteration"), replica.reported.metrics
     while total < until and not stop.agreed:
         replica.epoch, position = divmod(done, per_epoch)
         pace = total // size
@@ -140,7 +151,10 @@ def train_alone(
         finished = min(replica.advance(position), per_epoch) - position
         done, total = done + finished, count(finished)
         reached = min(total, until) // size
-        recorder.train(max(reached - 1, 0) // per_epoch, reached, step.items, step.sums, lr=step.eta)
+        epoch = max(reached - 1, 0) // per_epoch
+        recorder.train(epoch, reached, step.items, step.sums, lr=step.eta)
+        if on_iteration is not None:
+            on_iteration(iteration_record(names, epoch, reached, step.items, step.sums, step.eta))
         after(reached)
     recorder.flush()
     return done
@@ -173,14 +187,18 @@ def validate(
     stop: StopSignals,
     progress: Progress,
 ) -> None:
-    """Validate on every rank's share of the items and record the sums.
+    """Validate on every rank's share of the items, record the sums, and tell the model's hook.
 
     Raises
     ------
     RuntimeError
         As `validation_of`.
     """
-    recorder.validation(epoch, iteration, *validation_of(replica, comm, recorder, stop, progress))
+    items, sums = validation_of(replica, comm, recorder, stop, progress)
+    recorder.validation(epoch, iteration, items, sums)
+    on_validation = hook(replica, "on_validation")
+    if on_validation is not None:
+        on_validation(validation_record(replica.reported.metrics, epoch, iteration, items, sums))
 
 
 def validation_of(

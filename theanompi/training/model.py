@@ -68,6 +68,9 @@ _NOT_CALLED = {
     "objective": "objectives",
     "training_step": "objectives",
     "configure_optimizers": "optimizer",
+    "on_train_batch_end": "on_iteration",
+    "on_validation_end": "on_validation",
+    "on_train_end": "on_end",
 }
 
 
@@ -291,6 +294,42 @@ class Model:
             by default that goes for all.
         """
         return {}
+
+    def on_iteration(self, record: dict[str, Any]) -> None:
+        """Act after an iteration: a hook for a class of your own, which by default there is not, and costs nothing.
+
+        A hook is called on every rank. What it raises ends all ranks, with its traceback. What it changes of the
+        weights it has to change alike on all of them.
+
+        Parameters
+        ----------
+        record : dict
+            As a line of the log of kind ``train``, of this iteration alone: ``epoch``, ``iteration`` (finished
+            updates), each loss and metric over all ranks, ``lr``, ``iterations`` (1) and ``items``, without times.
+            Under an asynchronous rule it has what this rank has seen. The time that the hook takes is the log's
+            "other".
+        """
+
+    def on_validation(self, record: dict[str, Any]) -> None:
+        """Act after a validation, with the weights that count still in place and before the checkpoint: a hook.
+
+        Parameters
+        ----------
+        record : dict
+            The log's line of kind ``val``, the same on every rank. See `on_iteration`.
+        """
+
+    def on_end(self, record: dict[str, Any]) -> None:
+        """Act when the run has ended in good order, after its last checkpoint: a hook.
+
+        A run that fails, or whose loss is not finite, does not come to it.
+
+        Parameters
+        ----------
+        record : dict
+            The log's last line, the same on every rank: of kind ``summary``, or where a signal has stopped the run
+            the one before it, of kind ``train`` or ``val``. See `on_iteration`.
+        """
 
     def _outputs(self) -> list[Layer]:
         """The output layers of `network`."""
@@ -687,6 +726,25 @@ class Model:
                     joined.append((start, end))
             found.append([state.weights.flat[start:end] for start, end in joined])
         return found
+
+
+def hook(replica: Any, name: str) -> Callable[[dict[str, Any]], None] | None:
+    """Give a hook that the class of a model has made its own: ``on_iteration``, ``on_validation`` or ``on_end``.
+
+    Parameters
+    ----------
+    replica : Replica
+        What is no `Model` has none.
+    name : str
+
+    Returns
+    -------
+    callable or None
+    """
+    if not isinstance(replica, Model) or getattr(type(replica), name) is getattr(Model, name):
+        return None
+    found: Callable[[dict[str, Any]], None] = getattr(replica, name)
+    return found
 
 
 def refuse_unheeded(model: Model) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from theanompi.config.plugins import import_module
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
 from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
+from theanompi.record.loggers import find_logger
 from theanompi.record.meetings import Told
 from theanompi.record.plots import plot_curves
 from theanompi.record.progress import Progress
@@ -30,7 +32,7 @@ from theanompi.rules import Diverged, get_rule
 from theanompi.system import cgroup
 from theanompi.training.links import Links
 from theanompi.training.loop import train_alone, train_epoch, validate
-from theanompi.training.model import Model, refuse_unheeded
+from theanompi.training.model import Model, hook, refuse_unheeded
 from theanompi.training.ranks import Agreed, agree, library, together
 from theanompi.training.replica import Replica
 from theanompi.training.saving import load_checkpoint, save_checkpoint
@@ -239,6 +241,7 @@ def train(
     means = Means(make_model, Links) if means is None else means
     rank, size = comm.Get_rank(), comm.Get_size()
     rule = together(comm, lambda: get_rule(config.rule))
+    loggers = together(comm, lambda: [*map(find_logger, () if rank else config.logger or ())])
     # What has been imported stays: the garbage collector would look at it again and again while graphs are built.
     gc.freeze()
     progress.now("building the model")
@@ -256,7 +259,7 @@ def train(
         model.cleanup()
         return
 
-    begun, about = "", dict[str, str]()
+    begun, about, settings = "", dict[str, str](), dict[str, Any]()
     if config.init and not config.resume and isinstance(model, Model):
         progress.now("reading the weights to start from")
         begun, about = start_from(model, config, comm)
@@ -285,7 +288,8 @@ def train(
         folder.clear()
         defaults = read_defaults(defaults_of(find_model_class(config)), config.modelclass)
         more = {**model.reported.to_dict(), "defaults": defaults, **about}
-        write_config(out, {**config.to_dict(), "size": size, "versions": versions(), **more})
+        settings = {**config.to_dict(), "size": size, "versions": versions(), **more}
+        write_config(out, settings)
 
     def say(text: str) -> None:
         if rank == 0 and config.verbose:
@@ -327,6 +331,9 @@ def train(
             lockstep=rule.lockstep,
             clock=means.clock,
             averaged=bool(config.ema),
+            loggers=[
+                partial(logger, out, settings, iteration if config.resume else None) for logger in loggers
+            ],
         ),
     )
 
@@ -360,12 +367,20 @@ def train(
             if rank == 0:
                 tell(saved=done)
 
+    def tell_hook() -> None:
+        """Let the model's class know that the run has ended in good order."""
+        on_end = hook(model, "on_end")
+        if on_end is not None:
+            progress.now("in the model's own on_end")
+            on_end(comm.bcast(recorder.last))
+
     def stop_if_agreed(done: int, epoch: int, own: int) -> None:
         """End in good order if all ranks know that one of them was asked to."""
         if not stop.agreed or done == last:
             return
         save(done, epoch, own)
         recorder.stopped()
+        tell_hook()
         names = comm.allgather(stop.name)
         if rank == 0:
             asked = next(of for of, name in enumerate(names) if name)
@@ -503,6 +518,7 @@ def train(
     links.close()
     if last < total:
         say(f"stopped after iteration {last} of {total} (max_iterations)")
+    tell_hook()
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,50 @@
+"""The log as a table, ``log.csv`` in the run's folder: a row for each record."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from theanompi.config.files import writing
+from theanompi.record.folder import CSV_FILE, replace_text
+from theanompi.record.log import BEST, KINDS, LOGGED, MEDIAN
+from theanompi.record.loggers.base import Logger
+
+
+class CSV(Logger):
+    """Writes a row with the figures of the log to the last digit; what a record does not have is empty.
+
+    A resumed run has the rows of its log, whether a run before it had this logger or not.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        iteration: int | None,
+        records: Sequence[Mapping[str, Any]],
+    ) -> None:
+        super().__init__(folder, config, iteration, records)
+        self._file = folder / CSV_FILE
+        figures = [f"{BEST}{config['metric']}", f"{MEDIAN}{config['metric']}"]
+        times = [
+            "wall_s",
+            *(f"{kind}_s" for kind in KINDS),
+            *["virtual_s"] * bool(config["workers_simulated"]),
+        ]
+        self._names = [
+            *("kind", "epoch", "iteration", *config["metrics"], "lr", "iterations", "items", "items_per_s"),
+            *(*times, *figures),
+        ]
+        rows = (self._row(record) for record in records if record["kind"] in LOGGED)
+        replace_text(self._file, self._row(dict(zip(self._names, self._names, strict=True))) + "".join(rows))
+
+    def _row(self, record: Mapping[str, Any]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._names, extrasaction="ignore", lineterminator="\n").writerow(record)
+        return text.getvalue()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        with writing(self._file), open(self._file, "a", encoding="utf-8", newline="") as file:
+            file.write(self._row(record))
