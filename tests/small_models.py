@@ -242,7 +242,7 @@ class Watched(Plain):
 
     def note(self, hook: str, record: dict[str, Any]) -> None:
         """Add a line to this rank's file."""
-        with open(f"{self.config.out}-{self.rank}.jsonl", "a") as file:
+        with open(f"{self.config.out}-{self.rank}.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps([hook, record]) + "\n")
 
     def on_iteration(self, record: dict[str, Any]) -> None:
@@ -267,7 +267,7 @@ class Noted(Logger):
     """A logger of a user's own, which writes down what it is told, beside the run's folder."""
 
     def write(self, record: Mapping[str, Any]) -> None:
-        with open(f"{self.folder}-noted.jsonl", "a") as file:
+        with open(f"{self.folder}-noted.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 

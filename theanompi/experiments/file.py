@@ -52,6 +52,7 @@ to be stated.
 Nothing here needs torch or MPI.
 """
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -256,7 +257,7 @@ def read_experiment(
     """
     name = str(path)
     path = SHIPPED.get(name, Path(path))
-    if not path.suffix and path.name == name and not path.exists():
+    if not path.suffix and path.name == name and not os.path.exists(path):
         known = listed(sorted(SHIPPED), 200)
         raise ConfigError(
             f"experiment: expected a TOML file or one of {known}, got {got(name)}{closest(name, SHIPPED)}"
