@@ -11,7 +11,8 @@ from theanompi.config.files import writing
 class Logger:
     """Gets each record of a run's log of kind ``train``, ``val`` or ``summary`` as it is written, on rank 0 alone.
 
-    A logger of your own is a subclass with `write`, in a file of its own. What it raises ends the run.
+    A logger of your own is a subclass with `write`, and `begin` if it has to open something, in a file of its own. What
+    it raises ends the run.
 
     Parameters
     ----------
@@ -36,6 +37,10 @@ class Logger:
         records: Sequence[Mapping[str, Any]],
     ) -> None:
         self.folder, self.config, self.iteration = folder, config, iteration
+        self.begin(records)
+
+    def begin(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Open what is written to, before the first record; `records` are as above."""
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Take a record, as `theanompi.record.recorder` describes them."""

@@ -1,7 +1,6 @@
 """MLflow, through its package ``mlflow``, set up by its environment variables (``MLFLOW_TRACKING_URI``, …)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from theanompi.config import FIELDS, flat
@@ -18,22 +17,15 @@ class MLflow(Logger):
 
     needs = "mlflow"
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Mapping[str, Any],
-        iteration: int | None,
-        records: Sequence[Mapping[str, Any]],
-    ) -> None:
-        super().__init__(folder, config, iteration, records)
+    def begin(self, records: Sequence[Mapping[str, Any]]) -> None:
         import mlflow
 
-        self._mlflow, place = mlflow, folder / MLFLOW_FILE
+        self._mlflow, place = mlflow, self.folder / MLFLOW_FILE
         known = kept_id(place)
-        run = mlflow.start_run(run_id=known, run_name=folder.resolve().name)
+        run = mlflow.start_run(run_id=known, run_name=self.folder.resolve().name)
         keep_id(place, run.info.run_id)
         if known is None:  # later they could not be changed
-            settings = flat({name: value for name, value in config.items() if name in FIELDS})
+            settings = flat({name: value for name, value in self.config.items() if name in FIELDS})
             mlflow.log_params(settings)
         self._status = "KILLED"
 

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from theanompi.config.files import writing
@@ -18,23 +17,18 @@ class CSV(Logger):
     A resumed run has the rows of its log, whether a run before it had this logger or not.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Mapping[str, Any],
-        iteration: int | None,
-        records: Sequence[Mapping[str, Any]],
-    ) -> None:
-        super().__init__(folder, config, iteration, records)
-        self._file = folder / CSV_FILE
-        figures = [f"{BEST}{config['metric']}", f"{MEDIAN}{config['metric']}"]
+    def begin(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self._file = self.folder / CSV_FILE
+        figures = [f"{BEST}{self.config['metric']}", f"{MEDIAN}{self.config['metric']}"]
         times = [
             "wall_s",
             *(f"{kind}_s" for kind in KINDS),
-            *["virtual_s"] * bool(config["workers_simulated"]),
+            *["virtual_s"] * bool(self.config["workers_simulated"]),
         ]
         self._names = [
-            *("kind", "epoch", "iteration", *config["metrics"], "lr", "iterations", "items", "items_per_s"),
+            *("kind", "epoch", "iteration"),
+            *self.config["metrics"],
+            *("lr", "iterations", "items", "items_per_s"),
             *(*times, *figures),
         ]
         rows = (self._row(record) for record in records if record["kind"] in LOGGED)

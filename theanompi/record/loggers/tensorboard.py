@@ -1,7 +1,6 @@
 """Event files in the run's folder, for ``tensorboard --logdir runs``, where each run has its folder's name."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from theanompi.record.loggers.base import Logger, scalars
@@ -16,17 +15,12 @@ class TensorBoard(Logger):
 
     needs = "tensorboard"
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Mapping[str, Any],
-        iteration: int | None,
-        records: Sequence[Mapping[str, Any]],
-    ) -> None:
-        super().__init__(folder, config, iteration, records)
+    def begin(self, records: Sequence[Mapping[str, Any]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder, purge_step=None if iteration is None else iteration + 1)
+        self._writer = SummaryWriter(
+            self.folder, purge_step=None if self.iteration is None else self.iteration + 1
+        )
 
     def write(self, record: Mapping[str, Any]) -> None:
         for name, value in scalars(record).items():

@@ -1,7 +1,6 @@
 """Weights & Biases, through its package ``wandb``, set up by its own environment variables (``WANDB_PROJECT``, …)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from theanompi.record.folder import WANDB_FILE
@@ -17,22 +16,15 @@ class WeightsAndBiases(Logger):
 
     needs = "wandb"
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Mapping[str, Any],
-        iteration: int | None,
-        records: Sequence[Mapping[str, Any]],
-    ) -> None:
-        super().__init__(folder, config, iteration, records)
+    def begin(self, records: Sequence[Mapping[str, Any]]) -> None:
         import wandb
 
-        place = folder / WANDB_FILE
+        place = self.folder / WANDB_FILE
         self._run = wandb.init(
             id=kept_id(place),
-            name=folder.resolve().name,
-            dir=str(folder.resolve()),
-            config=dict(config),
+            name=self.folder.resolve().name,
+            dir=str(self.folder.resolve()),
+            config=dict(self.config),
             allow_val_change=True,
             resume="allow",
         )
