@@ -1,7 +1,8 @@
 """The parts of a CPU step that were made faster, each against what it replaced: `python benchmarks/parts.py`.
 
 Filter gradients as torch computes them and as products of matrices, before and after freed memory is kept;
-batch normalisation with rectifier in torch's calls and in ours; a gradient copied into its buffer and computed
+convolutions and both gradients by torch and as the package computes them, as products of matrices or of pixels handed
+over as if of sixteen images, with one thread (``--threads``), as two ranks on two cores have it; batch normalisation with rectifier in torch's calls and in ours; a gradient copied into its buffer and computed
 there; and the update in one pass against torch's SGD. Variants take turns. The result is a JSON file under
 benchmarks/results/; the figures in NOTES.md are from it.
 """
@@ -9,17 +10,21 @@ benchmarks/results/; the figures in NOTES.md are from it.
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
 import pytensor
+import pytensor.tensor as pt
 import torch
 
 from theanompi import device
 from theanompi.config import RunConfig, resolve
 from theanompi.device.ops import columns, rows
+from theanompi.device.ops.base import Context
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad
 from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.schedules.steps import Steps
 from theanompi.training.update import Group, update_graph
@@ -46,6 +51,24 @@ NORMALISED = [
     (8, 2048, 7),
 ]
 # output pixels, channels out, channels in times kernel
+# The same for those of ResNet-50 at 224 pixels in minibatches of 8, and some at 64 pixels in minibatches of 16.
+LAYERS = [
+    (8, 64, 64, 1, 1, 56),
+    (8, 64, 256, 1, 1, 56),
+    (8, 256, 64, 1, 1, 56),
+    (8, 256, 128, 1, 1, 56),
+    (8, 128, 512, 1, 1, 28),
+    (8, 512, 128, 1, 1, 28),
+    (8, 256, 1024, 1, 1, 14),
+    (8, 1024, 256, 1, 1, 14),
+    (8, 512, 2048, 1, 1, 7),
+    (8, 2048, 512, 1, 1, 7),
+    (8, 1024, 2048, 1, 2, 14),
+    (8, 512, 512, 3, 2, 14),
+    (8, 512, 512, 3, 1, 7),
+    (16, 256, 256, 3, 1, 4),
+    (16, 512, 512, 3, 1, 2),
+]
 PRODUCTS = [(16, 512, 4608), (64, 2048, 1024), (256, 256, 2304)]
 PARAMETERS = 25_557_032
 
@@ -79,11 +102,47 @@ def filter_gradients(rounds: int) -> list[dict[str, Any]]:
         def by_matrices(x: Any = x, w: Any = w, gy: Any = gy, geometry: Any = geometry) -> object:
             return columns.backward_filters(x, w, gy, *geometry)
 
-        chosen = "matrices" if columns.pays(x, w, gy.shape[2], gy.shape[3], 1) else "torch"
+        chosen = "matrices" if columns.pays(x, w, gy.shape[2], gy.shape[3], 1)[1] else "torch"
         shape = {"images": n, "in": channels, "out": out, "kernel": kernel, "stride": stride, "size": size}
         table.append(
             {**shape, "chosen": chosen, **turns({"torch": by_torch, "matrices": by_matrices}, rounds)}
         )
+    return table
+
+
+def convolutions(rounds: int) -> list[dict[str, Any]]:
+    """Each of `LAYERS`, and its two gradients: torch's calls, and the package's op."""
+    table = []
+    for n, channels, out, kernel, stride, size in LAYERS:
+        pair, padding = (stride, stride), (kernel // 2, kernel // 2)
+        x = torch.randn(n, channels, size, size).contiguous(memory_format=torch.channels_last)
+        w = torch.randn(out, kernel, kernel, channels).permute(0, 3, 1, 2)
+        gy = torch.randn_like(torch.conv2d(x, w, None, stride, padding))
+        symbolic = [pt.tensor(dtype="float32", shape=tuple(t.shape)) for t in (x, w, gy)]
+        forward, grad = (op(pair, padding, (1, 1), 1) for op in (Convolution, ConvolutionGrad))
+        ours = [forward.function(forward.make_node(*symbolic[:2]), Context())]
+        node = grad.make_node(*symbolic)
+        masks = [(True, False, False), (False, True, False)]
+        ours += [grad.function(node, Context(used=mask[:2])) for mask in masks]
+        row: dict[str, Any] = {
+            "images": n, "in": channels, "out": out, "kernel": kernel, "stride": stride, "size": size
+        }  # fmt: skip
+
+        def by_torch(
+            mask: Any, x: Any = x, w: Any = w, gy: Any = gy, pair: Any = pair, pad: Any = padding
+        ) -> Any:
+            return torch.ops.aten.convolution_backward(
+                gy, x, w, None, pair, pad, (1, 1), False, (0, 0), 1, mask
+            )
+
+        calls = {
+            "forward": (partial(torch.conv2d, x, w, None, pair, padding), partial(ours[0], x, w)),
+            "images_gradient": (partial(by_torch, masks[0]), partial(ours[1], x, w, gy)),
+            "filters_gradient": (partial(by_torch, masks[1]), partial(ours[2], x, w, gy)),
+        }
+        for name, (theirs, own) in calls.items():
+            row[name] = turns({"torch": theirs, "ours": own}, rounds)
+        table.append(row)
     return table
 
 
@@ -172,17 +231,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15, help="calls of each variant (default: 15)")
+    parser.add_argument("--threads", type=int, default=1, help="of the convolutions (default: 1)")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "parts.json")
     args = parser.parse_args()
     result: dict[str, Any] = {
         "benchmark": "parts",
         "environment": common.environment(),
         "threads": torch.get_num_threads(),
+        "threads_of_convolutions": args.threads,
         "rounds": args.rounds,
         "filter_gradients_ms": {"memory_returned": filter_gradients(args.rounds)},
     }
     device.use("cpu")  # from here on freed memory is kept
     result["filter_gradients_ms"]["memory_kept"] = filter_gradients(args.rounds)
+    torch.set_num_threads(args.threads)
+    result["convolutions_ms"] = convolutions(args.rounds)
+    torch.set_num_threads(result["threads"])
     result["normalisation_ms"] = normalisation(args.rounds)
     result["destination_ms"] = destination(args.rounds)
     result["update_ms"] = update(args.rounds)
@@ -194,6 +258,15 @@ def main() -> None:
         shape = f"{old['images']} x {old['in']} x {old['size']}², {old['out']} of {old['kernel']}², /{old['stride']}"
         times = [f"{row[name]['median']:8.2f}" for row in (old, new) for name in ("torch", "matrices")]
         print(f"{shape:36}{' '.join(times)}   {new['chosen']}")
+    print("convolutions, ms     forward: torch, ours    images' gradient    filters' gradient")
+    for row in result["convolutions_ms"]:
+        shape = f"{row['images']} x {row['in']} x {row['size']}², {row['out']} of {row['kernel']}², /{row['stride']}"
+        times = [
+            f"{row[way][name]['median']:8.2f}"
+            for way in ("forward", "images_gradient", "filters_gradient")
+            for name in ("torch", "ours")
+        ]
+        print(f"{shape:36}{' '.join(times)}")
     print("batch normalisation, sum and rectifier, ms     forward: torch, ours    backward: torch, ours")
     for row in result["normalisation_ms"]:
         shape = f"{row['images']} x {row['channels']} x {row['size']}²"

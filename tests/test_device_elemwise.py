@@ -51,7 +51,9 @@ def test_what_one_sized_operands_give_is_no_memory_for_a_chunk() -> None:
     assert_close(got, np.exp(np.float32(0.5)) * values + values)
 
 
-def test_large_expressions_do_run_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_expressions_do_run_in_chunks(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     seen: list[int] = []
 
     def tanh(x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -59,9 +61,9 @@ def test_large_expressions_do_run_in_chunks(monkeypatch: pytest.MonkeyPatch) -> 
         return torch.tanh(x, out=out)
 
     monkeypatch.setitem(elemwise._ARITHMETIC, pytensor.scalar.Tanh, tanh)
-    x = device.shared(vectors(2 * CHUNK + 1, 1)[0])
+    x = device.shared(vectors(2 * threads * CHUNK + 1, 1)[0])
     pytensor.function([], pt.tanh(x) + pt.exp(x), mode=MODE)()
-    assert seen == [CHUNK, CHUNK, 1]
+    assert seen == [threads * CHUNK, threads * CHUNK, 1]
 
 
 @pytest.mark.parametrize("size", [100, 2 * CHUNK + 1])

@@ -85,12 +85,14 @@ CONVOLUTIONS = [
 ]
 # Fewer output pixels than channels: computed as products of matrices on the CPU.
 SMALL_IMAGES = [
-    ((1, 8, 3, 3), (9, 8, 3, 3), 2, 1, 1, 1),
-    ((1, 16, 4, 5), (17, 16, 2, 3), (1, 2), (0, 1), (2, 1), 1),
-    ((2, 8, 1, 1), (8, 8, 3, 3), 1, 1, 1, 1),
+    ((2, 16, 3, 3), (17, 16, 3, 3), 3, 1, 1, 1),
+    ((1, 16, 4, 2), (17, 16, 2, 3), (1, 2), (0, 1), (2, 1), 1),
+    ((1, 8, 1, 1), (8, 8, 3, 3), 1, 1, 1, 1),
     ((2, 8, 3, 4), (16, 8, 1, 1), 2, 0, 1, 1),
 ]
 CONVOLUTIONS += SMALL_IMAGES
+# Only the gradient of the filters is.
+CONVOLUTIONS += [((2, 8, 2, 2), (9, 8, 3, 3), 1, 1, 1, 1)]
 
 
 def test_small_images_take_the_way_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +104,31 @@ def test_small_images_take_the_way_of_matrices(monkeypatch: pytest.MonkeyPatch) 
         run("cpu", lambda a, b, geometry=geometry: ops.conv2d(a, b, *geometry), data(*x), data(*w))
     with pytest.raises(AssertionError, match="torch's convolution was called"):
         run("cpu", ops.conv2d, data(1, 8, 9, 9), data(9, 8, 3, 3))
+
+
+def test_pixels_of_few_images_are_handed_over_as_if_of_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a filter sees one pixel: oneDNN takes them, whatever the number of threads."""
+    batches = []
+    convolve, backward = torch.conv2d, torch.ops.aten.convolution_backward.default
+
+    def forward_spy(images: torch.Tensor, *rest: Any) -> torch.Tensor:
+        batches.append(len(images))
+        return convolve(images, *rest)
+
+    def backward_spy(gy: torch.Tensor, images: torch.Tensor, *rest: Any) -> Any:
+        batches.append(len(images))
+        return backward(gy, images, *rest)
+
+    monkeypatch.setattr(torch, "conv2d", forward_spy)
+    monkeypatch.setattr(torch.ops.aten.convolution_backward, "default", backward_spy)
+    images, filters = data(3, 4, 4, 4).transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2), data(6, 4, 1, 1)
+    got = run("cpu", ops.conv2d, images, filters)
+    ours = our_gradients("cpu", ops.conv2d, images, filters)
+    assert batches == [16, 16]
+    monkeypatch.undo()
+    assert_close(got, loop_conv2d(images, filters, 1, 0, 1, 1))
+    for one, other in zip(ours, torch_gradients(F.conv2d, images, filters), strict=True):
+        assert_close(one, other)
 
 
 def loop_conv2d(

@@ -23,7 +23,7 @@ from theanompi.device.ops.base import Context
 from theanompi.device.scalars import is_native, scalar_function, torch_dtype
 
 CHUNK = 1 << 16
-"""Elements in a chunk: 256 KiB of float32, so that the few operands of an expression fit a core's L2."""
+"""Elements in a chunk for each thread: 256 KiB of float32, so that an expression's few operands fit a core's L2."""
 
 _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
     ps.Add: torch.add,
@@ -419,21 +419,22 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
 
     dtypes = [torch_dtype(v.type.dtype) for v in node.outputs]
     streams = [i not in expression.uniform for i in expression.inputs]
-    n_chunks = -(-size // CHUNK)
 
     def in_chunks(*tensors: torch.Tensor) -> Any:
         if not all(t.is_contiguous() for t, streamed in zip(tensors, streams, strict=True) if streamed):
             return whole(*tensors)
+        chunk = CHUNK * torch.get_num_threads()
+        n_chunks = -(-size // chunk)
         values = [tensors[i].item() for i in numbers]
         full = [
             tensors[overwrite[o]] if o in overwrite else torch.empty(shape, dtype=dtypes[o])
             for o in range(n_outputs)
         ]
         pieces = [
-            t.view(-1).split(CHUNK) if streamed else (t.view(()),) * n_chunks
+            t.view(-1).split(chunk) if streamed else (t.view(()),) * n_chunks
             for t, streamed in zip(tensors, streams, strict=True)
         ]
-        targets = [t.view(-1).split(CHUNK) for t in full]
+        targets = [t.view(-1).split(chunk) for t in full]
         for operands, into in zip(zip(*pieces, strict=True), zip(*targets, strict=True), strict=True):
             for target, result in zip(into, run(*operands, *values, *into), strict=True):
                 if result is not target:

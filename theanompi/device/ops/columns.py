@@ -11,8 +11,10 @@ import torch
 Pair = tuple[int, ...]
 
 
-def pays(x: torch.Tensor, w: torch.Tensor, height: int, width: int, groups: int) -> bool:
-    """Whether to take this way: a function of shapes alone, so that every run computes the same bits.
+def pays(x: torch.Tensor, w: torch.Tensor, height: int, width: int, groups: int) -> tuple[bool, bool]:
+    """What is done this way: a function of shapes alone, so that every run computes the same bits.
+
+    The bounds are where oneDNN has been as fast, with AVX2 and with AVX-512 (``benchmarks/NOTES.md``).
 
     Parameters
     ----------
@@ -21,9 +23,20 @@ def pays(x: torch.Tensor, w: torch.Tensor, height: int, width: int, groups: int)
     height, width : int
         Of the output.
     groups : int
+
+    Returns
+    -------
+    bool
+        Whether the convolution itself and its gradient with respect to the images.
+    bool
+        Whether its gradient with respect to the filters.
     """
-    rows = x.shape[0] * height * width
-    return groups == 1 and x.device.type == "cpu" and rows <= min(w.shape[0], w.shape[1])
+    if groups > 1 or x.device.type != "cpu":
+        return False, False
+    rows, (out, channels) = x.shape[0] * height * width, w.shape[:2]
+    if w.shape[2] * w.shape[3] == 1:
+        return rows <= min(out, channels), rows <= 4 * max(out, channels)
+    return 8 * rows <= min(out, channels), rows <= 2 * min(out, channels)
 
 
 def _columns(
