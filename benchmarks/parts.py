@@ -2,9 +2,10 @@
 
 Filter gradients as torch computes them and as products of matrices, before and after freed memory is kept;
 convolutions and both gradients by torch and as the package computes them, as products of matrices or of pixels handed
-over as if of sixteen images, with one thread (``--threads``), as two ranks on two cores have it; batch normalisation with rectifier in torch's calls and in ours; a gradient copied into its buffer and computed
-there; and the update in one pass against torch's SGD. Variants take turns. The result is a JSON file under
-benchmarks/results/; the figures in NOTES.md are from it.
+over as if of sixteen images, with one thread (``--threads``), as two ranks on two cores have it; batch normalisation
+with rectifier in torch's calls and in ours; a gradient copied into its buffer and computed there; and the update in one
+pass against torch's SGD. Variants take turns. The result is a JSON file under benchmarks/results/; the figures in
+NOTES.md are from it.
 """
 
 import argparse
