@@ -45,6 +45,7 @@ def build_step(args: argparse.Namespace) -> Callable[[], object]:
             "image_size": args.image_size,
             "batch_size": args.batch_size,
             "precision": args.precision,
+            "ema": args.ema,
             "rank": world.rank,
             "size": world.size,
             "verbose": False,
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--exchange", default="overlap")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
+    parser.add_argument("--ema", type=float, default=0.0, help="decay of the moving average of the weights")
     parser.add_argument("--profile", action="store_true", help="also report the time of each kernel of a GPU")
     args = parser.parse_args()
 

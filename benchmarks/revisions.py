@@ -1,20 +1,23 @@
 """Is it as fast as at another revision? `python benchmarks/revisions.py REVISION`: this checkout against that one.
 
-Each runs its own scripts with its own package; the other one is checked out into a temporary folder. Three parts:
+Each runs its own scripts with its own package; the other one is checked out into a temporary folder. Four parts:
 
 step        `ours.py`: ResNet-50 with loading, exchange and update
+run         a whole run of a small network, with all that its loop does between steps: images per second after the first
+            epoch, as its log has them
 loading     `loader_contender.py`: batches from a packed set of photographs, JPEG files and raw pixels
 packing     `data_child.py`: tmpack of a folder of photographs, to both
 
 In a start both are started, and run in turn, in short bursts, the order reversed every round; its ratio is the median
 over its rounds, of this checkout's rate to the other's. Where memory happens to lie makes one process faster than
 another of the same code, so what counts are the starts: the mean of their ratios with a 95 % interval (Student's t).
-Each packing is a start. The result is a JSON file under benchmarks/results/; the exit status is 1 if this checkout is
-slower.
+Each packing is a start, and each run. The result is a JSON file under benchmarks/results/; the exit status is 1 if this
+checkout is slower.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import statistics
 import subprocess
@@ -32,8 +35,10 @@ from theanompi.experiments.statistics import interval
 
 LEAST = 0.99
 """The least share of the other's speed."""
-PARTS = ["step", "loading", "packing"]
-PHOTOGRAPHS, PACKINGS, RAW_SIZE = 200, 24, 256
+PARTS = ["step", "run", "loading", "packing"]
+PHOTOGRAPHS, PACKINGS, RAW_SIZE, RUNS = 200, 24, 256, 16
+SMALL_RUN = "-file models.resnet_cifar -class ResNetCifar --data digits --device cpu".split()
+SMALL_RUN_EPOCHS = 4
 
 
 def verdict(ratios: Sequence[float]) -> dict[str, Any]:
@@ -171,6 +176,34 @@ def in_turn(other: Path, number: int) -> list[tuple[str, Path]]:
     return [("this", common.ROOT), ("other", other)][:: 1 if number % 2 == 0 else -1]
 
 
+def run(other: Path, ranks: int) -> dict[str, Any]:
+    """Runs by both in turn, each with processes of its own, and what they say."""
+    ratios = []
+    for number in range(RUNS):
+        rates = {}
+        for name, root in in_turn(other, number):
+            with tempfile.TemporaryDirectory() as folder:
+                flags = [*SMALL_RUN, "--size", str(ranks), "--epochs", str(SMALL_RUN_EPOCHS)]
+                done = subprocess.run(
+                    [sys.executable, "-m", "theanompi", *flags, "--out", str(Path(folder, "run"))],
+                    cwd=folder,
+                    env=common.child_environment(1, root),
+                    capture_output=True,
+                    encoding="utf-8",
+                )
+                if done.returncode:
+                    raise SystemExit(done.stderr)
+                lines = Path(folder, "run", "log.jsonl").read_text(encoding="utf-8").splitlines()
+            epochs = [record for record in map(json.loads, lines) if record["kind"] == "train"][1:]
+            # The log of former versions calls all items images.
+            items = sum(e.get("items", e.get("images")) for e in epochs)
+            rates[name] = items / sum(e["wall_s"] for e in epochs)
+        ratios.append(rates["this"] / rates["other"])
+    found = verdict(ratios)
+    show(f"run, ranks {ranks}", found)
+    return {"part": "run", "ranks": ranks, **found}
+
+
 def loading(args: argparse.Namespace, other: Path, materials: Materials, store: str) -> dict[str, Any]:
     """The starts of both loaders with one process, and what they say."""
     data = str(materials.packed(store, RAW_SIZE))
@@ -239,6 +272,8 @@ def main() -> None:
         cells = result["cells"] = []
         if "step" in args.parts:
             cells += [cell(args, other, ranks, size) for ranks in args.ranks for size in args.sizes]
+        if "run" in args.parts:
+            cells += [run(other, ranks) for ranks in args.ranks]
         with tempfile.TemporaryDirectory() as folder:
             materials = Materials(Path(folder), PHOTOGRAPHS)
             if "loading" in args.parts:

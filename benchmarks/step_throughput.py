@@ -1,6 +1,7 @@
 """Images per second of ours against plain torch and DDP with gloo: `python benchmarks/step_throughput.py`.
 
-``plain`` is eager torch with channels_last, ``contiguous`` the same in torch's default layout.
+``plain`` is eager torch with channels_last, ``contiguous`` the same in torch's default layout, ``averaged`` ours with a
+moving average of the weights.
 
 In each cell (ranks × image size) the contenders run in turn, in short bursts, the order reversed every round;
 what counts is the median, and the ratio of bursts of the same round. The first step is timed from the start
@@ -42,8 +43,10 @@ def cell(args: argparse.Namespace, ranks: int, size: int) -> dict[str, Any]:
     folder = tempfile.TemporaryDirectory()
     data = Path(folder.name, "noise.h5")
     common.write_synthetic(data, size, EPOCH_STEPS * batch * ranks)
+    own = ["--data", str(data), "--exchange", args.exchange, *shape]
     offers = {
-        "ours": ("ours.py", ["--data", str(data), "--exchange", args.exchange, *shape]),
+        "ours": ("ours.py", own),
+        "averaged": ("ours.py", [*own, "--ema", "0.9999"]),
         "plain": ("opponents.py", ["--kind", "plain", *shape]),
         "contiguous": ("opponents.py", ["--kind", "plain", "--contiguous", *shape]),
         "ddp": ("opponents.py", ddp),
@@ -77,9 +80,9 @@ def main() -> None:
     parser.add_argument(
         "--contenders",
         nargs="+",
-        choices=["ours", "plain", "contiguous", "ddp"],
+        choices=["ours", "averaged", "plain", "contiguous", "ddp"],
         default=["ours", "plain", "contiguous", "ddp"],
-        help="the others are compared with the first one (default: all, with ours)",
+        help="the others are compared with the first one (default: ours, plain, contiguous, ddp)",
     )
     parser.add_argument("--exchange", default="overlap", help="our strategy (default: overlap)")
     parser.add_argument("--rounds", type=int, default=12, help="bursts of each contender (default: 12)")
