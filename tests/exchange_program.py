@@ -76,7 +76,10 @@ def make(strategy: str, name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[
     buffer = device.FlatBuffer(shapes)
     if name.startswith("cpu as cuda"):
         buffer.flat = buffer.flat.as_subclass(Disguised)
-    return get_exchanger(strategy, COMM, buffer), buffer
+    exchanger = get_exchanger(strategy, COMM, buffer)
+    if buffer.flat.data_ptr() % 64:
+        sys.exit(f"{strategy}: rank {COMM.rank}'s buffer begins where vectors do not fit")
+    return exchanger, buffer
 
 
 def whole(rank: int, step: int, size: int) -> np.ndarray:

@@ -469,6 +469,18 @@ def test_gradients_of_filters_and_matrices_go_into_their_views(size: int) -> Non
         assert_close(store.get_value(), value, precision="bf16")
 
 
+@pytest.mark.parametrize("before", [0, 1, 4])
+def test_a_product_has_the_same_bits_wherever_in_a_buffer_its_place_is(before: int) -> None:
+    """Libraries sum in another order where results do not lie as new memory does."""
+    rng = np.random.default_rng(0)
+    x, y = (device.shared(rng.normal(size=(50, n)).astype("float32")) for n in (13, 7))
+    buffer = device.FlatBuffer({"before": (before,), "place": (13, 7)})
+    place = device.shared(buffer.views["place"], "place")
+    pytensor.function([], [], updates=[(place, pt.dot(x.T, y))], mode=MODE)()
+    np.testing.assert_array_equal(place.get_value(), pytensor.function([], pt.dot(x.T, y), mode=MODE)())
+    assert buffer.flat.data_ptr() % 64 == 0
+
+
 def test_a_traceback_shows_the_line_of_the_program_that_failed() -> None:
     x, y = pt.fmatrices("x", "y")
     function = pytensor.function([x, y], pt.exp(x) @ y, mode=device.mode("cpu"))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from theanompi.device.ops.base import ALIGNMENT
 from theanompi.device.placement import current
 
 
@@ -39,7 +40,9 @@ class FlatBuffer:
         total = sum(sizes.values())
         if current().type == "cpu":
             # NumPy asks the system for huge pages, which passes over the buffer are faster in; torch does not.
-            self.flat = torch.from_numpy(np.zeros(total, np.float32))
+            room = torch.from_numpy(np.zeros(total + ALIGNMENT // 4, np.float32))
+            first = -room.data_ptr() % ALIGNMENT // 4
+            self.flat = room[first : first + total]
         else:
             self.flat = torch.zeros(total, dtype=torch.float32, device=current())
         self.views: dict[str, torch.Tensor] = {}

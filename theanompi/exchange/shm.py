@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError
 from theanompi.device import Pinned
+from theanompi.device.ops.base import ALIGNMENT
 from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket, Buffer
 from theanompi.exchange.route import CHUNK
@@ -42,11 +43,8 @@ class SharedMemory(Background):
         machines = self.comm.allreduce(int(first))
         size = buffer.flat.numel() * buffer.flat.element_size()
         self._check_room(size * self._node.size)
-        self._window = MPI.Win.Allocate_shared(size, 1, comm=self._node)
-        self._flats = [
-            torch.from_numpy(np.asarray(self._window.Shared_query(rank)[0]).view(np.float32))
-            for rank in range(self._node.size)
-        ]
+        self._window = MPI.Win.Allocate_shared(size + ALIGNMENT, 1, comm=self._node)
+        self._flats = [self._part(rank, size) for rank in range(self._node.size)]
         self._own = self._flats[self._node.rank]
         self._several = machines > 1
         self.description = "shared memory" + (f", then between {machines} machines" if self._several else "")
@@ -56,6 +54,12 @@ class SharedMemory(Background):
             self._pinned = Pinned(self._own.numpy())
         else:
             buffer.move(self._own)
+
+    def _part(self, rank: int, size: int) -> torch.Tensor:
+        """A rank's part of the window, from where vectors fit: it lies at whole pages in all processes, or in one."""
+        memory = np.asarray(self._window.Shared_query(rank)[0])
+        first = -memory.ctypes.data % ALIGNMENT
+        return torch.from_numpy(memory[first : first + size].view(np.float32))
 
     def _machine(self) -> Any:
         """The ranks that can share memory with this one."""

@@ -36,7 +36,7 @@ from pytensor.tensor.type import TensorType
 from theanompi.device.dispatch.base import batched_function, torch_function
 from theanompi.device.dispatch.indexing import signed
 from theanompi.device.elemwise import elemwise_function
-from theanompi.device.ops.base import Context, TorchOp
+from theanompi.device.ops.base import Context, TorchOp, matrix_product
 from theanompi.device.scalars import COMPUTED, torch_dtype
 from theanompi.device.unsupported import Unsupported
 
@@ -75,11 +75,9 @@ def _dot(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
 
     elif isinstance(op, BatchedDot):
         # Not matmul, which would broadcast one matrix to many.
-        return (lambda x, y, into: torch.bmm(x, y, out=into)) if context.into else torch.bmm
-    elif context.into:
-        return lambda x, y, into: torch.matmul(x, y, out=into)
+        return torch.bmm
     else:
-        return torch.matmul
+        return matrix_product
     return (lambda x, y, into: into.copy_(product(x, y))) if context.into else product
 
 

@@ -54,6 +54,36 @@ class Context:
         return tuple(t.to(torch.bfloat16) if t.dtype == torch.float32 else t for t in tensors)
 
 
+ALIGNMENT = 64
+"""Bytes: new memory of torch's begins at a multiple of it, and so does a `FlatBuffer`."""
+
+
+def matrix_product(x: torch.Tensor, y: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+    """The product of two matrices, or batches of them, with the same bits wherever the result is wanted.
+
+    Libraries have code of their own for results that lie where vectors do not fit, and it may sum in another order: the
+    same gradient would have other bits as part of a larger buffer than in memory of its own. There it is copied.
+
+    Parameters
+    ----------
+    x, y : torch.Tensor
+        As `torch.matmul` takes them.
+    into : torch.Tensor, optional
+        Where the result is wanted, of its shape and dtype.
+
+    Examples
+    --------
+    >>> x, place = torch.ones(2, 2), torch.empty(5)[1:].view(2, 2)
+    >>> matrix_product(x, x, place) is place, place.sum()
+    (True, tensor(8.))
+    """
+    if into is None:
+        return torch.matmul(x, y)
+    if into.data_ptr() % ALIGNMENT:
+        return into.copy_(torch.matmul(x, y))
+    return torch.matmul(x, y, out=into)
+
+
 class TorchOp(Op):
     """A PyTensor op whose meaning is a torch function.
 

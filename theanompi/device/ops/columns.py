@@ -8,6 +8,8 @@ filters and images are read in their channels-last layout, so nothing but the co
 
 import torch
 
+from theanompi.device.ops.base import matrix_product
+
 Pair = tuple[int, ...]
 
 
@@ -83,7 +85,7 @@ def backward_filters(
     columns = _columns(x, size, (kernel[0], kernel[1]), stride, padding, dilation)
     pixels = gy.permute(0, 2, 3, 1).reshape(-1, out).t()
     if into is not None and into.dtype == x.dtype and into.is_contiguous(memory_format=torch.channels_last):
-        torch.mm(pixels, columns, out=_matrix(into))
+        matrix_product(pixels, columns, _matrix(into))
         return into
     gw = (pixels @ columns).view(out, *kernel, channels).permute(0, 3, 1, 2)
     return gw if into is None else into.copy_(gw)
