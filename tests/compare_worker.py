@@ -13,7 +13,7 @@ from pathlib import Path
 from theanompi.config import from_environment, resolve
 from theanompi.launch.ends import tell
 from theanompi.launch.job import mpi_rank
-from theanompi.record.folder import CHECKPOINT_FILE, RunFolder, replace_text, write_config
+from theanompi.record.folder import CHECKPOINT_FILE, CURVES_FILE, RunFolder, replace_text, write_config
 from theanompi.record.metrics import CLASSIFIER, Reported
 from theanompi.record.recorder import Recorder
 
@@ -54,7 +54,8 @@ def main() -> None:
         if iteration % PER_EPOCH == 0:
             recorder.validation(epoch, iteration, 100, sums)
             replace_text(out / CHECKPOINT_FILE, json.dumps(iteration))
-            (out / "curves.png").touch()
+            if config.curves:
+                (out / CURVES_FILE).touch()
     recorder.close()
     folder.release()
     tell(well=True)

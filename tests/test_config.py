@@ -125,6 +125,7 @@ def flags(*argv: str) -> RunConfig:
         ("save_on_signal", None, "save_on_signal: expected true or false, got None"),
         ("stall_seconds", 0, "stall_seconds: expected a number above 0, got 0"),
         ("stall_abort", "often", "stall_abort: expected true or false, got 'often'"),
+        ("curves", "none", "curves: expected true or false, got 'none'"),
         ("timeline", 0, "timeline: expected a whole number of at least 1, got 0"),
         (
             "logger",
@@ -188,7 +189,7 @@ def test_dict_survives_json_with_every_field_changed():
         require_cuda_aware=True, cuda_graph=False, deterministic=True, timeline=3, allreduce_algorithm="ring",
         optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
-        init="a.npz", workers_simulated=4, label_smoothing=0.1, ema=0, logger="csv, mine.Own",
+        curves=False, init="a.npz", workers_simulated=4, label_smoothing=0.1, ema=0, logger="csv, mine.Own",
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
     assert unchanged == {"rule", "overwrite", "normalization"}

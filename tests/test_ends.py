@@ -232,7 +232,13 @@ with Watchdog(MPI.COMM_WORLD, Progress(), stall_seconds=0.1, abort=True):
 
 
 def settings(out: Path, **changes) -> RunConfig:
-    common = {"modelfile": "small_models", "devices": ["cpu"] * 2, "batch_size": 4, "max_iterations": 5}
+    common = {
+        "modelfile": "small_models",
+        "devices": ["cpu"] * 2,
+        "batch_size": 4,
+        "max_iterations": 5,
+        "curves": False,
+    }
     return RunConfig.from_dict({**common, "out": str(out), **changes})
 
 

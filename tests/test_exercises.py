@@ -57,3 +57,6 @@ def test_an_exercise_can_be_done(page: Path, tmp_path: Path) -> None:
     report = tmp_path / "days" / "report.md"
     if page.stem == "your_own_arrays":
         assert "mae" in report.read_text("utf-8")
+        assert (tmp_path / "runs" / "forecast-days" / "curves.png").is_file()
+        # Those of an experiment draw none.
+        assert [path.parent for path in tmp_path.rglob("days/**/curves.png")] == [tmp_path / "days"]

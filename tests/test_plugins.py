@@ -565,10 +565,12 @@ def test_what_came_later_had_only_its_default_before() -> None:
 
 
 def test_a_run_is_made_with_the_defaults_of_the_class_and_says_so(mine: Path) -> None:
-    """As a user does it: a file of one's own, two ranks, and going on with another recipe."""
+    """As a user does it: a file of one's own, and going on with another recipe."""
     (mine / "my_net.py").write_text(page("class Net(Model)"))
     command = [sys.executable, "-c", "import sys; from theanompi.cli import main; sys.exit(main())"]
-    command += "-file my_net.py -class Net -s 2 --out run --set model.width=6 --weight-decay 0.25".split()
+    command += (
+        "-file my_net.py -class Net --out run --no-curves --set model.width=6 --weight-decay 0.25".split()
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for more, part in [
         (["--max-iterations", "1"], "iteration 1 of "),

@@ -32,7 +32,7 @@ def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:
     flags = block("README.md", "-file mymodel").split()[1:]
     command = [sys.executable, "-c", "import sys; from theanompi.cli import main; sys.exit(main())", *flags]
     done = subprocess.run(
-        [*command, "--max-iterations", "3"],
+        [*command, "--max-iterations", "3", "--no-curves"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -46,7 +46,7 @@ def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:
 @pytest.mark.mpirun  # in the process of the script, where nobody sees it
 def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
     lines = block("docs/index.md", "rule.wait()")
-    script = lines.replace('modelclass="ResNet50"', 'modelclass="ResNet50", max_iterations=1')
+    script = lines.replace('modelclass="ResNet50"', 'modelclass="ResNet50", max_iterations=1, curves=False')
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
     )

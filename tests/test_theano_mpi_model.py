@@ -278,6 +278,7 @@ def test_a_stopped_one_is_not_said_to_go_on(launched: bool, tmp_path: Path, monk
         "sync_type": "avg",
         "out": str(tmp_path / "run"),
         "devices": ["cpu"],
+        "curves": False,
     }
     if launched:
         rule = BSP()

@@ -172,19 +172,19 @@ class Case(NamedTuple):
     name: str
     size: int
     settings: dict[str, Any]
-    updates: int = 60
+    updates: int = 40
 
 
 ADAM = {"optimizer": "adam", "base_lr": 0.003}
 CASES = (
     Case("SmallAlexNet", 67, ADAM | {"base_lr": 0.002}, updates=120),
-    Case("SmallAlexNetOneTower", 63, ADAM | {"base_lr": 0.001}),
-    Case("SmallCifar10", 28, ADAM | {"base_lr": 0.01}),
+    Case("SmallAlexNetOneTower", 63, ADAM | {"base_lr": 0.001}, updates=60),
+    Case("SmallCifar10", 28, ADAM | {"base_lr": 0.01}, updates=60),
     Case("SmallDenseNet", 32, ADAM),
     Case("SmallDenseNetCifar", 16, ADAM),
     Case("SmallGoogLeNet", 32, ADAM),
-    Case("SmallGoogLeNetBN", 32, ADAM),
-    Case("SmallInceptionV3", 75, ADAM),
+    Case("SmallGoogLeNetBN", 32, ADAM, updates=60),
+    Case("SmallInceptionV3", 75, ADAM, updates=60),
     Case("SmallNIN", 16, ADAM),
     Case("SmallResNet18", 32, ADAM),
     Case("SmallResNet50", 32, ADAM),
@@ -233,11 +233,11 @@ def test_a_network_learns_alone_and_on_two_ranks_and_goes_on_from_a_state(
     epochs = case.updates  # of one each
     run = {**BASE, "data": pictures[case.size], "image_size": case.size, "epochs": epochs, **case.settings}
     name = f"tests.zoo.small.{case.name}"
-    model, after_12, _ = goes_on(made(name, **run), 6, 12)
+    model, after_4, _ = goes_on(made(name, **run), 2, 4)
     # Two ranks with a batch each make the updates of one with two.
-    equal(on_two_ranks(name, 12, tmp_path / "run", **run), after_12)
+    equal(on_two_ranks(name, 4, tmp_path / "run", **run), after_4)
     # It learns the examples by heart.
-    train(model, 12, case.updates)
+    train(model, 4, case.updates)
     loss, error = validated(model)
     model.cleanup()
     assert error <= 0.1, (loss, error)

@@ -428,6 +428,13 @@ class RunConfig:
     stall_abort: bool = _option(
         "aside", False, SWITCH, "folder and log", "then also end the run, with a stack of each rank"
     )
+    curves: bool = _option(
+        "aside",
+        True,
+        SWITCH,
+        "folder and log",
+        "draw curves.png; tmlauncher plot does it later as well",
+    )
     timeline: int | None = _option(
         "aside",
         None,

@@ -90,6 +90,7 @@ _ELSEWHERE = {
     "resume": "the state of each run",
     "overwrite": "the state of each run",
     "log_interval": "the experiment",
+    "curves": "the experiment",
     "timeline": "the experiment",
     "verbose": "the experiment",
 }

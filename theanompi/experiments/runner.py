@@ -40,7 +40,7 @@ from theanompi.experiments.storage import (
 from theanompi.launch.check import check
 from theanompi.launch.job import WORKER, handle_signals
 from theanompi.launch.mpirun import Outcome, world
-from theanompi.record.folder import BEST_FILE, CHECKPOINT_FILE, CURVES_FILE, replace_text
+from theanompi.record.folder import BEST_FILE, CHECKPOINT_FILE, replace_text
 from theanompi.record.metrics import as_number, is_fraction
 from theanompi.record.terminal import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.rules import Rule, RunFailed, get_rule
@@ -281,8 +281,11 @@ class _Runner:
 
     def _wait(self, trial: Trial, resume: bool, output: Path) -> tuple[int, Sequence[str]]:
         """Start a run and wait for its end; gives its exit status, and who ended badly."""
-        # Runs that are stopped go on from the end of an epoch: their logs are those of runs that never were.
-        config = replace(trial.config, resume=resume, overwrite=not resume, save_on_signal=False)
+        # Runs that are stopped go on from the end of an epoch: their logs are those of runs that never were. They draw
+        # no curves: the report has those of all.
+        config = replace(
+            trial.config, resume=resume, overwrite=not resume, save_on_signal=False, curves=False
+        )
         rule = get_rule(config.rule)
         rule.start(
             config,
@@ -364,7 +367,7 @@ class _Runner:
 
 def _clean(trial: Trial) -> None:
     """Remove what a complete run no longer needs: the checkpoints of hundreds fill a disk."""
-    for name in (CHECKPOINT_FILE, BEST_FILE, CURVES_FILE):
+    for name in (CHECKPOINT_FILE, BEST_FILE):
         (trial.folder / name).unlink(missing_ok=True)
 
 

@@ -320,7 +320,7 @@ def train(
             config.log_interval,
             config.verbose,
             resume_from=iteration if config.resume else None,
-            draw=plot_curves,
+            draw=plot_curves if config.curves else None,
             timeline=config.timeline,
             comm=comm,
             place=f"{name} on {platform.node()}",
