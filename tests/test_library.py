@@ -172,10 +172,10 @@ def test_a_rank_of_the_users_own_mpirun_gives_its_core_up_too(here, device, expe
 @pytest.mark.parametrize(("first", "cores"), [("0", "2"), ("4 * rank", "4")])
 def test_cores_are_shared_only_where_ranks_have_the_same(first, cores):
     program = (
-        "import os; from mpi4py import MPI; rank = MPI.COMM_WORLD.rank\n"
-        f"os.sched_getaffinity = lambda pid: set(range({first}, {first} + 4))\n"
-        "from theanompi.config import RunConfig; from theanompi.training.rank import choose_device; "
-        "print(choose_device(MPI.COMM_WORLD, RunConfig(devices='cpu'), ('cpu',))[1])"
+        "import os; from unittest import mock; rank = comm.rank\n"
+        "from theanompi.config import RunConfig; from theanompi.training.rank import choose_device\n"
+        f"with mock.patch.object(os, 'sched_getaffinity', lambda pid: set(range({first}, {first} + 4))):\n"
+        "    print(choose_device(comm, RunConfig(devices='cpu'), ('cpu',))[1])"
     )
-    done = run_mpi(2, ["-c", program])
+    done = run_warm(2, program)
     assert done.stdout.split() == [cores] * 2, done.stderr

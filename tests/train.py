@@ -22,11 +22,8 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from theanompi.config import RunConfig
-from theanompi.exchange import STRATEGIES
-from theanompi.exchange.window import LockedWindow
 from theanompi.record.recorder import Recorder
 from theanompi.system.processes import children
-from theanompi.training.model import Model
 from theanompi.worker import run
 
 if TYPE_CHECKING:
@@ -38,10 +35,15 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
     """A run that goes wrong in one of the ways above."""
     with ExitStack() as stack:
         patch = mock.patch.object
+        # What brings torch along is imported where it is needed, as a worker does, which refuses much before that.
         if how == "no-exchange":
+            from theanompi.exchange import STRATEGIES
+
             for strategy in set(STRATEGIES.values()):
                 stack.enter_context(patch(strategy, "_sum", lambda self, bucket: None))
         elif how == "own-batches":
+            from theanompi.training.model import Model
+
             update = Model.update
 
             def update_by_the_mean_of_its_batches(self: Model, objective: int = 0) -> Any:
@@ -51,6 +53,8 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
 
             stack.enter_context(patch(Model, "update", update_by_the_mean_of_its_batches))
         elif how.startswith("kill-holding"):
+            from theanompi.exchange.window import LockedWindow
+
             put, left = LockedWindow.put, [int(how.split("-")[-1])]
 
             def put_or_die(self: LockedWindow, *args: Any) -> None:

@@ -23,16 +23,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-from mpi4py import MPI
+from theanompi.worker import nothing_is_garbage
 
-import theanompi.training.rank  # noqa: F401  (once, with all that it needs)
-from tests.forked import forked_loaders
-from tests.train import train
-from theanompi import device
-from theanompi.system.processes import children
-from theanompi.training.links import Links
-from theanompi.training.ranks import Agreed, forget_shared_memory
+with nothing_is_garbage():
+    import torch
+    from mpi4py import MPI
+
+    import theanompi.training.rank  # noqa: F401  (once, with all that it needs)
+    from tests.forked import forked_loaders
+    from tests.train import train
+    from theanompi import device
+    from theanompi.system.processes import children
+    from theanompi.training.links import Links
+    from theanompi.training.ranks import Agreed, forget_shared_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 STAYING = (str(ROOT / "theanompi"), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))

@@ -172,22 +172,22 @@ class Case(NamedTuple):
     name: str
     size: int
     settings: dict[str, Any]
-    updates: int = 40
+    updates: int = 60
 
 
 ADAM = {"optimizer": "adam", "base_lr": 0.003}
 CASES = (
     Case("SmallAlexNet", 67, ADAM | {"base_lr": 0.002}, updates=120),
-    Case("SmallAlexNetOneTower", 63, ADAM | {"base_lr": 0.001}, updates=60),
-    Case("SmallCifar10", 28, ADAM | {"base_lr": 0.01}, updates=60),
-    Case("SmallDenseNet", 32, ADAM),
-    Case("SmallDenseNetCifar", 16, ADAM),
-    Case("SmallGoogLeNet", 32, ADAM),
-    Case("SmallGoogLeNetBN", 32, ADAM, updates=60),
-    Case("SmallInceptionV3", 75, ADAM, updates=60),
+    Case("SmallAlexNetOneTower", 63, ADAM | {"base_lr": 0.001}),
+    Case("SmallCifar10", 28, ADAM | {"base_lr": 0.01}),
+    Case("SmallDenseNet", 32, ADAM, updates=40),
+    Case("SmallDenseNetCifar", 16, ADAM, updates=40),
+    Case("SmallGoogLeNet", 32, ADAM, updates=40),
+    Case("SmallGoogLeNetBN", 32, ADAM),
+    Case("SmallInceptionV3", 75, ADAM),
     Case("SmallNIN", 16, ADAM),
-    Case("SmallResNet18", 32, ADAM),
-    Case("SmallResNet50", 32, ADAM),
+    Case("SmallResNet18", 32, ADAM, updates=40),
+    Case("SmallResNet50", 32, ADAM, updates=40),
     Case("SmallVGG", 32, ADAM),
     Case("SmallWideResNet", 16, ADAM),
 )

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from theanompi.data.arrays import Arrays
     from theanompi.data.modality import Field, Modality
     from theanompi.data.pictures.modality import Pictures
-    from theanompi.data.reading.loader import Batch, Loader, LoaderError
+    from theanompi.data.reading.errors import LoaderError
+    from theanompi.data.reading.loader import Batch, Loader
     from theanompi.data.reading.sampler import Sampler, validation_batches
     from theanompi.data.store.record_writer import write_arrays, write_stream, write_texts
     from theanompi.data.store.records import ArrayDataset, RecordDataset, TokenDataset
@@ -30,7 +31,7 @@ _HOMES = {
     "Dataset": "store.schema",
     "Field": "modality",
     "Loader": "reading.loader",
-    "LoaderError": "reading.loader",
+    "LoaderError": "reading.errors",
     "Modality": "modality",
     "Pictures": "pictures.modality",
     "RecordDataset": "store.records",

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.data.modality import DataFile, Modality
+from theanompi.data.reading.errors import LoaderError
 from theanompi.data.reading.process import Layout, Work
 from theanompi.data.reading.sampler import Sampler, validation_batches
 from theanompi.data.store.schema import Split
@@ -41,10 +42,6 @@ _MPI_VARIABLES = ("PMI", "OMPI_", "MPI", "I_MPI_")
 _GRACE_SECONDS = 1.0
 # Kept for `Loader.readings`; who asks after each minibatch, accumulated as it may be, misses none.
 _READINGS = 1024
-
-
-class LoaderError(RuntimeError):
-    """A loader process has died, or an item cannot be read; the message is one line."""
 
 
 class Batch(NamedTuple):
