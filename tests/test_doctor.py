@@ -55,10 +55,14 @@ def other(tmp_path, monkeypatch):
 
 def answer(who: Doctor, question: str, *given: object) -> tuple[dict, str]:
     """What `Doctor._ask` gives, without a process for the question."""
-    said = io.StringIO()
+    status, said = 0, io.StringIO()
     with redirect_stdout(said):
-        questions.QUESTIONS[question](*given)
-    return who._answer(question, mpirun.Outcome(0, said.getvalue(), ""))
+        try:
+            questions.QUESTIONS[question](*given)
+        except (ValueError, OSError) as error:
+            status = 1
+            mpirun.say(error=str(error))
+    return who._answer(question, mpirun.Outcome(status, said.getvalue(), ""))
 
 
 def diagnose(part: str, config: RunConfig | None = None, **machine: object) -> list[str]:
@@ -67,11 +71,8 @@ def diagnose(part: str, config: RunConfig | None = None, **machine: object) -> l
     who.facts["machine"] = {"packages": {}, "gpus": [], "library": "MPICH Version: 5.0.2", **machine}
     if part == "_run":
         # A model of the zoo is built sooner than a process for it begins.
-        with (
-            patch.object(Doctor, "_ask", answer)
-            if who.given.modelfile == RunConfig().modelfile
-            else nullcontext()
-        ):
+        ours = who.given.modelfile == RunConfig().modelfile
+        with patch.object(Doctor, "_ask", answer) if ours else nullcontext():
             assert [*who._model()] == []
     return [re.sub(r" +", " ", line(item)) for item in getattr(who, part)()]
 
