@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from tests.mpi import ROOT, mpirun, run_mpi
+from tests.mpi import ROOT, mpirun, run_mpi, run_warm
 from tests.test_training_mpi import orderly, processes_of, refused, train, trained
 from theanompi import BSP
 from theanompi.config import RunConfig
@@ -478,6 +478,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_second_run_in_the_folder_of_one_at_work_is_refused_and_disturbs_nothing(small_models, tmp_path):
+    run_warm(2, "pass")  # so that the ranks that are refused need not start while the first run is at work
     rule = BSP()
     rule.start(settings(tmp_path / "run", modelclass="Slow", max_iterations=60))
     log = tmp_path / "run" / "log.jsonl"
