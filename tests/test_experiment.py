@@ -125,7 +125,7 @@ def test_presets_differ_as_their_names_say():
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in EXAMPLES if p.stem != "sync_async_rates"], ids=lambda path: path.stem
+    "path", [p for p in EXAMPLES if not p.stem.endswith("_rates")], ids=lambda path: path.stem
 )
 @pytest.mark.parametrize("scale", ["imagenet", "small"])
 def test_the_papers_experiments(path, scale):
@@ -165,6 +165,7 @@ def test_which_there_are():
     assert [p.stem for p in EXAMPLES] == [
         *(
             "gamma",
+            "lars_limit_rates",
             "minibatch",
             "optimizers",
             "pitfalls",
