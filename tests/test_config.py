@@ -31,6 +31,7 @@ FLAGS = """
 --decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
 --scaled --normalization --shuffle --zero-gamma --no-zero-gamma
 --optimizer --schedule --clip-norm --set --length --label-smoothing --ema
+--mixup --cutmix --random-erasing
 --out --resume --overwrite --log-interval --checkpoint-interval --keep --timeline
 """.split()
 
@@ -105,6 +106,9 @@ def flags(*argv: str) -> RunConfig:
         ("normalization", "rank", "normalization: expected one of minibatch, worker, got 'rank'"),
         ("shuffle", "locale", "shuffle: expected one of global, worker, got 'locale'"),
         ("label_smoothing", 1, "label_smoothing: expected a number of at least 0 and below 1, got 1"),
+        ("mixup", -1, "mixup: expected a number of at least 0, got -1"),
+        ("cutmix", -1, "cutmix: expected a number of at least 0, got -1"),
+        ("random_erasing", 2, "random_erasing: expected a number from 0 to 1, got 2"),
         ("ema", 1, "ema: expected a number of at least 0 and below 1, got 1"),
         ("zero_gamma", "perhaps", "zero_gamma: expected true or false, got 'perhaps'"),
         ("warmup", "slow", "warmup: expected one of gradual, constant, none"),
@@ -189,6 +193,7 @@ def test_dict_survives_json_with_every_field_changed():
         require_cuda_aware=True, cuda_graph=False, deterministic=True, timeline=3, allreduce_algorithm="ring",
         optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
+        mixup=0.2, cutmix=1, random_erasing=0.25,
         curves=False, init="a.npz", workers_simulated=4, label_smoothing=0.1, ema=0, logger="csv, mine.Own",
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}

@@ -165,10 +165,12 @@ def test_labels_that_the_trainer_does_not_see_are_not_smoothed_silently() -> Non
 
     with pytest.raises(
         ConfigError,
-        match=r"^Net\.objectives: label_smoothing: expected 0, as only the labels of theanompi\.classification are "
-        r"smoothed, which this does not call, got 0\.1$",
+        match=r"^Net\.objectives: label_smoothing: expected 0, as it is for classifiers, whose objectives call "
+        r"theanompi\.classification, which this does not, got 0\.1$",
     ):
         made(objectives, {"label_smoothing": 0.1})
+    with pytest.raises(ConfigError, match=r"^Net\.objectives: random_erasing: expected 0, .* got 1$"):
+        made(objectives, {"random_erasing": 1})
     assert "labels          smoothed by 0.1" in made(Model.objectives, {"label_smoothing": 0.1}).plan()
 
 

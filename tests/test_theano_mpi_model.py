@@ -355,6 +355,8 @@ def test_what_is_missing_is_named() -> None:
         TheanoMPIModel(model, RunConfig(sync_type="avg", init="net.npz"), 0, 1)
     with pytest.raises(ConfigError, match="model class Regression: expected label_smoothing 0"):
         TheanoMPIModel(model, RunConfig(sync_type="avg", label_smoothing=0.1), 0, 1)
+    with pytest.raises(ConfigError, match="model class Regression: expected mixup 0"):
+        TheanoMPIModel(model, RunConfig(sync_type="avg", mixup=0.2), 0, 1)
 
 
 class Scaled(Plain):

@@ -89,12 +89,18 @@ def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     return max(float(np.linalg.norm(a[k] - b[k]) / np.linalg.norm(b[k])) for k in b if b[k].any())
 
 
-@pytest.mark.parametrize("model", ["Plain", "Normalised"])
-def test_ranks_and_accumulation_split_a_minibatch_without_changing_it(model: str, tmp_path: Path) -> None:
-    one = trained(1, tmp_path / "1", modelclass=model, accumulation=4, ema=0.9)
+MIXED: dict[str, Any] = {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.5}
+
+
+@pytest.mark.parametrize(("model", "images"), [("Plain", {}), ("Normalised", MIXED)])
+def test_ranks_and_accumulation_split_a_minibatch_without_changing_it(
+    model: str, images: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"modelclass": model, "ema": 0.9, **images}
+    one = trained(1, tmp_path / "1", accumulation=4, **settings)
     assert {name.split("/")[0] for name in one} == {"weights", "raw", "velocity"}
     for n, accumulation in ((2, 2), (4, 1)):
-        split = trained(n, tmp_path / str(n), modelclass=model, accumulation=accumulation, ema=0.9)
+        split = trained(n, tmp_path / str(n), accumulation=accumulation, **settings)
         assert difference(split, one) < 1e-5, f"{n} ranks, A = {accumulation}"
 
 
@@ -266,6 +272,7 @@ def test_a_resumed_run_is_bit_identical(n: int, sync_type: str, tmp_path: Path) 
         "sync_type": sync_type,
         "epochs": 3,
         "ema": 0.9 if sync_type == "cdd" else 0.0,
+        **(MIXED if n == 2 else {}),
     }
     per_epoch = 22 // n
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
@@ -274,11 +281,11 @@ def test_a_resumed_run_is_bit_identical(n: int, sync_type: str, tmp_path: Path) 
     trained(n, resumed, max_iterations=per_epoch + 3, resume=True, **common)
     trained(n, resumed, max_iterations=2 * per_epoch, resume=True, **common)
     assert (straight / "checkpoint.h5").read_bytes() == (resumed / "checkpoint.h5").read_bytes()
-    logs = [
-        [(x["iteration"], x["error"]) for x in read_log(out / "log.jsonl") if x["kind"] == "val"]
-        for out in (straight, resumed)
-    ]
+    lines = [read_log(out / "log.jsonl") for out in (straight, resumed)]
+    logs = [[(x["iteration"], x["error"]) for x in log if x["kind"] == "val"] for log in lines]
     assert logs[0] == logs[1] and len(logs[0]) == 2
+    mixed = {x.get("labels") for log in lines for x in log if x["kind"] == "train"}
+    assert mixed == {"mixed" if n == 2 else None}
 
 
 def test_a_killed_run_resumes_bit_identically(tmp_path: Path) -> None:

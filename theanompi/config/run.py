@@ -30,6 +30,7 @@ from theanompi.config.kinds import (
     DATA,
     DEVICES,
     EPOCHS,
+    FRACTION,
     MODULE,
     MOST_SIMULATED,
     NOT_NEGATIVE,
@@ -151,7 +152,7 @@ class RunConfig:
     color_jitter: float = _model_option(
         "run",
         0.0,
-        number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        FRACTION,
         "data",
         "of brightness, contrast and saturation, as in fb.resnet.torch, which has 0.4; 0: none",
     )
@@ -161,6 +162,32 @@ class RunConfig:
         NOT_NEGATIVE,
         "data",
         "noise along the principal components of colour, as in fb.resnet.torch, which has 0.1; 0: none",
+    )
+    mixup: float = _model_option(
+        "recipe",
+        0.0,
+        NOT_NEGATIVE,
+        "data",
+        "α of mixup: each training image is blended with another, their labels too, by shares from Beta(α, α), such as "
+        "0.2; 0: none",
+        later=True,
+    )
+    cutmix: float = _model_option(
+        "recipe",
+        0.0,
+        NOT_NEGATIVE,
+        "data",
+        "α of cutmix: a box of each training image is another's, and that share of its label, such as 1; 0: none; with "
+        "mixup too: the one or the other for each batch",
+        later=True,
+    )
+    random_erasing: float = _model_option(
+        "recipe",
+        0.0,
+        FRACTION,
+        "data",
+        "probability that a box of a training image is blanked out, such as 0.25; 0: none",
+        later=True,
     )
     loader_processes: int | None = _option(
         "aside",

@@ -111,6 +111,8 @@ class Modality(ABC):
         Numbers in a row.
     reader : ReaderClass
         What reads items in a loader process.
+    augmentations : tuple of str
+        Settings that change training items and not every modality has, of those that this one heeds.
     for_networks : tuple of str
         Attributes of the data file, spelt as words, on which it depends which networks can take its items.
 
@@ -122,6 +124,7 @@ class Modality(ABC):
 
     name: ClassVar[str]
     noun: str = "items"
+    augmentations: ClassVar[tuple[str, ...]] = ()
     for_networks: ClassVar[tuple[str, ...]] = ("class names",)
     read: Mapping[str, Field]
     given: Mapping[str, Field]
@@ -133,6 +136,12 @@ class Modality(ABC):
             raise ConfigError(
                 f"data file {dataset.path}: expected {self.name}, which the model is made for, got {dataset.modality}"
             )
+        for setting in ("mixup", "cutmix", "random_erasing"):
+            if (value := getattr(config, setting)) and setting not in self.augmentations:
+                raise ConfigError(
+                    f"{setting}: expected 0, as it is for classifiers of pictures, not for {self.noun} of {self.name}, "
+                    f"got {value:g}"
+                )
         self.dataset, self.seed = dataset, config.seed
         # For dropout, and 1 or 0 for the padding of the last validation batch.
         self.given = {"keys": Field("int64", ()), "weights": Field("float32", ())}

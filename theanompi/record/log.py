@@ -125,7 +125,7 @@ _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("epoch", "iteration", "items"), _WHOLE),
     **dict.fromkeys(("wall_s", "virtual_s", *(f"{kind}_s" for kind in KINDS)), _SECONDS),
     **dict.fromkeys(("lr", "items_per_s"), _NUMBER),
-    **dict.fromkeys(("kind", "reason", "weights"), ("a text", is_text)),
+    **dict.fromkeys(("kind", "reason", "weights", "labels"), ("a text", is_text)),
     "iterations": ("a whole number or null", lambda value: value is None or _is_whole(value)),
     **dict.fromkeys(
         ("ranks", "waited_s", "staleness", "order", "letters", "pace", "done"),

@@ -6,7 +6,8 @@
     The interval since the previous such line: ``epoch`` (0-based index), ``iteration`` (finished updates),
     each loss and metric of the model by its name (below), ``lr`` (at ``iteration``), ``iterations`` and ``items``
     (over all ranks) of the interval, ``wall_s``, ``items_per_s`` (``items`` ÷ ``wall_s``), and how rank 0 spent
-    the interval, in seconds summed over it (below). Validation and checkpoints are in none of the times.
+    the interval, in seconds summed over it (below). Validation and checkpoints are in none of the times. ``labels`` is
+    "mixed" if items were mixed: the loss is then that of mixed labels, and an error is about that of the larger share.
 ``val``
     One validation: ``epoch``, ``iteration``, ``items``, and each loss and metric; ``weights`` is "ema" if it was of
     their exponential moving average.
@@ -176,6 +177,8 @@ class Recorder:
         log has it as ``virtual_s``.
     averaged : bool
         Whether validations are of the weights' moving average.
+    mixed : bool
+        Whether training is on mixed items.
     loggers : sequence of callable, optional
         Each called on rank 0, with the records that a resumed log keeps; gives a `theanompi.record.loggers.Logger`,
         which is told each line of kind ``train``, ``val`` and ``summary``.
@@ -234,6 +237,7 @@ class Recorder:
         lockstep: bool = True,
         clock: Callable[[], float] | None = None,
         averaged: bool = False,
+        mixed: bool = False,
         loggers: Sequence[Callable[[Sequence[dict[str, Any]]], Logger]] = (),
     ) -> None:
         check_metrics(metrics, headline)
@@ -259,7 +263,8 @@ class Recorder:
         # The other ranks do the same sums, and nothing comes of them.
         self._out = out if rank == 0 else None
         self._verbose = verbose and rank == 0
-        self._size, self._iterations, self._averaged = size, iterations, averaged
+        self._size, self._iterations = size, iterations
+        self._averaged, self._mixed = averaged, mixed
         self._log_interval, self._draw = log_interval, draw
         # Sums and no lists: a run may have millions of intervals.
         self._all, self._own = Totals(metrics), Totals(())
@@ -498,7 +503,7 @@ class Recorder:
         self._say(
             f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: "
             f"{as_number(trained['items_per_s'])} {about.noun}/s; "
-            f"training {values_of(trained, about.main)}; "
+            f"training {f'on mixed {about.noun}: ' * self._mixed}{values_of(trained, about.main)}; "
             f"validation {'of the EMA: ' * self._averaged}{values_of(record, about.metrics)}"
         )
         if self._drawing < DRAWING * (monotonic() - self._drawn):
@@ -698,6 +703,7 @@ class Recorder:
             "iterations": interval.iterations,
             "items": interval.items,
             "wall_s": wall,
+            **({"labels": "mixed"} if self._mixed else {}),
         }
 
     def _write(self, record: dict[str, Any]) -> None:

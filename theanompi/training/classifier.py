@@ -76,7 +76,7 @@ class _Seen(Pictures):
             "boxes": Field("float32", (7,)),
             "fault": Field("uint8", (FAULT_BYTES,)),
         }
-        self.given = {name: field for name, field in of.given.items() if name != "boxes"}
+        self.given = {name: of.given[name] for name in ("colors", "labels", "keys", "weights")}
         self.reader = ReaderClass("theanompi.data.pictures.files", "FileReader", tuple(preparation))
 
     def batch(

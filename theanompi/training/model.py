@@ -621,6 +621,9 @@ class Model:
             bias_rate=self.bias_rate,
             noun=self.data.modality.noun,
             label_smoothing=run.label_smoothing,
+            mixup=run.mixup,
+            cutmix=run.cutmix,
+            random_erasing=run.random_erasing,
             ema=run.ema,
         )
 

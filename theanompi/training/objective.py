@@ -13,19 +13,24 @@ from pytensor.tensor.special import Softmax
 
 from theanompi.config import ConfigError
 from theanompi.device import DeviceSharedVariable
-from theanompi.device.ops import softmax_cross_entropy
+from theanompi.device.ops import partners, softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, output_keywords
 from theanompi.lasagne.objectives import categorical_accuracy
 from theanompi.lasagne.utils import collect_shared_vars
 
-_SMOOTHING: ContextVar["Smoothing | None"] = ContextVar("label smoothing of classification", default=None)
+_TARGETS: ContextVar["Targets | None"] = ContextVar("what classification makes of labels", default=None)
+_OF_CLASSIFIERS = ("label_smoothing", "mixup", "cutmix", "random_erasing")
 
 
-class Smoothing:
-    """The label smoothing of a pass: its `share`, and whether `classification` was `asked` for a loss that has it."""
+class Targets:
+    """What `classification` makes of the labels in a pass of training, and whether it was `asked` for it.
 
-    def __init__(self, share: float) -> None:
-        self.share, self.asked = share, False
+    `smoothing` is the share of each that is spread over all classes, `mixed` float32 (n,) the share of each item's
+    partner, or None where items are not mixed.
+    """
+
+    def __init__(self, smoothing: float, mixed: Variable | None) -> None:
+        self.smoothing, self.mixed, self.asked = smoothing, mixed, False
 
 
 class Objective(NamedTuple):
@@ -77,7 +82,8 @@ def classification(scores: Variable, labels: Variable) -> Objective:
     """The cross-entropy of class scores, with the errors at the first and within the first five guesses.
 
     A trainer smooths the labels in training, and not in validation, by its setting ``label_smoothing``: that share ε of
-    each label is spread evenly over all classes (Szegedy et al. 2015, arXiv 1512.00567, §7).
+    each label is spread evenly over all classes (Szegedy et al. 2015, arXiv 1512.00567, §7). Where it mixes images, by
+    ``mixup`` or ``cutmix``, labels are mixed by the same shares, (1 - s)·y + s·y', with y' that of the item before.
 
     Parameters
     ----------
@@ -90,19 +96,41 @@ def classification(scores: Variable, labels: Variable) -> Objective:
     Objective
         Its loss is in nats. Metrics are ``error`` and ``error_top5``, 0 or 1 for each item: whether the true class is
         not the best, or not among the first five, as :func:`theanompi.lasagne.objectives.categorical_accuracy` says:
-        of equal scores the lower class goes first, and NaN is an error.
+        of equal scores the lower class goes first, and NaN is an error. The true class of a mixed image is that of the
+        larger share.
+
+    Raises
+    ------
+    ConfigError
+        If items are mixed and these are others.
     """
     softmax = scores.owner is not None and isinstance(scores.owner.op, Softmax)
     scores = scores.owner.inputs[0] if softmax else scores
-    error, error_top5 = (np.float32(1) - categorical_accuracy(scores, labels, top_k=k) for k in (1, 5))
-    loss = softmax_cross_entropy(scores, labels)
-    smoothing = _SMOOTHING.get()
-    if smoothing is not None:
-        smoothing.asked = True
-        # What the label loses, all classes have together: the log of the softmax's sum stays.
-        own = scores[pt.arange(labels.shape[0]), labels]
-        loss = loss + np.float32(smoothing.share) * (own - scores.mean(1))
+    targets = _TARGETS.get()
+    loss, true = _cross_entropy(scores, labels, targets), labels
+    if targets is not None:
+        targets.asked = True
+        if (share := targets.mixed) is not None:
+            labels = pt.as_tensor_variable(labels)
+            if labels.type.shape[0] not in (None, share.type.shape[0]):
+                raise ConfigError(
+                    f"classification: expected {share.type.shape[0]} labels with mixup or cutmix, one for each image, "
+                    f"got {labels.type.shape[0]}"
+                )
+            theirs = partners(labels)
+            loss = (1 - share) * loss + share * _cross_entropy(scores, theirs, targets)
+            true = pt.switch(pt.gt(share, np.float32(0.5)), theirs, labels)
+    error, error_top5 = (np.float32(1) - categorical_accuracy(scores, true, top_k=k) for k in (1, 5))
     return Objective(loss, metrics={"error": error, "error_top5": error_top5})
+
+
+def _cross_entropy(scores: Variable, labels: Variable, targets: Targets | None) -> Variable:
+    loss = softmax_cross_entropy(scores, labels)
+    if targets is None or not targets.smoothing:
+        return loss
+    # What the label loses, all classes have together: the log of the softmax's sum stays.
+    own = scores[pt.arange(labels.shape[0]), labels]
+    return loss + np.float32(targets.smoothing) * (own - scores.mean(1))
 
 
 class Statistics(dict[Variable, Variable]):
@@ -141,23 +169,24 @@ def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) 
     Raises
     ------
     ConfigError
-        If something of an objective is not as it must be, or labels are to be smoothed and none is made by
-        `classification`: one line that says what.
+        If something of an objective is not as it must be, or labels are to be smoothed or images mixed or erased, and
+        none is made by `classification`: one line that says what.
     """
     where = f"{type(model).__name__}.objectives"
     statistics = Statistics()
-    share = model.config.label_smoothing
-    smoothing = Smoothing(share) if training and share else None
+    asked = {name: value for name in _OF_CLASSIFIERS if (value := getattr(model.config, name))}
+    targets = Targets(model.config.label_smoothing, batch.get("mixed")) if training and asked else None
     # As in get_output, what is not of our layers included.
     with (
         pytensor.config.change_flags(floatX="float32"),
-        _pass(batch, statistics, smoothing, training=training),
+        _pass(batch, statistics, targets, training=training),
     ):
         given = model.objectives(batch, training)
-    if smoothing is not None and not smoothing.asked:
+    if targets is not None and not targets.asked:
+        name, value = next(iter(asked.items()))
         raise ConfigError(
-            f"{where}: label_smoothing: expected 0, as only the labels of theanompi.classification are smoothed, which "
-            f"this does not call, got {share:g}"
+            f"{where}: {name}: expected 0, as it is for classifiers, whose objectives call theanompi.classification, "
+            f"which this does not, got {value:g}"
         )
     objectives = (given,) if isinstance(given, Objective) else tuple(given) if _is_list(given) else ()
     if not objectives or not all(isinstance(one, Objective) for one in objectives):
@@ -173,15 +202,15 @@ def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) 
 
 @contextmanager
 def _pass(
-    batch: Mapping[str, Variable], statistics: Statistics, smoothing: Smoothing | None, *, training: bool
+    batch: Mapping[str, Variable], statistics: Statistics, targets: Targets | None, *, training: bool
 ) -> Iterator[None]:
     if training:
-        before = _SMOOTHING.set(smoothing)
+        before = _TARGETS.set(targets)
         try:
             with output_keywords(sample_keys=batch["keys"], batch_norm_statistics=statistics):
                 yield
         finally:
-            _SMOOTHING.reset(before)
+            _TARGETS.reset(before)
     else:
         with output_keywords(deterministic=True):
             yield

@@ -25,6 +25,9 @@ def plan(
     bias_rate: float = 1.0,
     noun: str = "images",
     label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    random_erasing: float = 0.0,
     ema: float = 0.0,
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
@@ -50,6 +53,10 @@ def plan(
         What several items are called.
     label_smoothing : float
         What share of each label is spread over all classes.
+    mixup, cutmix : float
+        α of each, 0 for none.
+    random_erasing : float
+        Probability that a box of an image is blanked out.
     ema : float
         d of the moving average of the weights.
 
@@ -106,6 +113,11 @@ def plan(
         *_optimizers(optimizers),
         ("weight decay", ", ".join(f"{value:g}" for value in weight_decays)),
         *(("", line) for line in _decay(parameters, max(weight_decays))),
+        *(
+            [("erased", f"a box of {random_erasing:.4g} of all {noun}, in training only")]
+            * (random_erasing > 0)
+        ),
+        *([("mixed", _mixing(mixup, cutmix, noun))] * (mixup > 0 or cutmix > 0)),
         *([("labels", f"smoothed by {label_smoothing:g}, in training only")] * (label_smoothing > 0)),
         *([("average", f"of the weights, d = {ema:g}, which counts: {_EMA}")] * (ema > 0)),
     ]
@@ -113,6 +125,13 @@ def plan(
     correction = next(iter(optimizers.values())).correction if len(optimizers) == 1 else None
     phases = _phases(schedule, correction)
     return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *phases])
+
+
+def _mixing(mixup: float, cutmix: float, noun: str) -> str:
+    ways = " or ".join(
+        f"{name}, α = {alpha:g}" for name, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha
+    )
+    return f"{noun} of one worker's n, in training only: {ways}; training errors are of the label of the larger share"
 
 
 def _optimizers(optimizers: Mapping[str, Optimizer]) -> list[tuple[str, str]]:

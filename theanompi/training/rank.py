@@ -331,6 +331,7 @@ def train(
             lockstep=rule.lockstep,
             clock=means.clock,
             averaged=bool(config.ema),
+            mixed=bool(config.mixup or config.cutmix),
             loggers=[
                 partial(logger, out, settings, iteration if config.resume else None) for logger in loggers
             ],

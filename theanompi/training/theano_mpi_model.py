@@ -138,11 +138,11 @@ class TheanoMPIModel:
             raise ConfigError(
                 f"model class {name}: expected no init, as only a theanompi.Model has names for its weights"
             )
-        for setting in ("label_smoothing", "ema"):
+        for setting in ("label_smoothing", "mixup", "cutmix", "random_erasing", "ema"):
             if value := getattr(config, setting):
                 raise ConfigError(
-                    f"model class {name}: expected {setting} 0, as only a theanompi.Model leaves loss and update to "
-                    f"the trainer, got {value:g}"
+                    f"model class {name}: expected {setting} 0, as only a theanompi.Model leaves data, loss and "
+                    f"update to the trainer, got {value:g}"
                 )
         self.model, self.data, self.n_epochs = model, _Batches(model), int(model.n_epochs)
         self.reported = _reported(model)

@@ -1,8 +1,8 @@
 """Where each image is cropped, whether it is mirrored, and how its colours are changed.
 
 A box is a row (y0, x0, height, width, flip) in source pixels; `theanompi.data.pictures.regions` says which pixels it
-needs, and `theanompi.device.ops.crop_resize` does the rest on the device. Boxes and colours for training are
-pure functions of (seed, epoch, sample id).
+needs, and `theanompi.device.ops.crop_resize` does the rest on the device. Boxes, colours and what is erased in
+training are pure functions of (seed, epoch, sample id), and how a batch is mixed is one of its first sample's.
 
 Policies:
 
@@ -33,6 +33,8 @@ _ATTEMPTS = 10
 _SMALLEST_AREA = 0.08
 _LARGEST_ASPECT = 4 / 3
 _PADDING = 4
+_ERASED_AREA = 0.02, 0.4
+_LARGEST_ERASED_ASPECT = 1 / 0.3
 
 # Both from fb.resnet.torch, datasets/transforms.lua and datasets/imagenet.lua: luminance, and the principal
 # components of the colours of ImageNet's pixels (Krizhevsky et al. 2012, §4.1), one in each column.
@@ -229,3 +231,95 @@ def color_transforms(
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :3]
     light = (lighting * normal * _EIGENVALUES) @ _EIGENVECTORS.T
     return np.concatenate([m, b, light[:, :, None]], axis=2).astype(np.float32)
+
+
+def erased_boxes(
+    probability: float, size: int, seed: int, epoch: int, ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Draw which part of each image is blanked out (Zhong et al. 2020, *Random Erasing Data Augmentation*).
+
+    As in their algorithm 1, area uniform in 2–40 % of the image's; aspect (height / width) log-uniform in 0.3–1/0.3,
+    where theirs is uniform, which prefers tall boxes; both sides rounded to whole pixels, drawn until the box fits into
+    the image, at most 10 times: then nothing is erased. Position uniform over the whole pixels.
+
+    Parameters
+    ----------
+    probability : float
+        That anything of an image is.
+    size : int
+        Height and width of the images that the network sees, in pixels.
+    seed, epoch : int
+        Any integers.
+    ids : int64 (n,)
+        Sample ids.
+
+    Returns
+    -------
+    float32 (n, 4)
+        y0, x0, height, width in pixels that the network sees; a height and width of 0 where nothing is erased.
+
+    Examples
+    --------
+    >>> erased_boxes(0, 32, seed=0, epoch=0, ids=np.array([5]))[:, 2:].tolist()
+    [[0.0, 0.0]]
+    """
+    draws = uniforms(seed, epoch, ids, Purpose.ERASING, 3 + 2 * _ATTEMPTS).T
+    (erased, y, x), areas, aspects = np.split(draws, [3, 3 + _ATTEMPTS])
+    smallest, largest = _ERASED_AREA
+    area = (smallest + (largest - smallest) * areas) * size**2
+    aspect = np.exp((2 * aspects - 1) * math.log(_LARGEST_ERASED_ASPECT))
+    h, w = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (h <= size) & (w <= size)
+    first = fits.argmax(axis=0)[None]
+    h, w = np.take_along_axis(h, first, 0)[0], np.take_along_axis(w, first, 0)[0]
+    boxes = np.stack([np.floor(y * (size - h + 1)), np.floor(x * (size - w + 1)), h, w], axis=1)
+    return (boxes * (fits.any(axis=0) & (erased < probability))[:, None]).astype(np.float32)
+
+
+def mixing(
+    mixup: float, cutmix: float, size: int, seed: int, epoch: int, ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Draw how the images of a batch are mixed with each other, all alike.
+
+    With both `mixup` and `cutmix` it is the one or the other, with probability 1/2. The share s of the other image is
+    from Beta(α, α).
+
+    - Mixup (Zhang et al. 2018, *mixup: Beyond Empirical Risk Minimization*, §2): (1 - s)·x + s·x' at all pixels.
+    - Cutmix (Yun et al. 2019, *CutMix*, §3.1 and algorithm 1): x' in a box of the share s of the image's area, its
+      centre uniform over the image; what reaches over the border is cut off.
+
+    Parameters
+    ----------
+    mixup, cutmix : float
+        α of each; 0 for none.
+    size : int
+        Height and width of the images that the network sees, in pixels.
+    seed, epoch : int
+        Any integers.
+    ids : int64 (n,)
+        Sample ids of the batch; the first one decides.
+
+    Returns
+    -------
+    float32 (n, 5)
+        y0, x0, height, width in pixels that the network sees, and the share of the other image in that box; all rows
+        are the same. The share of the other label is that of the box in the image times it.
+
+    Examples
+    --------
+    >>> mixing(0.2, 0, 32, seed=0, epoch=0, ids=np.array([5, 8]))[:, :4].tolist()
+    [[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 32.0, 32.0]]
+    """
+    # For a run without it, loading SciPy would only take time.
+    from scipy.special import betaincinv
+
+    which, quantile, y, x = uniforms(seed, epoch, ids[:1], Purpose.MIXING, 4)[0]
+    cut = not mixup or (cutmix > 0 and which < 0.5)
+    alpha = cutmix if cut else mixup
+    share = betaincinv(alpha, alpha, quantile)
+    box = [0, 0, size, size, share]
+    if cut:
+        centre, half = np.floor(size * np.array([y, x])), int(0.5 * size * math.sqrt(share))
+        start, stop = np.maximum(centre - half, 0), np.minimum(centre + half, size)
+        box = [*start, *(stop - start), 1]
+    return np.tile(np.array(box, np.float32), (len(ids), 1))

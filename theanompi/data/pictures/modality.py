@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, RunConfig
 from theanompi.data.modality import Field, Modality, ReaderClass
-from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
+from theanompi.data.pictures.augment import (
+    color_transforms,
+    erased_boxes,
+    evaluation_boxes,
+    mixing,
+    train_boxes,
+)
 from theanompi.data.pictures.reader import Row
 from theanompi.data.pictures.regions import canvas, regions
 
@@ -35,16 +41,21 @@ class Pictures(Modality):
     ``colors``   float32 (n, 3, 7): `theanompi.data.pictures.augment.color_transforms`; identities in
                  validation
     ``labels``   int64 (n,)
+    ``erased``   float32 (n, 4), in a run that erases: `theanompi.data.pictures.augment.erased_boxes`
+    ``mixing``   float32 (n, 5), in a run that mixes: `theanompi.data.pictures.augment.mixing`
     ===========  =======================================================================================
 
     and those of every modality. A model sees ``images`` float32 (n, c, size, size), each channel with mean 0 and
-    deviation 1, ``labels``, ``weights`` and ``keys``.
+    deviation 1, ``labels``, ``weights`` and ``keys``. In training with mixup or cutmix the images are mixed, each with
+    the one before it in the batch (`theanompi.device.ops.partners`), and ``mixed`` float32 (n,) is the share of that
+    one's label; `theanompi.classification` heeds it.
 
     Parameters
     ----------
     dataset : Dataset
     config : RunConfig
-        Resolved: its `image_size`, `color_jitter`, `lighting` and `seed`.
+        Resolved: its `image_size`, `color_jitter`, `lighting`, `mixup`, `cutmix`, `random_erasing`, `batch_size` and
+        `seed`.
 
     Attributes
     ----------
@@ -54,7 +65,8 @@ class Pictures(Modality):
     Raises
     ------
     ConfigError
-        If the file has no pictures, or colours are to be changed in pictures that have none.
+        If the file has no pictures, colours are to be changed in pictures that have none, or images are to be mixed
+        that come one at a time.
 
     Examples
     --------
@@ -67,6 +79,7 @@ class Pictures(Modality):
 
     name = "pictures"
     noun = "images"
+    augmentations = ("mixup", "cutmix", "random_erasing")
     for_networks = ("channels", "class names")
     columns = len(Row._fields)
     dataset: Dataset
@@ -79,8 +92,14 @@ class Pictures(Modality):
                 f"data file {dataset.path}: expected pictures of 3 channels for color_jitter and lighting, "
                 f"got {dataset.channels}"
             )
+        if (config.mixup or config.cutmix) and config.batch_size == 1:
+            raise ConfigError(
+                "batch_size: expected at least 2 with mixup or cutmix, as an image is mixed with another of its batch, "
+                "got 1"
+            )
         self.image_size = config.image_size
         self.color_jitter, self.lighting = config.color_jitter, config.lighting
+        self.mixup, self.cutmix, self.random_erasing = config.mixup, config.cutmix, config.random_erasing
         sizes = np.concatenate([dataset.sizes("train"), dataset.sizes("val")])
         self.canvas = canvas(dataset.store, dataset.augmentation, sizes, self.image_size)
         self.read = {"images": Field("uint8", (*self.canvas, dataset.channels))}
@@ -88,6 +107,8 @@ class Pictures(Modality):
             "boxes": Field("float32", (7,)),
             "colors": Field("float32", (3, 7)),
             "labels": Field("int64", ()),
+            **({"erased": Field("float32", (4,))} if self.random_erasing else {}),
+            **({"mixing": Field("float32", (5,))} if self.mixup or self.cutmix else {}),
             **self.given,
         }
         self.reader = ReaderClass("theanompi.data.pictures.reader", "PictureReader", (dataset.store,))
@@ -120,10 +141,22 @@ class Pictures(Modality):
         # In the order of the fields of Row.
         rows = np.column_stack([*data.locate(split, ids), sizes, reduction, cuts, shrink])
         labels = data.labels(split)[ids]
-        return rows, {"boxes": boxes, "colors": colors, "labels": labels, "keys": self.keys(epoch, ids)}
+        values: dict[str, NDArray[Any]] = {
+            "boxes": boxes,
+            "colors": colors,
+            "labels": labels,
+            "keys": self.keys(epoch, ids),
+        }
+        # A validation reads neither.
+        place = self.image_size, self.seed, epoch or 0, ids
+        if "erased" in self.given:
+            values["erased"] = erased_boxes(self.random_erasing, *place)
+        if "mixing" in self.given:
+            values["mixing"] = mixing(self.mixup, self.cutmix, *place)
+        return rows, values
 
     def graph(self, inputs: Mapping[str, Variable], training: bool) -> dict[str, Variable]:
-        from theanompi.device.ops import color_adjust, crop_resize
+        from theanompi.device.ops import color_adjust, crop_resize, in_boxes, partners
 
         # NHWC in memory, as in the file and as convolutions like it; NCHW by name.
         images = crop_resize(inputs["images"].dimshuffle(0, 3, 1, 2), inputs["boxes"], self.image_size)
@@ -133,5 +166,13 @@ class Pictures(Modality):
         scale, shift = (
             values.astype("float32")[None, :, None, None] for values in (1 / (255 * std), -mean / std)
         )
+        images = images * scale + shift
         seen = {name: inputs[name] for name in ("labels", "weights", "keys")}
-        return {"images": images * scale + shift, **seen}
+        if training and "erased" in inputs:
+            images = images * (1 - in_boxes(inputs["erased"], self.image_size))
+        if training and "mixing" in inputs:
+            boxes, shares = inputs["mixing"][:, :4], inputs["mixing"][:, 4]
+            theirs = in_boxes(boxes, self.image_size) * shares[:, None, None, None]
+            images = images * (1 - theirs) + partners(images) * theirs
+            seen["mixed"] = shares * boxes[:, 2] * boxes[:, 3] / np.float32(self.image_size**2)
+        return {"images": images, **seen}

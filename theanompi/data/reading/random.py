@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     WORKER_ORDER = 7
     GLYPH = 8
     SENTENCE = 9
+    MIXING = 10
+    ERASING = 11
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

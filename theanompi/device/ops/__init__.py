@@ -2,7 +2,7 @@
 
 from theanompi.device.ops.activation import leaky_relu, relu
 from theanompi.device.ops.conv import conv1d, conv2d, conv3d, transposed_conv
-from theanompi.device.ops.image import color_adjust, crop_resize
+from theanompi.device.ops.image import color_adjust, crop_resize, in_boxes, partners
 from theanompi.device.ops.loss import softmax_cross_entropy
 from theanompi.device.ops.norm import batch_norm, normalize
 from theanompi.device.ops.pool import pool1d, pool2d, pool3d
@@ -17,10 +17,12 @@ __all__ = [
     "conv3d",
     "crop_resize",
     "dropout_mask",
+    "in_boxes",
     "leaky_relu",
     "lstm",
     "normal",
     "normalize",
+    "partners",
     "pool1d",
     "pool2d",
     "pool3d",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytensor.tensor as pt
 import torch
 from pytensor.graph.basic import Apply, Variable
@@ -164,6 +165,59 @@ def crop_resize(images: Variable, boxes: Variable, size: int) -> Variable:
     [[1.5]]
     """
     return CropResize(int(size))(images, boxes)
+
+
+def in_boxes(boxes: Variable, size: int) -> Variable:
+    """Say which pixels of square images lie in a box of each.
+
+    Parameters
+    ----------
+    boxes : float32 matrix, shape (n, 4)
+        Top, left, height and width of each, in whole pixels; nothing is in one without height or width.
+    size : int
+        Height and width of the images, in pixels.
+
+    Returns
+    -------
+    float32 tensor, shape (n, 1, size, size)
+        1 in the box, 0 outside.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> in_boxes(np.array([[1, 0, 1, 2]], "float32"), 2).eval()[0, 0].tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
+    """
+    boxes = pt.as_tensor_variable(boxes)
+    steps = np.arange(size, dtype="float32")[None]
+    y, x, height, width = (boxes[:, i, None] for i in range(4))
+    rows, columns = (
+        pt.cast(pt.ge(steps, start) & pt.lt(steps, start + length), "float32")
+        for start, length in ((y, height), (x, width))
+    )
+    return rows[:, None, :, None] * columns[:, None, None, :]
+
+
+def partners(items: Variable) -> Variable:
+    """Give for each item the one that it is mixed with: the one before it; for the first one the last.
+
+    Parameters
+    ----------
+    items : tensor, shape (n, …)
+        Images or their labels.
+
+    Returns
+    -------
+    tensor, shape (n, …)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> partners(np.array([3, 4, 5])).eval().tolist()
+    [5, 3, 4]
+    """
+    items = pt.as_tensor_variable(items)
+    return pt.concatenate([items[-1:], items[:-1]])
 
 
 class ColorAdjust(TorchOp):
