@@ -31,7 +31,7 @@ FLAGS = """
 --decay-epochs --decay-factor --momentum --momentum-form --nesterov --no-nesterov --weight-decay
 --scaled --normalization --shuffle --zero-gamma --no-zero-gamma
 --optimizer --schedule --clip-norm --set --length --label-smoothing --ema
---mixup --cutmix --random-erasing
+--mixup --cutmix --random-erasing --recipe
 --out --resume --overwrite --log-interval --checkpoint-interval --keep --timeline
 """.split()
 
@@ -106,6 +106,11 @@ def flags(*argv: str) -> RunConfig:
         ("normalization", "rank", "normalization: expected one of minibatch, worker, got 'rank'"),
         ("shuffle", "locale", "shuffle: expected one of global, worker, got 'locale'"),
         ("label_smoothing", 1, "label_smoothing: expected a number of at least 0 and below 1, got 1"),
+        (
+            "recipe",
+            "lars32k",
+            "recipe: expected one of goyal, bag-of-tricks, lars-32k, got 'lars32k'; did you mean",
+        ),
         ("mixup", -1, "mixup: expected a number of at least 0, got -1"),
         ("cutmix", -1, "cutmix: expected a number of at least 0, got -1"),
         ("random_erasing", 2, "random_erasing: expected a number from 0 to 1, got 2"),
@@ -193,7 +198,7 @@ def test_dict_survives_json_with_every_field_changed():
         require_cuda_aware=True, cuda_graph=False, deterministic=True, timeline=3, allreduce_algorithm="ring",
         optimizer="my/steps.py:Lion", schedule="cosine", clip_norm=1, length=64, settings={"optimizer.beta2": "0.98"},
         scaled="loss", shuffle="worker", zero_gamma=False, save_on_signal=False, stall_seconds=5, stall_abort=True,
-        mixup=0.2, cutmix=1, random_erasing=0.25,
+        mixup=0.2, cutmix=1, random_erasing=0.25, recipe="goyal",
         curves=False, init="a.npz", workers_simulated=4, label_smoothing=0.1, ema=0, logger="csv, mine.Own",
     )  # fmt: skip
     unchanged = {name for name in FIELDS if getattr(config, name) == FIELDS[name].default}
@@ -256,6 +261,39 @@ def test_unknown_setting_names_the_closest():
         RunConfig.from_dict({"batchsize": 3})
 
 
+def test_a_recipe_is_defaults_between_those_of_the_run_and_the_class():
+    imagenet = RunConfig(data="imagenet.h5")
+    goyal = resolve(dataclasses.replace(imagenet, recipe="goyal"))
+    assert dataclasses.replace(goyal, recipe=None) == resolve(imagenet)
+    of_class = {
+        "label_smoothing": 0.2,
+        "decay_epochs": [1],
+        "optimizer": "adam",
+        "settings": {"optimizer.beta2": 0.9},
+    }
+    goyal = resolve(RunConfig(recipe="goyal", epochs=9), {**of_class, "batch_size": 3})
+    assert (goyal.label_smoothing, goyal.optimizer, goyal.settings, goyal.batch_size) == (
+        0,
+        "momentum",
+        {},
+        3,
+    )
+    assert (goyal.epochs, goyal.warmup_epochs, goyal.decay_epochs) == (9, 0.5, (3, 6, 8))
+    tricks = resolve(RunConfig(recipe="bag-of-tricks", mixup=0, epochs=40))
+    assert (tricks.recipe, tricks.schedule, tricks.label_smoothing, tricks.mixup) == (
+        "bag-of-tricks",
+        "cosine",
+        0.1,
+        0,
+    )
+    assert tricks.warmup_epochs == 1
+    lars = resolve(RunConfig(recipe="lars-32k", settings={"schedule.power": 1}))
+    # Exactly: the minibatches are powers of 2.
+    assert lars.base_lr * 32_768 / lars.base_batch == 31.2
+    assert (lars.settings["schedule.power"], lars.settings["optimizer.trust"]) == (1, 0.001)
+    assert "optimizer.trust" not in resolve(RunConfig(recipe="lars-32k", optimizer="momentum")).settings
+
+
 def test_resolve_fills_what_is_missing_and_nothing_else():
     digits, paper = resolve(RunConfig()), resolve(RunConfig(data="sets/imagenet.h5"))
     assert (digits.batch_size, digits.epochs, digits.image_size) == (16, 12, 32)
@@ -278,6 +316,7 @@ def test_resolve_fills_what_is_missing_and_nothing_else():
         "loader_processes",
         "timeline",
         "logger",
+        "recipe",
         "workers_simulated",
     }
 

@@ -138,10 +138,10 @@ def test_the_papers_experiments(path, scale):
     assert path.read_text().startswith("# ")
 
 
-def test_rates_are_chosen_on_other_seeds_than_those_that_are_compared():
+@pytest.mark.parametrize("name", ["sync_async", "lars_limit"])
+def test_rates_are_chosen_on_other_seeds_than_those_that_are_compared(name):
     chosen, compared = (
-        read_experiment(ROOT / "examples" / "experiments" / f"{name}.toml")
-        for name in ("sync_async_rates", "sync_async")
+        read_experiment(ROOT / "examples" / "experiments" / f"{one}.toml") for one in (f"{name}_rates", name)
     )
     assert not set(chosen.seeds) & set(compared.seeds)
     rules = {name for name in compared.arms if not name.endswith(("_straggler", "_half"))}
@@ -165,6 +165,7 @@ def test_which_there_are():
     assert [p.stem for p in EXAMPLES] == [
         *(
             "gamma",
+            "lars_limit",
             "lars_limit_rates",
             "minibatch",
             "optimizers",

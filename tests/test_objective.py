@@ -174,6 +174,16 @@ def test_labels_that_the_trainer_does_not_see_are_not_smoothed_silently() -> Non
     assert "labels          smoothed by 0.1" in made(Model.objectives, {"label_smoothing": 0.1}).plan()
 
 
+def test_the_plan_says_in_a_line_which_recipe_it_is_its_rate_and_what_is_not_in_it() -> None:
+    settings = {"recipe": "lars-32k", "epochs": 2, "nesterov": True, "settings": {"optimizer.trust": 0.02}}
+    (line,) = [x for x in made(Model.objectives, settings).plan().splitlines() if x.startswith("recipe ")]
+    assert line.endswith(
+        "rate 31.2 for 32,768 images, here 0.003809; this run has its own epochs, nesterov, optimizer.trust; "
+        "warmup begins at the rate for 256 images, there at 0"
+    )
+    assert "recipe" not in made(Model.objectives).plan()
+
+
 def test_a_parameter_that_the_loss_does_not_reach_is_named() -> None:
     def objectives(self: Two, batch: Any, training: bool) -> Objective:
         return Objective(pt.sum(self.of("upper")[0] ** 2) * pt.ones(N, "float32"))

@@ -50,6 +50,7 @@ from theanompi.config.kinds import (
     whole,
 )
 from theanompi.config.lineage import instead
+from theanompi.config.recipes import RECIPES
 
 SYNC_TYPES = ("cdd", "avg", "swap")
 EXCHANGES = (
@@ -280,6 +281,14 @@ class RunConfig:
         f"MPI's own way of summing: {', '.join(ALGORITHMS)} (default: the library's choice)",
     )
 
+    recipe: str | None = _option(
+        "aside",
+        None,
+        choice(tuple(RECIPES)),
+        "recipe",
+        f"defaults from a paper, before those of the model's class: {', '.join(RECIPES)} (default: none)",
+        later=True,
+    )
     optimizer: str = _model_option(
         "run",
         "momentum",
@@ -735,12 +744,13 @@ def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
 def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str = "Model") -> RunConfig:
     """Fill in every default that does not depend on the machine.
 
-    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init`, `timeline`, `logger` and `workers_simulated` may stay
-    None (no limit, none), and so does `loader_processes`, which each rank chooses.
+    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init`, `recipe`, `timeline`, `logger` and `workers_simulated`
+    may stay None (no limit, none), and so does `loader_processes`, which each rank chooses.
 
-    What the run does not give, the model's class may, its data set too. Else these are the packaged digits, with n =
-    16, 12 epochs and 32 pixels; any other data set gets what Goyal et al. 2017 (arXiv 1706.02677, §5.1) used: n = 32,
-    90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run: 5, 30, 60 and 80 of 90 epochs.
+    What the run does not give, its recipe may, then the model's class, its data set too. Else these are the packaged
+    digits, with n = 16, 12 epochs and 32 pixels; any other data set gets what Goyal et al. 2017 (arXiv 1706.02677,
+    §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run: 5, 30, 60 and 80 of 90
+    epochs.
 
     Parameters
     ----------
@@ -764,9 +774,14 @@ def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str =
     (6.0, 12.0, 16.0)
     >>> resolve(RunConfig(modelfile="models.lstm"), {"data": "reviews"}).out
     'runs/lstm-reviews'
+    >>> resolve(RunConfig(recipe="bag-of-tricks", epochs=40), {"mixup": 0.4}).mixup
+    0.2
     """
     given = {name: value for name, value in config.to_dict().items() if value is not None}
-    values = over(read_defaults(defaults, model), given)
+    values = read_defaults(defaults, model)
+    if config.recipe is not None:
+        values = over(values, RECIPES[config.recipe].defaults(config.epochs))
+    values = over(values, given)
     general: dict[str, Any] = {name: FIELDS[name].metadata["default"] for name in OF_MODELS}
     data = {**general, **values}["data"]
     batch_size, epochs, image_size = (16, 12, 32) if data in ("digits", None) else (32, 90, 224)

@@ -44,7 +44,7 @@ from theanompi.training.inputs import Feed, Inputs
 from theanompi.training.items import Items
 from theanompi.training.objective import Objective, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
-from theanompi.training.plan import plan
+from theanompi.training.plan import plan, recipe_words
 from theanompi.training.replica import Measures
 from theanompi.training.schedules import make_schedule
 from theanompi.training.state import METRICS, load_views, make_states
@@ -625,6 +625,7 @@ class Model:
             cutmix=run.cutmix,
             random_erasing=run.random_erasing,
             ema=run.ema,
+            recipe=recipe_words(run, self.schedule),
         )
 
     def finite(self) -> bool:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from theanompi.config import RunConfig, flat, resolve
+from theanompi.config.recipes import RECIPES
 from theanompi.training.optimizers import Optimizer
 from theanompi.training.schedules import Schedule
 
@@ -29,6 +31,7 @@ def plan(
     cutmix: float = 0.0,
     random_erasing: float = 0.0,
     ema: float = 0.0,
+    recipe: str = "",
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
 
@@ -59,6 +62,8 @@ def plan(
         Probability that a box of an image is blanked out.
     ema : float
         d of the moving average of the weights.
+    recipe : str
+        What there is to say of the recipe, if the run has one.
 
     Returns
     -------
@@ -96,6 +101,7 @@ def plan(
     iterations = f"{schedule.iterations:,}: {epochs} of T = {schedule.iterations_per_epoch:,}"
     weight_decays = list(dict.fromkeys(optimizer.weight_decay for optimizer in optimizers.values()))
     rows = [
+        *([("recipe", recipe)] * bool(recipe)),
         (
             "minibatch",
             f"{schedule.minibatch:,} {noun}: k = {k} · n = {batch_size} · A = {accumulation}",
@@ -125,6 +131,23 @@ def plan(
     correction = next(iter(optimizers.values())).correction if len(optimizers) == 1 else None
     phases = _phases(schedule, correction)
     return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *phases])
+
+
+def recipe_words(run: RunConfig, schedule: Schedule) -> str:
+    """What the plan says of a resolved run's recipe: its source, its rate here, and what is otherwise.
+
+    Empty without one.
+    """
+    if run.recipe is None:
+        return ""
+    recipe, settings = RECIPES[run.recipe], flat(run.to_dict())
+    own = flat(resolve(RunConfig(recipe=run.recipe, epochs=run.epochs)).to_dict())
+    others = ["epochs"] * (run.epochs != recipe.settings["epochs"])
+    others += [name for name in flat(recipe.settings) if settings.get(name) != own.get(name)]
+    there = own["base_lr"] * recipe.minibatch / own["base_batch"]
+    words = f"{run.recipe}: {recipe.source}; rate {there:g} for {recipe.minibatch:,} images, here {schedule.target:.4g}"
+    words += f"; this run has its own {', '.join(others)}" * bool(others)
+    return words + f"; {recipe.left_out}" * bool(recipe.left_out)
 
 
 def _mixing(mixup: float, cutmix: float, noun: str) -> str:
