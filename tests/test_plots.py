@@ -136,6 +136,12 @@ def test_the_legend_names_no_validation_where_there_has_been_none(
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training"]
 
 
+def test_the_legend_says_that_training_was_on_mixed_images(tmp_path: Path, figures: list[Figure]) -> None:
+    draw(tmp_path, [line | ({"labels": "mixed"} if line["kind"] == "train" else {}) for line in lines(2)])
+    legend = figures[0].axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["training, mixed images", "validation"]
+
+
 def test_a_log_of_an_older_version_is_drawn_as_it_was(tmp_path: Path, figures: list[Figure]) -> None:
     new = ("sync_s", "comm_hidden_s", "sync_hidden_s", "load_hidden_s", "iterations")
     draw(tmp_path, [{name: line[name] for name in line if name not in new} for line in lines(2)])

@@ -90,6 +90,7 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     # A single point without a mark would not be seen at all.
     mark: dict[str, Any] = {"marker": "o", "markersize": 3.5 if len(val) <= 30 else 2}
     train_mark = mark if len(train) < 3 else {}
+    on_mixed = f", mixed {about.noun}" * any(record.get("labels") == "mixed" for record in train)
 
     for axes, metric in zip(values, cells, strict=True):
         names = about.losses if metric is None else (metric,)
@@ -101,7 +102,7 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
             style: dict[str, Any] = {"lw": thin, "alpha": 0.85, **train_mark}
             x, y = _known(at, scale * _column(train, name))
             if len(x):
-                axes.plot(x, y, color=colours[0], label=f"{several}training", **style)
+                axes.plot(x, y, color=colours[0], label=f"{several}training{on_mixed}", **style)
             style = {"lw": 1.6, "ls": "--" if several else "-", **mark}
             val_x, val_y = _known(val_at, scale * _column(val, name))
             if len(val_x):
