@@ -18,7 +18,7 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["results/sync_async_rates"]
+exclude_patterns = ["results/lars_limit_rates", "results/sync_async_rates"]
 # The reports are reached from the page of results.
 suppress_warnings = ["toc.not_included"]
 myst_heading_anchors = 3
