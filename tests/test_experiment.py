@@ -144,7 +144,7 @@ def test_rates_are_chosen_on_other_seeds_than_those_that_are_compared(name):
         read_experiment(ROOT / "examples" / "experiments" / f"{one}.toml") for one in (f"{name}_rates", name)
     )
     assert not set(chosen.seeds) & set(compared.seeds)
-    rules = {name for name in compared.arms if not name.endswith(("_straggler", "_half"))}
+    rules = {name for name in compared.arms if not name.endswith(("_straggler", "_half", "_double"))}
     assert {name.rpartition("_")[0] for name in chosen.arms} == rules
 
 
