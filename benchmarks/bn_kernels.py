@@ -36,23 +36,43 @@ def roles(n: int, channels: int, size: int, place: str) -> dict[str, tuple[Calla
     given = (x, gamma, beta, mean, inv_std)
     own = (x, gamma, mean, inv_std)
     second = (gamma, beta, mean, inv_std)
+    # One bit for each of 16.
+    bits, bit = torch.zeros(norm.bits_shape(x.shape), dtype=torch.uint8, device=place), 1 / 16
     g_beta, g_gamma = torch.rand(2, channels, device=place).unbind()
     found: dict[str, tuple[Callable[[], object], float]] = {
         "copy": (lambda: out.copy_(x), 2),
         "statistics": (lambda: norm.statistics(x, 1e-5), 1),
         "apply": (lambda: norm.apply(*given, rectify=True, out=out), 2),
         "apply, residual": (lambda: norm.apply(*given, residual, rectify=True, out=out), 3),
-        "apply, projection": (
-            lambda: norm.apply(*given, residual, projection=second, rectify=True, out=out),
-            3,
+        "apply, residual, bits": (
+            lambda: norm.apply(*given, residual, rectify=True, bits=bits, out=out),
+            3 + bit,
+        ),
+        "apply, projection, bits": (
+            lambda: norm.apply(*given, residual, projection=second, rectify=True, bits=bits, out=out),
+            3 + bit,
         ),
         "sums, mask of y": (lambda: norm.sums(gy, *own, y=y), 3),
         "sums, mask again": (lambda: norm.sums(gy, *own, beta=beta), 2),
         "sums, g kept": (lambda: norm.sums(gy, *own, y=y, g=out), 4),
-        "sums, two cotangents": (lambda: norm.sums(gy, *own, gy2=other, y=y, g=out), 5),
+        "sums, two, bits": (lambda: norm.sums(gy, *own, gy2=other, bits=bits, g=out), 4 + bit),
+        "sums, two, projection": (
+            lambda: norm.sums(gy, *own, gy2=other, bits=bits, projection=(residual, mean, inv_std)),
+            4 + bit,
+        ),
         "gradient": (lambda: norm.gradient(gy, *own, g_beta, g_gamma, out=out), 3),
         "gradient, mask of y": (lambda: norm.gradient(gy, *own, g_beta, g_gamma, y=y, out=out), 4),
         "gradient, mask again": (lambda: norm.gradient(gy, *own, g_beta, g_gamma, beta=beta, out=out), 3),
+        "gradient, two, projection": (
+            lambda: norm.gradient(
+                *(gy, *own, g_beta, g_gamma),
+                gy2=other,
+                bits=bits,
+                projection=(residual, gamma, mean, inv_std, g_gamma, y),
+                out=out,
+            ),
+            6 + bit,
+        ),
     }
     if size == 112:
         geometry = (3, 3), (2, 2), (1, 1)
@@ -111,7 +131,7 @@ def measure(place: str) -> dict[str, Any]:
             }
             table.append(row)
             print(
-                f"{n} x {channels} x {size}²  {name:<24}{times[name]['median']:8.3f} ms {share:7.1%}",
+                f"{n} x {channels} x {size}²  {name:<26}{times[name]['median']:8.3f} ms {share:7.1%}",
                 flush=True,
             )
     passed = all(row["share"] >= LIMIT for row in table if row["size"] in JUDGED)

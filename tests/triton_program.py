@@ -17,7 +17,8 @@ from theanompi import device
 from theanompi.device import ops
 from theanompi.device.fusion import GPU_TAG
 from theanompi.device.ops import norm as norms
-from theanompi.device.ops.norm import JoinedBatchNormGrad
+from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad
+from theanompi.device.ops.norm import BatchNormGrad
 from theanompi.device.ops.pool import MaxPoolPlaces, MaxPoolPlacesGrad
 from theanompi.device.triton import norm, pool
 
@@ -56,7 +57,7 @@ def pulled_back(g: np.ndarray, x: torch.Tensor, gamma: torch.Tensor) -> np.ndarr
 
 
 def case(
-    shape: tuple[int, ...], dtype: torch.dtype, rectify: bool, shortcut: str, two: bool, again: bool
+    shape: tuple[int, ...], dtype: torch.dtype, rectify: bool, shortcut: str, two: bool, mask: str
 ) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     """What the kernels make of one layer, forward and backward, and what it should be."""
     x, residual, gy, gy2 = (tensor(shape, dtype, mean) for mean in (2, 0, 0, 0))
@@ -74,28 +75,38 @@ def case(
         projection = (gamma2, beta2, *norm.statistics(residual, EPSILON))
     elif shortcut == "sum":
         y_ += rows(residual)
+    bits = torch.empty(norm.bits_shape(shape), dtype=torch.uint8)
     y = norm.apply(
         *(x, gamma, beta, mean, inv_std, residual if shortcut else None),
         projection=projection,
         rectify=rectify,
+        bits=bits,
     )
     yield "y", y, np.maximum(y_, 0) if rectify else y_
+    passes = np.unpackbits(bits.numpy(), axis=2, bitorder="little").transpose(1, 0, 2)
+    passes = passes.reshape(len(y_), -1)[:, : shape[1]]
+    yield "bits", torch.from_numpy(passes), y_ > 0
     g_ = rows(gy) + two * rows(gy2)
     # Where it is 0 up to rounding, y itself decides.
     g_ = g_ * (rows(y) > 0) if rectify else g_
     common: dict[str, Any] = {"gy2": gy2 if two else None}
     if rectify:
-        common |= {"beta": beta} if again else {"y": y}
+        common |= {mask: {"beta": beta, "y": y, "bits": bits}[mask]}
     g = torch.empty_like(x)
     statistics2 = None if projection is None else (residual, *projection[2:])
     sums = norm.sums(gy, x, gamma, mean, inv_std, **common, projection=statistics2, g=g)
     yield "g", g, g_
     yield "g_beta", sums[0], g_.sum(0)
     yield "g_gamma", sums[1], (g_ * x_hat).sum(0)
-    gx = norm.gradient(gy, x, gamma, mean, inv_std, sums[0], sums[1], **common)
-    yield "gx", gx, pulled_back(g_, x, gamma)
+    second = None
     if projection is not None:
         yield "g_gamma2", sums[2], (g_ * residual_hat).sum(0)
+        gx2 = torch.empty_like(residual)
+        second = (residual, gamma2, *projection[2:], sums[2], gx2)
+    gx = norm.gradient(gy, x, gamma, mean, inv_std, sums[0], sums[1], **common, projection=second)
+    yield "gx", gx, pulled_back(g_, x, gamma)
+    if projection is not None:
+        yield "gx2", gx2, pulled_back(g_, residual, gamma2)
 
 
 def whole(dtype: torch.dtype, keep: bool, overwrite: bool) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
@@ -170,40 +181,48 @@ def report(name: str, run: Callable[[], Iterator[Any]]) -> None:
 
 
 def graph() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
-    """Two residual blocks' ends after a pooling, as a graph with the rewrites for GPUs; beside torch in float64."""
+    """Blocks' ends after a pooling, the first with a projection, as a graph with the rewrites for GPUs."""
     shape = (2, 5, 4, 3)
     image = tensor((2, 5, 8, 6), torch.float32)
     x = device.shared(image.numpy(), "x")
-    scales = [vectors(5) for _ in range(4)]
+    scales = [vectors(5) for _ in range(6)]
     weights = tensor(shape, torch.float32)
+    parameters = [device.shared(v.numpy()) for pair in scales for v in pair]
+    leaves = [v.double().requires_grad_() for pair in scales for v in pair]
 
     def network(pooled: Any, normalise: Callable[[Any, int], Any], relu: Callable[[Any], Any]) -> Any:
         for i in (0, 2):
+            shortcut = normalise(pooled * 2, 4) if i == 0 else pooled
             inner = relu(normalise(pooled, i))
-            pooled = relu(normalise(inner, i + 1) + pooled)
+            pooled = relu(normalise(inner, i + 1) + shortcut)
         return pooled
 
     def ours(v: Any, i: int) -> Any:
-        return ops.batch_norm(v, *(s.numpy() for s in scales[i]), EPSILON)[0]
+        return ops.batch_norm(v, *parameters[2 * i : 2 * i + 2], EPSILON)[0]
 
     def torchs(v: torch.Tensor, i: int) -> torch.Tensor:
-        gamma, beta = (s.double() for s in scales[i])
-        return torch.nn.functional.batch_norm(v, None, None, gamma, beta, True, 0, EPSILON)
+        return torch.nn.functional.batch_norm(v, None, None, *leaves[2 * i : 2 * i + 2], True, 0, EPSILON)
 
     out = network(ops.pool2d(x, 3, 2, 1), ours, ops.relu)
     mode = device.mode("cpu").including(GPU_TAG)
-    compute = pytensor.function([], [out, pytensor.grad((out * weights.numpy()).sum(), x)], mode=mode)
+    gradients = pytensor.grad((out * weights.numpy()).sum(), [x, *parameters[:10]])
+    compute = pytensor.function([], [out, *gradients], mode=mode)
     nodes = [node.op for node in compute.maker.fgraph.toposort()]
-    made = [(op.again, op.joined) for op in nodes if isinstance(op, JoinedBatchNormGrad)]
-    assert sorted(made) == [(False, True), (True, False), (True, False)], nodes
+    made = [(op.mask, op.joined, op.projected) for op in nodes if isinstance(op, JoinedBatchNormGrad)]
+    expected_nodes = [("beta", False, False)] * 2 + [("bits", False, False), ("bits", True, True)]
+    assert sorted(made) == expected_nodes, nodes
+    assert sum(isinstance(op, BlockEnd) for op in nodes) == 2, nodes
+    assert not any(isinstance(op, BatchNormGrad) for op in nodes), nodes
     assert sum(isinstance(op, MaxPoolPlaces | MaxPoolPlacesGrad) for op in nodes) == 2, nodes
     seen = image.double().requires_grad_()
     expected = network(torch.nn.functional.max_pool2d(seen, 3, 2, 1), torchs, torch.relu)
     (expected * weights.double()).sum().backward()
-    assert seen.grad is not None
-    y, gx = compute()
+    y, gx, *others = compute()
     yield "y", torch.from_numpy(y), expected.detach().numpy()
+    assert seen.grad is not None
     yield "gx", torch.from_numpy(gx), seen.grad.numpy()
+    wanted = [leaf.grad.numpy() for leaf in leaves[:10] if leaf.grad is not None]
+    yield "gradients of the scales", torch.from_numpy(np.concatenate(others)), np.concatenate(wanted)
 
 
 def not_numbers() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
@@ -224,16 +243,17 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         kind = str(dtype).removeprefix("torch.")
         for shape in SHAPES:
-            report(f"normalised {shape} {kind}", partial(case, shape, dtype, True, "", False, False))
+            report(f"normalised {shape} {kind}", partial(case, shape, dtype, True, "", False, "bits"))
         options = [
-            (False, "", True, False),
-            (True, "", False, True),
-            (True, "sum", True, False),
-            (True, "projection", True, False),
+            (False, "", True, "y"),
+            (True, "", False, "beta"),
+            (True, "sum", True, "y"),
+            (True, "sum", False, "bits"),
+            (True, "projection", True, "bits"),
         ]
-        for rectify, shortcut, two, again in options:
-            name = f"rectify={rectify} shortcut={shortcut or None} two={two} again={again} {kind}"
-            report(name, partial(case, (3, 19, 5, 7), dtype, rectify, shortcut, two, again))
+        for rectify, shortcut, two, mask in options:
+            name = f"rectify={rectify} shortcut={shortcut or None} two={two} mask={mask} {kind}"
+            report(name, partial(case, (2, 67, 5, 4), dtype, rectify, shortcut, two, mask))
         for keep, overwrite in product((False, True), repeat=2):
             report(f"keep={keep} overwrite={overwrite} {kind}", partial(whole, dtype, keep, overwrite))
         windows = [
@@ -245,7 +265,6 @@ def main() -> None:
         ]
         for shape, geometry, out in windows:
             report(f"pooled {shape} {geometry} {kind}", partial(pooled, shape, dtype, geometry, out))
-    report("graph by torch", graph)
     # As if tensors of the CPU were a GPU's.
     norm.fit = lambda *tensors: len({t.shape for t in tensors}) == 1
     norms.rows.fit = lambda *tensors: False
@@ -254,7 +273,7 @@ def main() -> None:
     report("graph", graph)
     # More pieces than the second stage takes at once.
     norm.ROWS = 2
-    report("many pieces", partial(case, (140, 1), torch.float32, True, "", False, False))
+    report("many pieces", partial(case, (140, 1), torch.float32, True, "", False, "bits"))
     report("not a number", not_numbers)
 
 

@@ -15,7 +15,8 @@ from pytensor.scalar.basic import Add
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, JoinedBatchNormGrad, Normalize
+from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad
+from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, Normalize
 from theanompi.device.ops.pool import MaxPool, MaxPoolGrad, MaxPoolPlaces, MaxPoolPlacesGrad
 
 TAG = "theanompi_fusion"
@@ -136,9 +137,9 @@ def written_out(fgraph: FunctionGraph, node: Apply) -> list[Variable]:
     return [node.op.written_out(*node.inputs)]
 
 
-@node_rewriter([BatchNormGrad])
-def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
-    """The sum of two cotangents, as a part of the gradient; the rectifier's output computed again, not read.
+@node_rewriter([BatchNorm])
+def block_end(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """A rectified normalisation with a residual as a node that keeps bits for its gradient, and normalises that too.
 
     Parameters
     ----------
@@ -150,28 +151,86 @@ def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variab
     dict of Variable to Variable, or None
         What replaces what.
     """
-    if len(node.inputs) != 6:
+    if not node.op.rectify or len(node.inputs) != 4 or node.inputs[0].dtype != "float32":
         return None
-    gy, x, gamma, mean, inv_std, y = node.inputs
-    norm = y.owner
-    again = (
+    *own, residual = node.inputs
+    if _normalised(fgraph, residual):
+        second = residual.owner
+        *new, _ = BlockEnd(node.op.epsilon, second.op.epsilon)(*own, *second.inputs, return_list=True)
+        return dict(zip([*node.outputs, *second.outputs[1:]], new, strict=True))
+    *new, _ = BlockEnd(node.op.epsilon)(*node.inputs, return_list=True)
+    return dict(zip(node.outputs, new, strict=True))
+
+
+@node_rewriter([BatchNormGrad])
+def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """The sum of two cotangents, as a part of the gradient; the rectifier's output not read, where that can be spared.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    if len(node.inputs) != 6 or node.inputs[1].dtype != "float32":
+        return None
+    gy, *own, y = node.inputs
+    terms, mask, passed = [gy], "y", y
+    if y.owner is not None and isinstance(y.owner.op, BlockEnd):
+        mask, passed = "bits", y.owner.outputs[-1]
+    elif _is_of(y.owner, *own):
+        mask, passed = "beta", y.owner.inputs[2]
+    total = gy.owner
+    if total is not None and isinstance(total.op, Elemwise) and type(total.op.scalar_op) is Add:
+        alike = None not in gy.type.shape and all(term.type == gy.type for term in total.inputs)
+        if alike and len(total.inputs) == 2 and len(fgraph.clients[gy]) == 1:
+            terms = total.inputs
+    if mask == "y" and len(terms) == 1:
+        return None
+    op = JoinedBatchNormGrad(mask, joined=len(terms) == 2)
+    return dict(zip(node.outputs, op(terms[0], *own, passed, *terms[1:]), strict=True))
+
+
+def _is_of(norm: Apply | None, x: Variable, gamma: Variable, mean: Variable, inv_std: Variable) -> bool:
+    """Whether a node is the rectified normalisation of `x` to which the others belong, without a residual."""
+    return (
         norm is not None
         and isinstance(norm.op, BatchNorm)
         and len(norm.inputs) == 3
         and norm.inputs[:2] == [x, gamma]
         and norm.outputs[1:] == [mean, inv_std]
     )
-    terms = [gy]
-    total = gy.owner
-    if total is not None and isinstance(total.op, Elemwise) and type(total.op.scalar_op) is Add:
-        alike = None not in gy.type.shape and all(term.type == gy.type for term in total.inputs)
-        if alike and len(total.inputs) == 2 and len(fgraph.clients[gy]) == 1:
-            terms = total.inputs
-    if not again and len(terms) == 1:
+
+
+@node_rewriter([BatchNormGrad])
+def gradients_of_both(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """The gradient of a normalised residual, as a part of that of what it is added to.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    g, *second = node.inputs
+    first = g.owner
+    if first is None or not isinstance(first.op, JoinedBatchNormGrad) or g is not first.outputs[3]:
         return None
-    op = JoinedBatchNormGrad(node.op.epsilon, again, joined=len(terms) == 2)
-    gradients = op(terms[0], x, gamma, mean, inv_std, norm.inputs[2] if again else y, *terms[1:])
-    return dict(zip(node.outputs, gradients, strict=True))
+    alike = second[0].type == first.inputs[1].type and len(second) == 4
+    if first.op.projected or not alike or len(fgraph.clients[g]) != 1:
+        return None
+    op = JoinedBatchNormGrad(first.op.mask, first.op.joined, projected=True)
+    gx, g_gamma, g_beta, gx2, g_gamma2 = op(*first.inputs, *second)
+    replaced = [*first.outputs[:3], *node.outputs]
+    return dict(zip(replaced, (gx, g_gamma, g_beta, gx2, g_gamma2, g_beta), strict=True))
 
 
 @node_rewriter([MaxPool])
@@ -204,5 +263,6 @@ def small_places(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable]
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
-for _rewriter in (joined_gradient, small_places):
-    optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5)
+# Each finds what those before it have made.
+for _number, _rewriter in enumerate((block_end, joined_gradient, gradients_of_both, small_places)):
+    optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5 + _number / 100)

@@ -1,0 +1,105 @@
+"""Nodes that only Triton's kernels compute: :mod:`theanompi.device.fusion` makes them, in modes for CUDA devices.
+
+They are of tensors whose shapes are known, and have no pullback.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytensor.graph.basic import Apply, Variable
+from pytensor.tensor.type import TensorType
+
+from theanompi.device.ops.base import Context, TorchOp
+
+
+class BlockEnd(TorchOp):
+    """relu(batch_norm(x) + residual), where the residual may be normalised too; for the gradient one bit an element.
+
+    Inputs are x, gamma, beta, the residual, and of one that is normalised its gamma and beta. Outputs are y, mean and
+    inv_std, of a normalised residual mean and inv_std, and last the bits that `JoinedBatchNormGrad` takes for a mask.
+
+    Parameters
+    ----------
+    epsilon, epsilon2 : float
+        What is added to the variance of x, and of the residual if it is normalised.
+    """
+
+    __props__ = ("epsilon", "epsilon2")
+    overwrites = {0: (3,)}
+
+    def __init__(self, epsilon: float, epsilon2: float = 0.0) -> None:
+        self.epsilon, self.epsilon2 = epsilon, epsilon2
+
+    def make_node(self, x: Variable, gamma: Variable, beta: Variable, *residual: Variable) -> Apply:
+        from theanompi.device.triton import norm  # imports Triton
+
+        statistics = [vector.type() for vector in (gamma, beta, *residual[1:])]
+        bits = TensorType("uint8", shape=norm.bits_shape(x.type.shape))
+        return Apply(self, [x, gamma, beta, *residual], [x.type(), *statistics, bits()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import norm  # imports Triton
+
+        epsilon, epsilon2 = self.epsilon, self.epsilon2
+        keep, overwrite = context.used[-1], 0 in context.overwrite
+
+        def block_end(*tensors: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            return norm.block_end(
+                *tensors, epsilon=epsilon, epsilon2=epsilon2, keep=keep, overwrite=overwrite
+            )
+
+        return block_end
+
+
+class JoinedBatchNormGrad(TorchOp):
+    """`BatchNormGrad` of a rectified normalisation, with what costs a GPU passes over memory put into it.
+
+    Inputs are those of `BatchNormGrad`, then gy2 if there are two cotangents, then those of the projection.
+
+    Parameters
+    ----------
+    mask : {"y", "beta", "bits"}
+        What the sixth input is, which tells where the rectifier has let something through: its output, or beta, of
+        which and of `x` that output is computed again, or what `BlockEnd` has kept.
+    joined : bool
+        The cotangent is the sum of the first input and the seventh.
+    projected : bool
+        The residual was normalised as well: the last inputs are it, its gamma, mean and inv_std. In the place of the
+        cotangent of what was rectified there are then the gradients with respect to it and its gamma.
+    """
+
+    __props__ = ("mask", "joined", "projected")
+    overwrites = {0: (0,)}
+
+    def __init__(self, mask: str, joined: bool, projected: bool = False) -> None:
+        self.mask, self.joined, self.projected = mask, joined, projected
+
+    def make_node(self, gy: Variable, x: Variable, gamma: Variable, *others: Variable) -> Apply:
+        first = [x.type(), gamma.type(), gamma.type()]
+        last = [v.type() for v in others[-4:-2]] if self.projected else [gy.type()]
+        return Apply(self, [gy, x, gamma, *others], [*first, *last])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import norm  # imports Triton
+
+        mask, joined, projected = self.mask, self.joined, self.projected
+        keep, overwrite = not projected and context.used[3], 0 in context.overwrite
+
+        def joined_batch_norm_grad(
+            gy: torch.Tensor,
+            x: torch.Tensor,
+            gamma: torch.Tensor,
+            mean: torch.Tensor,
+            inv_std: torch.Tensor,
+            passed: torch.Tensor,
+            *others: torch.Tensor,
+        ) -> tuple[torch.Tensor, ...]:
+            options: dict[str, Any] = {mask: passed}
+            if joined:
+                options["gy2"] = others[0]
+            if projected:
+                options["projection"] = others[-4:]
+            return norm.backward(gy, x, gamma, mean, inv_std, **options, keep=keep, overwrite=overwrite)
+
+        return joined_batch_norm_grad
