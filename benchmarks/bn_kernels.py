@@ -1,4 +1,4 @@
-"""How near each kernel of normalisation and pooling comes to the rate of a copy: `python benchmarks/bn_kernels.py`.
+"""How near kernels of normalisation, pooling and crops come to the rate of a copy: `python benchmarks/bn_kernels.py`.
 
 On a CUDA GPU with Triton, in bf16, at shapes of ResNet-50. Each role is a function of theanompi/device/triton; its
 bytes are what it must read and write, each tensor once. A copy of a tensor of the same shape, which reads and
@@ -24,7 +24,7 @@ JUDGED = (56, 28)
 
 def roles(n: int, channels: int, size: int, place: str) -> dict[str, tuple[Callable[[], object], float]]:
     """What runs, and its bytes in copies' of one tensor: 2 for a tensor read and one written."""
-    from theanompi.device.triton import norm, pool  # only where there is Triton
+    from theanompi.device.triton import crop, norm, pool  # only where there is Triton
 
     x, residual, gy, y, out, other = (
         torch.randn(n, channels, size, size, dtype=torch.bfloat16, device=place).contiguous(
@@ -81,6 +81,13 @@ def roles(n: int, channels: int, size: int, place: str) -> dict[str, tuple[Calla
         less = 0.25 * 1.5
         found["pooling"] = (lambda: pool.forward(x, *geometry, (size // 2, size // 2)), 1 + less)
         found["pooling's gradient"] = (lambda: pool.backward(pooled, x, places, *geometry), 1 + less)
+        # From canvases of 256 pixels to 224. A byte of theirs is half an element.
+        canvas = torch.randint(0, 256, (n, 3, 256, 256), dtype=torch.uint8, device=place)
+        canvas = canvas.contiguous(memory_format=torch.channels_last)
+        box = torch.tensor([16.5, 16.5, 230, 200, 1, 256, 256], device=place).expand(n, 7).contiguous()
+        third = torch.rand(2, 3, device=place).unbind()
+        share = (canvas.numel() / 2 + n * 3 * 224 * 224) / x.numel()
+        found["crop"] = (lambda: crop.crop(canvas, box, *third, size=224, dtype=torch.bfloat16), share)
     return found
 
 

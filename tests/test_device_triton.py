@@ -18,6 +18,7 @@ from theanompi.device.triton import OPTIONS
 
 triton = pytest.importorskip("triton", reason="needs Triton: pip install -e '.[triton]'")
 # Imported only where Triton is.
+crop = pytest.importorskip("theanompi.device.triton.crop")
 norm = pytest.importorskip("theanompi.device.triton.norm")
 pool = pytest.importorskip("theanompi.device.triton.pool")
 
@@ -54,7 +55,7 @@ def test_kernels_compute_what_numpy_computes_in_float64(cases):
         if not error <= (BFLOAT16 if what in row["narrow"] else FLOAT32)
     ]
     assert not wrong
-    assert len(cases) >= 34
+    assert len(cases) >= 46
 
 
 def test_kernels_give_equal_bits_twice(cases):
@@ -92,13 +93,13 @@ def source(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return triton.compiler.ASTSource(kernel, signature, constants, attributes)
 
 
-INNER = ("_floats", "_cotangent", "_keep_bits", "_kept_bits")
+INNER = ("_floats", "_cotangent", "_keep_bits", "_kept_bits", "_weight")
 
 
 def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tuple[str, Any, Any]]:
     """All that a layer of ResNet-50 starts, on tensors without memory: name, source, options."""
     recorded: dict[str, Launches] = {}
-    for module in (norm, pool):
+    for module in (crop, norm, pool):
         for name, kernel in vars(module).items():
             # What only other kernels call has no grid of its own.
             if isinstance(kernel, triton.JITFunction) and name not in INNER:
@@ -125,6 +126,12 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tu
     geometry = (3, 3), (2, 2), (1, 1)
     pooled, places = pool.forward(x, *geometry, (28, 28))
     pool.backward(pooled, x, places, *geometry)
+    images, boxes = (
+        torch.empty(256, 3, 256, 256, dtype=torch.uint8, device="meta"),
+        torch.empty(256, 7, device="meta"),
+    )
+    crop.crop(images, boxes, gamma, beta, size=224, dtype=dtype)
+    crop.crop(images, boxes, size=224, dtype=dtype)
     for name, kernel in recorded.items():
         assert kernel.made, f"{name} is never started"
         seen = set()
@@ -152,8 +159,11 @@ def test_for_sm_90_nothing_spills_and_memory_is_read_16_bytes_at_a_time(dtype, m
         found += [f"{name}: {code}" for code in ("LDL", "STL") if re.search(rf"\b{code}\b", text)]
         found += [f"{name}: {registers} registers"] * (int(registers) > REGISTERS[dtype])
         passes_over_memory = not re.match(r"_statistics,|_sums,", name)
-        wide = not passes_over_memory or re.search(r"\bLDG\.E[.\w]*\.128\b", text)
-        return found + [f"{name}: no load of 128 bits"] * (not wide)
+        # A crop reads single bytes, and a thread writes four elements.
+        crops = name.startswith("_crop,")
+        access, bits = ("STG", 128 if dtype == torch.float32 else 64) if crops else ("LDG", 128)
+        wide = not passes_over_memory or re.search(rf"\b{access}\.E[.\w]*\.{bits}\b", text)
+        return found + [f"{name}: no {access} of {bits} bits"] * (not wide)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         wrong = threads.map(compiled, launches(monkeypatch, dtype))

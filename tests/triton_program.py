@@ -17,10 +17,10 @@ from theanompi import device
 from theanompi.device import ops
 from theanompi.device.fusion import GPU_TAG
 from theanompi.device.ops import norm as norms
-from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad
+from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad, NormalizedCrop
 from theanompi.device.ops.norm import BatchNormGrad
 from theanompi.device.ops.pool import MaxPoolPlaces, MaxPoolPlacesGrad
-from theanompi.device.triton import norm, pool
+from theanompi.device.triton import crop, norm, pool
 
 Arrays = dict[str, np.ndarray]
 EPSILON = 1e-3
@@ -159,6 +159,58 @@ def pooled(
     yield "gx", pool.backward(gy, x, places, *geometry), gx_
 
 
+BOXES = np.array(
+    [
+        # Made smaller, mirrored; enlarged, over the border; as it is; of fractions, and far outside.
+        [0, 0, 11, 13, 1, 11, 13],
+        [-2, 8.5, 3, 6, 0, 9, 12],
+        [2, 3, 7, 7, 0, 11, 13],
+        [1.3, -4, 9.1, 30.6, 1, 10, 13],
+    ],
+    np.float32,
+)
+
+
+def triangles(start: float, length: float, extent: float, count: int, size: int) -> np.ndarray:
+    """What each of `count` pixels counts in each of `size` outputs."""
+    centre = start + length * (np.arange(size)[:, None] + 0.5) / size
+    weights = np.maximum(1 - np.abs(np.arange(count) + 0.5 - centre) / max(1, length / size), 0)
+    weights[:, int(extent) :] = 0
+    weights *= (centre >= 0) & (centre <= extent)
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
+
+
+def cropped(
+    dtype: torch.dtype, channels: int, affine: bool
+) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    images, size = RANDOM.integers(0, 256, (4, channels, 11, 13), np.uint8), 7
+    scale, shift = vectors(channels)
+    y_ = np.empty((4, channels, size, size))
+    for image, box, out in zip(images, BOXES.astype(np.float64), y_, strict=True):
+        rows, columns = (triangles(box[i], box[i + 2], box[i + 5], (11, 13)[i], size) for i in (0, 1))
+        out[:] = rows @ image.astype(np.float64) @ (columns[::-1] if box[4] else columns).T
+    y_ = y_ * scale.double().numpy()[:, None, None] + shift.double().numpy()[:, None, None] if affine else y_
+    both = (scale, shift) if affine else ()
+    yield (
+        "y",
+        crop.crop(torch.from_numpy(images), torch.from_numpy(BOXES), *both, size=size, dtype=dtype),
+        y_,
+    )
+
+
+def graph_of_a_crop() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """A crop, normalised and read by a convolution, as a graph with the rewrites for GPUs and without."""
+    images = device.shared(RANDOM.integers(0, 256, (4, 3, 11, 13), np.uint8))
+    scale, shift = (v.numpy()[None, :, None, None] for v in vectors(3))
+    filters = device.shared(tensor((2, 3, 3, 3), torch.float32).numpy())
+    out = ops.conv2d(ops.crop_resize(images, BOXES, 7) * scale + shift, filters)
+    compute = pytensor.function([], out, mode=device.mode("cpu", "bf16").including(GPU_TAG))
+    kinds = [node.op for node in compute.maker.fgraph.toposort()]
+    assert any(isinstance(op, NormalizedCrop) and op.narrow for op in kinds) and len(kinds) == 2, kinds
+    expected = pytensor.function([], out, mode=device.mode("cpu"))()
+    yield "y", torch.from_numpy(compute()).bfloat16(), expected
+
+
 def error(got: torch.Tensor, expected: np.ndarray) -> float:
     """The largest error beside the largest value; not a number counts as infinite."""
     values = rows(got) if expected.ndim == 2 else got.double().numpy()
@@ -265,6 +317,11 @@ def main() -> None:
         ]
         for shape, geometry, out in windows:
             report(f"pooled {shape} {geometry} {kind}", partial(pooled, shape, dtype, geometry, out))
+    crop.ELEMENTS = 64
+    for dtype, channels, affine in product((torch.float32, torch.bfloat16), (1, 3), (False, True)):
+        name = f"cropped {channels} affine={affine} {str(dtype).removeprefix('torch.')}"
+        report(name, partial(cropped, dtype, channels, affine))
+    report("graph of a crop", graph_of_a_crop)
     # As if tensors of the CPU were a GPU's.
     norm.fit = lambda *tensors: len({t.shape for t in tensors}) == 1
     norms.rows.fit = lambda *tensors: False

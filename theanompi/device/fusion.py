@@ -7,15 +7,17 @@ can compute.
 import math
 
 from pytensor.compile.mode import optdb
-from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
 from pytensor.graph.traversal import ancestors
-from pytensor.scalar.basic import Add
+from pytensor.scalar.basic import Add, Mul
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad
+from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad, NormalizedCrop
+from theanompi.device.ops.image import CropResize
 from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, Normalize
 from theanompi.device.ops.pool import MaxPool, MaxPoolGrad, MaxPoolPlaces, MaxPoolPlacesGrad
 
@@ -260,9 +262,47 @@ def small_places(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable]
     return replaced
 
 
+def _by_channel(fgraph: FunctionGraph, images: Variable, kind: type) -> tuple[Variable, Variable] | None:
+    """What images become, if all that reads them adds or multiplies a constant for each channel; and that constant."""
+    readers = fgraph.clients[images]
+    node = readers[0][0] if len(readers) == 1 else None
+    if node is None or not isinstance(node.op, Elemwise) or type(node.op.scalar_op) is not kind:
+        return None
+    vector = (1, images.type.shape[1], 1, 1)
+    others = [v for v in node.inputs if isinstance(v, Constant) and v.type.shape == vector]
+    alike = (
+        len(node.inputs) == 2 and len(others) == 1 and node.outputs[0].dtype == others[0].dtype == "float32"
+    )
+    return (node.outputs[0], others[0]) if alike else None
+
+
+@node_rewriter([CropResize])
+def crop_in_one_pass(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable]:
+    """The crop by one kernel, with the normalisation after it, and in 16 bits where only convolutions read it.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable
+        What replaces what.
+    """
+    result, affine = node.outputs[0], list[Variable]()
+    scaled = _by_channel(fgraph, result, Mul)
+    moved = scaled and _by_channel(fgraph, scaled[0], Add)
+    if scaled and moved:
+        result, affine = moved[0], [scaled[1], moved[1]]
+    narrow = all(isinstance(n.op, Convolution | ConvolutionGrad) for n, _ in fgraph.clients[result])
+    return {result: NormalizedCrop(node.op.size, narrow)(*node.inputs, *affine)}
+
+
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
 # Each finds what those before it have made.
-for _number, _rewriter in enumerate((block_end, joined_gradient, gradients_of_both, small_places)):
+_for_gpus = (block_end, joined_gradient, gradients_of_both, small_places, crop_in_one_pass)
+for _number, _rewriter in enumerate(_for_gpus):
     optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5 + _number / 100)

@@ -1,9 +1,10 @@
 """Nodes that only Triton's kernels compute: :mod:`theanompi.device.fusion` makes them, in modes for CUDA devices.
 
-They are of tensors whose shapes are known, and have no pullback.
+They have no pullback.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,38 @@ from pytensor.tensor.type import TensorType
 from theanompi.device.ops.base import Context, TorchOp
 
 
+class NormalizedCrop(TorchOp):
+    """`CropResize`, then · scale + shift by channel if there are such inputs.
+
+    Parameters
+    ----------
+    size : int
+    narrow : bool
+        Whether those that read it would round it to bf16 themselves, where convolutions compute in that.
+    """
+
+    __props__ = ("size", "narrow")
+
+    def __init__(self, size: int, narrow: bool) -> None:
+        self.size, self.narrow = size, narrow
+
+    def make_node(self, images: Variable, boxes: Variable, *affine: Variable) -> Apply:
+        shape = (*images.type.shape[:2], self.size, self.size)
+        return Apply(self, [images, boxes, *affine], [TensorType("float32", shape=shape)()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import crop  # imports Triton
+
+        bf16 = self.narrow and context.precision == "bf16"
+        return partial(crop.crop, size=self.size, dtype=torch.bfloat16 if bf16 else torch.float32)
+
+
 class BlockEnd(TorchOp):
     """relu(batch_norm(x) + residual), where the residual may be normalised too; for the gradient one bit an element.
 
-    Inputs are x, gamma, beta, the residual, and of one that is normalised its gamma and beta. Outputs are y, mean and
-    inv_std, of a normalised residual mean and inv_std, and last the bits that `JoinedBatchNormGrad` takes for a mask.
+    Inputs are x, whose shape is known, gamma, beta, the residual, and of one that is normalised its gamma and beta.
+    Outputs are y, mean and inv_std, of a normalised residual mean and inv_std, and last the bits that
+    `JoinedBatchNormGrad` takes for a mask.
 
     Parameters
     ----------
