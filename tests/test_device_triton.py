@@ -22,8 +22,9 @@ crop = pytest.importorskip("theanompi.device.triton.crop")
 norm = pytest.importorskip("theanompi.device.triton.norm")
 pool = pytest.importorskip("theanompi.device.triton.pool")
 
-FLOAT32, BFLOAT16 = 4e-6, 2**-7
-"""Largest errors beside the largest value; of a sum that is rounded to bfloat16 two such roundings."""
+FLOAT32, BFLOAT16, GRAPH = 4e-6, 2**-7, 2e-5
+"""Largest errors beside the largest value; of a sum that is rounded to bfloat16 two such roundings; of layers on top of
+each other, where torch's own calls in float32 come to 6e-6."""
 REGISTERS = {torch.float32: 168, torch.bfloat16: 128}
 """Of a thread: three and four programs of 128 threads fit into a multiprocessor then; PROGRAMS expects four."""
 
@@ -52,10 +53,10 @@ def test_kernels_compute_what_numpy_computes_in_float64(cases):
         f"{name}: {what} is off by {error:.1e}"
         for name, row in cases.items()
         for what, error in row["errors"].items()
-        if not error <= (BFLOAT16 if what in row["narrow"] else FLOAT32)
+        if not error <= (BFLOAT16 if what in row["narrow"] else GRAPH if name == "graph" else FLOAT32)
     ]
     assert not wrong
-    assert len(cases) >= 46
+    assert len(cases) >= 50
 
 
 def test_kernels_give_equal_bits_twice(cases):
@@ -93,7 +94,7 @@ def source(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return triton.compiler.ASTSource(kernel, signature, constants, attributes)
 
 
-INNER = ("_floats", "_cotangent", "_keep_bits", "_kept_bits", "_weight")
+INNER = ("_floats", "_cotangent", "_keep_bits", "_kept_bits", "_weight", "_gathered")
 
 
 def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tuple[str, Any, Any]]:
@@ -126,6 +127,10 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tu
     geometry = (3, 3), (2, 2), (1, 1)
     pooled, places = pool.forward(x, *geometry, (28, 28))
     pool.backward(pooled, x, places, *geometry)
+    _, *statistics, places = pool.normalised_forward(x, gamma, beta, *geometry, (28, 28), epsilon=1e-5)
+    pool.normalised_backward(
+        *(pooled, x, gamma, beta, *statistics, places), size=(3, 3), stride=(2, 2), padding=(1, 1)
+    )
     images, boxes = (
         torch.empty(256, 3, 256, 256, dtype=torch.uint8, device="meta"),
         torch.empty(256, 7, device="meta"),

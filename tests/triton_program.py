@@ -17,7 +17,13 @@ from theanompi import device
 from theanompi.device import ops
 from theanompi.device.fusion import GPU_TAG
 from theanompi.device.ops import norm as norms
-from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad, NormalizedCrop
+from theanompi.device.ops.fused import (
+    BlockEnd,
+    JoinedBatchNormGrad,
+    NormalizedCrop,
+    PooledBatchNorm,
+    PooledBatchNormGrad,
+)
 from theanompi.device.ops.norm import BatchNormGrad
 from theanompi.device.ops.pool import MaxPoolPlaces, MaxPoolPlacesGrad
 from theanompi.device.triton import crop, norm, pool
@@ -211,6 +217,26 @@ def graph_of_a_crop() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     yield "y", torch.from_numpy(compute()).bfloat16(), expected
 
 
+def pooled_norm(
+    shape: tuple[int, ...], dtype: torch.dtype, geometry: tuple[tuple[int, int], ...], out: tuple[int, int]
+) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """A normalisation, rectified and pooled, and its gradient, by steps in float64."""
+    x, (gamma, beta) = tensor(shape, dtype, 2), vectors(shape[1])
+    gy = tensor((*shape[:2], *out), dtype)
+    leaf = x.double().requires_grad_()
+    scales = [v.double().requires_grad_() for v in (gamma, beta)]
+    y_ = torch.relu(torch.nn.functional.batch_norm(leaf, None, None, *scales, True, 0, EPSILON))
+    y_ = torch.nn.functional.max_pool2d(y_, *geometry)
+    y_.backward(gy.double())
+    y, mean, inv_std, places = pool.normalised_forward(x, gamma, beta, *geometry, out, epsilon=EPSILON)
+    yield "y", y, y_.detach().numpy()
+    options = dict(zip(("size", "stride", "padding"), geometry, strict=True))
+    gradients = pool.normalised_backward(gy, x, gamma, beta, mean, inv_std, places, **options)
+    for name, got, wanted in zip(("gx", "g_gamma", "g_beta"), gradients, (leaf, *scales), strict=True):
+        assert wanted.grad is not None
+        yield name, got, wanted.grad.numpy()
+
+
 def error(got: torch.Tensor, expected: np.ndarray) -> float:
     """The largest error beside the largest value; not a number counts as infinite."""
     values = rows(got) if expected.ndim == 2 else got.double().numpy()
@@ -233,7 +259,7 @@ def report(name: str, run: Callable[[], Iterator[Any]]) -> None:
 
 
 def graph() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
-    """Blocks' ends after a pooling, the first with a projection, as a graph with the rewrites for GPUs."""
+    """Blocks' ends after two poolings, the first with a projection, as a graph with the rewrites for GPUs."""
     shape = (2, 5, 4, 3)
     image = tensor((2, 5, 8, 6), torch.float32)
     x = device.shared(image.numpy(), "x")
@@ -242,7 +268,13 @@ def graph() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     parameters = [device.shared(v.numpy()) for pair in scales for v in pair]
     leaves = [v.double().requires_grad_() for pair in scales for v in pair]
 
-    def network(pooled: Any, normalise: Callable[[Any, int], Any], relu: Callable[[Any], Any]) -> Any:
+    def network(
+        x: Any,
+        pool: Callable[..., Any],
+        normalise: Callable[[Any, int], Any],
+        relu: Callable[[Any], Any],
+    ) -> Any:
+        pooled = pool(relu(normalise(pool(x, 3, 1, 1), 5)), 3, 2, 1)
         for i in (0, 2):
             shortcut = normalise(pooled * 2, 4) if i == 0 else pooled
             inner = relu(normalise(pooled, i))
@@ -255,9 +287,9 @@ def graph() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     def torchs(v: torch.Tensor, i: int) -> torch.Tensor:
         return torch.nn.functional.batch_norm(v, None, None, *leaves[2 * i : 2 * i + 2], True, 0, EPSILON)
 
-    out = network(ops.pool2d(x, 3, 2, 1), ours, ops.relu)
+    out = network(x, ops.pool2d, ours, ops.relu)
     mode = device.mode("cpu").including(GPU_TAG)
-    gradients = pytensor.grad((out * weights.numpy()).sum(), [x, *parameters[:10]])
+    gradients = pytensor.grad((out * weights.numpy()).sum(), [x, *parameters])
     compute = pytensor.function([], [out, *gradients], mode=mode)
     nodes = [node.op for node in compute.maker.fgraph.toposort()]
     made = [(op.mask, op.joined, op.projected) for op in nodes if isinstance(op, JoinedBatchNormGrad)]
@@ -265,15 +297,16 @@ def graph() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     assert sorted(made) == expected_nodes, nodes
     assert sum(isinstance(op, BlockEnd) for op in nodes) == 2, nodes
     assert not any(isinstance(op, BatchNormGrad) for op in nodes), nodes
-    assert sum(isinstance(op, MaxPoolPlaces | MaxPoolPlacesGrad) for op in nodes) == 2, nodes
+    pooling = MaxPoolPlaces, MaxPoolPlacesGrad, PooledBatchNorm, PooledBatchNormGrad
+    assert [sum(isinstance(op, kind) for op in nodes) for kind in pooling] == [1] * 4, nodes
     seen = image.double().requires_grad_()
-    expected = network(torch.nn.functional.max_pool2d(seen, 3, 2, 1), torchs, torch.relu)
+    expected = network(seen, torch.nn.functional.max_pool2d, torchs, torch.relu)
     (expected * weights.double()).sum().backward()
     y, gx, *others = compute()
     yield "y", torch.from_numpy(y), expected.detach().numpy()
     assert seen.grad is not None
     yield "gx", torch.from_numpy(gx), seen.grad.numpy()
-    wanted = [leaf.grad.numpy() for leaf in leaves[:10] if leaf.grad is not None]
+    wanted = [leaf.grad.numpy() for leaf in leaves if leaf.grad is not None]
     yield "gradients of the scales", torch.from_numpy(np.concatenate(others)), np.concatenate(wanted)
 
 
@@ -322,6 +355,13 @@ def main() -> None:
         name = f"cropped {channels} affine={affine} {str(dtype).removeprefix('torch.')}"
         report(name, partial(cropped, dtype, channels, affine))
     report("graph of a crop", graph_of_a_crop)
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape, geometry, out in (
+            ((2, 67, 7, 5), ((3, 3), (2, 2), (1, 1)), (4, 3)),
+            ((1, 3, 6, 9), ((2, 3), (2, 1), (0, 1)), (3, 9)),
+        ):
+            name = f"pooled normalisation {shape} {geometry} {str(dtype).removeprefix('torch.')}"
+            report(name, partial(pooled_norm, shape, dtype, geometry, out))
     # As if tensors of the CPU were a GPU's.
     norm.fit = lambda *tensors: len({t.shape for t in tensors}) == 1
     norms.rows.fit = lambda *tensors: False

@@ -16,7 +16,13 @@ from pytensor.tensor.elemwise import Elemwise
 
 from theanompi.device.ops.activation import Relu, ReluGrad
 from theanompi.device.ops.conv import Convolution, ConvolutionGrad
-from theanompi.device.ops.fused import BlockEnd, JoinedBatchNormGrad, NormalizedCrop
+from theanompi.device.ops.fused import (
+    BlockEnd,
+    JoinedBatchNormGrad,
+    NormalizedCrop,
+    PooledBatchNorm,
+    PooledBatchNormGrad,
+)
 from theanompi.device.ops.image import CropResize
 from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, Normalize
 from theanompi.device.ops.pool import MaxPool, MaxPoolGrad, MaxPoolPlaces, MaxPoolPlacesGrad
@@ -262,6 +268,43 @@ def small_places(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable]
     return replaced
 
 
+@node_rewriter([MaxPoolPlaces])
+def pooled_normalisation(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """Maximum pooling with the rectified normalisation before it, where nothing else reads what is pooled.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    (pooled,) = node.inputs
+    norm = pooled.owner
+    if norm is None or not isinstance(norm.op, BatchNorm) or not norm.op.rectify or len(norm.inputs) != 3:
+        return None
+    geometry = node.op.size, node.op.stride, node.op.padding, node.op.ceil_mode
+    y, mean, inv_std, places = PooledBatchNorm(norm.op.epsilon, *geometry)(*norm.inputs, return_list=True)
+    replaced = dict(zip([*node.outputs, *norm.outputs[1:]], (y, places, mean, inv_std), strict=True))
+    x, gamma, beta = norm.inputs
+    for pulled, _ in fgraph.clients[pooled]:
+        if pulled is node:
+            continue
+        readers = fgraph.clients[pulled.outputs[0]] if isinstance(pulled.op, MaxPoolPlacesGrad) else []
+        grad = readers[0][0] if len(readers) == 1 else None
+        if grad is None or not isinstance(grad.op, JoinedBatchNormGrad) or grad.op.mask != "beta":
+            return None
+        own = grad.inputs == [pulled.outputs[0], x, gamma, *norm.outputs[1:], beta]
+        if not own or fgraph.clients[grad.outputs[3]]:
+            return None
+        made = PooledBatchNormGrad(*geometry)(pulled.inputs[2], x, gamma, beta, mean, inv_std, places)
+        replaced |= zip(grad.outputs, made, strict=False)
+    return replaced
+
+
 def _by_channel(fgraph: FunctionGraph, images: Variable, kind: type) -> tuple[Variable, Variable] | None:
     """What images become, if all that reads them adds or multiplies a constant for each channel; and that constant."""
     readers = fgraph.clients[images]
@@ -303,6 +346,10 @@ def crop_in_one_pass(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Varia
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
 # Each finds what those before it have made.
-_for_gpus = (block_end, joined_gradient, gradients_of_both, small_places, crop_in_one_pass)
+_for_gpus = (
+    *(block_end, joined_gradient, gradients_of_both),
+    *(small_places, pooled_normalisation),
+    crop_in_one_pass,
+)
 for _number, _rewriter in enumerate(_for_gpus):
     optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5 + _number / 100)

@@ -11,7 +11,8 @@ import torch
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp
+from theanompi.device.ops.base import Context, TorchOp, tensor_type
+from theanompi.device.ops.pool import Pool
 
 
 class NormalizedCrop(TorchOp):
@@ -78,6 +79,48 @@ class BlockEnd(TorchOp):
             )
 
         return block_end
+
+
+class PooledBatchNorm(Pool):
+    """Maximum pooling of a rectified batch normalisation; outputs y, mean, inv_std and the places of the maxima.
+
+    Parameters
+    ----------
+    epsilon : float
+    size, stride, padding, ceil_mode
+        As of `MaxPool`.
+    """
+
+    __props__ = ("epsilon", *Pool.__props__)
+
+    def __init__(self, epsilon: float, *geometry: Any) -> None:
+        super().__init__(*geometry)
+        self.epsilon = epsilon
+
+    def make_node(self, x: Variable, gamma: Variable, beta: Variable) -> Apply:
+        shape = self.output_shape(x)
+        types = tensor_type(x, shape), gamma.type, gamma.type, TensorType("int8", shape=shape)
+        return Apply(self, [x, gamma, beta], [made() for made in types])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import pool  # imports Triton
+
+        geometry = self.size, self.stride, self.padding
+        return lambda x, gamma, beta: pool.normalised_forward(
+            x, gamma, beta, *geometry, self.windows(x.shape[2:]), epsilon=self.epsilon
+        )
+
+
+class PooledBatchNormGrad(Pool):
+    """Gradients of `PooledBatchNorm` with respect to input, gamma and beta."""
+
+    def make_node(self, gy: Variable, x: Variable, gamma: Variable, *others: Variable) -> Apply:
+        return Apply(self, [gy, x, gamma, *others], [x.type(), gamma.type(), gamma.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import pool  # imports Triton
+
+        return partial(pool.normalised_backward, size=self.size, stride=self.stride, padding=self.padding)
 
 
 class JoinedBatchNormGrad(TorchOp):

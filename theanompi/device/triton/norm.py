@@ -364,11 +364,21 @@ def fit(*tensors: torch.Tensor) -> bool:
     )
 
 
-def _pieces(rows: int, channels: int) -> tuple[int, int]:
+def pieces_of(rows: int, channels: int) -> tuple[int, int]:
     """How many rows a piece has of which sums are made, and how many pieces there are."""
     wanted = max(1, PROGRAMS // triton.cdiv(channels, CHANNELS))
     piece = ROWS * triton.cdiv(triton.cdiv(rows, wanted), ROWS)
     return piece, triton.cdiv(rows, piece)
+
+
+def sums_of(partial: torch.Tensor) -> torch.Tensor:
+    """The second stage of sums, of shape (number, pieces, c): over all pieces, in a fixed order."""
+    n_sums, pieces, channels = partial.shape
+    out = torch.empty(n_sums, channels, device=partial.device)
+    _sums[(triton.cdiv(channels, PIECE_CHANNELS), n_sums)](
+        partial, out, channels, pieces, PIECES=PIECES, CHANNELS=PIECE_CHANNELS, **OPTIONS
+    )
+    return out
 
 
 def _columns(channels: int) -> int:
@@ -405,7 +415,7 @@ def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Ten
     """
     channels = x.shape[1]
     rows = x.numel() // channels
-    piece, pieces = _pieces(rows, channels)
+    piece, pieces = pieces_of(rows, channels)
     means, squares = torch.empty(2, pieces, channels, device=x.device).unbind()
     mean, inv_std = torch.empty(2, channels, device=x.device).unbind()
     _statistics_of_pieces[(pieces, _columns(channels))](
@@ -587,10 +597,9 @@ def sums(
     """
     channels = x.shape[1]
     rows = x.numel() // channels
-    piece, pieces = _pieces(rows, channels)
+    piece, pieces = pieces_of(rows, channels)
     n_sums = 2 if projection is None else 3
     partial = torch.empty(n_sums, pieces, channels, device=x.device)
-    out = torch.empty(n_sums, channels, device=x.device)
     _sums_of_pieces[(pieces, _columns(channels))](
         *(gy, gy2, y, bits, x, gamma, beta, mean, inv_std, *(projection or (None,) * 3), g, partial),
         *(rows, channels, piece, pieces),
@@ -599,10 +608,7 @@ def sums(
         BYTES=BYTES,
         **OPTIONS,
     )
-    _sums[(triton.cdiv(channels, PIECE_CHANNELS), n_sums)](
-        partial, out, channels, pieces, PIECES=PIECES, CHANNELS=PIECE_CHANNELS, **OPTIONS
-    )
-    return out
+    return sums_of(partial)
 
 
 def gradient(
