@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import numpy as np
 import torch
 
 LIMIT = 0.8
@@ -20,6 +21,21 @@ CALLS, ROUNDS = 10, 10
 # channels, height and width: what is normalised in the stages, and what is pooled
 SHAPES = [(64, 112), (64, 56), (256, 56), (128, 28), (512, 28), (256, 14), (1024, 14), (512, 7), (2048, 7)]
 JUDGED = (56, 28)
+
+
+def update(n: int, place: str) -> Callable[[], object]:
+    """A step with momentum of n weights, as PyTensor fuses it."""
+    import pytensor  # after the check for a GPU, which shall answer at once
+
+    from theanompi import device
+
+    device.use(place)
+    w, g, v = (device.shared(np.zeros(n, np.float32)) for _ in range(3))
+    velocity = np.float32(0.9) * v + (g + np.float32(1e-4) * w)
+    compute: Callable[[], object] = pytensor.function(
+        [], [], updates=[(v, velocity), (w, w - np.float32(0.1) * velocity)], mode=device.mode(place)
+    )
+    return compute
 
 
 def roles(n: int, channels: int, size: int, place: str) -> dict[str, tuple[Callable[[], object], float]]:
@@ -90,6 +106,9 @@ def roles(n: int, channels: int, size: int, place: str) -> dict[str, tuple[Calla
             lambda: pool.normalised_backward(pooled, x, gamma, beta, mean, inv_std, places, **windows),
             3 + 2 * less,
         )
+        count = 25_000_000
+        # In float32: three vectors read, two written.
+        found["update"] = (update(count, place), 10 * count / x.numel())
         # From canvases of 256 pixels to 224. A byte of theirs is half an element.
         canvas = torch.randint(0, 256, (n, 3, 256, 256), dtype=torch.uint8, device=place)
         canvas = canvas.contiguous(memory_format=torch.channels_last)

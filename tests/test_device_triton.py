@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pytensor.scalar.basic import Composite, float32
 
 from tests.mpi import ROOT
 from theanompi.device.triton import OPTIONS
@@ -19,6 +21,7 @@ from theanompi.device.triton import OPTIONS
 triton = pytest.importorskip("triton", reason="needs Triton: pip install -e '.[triton]'")
 # Imported only where Triton is.
 crop = pytest.importorskip("theanompi.device.triton.crop")
+elemwise = pytest.importorskip("theanompi.device.triton.elemwise")
 norm = pytest.importorskip("theanompi.device.triton.norm")
 pool = pytest.importorskip("theanompi.device.triton.pool")
 
@@ -56,7 +59,7 @@ def test_kernels_compute_what_numpy_computes_in_float64(cases):
         if not error <= (BFLOAT16 if what in row["narrow"] else GRAPH if name == "graph" else FLOAT32)
     ]
     assert not wrong
-    assert len(cases) >= 50
+    assert len(cases) >= 52
 
 
 def test_kernels_give_equal_bits_twice(cases):
@@ -137,6 +140,16 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tu
     )
     crop.crop(images, boxes, gamma, beta, size=224, dtype=dtype)
     crop.crop(images, boxes, size=224, dtype=dtype)
+    if dtype == torch.float32:
+        w, g, v, n = (float32(name) for name in "wgvn")
+        velocity = n * v + (g + np.float32(0.0001) * w)
+        graph = Composite([w, g, v, n], [w - velocity, velocity]).fgraph
+        kernel = elemwise.kernel_of(graph.inputs, graph.outputs, graph.toposort(), {graph.inputs[3]})
+        recorded["_elementwise"] = Launches(kernel)
+        flat = [torch.empty(2**20, device="meta") for _ in range(5)]
+        recorded["_elementwise"][(1,)](
+            *flat[:3], torch.empty(1, device="meta"), *flat[3:], 2**20, ELEMENTS=elemwise.ELEMENTS
+        )
     for name, kernel in recorded.items():
         assert kernel.made, f"{name} is never started"
         seen = set()

@@ -7,16 +7,22 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytensor
 import torch
+from pytensor.scalar.basic import Composite
+from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.type import TensorType
 
 from theanompi import device
 from theanompi.device import ops
+from theanompi.device.elemwise import _Expression
 from theanompi.device.fusion import GPU_TAG
 from theanompi.device.ops import norm as norms
+from theanompi.device.ops.base import Context
 from theanompi.device.ops.fused import (
     BlockEnd,
     JoinedBatchNormGrad,
@@ -26,7 +32,7 @@ from theanompi.device.ops.fused import (
 )
 from theanompi.device.ops.norm import BatchNormGrad
 from theanompi.device.ops.pool import MaxPoolPlaces, MaxPoolPlacesGrad
-from theanompi.device.triton import crop, norm, pool
+from theanompi.device.triton import crop, elemwise, norm, pool
 
 Arrays = dict[str, np.ndarray]
 EPSILON = 1e-3
@@ -237,6 +243,37 @@ def pooled_norm(
         yield name, got, wanted.grad.numpy()
 
 
+def elementwise() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """A step with momentum and more, in place: the same bits as in NumPy, one operation at a time."""
+    shape = (3, 67, 5, 2)
+    w, g, v = (tensor(shape, torch.float32) for _ in range(3))
+    w[1, 2, 3, 0] = float("nan")
+    n = torch.tensor([0.9])
+    rate, floor = np.float32(0.0005), np.float32(1e-3)
+    scalars = [pytensor.scalar.float32(name) for name in "wgvn"]
+
+    def step(w: Any, g: Any, v: Any, n: Any, x: Any) -> tuple[Any, Any]:
+        velocity = n * v + (g + rate * w)
+        moved = x.scalar_maximum(w - velocity / (x.sqrt(abs(g)) + floor), np.float32(-2))
+        return x.switch(velocity > w, moved, -moved), velocity
+
+    op = Elemwise(Composite(scalars, list(step(*scalars, pytensor.scalar))))
+    given = [TensorType("float32", shape=t.shape)() for t in (w, g, v)]
+    node = op.make_node(*given, TensorType("float32", shape=(1,))().dimshuffle("x", "x", "x", 0))
+    expression = _Expression(node, Context())
+    graph = expression.inputs, expression.outputs, expression.nodes
+    run = elemwise.in_one_pass(*graph, {expression.inputs[3]}, {1: 2}, lambda *_: "torch's calls")
+    assert run(w.contiguous(), g, v, n) == "torch's calls"
+    numpy = SimpleNamespace(scalar_maximum=np.maximum, sqrt=np.sqrt, switch=np.where)
+    expected = step(*(t.numpy().copy() for t in (w, g, v, n)), numpy)
+    results = run(w, g, v, n)
+    yield "memory taken", torch.tensor([float(results[1] is v)]), np.ones(1)
+    for name, got, wanted in zip(("w", "v"), results, expected, strict=True):
+        assert got.stride() == w.stride()
+        same = (got.numpy() == wanted) | (np.isnan(got.numpy()) & np.isnan(wanted))
+        yield name, torch.from_numpy(same), np.ones(shape)
+
+
 def error(got: torch.Tensor, expected: np.ndarray) -> float:
     """The largest error beside the largest value; not a number counts as infinite."""
     values = rows(got) if expected.ndim == 2 else got.double().numpy()
@@ -355,6 +392,7 @@ def main() -> None:
         name = f"cropped {channels} affine={affine} {str(dtype).removeprefix('torch.')}"
         report(name, partial(cropped, dtype, channels, affine))
     report("graph of a crop", graph_of_a_crop)
+    report("element-wise", elementwise)
     for dtype in (torch.float32, torch.bfloat16):
         for shape, geometry, out in (
             ((2, 67, 7, 5), ((3, 3), (2, 2), (1, 1)), (4, 3)),
@@ -368,6 +406,10 @@ def main() -> None:
     norms.triton.computes = lambda x: True
     torch.native_batch_norm = None
     report("graph", graph)
+    # Pieces of several tiles.
+    norm.PROGRAMS = 2
+    report("large pieces", partial(case, (150, 3), torch.float32, True, "projection", True, "bits"))
+    norm.PROGRAMS = 528
     # More pieces than the second stage takes at once.
     norm.ROWS = 2
     report("many pieces", partial(case, (140, 1), torch.float32, True, "", False, "bits"))
