@@ -8,14 +8,15 @@ import math
 
 from pytensor.compile.mode import optdb
 from pytensor.graph.basic import Apply, Constant, Variable
+from pytensor.graph.features import ReplaceValidate
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.rewriting.basic import in2out, node_rewriter
+from pytensor.graph.rewriting.basic import GraphRewriter, in2out, node_rewriter
 from pytensor.graph.traversal import ancestors
 from pytensor.scalar.basic import Add, Mul
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.conv import Convolution, ConvolutionGrad
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters
 from theanompi.device.ops.fused import (
     BlockEnd,
     JoinedBatchNormGrad,
@@ -30,6 +31,8 @@ from theanompi.device.ops.pool import MaxPool, MaxPoolGrad, MaxPoolPlaces, MaxPo
 TAG = "theanompi_fusion"
 GPU_TAG = "theanompi_fusion_gpu"
 """Of rewrites for Triton's kernels, which only modes for CUDA devices include."""
+BF16_TAG = "theanompi_fusion_bf16"
+"""Of what modes for CUDA devices include whose convolutions compute in bfloat16."""
 
 
 def _normalised(fgraph: FunctionGraph, variable: Variable) -> bool:
@@ -342,6 +345,24 @@ def crop_in_one_pass(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Varia
     return {result: NormalizedCrop(node.op.size, narrow)(*node.inputs, *affine)}
 
 
+class FiltersNarrowedOnce(GraphRewriter):
+    """All filters that are inputs of the graph are rounded to bfloat16 by one node, for convolutions and gradients."""
+
+    def add_requirements(self, fgraph: FunctionGraph) -> None:
+        fgraph.attach_feature(ReplaceValidate())
+
+    def apply(self, fgraph: FunctionGraph) -> None:
+        readers = [n for n in fgraph.toposort() if isinstance(n.op, Convolution | ConvolutionGrad)]
+        filters = dict.fromkeys(n.inputs[1] for n in readers)
+        read = [w for w in filters if w.owner is None and w.type.dtype == "float32"]
+        if not read:
+            return
+        narrow = dict(zip(read, NarrowFilters()(*read, return_list=True), strict=True))
+        pairs = [(node, narrow[node.inputs[1]]) for node in readers if node.inputs[1] in narrow]
+        for node, new in pairs:
+            fgraph.change_node_input(node, 1, new, reason=type(self).__name__)
+
+
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
@@ -353,3 +374,4 @@ _for_gpus = (
 )
 for _number, _rewriter in enumerate(_for_gpus):
     optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5 + _number / 100)
+optdb.register("filters_narrowed_once", FiltersNarrowedOnce(), BF16_TAG, position=48.9)
