@@ -42,7 +42,8 @@ def _crop(
     top, left, box_height, box_width = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
     flip, extent_y, extent_x = tl.load(box + 4), tl.load(box + 5), tl.load(box + 6)
     column = tl.where(flip > 0.5, size - 1 - column, column)
-    side = size.to(tl.float32)
+    # A size of 1 is no variable that could be cast.
+    side = size * 1.0
     # Divided as torch does, so that pixels that need no resizing stay what they are.
     support_y = tl.maximum(tl.div_rn(box_height, side), 1)
     support_x = tl.maximum(tl.div_rn(box_width, side), 1)
