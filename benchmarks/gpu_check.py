@@ -482,6 +482,8 @@ def main() -> int:
         except (RuntimeError, ValueError, OSError) as error:
             result[name] = {"failed": f"{type(error).__name__}: {error}", "passed": False}
             print(f"{name}: {result[name]['failed']}", file=sys.stderr, flush=True)
+        if "skipped" in result[name]:
+            print(f"{name}: skipped, {result[name]['skipped']}", flush=True)
         common.write_json(args.out, result)
     return 0 if all(result[name]["passed"] for name in args.parts) else 1
 

@@ -20,7 +20,7 @@ STEPS = 10
 CLASSES = {
     "exchange": r"nccl",
     "pooling": r"max_?pool|^_pool|avg_?pool",
-    "crop": r"embedding_?bag",
+    "crop": r"embedding_?bag|^_crop",
     "normalisation": r"batch_?norm|^_statistics|^_apply|^_sums|^_gradient|triton_red",
     "convolution": r"fprop|dgrad|wgrad|conv|cudnn|nchwtonhwc|nhwctonchw|gemm|cutlass|xmma|splitk|nvjet|triton_mm",
     "copies": r"memcpy|memset|copy",

@@ -15,6 +15,8 @@ from theanompi import device
 from theanompi.config import RunConfig, resolve
 from theanompi.data import write_dataset
 from theanompi.device import ops, placement
+from theanompi.device.fusion import BF16_TAG
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters
 from theanompi.models.resnet50 import ResNet50
 from theanompi.training.optimizers import get_optimizer
 from theanompi.training.schedules import Schedule
@@ -92,6 +94,30 @@ def test_bf16_rounds_operands_of_convolutions_and_products_only() -> None:
     got = pytensor.function([], outputs, mode=device.mode("cpu", "bf16"))()
     assert [v.dtype for v in got] == [np.float32] * 5
     assert [float(v.max()) for v in got] == [1, 1, fine, 4 * fine, fine]
+
+
+def test_filters_rounded_once_a_step_are_those_rounded_by_each_convolution() -> None:
+    """As modes for CUDA devices do it: forward and backward read one copy, while the filters themselves are updated."""
+    random = np.random.default_rng(0)
+    images = device.shared(random.normal(size=(2, 3, 6, 5)).astype("float32"))
+
+    def trained(tag: str) -> tuple[list[np.ndarray], list[Any]]:
+        filters = [
+            device.shared(np.random.default_rng(n).normal(size=(3, 3, 3, 3)).astype("float32"))
+            for n in (1, 2)
+        ]
+        out = ops.conv2d(ops.relu(ops.conv2d(images, filters[0], padding=1)), filters[1])
+        gradients = pytensor.grad((out**2).sum(), filters)
+        updates = [(w, w - np.float32(0.01) * g) for w, g in zip(filters, gradients, strict=True)]
+        step = pytensor.function([], out, updates=updates, mode=device.mode("cpu", "bf16").including(tag))
+        return [step(), step(), *(w.get_value() for w in filters)], step.maker.fgraph.toposort()
+
+    (narrow, nodes), (expected, plain) = trained(BF16_TAG), trained("nothing")
+    readers = [node for node in nodes if isinstance(node.op, Convolution | ConvolutionGrad)]
+    assert len(nodes) == len(plain) + 1 and len(readers) == 4
+    assert {type(node.inputs[1].owner.op) for node in readers} == {NarrowFilters}
+    for got, value in zip(narrow, expected, strict=True):
+        np.testing.assert_array_equal(got, value)
 
 
 def test_bf16_statistics_are_summed_in_float32() -> None:

@@ -250,10 +250,10 @@ def test_more_ranks_than_gpus():
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
-        ("", "ok Triton batch normalisation and max pooling on GPUs are Triton's kernels"),
+        ("", "ok Triton batch normalisation, max pooling and crops on GPUs are Triton's kernels"),
         (
             "not installed",
-            "warning Triton not installed: batch normalisation and max pooling on GPUs are torch's",
+            "warning Triton not installed: batch normalisation, max pooling and crops on GPUs are torch's",
         ),
     ],
 )

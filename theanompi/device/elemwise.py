@@ -18,6 +18,7 @@ from pytensor.scalar.loop import ScalarLoop
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import tensor
 
+from theanompi.device import triton
 from theanompi.device.generated import define
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import is_native, scalar_function, torch_dtype
@@ -406,15 +407,18 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
         Elemwise._check_runtime_broadcast(node, tensors)
         return whole(*tensors)
 
-    if len(node.inputs) > 1 and any(None in v.type.shape for v in node.inputs):
+    unknown = len(node.inputs) > 1 and any(None in v.type.shape for v in node.inputs)
+    otherwise = checked if unknown else whole
+    fused = expression.same_shape and len(expression.nodes) > 1
+    if fused and context.device.type == "cuda" and triton.available():
+        from theanompi.device.triton.elemwise import in_one_pass  # imports Triton
+
+        graph = expression.inputs, expression.outputs, expression.nodes
+        return in_one_pass(*graph, expression.uniform & set(expression.inputs), overwrite, otherwise)
+    if unknown:
         return checked
     size = int(np.prod([length or 0 for length in shape]))
-    if (
-        context.device.type != "cpu"
-        or not expression.same_shape
-        or size < 2 * CHUNK
-        or len(expression.nodes) < 2
-    ):
+    if context.device.type != "cpu" or not fused or size < 2 * CHUNK:
         return whole
 
     dtypes = [torch_dtype(v.type.dtype) for v in node.outputs]

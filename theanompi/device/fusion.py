@@ -7,20 +7,32 @@ can compute.
 import math
 
 from pytensor.compile.mode import optdb
-from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.basic import Apply, Constant, Variable
+from pytensor.graph.features import ReplaceValidate
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.rewriting.basic import in2out, node_rewriter
+from pytensor.graph.rewriting.basic import GraphRewriter, in2out, node_rewriter
 from pytensor.graph.traversal import ancestors
-from pytensor.scalar.basic import Add
+from pytensor.scalar.basic import Add, Mul
 from pytensor.tensor.elemwise import Elemwise
 
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, JoinedBatchNormGrad, Normalize
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters
+from theanompi.device.ops.fused import (
+    BlockEnd,
+    JoinedBatchNormGrad,
+    NormalizedCrop,
+    PooledBatchNorm,
+    PooledBatchNormGrad,
+)
+from theanompi.device.ops.image import CropResize
+from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, Normalize
 from theanompi.device.ops.pool import MaxPool, MaxPoolGrad, MaxPoolPlaces, MaxPoolPlacesGrad
 
 TAG = "theanompi_fusion"
 GPU_TAG = "theanompi_fusion_gpu"
 """Of rewrites for Triton's kernels, which only modes for CUDA devices include."""
+BF16_TAG = "theanompi_fusion_bf16"
+"""Of what modes for CUDA devices include whose convolutions compute in bfloat16."""
 
 
 def _normalised(fgraph: FunctionGraph, variable: Variable) -> bool:
@@ -136,9 +148,9 @@ def written_out(fgraph: FunctionGraph, node: Apply) -> list[Variable]:
     return [node.op.written_out(*node.inputs)]
 
 
-@node_rewriter([BatchNormGrad])
-def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
-    """The sum of two cotangents, as a part of the gradient; the rectifier's output computed again, not read.
+@node_rewriter([BatchNorm])
+def block_end(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """A rectified normalisation with a residual as a node that keeps bits for its gradient, and normalises that too.
 
     Parameters
     ----------
@@ -150,28 +162,86 @@ def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variab
     dict of Variable to Variable, or None
         What replaces what.
     """
-    if len(node.inputs) != 6:
+    if not node.op.rectify or len(node.inputs) != 4 or node.inputs[0].dtype != "float32":
         return None
-    gy, x, gamma, mean, inv_std, y = node.inputs
-    norm = y.owner
-    again = (
+    *own, residual = node.inputs
+    if _normalised(fgraph, residual):
+        second = residual.owner
+        *new, _ = BlockEnd(node.op.epsilon, second.op.epsilon)(*own, *second.inputs, return_list=True)
+        return dict(zip([*node.outputs, *second.outputs[1:]], new, strict=True))
+    *new, _ = BlockEnd(node.op.epsilon)(*node.inputs, return_list=True)
+    return dict(zip(node.outputs, new, strict=True))
+
+
+@node_rewriter([BatchNormGrad])
+def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """The sum of two cotangents, as a part of the gradient; the rectifier's output not read, where that can be spared.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    if len(node.inputs) != 6 or node.inputs[1].dtype != "float32":
+        return None
+    gy, *own, y = node.inputs
+    terms, mask, passed = [gy], "y", y
+    if y.owner is not None and isinstance(y.owner.op, BlockEnd):
+        mask, passed = "bits", y.owner.outputs[-1]
+    elif _is_of(y.owner, *own):
+        mask, passed = "beta", y.owner.inputs[2]
+    total = gy.owner
+    if total is not None and isinstance(total.op, Elemwise) and type(total.op.scalar_op) is Add:
+        alike = None not in gy.type.shape and all(term.type == gy.type for term in total.inputs)
+        if alike and len(total.inputs) == 2 and len(fgraph.clients[gy]) == 1:
+            terms = total.inputs
+    if mask == "y" and len(terms) == 1:
+        return None
+    op = JoinedBatchNormGrad(mask, joined=len(terms) == 2)
+    return dict(zip(node.outputs, op(terms[0], *own, passed, *terms[1:]), strict=True))
+
+
+def _is_of(norm: Apply | None, x: Variable, gamma: Variable, mean: Variable, inv_std: Variable) -> bool:
+    """Whether a node is the rectified normalisation of `x` to which the others belong, without a residual."""
+    return (
         norm is not None
         and isinstance(norm.op, BatchNorm)
         and len(norm.inputs) == 3
         and norm.inputs[:2] == [x, gamma]
         and norm.outputs[1:] == [mean, inv_std]
     )
-    terms = [gy]
-    total = gy.owner
-    if total is not None and isinstance(total.op, Elemwise) and type(total.op.scalar_op) is Add:
-        alike = None not in gy.type.shape and all(term.type == gy.type for term in total.inputs)
-        if alike and len(total.inputs) == 2 and len(fgraph.clients[gy]) == 1:
-            terms = total.inputs
-    if not again and len(terms) == 1:
+
+
+@node_rewriter([BatchNormGrad])
+def gradients_of_both(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """The gradient of a normalised residual, as a part of that of what it is added to.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    g, *second = node.inputs
+    first = g.owner
+    if first is None or not isinstance(first.op, JoinedBatchNormGrad) or g is not first.outputs[3]:
         return None
-    op = JoinedBatchNormGrad(node.op.epsilon, again, joined=len(terms) == 2)
-    gradients = op(terms[0], x, gamma, mean, inv_std, norm.inputs[2] if again else y, *terms[1:])
-    return dict(zip(node.outputs, gradients, strict=True))
+    alike = second[0].type == first.inputs[1].type and len(second) == 4
+    if first.op.projected or not alike or len(fgraph.clients[g]) != 1:
+        return None
+    op = JoinedBatchNormGrad(first.op.mask, first.op.joined, projected=True)
+    gx, g_gamma, g_beta, gx2, g_gamma2 = op(*first.inputs, *second)
+    replaced = [*first.outputs[:3], *node.outputs]
+    return dict(zip(replaced, (gx, g_gamma, g_beta, gx2, g_gamma2, g_beta), strict=True))
 
 
 @node_rewriter([MaxPool])
@@ -201,8 +271,107 @@ def small_places(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable]
     return replaced
 
 
+@node_rewriter([MaxPoolPlaces])
+def pooled_normalisation(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """Maximum pooling with the rectified normalisation before it, where nothing else reads what is pooled.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable, or None
+        What replaces what.
+    """
+    (pooled,) = node.inputs
+    norm = pooled.owner
+    if norm is None or not isinstance(norm.op, BatchNorm) or not norm.op.rectify or len(norm.inputs) != 3:
+        return None
+    geometry = node.op.size, node.op.stride, node.op.padding, node.op.ceil_mode
+    y, mean, inv_std, places = PooledBatchNorm(norm.op.epsilon, *geometry)(*norm.inputs, return_list=True)
+    replaced = dict(zip([*node.outputs, *norm.outputs[1:]], (y, places, mean, inv_std), strict=True))
+    x, gamma, beta = norm.inputs
+    for pulled, _ in fgraph.clients[pooled]:
+        if pulled is node:
+            continue
+        readers = fgraph.clients[pulled.outputs[0]] if isinstance(pulled.op, MaxPoolPlacesGrad) else []
+        grad = readers[0][0] if len(readers) == 1 else None
+        if grad is None or not isinstance(grad.op, JoinedBatchNormGrad) or grad.op.mask != "beta":
+            return None
+        own = grad.inputs == [pulled.outputs[0], x, gamma, *norm.outputs[1:], beta]
+        if not own or fgraph.clients[grad.outputs[3]]:
+            return None
+        made = PooledBatchNormGrad(*geometry)(pulled.inputs[2], x, gamma, beta, mean, inv_std, places)
+        replaced |= zip(grad.outputs, made, strict=False)
+    return replaced
+
+
+def _by_channel(fgraph: FunctionGraph, images: Variable, kind: type) -> tuple[Variable, Variable] | None:
+    """What images become, if all that reads them adds or multiplies a constant for each channel; and that constant."""
+    readers = fgraph.clients[images]
+    node = readers[0][0] if len(readers) == 1 else None
+    if node is None or not isinstance(node.op, Elemwise) or type(node.op.scalar_op) is not kind:
+        return None
+    vector = (1, images.type.shape[1], 1, 1)
+    others = [v for v in node.inputs if isinstance(v, Constant) and v.type.shape == vector]
+    alike = (
+        len(node.inputs) == 2 and len(others) == 1 and node.outputs[0].dtype == others[0].dtype == "float32"
+    )
+    return (node.outputs[0], others[0]) if alike else None
+
+
+@node_rewriter([CropResize])
+def crop_in_one_pass(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable]:
+    """The crop by one kernel, with the normalisation after it, and in 16 bits where only convolutions read it.
+
+    Parameters
+    ----------
+    fgraph : FunctionGraph
+    node : Apply
+
+    Returns
+    -------
+    dict of Variable to Variable
+        What replaces what.
+    """
+    result, affine = node.outputs[0], list[Variable]()
+    scaled = _by_channel(fgraph, result, Mul)
+    moved = scaled and _by_channel(fgraph, scaled[0], Add)
+    if scaled and moved:
+        result, affine = moved[0], [scaled[1], moved[1]]
+    narrow = all(isinstance(n.op, Convolution | ConvolutionGrad) for n, _ in fgraph.clients[result])
+    return {result: NormalizedCrop(node.op.size, narrow)(*node.inputs, *affine)}
+
+
+class FiltersNarrowedOnce(GraphRewriter):
+    """All filters that are inputs of the graph are rounded to bfloat16 by one node, for convolutions and gradients."""
+
+    def add_requirements(self, fgraph: FunctionGraph) -> None:
+        fgraph.attach_feature(ReplaceValidate())
+
+    def apply(self, fgraph: FunctionGraph) -> None:
+        readers = [n for n in fgraph.toposort() if isinstance(n.op, Convolution | ConvolutionGrad)]
+        filters = dict.fromkeys(n.inputs[1] for n in readers)
+        read = [w for w in filters if w.owner is None and w.type.dtype == "float32"]
+        if not read:
+            return
+        narrow = dict(zip(read, NarrowFilters()(*read, return_list=True), strict=True))
+        pairs = [(node, narrow[node.inputs[1]]) for node in readers if node.inputs[1] in narrow]
+        for node, new in pairs:
+            fgraph.change_node_input(node, 1, new, reason=type(self).__name__)
+
+
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
-for _rewriter in (joined_gradient, small_places):
-    optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5)
+# Each finds what those before it have made.
+_for_gpus = (
+    *(block_end, joined_gradient, gradients_of_both),
+    *(small_places, pooled_normalisation),
+    crop_in_one_pass,
+)
+for _number, _rewriter in enumerate(_for_gpus):
+    optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5 + _number / 100)
+optdb.register("filters_narrowed_once", FiltersNarrowedOnce(), BF16_TAG, position=48.9)

@@ -21,7 +21,7 @@ from pytensor.tensor.type import TensorType
 from theanompi.device import triton
 from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
-from theanompi.device.fusion import GPU_TAG
+from theanompi.device.fusion import BF16_TAG, GPU_TAG
 from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
 from theanompi.device.placement import current, parse
@@ -411,7 +411,9 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
 def _mode(linker: TorchLinker) -> RememberedMode:
     # The traces of a loop that nobody reads are not kept.
     traces = "scan_save_mem_no_prealloc"
-    tags = [TAG, GPU_TAG] if linker.device.type == "cuda" and triton.available() else [TAG]
+    tags = [TAG]
+    if linker.device.type == "cuda":
+        tags += [GPU_TAG] * triton.available() + [BF16_TAG] * (linker.precision == "bf16")
     return RememberedMode(linker, RewriteDatabaseQuery(include=["fast_run", traces, *tags]))
 
 

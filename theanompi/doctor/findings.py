@@ -156,14 +156,14 @@ def _triton(problem: str) -> Iterator[Finding]:
     """Judge whether our kernels for GPUs run.
 
     >>> [finding.text for finding in _triton("")]
-    ["batch normalisation and max pooling on GPUs are Triton's kernels"]
+    ["batch normalisation, max pooling and crops on GPUs are Triton's kernels"]
     """
     if not problem:
-        yield ok("Triton", "batch normalisation and max pooling on GPUs are Triton's kernels")
+        yield ok("Triton", "batch normalisation, max pooling and crops on GPUs are Triton's kernels")
     else:
         yield warning(
             "Triton",
-            f"{problem}: batch normalisation and max pooling on GPUs are torch's calls, in more passes over memory",
+            f"{problem}: batch normalisation, max pooling and crops on GPUs are torch's, in more passes over memory",
             "pip install 'triton>=3.6', as torch's builds for CUDA bring along, with a C compiler and Python's headers",
         )
 

@@ -175,6 +175,28 @@ class ConvolutionGrad(TorchOp):
         return [self(x, ggw, gy)[0], self(ggx, w, gy)[1], conv(ggx, w) + conv(x, ggw)]
 
 
+class NarrowFilters(TorchOp):
+    """Filters rounded to bfloat16, all at once and once a step: convolutions of that precision take them as they are.
+
+    Only :mod:`theanompi.device.fusion` makes such nodes: they have no pullback.
+    """
+
+    __props__ = ()
+
+    def make_node(self, *filters: Variable) -> Apply:
+        return Apply(self, list(filters), [w.type() for w in filters])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        several = len(node.outputs) > 1
+
+        def narrow_filters(*filters: torch.Tensor) -> Any:
+            narrow = [torch.empty_like(w, dtype=torch.bfloat16) for w in filters]
+            torch._foreach_copy_(narrow, filters)
+            return tuple(narrow) if several else narrow[0]
+
+        return narrow_filters
+
+
 class TransposedConvolution(TorchOp):
     """The linear map that is the transpose of :class:`Convolution`: its gradient with respect to images."""
 

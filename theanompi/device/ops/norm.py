@@ -1,7 +1,6 @@
 """Batch normalisation with the statistics of the batch, its gradient, and normalisation by given statistics."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytensor
@@ -148,55 +147,6 @@ class BatchNormGrad(TorchOp):
             return gx, g_gamma, g_beta, *(gy for _ in rectified)
 
         return batch_norm_grad
-
-
-class JoinedBatchNormGrad(TorchOp):
-    """`BatchNormGrad` of a rectified normalisation, with what costs a GPU passes over memory put into it.
-
-    :mod:`theanompi.device.fusion` makes such nodes where there are Triton's kernels.
-
-    Parameters
-    ----------
-    epsilon : float
-    again : bool
-        The sixth input is beta, of which and of `x` the rectifier's output is computed again, not that output.
-    joined : bool
-        There is a last input: the cotangent is the sum of the first and that.
-    """
-
-    __props__ = ("epsilon", "again", "joined")
-    overwrites = {0: (0,)}
-
-    def __init__(self, epsilon: float, again: bool, joined: bool) -> None:
-        self.epsilon, self.again, self.joined = epsilon, again, joined
-
-    def make_node(self, gy: Variable, x: Variable, gamma: Variable, *others: Variable) -> Apply:
-        return Apply(self, [gy, x, gamma, *others], [x.type(), gamma.type(), gamma.type(), gy.type()])
-
-    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        again, overwrite, keep = self.again, 0 in context.overwrite, context.used[3]
-        plain = BatchNormGrad(self.epsilon).function(node, replace(context, overwrite={}))
-
-        def joined_batch_norm_grad(
-            gy: torch.Tensor,
-            x: torch.Tensor,
-            gamma: torch.Tensor,
-            mean: torch.Tensor,
-            inv_std: torch.Tensor,
-            y: torch.Tensor,
-            gy2: torch.Tensor | None = None,
-        ) -> tuple[torch.Tensor, ...]:
-            fused = _fused(x, *(() if again else (y,)))
-            if fused is not None and fused is not rows:
-                mask = {"beta": y} if again else {"y": y}
-                return fused.backward(
-                    gy, x, gamma, mean, inv_std, **mask, gy2=gy2, keep=keep, overwrite=overwrite
-                )
-            if again:
-                y = Normalize.of(x, gamma, y, mean, inv_std)
-            return plain(gy if gy2 is None else gy + gy2, x, gamma, mean, inv_std, y)
-
-        return joined_batch_norm_grad
 
 
 class Normalize(TorchOp):

@@ -28,7 +28,9 @@ def _pooled(size: int | None, window: int, stride: int, padding: int, ceil_mode:
     return out - 1 if (out - 1) * stride >= size + padding else out
 
 
-class _Pool(TorchOp):
+class Pool(TorchOp):
+    """What windows an image has."""
+
     __props__: tuple[str, ...] = ("size", "stride", "padding", "ceil_mode")
 
     def __init__(self, size: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool) -> None:
@@ -50,8 +52,13 @@ class _Pool(TorchOp):
         )
         return (n, channels, *size)
 
+    def windows(self, image: Sequence[int]) -> Sizes:
+        """How many windows there are along each axis of an image."""
+        sides = zip(image, self.size, self.stride, self.padding, strict=True)
+        return tuple(_pooled(i, k, s, p, self.ceil_mode) or 0 for i, k, s, p in sides)
 
-class MaxPool(_Pool):
+
+class MaxPool(Pool):
     """Maximum over windows; the second output says where it was, for the gradient."""
 
     default_output = 0
@@ -82,7 +89,7 @@ class MaxPool(_Pool):
         return [grad(inputs[0], outputs[1], cotangents[0])]
 
 
-class MaxPoolGrad(_Pool):
+class MaxPoolGrad(Pool):
     """Sends each cotangent back to where its maximum was."""
 
     def make_node(self, x: Variable, indices: Variable, gy: Variable) -> Apply:
@@ -109,7 +116,7 @@ class MaxPoolGrad(_Pool):
         return [x.zeros_like(), disconnected_type(), picked]
 
 
-class MaxPoolPlaces(_Pool):
+class MaxPoolPlaces(Pool):
     """`MaxPool` by Triton: the second output, in 8 bits, is the place of the maximum within its window.
 
     Only :mod:`theanompi.device.fusion` makes such nodes, for CUDA devices: they have no pullback.
@@ -122,17 +129,11 @@ class MaxPoolPlaces(_Pool):
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         from theanompi.device.triton import pool  # imports Triton
 
-        geometry, ceil_mode = (self.size, self.stride, self.padding), self.ceil_mode
-
-        def max_pool_places(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            sides = zip(x.shape[2:], *geometry, strict=True)
-            out = [_pooled(i, k, s, p, ceil_mode) or 0 for i, k, s, p in sides]
-            return pool.forward(x, *geometry, tuple(out))
-
-        return max_pool_places
+        geometry = self.size, self.stride, self.padding
+        return lambda x: pool.forward(x, *geometry, self.windows(x.shape[2:]))
 
 
-class MaxPoolPlacesGrad(_Pool):
+class MaxPoolPlacesGrad(Pool):
     """Sends each cotangent back to where `MaxPoolPlaces` has found the maximum."""
 
     def make_node(self, x: Variable, places: Variable, gy: Variable) -> Apply:
@@ -145,7 +146,7 @@ class MaxPoolPlacesGrad(_Pool):
         return lambda x, places, gy: pool.backward(gy, x, places, *geometry)
 
 
-class MaxPoolPick(_Pool):
+class MaxPoolPick(Pool):
     """Picks of every window the element where the maximum of other images was: linear, as `MaxPoolGrad` is."""
 
     def make_node(self, x: Variable, indices: Variable) -> Apply:
@@ -168,7 +169,7 @@ class MaxPoolPick(_Pool):
         return [grad(x, indices, cotangents[0]), disconnected_type()]
 
 
-class _AveragePool(_Pool):
+class _AveragePool(Pool):
     __props__ = ("size", "stride", "padding", "ceil_mode", "include_padding", "divisor")
 
     def __init__(

@@ -10,6 +10,10 @@ variances" (1979): mean and sum of squares of each piece, and what the pieces' m
 Ioffe and Szegedy 2015, "Batch normalization", algorithm 1 and the gradients in section 3.
 """
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -26,6 +30,9 @@ every GPU, as the order of the additions depends on it."""
 PASS_ROWS = 8 * ROWS
 """Rows of a program that sums nothing; it reads its channels' vectors once for all of them."""
 
+BYTES = CHANNELS // 8
+"""Of a row of a tile, with one bit for each element."""
+
 PIECES, PIECE_CHANNELS = 64, 16
 """A tile of the second stage."""
 
@@ -33,6 +40,24 @@ PIECES, PIECE_CHANNELS = 64, 16
 @triton.jit
 def _floats(pointer, offsets, inside):
     return tl.load(pointer + offsets, mask=inside, other=0).to(tl.float32)
+
+
+@triton.jit
+def _keep_bits(bits, passes, offset, known, ROWS: tl.constexpr, BYTES: tl.constexpr):
+    """Write a tile of truths, eight channels to a byte, rows of one tile after another."""
+    row, byte, bit = tl.arange(0, ROWS), tl.arange(0, BYTES), tl.arange(0, 8)
+    eight = tl.reshape(passes.to(tl.int32), (ROWS, BYTES, 8)) << bit[None, None, :]
+    target = offset * BYTES + row[:, None] * BYTES + byte[None, :]
+    tl.store(bits + target, tl.sum(eight, 2).to(tl.uint8), mask=known[:, None])
+
+
+@triton.jit
+def _kept_bits(bits, offset, known, ROWS: tl.constexpr, BYTES: tl.constexpr):
+    """What `_keep_bits` has written."""
+    row, byte, bit = tl.arange(0, ROWS), tl.arange(0, BYTES), tl.arange(0, 8)
+    source = offset * BYTES + row[:, None] * BYTES + byte[None, :]
+    eight = tl.load(bits + source, mask=known[:, None], other=0).to(tl.int32)
+    return tl.reshape((eight[:, :, None] >> bit[None, None, :]) & 1, (ROWS, 8 * BYTES)) != 0
 
 
 @triton.jit
@@ -111,14 +136,16 @@ def _apply(
     mean2,
     inv_std2,
     y,
+    bits,
     rows,
     channels,
     piece,
     RECTIFY: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    BYTES: tl.constexpr,
 ):
-    """Normalise, add the residual, which may be normalised itself, rectify.
+    """Normalise, add the residual, which may be normalised itself, rectify; keep where the gradient will pass.
 
     Not x · scale + shift, which loses digits where a channel varies little.
     """
@@ -141,6 +168,9 @@ def _apply(
             if gamma2 is not None:
                 shortcut = (shortcut - centre2[None, :]) * scale2[None, :] + shift2[None, :]
             out += shortcut
+        if bits is not None:
+            offset = tl.program_id(1).to(tl.int64) * rows + number * piece + start
+            _keep_bits(bits, (out <= 0) == 0, offset, start + row < count, ROWS, BYTES)
         if RECTIFY:
             # What is not a number stays so.
             out = tl.where(out < 0, 0, out)
@@ -148,8 +178,11 @@ def _apply(
 
 
 @triton.jit
-def _cotangent(gy, gy2, y, here, tile, inside, out):
-    """The cotangent of what was rectified, from one or two of what came out: 0 where that is 0."""
+def _cotangent(gy, gy2, y, here, tile, inside, out, passes):
+    """The cotangent of what was rectified, from one or two of what came out: 0 where that is 0.
+
+    It is in `y`, or computed again in `out`, or `passes` says where it is not.
+    """
     g = _floats(gy + here, tile, inside)
     if gy2 is not None:
         g += _floats(gy2 + here, tile, inside)
@@ -157,6 +190,8 @@ def _cotangent(gy, gy2, y, here, tile, inside, out):
         out = _floats(y + here, tile, inside)
     if out is not None:
         g = tl.where(out <= 0, 0, g)
+    if passes is not None:
+        g = tl.where(passes, g, 0)
     return tl.where(inside, g, 0)
 
 
@@ -165,6 +200,7 @@ def _sums_of_pieces(
     gy,
     gy2,
     y,
+    bits,
     x,
     gamma,
     beta,
@@ -181,6 +217,7 @@ def _sums_of_pieces(
     pieces,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    BYTES: tl.constexpr,
 ):
     """Σg, Σg·x̂ and of a projection Σg·x̂₂ of each piece of the rows; g itself where it is wanted."""
     number = tl.program_id(0)
@@ -200,10 +237,13 @@ def _sums_of_pieces(
         inside = (start + row < count)[:, None] & known[None, :]
         here = first + start * channels
         moved = _floats(x + here, tile, inside) - centre[None, :]
-        out = None
+        out, passes = None, None
         if beta is not None:
             out = moved * scale[None, :] + shift[None, :]
-        cotangent = _cotangent(gy, gy2, y, here, tile, inside, out)
+        if bits is not None:
+            offset = tl.program_id(1).to(tl.int64) * rows + number * piece + start
+            passes = _kept_bits(bits, offset, start + row < count, ROWS, BYTES)
+        cotangent = _cotangent(gy, gy2, y, here, tile, inside, out, passes)
         total += cotangent
         product += cotangent * moved
         if x2 is not None:
@@ -236,6 +276,7 @@ def _gradient(
     gy,
     gy2,
     y,
+    bits,
     x,
     gamma,
     beta,
@@ -244,13 +285,20 @@ def _gradient(
     g_beta,
     g_gamma,
     gx,
+    x2,
+    gamma2,
+    mean2,
+    inv_std2,
+    g_gamma2,
+    gx2,
     rows,
     channels,
     piece,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    BYTES: tl.constexpr,
 ):
-    """The gradient γ/σ · (g − Σg/R − x̂ · Σ(g·x̂)/R) with respect to the input."""
+    """The gradient γ/σ · (g − Σg/R − x̂ · Σ(g·x̂)/R) with respect to the input, and that of a projection."""
     number = tl.program_id(0)
     row, column = tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known, tile = column < channels, row[:, None] * channels + column[None, :]
@@ -262,21 +310,37 @@ def _gradient(
     slope = _floats(g_gamma, column, known) * deviation / rows
     if beta is not None:
         shift = _floats(beta, column, known)
+    if x2 is not None:
+        centre2, deviation2 = _floats(mean2, column, known), _floats(inv_std2, column, known)
+        scale2 = _floats(gamma2, column, known) * deviation2
+        slope2 = _floats(g_gamma2, column, known) * deviation2 / rows
     for start in range(0, count, ROWS):
         inside = (start + row < count)[:, None] & known[None, :]
         here = first + start * channels
         moved = _floats(x + here, tile, inside) - centre[None, :]
-        out = None
+        out, passes = None, None
         if beta is not None:
             out = moved * scale[None, :] + shift[None, :]
-        cotangent = _cotangent(gy, gy2, y, here, tile, inside, out)
+        if bits is not None:
+            offset = tl.program_id(1).to(tl.int64) * rows + number * piece + start
+            passes = _kept_bits(bits, offset, start + row < count, ROWS, BYTES)
+        cotangent = _cotangent(gy, gy2, y, here, tile, inside, out, passes)
         gradient = scale[None, :] * (cotangent - share[None, :] - moved * slope[None, :])
         tl.store(gx + here + tile, gradient.to(gx.dtype.element_ty), mask=inside)
+        if x2 is not None:
+            moved2 = _floats(x2 + here, tile, inside) - centre2[None, :]
+            gradient2 = scale2[None, :] * (cotangent - share[None, :] - moved2 * slope2[None, :])
+            tl.store(gx2 + here + tile, gradient2.to(gx2.dtype.element_ty), mask=inside)
 
 
 def layout(ndim: int) -> torch.memory_format:
     """The layout of rows of channels."""
     return torch.channels_last if ndim == 4 else torch.contiguous_format
+
+
+def in_rows(t: torch.Tensor) -> torch.Tensor:
+    """A tensor in that layout: the same if it has it."""
+    return t.contiguous(memory_format=layout(t.ndim))
 
 
 def fit(*tensors: torch.Tensor) -> bool:
@@ -300,15 +364,40 @@ def fit(*tensors: torch.Tensor) -> bool:
     )
 
 
-def _pieces(rows: int, channels: int) -> tuple[int, int]:
+def pieces_of(rows: int, channels: int) -> tuple[int, int]:
     """How many rows a piece has of which sums are made, and how many pieces there are."""
     wanted = max(1, PROGRAMS // triton.cdiv(channels, CHANNELS))
     piece = ROWS * triton.cdiv(triton.cdiv(rows, wanted), ROWS)
     return piece, triton.cdiv(rows, piece)
 
 
+def sums_of(partial: torch.Tensor) -> torch.Tensor:
+    """The second stage of sums, of shape (number, pieces, c): over all pieces, in a fixed order."""
+    n_sums, pieces, channels = partial.shape
+    out = torch.empty(n_sums, channels, device=partial.device)
+    _sums[(triton.cdiv(channels, PIECE_CHANNELS), n_sums)](
+        partial, out, channels, pieces, PIECES=PIECES, CHANNELS=PIECE_CHANNELS, **OPTIONS
+    )
+    return out
+
+
 def _columns(channels: int) -> int:
     return int(triton.cdiv(channels, CHANNELS))
+
+
+def bits_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Of one bit for each element of a tensor: tiles of channels, rows, bytes.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (n, c) or (n, c, h, w).
+
+    Returns
+    -------
+    (int, int, int)
+    """
+    return _columns(shape[1]), math.prod(shape) // shape[1], BYTES
 
 
 def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -326,7 +415,7 @@ def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Ten
     """
     channels = x.shape[1]
     rows = x.numel() // channels
-    piece, pieces = _pieces(rows, channels)
+    piece, pieces = pieces_of(rows, channels)
     means, squares = torch.empty(2, pieces, channels, device=x.device).unbind()
     mean, inv_std = torch.empty(2, channels, device=x.device).unbind()
     _statistics_of_pieces[(pieces, _columns(channels))](
@@ -341,10 +430,6 @@ def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Ten
     return mean, inv_std
 
 
-Projection = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Of a residual that is normalised too: gamma, beta, mean, inv_std."""
-
-
 def apply(
     x: torch.Tensor,
     gamma: torch.Tensor,
@@ -353,8 +438,9 @@ def apply(
     inv_std: torch.Tensor,
     residual: torch.Tensor | None = None,
     *,
-    projection: Projection | None = None,
+    projection: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     rectify: bool = False,
+    bits: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Normalise by given statistics, add the residual, rectify.
@@ -367,6 +453,8 @@ def apply(
     projection : tuple of torch.Tensor, optional
         If the residual is to be normalised before it is added: its gamma, beta, mean, inv_std.
     rectify : bool
+    bits : torch.Tensor, shape as `bits_shape` says, uint8, optional
+        Where to write for each element whether the rectifier lets its gradient pass.
     out : torch.Tensor, optional
         Where to write; may be the residual.
 
@@ -378,11 +466,12 @@ def apply(
     channels = x.shape[1]
     rows = x.numel() // channels
     _apply[(triton.cdiv(rows, PASS_ROWS), _columns(channels))](
-        *(x, gamma, beta, mean, inv_std, residual, *(projection or (None,) * 4), y),
+        *(x, gamma, beta, mean, inv_std, residual, *(projection or (None,) * 4), y, bits),
         *(rows, channels, PASS_ROWS),
         RECTIFY=rectify,
         ROWS=ROWS,
         CHANNELS=CHANNELS,
+        BYTES=BYTES,
         **OPTIONS,
     )
     return y
@@ -422,6 +511,57 @@ def forward(
     return y, mean, inv_std
 
 
+def block_end(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    residual: torch.Tensor,
+    *projection: torch.Tensor,
+    epsilon: float,
+    epsilon2: float,
+    keep: bool,
+    overwrite: bool = False,
+) -> tuple[torch.Tensor | None, ...]:
+    """Normalise by the statistics of the batch, add the residual or what is its normalisation, rectify.
+
+    Parameters
+    ----------
+    x, residual : torch.Tensor, shape (n, c) or (n, c, h, w), float32 or bfloat16
+        In any layout, best in rows of channels.
+    gamma, beta : torch.Tensor, shape (c,), float32
+    *projection : torch.Tensor, shape (c,), float32
+        If the residual is to be normalised: its gamma and beta.
+    epsilon, epsilon2 : float
+        Of `x` and of the residual.
+    keep : bool
+        Whether the last result is wanted.
+    overwrite : bool
+        Whether the memory of the residual may be taken.
+
+    Returns
+    -------
+    y, mean, inv_std : torch.Tensor
+    mean2, inv_std2 : torch.Tensor
+        Of a residual that is normalised.
+    bits : torch.Tensor or None
+        As `apply` writes them.
+    """
+    x, residual = in_rows(x), in_rows(residual)
+    of_x = statistics(x, epsilon)
+    of_residual = statistics(residual, epsilon2) if projection else ()
+    bits = torch.empty(bits_shape(x.shape), dtype=torch.uint8, device=x.device) if keep else None
+    second = (*(v.contiguous() for v in projection), *of_residual)
+    own = overwrite and residual.dtype == x.dtype
+    y = apply(
+        *(x, gamma.contiguous(), beta.contiguous(), *of_x, residual),
+        projection=second or None,
+        rectify=True,
+        bits=bits,
+        out=residual if own else None,
+    )
+    return (y, *of_x, *of_residual, bits)
+
+
 def sums(
     gy: torch.Tensor,
     x: torch.Tensor,
@@ -432,6 +572,7 @@ def sums(
     gy2: torch.Tensor | None = None,
     y: torch.Tensor | None = None,
     beta: torch.Tensor | None = None,
+    bits: torch.Tensor | None = None,
     projection: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     g: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -444,6 +585,8 @@ def sums(
         where to write its cotangent, which may be `gy`.
     gamma, mean, inv_std, beta : torch.Tensor, shape (c,), float32
         With `beta` the rectifier's output is computed from `x` again and not read.
+    bits : torch.Tensor, optional
+        What `apply` has written, in the place of the rectifier's output.
     projection : tuple of torch.Tensor, optional
         Of a residual that was normalised: it, its mean and its inv_std.
 
@@ -454,21 +597,18 @@ def sums(
     """
     channels = x.shape[1]
     rows = x.numel() // channels
-    piece, pieces = _pieces(rows, channels)
+    piece, pieces = pieces_of(rows, channels)
     n_sums = 2 if projection is None else 3
     partial = torch.empty(n_sums, pieces, channels, device=x.device)
-    out = torch.empty(n_sums, channels, device=x.device)
     _sums_of_pieces[(pieces, _columns(channels))](
-        *(gy, gy2, y, x, gamma, beta, mean, inv_std, *(projection or (None,) * 3), g, partial),
+        *(gy, gy2, y, bits, x, gamma, beta, mean, inv_std, *(projection or (None,) * 3), g, partial),
         *(rows, channels, piece, pieces),
         ROWS=ROWS,
         CHANNELS=CHANNELS,
+        BYTES=BYTES,
         **OPTIONS,
     )
-    _sums[(triton.cdiv(channels, PIECE_CHANNELS), n_sums)](
-        partial, out, channels, pieces, PIECES=PIECES, CHANNELS=PIECE_CHANNELS, **OPTIONS
-    )
-    return out
+    return sums_of(partial)
 
 
 def gradient(
@@ -483,16 +623,21 @@ def gradient(
     gy2: torch.Tensor | None = None,
     y: torch.Tensor | None = None,
     beta: torch.Tensor | None = None,
+    bits: torch.Tensor | None = None,
+    projection: tuple[torch.Tensor, ...] | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The second pass: the gradient with respect to the input.
 
     Parameters
     ----------
-    gy, x, gamma, mean, inv_std, gy2, y, beta : torch.Tensor
+    gy, x, gamma, mean, inv_std, gy2, y, beta, bits : torch.Tensor
         As in `sums`.
     g_beta, g_gamma : torch.Tensor, shape (c,), float32
         What that gave.
+    projection : tuple of torch.Tensor, optional
+        Of a residual that was normalised: it, its gamma, mean, inv_std, what `sums` gave for its gamma, and where to
+        write the gradient with respect to it.
     out : torch.Tensor, optional
         Where to write; may be `gy`.
 
@@ -504,10 +649,12 @@ def gradient(
     channels = x.shape[1]
     rows = x.numel() // channels
     _gradient[(triton.cdiv(rows, PASS_ROWS), _columns(channels))](
-        *(gy, gy2, y, x, gamma, beta, mean, inv_std, g_beta, g_gamma, gx),
+        *(gy, gy2, y, bits, x, gamma, beta, mean, inv_std, g_beta, g_gamma, gx),
+        *(projection or (None,) * 6),
         *(rows, channels, PASS_ROWS),
         ROWS=ROWS,
         CHANNELS=CHANNELS,
+        BYTES=BYTES,
         **OPTIONS,
     )
     return gx
@@ -522,20 +669,26 @@ def backward(
     y: torch.Tensor | None = None,
     *,
     beta: torch.Tensor | None = None,
+    bits: torch.Tensor | None = None,
     gy2: torch.Tensor | None = None,
+    projection: tuple[torch.Tensor, ...] | None = None,
     keep: bool = False,
     overwrite: bool = False,
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of what `forward` computes: as `rows.backward`.
+    """Gradients of what `forward` or `block_end` computes: as `rows.backward`.
 
     Parameters
     ----------
     gy, gy2 : torch.Tensor, shape (n, c) or (n, c, h, w), float32 or bfloat16
         The cotangent, or two whose sum it is, in any layout.
     x, y : torch.Tensor, as `gy`
-        What went into `forward` and, if that rectified, what came out; such that they are `fit`.
+        What went in and, if that was rectified, what came out.
     gamma, mean, inv_std, beta : torch.Tensor, shape (c,), float32
         With `beta` in the place of `y` what came out is computed again: where nothing was added before the rectifier.
+    bits : torch.Tensor, optional
+        In the place of `y`: what `block_end` gave.
+    projection : tuple of torch.Tensor, optional
+        If the residual was normalised, and its gradients are wanted: it, its gamma, mean and inv_std.
     keep : bool
         Whether the last result is wanted.
     overwrite : bool
@@ -546,20 +699,33 @@ def backward(
     gx, g_gamma, g_beta : torch.Tensor
         With respect to input, gamma and beta.
     g : torch.Tensor
-        With `y` or `beta`: with respect to what was rectified. Without meaning unless kept.
+        With `y`, `beta` or `bits`: with respect to what was rectified. Without meaning unless kept.
+    gx2, g_gamma2 : torch.Tensor
+        With `projection`, in the place of `g`: with respect to the residual and its gamma. Its beta's is `g_beta`.
     """
-    whole = layout(x.ndim)
-    if gy.dtype != x.dtype or not gy.is_contiguous(memory_format=whole):
-        gy, overwrite = gy.to(x.dtype, memory_format=whole, copy=True), True
-    gy2 = None if gy2 is None else gy2.contiguous(memory_format=whole)
-    gamma, mean, inv_std = gamma.contiguous(), mean.contiguous(), inv_std.contiguous()
-    beta = None if beta is None else beta.contiguous()
+    if gy.dtype != x.dtype or not gy.is_contiguous(memory_format=layout(x.ndim)):
+        gy, overwrite = gy.to(x.dtype, memory_format=layout(x.ndim), copy=True), True
+    x, gamma, mean, inv_std = in_rows(x), gamma.contiguous(), mean.contiguous(), inv_std.contiguous()
     given = x, gamma, mean, inv_std
+    masks: dict[str, Any] = {
+        "y": None if y is None else in_rows(y),
+        "beta": None if beta is None else beta.contiguous(),
+        "bits": bits,
+        "gy2": None if gy2 is None else in_rows(gy2),
+    }
     own = gy if overwrite else None
+    if projection is not None:
+        x2, gamma2, mean2, inv_std2 = (in_rows(projection[0]), *(v.contiguous() for v in projection[1:]))
+        g_beta, g_gamma, g_gamma2 = sums(gy, *given, **masks, projection=(x2, mean2, inv_std2)).unbind()
+        gx2 = torch.empty_like(x2)
+        second = (x2, gamma2, mean2, inv_std2, g_gamma2, gx2)
+        gx = gradient(gy, *given, g_beta, g_gamma, **masks, projection=second, out=own)
+        return gx, g_gamma, g_beta, gx2, g_gamma2
     if keep:
         g = torch.empty_like(x) if own is None else own
-        g_beta, g_gamma = sums(gy, *given, gy2=gy2, y=y, beta=beta, g=g).unbind()
+        g_beta, g_gamma = sums(gy, *given, **masks, g=g).unbind()
         return gradient(g, *given, g_beta, g_gamma), g_gamma, g_beta, g
-    g_beta, g_gamma = sums(gy, *given, gy2=gy2, y=y, beta=beta).unbind()
-    gx = gradient(gy, *given, g_beta, g_gamma, gy2=gy2, y=y, beta=beta, out=own)
-    return (gx, g_gamma, g_beta) if y is None and beta is None else (gx, g_gamma, g_beta, gy)
+    g_beta, g_gamma = sums(gy, *given, **masks).unbind()
+    gx = gradient(gy, *given, g_beta, g_gamma, **masks, out=own)
+    rectified = any(mask is not None for mask in (y, beta, bits))
+    return (gx, g_gamma, g_beta, gy) if rectified else (gx, g_gamma, g_beta)
