@@ -295,7 +295,7 @@ def test_ctrl_c_ends_all_ranks(folder):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGINT
-    assert "tmlauncher: BSP: 2 rank(s) ended by SIGINT after " in err
+    assert "tmlauncher: BSP: 2 ranks ended by SIGINT after " in err
     assert "Traceback" not in err
     assert_gone([item["pid"] for item in facts(folder)])
 

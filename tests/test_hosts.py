@@ -86,7 +86,7 @@ def test_a_rank_killed_on_one_host_ends_the_run_on_all(hosts: Hosts, tmp_path: P
     devices = ",".join(f"{name}:cpu" for name in hosts.names[:2])
     done = launch(hosts, tmp_path, "--device", devices, "--out", "kill", module="small_worker", timeout=60)
     assert done.returncode > 0
-    assert "tmlauncher: BSP: 2 rank(s) failed with exit status" in done.stderr
+    assert "tmlauncher: BSP: 2 ranks failed with exit status" in done.stderr
     assert time.monotonic() - begin < 40
     assert len(facts(tmp_path)) == 2
     assert_gone([item["pid"] for item in facts(tmp_path)])

@@ -544,8 +544,8 @@ def test_a_folder_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str], t
     out, err = capsys.readouterr()
     assert err.splitlines()[:3] == [
         "tmpack: test has no folder of these, which are no classes and are left out: unsup",
-        "tmpack: 2 files that are not named like texts are ignored: .feat 2",
-        f"tmpack: 2 texts that lie in no class folder are ignored, such as {tmp_path}/imdb/train/urls_pos.txt",
+        "tmpack: ignored: 2 files not named like texts: .feat 2",
+        f"tmpack: ignored: 2 texts that lie in no class folder, such as {tmp_path}/imdb/train/urls_pos.txt",
     ]
     assert out.startswith(f"{tmp_path}/t.h5: 8 training and 8 validation texts in 2 classes, ")
     with open_dataset(tmp_path / "t.h5") as data:

@@ -96,8 +96,8 @@ def test_class_folders(folders: Path) -> None:
     }
     assert files_of(source, "val") == {"cat/v.jpeg": (0, b"6"), "zebra/w.gif": (2, b"7")}
     assert source.notes == [
-        "2 files that are not named like images are ignored: .html 1, .txt 1",
-        f"1 hidden files and folders are ignored, such as {folders}/train/dog/._a.png",
+        "ignored: 2 files not named like images: .html 1, .txt 1",
+        f"ignored: 1 hidden file or folder, such as {folders}/train/dog/._a.png",
     ]
 
 
@@ -115,7 +115,7 @@ def test_hidden_folders_are_never_listed(folders: Path, name: str, where: str) -
     assert files_of(source, "train") == files_of(before, "train")
     assert source.class_names == before.class_names
     hidden = [note for note in source.notes if "hidden" in note]
-    assert len(hidden) == 1 and hidden[0].startswith("2 hidden files and folders are ignored, such as ")
+    assert len(hidden) == 1 and hidden[0].startswith("ignored: 2 hidden files and folders, such as ")
 
 
 def test_a_folder_belongs_to_the_class_in_which_it_lies(folders: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_folder_belongs_to_the_class_in_which_it_lies(folders: Path) -> None:
     files = files_of(source, "train")
     assert files.pop("cat/more/e.jpg") == (0, b"8")
     assert files == files_of(before, "train")
-    assert source.notes[-1].startswith("2 links to folders that are listed already are ignored, such as ")
+    assert source.notes[-1].startswith("ignored: 2 links to folders that are listed already, such as ")
 
 
 def test_what_is_ignored_is_told_by_ending(folders: Path) -> None:
@@ -137,9 +137,9 @@ def test_what_is_ignored_is_told_by_ending(folders: Path) -> None:
         folders / "train", {"dog/a.heic": b"", "dog/b.HEIC": b"", "cat/README": b"", "loose.jpg": b""}
     )
     assert Folder(folders / "train", folders / "val").notes == [
-        "5 files that are not named like images are ignored: .heic 2, .html 1, without ending 1, .txt 1",
-        f"1 hidden files and folders are ignored, such as {folders}/train/dog/._a.png",
-        f"1 images that lie in no class folder are ignored, such as {folders}/train/loose.jpg",
+        "ignored: 5 files not named like images: .heic 2, .html 1, without ending 1, .txt 1",
+        f"ignored: 1 hidden file or folder, such as {folders}/train/dog/._a.png",
+        f"ignored: 1 image that lies in no class folder, such as {folders}/train/loose.jpg",
     ]
 
 
@@ -194,7 +194,7 @@ def test_each_folder_is_listed_once(folders: Path, target: str) -> None:
     link.symlink_to(target)
     source = Folder(folders / "train", folders / "val")
     assert len(source.labels["train"]) == 5 and len(source.labels["val"]) == 2
-    assert source.notes[-1].startswith("1 links to folders that are listed already are ignored, such as ")
+    assert source.notes[-1].startswith("ignored: 1 link to a folder that is listed already, such as ")
 
 
 def test_a_link_to_a_folder_elsewhere_is_followed(folders: Path, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_what_macos_puts_into_archives_is_not_taken(tmp_path: Path) -> None:
     for split in SPLITS:
         want = list(files_of(clean, split).values())
         assert list(files_of(source, split).values()) == want
-    assert source.notes[-1].startswith("34 hidden files and folders are ignored, such as ")
+    assert source.notes[-1].startswith("ignored: 34 hidden files and folders, such as ")
 
 
 def test_fewer_images_than_the_devkit_says_are_noted(tmp_path: Path) -> None:
@@ -508,7 +508,7 @@ def test_imagenet_as_kaggle_has_it_is_that_of_the_archives(tmp_path: Path, place
     assert source.class_names == archive.class_names and source.name == archive.name
     for split in SPLITS:
         assert list(files_of(source, split).items()) == list(files_of(archive, split).items())
-    assert len(source.notes) == 1 and "1 hidden files and folders are ignored" in source.notes[0]
+    assert len(source.notes) == 1 and "ignored: 1 hidden file or folder" in source.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "BSP: 2 rank(s) ended well" in done.stdout
+    assert "BSP: 2 ranks ended well" in done.stdout
 
 
 def test_the_experiment_is_one(tmp_path: Path) -> None:

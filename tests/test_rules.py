@@ -269,7 +269,7 @@ def start(out: str | None = None, n: int = 2) -> Rule:
 def test_init_spawns_and_wait_reports(folder, capfd, n):
     assert start(n=n).wait() == 0
     out = capfd.readouterr().out
-    assert out.startswith(f"BSP: {n} rank(s) ended well after ")
+    assert out.startswith(f"BSP: {n} rank{'s' * (n > 1)} ended well after ")
     assert len(list(folder.glob("rank*.json"))) == n
 
 

@@ -16,6 +16,7 @@ from theanompi.config import (
     OneLineParser,
     RunConfig,
     add_arguments,
+    counted,
     from_args,
     got,
     in_place_of,
@@ -38,7 +39,7 @@ from theanompi.launch.mpirun import launched, world
 from theanompi.launch.session import Evaluation
 from theanompi.models import listing
 from theanompi.record.folder import CURVES_FILE, LOG_FILE, find_checkpoint, to_use
-from theanompi.record.terminal import text_columns
+from theanompi.record.terminal import folded, text_columns
 from theanompi.rules import RunFailed, get_rule
 from theanompi.system.output import print_anything
 
@@ -370,7 +371,8 @@ def _export(argv: list[str]) -> int:
             write_weights(args.out, arrays, overwrite=args.overwrite)
         except OSError as error:
             raise ConfigError(str(error)) from None
-    print(f"{args.out}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} numbers")
+    numbers = sum(array.size for array in arrays.values())
+    print(f"{args.out}: {counted(len(arrays), 'array')}, {counted(numbers, 'number')}")
     return 0
 
 
@@ -398,8 +400,12 @@ def _evaluate(argv: list[str]) -> int:
     try:
         return evaluation.wait()
     except RunFailed as failure:
-        print(one_line(f"tmlauncher: {failure}"), file=sys.stderr)
-        return failure.status
+        return _say_how_it_ended(failure)
+
+
+def _say_how_it_ended(failure: RunFailed) -> int:
+    print(folded(one_line(f"tmlauncher: {failure}"), text_columns()), file=sys.stderr)
+    return failure.status
 
 
 def _predict(argv: list[str]) -> int:
@@ -544,5 +550,4 @@ def _main(argv: list[str], module: str) -> int:
     try:
         return rule.wait()
     except RunFailed as failure:
-        print(one_line(f"tmlauncher: {failure}"), file=sys.stderr)
-        return failure.status
+        return _say_how_it_ended(failure)

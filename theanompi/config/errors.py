@@ -51,6 +51,15 @@ def listed(names: Iterable[str], most: int = 100) -> str:
     return shortened(", ".join(names), most)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Write a number and the noun that belongs to it.
+
+    >>> counted(1, "rank"), counted(1437, "image"), counted(1, "class", "classes"), counted(0, "class", "classes")
+    ('1 rank', '1,437 images', '1 class', '0 classes')
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def escaped(text: str) -> str:
     r"""Spell a text so that it is one line on any terminal: what cannot be printed is escaped.
 

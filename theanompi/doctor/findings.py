@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from theanompi.config import ConfigError, Host, RunConfig, local_device
+from theanompi.config import ConfigError, Host, RunConfig, counted, local_device
 from theanompi.launch.mpirun import LATE, World
 
 LEVELS = ("ok", "warning", "problem")
@@ -396,9 +396,9 @@ def cores(
     threads, loaders = shares(n, ranks, config.loader_processes)
     limited = n < facts["processors"]
     of = f" (of {facts['processors']}: the control group allows {limits['cores']:.3g})" if limited else ""
-    text = f"{n}{of} for {ranks} rank{'s' * (ranks > 1)}: "
-    text += f"OMP_NUM_THREADS={omp_threads}" if omp_threads else f"{threads} thread{'s' * (threads > 1)}"
-    text += f" and {loaders} loader process{'es' * (loaders > 1)} each"
+    text = f"{n}{of} for {counted(ranks, 'rank')}: "
+    text += f"OMP_NUM_THREADS={omp_threads}" if omp_threads else counted(threads, "thread")
+    text += f" and {counted(loaders, 'loader process', 'loader processes')} each"
     if ranks > n and bind:
         yield problem("cores", f"{text}; --bind needs a core for each rank", "fewer ranks, or no --bind")
     elif limited and (omp_threads or "").isdecimal() and ranks * int(omp_threads or 0) > limits["cores"]:
@@ -408,7 +408,7 @@ def cores(
             f"unset OMP_NUM_THREADS, for {threads} each, or a larger CPU limit of the container",
         )
     elif ranks > n:
-        yield warning("cores", f"{text}: ranks take turns on a core", f"at most {n} ranks here")
+        yield warning("cores", f"{text}: ranks take turns on a core", f"at most {counted(n, 'rank')} here")
     else:
         yield ok("cores", text)
     total = min(memory["total"], limits.get("memory", memory["total"]))
@@ -443,9 +443,10 @@ def system(facts: Facts) -> Iterator[Finding]:
     shm = facts["shm"]
     text = f"{size(shm['free'])} of {size(shm['size'])} free"
     if shm["left"]:
+        left = len(shm["left"])
         yield warning(
             "/dev/shm",
-            f"{text}; crashed MPI jobs left {len(shm['left'])} files, {size(sum(shm['left'].values()))}",
+            f"{text}; crashed MPI jobs left {counted(left, 'file')}, {size(sum(shm['left'].values()))}",
             f"while no job of yours runs: {_remove(list(shm['left']))}",
         )
     elif shm["free"] < SMALL_SHM:
@@ -487,7 +488,7 @@ def dataset(facts: Facts, config: RunConfig) -> Iterator[Finding]:
     '5,120 images/s, 5.2 MB/s, by 1 loader process, batches of 16; 100 % of the file was in memory before'
     """
     if "n_train" in facts:
-        of_classes = f" of {facts['n_classes']:,} classes" if facts["n_classes"] else ""
+        of_classes = f" of {counted(facts['n_classes'], 'class', 'classes')}" if facts["n_classes"] else ""
         yield ok(
             "data",
             f"{facts['name']}: {facts['n_train']:,} + {facts['n_val']:,} {facts.get('noun', 'images')}"

@@ -66,6 +66,7 @@ from theanompi.config import (
     ConfigError,
     RunConfig,
     closest,
+    counted,
     got,
     listed,
     over,
@@ -125,7 +126,7 @@ class Trial(NamedTuple):
     config: RunConfig
 
     def __str__(self) -> str:
-        return f"{self.arm}, {self.workers} workers, seed {self.seed}"
+        return f"{self.arm}, {counted(self.workers, 'worker')}, seed {self.seed}"
 
 
 @dataclass(frozen=True)

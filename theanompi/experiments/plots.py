@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from theanompi.config import counted
 from theanompi.experiments.results import Results
 from theanompi.experiments.statistics import Cell
-from theanompi.experiments.words import describe, figure_of, label_of, name_of, workers_of
+from theanompi.experiments.words import describe, figure_of, label_of, name_of
 from theanompi.record.metrics import is_fraction
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow, which is hard to see on white.
@@ -138,7 +139,7 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
             )
         own = experiment.arms[cells[0].arm]["settings"]
         clock = [f"{k.removeprefix('clock.')} {v}" for k, v in own.items() if k in differing]
-        title = ", ".join([workers_of(cells[0].workers), *clock])
+        title = ", ".join([counted(cells[0].workers, "worker"), *clock])
         words = ", cut off at the top" * scale.cut
         _finish(axes, title, "virtual seconds", label_of(experiment.metric) + words)
         if scale.ticks:
@@ -180,14 +181,14 @@ def _panels(experiment: Results) -> list[tuple[str, list[_Series]]]:
     def by_workers(cell: Cell) -> _Series:
         index = counts.index(cell.workers)
         shade = shades(0.78 * index / max(1, len(counts) - 1))
-        return _Series(cell, workers_of(cell.workers), shade, _MARKERS[index % len(_MARKERS)])
+        return _Series(cell, counted(cell.workers, "worker"), shade, _MARKERS[index % len(_MARKERS)])
 
     def both(cell: Cell) -> str:
-        return f"{name_of(cell.arm)}, {workers_of(cell.workers)}"
+        return f"{name_of(cell.arm)}, {counted(cell.workers, 'worker')}"
 
     at = {k: [c for c in experiment.cells if c.workers == k] for k in counts}
     of = {arm: [c for c in experiment.cells if c.arm == arm] for arm in arms}
-    panels = [(workers_of(k), [by_arm(c) for c in at[k]]) for k in counts if len(at[k]) > 1]
+    panels = [(counted(k, "worker"), [by_arm(c) for c in at[k]]) for k in counts if len(at[k]) > 1]
     references = [c for c in experiment.cells if len(at[c.workers]) == 1 and len(of[c.arm]) == 1]
     if not panels and references:
         panels = [("", [by_arm(c)._replace(label=both(c)) for c in references])]

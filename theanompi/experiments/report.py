@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from theanompi.config import FIELDS, fields_of, flat
+from theanompi.config import FIELDS, counted, fields_of, flat
 from theanompi.experiments.plots import plot_comparison, plot_time
 from theanompi.experiments.results import Claim, Results, read_experiment
 from theanompi.experiments.statistics import Cell, Curve, Difference, mean_and_std, quantile_of, time_of
@@ -23,7 +23,6 @@ from theanompi.experiments.words import (
     name_of,
     number_of,
     spread_of,
-    workers_of,
 )
 from theanompi.record.folder import CURVES_FILE, replace_text
 from theanompi.record.metrics import is_fraction
@@ -89,16 +88,16 @@ def sentence(found: Difference) -> str:
     """
     cell, other = found.cell, found.other
     if cell.arm == other.arm:
-        one, two = workers_of(cell.workers), str(other.workers)
+        one, two = counted(cell.workers, "worker"), str(other.workers)
         subject = f"{one} against {two}, {name_of(cell.arm)}"
     else:
         one, two = name_of(cell.arm), name_of(other.arm)
-        subject = f"{one} against {two}, {workers_of(cell.workers)}"
+        subject = f"{one} against {two}, {counted(cell.workers, 'worker')}"
     verb = "are" if cell.arm == other.arm and cell.workers > 1 else "is"
     if found.verdict in ("worse", "better"):
         judgement = f"{one} {verb} {found.verdict}"
     elif found.verdict == "undecided":
-        judgement = f"no difference that {len(found.points)} seeds can show"
+        judgement = f"no difference that {counted(len(found.points), 'seed')} can show"
     elif found.only_cell:
         judgement = "which is worse cannot be told"
     elif found.points:
@@ -120,7 +119,7 @@ def outcome(found: Difference, one: str, two: str) -> str:
     """
     if not found.pairs:
         return "no seed is complete on both sides"
-    of = f"of {found.pairs} seed{'s' * (found.pairs > 1)}"
+    of = f"of {counted(found.pairs, 'seed')}"
     if found.only_cell or found.only_other:
         counts = [len(only) + len(found.both) for only in (found.only_cell, found.only_other)]
         return f"{one} diverged in {counts[0] or 'none'} {of}, {two} in {counts[1] or 'none'}"
@@ -151,7 +150,7 @@ def conclusion(claim: Claim) -> str:
     one, two = (f"{cell.arm}@{cell.workers}" for cell in (found.cell, found.other))
     text = claim.result
     if text == "cannot be told":
-        text += f" with {found.pairs} seed{'s' * (found.pairs != 1)}"
+        text += f" with {counted(found.pairs, 'seed')}"
     text += f": {outcome(found, one, two)}"
     if claim.relation == "~" and found.half is not None:
         place = {"agrees": "within", "does not agree": "outside", "cannot be told": "across the edge of"}
@@ -199,7 +198,7 @@ def _grid(experiment: Results) -> list[list[str]]:
 
 def _column_head(experiment: Results, k: int) -> str:
     minibatches = {cell.minibatch for cell in experiment.cells if cell.workers == k}
-    return workers_of(k) + (f" (kn = {minibatches.pop():,})" if len(minibatches) == 1 else "")
+    return counted(k, "worker") + (f" (kn = {minibatches.pop():,})" if len(minibatches) == 1 else "")
 
 
 def _endings(experiment: Results) -> tuple[list[str], list[str]]:
@@ -217,7 +216,7 @@ def _endings(experiment: Results) -> tuple[list[str], list[str]]:
             alike.setdefault((run.complete, how), []).append(str(run.seed))
         for (complete, how), seeds in alike.items():
             which = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
-            line = f"{name_of(cell.arm)}, {workers_of(cell.workers)}, {which}: {how}"
+            line = f"{name_of(cell.arm)}, {counted(cell.workers, 'worker')}, {which}: {how}"
             (diverged if complete else incomplete).append(line)
     return diverged, incomplete
 
@@ -372,18 +371,20 @@ def _how(experiment: Results) -> Iterable[str]:
 
     ranks = experiment.simulate
     noun = experiment.noun
+    epochs = "epoch" if of("epochs") == "1" else "epochs"
+    seeds = "seed" if len(experiment.seeds) == 1 else "seeds"
     pixels = f", {of('image_size')} pixels" if noun == "images" else ""
     yield f"Data: {of('data')}{pixels}; network: {of('modelfile')}.{of('modelclass')}"
     yield (
         f"n = {of('batch_size')} {noun} per worker; learning rate {of('base_lr')} for {of('base_batch')} {noun}; "
-        f"{of('epochs')} epochs; seeds {', '.join(map(str, experiment.seeds))}"
+        f"{of('epochs')} {epochs}; {seeds} {', '.join(map(str, experiment.seeds))}"
     )
     yield (
         "Workers: simulated in one process, in the order of a virtual clock"
         if experiment.clock
         else "Workers: as many ranks"
         if ranks is None
-        else f"Workers: simulated on {ranks} rank{'s' * (ranks != 1)} by accumulation"
+        else f"Workers: simulated on {counted(ranks, 'rank')} by accumulation"
     )
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in run.versions.items())

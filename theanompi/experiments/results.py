@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theanompi.config import ConfigError, RunConfig, got, listed, read_defaults, resolve, shortened
+from theanompi.config import ConfigError, RunConfig, counted, got, listed, read_defaults, resolve, shortened
 from theanompi.config.files import read_bytes
 from theanompi.experiments.statistics import Cell, Curve, Difference, Run, difference
 from theanompi.record.folder import CONFIG_FILE, LOG_FILE, read_json
@@ -373,7 +373,9 @@ def read_experiment(folder: Path) -> Results:
     for cell in cells:
         for run in cell.runs:
             if run.state != "missing":
-                metrics.setdefault(run.metric, f"{cell.arm}, {cell.workers} workers, seed {run.seed}")
+                metrics.setdefault(
+                    run.metric, f"{cell.arm}, {counted(cell.workers, 'worker')}, seed {run.seed}"
+                )
     if len(metrics) > 1:
         (first, one), (second, two), *_ = metrics.items()
         raise ConfigError(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from theanompi.config import ConfigError, one_line, resolve
+from theanompi.config import ConfigError, counted, one_line, resolve
 from theanompi.experiments.file import Experiment, Trial
 from theanompi.experiments.presets import GLYPHS
 from theanompi.experiments.report import report
@@ -122,15 +122,15 @@ def compare(
         at_once = jobs or (max(1, cores() // ranks) if experiment.device == "cpu" else 1)
         runner = _Runner(trials, at_once, lock, module)
         runner.say(
-            f"{experiment.name} at scale {experiment.scale}: {len(trials)} runs, {runner.done} of them done; "
-            f"{at_once} at once; in {out}"
+            f"{experiment.name} at scale {experiment.scale}: {counted(len(trials), 'run')}, "
+            f"{runner.done} of them done; {at_once} at once; in {out}"
         )
         runner.run()
     complete = [trial for trial in trials if read_trial(trial).complete]
     if runner.stopped is not None:
-        say(f"stopped with {len(complete)} of {len(trials)} runs done; the same command goes on")
+        say(f"stopped with {len(complete)} of {counted(len(trials), 'run')} done; the same command goes on")
     elif runner.failed:
-        say(f"{runner.failed} of {len(trials)} runs failed; the same command tries them again")
+        say(f"{runner.failed} of {counted(len(trials), 'run')} failed; the same command tries them again")
     status = 128 + runner.stopped if runner.stopped is not None else int(runner.failed > 0)
     if complete:
         try:
@@ -313,7 +313,7 @@ class _Runner:
                 total=sum(map(_length, self._epochs)),
                 initial=self._before,
                 file=sys.stderr,
-                ncols=columns - 1,
+                ncols=columns - 2,  # room for a ^C
                 nrows=20,
                 leave=False,
                 # The mean speed: epochs end in bursts, all runs begun together.
@@ -354,7 +354,7 @@ class _Runner:
             self._epochs[trial] = len(read_trial(trial).validation)
         now = sum(self._epochs.values())
         if self._bar is not None:
-            self._bar.set_description_str(f"{self.done} of {self._all} runs ", refresh=False)
+            self._bar.set_description_str(f"{self.done} of {counted(self._all, 'run')} ", refresh=False)
             self._bar.n = now
             self._bar.refresh()
         elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
@@ -362,7 +362,7 @@ class _Runner:
             if now > self._before:
                 seconds = (time.monotonic() - self._begin) * (total - now) / (now - self._before)
                 left = f", about {_time(seconds)} left"
-            self.say(f"{self.done} of {self._all} runs, {now} of {total} epochs{left}")
+            self.say(f"{self.done} of {counted(self._all, 'run')}, {now} of {counted(total, 'epoch')}{left}")
 
 
 def _clean(trial: Trial) -> None:

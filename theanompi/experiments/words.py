@@ -102,12 +102,3 @@ def describe(cell: Cell | None) -> str:
         else:
             text = "diverged"
     return text + (f" ({complete} of {seeds})" if complete < seeds else "")
-
-
-def workers_of(k: int) -> str:
-    """Return so many workers in words.
-
-    >>> workers_of(1), workers_of(8)
-    ('1 worker', '8 workers')
-    """
-    return f"{k} worker{'s' * (k != 1)}"

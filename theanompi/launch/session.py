@@ -17,6 +17,7 @@ from theanompi.config import (
     OneLineParser,
     RunConfig,
     closest,
+    counted,
     in_place_of,
     over,
     read_field,
@@ -227,12 +228,12 @@ class Session(ABC):
             how = f"failed with exit status {status}"
         if status:
             who = account.deaths[:2] or [account.guess][: bool(account.guess)]
-            parts = [f"{self.name}: {ranks} rank(s) {how} after {seconds:.0f} s", *who]
+            parts = [f"{self.name}: {counted(ranks, 'rank')} {how} after {seconds:.0f} s", *who]
             if account.ranks and self.trains:
                 parts.append(what_is_saved(account.saved, account.out, resumable=account.resumable))
             raise RunFailed("; ".join(parts), status, account.deaths)
         if self.trains and self._config.verbose and not self._silent:
-            put(f"{self.name}: {ranks} rank(s) ended well after {seconds:.0f} s\n".encode())
+            put(f"{self.name}: {counted(ranks, 'rank')} ended well after {seconds:.0f} s\n".encode())
         return 0
 
     def run(self, config: RunConfig, *, plan: bool = False, module: str = WORKER) -> None:
@@ -259,7 +260,7 @@ def _say_that_it_starts(config: RunConfig, ranks: int) -> None:
     """Say something before the imports, which may take long."""
     if config.verbose:
         with contextlib.suppress(OSError):  # nobody reads it any more
-            print(f"starting {ranks} rank{'s' * (ranks != 1)} …", file=sys.stderr, flush=True)
+            print(f"starting {counted(ranks, 'rank')} …", file=sys.stderr, flush=True)
 
 
 class Evaluation(Session):

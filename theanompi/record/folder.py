@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from theanompi.config import ConfigError, RunConfig, got, is_text
+from theanompi.config import ConfigError, RunConfig, counted, got, is_text
 from theanompi.config.files import read_text, reason, trouble, writing
 from theanompi.config.kinds import AUTO
 from theanompi.record.log import read_log
@@ -131,8 +131,8 @@ class RunFolder:
         validated = sum(record["kind"] == "val" for record in log)
         if validated > 1 or any(record["kind"] == "summary" for record in log):
             raise ConfigError(
-                f"run folder {self.path}: expected {CHECKPOINT_FILE}, as {LOG_FILE} has {validated} epochs of a run, "
-                "got none there; --overwrite begins the run again"
+                f"run folder {self.path}: expected {CHECKPOINT_FILE}, as {LOG_FILE} has "
+                f"{counted(validated, 'epoch')} of a run, got none there; --overwrite begins the run again"
             )
 
     def _hold(self) -> int:

@@ -73,6 +73,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from theanompi.config import counted
 from theanompi.config.files import writing
 from theanompi.record.folder import (
     BEST_FILE,
@@ -291,7 +292,8 @@ class Recorder:
         self._columns = 0
         columns = terminal_columns() if self._verbose else None
         if columns is not None:
-            self._columns = columns - 1
+            # Room for the ^C that a terminal shows.
+            self._columns = columns - 2
             self._bar = tqdm(
                 total=iterations,
                 initial=resume_from or 0,
@@ -300,6 +302,8 @@ class Recorder:
                 # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
                 nrows=20,
                 leave=False,
+                # Not before the first iteration: lines of standard output may still be on their way through mpirun.
+                delay=1e-3,
                 bar_format="{desc}{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
             )
 
@@ -622,17 +626,11 @@ class Recorder:
         best: dict[str, Any] | None,
         last: list[float],
     ) -> list[str]:
-        who = (
-            "1 rank"
-            if self._size == 1
-            else f"{self._size} ranks"
-            if self._lockstep
-            else f"rank 0 of {self._size}"
-        )
+        who = counted(self._size, "rank") if self._lockstep or self._size == 1 else f"rank 0 of {self._size}"
         wall = totals["wall_s"]
         items, speed, noun = totals["items"], as_number(totals["items_per_s"]), self._reported.noun
         lines = [
-            f"{iteration} of {self._iterations} iteration{'s' * (self._iterations != 1)} on {who}: "
+            f"{iteration} of {counted(self._iterations, 'iteration')} on {who}: "
             f"{items} {noun} in {wall:.1f} s of training, {speed} {noun}/s"
         ]
         if wall:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from theanompi.config import RunConfig, read_settings, setting
+from theanompi.config import RunConfig, counted, read_settings, setting
 from theanompi.config.kinds import number, whole
 from theanompi.rules.rule import Asynchronous, Step, of_this_rank, own_step
 
@@ -67,8 +67,8 @@ class EASGD(Asynchronous):
     def plan(self, config: RunConfig, size: int) -> str:
         period, alpha = _chosen(config, size)
         return (
-            f"{self.name}: {size} workers update by themselves, and every {period} iterations each and the centre pull "
-            f"each other by α = {alpha:g}"
+            f"{self.name}: {size} workers update by themselves, and every {counted(period, 'iteration')} each and the "
+            f"centre pull each other by α = {alpha:g}"
         )
 
     def words(self) -> str:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from theanompi.config import RunConfig, flat, resolve
+from theanompi.config import RunConfig, counted, flat, resolve
 from theanompi.config.recipes import RECIPES
 from theanompi.training.optimizers import Optimizer
 from theanompi.training.schedules import Schedule
@@ -95,8 +95,8 @@ def plan(
                 f"plan: expected the schedule's {name} to be {expected:,} (k = {workers}, n = {batch_size}, "
                 f"A = {accumulation}, {n_train:,} {noun}), got {getattr(schedule, name):,}"
             )
-    epochs = f"{schedule.epochs} epoch{'s' * (schedule.epochs != 1)}"
-    k = f"{workers} worker{'s' * (workers != 1)}"
+    epochs = counted(schedule.epochs, "epoch")
+    k = counted(workers, "worker")
     trailing = units % shards * batch_size
     iterations = f"{schedule.iterations:,}: {epochs} of T = {schedule.iterations_per_epoch:,}"
     weight_decays = list(dict.fromkeys(optimizer.weight_decay for optimizer in optimizers.values()))
@@ -218,7 +218,7 @@ def _decay(parameters: Sequence[tuple[str, tuple[int, ...], bool]], weight_decay
             if (decayed and weight_decay > 0) == flag
         ]
         if chosen:
-            text = f"{len(chosen):,} parameter{'s' * (len(chosen) > 1)} ({sum(size for _, size in chosen):,} values) "
+            text = f"{counted(len(chosen), 'parameter')} ({sum(size for _, size in chosen):,} values) "
             lines.append(f"{text}{verb}: {_compact([name for name, _ in chosen])}")
     return lines
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from theanompi.config import ConfigError, got, one_line
+from theanompi.config import ConfigError, counted, got, one_line
 from theanompi.config.files import trouble
 from theanompi.data.sources.base import printable
 from theanompi.data.sources.folders import images_below
@@ -59,8 +59,9 @@ def predict(run: str, paths: Sequence[str], out: Path, device: str) -> int:
         best = np.argsort(-probabilities, kind="stable")[: len(ranks)]
         rows.writerow([printable(path), *(x for i in best for x in (names[i], f"{probabilities[i]:.6g}"))])
     replace_text(out, table.getvalue())
-    left = f", {faults:,} left out that show no picture" if faults else ""
-    print(f"{out}: {len(files) - faults:,} images by iteration {classifier.iteration} of {run}{left}")
+    left = f", {faults:,} left out that {'shows' if faults == 1 else 'show'} no picture" if faults else ""
+    done = len(files) - faults
+    print(f"{out}: {counted(done, 'image')} by iteration {classifier.iteration} of {run}{left}")
     return 1 if faults else 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from theanompi.config import FIELDS, MOMENTUM_FORMS, ConfigError, RunConfig, fields_of, flat
+from theanompi.config import FIELDS, MOMENTUM_FORMS, ConfigError, RunConfig, counted, fields_of, flat
 from theanompi.config.kinds import PLUGINS
 from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE
@@ -147,13 +147,10 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
 
 def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) -> dict[str, np.ndarray]:
     """What a rule has kept of this rank, by its own names."""
-    prefix = f"{comm.Get_rank()}/"
+    prefix, size = f"{comm.Get_rank()}/", comm.Get_size()
     found = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-    if (
-        not {_ITERATION, _ETAS} <= found.keys()
-        or len({name.split("/")[0] for name in arrays}) != comm.Get_size()
-    ):
-        raise ConfigError(f"{path}: expected the state of {comm.Get_size()} workers, got that of others")
+    if not {_ITERATION, _ETAS} <= found.keys() or len({name.split("/")[0] for name in arrays}) != size:
+        raise ConfigError(f"{path}: expected the state of {counted(size, 'worker')}, got that of others")
     return found
 
 
@@ -182,14 +179,12 @@ def _rates(attributes: Mapping[str, checkpoint.Scalar], model: Model, iteration:
     following = f"is {_rate(now, iteration):g} from iteration {iteration + 1} on"
     if before is None:
         return f"η {following}; the schedule before cannot be read any more"
-    last = iteration - 1
+    last, epochs = iteration - 1, counted(now.epochs, "epoch")
     first = next((t for t in range(iteration) if _rate(before, t) != _rate(now, t)), None)
     if first is None:
-        return (
-            f"as in a run of {now.epochs} epochs from the start: η was {_rate(now, last):g}, and {following}"
-        )
+        return f"as in a run of {epochs} from the start: η was {_rate(now, last):g}, and {following}"
     return (
-        f"not as in a run of {now.epochs} epochs from the start, whose η differs from iteration {first + 1} on: "
+        f"not as in a run of {epochs} from the start, whose η differs from iteration {first + 1} on: "
         f"η was {_rate(before, last):g}, there {_rate(now, last):g}, and {following}"
     )
 

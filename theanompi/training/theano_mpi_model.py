@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from theanompi.config import ConfigError, RunConfig, got
+from theanompi.config import ConfigError, RunConfig, counted, got
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lib.recorder import Recorder
@@ -290,7 +290,7 @@ class TheanoMPIModel:
 
     def plan(self) -> str:
         """There is none: the model keeps its schedule to itself."""
-        return f"{type(self.model).__name__} keeps its own schedule: {self.n_epochs} epochs."
+        return f"{type(self.model).__name__} keeps its own schedule: {counted(self.n_epochs, 'epoch')}."
 
     def finite(self) -> bool:
         """Whether all parameters are finite numbers."""

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.config import ConfigError, OneLineParser, escaped, got, shortened
+from theanompi.config import ConfigError, OneLineParser, counted, escaped, got, shortened
 from theanompi.config.files import reason
 from theanompi.data.pack.packing import Progress, WorkerDied, numbers_in_words, pack, say, size_in_words
 from theanompi.data.pack.records import pack_arrays, pack_text
@@ -82,7 +82,7 @@ def info(path: str | os.PathLike[str]) -> None:
             rows += _about_pictures(dataset)
         else:
             rows += _about_arrays(dataset) if isinstance(dataset, ArrayDataset) else _about_tokens(dataset)
-        rows.append(("left out", f"{len(dataset.left_out):,} files"))
+        rows.append(("left out", counted(len(dataset.left_out), "file")))
         rows += [("", line) for line in dataset.left_out]
         rows.append(("index SHA-256", sha256))
     for title, text in rows:
@@ -107,7 +107,7 @@ def _about_pictures(dataset: Dataset) -> Iterator[tuple[str, str]]:
     yield "std", numbers_in_words(dataset.std)
     for split, title in TITLES.items():
         lengths = dataset.locate(split, np.arange(dataset.count(split)))[1]
-        yield title, f"{dataset.count(split):,} images, {size_in_words(int(lengths.sum()))}"
+        yield title, f"{counted(dataset.count(split), 'image')}, {size_in_words(int(lengths.sum()))}"
         heights, widths = dataset.sizes(split).T
         for what, values, unit in (("height", heights, " pixels"), ("width", widths, " pixels")):
             low, middle, high = np.min(values), np.median(values), np.max(values)
@@ -124,7 +124,7 @@ def _about_arrays(dataset: ArrayDataset) -> Iterator[tuple[str, str]]:
     if dataset.n_classes:
         yield _classes(dataset)
     for split, title in TITLES.items():
-        yield title, f"{dataset.count(split):,} items, {size_in_words(dataset.nbytes(split))}"
+        yield title, f"{counted(dataset.count(split), 'item')}, {size_in_words(dataset.nbytes(split))}"
 
 
 def _about_tokens(dataset: TokenDataset) -> Iterator[tuple[str, str]]:
@@ -138,8 +138,11 @@ def _about_tokens(dataset: TokenDataset) -> Iterator[tuple[str, str]]:
     if not stream:
         yield _classes(dataset)
     for split, title in TITLES.items():
-        number = "" if stream else f"{dataset.count(split):,} texts, "
-        yield title, f"{number}{dataset.length(split):,} tokens, {size_in_words(dataset.nbytes(split))}"
+        number = "" if stream else f"{counted(dataset.count(split), 'text')}, "
+        yield (
+            title,
+            f"{number}{counted(dataset.length(split), 'token')}, {size_in_words(dataset.nbytes(split))}",
+        )
         if not stream:
             yield "  length", f"{_spread(np.diff(dataset.offsets(split)))} tokens (least, median, most)"
     first = dataset.ids("train", 0, min(WIDTH, int(dataset.offsets("train")[1])))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from theanompi.config import escaped, listed, one_line
+from theanompi.config import counted, escaped, listed, one_line
 from theanompi.data.pictures.decode import BadImage, as_jpeg, decode, resize_shorter
 from theanompi.data.sources.base import Arrays, Files, Items, Source, printable
 from theanompi.data.store.schema import SPLITS, Split, Store, open_pictures
@@ -59,7 +59,7 @@ class Progress:
                 total=total,
                 initial=done,
                 file=sys.stderr,
-                ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1,
+                ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 2,  # room for a ^C
                 # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
                 nrows=20,
                 leave=False,
@@ -347,8 +347,9 @@ def pack(
             for line in writer.left_out:
                 print(escaped(line), file=sys.stderr)
             say(
-                f"{output}: expected only images, got {len(writer.left_out)} files of {total:,} that show none "
-                "(above); mend them, or leave them out: the same command with --skip-bad"
+                f"{output}: expected only images, got {counted(len(writer.left_out), 'file')} of {total:,} that "
+                f"show{'s' * (len(writer.left_out) == 1)} none (above); mend them, or leave them out: the same command "
+                "with --skip-bad"
             )
             return False
         left_out = list(writer.left_out)
@@ -366,7 +367,7 @@ def pack(
     seconds, packed = monotonic() - start, total - before
     if packed:
         print(
-            f"packed {packed:,} images in {seconds:,.1f} s: {packed / seconds:,.0f} images/s, "
+            f"packed {counted(packed, 'image')} in {seconds:,.1f} s: {packed / seconds:,.0f} images/s, "
             f"{1000 * seconds * min(cores, blocks) / packed:.3g} ms per image and core"
         )
     return True
@@ -384,7 +385,10 @@ def say_empty_classes(
     empty = {split: _empty_classes(labels[split], class_names) for split in SPLITS}
     for split, names in empty.items():
         if names:
-            say(f"{split} has no {noun} of {len(names)} of {len(class_names)} classes: {listed(names)}")
+            say(
+                f"{split} has no {noun} of {len(names)} of {counted(len(class_names), 'class', 'classes')}: "
+                f"{listed(names)}"
+            )
     return empty
 
 
@@ -410,13 +414,17 @@ def _print_written(
             names = _empty_classes(dataset.labels(split), dataset.class_names)
             names = sorted(set(names) - set(empty[split]))
             if names:
-                say(f"--skip-bad left no image in {split} of {len(names)} classes: {listed(names)}")
+                say(
+                    f"--skip-bad left no image in {split} of {counted(len(names), 'class', 'classes')}: {listed(names)}"
+                )
         print(
-            f"{path}: {dataset.n_train:,} training and {dataset.n_val:,} validation images in "
-            f"{dataset.n_classes:,} classes, {size_in_words(Path(path).stat().st_size)}"
+            f"{path}: {dataset.n_train:,} training and {counted(dataset.n_val, 'validation image')} in "
+            f"{counted(dataset.n_classes, 'class', 'classes')}, {size_in_words(Path(path).stat().st_size)}"
         )
         print(f"mean {numbers_in_words(dataset.mean)}, std {numbers_in_words(dataset.std)}")
     if left_out:
-        print(f"left out {len(left_out):,} files that show no picture:")
+        print(
+            f"left out {counted(len(left_out), 'file that shows no picture', 'files that show no picture')}:"
+        )
         for line in left_out:
             print(f"  {escaped(line)}")

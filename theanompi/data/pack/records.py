@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from theanompi.config import escaped
+from theanompi.config import counted, escaped
 from theanompi.data.pack.packing import Progress, say, say_empty_classes, size_in_words
 from theanompi.data.sources.fields import FieldSource
 from theanompi.data.sources.texts import LabelledTexts, TextStream, dtype_of
@@ -74,10 +74,12 @@ def pack_arrays(
             )
     for note in source.not_finite():
         say(note)
-    fields = f"{len(source.fields)} fields" if len(source.fields) > 1 else "1 field"
-    classes = "" if source.class_names is None else f", {len(source.class_names):,} classes"
+    fields = counted(len(source.fields), "field")
+    classes = (
+        "" if source.class_names is None else f", {counted(len(source.class_names), 'class', 'classes')}"
+    )
     print(
-        f"{output}: {source.counts['train']:,} training and {source.counts['val']:,} validation items, "
+        f"{output}: {source.counts['train']:,} training and {counted(source.counts['val'], 'validation item')}, "
         f"{fields}{classes}, {size_in_words(Path(output).stat().st_size)}"
     )
     _print_rate(total, "items", monotonic() - start)
@@ -129,8 +131,9 @@ def pack_text(
                 for line in source.left_out:
                     print(escaped(line), file=sys.stderr)
                 say(
-                    f"{output}: expected only texts, got {len(source.left_out)} files of {total:,} that are none "
-                    "(above); mend them, or leave them out: the same command with --skip-bad"
+                    f"{output}: expected only texts, got {counted(len(source.left_out), 'file')} of {total:,} that "
+                    f"{'is' if len(source.left_out) == 1 else 'are'} none (above); mend them, or leave them out: the "
+                    "same command with --skip-bad"
                 )
                 return False
             if isinstance(source, LabelledTexts):
@@ -166,13 +169,16 @@ def pack_text(
     if isinstance(source, LabelledTexts):
         train, val = (len(source.lengths[split]) for split in SPLITS)
         print(
-            f"{output}: {train:,} training and {val:,} validation texts in {len(source.class_names):,} classes, "
+            f"{output}: {train:,} training and {counted(val, 'validation text')} in "
+            f"{counted(len(source.class_names), 'class', 'classes')}, "
             f"{sum(tokens.values()):,} {of}, {size}"
         )
     else:
-        print(f"{output}: {tokens['train']:,} training and {tokens['val']:,} validation tokens: {of}, {size}")
+        print(
+            f"{output}: {tokens['train']:,} training and {counted(tokens['val'], 'validation token')}: {of}, {size}"
+        )
     if source.left_out:
-        print(f"left out {len(source.left_out):,} files that are no text:")
+        print(f"left out {counted(len(source.left_out), 'file that is no text', 'files that are no text')}:")
         for line in source.left_out:
             print(f"  {escaped(line)}")
     _print_rate(sum(tokens.values()), "tokens", monotonic() - start)

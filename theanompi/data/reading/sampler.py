@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.config import SHUFFLES
+from theanompi.config import SHUFFLES, counted
 from theanompi.data.reading.random import permutation
 
 
@@ -102,7 +102,7 @@ class Sampler:
             if size > self._units:
                 raise ValueError(f"devices: expected at most {self._units}, {why}, got {size}")
             raise ValueError(
-                f"accumulation: expected at most {self._units // size} on {size} rank{'s' * (size > 1)}, {why}, "
+                f"accumulation: expected at most {self._units // size} on {counted(size, 'rank')}, {why}, "
                 f"got {accumulation}"
             )
         self.dropped = n_images % batch_size

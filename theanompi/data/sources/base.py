@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
-from theanompi.config import ConfigError, listed
+from theanompi.config import ConfigError, counted, listed
 from theanompi.data.pictures.decode import BadImage
 from theanompi.data.store.schema import Split
 
@@ -217,13 +217,13 @@ class Ignored:
         self.noun = noun
         self._endings: Counter[str] = Counter()
         # How many of each kind, and the first.
-        self._paths: dict[str, tuple[int, str]] = {}
+        self._paths: dict[tuple[str, str], tuple[int, str]] = {}
 
     def other(self, name: str) -> None:
         """Count a file that is not named like an image."""
         self._endings[os.path.splitext(name)[1].lower() or "without ending"] += 1
 
-    def add(self, what: str, path: str) -> None:
+    def add(self, what: tuple[str, str], path: str) -> None:
         """Count something else."""
         n, first = self._paths.get(what, (0, path))
         self._paths[what] = n + 1, first
@@ -233,18 +233,22 @@ class Ignored:
         if self._endings:
             kinds = listed(f"{printable(ending)} {n}" for ending, n in self._endings.most_common())
             found.append(
-                f"{self._endings.total()} files that are not named like {self.noun} are ignored: {kinds}"
+                f"ignored: {counted(self._endings.total(), 'file')} not named like {self.noun}: {kinds}"
             )
         for what in (HIDDEN_FILES, AGAIN, LOOSE):
             n, first = self._paths.get(what, (0, ""))
             if n:
-                found.append(f"{n} {what.format(self.noun)} are ignored, such as {printable(first)}")
+                one, many = (
+                    text.format(noun) for text, noun in zip(what, (self.noun[:-1], self.noun), strict=True)
+                )
+                found.append(f"ignored: {counted(n, one, many)}, such as {printable(first)}")
         return found
 
 
-HIDDEN_FILES = "hidden files and folders"
-AGAIN = "links to folders that are listed already"
-LOOSE = "{} that lie in no class folder"
+# One and several of them.
+HIDDEN_FILES = ("hidden file or folder", "hidden files and folders")
+AGAIN = ("link to a folder that is listed already", "links to folders that are listed already")
+LOOSE = ("{} that lies in no class folder", "{} that lie in no class folder")
 
 
 def is_hidden_member(name: str) -> bool:
