@@ -47,7 +47,10 @@ setup(
         "theanompi.examples": ["*.cfg", "experiments/*.toml", "slurm/*.sbatch"],
     },
     entry_points={
-        "console_scripts": ["tmlauncher = theanompi.cli:main", "tmpack = theanompi.data.pack.command:main"]
+        "console_scripts": [
+            "tmlauncher = theanompi.__main__:main",
+            "tmpack = theanompi.data.pack.command:main",
+        ]
     },
     python_requires=">=3.11,<3.13",
     install_requires=[

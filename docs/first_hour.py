@@ -51,7 +51,7 @@ question = "Does twice the rate cost accuracy?"
 seeds = 2
 workers = [2]
 scale = "own"
-claims = ["same ~ twice"]
+claims = ["same@2 ~ twice@2"]
 
 [settings]
 modelfile = "examples.digits_net"

@@ -254,7 +254,7 @@ def test_a_rank_that_leaves_early_with_status_0_is_no_good_end(small_models, tmp
     with pytest.raises(RunFailed) as caught:
         rule.wait()
     assert re.fullmatch(
-        r"BSP: 2 rank\(s\) left before the end of the run, though with exit status 0 after \d+ s; "
+        r"BSP: 2 ranks left before the end of the run, though with exit status 0 after \d+ s; "
         rf"iteration 2 is saved in {tmp_path}/run: --resume goes on from there",
         str(caught.value),
     )
@@ -299,7 +299,7 @@ def test_a_signal_to_the_launcher_saves_and_stops_all(number, small_models, tmp_
     saved = checkpoint.load(tmp_path / "run" / "checkpoint.h5")[1]["iteration"]
     assert caught.value.status == 75 and 0 < saved < 100
     assert re.fullmatch(
-        rf"BSP: 2 rank\(s\) stopped in good order by {signal.Signals(number).name} after \d+ s; "
+        rf"BSP: 2 ranks stopped in good order by {signal.Signals(number).name} after \d+ s; "
         rf"iteration {saved} is saved in {tmp_path}/run: --resume goes on from there",
         str(caught.value),
     )

@@ -497,7 +497,7 @@ def test_classes_that_are_empty_or_become_so_are_named(
     err = capsys.readouterr().err.splitlines()
     assert err[1:] == [
         "tmpack: val has no images of 1 of 3 classes: b",
-        "tmpack: --skip-bad left no image in train of 1 classes: c",
+        "tmpack: --skip-bad left no image in train of 1 class: c",
     ]
 
 

@@ -30,7 +30,6 @@ def test_the_installed_metadata() -> None:
     assert about["License"] == "MIT"
     assert set(about["Requires-Python"].split(",")) == {">=3.11", "<3.13"}
     (launcher,) = metadata.entry_points(group="console_scripts", name="tmlauncher")
-    assert launcher.value == "theanompi.cli:main"
     assert callable(launcher.load())
 
 

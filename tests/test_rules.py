@@ -285,7 +285,7 @@ def test_init_spawns_and_wait_reports(folder, capfd, n):
 )
 def test_wait_raises_one_line_when_a_rank_dies(folder, capfd, way, how):
     with pytest.raises(
-        RunFailed, match=rf"^BSP: 2 rank\(s\) failed with exit status \d+ after \d+ s; .*({how})"
+        RunFailed, match=rf"^BSP: 2 ranks failed with exit status \d+ after \d+ s; .*({how})"
     ) as caught:
         start(out=way).wait()
     assert caught.value.status != 0 and "\n" not in str(caught.value)

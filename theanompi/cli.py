@@ -39,7 +39,7 @@ from theanompi.launch.mpirun import launched, world
 from theanompi.launch.session import Evaluation
 from theanompi.models import listing
 from theanompi.record.folder import CURVES_FILE, LOG_FILE, find_checkpoint, to_use
-from theanompi.record.terminal import folded, text_columns
+from theanompi.record.terminal import folded, terminal_columns, text_columns
 from theanompi.rules import RunFailed, get_rule
 from theanompi.system.output import print_anything
 
@@ -327,7 +327,7 @@ def _report(argv: list[str]) -> int:
     parser.add_argument("folder", metavar="DIR", help="the experiment's folder, with experiment.json")
     folder = parser.parse_args(argv).folder
     try:
-        print(report(folder))
+        print(folded(report(folder), terminal_columns(output=True)))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return 0

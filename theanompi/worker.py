@@ -76,7 +76,7 @@ def run(
             there = os.path.exists(os.path.join(out, CHECKPOINT_FILE))
             return (
                 ""
-                if LAUNCHER in os.environ
+                if LAUNCHER in os.environ or (config.resume and saved is None)
                 else what_is_saved(saved if there else None, out, resumable=progress.resumable)
             )
 

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from theanompi.config.errors import closest, got, one_line
@@ -22,14 +24,26 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse a flag that there is not, with the one that is probably meant."""
+        args = sys.argv[1:] if args is None else list(args)
+        if self._subparsers is None:
+            self.refuse_unknown(args)
         found, rest = self.parse_known_args(args, namespace)
         for word in rest:
             if word.startswith("-"):
-                flag = word.partition("=")[0]
-                self.error(f"{got(flag)[1:-1]}: unknown{self._meant(flag)}")
+                self._refuse(word)
         if rest:
             self.error(f"expected flags only, got {got(rest[0])}")
         return found
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Refuse a flag that there is not before anything is said of another that is missing."""
+        for word in takewhile(lambda word: word != "--", words):
+            if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions:
+                self._refuse(word)
+
+    def _refuse(self, word: str) -> NoReturn:
+        flag = word.partition("=")[0]
+        self.error(f"{got(flag)[1:-1]}: unknown{self._meant(flag)}")
 
     def _meant(self, flag: str) -> str:
         """The flag that has this word in its name, or all these words in its help; else one that is spelt alike."""

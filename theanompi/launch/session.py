@@ -229,7 +229,9 @@ class Session(ABC):
         if status:
             who = account.deaths[:2] or [account.guess][: bool(account.guess)]
             parts = [f"{self.name}: {counted(ranks, 'rank')} {how} after {seconds:.0f} s", *who]
-            if account.ranks and self.trains:
+            # Whoever could not go on with a run has left it as it was.
+            refused = self._config.resume and account.saved is None
+            if account.ranks and self.trains and not refused:
                 parts.append(what_is_saved(account.saved, account.out, resumable=account.resumable))
             raise RunFailed("; ".join(parts), status, account.deaths)
         if self.trains and self._config.verbose and not self._silent:

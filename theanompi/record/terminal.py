@@ -11,27 +11,34 @@ from theanompi.system.processes import launchers
 SECONDS_BETWEEN_LINES = 60.0
 
 
-def terminal_columns() -> int | None:
+def terminal_columns(*, output: bool = False) -> int | None:
     """Return the width of the terminal that shows this process's stderr; None when no terminal does.
 
     Under mpirun, stderr is a pipe to mpirun, which copies it to its own: then that one counts.
+
+    Parameters
+    ----------
+    output : bool
+        Ask for standard output instead.
     """
+    stream = sys.stdout if output else sys.stderr
     try:
-        if sys.stderr.isatty():
-            return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        if stream.isatty():
+            return os.get_terminal_size(stream.fileno()).columns or 80
         started_by = launchers()
         if not started_by:
             return None
         # Not blocking: a pipe whose reader is slow must not hold the run up.
-        stderr = os.open(f"/proc/{started_by[-1].pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        shown = f"/proc/{started_by[-1].pid}/fd/{1 if output else 2}"
+        terminal = os.open(shown, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
     try:
-        return os.get_terminal_size(stderr).columns or 80
+        return os.get_terminal_size(terminal).columns or 80
     except OSError:
         return None
     finally:
-        os.close(stderr)
+        os.close(terminal)
 
 
 def text_columns() -> int | None:
@@ -46,6 +53,7 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
     Parameters
     ----------
     text : str
+        Lines that begin with ``|``, rows of a table, stay whole.
     columns : int or None
         The width; None breaks nothing.
     indent : int
@@ -62,7 +70,7 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
         return text
     lines: list[str] = []
     for line in text.split("\n"):
-        if len(line) <= columns:
+        if len(line) <= columns or line.startswith("|"):
             lines.append(line)
             continue
         # Blanks within a phrase, which `textwrap` shall not see.

@@ -12,6 +12,7 @@ from theanompi.record.folder import LOG_FILE, read_settings_of
 from theanompi.record.log import json_line, read_log, validation_record
 from theanompi.record.metrics import values_of
 from theanompi.record.progress import Progress
+from theanompi.record.terminal import folded, terminal_columns
 from theanompi.record.weights import WEIGHTS
 from theanompi.training.loop import validation_of
 from theanompi.training.model import Model
@@ -119,11 +120,10 @@ def evaluate(
         else ""
     )
     about = f"{path}: iteration {iteration}, {items:,} {model.reported.noun} of {model.dataset.path.stem}"
-    print(
-        f"{about}: {values_of(record, model.reported.metrics)}{there}\n{json_line(record)}",
-        end="",
-        flush=True,
-    )
+    # Of a terminal alone: a program reads the record as one line.
+    columns = terminal_columns(output=True)
+    text = f"{about}: {values_of(record, model.reported.metrics)}{there}\n{json_line(record)}"
+    print(folded(text, columns), end="", flush=True)
 
 
 def _compared(log: Path, record: dict[str, Any]) -> str:

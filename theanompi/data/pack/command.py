@@ -219,9 +219,17 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {got(text)}")
 
 
+class _Command(OneLineParser):
+    """The parser of one command, which alone knows its flags."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.refuse_unknown(args)
+        return super().parse_known_args(args, namespace)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(name: str, text: str, *paths: tuple[str, str]) -> argparse.ArgumentParser:
         sub = commands.add_parser(
