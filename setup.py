@@ -77,7 +77,7 @@ setup(
         "loggers": ["tensorboard", "wandb", "mlflow"],
         "test": ["pytest", "pytest-timeout", "pytest-xdist", "scikit-learn", "tensorboard"],
         "lint": ["ruff", "mypy"],
-        "docs": ["sphinx", "numpydoc", "myst-parser", "furo"],
+        "docs": ["sphinx", "numpydoc", "myst-nb", "furo"],
         # The other decoders of benchmarks/loader_throughput.py; PyTurboJPEG also needs libturbojpeg, below 3.
         "bench": ["opencv-python-headless", "pyturbojpeg<2"],
     },

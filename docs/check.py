@@ -190,7 +190,7 @@ def one_arm(block: Block, folder: Path) -> None:
     assert (arm["optimizer"]["name"], arm["optimizer"]["beta2"], arm["model"]["width"]) == ("adam", 0.98, 6)
     path = folder / "adam.toml"
     path.write_text(
-        f'seeds = 1\nworkers = [1]\n[settings]\nmodelfile = "net"\nmodelclass = "Net"\n{block.text}'
+        f'scale = "own"\nseeds = 1\nworkers = [1]\n[settings]\nmodelfile = "net"\nmodelclass = "Net"\n{block.text}'
     )
     (experiment,) = read_experiment(path).arms.values()
     assert experiment.settings["settings"] == {"optimizer.beta2": 0.98, "model.width": 6}

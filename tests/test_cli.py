@@ -13,6 +13,7 @@ import pytest
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import BSP, __version__, cli
+from theanompi.__main__ import main as program
 from theanompi.config import EXCHANGES, RunConfig, run_folder
 from theanompi.config.plugins import import_module
 from theanompi.launch.ends import Account
@@ -285,6 +286,9 @@ def test_the_last_line_of_a_run_that_failed_is_of_at_most_300_characters(
     assert cli.main(["-cfg", "bsp.cfg"]) == 3
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("tmlauncher: BSP: out out ") and len(line) <= 300
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["-cfg", "bsp.cfg"]) == 3
+    assert max(map(len, capsys.readouterr().err.splitlines())) <= 80
 
 
 def test_ctrl_c_ends_all_ranks(folder):
@@ -305,6 +309,17 @@ def test_the_version_is_told_also_by_the_package_as_a_program(monkeypatch, capsy
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module("theanompi", run_name="__main__")
     assert capsys.readouterr().out == f"theanompi {__version__}\n"
+
+
+def test_ctrl_c_before_anything_is_imported_is_a_line(monkeypatch, capsys):
+    class Pressed:
+        def find_spec(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "theanompi.cli")
+    monkeypatch.setattr(sys, "meta_path", [Pressed()])
+    assert program() == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "tmlauncher: stopped by SIGINT\n"
 
 
 EXAMPLE = ROOT / "examples" / "train_resnet50.py"

@@ -606,6 +606,10 @@ def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["mnist", "a", "-o", "b", "--processes", "0"], "expected a whole number of at least 1, got '0'"),
         (["mnist", "a", "-o", "b", "--augmentation", "cut"], "invalid choice: 'cut'"),
         (["cifar10", "a", "-o", "b", "--store", "jpeg"], "--store: unknown"),
+        (
+            ["folder", "a", "b", "--outptu", "c"],
+            "tmpack folder: error: --outptu: unknown; did you mean '--output'?",
+        ),
         (["synthetic", "-o", "b"], "the following arguments are required: --classes, --train, --val, --size"),
     ],
 )

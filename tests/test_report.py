@@ -407,6 +407,14 @@ def test_sentences_where_little_can_be_said(tmp_path, a, b, line):
     assert f"  a against b, 1 worker: {line}" in text.splitlines()
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_report_fits_the_terminal(tmp_path, columns):
+    folder = slides(tmp_path)
+    lines = report(folder, columns=columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert " ".join(" ".join(lines).split()) == " ".join(report(folder).split())
+
+
 def test_one_seed_has_no_spread(tmp_path):
     text = report(write_experiment(tmp_path, {("a", 4): [flat(0.12)]}, question=""))
     assert text.splitlines() == [

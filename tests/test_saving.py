@@ -266,7 +266,7 @@ def test_a_checkpoint_from_before_there_was_a_choice_had_the_default(
         ({"scaled": "loss"}, "scaled: expected 'loss' as this run has, got 'rate'"),
         ({"batch_size": 16}, "batch_size: expected 16 as this run has, got 8"),
         ({"accumulation": 2}, "minibatch: expected 16 as this run has, got 8"),
-        ({"max_iterations": 4}, "iteration: expected a whole number from 0 to 4, got 5"),
+        ({"max_iterations": 4}, "max_iterations: expected at least 5, as iteration 5 is done, got 4"),
     ],
 )
 def test_another_run_is_refused_by_name(
@@ -275,6 +275,13 @@ def test_another_run_is_refused_by_name(
     with pytest.raises(ValueError) as caught:
         load(make(**settings), saved["v"])
     assert str(caught.value).endswith(f"checkpoint.h5: {message}")
+
+
+def test_fewer_epochs_than_are_done_are_refused(saved: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved["v"], tmp_path / "run")
+    rewrite(folder, lambda attributes: attributes.update(iteration=180))
+    with pytest.raises(ValueError, match="epochs: expected at least 2, as iteration 180 is done, got 1$"):
+        load(make(epochs=1), folder)
 
 
 @pytest.mark.parametrize(

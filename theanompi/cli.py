@@ -327,7 +327,7 @@ def _report(argv: list[str]) -> int:
     parser.add_argument("folder", metavar="DIR", help="the experiment's folder, with experiment.json")
     folder = parser.parse_args(argv).folder
     try:
-        print(folded(report(folder), terminal_columns(output=True)))
+        print(report(folder, columns=terminal_columns(output=True)))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return 0

@@ -26,6 +26,7 @@ from theanompi.experiments.words import (
 )
 from theanompi.record.folder import CURVES_FILE, replace_text
 from theanompi.record.metrics import is_fraction
+from theanompi.record.terminal import folded
 
 MARKDOWN_FILE = "report.md"
 JSON_FILE = "report.json"
@@ -36,7 +37,7 @@ _NOT_THE_RECIPE = {"seed", "accumulation", "devices", *fields_of("aside")}
 _CAUTION = "each interval for itself, not corrected for how many there are"
 
 
-def report(folder: str | Path) -> str:
+def report(folder: str | Path, *, columns: int | None = None) -> str:
     """Write the three files of an experiment's report, and return what there is to say about it.
 
     Parameters
@@ -44,6 +45,8 @@ def report(folder: str | Path) -> str:
     folder : str or Path
         That of the experiment: ``experiment.json``, and ``<arm>/<k>-workers/seed-<s>/`` for each run. Runs may be
         missing or unfinished: they are listed.
+    columns : int, optional
+        The width of the terminal that the lines are for; None breaks none of them.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def report(folder: str | Path) -> str:
     claims = [experiment.judge(claim) for claim in experiment.claims]
     # All that can go wrong with the content comes before the first file is replaced.
     texts = {JSON_FILE: _json(experiment, claims), MARKDOWN_FILE: _markdown(experiment, claims)}
-    summary = _terminal(experiment, claims, folder)
+    summary = _terminal(experiment, claims, folder, columns)
     drawing = folder / f".{CURVES_FILE}"
     plot_comparison(experiment, drawing)
     drawing.replace(folder / CURVES_FILE)
@@ -221,7 +224,7 @@ def _endings(experiment: Results) -> tuple[list[str], list[str]]:
     return diverged, incomplete
 
 
-def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path) -> str:
+def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path, columns: int | None) -> str:
     diverged, incomplete = _endings(experiment)
     question = f": {experiment.question}" if experiment.question else ""
     lines = [f"{experiment.name} ({experiment.scale} scale){question}", ""]
@@ -229,7 +232,9 @@ def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path) -> str
         f"validation {label_of(experiment.metric)}, median of the last 5 epochs, {_seeds(experiment)}:",
         "",
     ]
+    lines = [folded(line, columns) for line in lines]
     lines += _align(_grid(experiment))
+    begin = len(lines)
     differences = [*experiment.across_workers(), *experiment.across_arms()]
     if differences:
         lines += ["", f"{_precision(experiment)},", f"{_CAUTION}:", ""]
@@ -242,7 +247,13 @@ def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path) -> str
         texts = list(found)
         if texts:
             lines += ["", title, *(f"  {text}" for text in texts)]
-    return "\n".join([*lines, "", f"in {folder}: {MARKDOWN_FILE}, {JSON_FILE}, {CURVES_FILE}"])
+    lines += ["", f"in {folder}: {MARKDOWN_FILE}, {JSON_FILE}, {CURVES_FILE}"]
+    return "\n".join(
+        [
+            *lines[:begin],
+            *(folded(line, columns, indent=4 if line[:1] == " " else 2) for line in lines[begin:]),
+        ]
+    )
 
 
 def _align(rows: list[list[str]]) -> list[str]:

@@ -42,7 +42,7 @@ from theanompi.launch.job import WORKER, handle_signals
 from theanompi.launch.mpirun import Outcome, world
 from theanompi.record.folder import BEST_FILE, CHECKPOINT_FILE, replace_text
 from theanompi.record.metrics import as_number, is_fraction
-from theanompi.record.terminal import SECONDS_BETWEEN_LINES, folded, terminal_columns
+from theanompi.record.terminal import SECONDS_BETWEEN_LINES, terminal_columns
 from theanompi.rules import Rule, RunFailed, get_rule
 from theanompi.system.cgroup import cores
 
@@ -134,7 +134,7 @@ def compare(
     status = 128 + runner.stopped if runner.stopped is not None else int(runner.failed > 0)
     if complete:
         try:
-            print(folded(report(out), terminal_columns(output=True)), flush=True)
+            print(report(out, columns=terminal_columns(output=True)), flush=True)
         except (ValueError, OSError) as error:
             say(one_line(f"no report: {error}"))
             status = status or 1

@@ -53,7 +53,6 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
     Parameters
     ----------
     text : str
-        Lines that begin with ``|``, rows of a table, stay whole.
     columns : int or None
         The width; None breaks nothing.
     indent : int
@@ -70,7 +69,7 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
         return text
     lines: list[str] = []
     for line in text.split("\n"):
-        if len(line) <= columns or line.startswith("|"):
+        if len(line) <= columns:
             lines.append(line)
             continue
         # Blanks within a phrase, which `textwrap` shall not see.

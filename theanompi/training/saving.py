@@ -272,8 +272,18 @@ def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: 
         if found.get(name) != value:
             raise ConfigError(f"{path}: {name}: expected {value!r} as this run has, got {found.get(name)!r}")
 
-    last = min(model.schedule.iterations, model.config.max_iterations or model.schedule.iterations)
-    return checkpoint.progress(attributes, path, model.data.n_batch_train, last)
+    config, per_epoch = model.config, model.data.n_batch_train
+    last = min(model.schedule.iterations, config.max_iterations or model.schedule.iterations)
+    done, before = attributes.get("iteration"), attributes.get("epochs")
+    # Beyond the end of its own run too, it is damaged.
+    if isinstance(done, int) and isinstance(before, int) and last < done <= before * per_epoch:
+        name, least, given = "epochs", -(-done // per_epoch), config.epochs
+        if config.max_iterations == last:
+            name, least, given = "max_iterations", done, last
+        raise ConfigError(
+            f"{path}: {name}: expected at least {least}, as iteration {done} is done, got {given}"
+        )
+    return checkpoint.progress(attributes, path, per_epoch, last)
 
 
 def _in_form(
