@@ -11,6 +11,7 @@ wider than the terminal. What the wheel requires is linked into the environment 
 import argparse
 import fcntl
 import os
+import platform
 import pty
 import re
 import shutil
@@ -97,7 +98,7 @@ INSTALL = Part(
 )
 PARTS = (
     Part(
-        "A residual network learns handwritten digits, with two processes, until Ctrl-C.",
+        "A residual network learns handwritten digits, with two processes, until Ctrl-C in the fifth epoch.",
         (Step(TRAIN, 75, interrupt_at="epoch 4,"),),
     ),
     Part("`--resume` goes on, to the same bits as if nothing had happened.", (Step(f"{TRAIN} --resume"),)),
@@ -263,6 +264,7 @@ def sections(home: Path) -> Iterator[str]:
             if step.command.startswith("python3 -m venv"):
                 link_requirements(folder / ".venv")
         shown = "\n".join(printed).replace(str(home), "~")
+        shown = re.sub(rf"\b{re.escape(platform.node())}\b", "pc", shown)
         yield f"```console\n{shown}\n```"
 
     yield "## Install"
@@ -287,8 +289,8 @@ def main() -> None:
         page = "\n\n".join(
             [
                 "# A first hour",
-                "Every command with what it printed, as `python docs/first_hour.py` wrote it down, which fails where a "
-                "line is wider than the terminal. Seconds are those of a busy machine with two cores.",
+                "Every command with what it printed, as `python docs/first_hour.py` wrote it down, which fails "
+                "where a line is wider than the terminal. Seconds are those of a busy machine with two cores.",
                 *sections(Path(home)),
             ]
         )

@@ -404,7 +404,9 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _say_how_it_ended(failure: RunFailed) -> int:
-    print(folded(one_line(f"tmlauncher: {failure}"), text_columns()), file=sys.stderr)
+    # A terminal has put its ^C beside the bar, which is gone.
+    begin = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(begin + folded(one_line(f"tmlauncher: {failure}"), text_columns()), file=sys.stderr)
     return failure.status
 
 

@@ -186,6 +186,12 @@ def _how_judged(claims: Sequence[Claim]) -> list[str]:
     ]
 
 
+def _last(experiment: Results, five: str) -> str:
+    """The epochs whose median a figure is."""
+    epochs = max(arm["epochs"] for arm in experiment.arms.values())
+    return f"the last {five} epochs" if epochs >= 5 else counted(epochs, "epoch")
+
+
 def _seeds(experiment: Results) -> str:
     count = len(experiment.seeds)
     return f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed"
@@ -229,7 +235,7 @@ def _terminal(experiment: Results, claims: Sequence[Claim], folder: Path, column
     question = f": {experiment.question}" if experiment.question else ""
     lines = [f"{experiment.name} ({experiment.scale} scale){question}", ""]
     lines += [
-        f"validation {label_of(experiment.metric)}, median of the last 5 epochs, {_seeds(experiment)}:",
+        f"validation {label_of(experiment.metric)}, median of {_last(experiment, '5')}, {_seeds(experiment)}:",
         "",
     ]
     lines = [folded(line, columns) for line in lines]
@@ -274,7 +280,7 @@ def _markdown(experiment: Results, claims: Sequence[Claim]) -> str:
     lines = [f"# {experiment.name} ({experiment.scale} scale)", ""]
     lines += [experiment.question, ""] if experiment.question else []
     lines += [
-        f"Validation {label_of(experiment.metric)}, median of the last five epochs, {_seeds(experiment)}:",
+        f"Validation {label_of(experiment.metric)}, median of {_last(experiment, 'five')}, {_seeds(experiment)}:",
         "",
     ]
     lines += [*_markdown_table(_grid(experiment)), ""]
