@@ -1,14 +1,12 @@
 """Do what a user does in a first hour, in terminals of 80 and of 120 columns, and keep what they show.
 
-    python docs/first_hour.py            # writes docs/first_hour.md
-    python docs/first_hour.py --check    # writes nothing
+    python docs/first_hour.py    # writes docs/first_hour.md
 
 Each command runs in a terminal of its own, in a folder that stands for the user's home, in a fresh environment with a
 wheel of this repository. It fails where a command ends otherwise than expected, and where anything, a bar included, is
 wider than the terminal. What the wheel requires is linked into the environment from that of this Python.
 """
 
-import argparse
 import fcntl
 import os
 import platform
@@ -280,10 +278,7 @@ def sections(home: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page, or only find out whether it could be."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    args = parser.parse_args()
+    """Write the page."""
     with tempfile.TemporaryDirectory() as home:
         clone(Path(home) / "theanompi")
         page = "\n\n".join(
@@ -294,8 +289,7 @@ def main() -> None:
                 *sections(Path(home)),
             ]
         )
-    if not args.check:
-        PAGE.write_text(f"{page}\n", encoding="utf-8")
+    PAGE.write_text(f"{page}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
