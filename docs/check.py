@@ -113,7 +113,7 @@ def execute(words: list[str], folder: Path, shown: str = "") -> None:
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )
@@ -190,7 +190,8 @@ def one_arm(block: Block, folder: Path) -> None:
     assert (arm["optimizer"]["name"], arm["optimizer"]["beta2"], arm["model"]["width"]) == ("adam", 0.98, 6)
     path = folder / "adam.toml"
     path.write_text(
-        f'scale = "own"\nseeds = 1\nworkers = [1]\n[settings]\nmodelfile = "net"\nmodelclass = "Net"\n{block.text}'
+        f'scale = "own"\nseeds = 1\nworkers = [1]\n[settings]\nmodelfile = "net"\nmodelclass = "Net"\n{block.text}',
+        "utf-8",
     )
     (experiment,) = read_experiment(path).arms.values()
     assert experiment.settings["settings"] == {"optimizer.beta2": 0.98, "model.width": 6}
@@ -286,7 +287,7 @@ def main() -> None:
             for block, check in zip(found, checks, strict=True):
                 try:
                     check(block, Path(folder))
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise SystemExit(f"{name}, line {block.line}: {error!r}:\n{block.text}") from error
                 number += 1
     print(f"{number} blocks of {len(BLOCKS)} pages")

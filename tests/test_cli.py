@@ -13,7 +13,6 @@ import pytest
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import BSP, __version__, cli
-from theanompi.__main__ import main as program
 from theanompi.config import EXCHANGES, RunConfig, run_folder
 from theanompi.config.plugins import import_module
 from theanompi.launch.ends import Account
@@ -291,6 +290,21 @@ def test_the_last_line_of_a_run_that_failed_is_of_at_most_300_characters(
     assert max(map(len, capsys.readouterr().err.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(("flags", "said"), [([], True), (["--resume"], False)])
+def test_nothing_is_lost_with_a_resume_that_is_refused(folder, monkeypatch, capsys, flags, said):
+    class Refused:
+        def __init__(self, config, **how):
+            self.account, self.ended_by = Account(print), None
+            self.account.ranks = [("node0", 1)]
+
+        def wait(self):
+            return 1
+
+    monkeypatch.setattr("theanompi.launch.session.Job", Refused)
+    assert cli.main(["-cfg", "bsp.cfg", *flags]) == 1
+    assert ("; nothing is saved" in capsys.readouterr().err) == said
+
+
 def test_ctrl_c_ends_all_ranks(folder):
     process = subprocess.Popen(
         tmlauncher("-cfg", "bsp.cfg", "--out", "sleep"), stderr=subprocess.PIPE, text=True
@@ -313,12 +327,14 @@ def test_the_version_is_told_also_by_the_package_as_a_program(monkeypatch, capsy
 
 def test_ctrl_c_before_anything_is_imported_is_a_line(monkeypatch, capsys):
     class Pressed:
-        def find_spec(self, *_):
-            raise KeyboardInterrupt
+        def find_spec(self, name, *_):
+            if name == "theanompi.cli":
+                raise KeyboardInterrupt
 
     monkeypatch.delitem(sys.modules, "theanompi.cli")
-    monkeypatch.setattr(sys, "meta_path", [Pressed()])
-    assert program() == 128 + signal.SIGINT
+    monkeypatch.setattr(sys, "meta_path", [Pressed(), *sys.meta_path])
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
+        runpy.run_module("theanompi", run_name="__main__")
     assert capsys.readouterr().err == "tmlauncher: stopped by SIGINT\n"
 
 

@@ -104,7 +104,7 @@ def test_runs_are_compared_by_the_metric_that_their_model_names(folder, capsys):
     out, err = capsys.readouterr()
     values = [r["mae"] for r in read_log("e/mine/2-workers/seed-1/log.jsonl") if r["kind"] == "val"]
     assert re.search(rf"mine, 2 workers, seed 1: mae {sorted(values)[1]:g}, \d+ s", err)
-    assert "validation mae, median of the last 5 epochs" in out and "error" not in out
+    assert "validation mae, median of 3 epochs" in out and "error" not in out
     # The runs are known again, whatever stands in their config.json beside the settings.
     assert run("--out", "e") == 0
     assert "4 runs, 4 of them done" in capsys.readouterr().err
@@ -514,7 +514,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing(folder):
 
 
 def test_ctrl_c_after_the_runs(folder, monkeypatch, capsys):
-    def interrupted(out):
+    def interrupted(out, *, columns):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "report", interrupted)

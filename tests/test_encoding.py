@@ -121,7 +121,7 @@ TMLAUNCHER = "from theanompi.cli import main; raise SystemExit(main())"
 def test_the_launcher_and_its_ranks_print_the_plan(env: dict[str, str]) -> None:
     words = ["-file", "models.resnet_cifar", "-class", "ResNetCifar", "-s", "1", "--plan"]
     lines = printed(["-c", TMLAUNCHER, *words], env)
-    assert rb"\u2013" in lines and b"BSP: 1 ranks ended well" in lines
+    assert rb"\u2013" in lines and b"BSP: 1 rank ended well" in lines
 
 
 def test_a_training_script_prints_the_plan() -> None:

@@ -1,10 +1,13 @@
 """The recorder: what its log says, to whom the time is charged, what it shows, and whose files it touches."""
 
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,6 +23,7 @@ from theanompi.config.files import CannotWrite
 from theanompi.record import recorder as module
 from theanompi.record.log import read_log
 from theanompi.record.recorder import Recorder
+from theanompi.record.terminal import terminal_columns
 from theanompi.record.timeline import Span
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -1021,9 +1025,19 @@ def test_a_terminal_gets_a_bar_through_mpirun_too(launcher: Callable[[], list[st
         [*launcher(), sys.executable, "-c", f"from mpi4py.MPI import COMM_WORLD as comm\n{SHOW}"]
     )
     assert "\repoch 1 " in shown
-    assert "4/4 [" in shown
+    assert "4/4 [" in shown and "0/4 [" not in shown
     assert "loss 2, error 12.50 %, η 0.1" in shown
     assert shown.count("validation loss 0.5, error 10.00 %") == 1
+
+
+def test_standard_output_has_a_width_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 99, 0, 0))
+    with open(side, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        assert terminal_columns(output=True) == 99
+    os.close(ours)
+    assert terminal_columns(output=True) is None
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
