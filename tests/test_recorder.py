@@ -334,7 +334,7 @@ class Bar:
     shown: str
 
     def __init__(self, **settings: Any) -> None:
-        pass
+        self.columns = settings["ncols"]
 
     def set_description_str(self, text: str, refresh: bool) -> None:
         self.shown = text
@@ -366,7 +366,7 @@ def test_beside_the_bar_are_the_first_metrics_that_fit(
     go(recorder, clock, 3, **dict.fromkeys(metrics, (3.0, 10.0)))
     shown = recorder._bar.shown
     assert shown.endswith(f"left, 1.25 items/s, {expected}, η 0.1]")
-    assert len(shown) <= columns - len("^C")
+    assert len(shown) <= recorder._bar.columns == columns - len("^C")
 
 
 def test_without_a_clock_there_is_no_rate(tmp_path: Path) -> None:
