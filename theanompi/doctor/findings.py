@@ -506,7 +506,7 @@ def dataset(facts: Facts, config: RunConfig) -> Iterator[Finding]:
         yield ok(
             "reading",
             f"{facts['items_per_s']:,.0f} {facts.get('noun', 'images')}/s, {facts['bytes_per_s'] / 1e6:,.1f} MB/s, "
-            f"by {n} loader process{'es' * (n > 1)}, batches of {config.batch_size}; {state}",
+            f"by {counted(n, 'loader process', 'loader processes')}, batches of {config.batch_size}; {state}",
         )
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from mpi4py import MPI
 
+from theanompi.config import counted
 from theanompi.exchange import Exchanger
 from theanompi.exchange.base import Bucket, Buffer
 from theanompi.exchange.centre import LEAST
@@ -83,7 +84,7 @@ class SimulatedCentre:
         self._seconds = world.clock.exchange_s * total / weights / self.n_parts
         self.number, self._held, self._reached = -1, set[int](), -1
         self.spans: list[Span] = []
-        self.description = f"in one process, in {self.n_parts} part(s)"
+        self.description = f"in one process, in {counted(self.n_parts, 'part')}"
 
     @contextmanager
     def part(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
