@@ -400,6 +400,9 @@ def write_synthetic(path: Path, size: int, images: int) -> None:
     )
 
 
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+
+
 def environment() -> dict[str, Any]:
     """Hardware, versions, commit and date, for the head of a result file."""
     packages = ("torch", "pytensor", "numpy", "mpi4py", "mpich", "openmpi", "impi-rt")
@@ -411,6 +414,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: installed[name] for name in packages if name in installed},
         "cpu": _field("/proc/cpuinfo", "model name"),
+        # What keeps torch from instructions that the processor has.
+        "limited_to": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "cores": cores(),
         "memory_mib": int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) // 1024,
         "gpus": (

@@ -140,7 +140,7 @@ def test_a_data_set_of_a_former_version_is_read(
     assert command.main(["info", str(kept / name)]) == 0
     info = capsys.readouterr().out
     rows = {" ".join(row.split()) for row in info.splitlines()}
-    assert rows >= {"name colours", "classes 3: blue, green, red", "left out 1 files"}, info
+    assert rows >= {"name colours", "classes 3: blue, green, red", "left out 1 file"}, info
     assert "train/red/no picture.jpg: not an image" in rows
     assert command.main(["verify", str(kept / name)]) == 0
     with open_dataset(kept / name) as data:
@@ -161,13 +161,21 @@ def test_a_data_set_of_a_former_version_is_read(
                     assert pixels.shape == drawn.shape and np.abs(pixels - drawn).mean() < 10
 
 
+def report_of(folder: Path) -> dict[str, str]:
+    """A report's texts; former ones spoke of five epochs where a run had fewer."""
+    texts = {name: (folder / name).read_text("utf-8") for name in REPORT}
+    return {
+        name: text.replace("median of the last five epochs", "median of 2 epochs")
+        for name, text in texts.items()
+    }
+
+
 def test_a_finished_experiment_of_a_former_version_reports_the_same(kept: Path, tmp_path: Path) -> None:
     out = shutil.copytree(kept / "experiment", tmp_path / "experiment")
     for name in REPORT:
         (out / name).unlink()
     assert cli.main(["report", str(out)]) == 0
-    for name in REPORT:
-        assert (out / name).read_text() == (kept / "experiment" / name).read_text()
+    assert report_of(out) == report_of(kept / "experiment")
     assert (out / "curves.png").exists()
 
 
@@ -175,10 +183,13 @@ def test_a_finished_experiment_of_a_former_version_is_not_run_again(
     kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(kept / "experiment", tmp_path / "experiment")
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name not in REPORT
+    }
     assert cli.main(["compare", str(kept / "experiment.toml"), "--out", str(out)]) == 0
     assert "6 runs, 6 of them done" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
+    assert report_of(out) == report_of(kept / "experiment")
 
 
 def test_what_is_kept_is_small(kept: Path) -> None:

@@ -470,6 +470,7 @@ class RunConfig:
         SWITCH,
         "folder and log",
         "draw curves.png; tmlauncher plot does it later as well",
+        later=True,
     )
     timeline: int | None = _option(
         "aside",
