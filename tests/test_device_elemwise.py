@@ -66,6 +66,21 @@ def test_large_expressions_do_run_in_chunks(threads: int, monkeypatch: pytest.Mo
     assert seen == [threads * CHUNK, threads * CHUNK, 1]
 
 
+@pytest.mark.parametrize("share", [1e-4, -0.3, 0.9])
+def test_moving_towards_other_values_is_one_instruction_with_their_values(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    lerp = torch.lerp
+    monkeypatch.setattr(torch, "lerp", lambda a, b, s, out: seen.append(s) or lerp(a, b, s, out=out))
+    av, bv = vectors(2 * CHUNK + 1, 2)
+    bv[:3] = np.inf, -np.inf, np.nan
+    a, b, s = device.shared(av), device.shared(bv), device.shared(np.float32(share))
+    pytensor.function([], [], updates=[(a, a + s * (b - a))], mode=MODE)()
+    assert_close(a.get_value(), av + np.float32(share) * (bv - av))
+    assert bool(seen) == (share < 0.5)
+
+
 @pytest.mark.parametrize("size", [100, 2 * CHUNK + 1])
 def test_several_outputs_that_overwrite_their_inputs(size: int) -> None:
     """Momentum as one fused node: v and w are read by both expressions, and both are written in place."""

@@ -103,6 +103,13 @@ def is_uniform(variable: Variable) -> bool:
     return all(length == 1 for length in variable.type.shape)
 
 
+def _blend(a: torch.Tensor, b: torch.Tensor, s: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """A + s·(b - a); torch's own function has other values for a larger s, where b is infinite."""
+    if -0.5 < s < 0.5:
+        return torch.lerp(a, b, s, out=out)
+    return torch.add(a, b - a, alpha=s, out=out)
+
+
 class _Expression:
     """The torch instructions of a fused expression, one line each, as a function of its operands.
 
@@ -140,6 +147,7 @@ class _Expression:
                 self.uniform.update(inner.outputs)
         self.last_use |= dict.fromkeys(self.outputs, len(self.nodes))
         self.scaled = self._find_scaled()
+        self.blended = self._find_blended()
         self.often_one = self._find_often_one()
 
     def _find_scaled(self) -> dict[Variable, tuple[Variable, str]]:
@@ -168,6 +176,26 @@ class _Expression:
                     self.last_use[rest[0]] = max(self.last_use[rest[0]], position)
                     break
         return scaled
+
+    def _find_blended(self) -> dict[Variable, Variable]:
+        """Differences c - a of which nothing but a + s·(c - a) is made: c. It is one instruction without a temporary."""
+        blended: dict[Variable, Variable] = {}
+        for position, inner in enumerate(self.nodes):
+            product = next((v for v in inner.inputs if v in self.scaled), None)
+            if product is None or type(inner.op) is not ps.Add:
+                continue
+            difference = self.scaled[product][0]
+            other = next(v for v in inner.inputs if v is not product)
+            made = next((n for n in self.nodes if n.outputs[0] is difference), None)
+            readers = sum(n.inputs.count(difference) for n in self.nodes) + self.outputs.count(difference)
+            if made is None or type(made.op) is not ps.Sub or readers != 1:
+                continue
+            new, old = made.inputs
+            if old is other and new not in self.uniform and not isinstance(new, Constant):
+                if {v.type.dtype for v in (new, old)} == {"float32"}:
+                    blended[difference] = new
+                    self.last_use[new] = max(self.last_use[new], position)
+        return blended
 
     def _find_often_one(self) -> dict[Variable, tuple[Variable, str]]:
         """Other products n·b of an input b and one n that holds one element: where n is 1, they are b itself."""
@@ -315,8 +343,11 @@ class _Expression:
         """The right-hand side of a ± s·b."""
         rest, factor = self.scaled[product]
         other = next(v for v in inner.inputs if v is not product)
-        function = self.bind(torch.add if type(inner.op) is ps.Add else torch.sub, "f")
         out = f", out={into}" if into else ""
+        if rest in self.blended:
+            operands = f"{self.operand(other)}, {self.operand(self.blended[rest])}, {factor}{out}"
+            return f"{self.bind(_blend, 'f')}({operands})"
+        function = self.bind(torch.add if type(inner.op) is ps.Add else torch.sub, "f")
         return f"{function}({self.operand(other)}, {self.names[rest]}, alpha={factor}{out})"
 
     def compile(self) -> Callable[..., tuple[torch.Tensor, ...]]:
@@ -324,7 +355,7 @@ class _Expression:
         lines = []
         for position, inner in enumerate(self.nodes):
             result = inner.outputs[0]
-            if result in self.scaled:
+            if result in self.scaled or result in self.blended:
                 continue
             into = self._destination(inner, position)
             product = next((v for v in inner.inputs if v in self.scaled), None)
