@@ -178,7 +178,7 @@ class _Expression:
         return scaled
 
     def _find_blended(self) -> dict[Variable, Variable]:
-        """Differences c - a of which nothing but a + s·(c - a) is made: c. It is one instruction without a temporary."""
+        """Differences c - a of which nothing but a + s·(c - a) is made: c. That is one instruction."""
         blended: dict[Variable, Variable] = {}
         for position, inner in enumerate(self.nodes):
             product = next((v for v in inner.inputs if v in self.scaled), None)
