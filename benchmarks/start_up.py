@@ -45,7 +45,7 @@ def remembered(model, *arguments, **named):
     models.append(model)
     return compile_iter_fns(model, *arguments, **named)
 Model.compile_iter_fns = remembered
-settings = {"exchange": "overlap", "device": "cpu", "precision": "float32", **json.loads(sys.argv[1])}
+settings = {"exchange": "overlap", "device": "cpu", "precision": "float32", "ema": 0.0, **json.loads(sys.argv[1])}
 step = ours.build_step(argparse.Namespace(**settings))
 built, before = time.process_time(), compiling
 step()
