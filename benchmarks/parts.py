@@ -51,8 +51,7 @@ NORMALISED = [
     (8, 1024, 14),
     (8, 2048, 7),
 ]
-# output pixels, channels out, channels in times kernel
-# The same for those of ResNet-50 at 224 pixels in minibatches of 8, and some at 64 pixels in minibatches of 16.
+# As in `CONVOLUTIONS`: those of ResNet-50 at 224 pixels in minibatches of 8, and some at 64 pixels in minibatches of 16.
 LAYERS = [
     (8, 64, 64, 1, 1, 56),
     (8, 64, 256, 1, 1, 56),
@@ -70,6 +69,7 @@ LAYERS = [
     (16, 256, 256, 3, 1, 4),
     (16, 512, 512, 3, 1, 2),
 ]
+# output pixels, channels out, channels in times kernel
 PRODUCTS = [(16, 512, 4608), (64, 2048, 1024), (256, 256, 2304)]
 PARAMETERS = 25_557_032
 

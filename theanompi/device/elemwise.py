@@ -104,7 +104,7 @@ def is_uniform(variable: Variable) -> bool:
 
 
 def _blend(a: torch.Tensor, b: torch.Tensor, s: float, out: torch.Tensor | None = None) -> torch.Tensor:
-    """A + s·(b - a); torch's own function has other values for a larger s, where b is infinite."""
+    """Give a + s·(b - a); torch's own function has other values for a larger s, where b is infinite."""
     if -0.5 < s < 0.5:
         return torch.lerp(a, b, s, out=out)
     return torch.add(a, b - a, alpha=s, out=out)
