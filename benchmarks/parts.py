@@ -51,7 +51,7 @@ NORMALISED = [
     (8, 1024, 14),
     (8, 2048, 7),
 ]
-# As in `CONVOLUTIONS`: those of ResNet-50 at 224 pixels in minibatches of 8, and some at 64 pixels in minibatches of 16.
+# As in `CONVOLUTIONS`: those of ResNet-50 at 224 pixels, n = 8, and some at 64 pixels, n = 16.
 LAYERS = [
     (8, 64, 64, 1, 1, 56),
     (8, 64, 256, 1, 1, 56),
