@@ -1,7 +1,11 @@
 """Shared variables on the device, flat buffers, and the names of devices."""
 
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytensor
@@ -170,3 +174,30 @@ def test_on_a_gpu_algorithms_are_the_fastest_or_those_of_equal_bits(gpu, determi
 def test_the_cpu_leaves_the_algorithms_of_gpus_alone(gpu):
     device.use("cpu", deterministic=True)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+_BACKING = """
+import sys, torch
+from theanompi import device
+device.use("cpu")
+for _ in range(2):
+    tensor = torch.ones(64 << 18)
+    del tensor
+for line in open("/proc/self/smaps_rollup"):
+    name, *words = line.split()
+    if name in ("Rss:", "AnonHugePages:"):
+        print(int(words[0]) // 1024)
+"""
+
+
+def test_the_cpu_keeps_freed_memory_in_huge_pages() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text(encoding="ascii"):
+        pytest.skip("this system has no huge pages to give")
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc's heap is advised")
+    done = subprocess.run(
+        [sys.executable, "-c", _BACKING], capture_output=True, encoding="utf-8", check=True, timeout=60
+    )
+    resident, huge = map(int, done.stdout.split())
+    assert 60 <= huge < resident

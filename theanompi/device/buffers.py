@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 
-from theanompi.device.ops.base import ALIGNMENT
 from theanompi.device.placement import current
 
 
@@ -38,13 +36,7 @@ class FlatBuffer:
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
         sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
         total = sum(sizes.values())
-        if current().type == "cpu":
-            # NumPy asks the system for huge pages, which passes over the buffer are faster in; torch does not.
-            room = torch.from_numpy(np.zeros(total + ALIGNMENT // 4, np.float32))
-            first = -room.data_ptr() % ALIGNMENT // 4
-            self.flat = room[first : first + total]
-        else:
-            self.flat = torch.zeros(total, dtype=torch.float32, device=current())
+        self.flat = torch.zeros(total, dtype=torch.float32, device=current())
         self.views: dict[str, torch.Tensor] = {}
         self.offsets: dict[str, tuple[int, int]] = {}
         start = 0

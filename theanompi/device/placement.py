@@ -1,6 +1,7 @@
 """Which device this process computes on: one process, one device."""
 
 import ctypes
+import mmap
 import os
 import sys
 
@@ -9,8 +10,12 @@ import torch
 _current = torch.device("cpu")
 
 
+_HUGE_PAGES = 3 << 29
+"""Bytes of the heap that are asked for in huge pages: less than the C library would give back when they are free."""
+
+
 def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the next step: the system would have to map it in again.
+    """Let the C library keep what is freed, for the next step, in huge pages.
 
     Every step allocates and frees the same tensors. By default large ones go back to the system at once, and
     the page faults of the next allocation cost more than many an operation that fills it.
@@ -23,6 +28,13 @@ def _keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 64 << 20)
+        # Addresses only: memory is taken when it is written to.
+        libc.malloc.restype = ctypes.c_void_p
+        if heap := libc.malloc(ctypes.c_size_t(_HUGE_PAGES)):
+            first = -(-heap // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = ctypes.c_size_t(_HUGE_PAGES - mmap.PAGESIZE)
+            libc.madvise(ctypes.c_void_p(first), size, mmap.MADV_HUGEPAGE)
+            libc.free(ctypes.c_void_p(heap))
 
 
 def _choose_algorithms(deterministic: bool) -> None:
