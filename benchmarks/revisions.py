@@ -36,7 +36,7 @@ from theanompi.experiments.statistics import interval
 LEAST = 0.99
 """The least share of the other's speed."""
 PARTS = ["step", "run", "loading", "packing"]
-PHOTOGRAPHS, PACKINGS, RAW_SIZE, RUNS = 200, 24, 256, 16
+PHOTOGRAPHS, PACKINGS, RAW_SIZE = 200, 24, 256
 SMALL_RUN = "-file models.resnet_cifar -class ResNetCifar --data digits --device cpu".split()
 SMALL_RUN_EPOCHS = 4
 
@@ -176,10 +176,10 @@ def in_turn(other: Path, number: int) -> list[tuple[str, Path]]:
     return [("this", common.ROOT), ("other", other)][:: 1 if number % 2 == 0 else -1]
 
 
-def run(other: Path, ranks: int) -> dict[str, Any]:
+def run(args: argparse.Namespace, other: Path, ranks: int) -> dict[str, Any]:
     """Runs by both in turn, each with processes of its own, and what they say."""
     ratios = []
-    for number in range(RUNS):
+    for number in range(args.runs):
         rates = {}
         for name, root in in_turn(other, number):
             with tempfile.TemporaryDirectory() as folder:
@@ -252,14 +252,16 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--exchange", default="overlap", help="the strategy (default: overlap)")
     parser.add_argument("--starts", type=int, default=6, help="of both, at least 2 (default: 6)")
+    parser.add_argument("--runs", type=int, default=16, help="by both, at least 2 (default: 16)")
     parser.add_argument("--rounds", type=int, default=8, help="bursts of each in a start (default: 8)")
     parser.add_argument("--burst-seconds", type=float, default=1.5, help="about how long (default: 1.5)")
     parser.add_argument("--batch-size", type=int, help="images per rank (default: 16; from 224 pixels, 8)")
     parser.add_argument("--threads", type=int, default=2, help="in all, shared by the ranks (default: 2)")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "revisions.json")
     args = parser.parse_args()
-    if args.starts < 2:
-        parser.error(f"--starts: expected at least 2, for an interval, got {args.starts}")
+    for flag, number in (("--starts", args.starts), ("--runs", args.runs)):
+        if number < 2:
+            parser.error(f"{flag}: expected at least 2, for an interval, got {number}")
     commit = git("rev-parse", "--verify", f"{args.revision}^{{commit}}")
     result: dict[str, Any] = {
         "benchmark": "revisions",
@@ -273,7 +275,7 @@ def main() -> None:
         if "step" in args.parts:
             cells += [cell(args, other, ranks, size) for ranks in args.ranks for size in args.sizes]
         if "run" in args.parts:
-            cells += [run(other, ranks) for ranks in args.ranks]
+            cells += [run(args, other, ranks) for ranks in args.ranks]
         with tempfile.TemporaryDirectory() as folder:
             materials = Materials(Path(folder), PHOTOGRAPHS)
             if "loading" in args.parts:
