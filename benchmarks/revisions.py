@@ -11,8 +11,8 @@ packing     `data_child.py`: tmpack of a folder of photographs, to both
 In a start both are started, and run in turn, in short bursts, the order reversed every round; its ratio is the median
 over its rounds, of this checkout's rate to the other's. Where memory happens to lie makes one process faster than
 another of the same code, so what counts are the starts: the mean of their ratios with a 95 % interval (Student's t).
-Each packing is a start, and each run. The result is a JSON file under benchmarks/results/; the exit status is 1 if this
-checkout is slower.
+Each packing is a start, and each run; runs of one rank are made at once, where there are two cores. The result is a
+JSON file under benchmarks/results/; the exit status is 1 if this checkout is slower.
 """
 
 import argparse
@@ -177,31 +177,45 @@ def in_turn(other: Path, number: int) -> list[tuple[str, Path]]:
 
 
 def run(args: argparse.Namespace, other: Path, ranks: int) -> dict[str, Any]:
-    """Runs by both in turn, each with processes of its own, and what they say."""
+    """Runs by both, each with processes of its own, and what they say.
+
+    With a core for each rank of both they run at once, so that what disturbs the machine meets both; else in turn.
+    """
+    at_once = 2 * ranks <= args.threads
     ratios = []
     for number in range(args.runs):
-        rates = {}
-        for name, root in in_turn(other, number):
-            with tempfile.TemporaryDirectory() as folder:
+        with contextlib.ExitStack() as stack:
+            folders: dict[str, Path] = {}
+            started: dict[str, subprocess.Popen[bytes]] = {}
+            for name, root in in_turn(other, number):
+                folders[name] = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 flags = [*SMALL_RUN, "--size", str(ranks), "--epochs", str(SMALL_RUN_EPOCHS)]
-                done = subprocess.run(
-                    [sys.executable, "-m", "theanompi", *flags, "--out", str(Path(folder, "run"))],
-                    cwd=folder,
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "theanompi", *flags, "--out", str(folders[name] / "run")],
+                    cwd=folders[name],
                     env=common.child_environment(1, root),
-                    capture_output=True,
-                    encoding="utf-8",
+                    stdout=subprocess.DEVNULL,
+                    stderr=stack.enter_context((folders[name] / "errors").open("w")),
                 )
-                if done.returncode:
-                    raise SystemExit(done.stderr)
-                lines = Path(folder, "run", "log.jsonl").read_text(encoding="utf-8").splitlines()
-            epochs = [record for record in map(json.loads, lines) if record["kind"] == "train"][1:]
-            # The log of former versions calls all items images.
-            items = sum(e.get("items", e.get("images")) for e in epochs)
-            rates[name] = items / sum(e["wall_s"] for e in epochs)
+                started[name] = stack.enter_context(process)
+                if not at_once:
+                    process.wait()
+            for name, process in started.items():
+                if process.wait():
+                    raise SystemExit((folders[name] / "errors").read_text(encoding="utf-8"))
+            rates = {name: rate(folder / "run" / "log.jsonl") for name, folder in folders.items()}
         ratios.append(rates["this"] / rates["other"])
     found = verdict(ratios)
     show(f"run, ranks {ranks}", found)
-    return {"part": "run", "ranks": ranks, **found}
+    return {"part": "run", "ranks": ranks, "at_once": at_once, **found}
+
+
+def rate(log: Path) -> float:
+    """Items per second after the first epoch, as a run's log has them."""
+    records = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    epochs = [record for record in records if record["kind"] == "train" and record["epoch"] > 0]
+    # The log of former versions calls all items images.
+    return float(sum(e.get("items", e.get("images")) for e in epochs) / sum(e["wall_s"] for e in epochs))
 
 
 def loading(args: argparse.Namespace, other: Path, materials: Materials, store: str) -> dict[str, Any]:
