@@ -275,7 +275,7 @@ def test_casts_within_an_expression(size: int) -> None:
 
 def test_large_strided_tensors_as_small_ones() -> None:
     rng = np.random.default_rng(0)
-    xv = rng.normal(size=(2, 64, 50, 50)).astype("float32")
+    xv = rng.normal(size=(2, 64, 70, 70)).astype("float32")
     x = device.shared(xv, "x")
     assert not x.tensor.is_contiguous() and x.tensor.numel() > 2 * CHUNK
     pytensor.function([], [], updates=[(x, pt.tanh(x) - 0.5 * x)], mode=MODE)()

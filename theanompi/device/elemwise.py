@@ -23,11 +23,11 @@ from theanompi.device.generated import define
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import is_native, scalar_function, torch_dtype
 
-CHUNK = 1 << 17
-"""Elements in a chunk for each thread: 512 KiB of float32.
+CHUNK = 1 << 18
+"""Elements in a chunk for each thread: 1 MiB of float32.
 
-The five operands of an update then fit a core's L2 and its share of the L3, and torch's calls, which each take
-about 1.5 µs besides, are few enough.
+The five operands of an update then fit a core's share of the L3, and torch's calls, which each take about 1.5 µs
+besides, are few enough.
 """
 
 _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
