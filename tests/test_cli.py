@@ -105,6 +105,27 @@ def test_the_help_fits_the_terminal(columns, doctor, monkeypatch):
     assert columns - 12 < max(widths) <= columns
 
 
+def helped(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_help_has_a_line_for_each_command_and_each_has_a_help(capsys):
+    assert cli.main([]) == 0
+    above, _, table = capsys.readouterr().out.partition("commands, each with a --help of its own:\n")
+    assert above.startswith(
+        "usage: tmlauncher [flags]\n       tmlauncher COMMAND ...\n\nStart a training run,"
+    )
+    names = [line.split()[0] for line in table.partition("\n\n")[0].splitlines() if line[2] != " "]
+    assert names == ["doctor", "plot", "evaluate", "predict", "export", "compare", "report", "models"]
+    for name in names:
+        text = helped(name, capsys)
+        assert text.startswith(f"usage: tmlauncher {name} ")
+        assert max(map(len, text.splitlines())) <= 80
+
+
 HOSTS = ("a:auto", "a:auto", "b:auto")
 
 
@@ -215,6 +236,15 @@ def test_flags_override_the_file(folder, started):
         ("-cfg bsp.cfg --learning-rate=0.1", "--learning-rate: unknown; did you mean '--base-lr'?"),
         ("-cfg bsp.cfg --wieght-decay 0", "--wieght-decay: unknown; did you mean '--weight-decay'?"),
         ("-cfg bsp.cfg epochs 3", "expected flags only, got 'epochs'"),
+        (
+            "evalute runs/mine",
+            "expected flags or one of doctor, plot, evaluate, predict, export, compare, report, models, got 'evalute'; "
+            "did you mean 'evaluate'?",
+        ),
+        (
+            "bsp.cfg",
+            "expected flags or one of doctor, plot, evaluate, predict, export, compare, report, models, got",
+        ),
         (
             "-cfg bsp.cfg -file /no/such/mymodel",
             "modelfile: expected a Python file, got '/no/such/mymodel.py', ",

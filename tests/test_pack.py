@@ -610,6 +610,12 @@ def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             ["folder", "a", "b", "--outptu", "c"],
             "tmpack folder: error: --outptu: unknown; did you mean '--output'?",
         ),
+        (
+            ["foldr", "a", "b", "--output", "c"],
+            "tmpack: error: expected one of folder, ilsvrc, cifar10, cifar100, mnist, arrays, glyphs, synthetic, text, "
+            "imdb, info, verify, got 'foldr'; did you mean 'folder'?\n",
+        ),
+        (["--hlep"], "tmpack: error: --hlep: unknown; did you mean '--help'?\n"),
         (["synthetic", "-o", "b"], "the following arguments are required: --classes, --train, --val, --size"),
     ],
 )
@@ -618,6 +624,31 @@ def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture
         main(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_each_help_fits_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    def helped(*words: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, "--help"])
+        assert stopped.value.code == 0
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= columns
+        return text
+
+    top = helped()
+    assert "  synthetic  generate images that can be learnt\n" in top
+    table = top.partition("commands, each with a --help of its own:\n")[2].partition("\n\n")[0]
+    names = [line.split()[0] for line in table.splitlines() if line[2] != " "]
+    assert len(names) == 12
+    for name in names:
+        assert helped(name).startswith(f"usage: tmpack {name} ")
+    # What is one name is not broken at its hyphen.
+    assert "emnist-letters" in helped("mnist")
 
 
 def test_other_unfinished_work_is_refused(photographs: Path, tmp_path: Path) -> None:

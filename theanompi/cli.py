@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ from theanompi.config import (
 )
 from theanompi.config.cfgfile import read_cfg
 from theanompi.config.files import check_new, reason
+from theanompi.config.flags import Help, commands, no_command
 from theanompi.doctor.examination import examine
 from theanompi.experiments.file import SHIPPED, read_experiment
 from theanompi.experiments.presets import SCALES
@@ -53,17 +55,11 @@ class Parser(OneLineParser):
     """
 
     def __init__(self, prog: str | None, description: str | None):
-        def layout(prog: str) -> argparse.HelpFormatter:
-            return argparse.HelpFormatter(
-                prog, max_help_position=30, width=min(text_columns() or 80, 112) - 2
-            )
-
         super().__init__(
             prog,
             usage="%(prog)s [flags]",
             description=description,
-            formatter_class=layout,
-            allow_abbrev=False,
+            formatter_class=lambda prog: Help(prog, text_columns() or 80),
         )
 
     def error(self, message: str) -> NoReturn:
@@ -131,16 +127,21 @@ def _launcher(doctor: bool = False) -> Parser:
     else:
         parser = Parser(
             "tmlauncher",
-            "Start a training run, one process per device, from a cfg file, flags, or both. "
-            "'tmlauncher doctor [flags]' finds out beforehand whether it will work; "
-            "'tmlauncher compare EXPERIMENT.toml' runs recipes side by side; "
-            "'tmlauncher report DIR' reports on that again; "
-            "'tmlauncher evaluate RUN' validates what a run has saved; "
-            "'tmlauncher predict RUN FOLDER -o FILE.csv' says what images show; "
-            "'tmlauncher plot RUN ...' draws the curves of one run or several; "
-            "'tmlauncher export RUN -o FILE' writes a run's weights as other programs read them; "
-            "'tmlauncher models' lists the networks that are there.",
+            "Start a training run, one process per device, from a cfg file, flags, or both."
+            + commands(
+                {
+                    "doctor [flags]": "find out beforehand whether a run will work",
+                    "plot RUN ...": "draw the curves of one run or several",
+                    "evaluate RUN": "validate what a run has saved",
+                    "predict RUN FOLDER -o FILE.csv": "say what images show",
+                    "export RUN -o FILE": "write a run's weights as other programs read them",
+                    "compare EXPERIMENT.toml": "run recipes side by side",
+                    "report DIR": "report on that again",
+                    "models": "list the networks that are there",
+                }
+            ),
         )
+        parser.usage = "%(prog)s [flags]\n       %(prog)s COMMAND ..."
         parser.add_argument("--version", action="version", version=f"theanompi {__version__}")
     group = parser.add_argument_group("launcher")
     if doctor:
@@ -263,8 +264,8 @@ def _compare(argv: list[str], module: str) -> int:
         help="a TOML file with arms, worker counts, seeds and claims, or one of the package's own: "
         + ", ".join(sorted(SHIPPED)),
     )
-    parser.add_argument("--scale", metavar="NAME", help=f"{' or '.join(SCALES)} (default: the file's)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="as many seeds, from 0 (default: the file's)")
+    parser.add_argument("--scale", metavar="NAME", help=f"one of {', '.join(SCALES)} (default: the file's)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 on (default: the file's)")
     parser.add_argument(
         "--workers", type=int, nargs="+", metavar="K", help="worker counts of every arm (default: the file's)"
     )
@@ -272,14 +273,16 @@ def _compare(argv: list[str], module: str) -> int:
         "--simulate",
         type=int,
         metavar="R",
-        help="R ranks be the workers of each run, by accumulation; 0: as many ranks as workers "
+        help="ranks that are the workers of each run, by accumulation; 0: as many as workers "
         "(default: the scale's)",
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:N or auto (default: the scale's)")
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="runs at once (default: as many as cores allow; on GPUs 1)"
     )
-    parser.add_argument("--out", metavar="DIR", help="default: runs/compare/NAME-SCALE")
+    parser.add_argument(
+        "--out", metavar="DIR", help="the experiment's folder (default: runs/compare/NAME-SCALE)"
+    )
     parser.add_argument(
         "--reuse", nargs="+", default=(), metavar="DIR", help="copy runs with the same settings from there"
     )
@@ -524,26 +527,24 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
 
 
 def _main(argv: list[str], module: str) -> int:
-    if argv[:1] == ["doctor"]:
-        return _doctor(argv[1:])
-    if argv[:1] == ["compare"]:
-        return _compare(argv[1:], module)
-    if argv[:1] == ["report"]:
-        return _report(argv[1:])
-    if argv[:1] == ["export"]:
-        return _export(argv[1:])
-    if argv[:1] == ["evaluate"]:
-        return _evaluate(argv[1:])
-    if argv[:1] == ["predict"]:
-        return _predict(argv[1:])
-    if argv[:1] == ["plot"]:
-        return _plot(argv[1:])
-    if argv[:1] == ["models"]:
-        return _models(argv[1:])
+    known: dict[str, Callable[[list[str]], int]] = {
+        "doctor": _doctor,
+        "plot": _plot,
+        "evaluate": _evaluate,
+        "predict": _predict,
+        "export": _export,
+        "compare": partial(_compare, module=module),
+        "report": _report,
+        "models": _models,
+    }
     parser = _launcher()
     if not argv:
         parser.print_help()
         return 0
+    if argv[0] in known:
+        return known[argv[0]](argv[1:])
+    if not argv[0].startswith("-"):
+        parser.error(no_command(argv[0], known, "flags or "))
     args = parser.parse_args(argv)
     with parser.one_line():
         config = _settings(args)

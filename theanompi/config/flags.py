@@ -1,8 +1,10 @@
 """Settings as flags of a command line."""
 
 import argparse
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -11,8 +13,51 @@ from theanompi.config.kinds import AUTO, DEVICES, EPOCHS, OWN, RESUME, SETTINGS,
 from theanompi.config.run import FIELDS, RunConfig, over, read_field
 
 
+class Help(argparse.HelpFormatter):
+    """Lays out the help of a parser, which has paragraphs and tables: a line's name and meaning, with a tab between."""
+
+    def __init__(self, prog: str, columns: int | None = None):
+        columns = shutil.get_terminal_size().columns if columns is None else columns
+        super().__init__(prog, max_help_position=30, width=min(columns, 112) - 2)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        rows = [line.partition("\t") for line in text.split("\n")]
+        most = max(len(name) for name, tab, _ in rows if tab) if "\t" in text else 0
+        for name, tab, meaning in rows:
+            first = f"  {name:<{most}}  " if tab else ""
+            lines += textwrap.wrap(
+                meaning if tab else name,
+                width,
+                initial_indent=first,
+                subsequent_indent=" " * len(first),
+                break_on_hyphens=False,
+            ) or [""]
+        return "\n".join(lines)
+
+
+def commands(names: Mapping[str, str]) -> str:
+    """Write the table of a program's commands for its description.
+
+    >>> print(Help("prog", 80)._fill_text("Do it." + commands({"a FILE": "first", "b": "second"}), 60, ""))
+    Do it.
+    <BLANKLINE>
+    commands, each with a --help of its own:
+      a FILE  first
+      b       second
+    """
+    rows = "\n".join(f"{name}\t{meaning}" for name, meaning in names.items())
+    return f"\n\ncommands, each with a --help of its own:\n{rows}"
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **{"formatter_class": Help, "allow_abbrev": False, **options})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse ``--flag=--``, of which `argparse` makes an empty list, whatever the flag's type."""
@@ -27,6 +72,8 @@ class OneLineParser(argparse.ArgumentParser):
         args = sys.argv[1:] if args is None else list(args)
         if self._subparsers is None:
             self.refuse_unknown(args)
+        else:
+            self._refuse_unknown_command(args)
         found, rest = self.parse_known_args(args, namespace)
         for word in rest:
             if word.startswith("-"):
@@ -40,6 +87,14 @@ class OneLineParser(argparse.ArgumentParser):
         for word in takewhile(lambda word: word != "--", words):
             if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions:
                 self._refuse(word)
+
+    def _refuse_unknown_command(self, words: Sequence[str]) -> None:
+        """Refuse a command that there is not before anything is said of its flags."""
+        self.refuse_unknown([*takewhile(lambda word: word.startswith("-"), words)])
+        known = next(action.choices for action in self._actions if action.nargs == argparse.PARSER)
+        word = next((word for word in words if not word.startswith("-")), None)
+        if known is not None and word is not None and word not in known:
+            self.error(no_command(word, known))
 
     def _refuse(self, word: str) -> NoReturn:
         flag = word.partition("=")[0]
@@ -67,6 +122,15 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{one_line(f'{self.prog}: error: {message}')}\n")
 
 
+def no_command(word: str, known: Iterable[str], what: str = "") -> str:
+    """Say that a word is no command of a program, with the one that is probably meant.
+
+    >>> no_command("evalute", ["doctor", "evaluate"], "flags or ")
+    "expected flags or one of doctor, evaluate, got 'evalute'; did you mean 'evaluate'?"
+    """
+    return f"expected {what}one of {', '.join(known)}, got {got(word)}{closest(word, known)}"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give `parser` a flag for each field that has one, in groups, and ``--plan``.
 
@@ -89,6 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text, default = item.metadata["help"], item.metadata["default"]
         if default is not None and default is not False and kind is not SETTINGS:
             shown = "yes" if default is True else default[0] if isinstance(default, tuple) else default
+            shown = f"{shown:g}" if isinstance(shown, float) else shown
             text += f" (default: {shown})"
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if kind is SWITCH:
@@ -96,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif kind is RESUME:
             options |= {"nargs": "?", "const": True, "metavar": AUTO}
         else:
-            options["metavar"] = _metavar(kind)
+            options["metavar"] = _METAVARS.get(name) or _metavar(kind)
         if kind is SETTINGS:
             options["action"] = "append"
         groups[title].add_argument(*flags, **options)
@@ -108,6 +173,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print nothing but what goes wrong; log and curves are the same",
     )
     groups["run"].add_argument("--plan", action="store_true", help="print the schedule as a table and exit")
+
+
+_METAVARS = {"data": "DATA", "init": "FILE", "out": "DIR"}
+"""By the name of a field, what its value is called where its kind does not say it."""
 
 
 def _metavar(kind: Kind) -> str:

@@ -210,7 +210,7 @@ class RunConfig:
         None,
         TEXT,
         "run",
-        "FILE[#PREFIX], weights to start from: a run's folder or checkpoint, npz, pickle, .pt or .safetensors "
+        "FILE[#PREFIX], weights to start from: a run's folder or checkpoint, .npz, pickle, .pt or .safetensors "
         "(default: at random)",
         later=True,
     )
@@ -286,7 +286,7 @@ class RunConfig:
         None,
         choice(tuple(RECIPES)),
         "recipe",
-        f"defaults from a paper, before those of the model's class: {', '.join(RECIPES)} (default: none)",
+        "defaults from a paper, before those of the model's class (default: none)",
         later=True,
     )
     optimizer: str = _model_option(

@@ -50,6 +50,8 @@ def text_columns() -> int | None:
 def folded(text: str, columns: int | None, indent: int = 2) -> str:
     """Break each line that is too long: after a comma, semicolon or colon, or at any space where that does not do.
 
+    A name in quotes stays with the value that a colon gives it, as JSON has it.
+
     Parameters
     ----------
     text : str
@@ -64,6 +66,9 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
     epoch 1: 120 images/s;
       training loss 2.1, error 80.00 %;
       validation loss 2.2
+    >>> print(folded('{"kind": "val", "loss": 0.5, "items": 360}', 32))
+    {"kind": "val", "loss": 0.5,
+      "items": 360}
     """
     if columns is None:
         return text
@@ -73,7 +78,7 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
             lines.append(line)
             continue
         # Blanks within a phrase, which `textwrap` shall not see.
-        phrases = re.sub(r"(?<![,;:]) ", "\0", line.strip())
+        phrases = re.sub(r'(?<![,;:]) |(?<=":) ', "\0", line.strip())
         first = line[: len(line) - len(line.lstrip())]
         for words in (phrases, line.strip()):
             parts = textwrap.wrap(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, OneLineParser, counted, escaped, got, shortened
 from theanompi.config.files import reason
+from theanompi.config.flags import commands
 from theanompi.data.pack.packing import Progress, WorkerDied, numbers_in_words, pack, say, size_in_words
 from theanompi.data.pack.records import pack_arrays, pack_text
 from theanompi.data.pictures.augment import POLICIES
@@ -228,12 +229,26 @@ class _Command(OneLineParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="tmpack", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
+    parser = OneLineParser(prog="tmpack", usage="%(prog)s COMMAND ...", epilog=EPILOG)
+    subs = parser.add_subparsers(
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+        prog="tmpack",
+        parser_class=_Command,
+        help=argparse.SUPPRESS,
+    )
+    names: dict[str, str] = {}
 
-    def command(name: str, text: str, *paths: tuple[str, str]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    def command(
+        name: str, text: str, *paths: tuple[str, str], usage: str | None = None
+    ) -> argparse.ArgumentParser:
+        names[name] = text
+        words = [path.upper() for path, _ in paths] + ["-o OUT.h5 [flags]"]
+        sub = subs.add_parser(
+            name,
+            usage=f"%(prog)s {' '.join(words) if usage is None else usage}",
+            description=f"{text[0].upper()}{text[1:]}.",
         )
         for path, meaning in paths:
             sub.add_argument(path, metavar=path.upper(), help=meaning)
@@ -250,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
             "ilsvrc",
             "pack ImageNet: its archives, without unpacking them on the disk, or Kaggle's folder",
             ("train_tar", "ILSVRC2012_img_train.tar; or the folder that holds Kaggle's ILSVRC and LOC_*.*"),
+            usage="TRAIN_TAR [VAL_TAR DEVKIT_TAR] -o OUT.h5 [flags]",
         ),
         command(
             "cifar10", "pack CIFAR-10", ("path", "its archive, python or binary version, or the folder in it")
@@ -270,7 +286,11 @@ def _parser() -> argparse.ArgumentParser:
             ),
         ),
         command("glyphs", "draw letters and digits, the task of the small experiments"),
-        command("synthetic", "generate images that can be learnt"),
+        command(
+            "synthetic",
+            "generate images that can be learnt",
+            usage="--classes N --train N --val N --size N -o OUT.h5 [flags]",
+        ),
     ]
     for option, number, meaning in (
         ("train", TRAIN_GLYPHS, "training images"),
@@ -305,7 +325,10 @@ def _parser() -> argparse.ArgumentParser:
             "--store", choices=STORES, default="jpeg", help="the files' own bytes, or pixels (default: jpeg)"
         )
         sub.add_argument(
-            "--size", type=_positive, help=f"for raw: pixels of the shorter side (default: {RAW_SIZE})"
+            "--size",
+            type=_positive,
+            metavar="N",
+            help=f"for raw: pixels of the shorter side (default: {RAW_SIZE})",
         )
         sub.add_argument("--skip-bad", action="store_true", help="leave out, and list, what shows no picture")
     for option, meaning in (
@@ -317,13 +340,19 @@ def _parser() -> argparse.ArgumentParser:
             f"--{option}", type=_positive, required=True, metavar="N", help=f"number of {meaning}"
         )
     packing[-1].add_argument(
-        "--size", type=_positive, required=True, metavar="S", help="height and width in pixels"
+        "--size", type=_positive, required=True, metavar="N", help="height and width in pixels"
     )
-    packing[-1].add_argument("--channels", type=_positive, default=3, metavar="N", help="(default: 3)")
+    packing[-1].add_argument(
+        "--channels", type=_positive, default=3, metavar="N", help="number of channels (default: 3)"
+    )
     packing[-1].add_argument(
         "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
     )
-    text = command("text", "pack texts in UTF-8 as tokens, for language models or with classes")
+    text = command(
+        "text",
+        "pack texts in UTF-8 as tokens, for language models or with classes",
+        usage="FILE ... -o OUT.h5 [flags]",
+    )
     text.add_argument(
         "files",
         metavar="FILE",
@@ -366,7 +395,7 @@ def _parser() -> argparse.ArgumentParser:
             "--val-share",
             type=_share,
             metavar="SHARE",
-            help="without a part for validation: take this share, the last one, for it, as 0.1",
+            help="without a part for validation: take this share, the last one, for it, such as 0.1",
         )
     for sub in (*packing, text, reviews):
         sub.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="the file to write")
@@ -379,8 +408,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--processes", type=_positive, metavar="N", help="worker processes (default: one for each core)"
         )
-    command("info", "print what a data set says of itself", ("file", "a data set"))
-    command("verify", "compare every image of a data set with its checksum", ("file", "a data set"))
+    command("info", "print what a data set says of itself", ("file", "a data set"), usage="FILE")
+    command(
+        "verify",
+        "compare everything in a data set with its checksums",
+        ("file", "a data set"),
+        usage="FILE",
+    )
+    parser.description = DESCRIPTION + commands(names)
     return parser
 
 
