@@ -11,8 +11,9 @@ from unittest import mock
 import pytest
 
 from tests.mpi import ROOT
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, RunConfig
 from theanompi.config.files import CannotWrite
+from theanompi.launch.check import data_by_source
 from theanompi.record import checkpoint
 from theanompi.record import folder as module
 from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
@@ -188,16 +189,76 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
     assert (tmp_path / "checkpoint.h5").read_text() == "mine"
 
 
-def test_a_folder_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.h5").write_text("mine")
+OWN = """
+from theanompi import Model
+
+
+class Plain(Model):
+    defaults = {"epochs": 2}
+
+
+class Small(Plain):
+    pass
+
+
+class Words(Model):
+    defaults = {"data": "reviews", "epochs": 2}
+
+
+class Computed(Model):
+    defaults = {**Words.defaults, "epochs": 3}
+
+
+class Late(Model):
+    pass
+
+
+class Contract:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "imported", "settings"),
+    [
+        ("run", False, {"out": "run"}),
+        ("runs/resnet50-digits", False, {}),
+        ("runs/resnet50-digits", False, {"data": "digits"}),
+        ("runs/lstm-reviews", False, {"modelfile": "models.lstm", "modelclass": "LSTM"}),
+        ("runs/own-digits", False, {"modelfile": "own", "modelclass": "Small"}),
+        ("runs/own-reviews", False, {"modelfile": "own", "modelclass": "Words"}),
+        ("runs/own-reviews", True, {"modelfile": "own", "modelclass": "Computed"}),
+        ("runs/own", True, {"modelfile": "own", "modelclass": "Contract"}),
+    ],
+)
+def test_a_folder_is_refused_before_torch_is_imported(
+    folder: str, imported: bool, settings: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "checkpoint.h5").write_text("mine")
+    (tmp_path / "own.py").write_text(OWN)
     program = (
         "import sys; from theanompi.config import RunConfig; from theanompi.worker import run\n"
-        "try:\n    run(RunConfig(out=sys.argv[1]), ('cpu',))\n"
+        f"try:\n    run(RunConfig(**{settings}), ('cpu',))\n"
         "except SystemExit:\n    print('torch' in sys.modules)"
     )
-    words = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
-    assert done.stdout == "False\n" and "got one with a run in it" in done.stderr
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=60, check=False
+    )
+    assert done.stdout == f"{imported}\n"
+    assert f"run folder {folder}: " in done.stderr and "got one with a run in it" in done.stderr
+
+
+@pytest.mark.parametrize("more", ["", 'Late.defaults = {"data": "reviews"}\n'])
+def test_defaults_that_are_set_from_outside_are_not_read_from_the_source(
+    more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(OWN + more)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = RunConfig(modelfile="own", modelclass="Late")
+    assert data_by_source(config) == (None if more else "digits")
 
 
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path, holder: subprocess.Popen[str]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from theanompi.config import RunConfig, from_environment, run_folder
 from theanompi.config.kinds import AUTO
 from theanompi.config.lineage import DATA
+from theanompi.launch.check import data_by_source
 from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
 from theanompi.launch.job import mpi_rank
 from theanompi.record.folder import CHECKPOINT_FILE, RunFolder
@@ -63,10 +64,14 @@ def run(
             out = Path(run_folder(config))
             return stack.enter_context(RunFolder(out, resume=config.resume, overwrite=config.overwrite))
 
-        # Else the data have a part in its name, and in them the model's class, which brings torch along, has a say.
-        if keeper and not (config.out is None and config.data is None):
+        # Else the data have a part in its name, and in them the model's class, which brings torch along, has a say; but
+        # for one whose source tells.
+        named = config
+        if keeper and config.out is None and config.data is None:
+            named = replace(config, data=data_by_source(config))
+        if keeper and not (named.out is None and named.data is None):
             try:
-                folder = take(config)
+                folder = take(named)
             except Exception as caught:  # the other ranks wait for this one where MPI starts
                 error = caught
         progress = Progress()
@@ -91,7 +96,14 @@ def run(
         stack.callback(gc.unfreeze)  # what `train` has taken out of the garbage collector's sight
         given = config
         config, device = settle(given, devices, comm, progress)
-        folder = together(comm, lambda: take(config) if keeper and folder is None else folder)
+
+        def taken() -> RunFolder | None:
+            if folder is None or folder.path == Path(run_folder(config)):
+                return take(config) if keeper and folder is None else folder
+            folder.release()
+            return take(config)
+
+        folder = together(comm, taken)
         if config.resume == AUTO:  # which the folder has decided, if one is needed
             config = replace(config, resume=comm.bcast(folder is not None and folder.resume))
         if comm.Get_rank() == 0:

@@ -5,11 +5,13 @@ import errno
 import os
 import threading
 
-from theanompi.config import PACKAGED, ConfigError, RunConfig, closest, got, hosts, read_clock
+from theanompi.config import FIELDS, PACKAGED, ConfigError, RunConfig, closest, got, hosts, read_clock
 from theanompi.config.files import MOST_TEXT, packed_by, read_bytes, reason, split_prefix, trouble
 from theanompi.config.modules import find_module, look_in_current_folder
 from theanompi.config.plugins import own_class
 
+# The data set of a run of whose data neither the run nor the model's class says anything.
+_USUAL: str = FIELDS["data"].metadata["default"]
 # CPython 3.11.7 and older count the depth of a syntax tree for all threads at once: two of them that build one
 # at the same time end in a SystemError (python/cpython#106905). `compare` starts runs from several threads.
 _parsing = threading.Lock()
@@ -66,27 +68,87 @@ def check_init(config: RunConfig) -> None:
         )
 
 
+def data_by_source(config: RunConfig) -> str | None:
+    """Return the data set that a run will take which names none, if its model's source says so; nothing is imported.
+
+    None where it does not: for a class that is no `theanompi.Model`, or whose defaults are more than a plain dict.
+
+    Examples
+    --------
+    >>> data_by_source(RunConfig(modelfile="models.lstm", modelclass="LSTM"))
+    'reviews'
+    >>> data_by_source(RunConfig(modelfile="models.resnet50", modelclass="ResNet50"))
+    'digits'
+    """
+    if config.data is not None:
+        return config.data
+    try:
+        return _data_of_class(config.modelfile, config.modelclass, 10)
+    except ConfigError:
+        return None
+
+
+def _data_of_class(module: str, name: str, most: int) -> str | None:
+    """What `data_by_source` says of a class, or of the one that it inherits its defaults from, at most so many away."""
+    if (module, name) == ("theanompi", "Model"):
+        return _USUAL
+    _, tree = _parse("modelfile", module)
+    stored = [node for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Store)]
+    if not most or any(isinstance(node, ast.Attribute) and node.attr == "defaults" for node in stored):
+        return None
+    places = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
+        for alias in node.names
+    }
+    cls = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if cls is None:
+        return _data_of_class(*places[name], most - 1) if name in places else None
+    if cls.decorator_list or cls.keywords:
+        return None
+    given = [
+        node.value
+        for node in cls.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name) and target.id == "defaults"
+    ]
+    if given:
+        try:
+            return str({"data": _USUAL, **ast.literal_eval(given[-1])}["data"])
+        except (TypeError, ValueError):
+            return None
+    if len(cls.bases) != 1 or not isinstance(cls.bases[0], ast.Name):
+        return None
+    base = cls.bases[0].id
+    return _data_of_class(*places.get(base, (module, base)), most - 1)
+
+
 def _check_class(of_module: str, module: str, of_class: str, name: str) -> None:
     """Check that a module has a class; `of_module` and `of_class` are the settings that say so."""
-    spec = find_module(module, of_module)
+    file, tree = _parse(of_module, module)
+    names = _names(tree)
+    if name not in names and "*" not in names:
+        raise ConfigError(f"{of_class}: expected a class of {file}, got {got(name)}{closest(name, names)}")
+
+
+def _parse(setting: str, module: str) -> tuple[str, ast.Module]:
+    """The file of a module that a setting names, and what is in it."""
+    spec = find_module(module, setting)
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise ConfigError(
-            f"{of_module}: expected a Python file, got {got(module)} ({spec.origin or 'a folder'})"
+            f"{setting}: expected a Python file, got {got(module)} ({spec.origin or 'a folder'})"
         )
     try:
         with _parsing:
-            tree = ast.parse(read_bytes(spec.origin, MOST_TEXT), spec.origin)
+            return spec.origin, ast.parse(read_bytes(spec.origin, MOST_TEXT), spec.origin)
     except SyntaxError as error:
         raise ConfigError(
-            f"{of_module}: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
+            f"{setting}: expected Python in {spec.origin}, got {error.msg} in line {error.lineno}"
         ) from None
     except (ValueError, OSError, RecursionError, MemoryError) as error:  # NUL bytes, or nested too deeply
-        raise ConfigError(f"{of_module}: expected Python in {spec.origin}, got: {reason(error)}") from None
-    names = _names(tree)
-    if name not in names and "*" not in names:
-        raise ConfigError(
-            f"{of_class}: expected a class of {spec.origin}, got {got(name)}{closest(name, names)}"
-        )
+        raise ConfigError(f"{setting}: expected Python in {spec.origin}, got: {reason(error)}") from None
 
 
 def _names(tree: ast.Module) -> list[str]:
