@@ -86,8 +86,8 @@ CASES = {
     "WGAN": Case(120, 64, 16, settings=_SMALL_GAN, base_lr=2e-3),
     "WGAN_GP": Case(50, 64, 16, settings=_SMALL_GAN, base_lr=1e-3),
 }
-SIDES = {"GoogLeNet": (0.3, 0.0), "GoogLeNetBN": (0.3, 0.0), "InceptionV3": (0.4, 0.1)}
-"""What auxiliary losses count, and how much labels are smoothed."""
+SIDES = {"GoogLeNet": 0.3, "GoogLeNetBN": 0.3, "InceptionV3": 0.4}
+"""What auxiliary losses count."""
 CURVE = 40
 """Points of a curve."""
 WARM, TIMED = 10, 40
@@ -193,14 +193,13 @@ def outputs_of(network: Network, batch: Fields) -> list[Tensor]:
     return network(*(batch[name if name in batch else "images"] for name in network.inputs))
 
 
-def loss_of(name: str, network: Network, batch: Fields) -> Tensor:
-    """The loss of a batch that a classifier or a language model is trained by."""
+def loss_of(name: str, network: Network, batch: Fields, smoothing: float) -> Tensor:
+    """The loss of a batch that a classifier, with its labels smoothed, or a language model is trained by."""
     outputs = outputs_of(network, batch)
     if "targets" in batch:
         return cross_entropy(outputs[0].flatten(0, 1), batch["targets"].flatten())
-    weight, smoothing = SIDES.get(name, (1.0, 0.0))
     losses = [cross_entropy(scores, batch["labels"], label_smoothing=smoothing) for scores in outputs]
-    return losses[0] if len(losses) == 1 else losses[0] + weight * torch.stack(losses[1:]).sum()
+    return losses[0] if len(losses) == 1 else losses[0] + SIDES[name] * torch.stack(losses[1:]).sum()
 
 
 def descent(name: str, model: Any, networks: list[Network], supply: Iterator[Fields]) -> Step:
@@ -213,7 +212,7 @@ def descent(name: str, model: Any, networks: list[Network], supply: Iterator[Fie
 
     def step() -> dict[str, float]:
         optimizer.zero_grad()
-        loss_of(name, network, next(supply)).backward()
+        loss_of(name, network, next(supply), model.config.label_smoothing).backward()
         if longest:
             nn.utils.clip_grad_norm_(parameters, longest, foreach=True)
         optimizer.step()

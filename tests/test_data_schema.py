@@ -88,6 +88,22 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
         np.testing.assert_allclose(data.std, everything.std(axis=0), rtol=1e-12)
 
 
+def test_the_names_of_many_images_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    original = schema.open_hdf5
+
+    def open_hdf5(path: Path) -> Any:
+        opened.append(path)
+        return original(path)
+
+    with open_dataset("digits") as data:
+        monkeypatch.setattr(schema, "open_hdf5", open_hdf5)
+        with h5py.File(data.path) as file:
+            expected = [name.decode() for name in file["val/names"][:]]
+        assert [data.image_name("val", i) for i in range(data.n_val)] == expected
+        assert opened == [data.path]
+
+
 def test_jpeg_files(tmp_path: Path) -> None:
     files = [jpeg(seed, 30 + seed, 40) for seed in range(3)]
     with Writer(tmp_path / "photographs.h5", {}) as writer:

@@ -743,6 +743,19 @@ def test_what_a_timeline_takes_is_in_none_of_the_times(
     assert [line["wall_s"] for line in log(tmp_path)] == [16, 16, 8, 40]
 
 
+def test_what_is_done_aside_is_in_none_of_the_times(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, iterations=4, log_interval=2)
+    for iteration in range(1, 5):
+        step(recorder, clock, 0, iteration)
+        with recorder.aside():
+            clock.pass_(1000)
+    recorder.flush()
+    with recorder.aside():  # when no clock runs
+        clock.pass_(1000)
+    recorder.close()
+    assert [line["wall_s"] for line in log(tmp_path)] == [16, 16, 32]
+
+
 def test_the_timeline_is_among_the_files_named_at_the_end(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,8 @@ def test_a_class_without_any_of_our_libraries_is_trained(n: int, tmp_path: Path)
     assert [line["items"] for line in train] == [3 * n] * 8
     assert train[0]["error"] == pytest.approx(0.25) and train[0]["error_top5"] is None
     assert f"Regression on its own data: {n} x cpu" in done.stdout
+    # Its own number, and not what the run had for it.
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 2
     assert [line["loss"] for line in val] == pytest.approx([mean_target] * 2)
     assert val[0]["items"] == 2 * 3 * n
 
@@ -258,6 +260,28 @@ def test_names_that_no_metrics_can_have_are_refused(names: Any) -> None:
     model.metric_names = names
     with pytest.raises(ConfigError, match="Regression.metric_names: .*expected"):
         TheanoMPIModel(model, RunConfig(sync_type="avg"), 0, 1)
+
+
+@pytest.mark.parametrize("resume", [True, "auto"])
+def test_it_is_refused_where_a_later_start_could_not_go_on(resume: Any, tmp_path: Path) -> None:
+    settings = {
+        "modelfile": "test_theano_mpi_model",
+        "modelclass": "Regression",
+        "sync_type": "avg",
+        "out": str(tmp_path / "run"),
+        "devices": ["cpu"],
+        "resume": resume,
+    }
+    if resume is True:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "checkpoint.h5").write_text("mine")
+    done = run_warm(1, settings)
+    assert done.returncode == 1
+    assert (
+        "theanompi: model class Regression: expected no resume, as only a theanompi.Model saves all its state"
+        in done.stderr.splitlines()
+    )
+    assert resume is True or not (tmp_path / "run").exists()
 
 
 class Killed(Regression):

@@ -378,6 +378,14 @@ def test_a_validation_that_cannot_be_compiled_is_refused_after_the_first_update(
     assert orderly(2, tmp_path / "short", **settings, max_iterations=2).returncode == 0
 
 
+def test_the_time_in_which_validation_is_compiled_is_no_training(tmp_path: Path) -> None:
+    settings = {"modelclass": "SlowToValidate", "batch_size": 36, "log_interval": 1}
+    assert orderly(1, tmp_path / "run", **settings, max_iterations=20).returncode == 0
+    first, second = read_log(tmp_path / "run/log.jsonl")[:2]
+    assert first["kind"] == second["kind"] == "train"
+    assert first["wall_s"] < 2 and second["wall_s"] < 2
+
+
 def test_metrics_that_differ_between_ranks_are_refused(tmp_path: Path) -> None:
     """In processes of their own, as a witness: what all ranks refuse is the exit status of an mpirun."""
     done = train(2, tmp_path / "run", modelclass="OwnMetrics")

@@ -6,7 +6,8 @@
     The interval since the previous such line: ``epoch`` (0-based index), ``iteration`` (finished updates),
     each loss and metric of the model by its name (below), ``lr`` (at ``iteration``), ``iterations`` and ``items``
     (over all ranks) of the interval, ``wall_s``, ``items_per_s`` (``items`` ÷ ``wall_s``), and how rank 0 spent
-    the interval, in seconds summed over it (below). Validation and checkpoints are in none of the times. ``labels`` is
+    the interval, in seconds summed over it (below). Validation, its compilation and checkpoints are in none of the
+    times. ``labels`` is
     "mixed" if items were mixed: the loss is then that of mixed labels, and an error is about that of the larger share.
 ``val``
     One validation: ``epoch``, ``iteration``, ``items``, and each loss and metric; ``weights`` is "ema" if it was of
@@ -65,7 +66,8 @@ import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -484,6 +486,14 @@ class Recorder:
         self._begin_interval(None)
         self._iteration = None
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Keep what is done in the block, between two iterations, out of all times: it is no training."""
+        before = self._now()
+        yield
+        if self._clock is not None:
+            self._clock += self._now() - before
+
     def validation(
         self, epoch: int, iteration: int, items: int, sums: Mapping[str, tuple[float, float]]
     ) -> None:
@@ -565,8 +575,12 @@ class Recorder:
     def best(self) -> dict[str, Any] | None:
         """The record of the validation with the smallest headline metric so far, the first of equal ones."""
         headline = self._reported.headline
-        known = [record for record in self._validations if record.get(headline) is not None]
-        return min(known, key=lambda record: record[headline], default=None)
+        return min(self._judged, key=lambda record: record[headline], default=None)
+
+    @property
+    def _judged(self) -> list[dict[str, Any]]:
+        """The records of the validations that have the headline metric."""
+        return [record for record in self._validations if record.get(self._reported.headline) is not None]
 
     def _draw_curves(self) -> None:
         """Draw them on rank 0, if there is anything to draw."""
@@ -598,15 +612,15 @@ class Recorder:
         self._close_bar()
         totals = self._all.means()
         headline = self._reported.headline
-        best = self.best
-        last = [record[headline] for record in self._validations if record.get(headline) is not None][-5:]
+        best, last = self.best, [record[headline] for record in self._judged[-5:]]
+        median = statistics.median(last) if last else None
         iteration = self._last
         self._write(
             {"kind": "summary", "iteration": iteration}
             | totals
             | {
                 f"{BEST}{headline}": best and best[headline],
-                f"{MEDIAN}{headline}": statistics.median(last) if last else None,
+                f"{MEDIAN}{headline}": median,
             }
             | self._meetings.totals()
             | ({"ranks": ranks} if len(ranks) > 1 else {})
@@ -615,7 +629,7 @@ class Recorder:
         self._draw_curves()
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
-            summary = "\n".join(self._summary(iteration, totals, ranks, best, last))
+            summary = "\n".join(self._summary(iteration, totals, ranks, best, median, len(last)))
             print("\n" + folded(summary, text_columns()), flush=True)
 
     def _summary(
@@ -624,7 +638,8 @@ class Recorder:
         totals: dict[str, Any],
         ranks: list[dict[str, Any]],
         best: dict[str, Any] | None,
-        last: list[float],
+        median: float | None,
+        of: int,
     ) -> list[str]:
         who = counted(self._size, "rank") if self._lockstep or self._size == 1 else f"rank 0 of {self._size}"
         wall = totals["wall_s"]
@@ -644,8 +659,8 @@ class Recorder:
         if best is not None:
             name = self._reported.headline
             text = f"validation {name}: best {as_text(name, best[name])} (epoch {best['epoch'] + 1})"
-            if len(last) > 1:
-                text += f", median of the last {len(last)} {as_text(name, statistics.median(last))}"
+            if of > 1:
+                text += f", median of the last {of} {as_text(name, median)}"
             lines.append(text)
         if self._out is not None:
             names = (LOG_FILE, CSV_FILE, CURVES_FILE, TIMELINE_FILE, CONFIG_FILE, CHECKPOINT_FILE, BEST_FILE)
@@ -664,14 +679,11 @@ class Recorder:
 
     def _write_timeline(self) -> None:
         assert self._timeline is not None
-        before = monotonic()
-        trace = gather_trace(self._comm, self._place, self._timeline)
-        self._timeline = None
-        if trace is not None and self._out is not None:
-            replace_text(self._out / TIMELINE_FILE, json.dumps(trace, allow_nan=False) + "\n")
-        if self._clock is not None:
-            # Like a validation, in none of the times.
-            self._clock += monotonic() - before
+        with self.aside():
+            trace = gather_trace(self._comm, self._place, self._timeline)
+            self._timeline = None
+            if trace is not None and self._out is not None:
+                replace_text(self._out / TIMELINE_FILE, json.dumps(trace, allow_nan=False) + "\n")
 
     def _begin_interval(self, clock: float | None) -> None:
         self._interval = _Interval()

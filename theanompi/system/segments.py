@@ -8,7 +8,7 @@ from pathlib import Path
 SHARED_MEMORY = Path("/dev/shm")
 # MPICH, Open MPI (two generations), UCX, Intel MPI, PSM and NCCL.
 _NAMES = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.|ucx_shm_posix_|Intel_MPI_|psm2_shm|nccl-)")
-# Of a library that opens all of a segment's users before it lets any of them go on.
+# Of MPICH, which lets all of a segment's users open it before any of them goes on.
 _OPENED_AT_ONCE = re.compile("mpich_shm_")
 # A segment is in no process's memory for the moment between its making and its mapping.
 _MAKING_SECONDS = 1.0
@@ -40,6 +40,13 @@ def left_behind(folder: Path = SHARED_MEMORY, *, of: re.Pattern[str] = _NAMES) -
                 continue
             found = {name: size for name, size in found.items() if f"{folder}/{name}\n" not in used}
     return found
+
+
+def opened_at_once(folder: Path = SHARED_MEMORY) -> set[Path]:
+    """Return MPICH's segments in the memory of this process, whose names nobody needs any more."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    files = re.findall(rf"{re.escape(str(folder))}/(\S+)$", maps, re.MULTILINE)
+    return {folder / name for name in files if _OPENED_AT_ONCE.match(name)}
 
 
 def remove_left_behind(folder: Path = SHARED_MEMORY) -> None:

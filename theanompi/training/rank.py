@@ -37,7 +37,7 @@ from theanompi.training.ranks import Agreed, agree, library, together
 from theanompi.training.replica import Replica
 from theanompi.training.saving import load_checkpoint, save_checkpoint
 from theanompi.training.stop import StopSignals
-from theanompi.training.theano_mpi_model import TheanoMPIModel
+from theanompi.training.theano_mpi_model import TheanoMPIModel, no_resume
 from theanompi.training.weights import start_from
 
 
@@ -198,8 +198,16 @@ def settle(
     name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
     if config.loader_processes is None:
         config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
+
+    def settled() -> RunConfig:
+        model_class = find_model_class(config)
+        # What "auto" begins, it could not go on with.
+        if config.resume and isinstance(model_class, type) and not issubclass(model_class, Model):
+            raise no_resume(config.modelclass)
+        return resolve_by_class(config)
+
     progress.now("importing the model")
-    return together(comm, lambda: resolve_by_class(config)), name
+    return together(comm, settled), name
 
 
 def train(
@@ -288,7 +296,9 @@ def train(
         folder.clear()
         defaults = read_defaults(defaults_of(find_model_class(config)), config.modelclass)
         more = {**model.reported.to_dict(), "defaults": defaults, **about}
-        settings = {**config.to_dict(), "size": size, "versions": versions(), **more}
+        # A class of Theano-MPI's contract has as many as it likes.
+        done = {"epochs": model.n_epochs}
+        settings = {**config.to_dict(), **done, "size": size, "versions": versions(), **more}
         write_config(out, settings)
 
     def say(text: str) -> None:
@@ -417,7 +427,8 @@ def train(
                     # The first update has not waited for it; what is wrong with it is said at once all the same.
                     will_validate = False
                     progress.now("compiling the validation")
-                    together(comm, model.compile_validation)
+                    with recorder.aside():
+                        together(comm, model.compile_validation)
                 # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
                 if position < per_epoch:
                     if config.checkpoint_interval and done % config.checkpoint_interval == 0:

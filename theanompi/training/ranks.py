@@ -3,7 +3,6 @@
 import atexit
 import os
 import platform
-import re
 import sys
 import sysconfig
 import threading
@@ -25,6 +24,7 @@ from theanompi.launch.ends import STOPPED, tell
 from theanompi.launch.libraries import flavour
 from theanompi.launch.mpirun import world
 from theanompi.record.progress import Progress
+from theanompi.system.segments import opened_at_once
 from theanompi.training.stop import Interrupted
 
 # Where code is that its users did not write.
@@ -219,10 +219,9 @@ def forget_shared_memory(comm: MPI.Intracomm) -> None:
     The memory lives as long as it is used. With its name, a job that is killed would leave it behind for ever.
     """
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    names = set(re.findall(r"(/dev/shm/mpich_shm_\S+)$", maps, re.MULTILINE))
+    segments = opened_at_once()
     local.Barrier()
     if local.Get_rank() == 0:
-        for name in names:
-            Path(name).unlink(missing_ok=True)
+        for segment in segments:
+            segment.unlink(missing_ok=True)
     local.Free()

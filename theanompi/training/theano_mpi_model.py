@@ -131,9 +131,7 @@ class TheanoMPIModel:
                 f"got {config.sync_type!r}"
             )
         if config.resume:
-            raise ConfigError(
-                f"model class {name}: expected no resume, as only a theanompi.Model saves all its state"
-            )
+            raise no_resume(name)
         if config.init:
             raise ConfigError(
                 f"model class {name}: expected no init, as only a theanompi.Model has names for its weights"
@@ -299,6 +297,13 @@ class TheanoMPIModel:
     def state_arrays(self) -> Mapping[str, np.ndarray]:
         """The parameters as ``weights/NUMBER``."""
         return {f"weights/{i}": np.asarray(p.get_value()) for i, p in enumerate(self.params)}
+
+
+def no_resume(name: str) -> ConfigError:
+    """What is said of a resume with a model class of this name."""
+    return ConfigError(
+        f"model class {name}: expected no resume, as only a theanompi.Model saves all its state"
+    )
 
 
 def _reported(model: Any) -> Reported:

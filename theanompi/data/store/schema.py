@@ -231,6 +231,8 @@ class Dataset:
 
     def __init__(self, path: str | os.PathLike[str], check_images: bool = True) -> None:
         self.path = Path(path)
+        # Read when one is asked for, which is seldom.
+        self._names: dict[Split, NDArray[np.object_]] = {}
         with open_hdf5(self.path) as file:
             try:
                 check(file)
@@ -316,8 +318,10 @@ class Dataset:
 
     def image_name(self, split: Split, i: int) -> str:
         """Say what image `i` was called where it comes from."""
-        with open_hdf5(self.path) as file:
-            name: bytes = file[f"{split}/names"][i]
+        if split not in self._names:
+            with open_hdf5(self.path) as file:
+                self._names[split] = file[f"{split}/names"][:]
+        name: bytes = self._names[split][i]
         return name.decode(errors="backslashreplace")
 
     def fileno(self) -> int:
