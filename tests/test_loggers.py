@@ -55,6 +55,29 @@ def test_the_table_has_a_row_for_each_line_of_the_log(tmp_path: Path, twice: Cal
     ]
 
 
+@pytest.mark.parametrize("name", ["csv", "tensorboard"])
+def test_a_record_of_mixed_labels_has_no_figure_more(name: str, tmp_path: Path, clock: Clock) -> None:  # noqa: F811
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    made: list[Any] = []
+    for mixed in (False, True):
+        out = tmp_path / str(mixed)
+        out.mkdir()
+        logger = partial(find_logger(name), out, CONFIG, None)
+        recorder = make(out, mixed=mixed, loggers=[logger])
+        for iteration in (1, 2):
+            step(recorder, clock, 0, iteration)
+        recorder.close()
+        assert [record.get("labels") for record in read_log(out / "log.jsonl")] == [
+            "mixed" if mixed else None,
+            None,
+        ]
+        if name == "csv":
+            made.append((out / "log.csv").read_text())
+        else:
+            made.append(reader.EventAccumulator(str(out)).Reload().Tags()["scalars"])
+    assert made[0] == made[1] and "loss" in str(made)
+
+
 def test_tensorboards_own_reader_finds_every_number_once(tmp_path: Path, twice: Callable[..., Any]) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = twice("tensorboard")
