@@ -4,6 +4,7 @@ Where an arm was run with three worker counts or more, a last panel has its figu
 figure 1 of Goyal et al. 2017 (arXiv 1706.02677).
 """
 
+import io
 import json
 import math
 from collections import Counter
@@ -73,7 +74,7 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
     count = len(panels) + bool(against_minibatch)
     columns = min(count, 2)
     rows = -(-count // columns)
-    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), layout="constrained")
     figure.suptitle(f"{experiment.name} ({experiment.scale} scale)", fontsize=13)
     figure.supxlabel(("\n" if columns == 1 else " ").join(_CAPTION), fontsize=7 if columns == 1 else 8)
     scale = _scale(experiment)
@@ -95,7 +96,7 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
     if against_minibatch:
         axes = figure.add_subplot(rows, columns, count)
         _draw_against_minibatch(axes, experiment, against_minibatch)
-    figure.savefig(png_path)
+    _save(figure, png_path)
 
 
 def plot_time(experiment: Results, png_path: str | Path) -> None:
@@ -116,7 +117,7 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
     differing = {name for name in names if len({own.get(name) for own in settings}) > 1}
     columns = min(len(groups), 2)
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), layout="constrained")
     figure.suptitle(f"{experiment.name} ({experiment.scale} scale): virtual time", fontsize=13)
     for number, cells in enumerate(groups):
         axes: Any = figure.add_subplot(rows, columns, number + 1)
@@ -146,7 +147,20 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
             ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
             axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
-    figure.savefig(png_path, format="png")
+    _save(figure, png_path)
+
+
+def _save(figure: Any, png_path: str | Path) -> None:
+    """Write a figure with a palette, which has a colour for all that is drawn here, in a fraction of the bytes."""
+    from PIL import Image
+
+    made = io.BytesIO()
+    # Of many rows nobody looks at a single point.
+    figure.savefig(made, format="png", dpi=150 if figure.get_figheight() < 30 else 100)
+    with Image.open(made) as image:
+        image.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE).save(
+            png_path, "PNG", optimize=True
+        )
 
 
 def _looks(experiment: Results) -> dict[str, int]:
