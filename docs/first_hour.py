@@ -1,12 +1,15 @@
 """Do what a user does in a first hour, in terminals of 80 and of 120 columns, and keep what they show.
 
-    python docs/first_hour.py    # writes docs/first_hour.md
+    python docs/first_hour.py            # writes docs/first_hour.md, and the run's curves to docs/curves.png
+    python docs/first_hour.py --check    # in 80 columns only: writes nothing, and fails where the page says otherwise
 
 Each command runs in a terminal of its own, in a folder that stands for the user's home, in a fresh environment with a
 wheel of this repository. It fails where a command ends otherwise than expected, and where anything, a bar included, is
 wider than the terminal. What the wheel requires is linked into the environment from that of this Python.
 """
 
+import argparse
+import difflib
 import fcntl
 import os
 import platform
@@ -17,12 +20,13 @@ import struct
 import sysconfig
 import tempfile
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "first_hour.md"
+CURVES = ROOT / "docs" / "curves.png"
 CTRL_C = b"\x03"
 
 DIGITS = """\
@@ -236,8 +240,8 @@ def link_requirements(environment: Path) -> None:
     (packages / "requirements.pth").write_text(f"{links}\n", encoding="utf-8")
 
 
-def sections(home: Path) -> Iterator[str]:
-    """The page, part by part."""
+def sections(home: Path, widths: Sequence[int]) -> Iterator[str]:
+    """The page, part by part, in terminals of these widths."""
     folder = home / "first-hour"
     environ = {
         name: value
@@ -248,6 +252,7 @@ def sections(home: Path) -> Iterator[str]:
     if pip.exists():
         environ.setdefault("PIP_CONFIG_FILE", str(pip))
     environ |= {"HOME": str(home), "PATH": f"{folder}/.venv/bin:{environ['PATH']}", "TERM": "xterm"}
+    environ["CUDA_VISIBLE_DEVICES"] = ""
 
     def done(part: Part, columns: int) -> Iterator[str]:
         yield part.text
@@ -267,7 +272,7 @@ def sections(home: Path) -> Iterator[str]:
 
     yield "## Install"
     yield from done(INSTALL, 80)
-    for columns in (80, 120):
+    for columns in widths:
         yield f"## In {columns} columns"
         for part in PARTS:
             yield from done(part, columns)
@@ -277,19 +282,56 @@ def sections(home: Path) -> Iterator[str]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def of_every_run(page: str) -> list[str]:
+    r"""What a page says in every run and on every machine.
+
+    Of what was printed these are the unbroken lines, without their numbers and the table of where time went.
+
+    >>> of_every_run("2 runs:\n```console\n$ run -n 2\nepoch 1: 1151 images/s;\n  top-5 2.2 %^C\n```\n")
+    ['2 runs:', '```console', '$ run -n 2', 'epoch #: # images/s; top-5 # %', '```']
+    """
+    lines: list[str] = []
+    for i, part in enumerate(re.split(r"^(```console\n.*?^```$)", page, flags=re.MULTILINE | re.DOTALL)):
+        if i % 2:
+            text = re.sub(r"^time per iteration.*?\n\n", "", part.replace("^C", ""), flags=re.M | re.DOTALL)
+            for line in re.split(r"\n(?! )", text):
+                said = line if line[:1] == "$" else re.sub(r"(?<![\w-])-?\d+([.,]\d+)*(e[-+]\d+)?", "#", line)
+                lines.append(" ".join(said.split()))
+        else:
+            lines += part.split("\n")
+    return [line for line in lines if line]
+
+
+def check(made: str) -> None:
+    """Fail where the page has not what was printed now."""
+    page = PAGE.read_text("utf-8").partition("\n## In 120 columns\n")[0]
+    differ = difflib.unified_diff(of_every_run(page), of_every_run(made), "the page", "now", lineterm="", n=2)
+    text = "\n".join(differ)
+    if text:
+        raise SystemExit(f"{text}\n{PAGE.name} is out of date: python docs/first_hour.py writes it again")
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description="Write down a first hour in docs/first_hour.md.")
+    parser.add_argument("--check", action="store_true", help="compare the page, in 80 columns only")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         clone(Path(home) / "theanompi")
         page = "\n\n".join(
             [
                 "# A first hour",
                 "Every command with what it printed, as `python docs/first_hour.py` wrote it down, which fails "
-                "where a line is wider than the terminal. Seconds are those of a busy machine with two cores.",
-                *sections(Path(home)),
+                "where a line is wider than the terminal. Seconds are those of a machine with two cores.",
+                *sections(Path(home), (80,) if args.check else (80, 120)),
             ]
         )
-    PAGE.write_text(f"{page}\n", encoding="utf-8")
+        curves = (Path(home) / "first-hour" / CURVES.name).read_bytes()
+    if args.check:
+        check(page)
+    else:
+        PAGE.write_text(f"{page}\n", encoding="utf-8")
+        CURVES.write_bytes(curves)
 
 
 if __name__ == "__main__":
