@@ -24,6 +24,7 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(IN_VENV) sphinx-build --fail-on-warning --keep-going --quiet docs build/site
 	$(IN_VENV) python docs/check.py
+	$(IN_VENV) python docs/first_hour.py --check
 
 # Touched last, so an interrupted set-up is taken up again; renewed when what it installs changes.
 $(STAMP): setup.py pyproject.toml constraints.txt
