@@ -192,7 +192,9 @@ def test_help(capsys):
     assert "Exit status: 0 when there is no problem, 1 when there is one, 2 when a flag is wrong." in out
     assert "--json" in out and "-cfg" in out and "--batch-size" in out
     cli.main([])
-    assert "'tmlauncher doctor [flags]' finds out beforehand" in " ".join(capsys.readouterr().out.split())
+    assert "doctor [flags] find out beforehand whether a run will work" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_no_mpirun(other, tmp_path, monkeypatch):
