@@ -421,6 +421,22 @@ def test_a_stopped_loader_process_is_named_by_the_rank_that_waits_for_it():
         loader.wait()
 
 
+def test_what_is_said_of_a_stall_is_as_wide_as_the_terminal(monkeypatch, capfd):
+    monkeypatch.setenv("COLUMNS", "48")
+    monkeypatch.setattr("theanompi.training.watchdog.TICK", 0.05)
+    progress = Progress()
+    progress.doing = Doing("validating, with batches that take a long time", time.monotonic() - 100)
+    said = ""
+    with Watchdog(MPI.COMM_SELF, progress, stall_seconds=60, abort=False):
+        for _ in range(100):
+            said += capfd.readouterr().err
+            if "for 100 s" in said:
+                break
+            time.sleep(0.05)
+    assert "a long time, for 100 s" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 48, said
+
+
 @pytest.mark.parametrize("n", [2, 4])
 def test_a_stopped_rank_is_named_by_the_others_and_ended(n):
     done = run_mpi(n, ["-c", STUCK, "abort"], timeout=30)

@@ -21,6 +21,7 @@ from mpi4py import MPI
 
 from theanompi.launch.ends import tell
 from theanompi.record.progress import Progress
+from theanompi.record.terminal import folded, terminal_columns, text_columns
 from theanompi.system.processes import Process, children, launchers, look_up
 
 TICK = 0.5
@@ -136,8 +137,11 @@ class Watchdog:
         _end_now()
 
     def _print(self, lines: list[str]) -> None:
+        # A terminal has a bar in this line.
+        begin = "" if terminal_columns() is None else "\r\x1b[K"
+        text = folded("\n".join(f"theanompi: {line}" for line in lines), text_columns())
         try:
-            print("\n".join(f"theanompi: {line}" for line in lines), file=sys.stderr, flush=True)
+            print(f"{begin}{text}", file=sys.stderr, flush=True)
         except OSError:
             # Nobody reads it any more.
             return
