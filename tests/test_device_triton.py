@@ -28,6 +28,7 @@ pool = pytest.importorskip("theanompi.device.triton.pool")
 FLOAT32, BFLOAT16, GRAPH = 4e-6, 2**-7, 2e-5
 """Largest errors beside the largest value; of a sum that is rounded to bfloat16 two such roundings; of layers on top of
 each other, where torch's own calls in float32 come to 6e-6."""
+GRAPHS = "graph", "graph of branches"
 REGISTERS = {torch.float32: 168, torch.bfloat16: 128}
 """Of a thread: three and four programs of 128 threads fit into a multiprocessor then; PROGRAMS expects four."""
 
@@ -56,10 +57,10 @@ def test_kernels_compute_what_numpy_computes_in_float64(cases):
         f"{name}: {what} is off by {error:.1e}"
         for name, row in cases.items()
         for what, error in row["errors"].items()
-        if not error <= (BFLOAT16 if what in row["narrow"] else GRAPH if name == "graph" else FLOAT32)
+        if not error <= (BFLOAT16 if what in row["narrow"] else GRAPH if name in GRAPHS else FLOAT32)
     ]
     assert not wrong
-    assert len(cases) >= 52
+    assert len(cases) >= 53
 
 
 def test_kernels_give_equal_bits_twice(cases):

@@ -347,6 +347,60 @@ def graph() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     yield "gradients of the scales", torch.from_numpy(np.concatenate(others)), np.concatenate(wanted)
 
 
+def branches() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """Two modules of branches that are joined, as in GoogLeNet, after and between poolings, with rewrites for GPUs."""
+    image = tensor((2, 5, 11, 9), torch.float32)
+    x = device.shared(image.numpy(), "x")
+    widths = (*(5,) * 5, *(15,) * 4)
+    scales = [vectors(width) for width in widths]
+    weights = tensor((2, 45, 3, 3), torch.float32)
+    parameters = [device.shared(v.numpy()) for pair in scales for v in pair]
+    leaves = [v.double().requires_grad_() for pair in scales for v in pair]
+
+    def network(
+        x: Any,
+        pool: Callable[..., Any],
+        rectified: Callable[[Any, int], Any],
+        join: Callable[[list[Any]], Any],
+    ) -> Any:
+        top = pool(rectified(x, 0), 3, 2, 0, True)
+        for first, last in ((1, False), (5, True)):
+            inner = rectified(rectified(top * 2, first), first + 1)
+            pooled = rectified(pool(top, 3, 1, 1, False), first + 2)
+            top = join([rectified(top, first + 3), inner, pooled])
+            top = top if last else pool(top, 3, 2, 1, True)
+        return top
+
+    def ours(v: Any, i: int) -> Any:
+        return ops.relu(ops.batch_norm(v, *parameters[2 * i : 2 * i + 2], EPSILON)[0])
+
+    def torchs(v: torch.Tensor, i: int) -> torch.Tensor:
+        own = leaves[2 * i : 2 * i + 2]
+        return torch.relu(torch.nn.functional.batch_norm(v, None, None, *own, True, 0, EPSILON))
+
+    out = network(
+        *(x, lambda v, size, stride, padding, ceil: ops.pool2d(v, size, stride, padding, ceil_mode=ceil)),
+        *(ours, lambda vs: pytensor.tensor.concatenate(vs, 1)),
+    )
+    gradients = pytensor.grad((out * weights.numpy()).sum(), [x, *parameters])
+    compute = pytensor.function([], [out, *gradients], mode=device.mode("cpu").including(GPU_TAG))
+    nodes = [node.op for node in compute.maker.fgraph.toposort()]
+    kinds = PooledBatchNorm, PooledBatchNormGrad, MaxPoolPlaces, MaxPoolPlacesGrad, JoinedBatchNormGrad
+    assert [sum(isinstance(op, kind) for op in nodes) for kind in kinds] == [1, 1, 3, 3, 8], nodes
+    seen = image.double().requires_grad_()
+    expected = network(
+        *(seen, lambda v, *geometry: torch.nn.functional.max_pool2d(v, *geometry[:3], 1, geometry[3])),
+        *(torchs, lambda vs: torch.cat(vs, 1)),
+    )
+    (expected * weights.double()).sum().backward()
+    y, gx, *others = compute()
+    yield "y", torch.from_numpy(y), expected.detach().numpy()
+    assert seen.grad is not None
+    yield "gx", torch.from_numpy(gx), seen.grad.numpy()
+    wanted = [leaf.grad.numpy() for leaf in leaves if leaf.grad is not None]
+    yield "gradients of the scales", torch.from_numpy(np.concatenate(others)), np.concatenate(wanted)
+
+
 def not_numbers() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     """What is not a number must not become one."""
     x = tensor((40, 3), torch.float32)
@@ -406,6 +460,7 @@ def main() -> None:
     norms.triton.computes = lambda x: True
     torch.native_batch_norm = None
     report("graph", graph)
+    report("graph of branches", branches)
     # Pieces of several tiles.
     norm.PROGRAMS = 2
     report("large pieces", partial(case, (150, 3), torch.float32, True, "projection", True, "bits"))
