@@ -137,8 +137,8 @@ def training(
 
     from theanompi import Model, device
     from theanompi.config.plugins import find_class
+    from theanompi.device.buffers import BUCKET
     from theanompi.exchange import get_exchanger
-    from theanompi.exchange.background import BUCKET
     from theanompi.exchange.base import make_buckets
 
     world = MPI.COMM_WORLD

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from theanompi import device
 from theanompi.config import RunConfig, resolve
 from theanompi.data import write_dataset
-from theanompi.device import ops, placement
+from theanompi.device import FlatBuffer, fusion, ops, placement
 from theanompi.device.fusion import BF16_TAG
 from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters
+from theanompi.exchange.base import make_buckets
 from theanompi.models.resnet50 import ResNet50
 from theanompi.training.optimizers import get_optimizer
 from theanompi.training.schedules import Schedule
@@ -118,6 +119,66 @@ def test_filters_rounded_once_a_step_are_those_rounded_by_each_convolution() -> 
     assert {type(node.inputs[1].owner.op) for node in readers} == {NarrowFilters}
     for got, value in zip(narrow, expected, strict=True):
         np.testing.assert_array_equal(got, value)
+
+
+class Casts(TorchDispatchMode):
+    """Notes the gradients of convolutions, the casts after them, and what is said to be written, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("convolution_backward", "copy_", "_foreach_copy_"):
+            self.seen.append(name if name != "_foreach_copy_" else f"{name} {len(args[0])}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_gradients_of_filters_become_float32_by_bucket_and_each_bucket_goes_as_soon_as_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As modes for CUDA devices do it: bits and order are those of single copies."""
+    monkeypatch.setattr(fusion, "BUCKET", 4 * 400)
+    images = device.shared(np.random.default_rng(0).normal(size=(2, 3, 6, 5)).astype("float32"))
+    channels, names = (3, 5, 7, 4, 6), ("w4", "w3", "w2", "w1")
+
+    def compiled(tag: str) -> tuple[Casts, FlatBuffer, list[Any]]:
+        random, casts = np.random.default_rng(1), Casts()
+        shapes = [(b, a, 3, 3) for a, b in zip(channels, channels[1:], strict=False)]
+        filters = {
+            f"w{n}": device.shared(random.normal(size=shape).astype("float32"), f"w{n}")
+            for n, shape in enumerate(shapes, 1)
+        }
+        bias = device.shared(np.zeros(6, "float32"), "b")
+        out = images
+        for w in filters.values():
+            out = ops.relu(ops.conv2d(out, w, padding=1))
+        cost = ((out + bias.dimshuffle("x", 0, "x", "x")) ** 2).sum()
+        buffer = FlatBuffer({name: filters[name].type.shape for name in names} | {"b": (6,)})
+        gradients = pytensor.grad(cost, [*(filters[name] for name in names), bias])
+        updates = [
+            (device.shared(view, name), g)
+            for (name, view), g in zip(buffer.views.items(), gradients, strict=True)
+        ]
+        mode = device.mode("cpu", "bf16", written=casts.seen.append).including(tag)
+        step = pytensor.function([], [], updates=updates, mode=mode)
+        with casts:
+            step()
+        return casts, buffer, step.maker.fgraph.toposort()
+
+    casts, buffer, nodes = compiled(BF16_TAG)
+    assert [bucket.names for bucket in make_buckets(buffer, 400)] == [("w4", "w3"), ("w2", "w1"), ("b",)]
+    assert [type(node.op).__name__ for node in nodes].count("WideGradients") == 2
+    order = [line for line in casts.seen if line not in ("b", "copy_")]
+    backward = "convolution_backward"
+    assert order == [
+        *("_foreach_copy_ 4", backward, backward, "_foreach_copy_ 2", "w4", "w3"),
+        *(backward, backward, "_foreach_copy_ 2", "w2", "w1"),
+    ]
+    plain, expected, _ = compiled("nothing")
+    assert plain.seen.count("copy_") == casts.seen.count("copy_") + 4
+    assert torch.equal(buffer.flat, expected.flat) and buffer.flat.count_nonzero() > 600
 
 
 def test_bf16_statistics_are_summed_in_float32() -> None:

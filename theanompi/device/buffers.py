@@ -1,10 +1,35 @@
 """Many tensors in one flat buffer, so that the exchange and the update are each one operation."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from theanompi.device.placement import current
+
+BUCKET = 4 << 20
+"""Bytes that are summed together at least. The smaller, the sooner the first sum starts and the less is left after the
+last value; but each bucket costs the ranks one more round of waiting for each other."""
+
+
+def adjacent(shapes: Sequence[Sequence[int]], least: int) -> list[range]:
+    """Divide tensors that lie behind each other into buckets of at least so many elements.
+
+    Those of two dimensions or more are in other buckets than those of fewer; the last one of each kind may be smaller.
+
+    Examples
+    --------
+    >>> adjacent([(2, 3), (4, 4), (5, 5), (9,)], 10)
+    [range(0, 2), range(2, 3), range(3, 4)]
+    """
+    starts, elements = list[int](), 0
+    for k, shape in enumerate(shapes):
+        other = k > 0 and (len(shape) >= 2) != (len(shapes[k - 1]) >= 2)
+        if k == 0 or other or elements >= least:
+            starts.append(k)
+            elements = 0
+        elements += math.prod(shape)
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(shapes)], strict=True)]
 
 
 class FlatBuffer:

@@ -14,9 +14,11 @@ from pytensor.graph.rewriting.basic import GraphRewriter, in2out, node_rewriter
 from pytensor.graph.traversal import ancestors
 from pytensor.scalar.basic import Add, Mul
 from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.type import TensorType
 
+from theanompi.device.buffers import BUCKET, adjacent
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters, WideGradients
 from theanompi.device.ops.fused import (
     BlockEnd,
     JoinedBatchNormGrad,
@@ -363,6 +365,34 @@ class FiltersNarrowedOnce(GraphRewriter):
             fgraph.change_node_input(node, 1, new, reason=type(self).__name__)
 
 
+class GradientsWidenedTogether(GraphRewriter):
+    """Filter gradients that are nothing but updates become float32 by one node for each bucket of the exchange."""
+
+    def add_requirements(self, fgraph: FunctionGraph) -> None:
+        fgraph.attach_feature(ReplaceValidate())
+
+    def apply(self, fgraph: FunctionGraph) -> None:
+        mapping: dict[int, int] = fgraph.update_mapping or {}
+        targets = {k: fgraph.inputs[i].type for k, i in sorted(mapping.items())}
+        places = [k for k, t in targets.items() if isinstance(t, TensorType) and None not in t.shape]
+        for bucket in adjacent([targets[k].shape for k in places], BUCKET // 4):
+            values = [fgraph.outputs[places[i]] for i in bucket]
+            gradients = [g for g in values if self._narrow(g) and len(fgraph.clients[g]) == 1]
+            if len(gradients) < 2:
+                continue
+            ends = [fgraph.clients[g][0] for g in gradients]
+            wide = WideGradients(len(gradients))(*gradients, return_list=True)
+            for (node, i), new in zip(ends, wide, strict=True):
+                fgraph.change_node_input(node, i, new, reason=type(self).__name__)
+
+    @staticmethod
+    def _narrow(value: Variable) -> bool:
+        """Whether a convolution of bfloat16 leaves it in that."""
+        node = value.owner
+        gradient = node is not None and isinstance(node.op, ConvolutionGrad) and value is node.outputs[1]
+        return gradient and value.type.dtype == "float32"
+
+
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
@@ -375,3 +405,4 @@ _for_gpus = (
 for _number, _rewriter in enumerate(_for_gpus):
     optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5 + _number / 100)
 optdb.register("filters_narrowed_once", FiltersNarrowedOnce(), BF16_TAG, position=48.9)
+optdb.register("gradients_widened_together", GradientsWidenedTogether(), BF16_TAG, position=48.91)

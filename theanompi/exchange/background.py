@@ -8,13 +8,10 @@ import torch
 from mpi4py import MPI
 
 from theanompi.config import ConfigError
+from theanompi.device.buffers import BUCKET
 from theanompi.exchange.base import Buffer, Exchanger, make_buckets
 from theanompi.exchange.route import bind_thread
 from theanompi.exchange.waiting import poll
-
-# Bytes. The smaller, the sooner the first one starts and the less is left after the last value; but each bucket
-# costs the ranks one more round of waiting for each other.
-BUCKET = 4 << 20
 
 
 class HostSignals:

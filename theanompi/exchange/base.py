@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from mpi4py import MPI
 
+from theanompi.device.buffers import adjacent
 from theanompi.exchange.waiting import barrier
 from theanompi.record.progress import Doing, Progress
 from theanompi.record.timeline import Span
@@ -50,16 +51,16 @@ def make_buckets(buffer: Buffer, least: int) -> list[Bucket]:
     >>> [bucket[:3] for bucket in make_buckets(FlatBuffer({"a": (2, 3), "b": (4, 4), "c": (9,)}), 10)]
     [(0, 22, ('a', 'b')), (22, 31, ('c',))]
     """
-    buckets: list[Bucket] = []
-    for name, view in buffer.views.items():
-        start, end = buffer.offsets[name]
-        matrices = view.ndim >= 2
-        last = buckets[-1] if buckets else None
-        if last is not None and last.matrices == matrices and last.end - last.start < least:
-            buckets[-1] = last._replace(end=end, names=(*last.names, name))
-        else:
-            buckets.append(Bucket(start, end, (name,), matrices))
-    return buckets
+    names, shapes = list(buffer.views), [view.shape for view in buffer.views.values()]
+    return [
+        Bucket(
+            buffer.offsets[names[bucket[0]]][0],
+            buffer.offsets[names[bucket[-1]]][1],
+            tuple(names[k] for k in bucket),
+            len(shapes[bucket[0]]) >= 2,
+        )
+        for bucket in adjacent(shapes, least)
+    ]
 
 
 class Exchanger(ABC):

@@ -197,6 +197,40 @@ class NarrowFilters(TorchOp):
         return narrow_filters
 
 
+class WideGradients(TorchOp):
+    """Gradients with respect to filters, which convolutions leave in bfloat16, in float32: all of a bucket at once.
+
+    Only :mod:`theanompi.device.fusion` makes such nodes: they have no pullback.
+
+    Parameters
+    ----------
+    number : int
+        How many there are.
+    """
+
+    __props__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number, self.destinations = number, tuple(range(number))
+
+    def make_node(self, *gradients: Variable) -> Apply:
+        return Apply(self, list(gradients), [g.type() for g in gradients])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        number, into = self.number, context.into
+
+        def wide_gradients(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            gradients, given = tensors[:number], dict(zip(into, tensors[number:], strict=True))
+            wide = [
+                given[k] if k in given else torch.empty_like(g, dtype=torch.float32)
+                for k, g in enumerate(gradients)
+            ]
+            torch._foreach_copy_(wide, gradients)
+            return tuple(wide)
+
+        return wide_gradients
+
+
 class TransposedConvolution(TorchOp):
     """The linear map that is the transpose of :class:`Convolution`: its gradient with respect to images."""
 
