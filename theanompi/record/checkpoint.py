@@ -81,8 +81,11 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     path = Path(path)
     arrays = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
     _check_writable(arrays, attributes, path)
-    content = _file_content(arrays, attributes)
-    with writing(f"checkpoint {path}", "; a previous one is kept as it was"):
+    # Released here: an exception may keep the view, and Python 3.12 crashes if a BytesIO is freed before its view.
+    with (
+        _file_content(arrays, attributes) as content,
+        writing(f"checkpoint {path}", "; a previous one is kept as it was"),
+    ):
         replace(path, content)
 
 
