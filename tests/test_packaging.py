@@ -28,7 +28,7 @@ def test_the_installed_metadata() -> None:
     assert metadata.version("theanompi") == theanompi.__version__
     about = metadata.metadata("theanompi")
     assert about["License"] == "MIT"
-    assert set(about["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
+    assert set(about["Requires-Python"].split(",")) == {">=3.11", "<3.15"}
     (launcher,) = metadata.entry_points(group="console_scripts", name="tmlauncher")
     assert callable(launcher.load())
 
