@@ -111,6 +111,7 @@ sys.exit(main(sys.argv[1:]))
     words = [
         "doctor",
         "--json",
+        *("-file", "models.resnet_cifar", "-class", "ResNetCifar"),
         "--out",
         str(tmp_path),
         "--batch-size",
@@ -150,7 +151,7 @@ sys.exit(main(sys.argv[1:]))
             "checkpoints",
         ),
     ]
-    assert "23,522,250 parameters: 179.5 MiB each, 3 at a time" in report["findings"][-1]["text"]
+    assert "308,794 parameters: 2.4 MiB each, 3 at a time" in report["findings"][-1]["text"]
     assert os.listdir(tmp_path) == ["config.json"], "looking changes nothing"
     (problem,) = [item for item in report["findings"] if item["level"] == "problem"]
     assert problem["text"].endswith(": holds a run")
@@ -159,7 +160,7 @@ sys.exit(main(sys.argv[1:]))
     assert [item["path"] for item in found["ranks"]["sums"]] == ["host"]
     assert found["machine"]["processors"] == len(os.sched_getaffinity(0))
     assert found["data"]["n_train"] == 1437 and found["data"]["items_per_s"] > 0
-    assert found["model"]["parameters"] == 23_522_250
+    assert found["model"]["parameters"] == 308_794
     for host in ("localhost", "127.0.0.1"):
         assert found[f"host {host}"]["python"] == found["machine"]["python"]
 
