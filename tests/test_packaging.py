@@ -1,6 +1,7 @@
 """What a new user installs and types: the two commands, the MPI that comes along, and what is pinned."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,3 +132,22 @@ def test_eight_ranks_start_whatever_the_cores_and_the_user() -> None:
     result = run_mpi(8, ["-c", code], timeout=60)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["8"] * 8
+
+
+def test_both_containers_are_made_by_the_same_commands_of_the_same_files() -> None:
+    docker = (ROOT / "containers" / "Dockerfile").read_text("utf-8").replace("\\\n", "")
+    apptainer = (ROOT / "containers" / "theanompi.def").read_text("utf-8")
+    told: dict[str, list[str]] = {}
+    for word, rest in re.findall(r"^([A-Z]+) (.*)$", docker, re.M):
+        told.setdefault(word, []).append(rest)
+    head, *parts = re.split(r"^%(\w+)\n", apptainer, flags=re.M)
+    section = {
+        name: [line.strip() for line in lines.splitlines() if line.strip()]
+        for name, lines in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert told["FROM"] == re.findall(r"^From: (.*)$", head, re.M)
+    commands = [command.strip() for rest in told["RUN"] for command in rest.split("&&")]
+    assert section["post"] == [*commands[:-1], f"cd {told['WORKDIR'][0]}", commands[-1]]
+    copied = [name for rest in told["COPY"] for name in rest.split()[:-1]]
+    assert section["files"] == [f"{name} {told['WORKDIR'][0]}/{name}" for name in copied]
+    assert "ENV" not in told and "environment" not in section
