@@ -80,7 +80,9 @@ def tried(python: str, clone: Path, folder: Path, *, shown: list[Path], cache: P
         seconds[name] = time.perf_counter() - start
         if done.returncode:
             raise Failed(f"{name}: status {done.returncode}\n{done.stdout[-3000:]}")
-    size = subprocess.run(["du", "-sm", str(root.home / ".venv")], capture_output=True, text=True, check=True)
+    size = subprocess.run(
+        ["du", "-sm", str(root.home / ".venv")], capture_output=True, encoding="utf-8", check=True
+    )
     facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return facts | {"seconds": seconds, "environment_mib": int(size.stdout.split()[0])}
 

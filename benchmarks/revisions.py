@@ -195,7 +195,7 @@ def run(args: argparse.Namespace, other: Path, ranks: int) -> dict[str, Any]:
                     cwd=folders[name],
                     env=common.child_environment(1, root),
                     stdout=subprocess.DEVNULL,
-                    stderr=stack.enter_context((folders[name] / "errors").open("w")),
+                    stderr=stack.enter_context((folders[name] / "errors").open("w", encoding="utf-8")),
                 )
                 started[name] = stack.enter_context(process)
                 if not at_once:
