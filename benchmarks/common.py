@@ -39,6 +39,7 @@ PIPES = "BENCHMARK_PIPES"
 END = "end\n"
 """What a driver writes to a contender that is to end."""
 WARM_UP_STEPS = 2
+ORDER = Path("/sys/module/page_reporting/parameters/page_reporting_order")
 BACKED = 4 << 30
 """Bytes that `back_memory` touches."""
 
@@ -435,6 +436,8 @@ def environment() -> dict[str, Any]:
         "limited_to": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "cores": cores(),
         "memory_mib": int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) // 1024,
+        # Free blocks of two to the power of this pages go back to a virtual machine's host; above 10 there are none.
+        "page_reporting_order": int(ORDER.read_text("ascii")) if ORDER.exists() else None,
         "gpus": (
             _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
         ).splitlines(),
