@@ -6,7 +6,6 @@ because a rank that waited for its go inside MPI or gloo would spin and slow dow
 """
 
 import json
-import mmap
 import os
 import platform
 import resource
@@ -40,8 +39,12 @@ END = "end\n"
 """What a driver writes to a contender that is to end."""
 WARM_UP_STEPS = 2
 ORDER = Path("/sys/module/page_reporting/parameters/page_reporting_order")
-BACKED = 4 << 30
-"""Bytes that `back_memory` touches."""
+BACK = """
+import mmap, numpy
+with mmap.mmap(-1, 4 << 30) as memory:
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    numpy.frombuffer(memory, numpy.uint8)[::mmap.PAGESIZE] = 1
+"""
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -138,11 +141,8 @@ def back_memory() -> None:
     A virtual machine may have to get a page from its host when it is first touched, which takes longer than all else
     of a page fault; then a start's time would tell who ran before.
     """
-    import numpy as np  # the contenders, which import this module as well, have their own time for it
-
-    with mmap.mmap(-1, BACKED) as memory:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
+    # In a process of its own: the most that this one ever held is counted to its children too.
+    subprocess.run([sys.executable, "-c", BACK], check=True)
 
 
 class Contender:
