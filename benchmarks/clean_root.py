@@ -20,10 +20,9 @@ class CleanRoot:
     Parameters
     ----------
     folder : pathlib.Path
-        Becomes the root; empty, or one that is a whole system itself, which is then written to.
-    system : pathlib.Path or None
-        Whose ``/usr``, ``/etc`` and the like are seen, read-only; None for those in `folder`. This machine's
-        ``/usr/local`` is left out.
+        Becomes the root; empty.
+    system : pathlib.Path
+        Whose ``/usr``, ``/etc`` and the like are seen, read-only, without ``/usr/local``.
     shown : iterable of pathlib.Path
         More folders of this machine, at the same place, read-only.
     cache : pathlib.Path or None
@@ -33,7 +32,7 @@ class CleanRoot:
     def __init__(
         self,
         folder: Path,
-        system: Path | None = Path("/"),
+        system: Path = Path("/"),
         *,
         shown: Iterable[Path] = (),
         cache: Path | None = None,
@@ -43,19 +42,14 @@ class CleanRoot:
         self._mounts: list[str] = []
         for name in ("tmp", "run", "var/tmp", "proc", "sys", "dev", HOME[1:]):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        # For users other than root, such as apt's.
-        self.folder.chmod(0o755)
-        for name in ("tmp", "var/tmp"):
-            (self.folder / name).chmod(0o1777)
-        if system is not None:
-            for name in SYSTEM:
-                source, target = system / name, self.folder / name
-                if source.is_symlink():
-                    target.symlink_to(source.readlink())
-                elif source.is_dir():
-                    self._show(source.resolve(), f"/{name}")
-            if not any(path.is_relative_to("/usr/local") for path in shown):
-                self._mounts.append(f"mount -t tmpfs none {self._at('/usr/local')}")
+        for name in SYSTEM:
+            source, target = system / name, self.folder / name
+            if source.is_symlink():
+                target.symlink_to(source.readlink())
+            elif source.is_dir():
+                self._show(source.resolve(), f"/{name}")
+        if not any(path.is_relative_to("/usr/local") for path in shown):
+            self._mounts.append(f"mount -t tmpfs none {self._at('/usr/local')}")
         for path in shown:
             self._show(path.resolve(), str(path.absolute()))
         self._show(Path("/sys"), "/sys")
@@ -97,9 +91,7 @@ class CleanRoot:
             f"mount -o remount,bind,ro {at}",
         ]
 
-    def run(
-        self, command: str, *, timeout: float, environ: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a command of bash in the home; gives its status, and what it printed as ``stdout``.
 
         Raises
@@ -113,7 +105,7 @@ class CleanRoot:
         setup = " && ".join([*self._mounts, f"exec chroot {self._at('')} {inside}"])
         return subprocess.run(
             ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", setup],
-            env={**self.environ, **(environ or {})},
+            env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -26,8 +26,7 @@ from theanompi.device.scalars import is_native, scalar_function, torch_dtype
 CHUNK = 1 << 18
 """Elements in a chunk for each thread: 1 MiB of float32.
 
-The five operands of an update then fit a core's share of the L3, and torch's calls, which each take about 1.5 µs
-besides, are few enough.
+The five operands of an update then fit a core's share of the L3, and torch's calls are few enough.
 """
 
 _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
