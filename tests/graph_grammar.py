@@ -18,10 +18,11 @@ import pytensor.tensor as pt
 from pytensor.compile.builders import OpFromGraph
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.traversal import toposort
-from pytensor.ifelse import ifelse
 from pytensor.raise_op import Assert
 from pytensor.scan import until
 from pytensor.tensor import blas, fft, interpolate, signal, special, subtensor
+
+from theanompi.device.versions import ifelse
 
 FLOATS = ("float32", "float64")
 SIGNED, UNSIGNED = ("int8", "int16", "int32", "int64"), ("uint8", "uint16", "uint32", "uint64")

@@ -16,9 +16,9 @@ from graph_judge import Verdict, examine, interpreter, judge, shrink
 from graph_rules import DEALT, RULES, dealt, draw
 from pytensor.graph.op import Op
 from pytensor.tensor.math import Sum
-from pytensor.tensor.subtensor import AdvancedSubtensor, AdvancedSubtensor1
 
 from theanompi.device.dispatch import torch_function
+from theanompi.device.versions import SUBTENSORS
 
 SEED = 0
 # As many as have every rule; a part of them is examined here, all and thousands more by the benchmark.
@@ -70,7 +70,7 @@ def computed_by(function: Callable[..., Any], *ops: type[Op]) -> Iterator[None]:
 WRONG: dict[str, tuple[tuple[type[Op], ...], Callable[..., Any], set[str]]] = {
     "a sum over all axes": ((Sum,), lambda x: x.sum(), set(RULES)),
     "uint8 as a mask": (
-        (AdvancedSubtensor, AdvancedSubtensor1),
+        SUBTENSORS,
         lambda x, *index: x[index],
         {"x[uint8]", "x[advanced]", "x[advanced], again", "take", "cross-entropy"},
     ),

@@ -9,13 +9,13 @@ import pytensor.tensor as pt
 import pytest
 import torch
 from pytensor.compile.builders import OpFromGraph
-from pytensor.ifelse import ifelse
 from pytensor.raise_op import Assert
 from tolerance import assert_close
 
 from theanompi import device
 from theanompi.device import ops
 from theanompi.device.unsupported import Unsupported
+from theanompi.device.versions import ifelse
 
 X = np.array([0.5, -1.25, 2.0], "float32")
 M = np.random.default_rng(0).normal(size=(4, 3))

@@ -8,13 +8,13 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 from pytensor.gradient import grad_clip
-from pytensor.ifelse import ifelse
 from pytensor.scan import until
 from pytensor.scan.op import Scan
 from pytensor.tensor.math import Dot
 from tolerance import assert_close
 
 from theanompi import device
+from theanompi.device.versions import ifelse
 
 RNG = np.random.default_rng(0)
 M, W, H = RNG.normal(size=(5, 3)), RNG.normal(size=(3, 3)) / 2, RNG.normal(size=3)

@@ -38,17 +38,20 @@ MIXED = [
 UNARY = [
     ps.isnan, ps.isinf, ps.invert, ps.identity, ps.abs, ps.sign, ps.ceil, ps.floor, ps.trunc, ps.neg,
     ps.round_half_to_even, ps.round_half_away_from_zero, ps.reciprocal, ps.log, ps.log2, ps.log10,
-    ps.log1p, ps.exp, ps.exp2, ps.expm1, ps.sqr, ps.sqrt, ps.deg2rad, ps.rad2deg, ps.cos, ps.arccos,
+    ps.log1p, ps.exp, ps.exp2, ps.expm1, ps.sqr, ps.sqrt, ps.cos, ps.arccos,
     ps.sin, ps.arcsin, ps.tan, ps.arctan, ps.cosh, ps.arccosh, ps.sinh, ps.arcsinh, ps.tanh, ps.arctanh,
-    ps.real, ps.imag, ps.angle, ps.conj, ps.erf, ps.erfc, ps.erfcx, ps.erfinv, ps.erfcinv, ps.gamma,
+    ps.real, ps.imag, ps.conj, ps.erf, ps.erfc, ps.erfcx, ps.erfinv, ps.erfcinv, ps.gamma,
     ps.gammaln, ps.psi, ps.tri_gamma, ps.j0, ps.j1, ps.i0, ps.i1, ps.sigmoid, ps.softplus, ps.log1mexp,
 ]
 BINARY = [
     ps.add, ps.sub, ps.mul, ps.true_div, ps.int_div, ps.mod, ps.pow, ps.maximum, ps.minimum, ps.second,
     ps.lt, ps.gt, ps.le, ps.ge, ps.eq, ps.neq, ps.or_, ps.and_, ps.xor, ps.arctan2, mul_without_zeros,
-    ps.gammainc, ps.gammaincc, special.gammau, special.gammal,
+    ps.gammainc, ps.gammaincc,
 ]
 # fmt: on
+# PyTensor 3.2 says these in others.
+UNARY += [getattr(ps, name) for name in ("deg2rad", "rad2deg", "angle") if hasattr(ps, name)]
+BINARY += [getattr(special, name) for name in ("gammau", "gammal") if hasattr(special, name)]
 
 
 def typed(op: Any, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Apply | None:
@@ -72,7 +75,9 @@ def test_functions_of_one_operand(dtype: str) -> None:
         # Of these the interpreter has half precision: NumPy's for small integers.
         if op is ps.softplus and dtype == "bool":
             continue
-        check(op, [dtype], [special_values(dtype)])
+        values = special_values(dtype)
+        # J of numbers as large as these has no digit that is right.
+        check(op, [dtype], [values[abs(values.astype(float)) < 2**50] if op in (ps.j0, ps.j1) else values])
 
 
 @pytest.mark.parametrize("dtypes", [*((d, d) for d in DTYPES), *MIXED], ids=" ".join)
@@ -210,6 +215,7 @@ def test_gradients_of_special_functions() -> None:
         assert not difference(got, expected, 1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:complex_from_polar is deprecated:FutureWarning")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_parts_of_complex_numbers(dtype: str) -> None:
     x, y = pt.vector("x", dtype=dtype), pt.vector("y", dtype=dtype)

@@ -30,7 +30,8 @@ FLOAT32, BFLOAT16, GRAPH = 4e-6, 2**-7, 2e-5
 each other, where torch's own calls in float32 come to 6e-6."""
 GRAPHS = "graph", "graph of branches"
 REGISTERS = {torch.float32: 168, torch.bfloat16: 128}
-"""Of a thread: three and four programs of 128 threads fit into a multiprocessor then; PROGRAMS expects four."""
+"""Of a thread: three and four programs of 128 threads fit into a multiprocessor then; PROGRAMS expects four. In float32
+Triton 3.6 gives 224 to pooling with a normalisation, of which two fit."""
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,8 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tu
             if (key := made.hash()) not in seen:
                 seen.add(key)
                 ones = ", of one" * any(isinstance(value, int) and value == 1 for value in args)
-                yield f"{name}, {len(seen)}, {NAMES[dtype]}{ones}", made, OPTIONS
+                chosen = OPTIONS | {k: v for k, v in options.items() if k == "maxnreg"}
+                yield f"{name}, {len(seen)}, {NAMES[dtype]}{ones}", made, chosen
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -188,7 +190,8 @@ def test_for_sm_90_nothing_spills_and_memory_is_read_16_bytes_at_a_time(dtype, m
         assert not more
         found = [f"{name}: a stack of {stack} bytes"] * (stack != "0")
         found += [f"{name}: {code}" for code in ("LDL", "STL") if re.search(rf"\b{code}\b", text)]
-        found += [f"{name}: {registers} registers"] * (int(registers) > REGISTERS[dtype])
+        most = 224 if name == "_pool, 2, fp32" else REGISTERS[dtype]
+        found += [f"{name}: {registers} registers"] * (int(registers) > most)
         passes_over_memory = not re.match(r"_statistics,|_sums,|.*, of one$", name)
         # A crop reads single bytes, and a thread writes four elements.
         crops = name.startswith("_crop,")

@@ -7,9 +7,9 @@ from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.basic import GraphRewriter
-from pytensor.ifelse import IfElse
 
 from theanompi.device.fusion import TAG
+from theanompi.device.versions import IfElse
 
 
 class Branches(Op):

@@ -21,7 +21,7 @@ from pytensor.tensor.type import tensor
 from theanompi.device import triton
 from theanompi.device.generated import define
 from theanompi.device.ops.base import Context
-from theanompi.device.scalars import is_native, scalar_function, torch_dtype
+from theanompi.device.scalars import SIGNED, is_native, scalar_function, torch_dtype, where
 
 CHUNK = 1 << 18
 """Elements in a chunk for each thread: 1 MiB of float32.
@@ -262,14 +262,15 @@ class _Expression:
         if kind is ps.Switch:
             condition = self.operand(node.inputs[0], "bool", on_device=True)
             chosen = [self.operand(v, dtype, on_device=True) for v in node.inputs[1:]]
-            return f"{self.bind(torch.where, 'f')}({condition}, {', '.join(chosen)})"
+            choose = where if torch_dtype(dtype) in SIGNED else torch.where
+            return f"{self.bind(choose, 'f')}({condition}, {', '.join(chosen)})"
         if kind is ps.Clip and self._clamps(node):
             x, low, high = (self.operand(v, dtype, on_device=True) for v in node.inputs)
             return f"{self.bind(torch.clamp, 'f')}({x}, {low}, {high}{into})"
         if kind is ps.Second:
             like, value = node.inputs
             value = self.operand(value, on_device=True)
-            return f"{self.bind(torch.where, 'f')}({self.operand(like, 'bool')} >= 0, {value}, {value})"
+            return f"{self.bind(where, 'f')}({self.operand(like, 'bool')} >= 0, {value}, {value})"
         if isinstance(op, ScalarLoop):
             operands = [self.operand(v, on_device=True) for v in node.inputs]
             return f"{self.bind(_loop(op, self.context), 'f')}({', '.join(operands)})"

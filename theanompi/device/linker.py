@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytensor.graph.basic import Apply, Constant, Variable
-from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.fg import AbstractFunctionGraph, FrozenFunctionGraph, FunctionGraph
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
@@ -98,18 +98,21 @@ class TorchLinker(JITLinker):
         alone = [cells.count(cell) == 1 for cell in cells]
         return _Program(self, fgraph, results_early(fgraph, order), on_device, alone).compile()
 
-    def inner(self, fgraph: FunctionGraph, views: bool = False) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def inner(
+        self, fgraph: AbstractFunctionGraph, views: bool = False
+    ) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The function of a graph that an op holds, rewritten like any other.
 
         Parameters
         ----------
-        fgraph : FunctionGraph
+        fgraph : FunctionGraph or FrozenFunctionGraph
         views : bool
             Its results may be inputs, or views of them or of each other: nobody writes into them.
         """
         linker = copy.copy(self)
         linker.return_internal_type, linker.written = True, None
-        fgraph = FunctionGraph(fgraph.inputs, fgraph.outputs, clone=True)
+        frozen = isinstance(fgraph, FrozenFunctionGraph)
+        fgraph = fgraph.unfreeze() if frozen else FunctionGraph(fgraph.inputs, fgraph.outputs, clone=True)
         # Recognised once more, a graph that an op stands for would become that op again, without an end.
         _mode(linker).excluding("symbolic_op_recognition").optimizer.rewrite(fgraph)
         order = results_early(fgraph, fgraph.toposort())

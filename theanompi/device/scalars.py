@@ -16,6 +16,7 @@ from pytensor.scalar.basic import ScalarOp
 from pytensor.tensor.math import MulWithoutZeros
 
 from theanompi.device.unsupported import Unsupported
+from theanompi.device.versions import those_of
 
 Function = Callable[..., torch.Tensor]
 
@@ -26,6 +27,9 @@ COMPUTED = {
     torch.uint64: torch.int64,
 }
 """Dtype that torch has in part → the one to compute in; a result is cast back, which keeps the low bits."""
+
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Dtypes in which torch neither adds nor writes by index, and those of the same bits in which it does."""
 
 LOWEST = torch.iinfo(torch.int64).min
 """The highest bit of 64. To flip it maps the order of uint64 to that of int64."""
@@ -64,6 +68,16 @@ def ordered(x: torch.Tensor) -> torch.Tensor:
 def unordered(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The elements of a dtype from their `ordered` numbers."""
     return (x ^ LOWEST if dtype == torch.uint64 else x).to(dtype)
+
+
+def signed(x: torch.Tensor) -> torch.Tensor:
+    """The same bits in a dtype whose elements torch puts anywhere by index."""
+    return x.view(SIGNED[x.dtype]) if x.dtype in SIGNED else x
+
+
+def where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`torch.where` for two operands of the same dtype, whichever it is: before 2.13 torch's knows not all of them."""
+    return torch.where(condition, signed(x), signed(y)).view(x.dtype)
 
 
 def _in(computed: torch.dtype, function: Function, result: torch.dtype) -> Function:
@@ -205,8 +219,8 @@ def comparison(kind: type[ScalarOp], dtypes: Sequence[str]) -> tuple[Function, l
 
 def _clip(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """As PyTensor's: a bound that is NaN bounds nothing, and what is below `low` becomes it even above `high`."""
-    above = torch.where(ordered(x) > ordered(high), high, x)
-    return torch.where(ordered(x) < ordered(low), low, above)
+    above = where(ordered(x) > ordered(high), high, x)
+    return where(ordered(x) < ordered(low), low, above)
 
 
 def _sign(x: torch.Tensor) -> torch.Tensor:
@@ -346,8 +360,6 @@ _FLOAT: dict[type[ScalarOp], Function] = {
     ps.Sign: _sign,
     ps.Log10: torch.log10,
     ps.Exp2: torch.exp2,
-    ps.Deg2Rad: torch.deg2rad,
-    ps.Rad2Deg: torch.rad2deg,
     ps.ArcCos: torch.acos,
     ps.ArcSin: torch.asin,
     ps.Tan: torch.tan,
@@ -370,8 +382,6 @@ _FLOAT: dict[type[ScalarOp], Function] = {
     ps.TriGamma: _in_float64(lambda x: _polygamma(1, x)),
     ps.GammaInc: _in_float64(_LOWER),
     ps.GammaIncC: _in_float64(_UPPER),
-    special.GammaU: _in_float64(lambda k, x: _UPPER(k, x) * _gamma(k)),
-    special.GammaL: _in_float64(lambda k, x: _LOWER(k, x) * _gamma(k)),
     ps.J0: lambda x: _bessel_j(0, x),
     ps.J1: lambda x: _bessel_j(1, x),
     ps.I0: _in_float64(torch.special.i0),
@@ -379,6 +389,12 @@ _FLOAT: dict[type[ScalarOp], Function] = {
     ps.Softplus: _softplus,
     ps.Log1mexp: _log1mexp,
     MulWithoutZeros: _without_zeros,
+    **those_of(ps, Deg2Rad=torch.deg2rad, Rad2Deg=torch.rad2deg),
+    **those_of(
+        special,
+        GammaU=_in_float64(lambda k, x: _UPPER(k, x) * _gamma(k)),
+        GammaL=_in_float64(lambda k, x: _LOWER(k, x) * _gamma(k)),
+    ),
 }
 """Functions whose operands have the floating dtype of their result."""
 
@@ -418,9 +434,15 @@ _OF_COMPLEX: dict[type[ScalarOp], Function] = {
     ps.Abs: torch.abs,
     ps.Real: lambda x: torch.real(x).clone(),
     ps.Imag: lambda x: torch.imag(x).clone(),
-    ps.Angle: torch.angle,
+    **those_of(ps, Angle=torch.angle),
 }
 """Real functions of complex numbers."""
+
+_FROM_PARTS: dict[type[ScalarOp], Function] = {
+    ps.Complex: torch.complex,
+    **those_of(ps, ComplexFromPolar=_polar),
+}
+"""Complex functions of two real numbers."""
 
 
 def _of_order(kind: type[ScalarOp], order: np.ndarray | None) -> Function | None:
@@ -491,9 +513,8 @@ def _of_complex(kind: type[ScalarOp], operands: list[str], dtype: str) -> tuple[
     if kind in _OF_COMPLEX:
         function, result = _OF_COMPLEX[kind], torch_dtype(dtype)
         return lambda x: function(x).to(result), operands
-    if kind in (ps.Complex, ps.ComplexFromPolar):
-        function = torch.complex if kind is ps.Complex else _polar
-        return function, ["float64" if dtype == "complex128" else "float32"] * 2
+    if kind in _FROM_PARTS:
+        return _FROM_PARTS[kind], ["float64" if dtype == "complex128" else "float32"] * 2
     return None
 
 
@@ -505,7 +526,7 @@ def _of_real(
         return torch.isnan, operands
     if kind is ps.IsInf:
         return torch.isinf, operands
-    if kind is ps.Angle:
+    if kind in those_of(ps, Angle=None):
         # NumPy's own choice: half precision for 8 bits, single for 16.
         part = np.arctan2(0, np.empty(0, operands[0])).dtype.name
         return lambda x: torch.atan2(torch.zeros_like(x), x).to(result), [part]

@@ -1,7 +1,7 @@
 """Shapes of a graph whose types say them: nothing has to be inferred.
 
-PyTensor's `ShapeFeature` infers the shape of each node as a graph of its own, also where the type of every output has
-it, and makes a new constant of every length.
+Before version 3.1 PyTensor's `ShapeFeature` infers the shape of each node as a graph of its own, also where the type of
+every output has it, and makes a new constant of every length.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class StaticShapes(ShapeFeature):
 
 class _AttachShapes(GraphRewriter):
     def apply(self, fgraph: FunctionGraph) -> None:
-        fgraph.attach_feature(StaticShapes())
+        fgraph.attach_feature(StaticShapes() if hasattr(ShapeFeature, "set_shape") else ShapeFeature())
 
 
 # In the place of PyTensor's "ShapeOpt".

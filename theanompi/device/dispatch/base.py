@@ -19,17 +19,12 @@ from pytensor.tensor.linalg.solvers.tridiagonal import LUFactorTridiagonal, Solv
 from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
 from pytensor.tensor.optimize import ScipyWrapperOp
 from pytensor.tensor.special import LogSoftmax, Softmax
-from pytensor.tensor.subtensor import (
-    AdvancedIncSubtensor,
-    AdvancedIncSubtensor1,
-    AdvancedSubtensor,
-    AdvancedSubtensor1,
-    IncSubtensor,
-)
+from pytensor.tensor.subtensor import IncSubtensor
 from pytensor.typed_list.basic import MakeList
 
 from theanompi.device.ops.base import Context, TorchOp
 from theanompi.device.unsupported import Unsupported
+from theanompi.device.versions import INC_SUBTENSORS, SUBTENSORS
 
 FRESH = (
     TorchOp,
@@ -46,10 +41,8 @@ FRESH = (
     Alloc,
     AllocEmpty,
     IncSubtensor,
-    AdvancedSubtensor1,
-    AdvancedSubtensor,
-    AdvancedIncSubtensor1,
-    AdvancedIncSubtensor,
+    *SUBTENSORS,
+    *INC_SUBTENSORS,
     Scan,
 )
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""

@@ -34,11 +34,11 @@ from pytensor.tensor.shape import Reshape, Shape, Shape_i, SpecifyShape
 from pytensor.tensor.type import TensorType
 
 from theanompi.device.dispatch.base import batched_function, torch_function
-from theanompi.device.dispatch.indexing import signed
 from theanompi.device.elemwise import elemwise_function
 from theanompi.device.ops.base import Context, TorchOp, matrix_product
-from theanompi.device.scalars import COMPUTED, torch_dtype
+from theanompi.device.scalars import COMPUTED, signed, torch_dtype
 from theanompi.device.unsupported import Unsupported
+from theanompi.device.versions import axis_and_rest
 
 
 @torch_function.register(TorchOp)
@@ -243,16 +243,17 @@ def _split_dims(op: SplitDims, node: Apply, context: Context) -> Callable[..., A
 @torch_function.register(Join)
 def _join(op: Join, node: Apply, context: Context) -> Callable[..., Any]:
     dtype = torch_dtype(node.outputs[0].type.dtype)
+    fixed, tensors = axis_and_rest(op, node, 0)
+    first = len(node.inputs) - len(tensors)
+    same = all(v.type.dtype == node.outputs[0].type.dtype for v in tensors)
 
-    def join(axis: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x.to(dtype) for x in tensors], dim=int(axis))
+    def join(*operands: torch.Tensor) -> torch.Tensor:
+        axis = int(operands[0]) if fixed is None else fixed
+        return torch.cat([x.to(dtype) for x in operands[first:]], dim=axis)
 
-    if any(v.type.dtype != node.outputs[0].type.dtype for v in node.inputs[1:]):
+    if fixed is None or not same:
         return join
-    if isinstance(node.inputs[0], Constant):
-        fixed = int(node.inputs[0].data)
-        return lambda _, *tensors: torch.cat(tensors, dim=fixed)
-    return lambda axis, *tensors: torch.cat(tensors, dim=int(axis))
+    return lambda *operands: torch.cat(operands[first:], dim=fixed)
 
 
 @torch_function.register(Split)
@@ -266,11 +267,13 @@ def _split(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
         found = x.split_with_sizes(lengths, dim=axis)
         return found if op.len_splits > 1 else found[0]
 
-    _, axis, sizes = node.inputs
-    if isinstance(axis, Constant) and isinstance(sizes, Constant):
+    axis, (_, sizes) = axis_and_rest(op, node, 1)
+    if axis is not None and isinstance(sizes, Constant):
         # Asked of the device, the lengths would have to be waited for.
-        fixed_axis, fixed_lengths = int(axis.data), sizes.data.tolist()
+        fixed_axis, fixed_lengths = axis, sizes.data.tolist()
         return lambda x, *_: parts(x, fixed_axis, fixed_lengths)
+    if axis is not None:
+        return lambda x, *rest: parts(x, axis, rest[-1].tolist())
     return lambda x, axis, sizes: parts(x, int(axis), sizes.tolist())
 
 

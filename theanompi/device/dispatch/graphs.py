@@ -9,13 +9,13 @@ import torch
 from pytensor.compile.builders import OpFromGraph
 from pytensor.graph.basic import Apply
 from pytensor.graph.fg import FunctionGraph
-from pytensor.ifelse import IfElse
 from pytensor.raise_op import CheckAndRaise
 from pytensor.tensor.blockwise import Blockwise
 
 from theanompi.device.branches import Branches
 from theanompi.device.dispatch.base import batched_function, torch_function
 from theanompi.device.ops.base import Context
+from theanompi.device.versions import IfElse
 
 
 @torch_function.register(Blockwise)

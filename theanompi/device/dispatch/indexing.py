@@ -11,9 +11,7 @@ import torch
 from pytensor.graph.basic import Apply, Constant
 from pytensor.tensor.subtensor import (
     AdvancedIncSubtensor,
-    AdvancedIncSubtensor1,
     AdvancedSubtensor,
-    AdvancedSubtensor1,
     IncSubtensor,
     Subtensor,
     indices_from_subtensor,
@@ -21,14 +19,8 @@ from pytensor.tensor.subtensor import (
 
 from theanompi.device.dispatch.base import torch_function
 from theanompi.device.ops.base import Context
-
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-"""Dtypes in which torch neither adds nor writes by index, and those of the same bits in which it does."""
-
-
-def signed(x: torch.Tensor) -> torch.Tensor:
-    """The same bits in a dtype whose elements torch puts anywhere by index."""
-    return x.view(_SIGNED[x.dtype]) if x.dtype in _SIGNED else x
+from theanompi.device.scalars import signed
+from theanompi.device.versions import INC_SUBTENSORS, SUBTENSORS
 
 
 def _integers(numbers: Sequence[Any]) -> list[int]:
@@ -143,11 +135,7 @@ def _check_masks(x: torch.Tensor, entries: Sequence[Any]) -> None:
             axis += 1
 
 
-@torch_function.register(AdvancedSubtensor1)
-@torch_function.register(AdvancedSubtensor)
-def _advanced_subtensor(
-    op: AdvancedSubtensor1 | AdvancedSubtensor, node: Apply, context: Context
-) -> Callable[..., Any]:
+def _advanced_subtensor(op: AdvancedSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
     to_entries = _entries(op, node)
 
     def advanced_subtensor(x: torch.Tensor, *inputs: Any) -> torch.Tensor:
@@ -166,6 +154,10 @@ def _advanced_subtensor(
         # The rows of a table, as of an embedding.
         return lambda x, index: torch.ops.aten.index.Tensor(x, [index.to(torch.int64)])
     return advanced_subtensor
+
+
+for kind in SUBTENSORS:
+    torch_function.register(kind, _advanced_subtensor)
 
 
 def _put(target: torch.Tensor, entries: Sequence[Any], y: torch.Tensor, accumulate: bool) -> None:
@@ -195,17 +187,26 @@ def _put(target: torch.Tensor, entries: Sequence[Any], y: torch.Tensor, accumula
         torch.set_deterministic_debug_mode(before)
 
 
-@torch_function.register(AdvancedIncSubtensor1)
-@torch_function.register(AdvancedIncSubtensor)
-def _advanced_inc_subtensor(
-    op: AdvancedIncSubtensor1 | AdvancedIncSubtensor, node: Apply, context: Context
-) -> Callable[..., Any]:
+def _check_broadcast(broadcastable: Sequence[bool], y: torch.Tensor, shape: Sequence[int]) -> None:
+    """Expect a value to be as long as the rows that it is written into, but where its type says that it is one long."""
+    # The value may have fewer axes.
+    for known, got, expected in zip(broadcastable[::-1], y.shape[::-1], shape[::-1], strict=False):
+        if got == 1 != expected and not known:
+            raise ValueError(
+                f"a value of shape {tuple(y.shape)} into rows of shape {tuple(shape)}: "
+                "runtime broadcasting is not allowed; if it is meant, use specify_broadcastable"
+            )
+
+
+def _advanced_inc_subtensor(op: AdvancedIncSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
     to_entries = _entries(op, node)
     once = getattr(op, "ignore_duplicates", False)
+    rows = node.inputs[2].type
+    by_rows = op.idx_list == (0,) and rows.ndim == 1 and rows.dtype != "bool"
 
     def advanced_inc_subtensor(x: torch.Tensor, y: torch.Tensor, *inputs: Any) -> torch.Tensor:
-        if isinstance(op, AdvancedIncSubtensor1):
-            op._check_runtime_broadcasting(node, x, y, inputs[0])
+        if by_rows:
+            _check_broadcast(node.inputs[1].type.broadcastable, y, (*inputs[0].shape, *x.shape[1:]))
         entries = to_entries(inputs)
         _check_masks(x, entries)
         entries = _expanded(entries)
@@ -226,3 +227,7 @@ def _advanced_inc_subtensor(
         return result
 
     return advanced_inc_subtensor
+
+
+for kind in INC_SUBTENSORS:
+    torch_function.register(kind, _advanced_inc_subtensor)

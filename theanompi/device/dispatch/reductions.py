@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytensor.graph.basic import Apply, Constant
+from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.tensor import math as ptm
 from pytensor.tensor.basic import Nonzero
@@ -28,6 +28,7 @@ from pytensor.tensor.special import LogSoftmax, Softmax
 from theanompi.device.dispatch.base import torch_function
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import COMPUTED, ordered, torch_dtype, unordered
+from theanompi.device.versions import axis_and_rest
 
 
 def _reduced(op: CAReduce, node: Apply) -> tuple[int, ...]:
@@ -71,14 +72,17 @@ def _prod(op: Prod | ProdWithoutZeros, node: Apply, context: Context) -> Callabl
     if accumulated == torch.bool:
         return lambda x: torch.all(_flattened(x.to(torch.bool), axes), -1).to(dtype)
 
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return torch.prod(_flattened(x, axes), -1, dtype=computed)
+
     def prod(x: torch.Tensor) -> torch.Tensor:
-        return torch.prod(_flattened(x.to(computed), axes), -1, dtype=computed).to(accumulated).to(dtype)
+        return product(x.to(computed)).to(accumulated).to(dtype)
 
     def prod_without_zeros(x: torch.Tensor) -> torch.Tensor:
         """Of nothing but zeros it is 0."""
         zero = x == 0
-        value = prod(torch.where(zero, 1, x))
-        return torch.where(_flattened(zero, axes).all(-1), 0, value)
+        value = product(torch.where(zero, 1, x.to(computed)))
+        return torch.where(_flattened(zero, axes).all(-1), 0, value).to(accumulated).to(dtype)
 
     return prod if isinstance(op, Prod) else prod_without_zeros
 
@@ -163,7 +167,7 @@ def _cum_op(op: CumOp, node: Apply, context: Context) -> Callable[..., Any]:
 @torch_function.register(ArgSortOp)
 def _sort_op(op: SortOp | ArgSortOp, node: Apply, context: Context) -> Callable[..., Any]:
     # Equal elements keep their order, which fits every kind.
-    dtype, axis = torch_dtype(node.inputs[0].type.dtype), node.inputs[1]
+    dtype, (axis, _) = torch_dtype(node.inputs[0].type.dtype), axis_and_rest(op, node, 1)
 
     def sort(x: torch.Tensor, axis: Any) -> torch.Tensor:
         return unordered(torch.sort(ordered(x), dim=int(axis), stable=True)[0], dtype)
@@ -172,10 +176,7 @@ def _sort_op(op: SortOp | ArgSortOp, node: Apply, context: Context) -> Callable[
         return torch.sort(ordered(x), dim=int(axis), stable=True)[1]
 
     function = sort if isinstance(op, SortOp) else argsort
-    if isinstance(axis, Constant):
-        number = int(axis.data)
-        return lambda x, _: function(x, number)
-    return function
+    return function if axis is None else lambda x, *_: function(x, axis)
 
 
 def _keys(x: torch.Tensor, common: torch.dtype) -> torch.Tensor:

@@ -27,6 +27,10 @@ PROGRAMS = 528
 """About how many programs share sums over rows: four for each multiprocessor of an H100 or H200. It is the same on
 every GPU, as the order of the additions depends on it."""
 
+REGISTERS = 128
+"""Of a thread, so that four programs of 128 threads fit into a multiprocessor and none of `PROGRAMS` waits for another.
+In float32 the sums of a projection need more; there three fit."""
+
 PASS_ROWS = 8 * ROWS
 """Rows of a program that sums nothing; it reads its channels' vectors once for all of them."""
 
@@ -371,6 +375,11 @@ def pieces_of(rows: int, channels: int) -> tuple[int, int]:
     return piece, triton.cdiv(rows, piece)
 
 
+def _resident(x: torch.Tensor) -> dict[str, int]:
+    """The launch option that keeps all programs that share sums over `x` on the GPU at once."""
+    return {"maxnreg": REGISTERS} if x.dtype == torch.bfloat16 else {}
+
+
 def sums_of(partial: torch.Tensor) -> torch.Tensor:
     """The second stage of sums, of shape (number, pieces, c): over all pieces, in a fixed order."""
     n_sums, pieces, channels = partial.shape
@@ -419,7 +428,11 @@ def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Ten
     means, squares = torch.empty(2, pieces, channels, device=x.device).unbind()
     mean, inv_std = torch.empty(2, channels, device=x.device).unbind()
     _statistics_of_pieces[(pieces, _columns(channels))](
-        x, means, squares, rows, channels, piece, ROWS=ROWS, CHANNELS=CHANNELS, **OPTIONS
+        *(x, means, squares, rows, channels, piece),
+        ROWS=ROWS,
+        CHANNELS=CHANNELS,
+        **OPTIONS,
+        **_resident(x),
     )
     _statistics[(triton.cdiv(channels, PIECE_CHANNELS),)](
         *(means, squares, mean, inv_std, rows, channels, piece, pieces, epsilon),
@@ -607,6 +620,7 @@ def sums(
         CHANNELS=CHANNELS,
         BYTES=BYTES,
         **OPTIONS,
+        **_resident(x),
     )
     return sums_of(partial)
 
