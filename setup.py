@@ -56,7 +56,7 @@ setup(
     },
     python_requires=">=3.11,<3.15",
     install_requires=[
-        "pytensor>=3.0,<4",
+        "pytensor>=3.0,<3.4",
         "torch>=2.11",
         "mpi4py>=4.1",
         "numpy>=2",

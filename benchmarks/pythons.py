@@ -29,7 +29,7 @@ ACTIVATE = ". .venv/bin/activate && "
 STEPS = {
     "environment": "{python} -m venv .venv",
     "wheel": ACTIVATE + "pip wheel -q --no-deps ./theanompi",
-    "install": ACTIVATE + 'pip install -q -c theanompi/constraints.txt "$(ls theanompi-*.whl)[mpich]"',
+    "install": ACTIVATE + 'pip install -q {constraints} "$(ls theanompi-*.whl)[mpich]"',
     "version": ACTIVATE + "tmlauncher --version",
     "doctor": ACTIVATE + f"tmlauncher doctor {SMALL}",
     "mpirun": ACTIVATE
@@ -58,8 +58,12 @@ class Failed(Exception):
     """What a command printed that did not end well."""
 
 
-def tried(python: str, clone: Path, folder: Path, *, shown: list[Path], cache: Path) -> dict[str, Any]:
+def tried(
+    python: str, clone: Path, folder: Path, *, shown: list[Path], cache: Path, newest: bool
+) -> dict[str, Any]:
     """Run the commands under a Python; gives its versions, the seconds of each and what the network came to.
+
+    Packages are those of constraints.txt, or the newest ones that setup.py allows.
 
     Raises
     ------
@@ -73,10 +77,12 @@ def tried(python: str, clone: Path, folder: Path, *, shown: list[Path], cache: P
     root = CleanRoot(folder, Path(system or "/"), shown=shown, cache=cache)
     shutil.copytree(clone, root.home / "theanompi", symlinks=True)
     (root.home / "facts.py").write_text(FACTS, encoding="utf-8")
+    constraints = "" if newest else "-c theanompi/constraints.txt"
     seconds = {}
     for name, command in STEPS.items():
         start = time.perf_counter()
-        done = root.run(command.format(python=Path(path).absolute()), timeout=LIMIT_S)
+        command = command.format(python=Path(path).absolute(), constraints=constraints)
+        done = root.run(command, timeout=LIMIT_S)
         seconds[name] = time.perf_counter() - start
         if done.returncode:
             raise Failed(f"{name}: status {done.returncode}\n{done.stdout[-3000:]}")
@@ -115,6 +121,9 @@ def main() -> None:
         help="that they see too, read-only",
     )
     parser.add_argument("--cache", metavar="FOLDER", type=Path, help="of pip; by default an empty one")
+    parser.add_argument(
+        "--newest", action="store_true", help="packages as new as may be, not constraints.txt's"
+    )
     parser.add_argument("--out", type=Path, default=common.RESULTS / "pythons.json")
     args = parser.parse_args()
     result: dict[str, Any] = {"benchmark": "pythons", "environment": common.environment(), "pythons": []}
@@ -125,7 +134,7 @@ def main() -> None:
         for python in args.pythons:
             with tempfile.TemporaryDirectory(dir=folder) as root:
                 try:
-                    row = tried(python, clone, Path(root), shown=args.show, cache=cache)
+                    row = tried(python, clone, Path(root), shown=args.show, cache=cache, newest=args.newest)
                 except Failed as fault:
                     failed = True
                     print(f"{python}: {fault}", flush=True)

@@ -5,18 +5,29 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytest
 import torch
 from pytensor.scalar.basic import Composite, float32
+from torch.overrides import TorchFunctionMode
 
 from tests.mpi import ROOT
+from theanompi import device
+from theanompi.device import placement
+from theanompi.device.linker import TorchLinker
+from theanompi.device.linker import _mode as linker_mode
+from theanompi.device.ops import softmax_cross_entropy
 from theanompi.device.triton import OPTIONS
+from theanompi.lasagne.layers import get_all_params, get_output
+from theanompi.lasagne.updates import momentum
+from theanompi.models.resnet50 import build_model
 
 triton = pytest.importorskip("triton", reason="needs Triton: pip install -e '.[triton]'")
 # Imported only where Triton is.
@@ -173,6 +184,69 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tu
                 ones = ", of one" * any(isinstance(value, int) and value == 1 for value in args)
                 chosen = OPTIONS | {k: v for k, v in options.items() if k == "maxnreg"}
                 yield f"{name}, {len(seen)}, {NAMES[dtype]}{ones}", made, chosen
+
+
+class GpuWithoutMemory(TorchFunctionMode):
+    """Tensors of torch's device "meta", which have no elements, do as a GPU's would.
+
+    They take part with numbers that lie on the CPU, convolutions keep the layout of images, and who copies them to the
+    CPU gets zeros.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is torch.Tensor.cpu:
+            return torch.zeros(args[0].shape, dtype=args[0].dtype)
+        if any(isinstance(x, torch.Tensor) and x.is_meta for x in [*args, *(kwargs or {}).values()]):
+            args = [
+                x.to("meta") if isinstance(x, torch.Tensor) and x.is_cpu and x.ndim == 0 else x for x in args
+            ]
+        result = function(*args, **kwargs or {})
+        if function is torch.conv2d:
+            return result.contiguous(memory_format=torch.channels_last)
+        if function is torch.ops.aten.convolution_backward.default:
+            gx, *rest = result
+            return gx if gx is None else gx.contiguous(memory_format=torch.channels_last), *rest
+        return result
+
+
+def step_of_resnet50(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """All kernels that a training step in bfloat16 starts: name, source, options."""
+    made: list[tuple[Any, Any, Any]] = []
+    monkeypatch.setattr(
+        triton.JITFunction,
+        "__getitem__",
+        lambda kernel, grid: lambda *args, **options: made.append((kernel, args, options)),
+    )
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    with GpuWithoutMemory():
+        scores = build_model((4, 3, 64, 64))["fc1000"]
+        x, y = device.shared(np.zeros((4, 3, 64, 64), "float32")), device.shared(np.zeros(4, "int64"))
+        loss = softmax_cross_entropy(get_output(scores, x), y).mean()
+        weights = get_all_params(scores, trainable=True)
+        updates = momentum(loss, weights, learning_rate=0.1)
+        linker = TorchLinker(
+            torch.device("meta"), "bf16", return_internal_type=True, written=None, capture=False
+        )
+        pytensor.function([], loss, updates=updates, mode=linker_mode(linker))()
+    for kernel, args, options in made:
+        assert all(v.is_meta for v in args if isinstance(v, torch.Tensor))
+        chosen = {k: v for k, v in options.items() if k in ("maxnreg", *OPTIONS)}
+        yield kernel.fn.__name__, source(kernel, args, options), chosen
+
+
+def test_a_step_of_resnet50_starts_kernels_that_compile_for_sm_90(monkeypatch):
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    started, sources = Counter[str](), {}
+    for name, made, options in step_of_resnet50(monkeypatch):
+        started[name] += 1
+        sources[made.hash()] = made, options
+    # 53 normalisations: 16 at the end of a block, of which 4 normalise a projection with it; one is pooled.
+    assert started["_statistics"] == 53 and started["_pool"] == 1
+    assert started["_apply"] == started["_sums_of_pieces"] == started["_gradient"] == 48
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(lambda one: triton.compile(one[0], target=target, options=one[1]), sources.values()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

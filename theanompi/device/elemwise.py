@@ -445,7 +445,7 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     unknown = len(node.inputs) > 1 and any(None in v.type.shape for v in node.inputs)
     otherwise = checked if unknown else whole
     fused = expression.same_shape and len(expression.nodes) > 1
-    if fused and context.device.type == "cuda" and triton.available():
+    if fused and context.device.type != "cpu" and triton.available():
         from theanompi.device.triton.elemwise import in_one_pass  # imports Triton
 
         graph = expression.inputs, expression.outputs, expression.nodes

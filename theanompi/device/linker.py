@@ -126,7 +126,7 @@ class TorchLinker(JITLinker):
 
     def jit_compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Bind the precision: tf32 is a switch of torch's that must be right while this function runs."""
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             return fn
         tf32 = self.precision == "tf32"
 
@@ -415,7 +415,7 @@ def _mode(linker: TorchLinker) -> RememberedMode:
     # The traces of a loop that nobody reads are not kept.
     traces = "scan_save_mem_no_prealloc"
     tags = [TAG]
-    if linker.device.type == "cuda":
+    if linker.device.type != "cpu":
         tags += [GPU_TAG] * triton.available() + [BF16_TAG] * (linker.precision == "bf16")
     return RememberedMode(linker, RewriteDatabaseQuery(include=["fast_run", traces, *tags]))
 

@@ -62,4 +62,4 @@ def computes(x: torch.Tensor) -> bool:
     -------
     bool
     """
-    return x.is_cuda
+    return not x.is_cpu

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from theanompi.device.triton import OPTIONS
+from theanompi.device.triton import OPTIONS, computes
 
 ROWS = 32
 CHANNELS = 64
@@ -360,7 +360,7 @@ def fit(*tensors: torch.Tensor) -> bool:
     """
     shape = tensors[0].shape
     return shape.numel() > 0 and all(
-        t.is_cuda
+        computes(t)
         and t.dtype in (torch.float32, torch.bfloat16)
         and t.shape == shape
         and t.is_contiguous(memory_format=layout(len(shape)))
