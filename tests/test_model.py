@@ -10,11 +10,20 @@ import small_models
 from mpi4py import MPI
 from small_models import Normalised, Plain
 
-from theanompi import device
+from theanompi import Model, Objective, classification, device
 from theanompi.config import ConfigError, RunConfig, resolve, setting
 from theanompi.config.kinds import whole
-from theanompi.lasagne.layers import Conv2DLayer, DenseLayer, InputLayer, Layer, batch_norm, get_all_params
-from theanompi.lasagne.nonlinearities import softmax
+from theanompi.lasagne.layers import (
+    BatchNormLayer,
+    Conv2DLayer,
+    DenseLayer,
+    InputLayer,
+    Layer,
+    batch_norm,
+    get_all_params,
+    get_output,
+)
+from theanompi.lasagne.nonlinearities import rectify, softmax
 from theanompi.training.model import refuse_unheeded
 from theanompi.training.rank import make_model
 
@@ -157,6 +166,48 @@ def test_the_average_is_of_weights_and_statistics_as_a_loop_has_it() -> None:
     model.cleanup()
     np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
     assert (average - weights).abs().max() > 1e-2
+
+
+class Chain(Model):
+    """Three layers, each with statistics; of several objectives the first has the outer two."""
+
+    several: bool
+
+    def build(self, batch: Any) -> Layer:
+        net: Layer = InputLayer(batch["images"].type.shape)
+        for name in ("outer1", "inner", "outer2"):
+            net = BatchNormLayer(
+                DenseLayer(net, 10, b=None, nonlinearity=rectify, name=name), name=f"{name}.bn"
+            )
+        return net
+
+    def objectives(self, batch: Any, training: bool) -> list[Objective]:
+        loss = classification(get_output(self.network, batch["images"]), batch["labels"]).loss
+        params: dict[bool, list[Any]] = {True: [], False: []}
+        for p in get_all_params(self.network, trainable=True):
+            params[not self.several or p.name.startswith("outer")].append(p)
+        return [Objective(loss, params=ps, name=f"outer_{outer}") for outer, ps in params.items() if ps]
+
+
+def test_each_objective_moves_the_statistics_of_its_layers_wherever_they_are() -> None:
+    statistics = []
+    for several in (False, True):
+        # At next to no rate, all see the same weights.
+        model = type("Net", (Chain,), {"several": several})(
+            {"batch_size": 4, "base_lr": 1e-30, "verbose": False}
+        )
+        model.compile_iter_fns()
+        initial = {name: array.copy() for name, array in model.state_arrays().items()}
+        for count in range(2):
+            for objective in model.due(count):
+                model.train_iter(count, mock.Mock(), objective)
+                model.update(objective)
+        model.cleanup()
+        statistics.append({k: v for k, v in model.state_arrays().items() if k.endswith(("mean", "inv_std"))})
+    assert len(statistics[0]) == 6
+    for name, expected in statistics[0].items():
+        np.testing.assert_allclose(statistics[1][name], expected, rtol=1e-5, err_msg=name)
+        assert np.abs(expected - initial[name]).max() > 1e-3, name
 
 
 def test_everything_else_is_the_users_own() -> None:

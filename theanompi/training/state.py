@@ -135,6 +135,8 @@ def make_states(
     decays = {p for p in get_all_params(layers, trainable=True, regularizable=True) if p.ndim >= 2}
     own = _divide(traced.objectives, trainable, where)
     moved = _owners(traced, layers, own)
+    # Those that one objective moves lie side by side, and behind all of them those that none does.
+    statistics.sort(key=lambda statistic: moved.get(statistic, len(own)))
     order = [[*(p for p in ps if p in decays), *(p for p in ps if p not in decays)] for ps in own]
     shapes = {str(p.name): p.type.shape for p in [*(p for ps in order for p in ps), *statistics]}
     weights, average = FlatBuffer(shapes), FlatBuffer(shapes) if averaged else None
