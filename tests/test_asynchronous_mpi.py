@@ -394,6 +394,16 @@ def test_a_resumed_centre_has_weights_velocities_and_counts(optimizer: str, tmp_
     assert read_log(tmp_path / "log.jsonl")[-1]["iteration"] == 22
 
 
+def test_a_checkpoint_that_one_rank_cannot_read_ends_all_with_its_line(tmp_path: Path) -> None:
+    """Before ranks wait for each other to fill the centre."""
+    common = {**SHORT, "rule": "EASGD"}
+    trained(2, tmp_path, **{**common, "max_iterations": 2})
+    done = orderly(2, tmp_path, "blind", resume=True, **common)
+    assert done.returncode == 1 and re.search(
+        "^theanompi: rank 1 on .*: expected a checkpoint$", done.stderr, re.M
+    )
+
+
 def test_a_checkpoint_within_an_epoch_is_a_meeting_of_all(tmp_path: Path) -> None:
     trained(
         2,

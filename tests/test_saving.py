@@ -49,8 +49,14 @@ class Silent:
     end = start
 
 
-def make(**settings: Any) -> Plain:
-    return Plain({**SETTINGS, **settings, "verbose": False})
+class Biased(Plain):
+    """Whose biases have a rate of their own."""
+
+    bias_rate = 2.0
+
+
+def make(model: type[Plain] = Plain, **settings: Any) -> Plain:
+    return model({**SETTINGS, **settings, "verbose": False})
 
 
 def train(model: Plain, start: int, stop: int) -> Arrays:
@@ -70,7 +76,8 @@ def save(model: Plain, folder: Path, iteration: int) -> Path:
 
 def load(model: Plain, folder: Path) -> Resumed:
     try:
-        return load_checkpoint(model, RULE, folder, MPI.COMM_SELF, model.config)
+        resumed, _ = load_checkpoint(model, RULE, folder, MPI.COMM_SELF, model.config)
+        return resumed
     finally:
         model.cleanup()
 
@@ -118,6 +125,19 @@ def test_a_lower_rate_counts_from_the_first_update_on(
         np.testing.assert_allclose(got[f"velocity/{name}"], held * new, rtol=1e-4, atol=1e-7)
         wrong = -(m * (m * old * u + eta * gradient) + eta * gradient)
         assert np.abs(wrong).max() > 10 * np.abs(got[f"weights/{name}"] - w).max()
+
+
+@pytest.mark.parametrize(("before", "after"), [("v", "u"), ("u", "v")])
+def test_a_velocity_of_biases_comes_with_their_own_rate(before: str, after: str, tmp_path: Path) -> None:
+    model = make(Biased, momentum_form=before)
+    train(model, 0, 5)
+    folder = save(model, tmp_path / "run", 5)
+    straight = train(make(Biased, momentum_form=after), 0, 8)
+    model = make(Biased, momentum_form=after)
+    load(model, folder)
+    resumed = train(model, 5, 8)
+    for name, expected in straight.items():
+        np.testing.assert_allclose(resumed[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("form", ["v", "u"])

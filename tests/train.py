@@ -5,7 +5,7 @@
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N`` its loader
 process, ``kill-holding-N`` that rank as it writes for the Nth time what it has locked for all, ``term-N`` sends the
 last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N, ``full-N`` leaves no room in any file from
-then on.
+then on, ``blind`` has the last rank find no checkpoint.
 
 No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
@@ -52,6 +52,13 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
                 return update(self, objective)
 
             stack.enter_context(patch(Model, "update", update_by_the_mean_of_its_batches))
+        elif how == "blind":
+            from theanompi.record import checkpoint
+
+            if comm.Get_rank() == comm.Get_size() - 1:
+                stack.enter_context(
+                    patch(checkpoint, "load", side_effect=ValueError("expected a checkpoint"))
+                )
         elif how.startswith("kill-holding"):
             from theanompi.exchange.window import LockedWindow
 

@@ -287,9 +287,10 @@ def train(
         together(comm, model.compile_validation)
     iteration, own, changes, rate = 0, 0, "", ""
     if config.resume:
-        iteration, changes, own, rate = together(
+        (iteration, changes, own, rate), of_rule = together(
             comm, lambda: load_checkpoint(model, rule, out, comm, config)
         )
+        rule.load_state_arrays(of_rule)
         rule.go_on(model)
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:

@@ -98,10 +98,13 @@ def _eta_names(model: Model) -> list[str]:
     return ["last_eta", *(f"last_eta/{state.name}" for state in model.states[1:])]
 
 
-def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config: RunConfig) -> Resumed:
-    """Take over the state of the folder's checkpoint.
+def load_checkpoint(
+    model: Model, rule: Rule, out: Path, comm: MPI.Comm, config: RunConfig
+) -> tuple[Resumed, dict[str, torch.Tensor]]:
+    """Take over the model's state of the folder's checkpoint; gives what is the rule's, for its `load_state_arrays`.
 
-    Every rank reads the file. The recipe may be another one: the velocity comes with the rate that it holds.
+    Every rank reads the file. The recipe may be another one: the velocity comes with the rate that it holds. Ranks do
+    not wait for each other here, so that one may fail.
 
     Raises
     ------
@@ -120,29 +123,28 @@ def load_checkpoint(model: Model, rule: Rule, out: Path, comm: MPI.Comm, config:
     if _is_old(attributes):
         # The rate of the schedule is right if the recipe is the same, which nobody can tell.
         last_etas = [model.schedule(max(iteration - 1, 0))]
+
+    expected, own = dict(model.state_arrays()), iteration
+    of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
+    arrays = {k: v for k, v in arrays.items() if not k.startswith(_RULE)}
+    if rule.own_state:
+        of_rule = _of_this_rank(of_rule, comm, path)
+        own, last_etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
     etas: list[float] = []
     for eta, objective in zip(last_etas, model.traced.objectives, strict=True):
         # One that has not been updated yet has none.
-        begun = iteration >= objective.every
+        begun = own >= objective.every
         if not isinstance(eta, float) or not 0 <= eta < math.inf or (begun and not eta):
             raise ConfigError(f"{path}: last_eta: expected a rate above 0, got {eta!r}")
         etas.append(eta)
-
-    expected = dict(model.state_arrays())
-    of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
-    arrays = {k: v for k, v in arrays.items() if not k.startswith(_RULE)}
-    own = iteration
-    if rule.own_state:
-        of_rule = _of_this_rank(of_rule, comm, path)
-        own, etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
     if rule.own_slots:
         names = {_of_rank(name, comm.Get_rank()): name for name in expected if not name.startswith(_WEIGHTS)}
         arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(_WEIGHTS)}
     checkpoint.check(arrays, expected, path)
     model.load_state_arrays(_in_form(arrays, model, etas, form), own, etas)
-    rule.load_state_arrays({name: torch.from_numpy(array) for name, array in of_rule.items()})
     changes = _changes(attributes, recipe)
-    return Resumed(iteration, changes, own, _rates(attributes, model, iteration) if changes else "")
+    rate = _rates(attributes, model, iteration) if changes else ""
+    return Resumed(iteration, changes, own, rate), {k: torch.from_numpy(v) for k, v in of_rule.items()}
 
 
 def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) -> dict[str, np.ndarray]:
@@ -294,8 +296,9 @@ def _in_form(
     if (saved == "u") == (wanted == "u"):
         return found
     for state, optimizer, eta in zip(model.states, model.optimizers, etas, strict=True):
-        factor = np.float32(eta if saved == "u" else 1 / eta) if eta else np.float32(1)
-        if isinstance(optimizer, Momentum):
-            for p in state.parameters:
-                found[f"velocity/{p.name}"] = found[f"velocity/{p.name}"] * factor
+        if isinstance(optimizer, Momentum) and eta:
+            for parameters, own_eta in ((state.decayed, eta), (state.undecayed, model.bias_rate * eta)):
+                factor = np.float32(own_eta if saved == "u" else 1 / own_eta)
+                for p in parameters:
+                    found[f"velocity/{p.name}"] = found[f"velocity/{p.name}"] * factor
     return found
