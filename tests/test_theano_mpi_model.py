@@ -217,6 +217,42 @@ def test_what_wgan_does_of_the_contract_counts(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "scores.png").exists()
 
 
+class Pairs(Gan):
+    """Takes two batches at a time on all ranks."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__({**config, "mname": "Gan"})
+        self.data = SimpleNamespace(n_batch_train=6, n_batch_val=2)
+
+    def train_iter(self, count: int, recorder: Any) -> int:  # type: ignore[override]
+        super().train_iter(count, recorder)
+        return count + 2
+
+
+def test_what_is_due_between_two_counts_is_not_left_out(tmp_path: Path) -> None:
+    """Averages of every fourth iteration and checkpoints of every fifth, where only even ones are counted."""
+    settings = {
+        "modelfile": "test_theano_mpi_model",
+        "modelclass": "Pairs",
+        "sync_type": "avg",
+        "settings": {"rule.period": 4},
+        "checkpoint_interval": 5,
+        "keep": 9,
+        "out": str(tmp_path),
+        "log_interval": 1,
+        "devices": ["cpu"],
+    }
+    done = run_warm(2, settings)
+    assert done.returncode == 0, done.stderr
+    train = [line for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "train"]
+    assert {line["iteration"]: line["cost"] for line in train} == {
+        2: None, 4: -3, 6: -3, 8: -3, 10: -3, 12: -3,
+    }  # fmt: skip
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {
+        f"checkpoint-{iteration}.h5" for iteration in (6, 10, 12)
+    }
+
+
 def test_several_parts_of_a_batch_are_iterations_of_their_own() -> None:
     model = Regression({"rank": 0})
     model.n_subb = 3.0  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from theanompi.rules.rule import (
     added_up,
     average_weights,
     check_finite,
+    comes_due,
     over_all_ranks,
     own_step,
 )
@@ -136,28 +137,29 @@ class BSP(Rule):
         """The other sync types: each rank updates by its own gradients, then they average or swap, if it is time."""
         step, loss = own_step(replica, count, record)
         self._since.append((step, loss))
-        iteration = replica.epoch * replica.data.n_batch_train + count + 1
-        if not self._is_time(replica, iteration):
+        per_epoch = replica.data.n_batch_train
+        first = replica.epoch * per_epoch
+        # An iteration may be that of several batches.
+        before, done = first + count, first + min(replica.advance(count), per_epoch)
+        if not self._is_time(replica, before, done):
             # Told with the next exchange: until then nobody waits for anybody.
             return Step(0, {}, step.eta, False)
         if self._sync_type == "avg":
             average_weights(replica, self._sums[0], self._links.size, record)
-        elif iteration % self._period == 0:
-            self._swap(replica, iteration, record)
+        elif comes_due(self._period, before, done):
+            self._swap(replica, before + 1, record)
         told, self._since = self._since, []
         return over_all_ranks(
             added_up([step for step, _ in told]), sum(loss for _, loss in told), self._links
         )
 
-    def _is_time(self, replica: "Replica", iteration: int) -> bool:
-        """Whether all meet after this iteration."""
+    def _is_time(self, replica: "Replica", before: int, done: int) -> bool:
+        """Whether all meet after an iteration that has come from `before` to `done`."""
         config = self._links.config
         local = self._sync_type == "swap" or replica.epoch >= self._local_from
-        return (
-            iteration % (self._period if local else 1) == 0
-            or iteration % replica.data.n_batch_train == 0
-            or iteration % (config.checkpoint_interval or iteration + 1) == 0
-            or iteration == config.max_iterations
+        periods = [self._period if local else 1, replica.data.n_batch_train, config.checkpoint_interval]
+        return any(period and comes_due(period, before, done) for period in periods) or (
+            done >= (config.max_iterations or done + 1)
         )
 
     def _swap(self, replica: "Replica", iteration: int, record: Any) -> None:

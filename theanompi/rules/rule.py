@@ -252,6 +252,15 @@ def check_own(loss: float, links: "Links") -> None:
     check_finite([loss if rank == links.rank else 0.0 for rank in range(links.size)])
 
 
+def comes_due(period: int, before: int, done: int) -> bool:
+    """Whether something that is due every `period` iterations is due on the way from `before` to `done` of them.
+
+    >>> comes_due(3, 2, 3), comes_due(3, 3, 5), comes_due(3, 5, 7)
+    (True, False, True)
+    """
+    return done // period > before // period
+
+
 def added_up(steps: Sequence[Step]) -> Step:
     """What several iterations of this rank have seen, as one; η is that of the last.
 

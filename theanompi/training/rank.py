@@ -29,6 +29,7 @@ from theanompi.record.progress import Progress
 from theanompi.record.recorder import Recorder
 from theanompi.record.terminal import folded, text_columns
 from theanompi.rules import Diverged, get_rule
+from theanompi.rules.rule import comes_due
 from theanompi.system import cgroup
 from theanompi.training.links import Links
 from theanompi.training.loop import train_alone, train_epoch, validate
@@ -422,7 +423,7 @@ def train(
 
             def after(position: int, epoch: int = epoch) -> None:
                 nonlocal will_validate
-                done = epoch * per_epoch + position
+                before, done = progress.iteration, epoch * per_epoch + position
                 progress.iteration = done
                 if will_validate:
                     # The first update has not waited for it; what is wrong with it is said at once all the same.
@@ -432,7 +433,7 @@ def train(
                         together(comm, model.compile_validation)
                 # At the end of an epoch the validation comes first: its line would be lost with a kill in between.
                 if position < per_epoch:
-                    if config.checkpoint_interval and done % config.checkpoint_interval == 0:
+                    if config.checkpoint_interval and comes_due(config.checkpoint_interval, before, done):
                         save(done, epoch, done)
                     stop_if_agreed(done, epoch, done)
 

@@ -125,7 +125,10 @@ class Replica(Protocol):
         ...
 
     def advance(self, count: int) -> int:
-        """The iteration at `count` is over: gives the position of the next one, the same on every rank."""
+        """Give the position that follows the iteration at `count`, which is over, the same on every rank.
+
+        All ranks ask for it alike; more than once is the same.
+        """
         ...
 
     def ask_to_stop(self) -> None:

@@ -145,7 +145,9 @@ class TheanoMPIModel:
         self.model, self.data, self.n_epochs = model, _Batches(model), int(model.n_epochs)
         self.reported = _reported(model)
         self._rank, self._size, self._comm = rank, size, comm if lockstep else None
-        self._out, self._scaling, self._returned = config.out, config.scaling, None
+        self._out, self._scaling = config.out, config.scaling
+        self._returned: Any = None
+        self._following: int | None = None
         self.params = list(model.params)
         self.images_per_batch = int(getattr(model, "batch_size", 1))
         self._buffer = FlatBuffer({str(i): np.shape(p.get_value()) for i, p in enumerate(self.params)})
@@ -182,20 +184,21 @@ class TheanoMPIModel:
     def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
         """One iteration of the model, its own update included."""
         self._listener.recorder = recorder
-        self._returned = self.model.train_iter(count, self._listener)
+        self._returned, self._following = self.model.train_iter(count, self._listener), None
 
     def at(self, iteration: int) -> None:
         """Nothing: the model has a rate of its own."""
 
     def advance(self, count: int) -> int:
         """The count that the model has returned, the largest of all ranks, or the position after `count`."""
-        returned = self._returned if isinstance(self._returned, int | np.integer) else 0
-        count = max(count + 1, int(returned))
-        if self._comm is not None and self._size > 1:
-            count = max(self._comm.allgather(count))
-        if count >= self.data.n_batch_train:
-            self._call("reset_iter", "train")
-        return count
+        if self._following is None:
+            returned = self._returned if isinstance(self._returned, int | np.integer) else 0
+            self._following = max(count + 1, int(returned))
+            if self._comm is not None and self._size > 1:
+                self._following = max(self._comm.allgather(self._following))
+            if self._following >= self.data.n_batch_train:
+                self._call("reset_iter", "train")
+        return self._following
 
     def _call(self, method: str, *arguments: Any) -> None:
         """Call one of the methods that a model need not have."""
