@@ -196,6 +196,20 @@ together(MPI.COMM_WORLD, partial(checkpoint.load, "nowhere.h5"))
     assert done.stderr == "theanompi: checkpoint nowhere.h5: expected a file, got none there\n"
 
 
+def test_what_code_beside_the_package_raises_keeps_its_traceback():
+    """Of a folder whose name begins with that of the package, such as theanompi_experiments in a clone."""
+    program = f"""
+from functools import partial
+from mpi4py import MPI
+from theanompi.training.ranks import together
+mine = compile("raise ValueError('five')", "{ROOT}/theanompi_experiments/net.py", "exec")
+together(MPI.COMM_WORLD, partial(exec, mine))
+"""
+    done = run_mpi(1, ["-c", program], timeout=30)
+    assert done.returncode == 1
+    assert "theanompi_experiments/net.py" in done.stderr and "ValueError: five" in done.stderr
+
+
 def test_shared_memory_has_no_name_when_training_begins_nor_has_that_of_a_job_that_was_killed(tmp_path):
     program = """
 import os, sys

@@ -214,6 +214,12 @@ def test_everything_else_is_the_users_own() -> None:
     refuse_unheeded(made({"width": 8, "forward": lambda self: None, "__init__": constructor("depth", 3)}))
 
 
+def test_biases_need_a_rate() -> None:
+    """By which the momentum correction divides."""
+    with pytest.raises(ConfigError, match=r"^Net.bias_rate: expected a number above 0, got 0$"):
+        made({"bias_rate": 0})
+
+
 def test_layers_need_no_names() -> None:
     """Parameters get names of their own, by the kind of layer and its number; those that are unique stay."""
 

@@ -298,11 +298,17 @@ def test_names_that_no_metrics_can_have_are_refused(names: Any) -> None:
         TheanoMPIModel(model, RunConfig(sync_type="avg"), 0, 1)
 
 
-@pytest.mark.parametrize("resume", [True, "auto"])
-def test_it_is_refused_where_a_later_start_could_not_go_on(resume: Any, tmp_path: Path) -> None:
+def made_by_a_function(config: dict[str, Any]) -> Regression:
+    return Regression(config)
+
+
+@pytest.mark.parametrize(
+    ("resume", "model"), [(True, "Regression"), ("auto", "Regression"), ("auto", "made_by_a_function")]
+)
+def test_it_is_refused_where_a_later_start_could_not_go_on(resume: Any, model: str, tmp_path: Path) -> None:
     settings = {
         "modelfile": "test_theano_mpi_model",
-        "modelclass": "Regression",
+        "modelclass": model,
         "sync_type": "avg",
         "out": str(tmp_path / "run"),
         "devices": ["cpu"],

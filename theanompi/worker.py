@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from theanompi.config import RunConfig, from_environment, run_folder
-from theanompi.config.kinds import AUTO
 from theanompi.config.lineage import DATA
 from theanompi.launch.check import data_by_source
 from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
@@ -104,8 +103,6 @@ def run(
             return take(config)
 
         folder = together(comm, taken)
-        if config.resume == AUTO:  # which the folder has decided, if one is needed
-            config = replace(config, resume=comm.bcast(folder is not None and folder.resume))
         if comm.Get_rank() == 0:
             tell(out=config.out)
             if given.data is None and config.data is not None and config.verbose and not plan:

@@ -17,6 +17,7 @@ Theano-MPI's contract holds as well: any class that takes one `config` dict and 
 with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.training.theano_mpi_model`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -132,6 +133,10 @@ class Model:
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
         self.config = resolve(given, self.defaults, model=type(self).__name__)
         self.settings: Any = read_settings(self.Settings, self.config.settings, "model")
+        if not 0 < self.bias_rate < math.inf:
+            raise ConfigError(
+                f"{type(self).__name__}.bias_rate: expected a number above 0, got {self.bias_rate!r}"
+            )
         if self.config.data is None:
             raise ConfigError(
                 f"{type(self).__name__}.defaults: data: expected a data set, as a theanompi.Model reads none of its "

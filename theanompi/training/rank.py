@@ -18,6 +18,7 @@ from mpi4py import MPI
 
 from theanompi import __version__, device
 from theanompi.config import ConfigError, RunConfig, hosts, local_device, read_defaults, resolve
+from theanompi.config.kinds import AUTO
 from theanompi.config.plugins import import_module
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
@@ -255,6 +256,8 @@ def train(
     gc.freeze()
     progress.now("building the model")
     model = together(comm, lambda: means.model(config, comm, lockstep=rule.lockstep))
+    if config.resume == AUTO:  # which the folder has decided, if one is needed
+        config = replace(config, resume=comm.bcast(folder is not None and folder.resume))
     agree(comm, metrics_differ(comm.allgather(model.reported.metrics)))
     progress.resumable = isinstance(model, Model)
     if rank == 0:

@@ -29,9 +29,9 @@ from theanompi.training.stop import Interrupted
 
 # Where code is that its users did not write.
 _OURS = (
-    str(Path(__file__).parents[1]),
-    sysconfig.get_path("stdlib"),
-    sysconfig.get_path("purelib"),
+    os.path.join(Path(__file__).parents[1], ""),
+    os.path.join(sysconfig.get_path("stdlib"), ""),
+    os.path.join(sysconfig.get_path("purelib"), ""),
     "<frozen ",
 )
 # Seconds for which each rank leaves it to those before it to say what goes wrong on all.
