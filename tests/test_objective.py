@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytensor
@@ -194,6 +195,22 @@ def test_a_parameter_that_the_loss_does_not_reach_is_named() -> None:
         match="^objective loss: expected each parameter to take part in its loss, got .*lower.W.*, which do not$",
     ):
         model.compile_iter_fns()
+
+
+@pytest.mark.parametrize("sync_type", ["cdd", "avg"])
+def test_a_minibatch_of_nothing_but_padding_moves_no_weight(sync_type: str) -> None:
+    def objectives(self: Two, batch: Any, training: bool) -> Objective:
+        return self.scores(batch)._replace(weight=pt.zeros(N, "float32"))
+
+    model = made(objectives, {"weight_decay": 0.0})
+    model.compile_iter_fns(sync_type)
+    before = model.state_arrays()
+    model.train_iter(0, mock.Mock())
+    model.update()
+    model.cleanup()
+    assert model.measures().sums["loss"] == (0, 0)
+    for name, after in model.state_arrays().items():
+        np.testing.assert_array_equal(after, before[name], err_msg=name)
 
 
 def test_what_build_gives_must_be_layers() -> None:

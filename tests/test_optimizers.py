@@ -485,6 +485,22 @@ def test_an_update_at_every_third_iteration_has_that_iterations_rate() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["adam", "momentum"])
+def test_the_schedule_goes_by_the_run_and_the_optimizer_by_what_the_weights_have_had(name: str) -> None:
+    """The first update of a worker whose run has come to iteration 6: of Adam's one step it is η·g/|g|."""
+    w, g = pytensor.shared(np.zeros(2)), pytensor.shared(np.array([3.0, -0.5]))
+    optimizer = get_optimizer(name)(config(weight_decay=0.0))
+    slots = {slot: pytensor.shared(np.zeros(2)) for slot in optimizer.slots}
+    t, made, last_eta = (pytensor.shared(number) for number in (np.int64(6), np.int64(0), np.float64(0)))
+    eta, updates = update_graph(
+        [Group(w, g, slots, False)], optimizer, SCHEDULE, t=t, made=made, last_eta=last_eta
+    )
+    assert float(pytensor.function([], eta, updates=updates, mode="FAST_COMPILE")()) == RATES[6]
+    step = np.sign(g.get_value()) if name == "adam" else g.get_value()
+    np.testing.assert_allclose(w.get_value(), -RATES[6] * step, rtol=1e-6)
+    assert (int(t.get_value()), int(made.get_value())) == (7, 1)
+
+
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *(f"lasagne.{rule}" for rule in rules())])
 def test_arrays_are_passed_over_once(name: str) -> None:
     """Nothing of double precision meets the arrays, and all that is by element is one expression."""
