@@ -131,6 +131,13 @@ def test_the_sums_of_a_validation_are_rounded_once() -> None:
     assert found == (4, {"loss": (2.0, 4.0)})
 
 
+def test_a_validation_that_has_lost_an_item_is_not_taken_for_one() -> None:
+    replica = mock.Mock(data=mock.Mock(n_batch_val=0), reported=Reported(("loss",), "loss", "items"))
+    replica.validation_sums.return_value, replica.n_validated.return_value = np.array([[7.0, 1.0, 7.0]]), 8
+    with pytest.raises(RuntimeError, match="^validation: expected each of the 8 items once, counted 7$"):
+        validation_of(replica, MPI.COMM_SELF, None, StopSignals(heed=False), Progress())
+
+
 def test_a_checkpoint_from_within_an_epoch_is_evaluated_too(noise: str, tmp_path: Path) -> None:
     done = run_warm(1, {**SETTINGS, "data": noise, "max_iterations": 3, "out": str(tmp_path / "run")})
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import torch
 
 from tests.mpi import run_mpi, run_warm
 from theanompi.config import EXCHANGES, ConfigError
-from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, route
+from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, nccl, route
 from theanompi.exchange.base import Bucket
 from theanompi.exchange.naive import Naive
 
@@ -107,6 +107,27 @@ def test_hidden_on_a_cuda_device(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", ["nccl", "nccl16"])
 def test_sum_by_nccl(strategy: str) -> None:
     right(run(2, "sums", ("nccl", "nccl16"), "cuda by rank"), strategy, 2)
+
+
+def test_the_buffers_of_several_objectives_share_one_communicator_of_nccl(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of which a process has one."""
+    log: list[str] = []
+    gpu = SimpleNamespace(is_cuda=True, device="cuda:0")
+    comm = SimpleNamespace(rank=0, size=1, allgather=lambda value: [value], bcast=lambda value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(torch.cuda, "nccl", SimpleNamespace(version=lambda: (2, 27)))
+    monkeypatch.setattr(nccl.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(nccl.distributed, "TCPStore", lambda *_, **__: SimpleNamespace(port=1))
+    monkeypatch.setattr(nccl.distributed, "init_process_group", lambda *_, **__: log.append("made"))
+    monkeypatch.setattr(nccl.distributed, "destroy_process_group", lambda: log.append("gone"))
+    for _ in range(2):
+        assert [nccl.join(comm, gpu), nccl.join(comm, gpu)] == ["device memory by NCCL 2.27"] * 2
+        nccl.leave()
+        assert log.pop() == "made" and log == []
+        nccl.leave()
+        assert log.pop() == "gone" and log == []
 
 
 class Recorded(Naive):

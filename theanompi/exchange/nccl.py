@@ -13,16 +13,21 @@ from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket, Buffer
 
 _TIMEOUT = timedelta(minutes=10)
+# Exchangers of this process that have NCCL's communicator.
+_users = 0
 
 
 def join(comm: MPI.Intracomm, flat: torch.Tensor) -> str:
-    """Make NCCL's communicator of the ranks of `comm`; collective. Gives what the log says of it.
+    """Use NCCL's communicator of the ranks of `comm` until `leave`; collective. Gives what the log says of it.
+
+    A process has one, which the first of its exchangers makes; each has its sums one after another.
 
     Raises
     ------
     ConfigError
         On all ranks, where a rank is not on a GPU of its own, or torch comes without NCCL.
     """
+    global _users
     found = torch.cuda.get_device_properties(flat.device).uuid if flat.is_cuda else flat.device.type
     everyones = comm.allgather(str(found))
     if not flat.is_cuda or not distributed.is_nccl_available():
@@ -32,6 +37,13 @@ def join(comm: MPI.Intracomm, flat: torch.Tensor) -> str:
             f"exchange nccl: expected a GPU for each of the {comm.size} ranks, got {len(set(everyones))}; "
             "remedy: --exchange shm or overlap, which let ranks share one"
         )
+    if not _users:
+        _connect(comm, flat.device)
+    _users += 1
+    return f"device memory by NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
+
+
+def _connect(comm: MPI.Intracomm, device: torch.device) -> None:
     host, port = socket.gethostname(), 0
     store = None
     if comm.rank == 0:
@@ -41,9 +53,16 @@ def join(comm: MPI.Intracomm, flat: torch.Tensor) -> str:
     if store is None:
         store = distributed.TCPStore(host, port, is_master=False, timeout=_TIMEOUT)
     distributed.init_process_group(
-        "nccl", store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT, device_id=flat.device
+        "nccl", store=store, rank=comm.rank, world_size=comm.size, timeout=_TIMEOUT, device_id=device
     )
-    return f"device memory by NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
+
+
+def leave() -> None:
+    """Give NCCL's communicator back, when nobody else uses it."""
+    global _users
+    _users -= 1
+    if not _users:
+        distributed.destroy_process_group()
 
 
 class Nccl(Background):
@@ -59,7 +78,7 @@ class Nccl(Background):
 
     def close(self) -> None:
         super().close()
-        distributed.destroy_process_group()
+        leave()
 
 
 class Nccl16(Float16):
@@ -80,4 +99,4 @@ class Nccl16(Float16):
 
     def close(self) -> None:
         super().close()
-        distributed.destroy_process_group()
+        leave()

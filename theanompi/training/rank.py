@@ -525,8 +525,7 @@ def train(
         agree(comm, error)
     except Agreed:
         # Without it MPI complains of open windows at its end.
-        if not rule.lockstep:
-            links.close()
+        links.close()
         raise
     finally:
         model.cleanup()
