@@ -197,6 +197,38 @@ def test_a_parameter_that_the_loss_does_not_reach_is_named() -> None:
         model.compile_iter_fns()
 
 
+def test_an_objective_is_updated_when_it_is_due_at_a_rate_of_its_own() -> None:
+    def objectives(self: Two, batch: Any, training: bool) -> list[Objective]:
+        one = Objective(vector(self, batch), params=self.of("lower"), name="a")
+        return [one, one._replace(params=self.of("upper"), name="b", every=2, rate=3.0)]
+
+    # The rate grows in each iteration.
+    settings = {"base_batch": 1, "warmup_epochs": 1}
+    model, resumed = made(objectives, settings), made(objectives, settings)
+    rates = model.schedule
+    model.compile_iter_fns()
+    etas: dict[int, list[float]] = {0: [], 1: []}
+    for count in range(6):
+        for objective in model.due(count):
+            model.train_iter(count, mock.Mock(), objective)
+            etas[objective].append(float(model.update(objective)))
+    model.cleanup()
+    assert etas[0] == pytest.approx([rates(count) for count in range(6)], rel=1e-12)
+    assert etas[1] == pytest.approx([3 * rates(count) for count in (1, 3, 5)], rel=1e-12)
+    assert len(set(etas[0])) == 6
+
+    resumed.load_state_arrays(model.state_arrays(), 6, model.last_etas())
+    assert [int(state.made.get_value()) for state in resumed.states] == [6, 3]
+    resumed.compile_iter_fns()
+    resumed.train_iter(7, mock.Mock(), 0)
+    resumed.train_iter(7, mock.Mock(), 1)
+    resumed.cleanup()
+    assert float(resumed.update(1)) == pytest.approx(3 * rates(7), rel=1e-12)
+    # Where all others are.
+    resumed.at(21)
+    assert [float(resumed.update(i)) for i in (0, 1)] == pytest.approx([rates(21), 3 * rates(21)], rel=1e-12)
+
+
 @pytest.mark.parametrize("sync_type", ["cdd", "avg"])
 def test_a_minibatch_of_nothing_but_padding_moves_no_weight(sync_type: str) -> None:
     def objectives(self: Two, batch: Any, training: bool) -> Objective:
