@@ -25,6 +25,7 @@ from theanompi.lasagne.layers import (
     Layer,
     MaxPool2DLayer,
     NonlinearityLayer,
+    get_all_layers,
     get_output,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax, softplus
@@ -40,6 +41,17 @@ class Plain(Model):
         net = Conv2DLayer(net, 8, 3, stride=2, W=HeNormal("relu"), flip_filters=False, name="conv")
         net = MaxPool2DLayer(net, 2)
         return DenseLayer(net, num_classes, nonlinearity=softmax, name="dense")
+
+
+class Fixed(Plain):
+    """Whose convolution no update changes."""
+
+    def build_model(self, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        scores = super().build_model(input_shape, num_classes)
+        (conv,) = (layer for layer in get_all_layers(scores) if layer.name == "conv")
+        for tags in conv.params.values():
+            tags.discard("trainable")
+        return scores
 
 
 class Decomposed(Plain):

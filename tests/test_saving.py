@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
-from small_models import Plain
+from small_models import Fixed, Plain
 
-from theanompi.config import FIELDS, ROLES, fields_of
+from theanompi.config import FIELDS, ROLES, ConfigError, fields_of
 from theanompi.data import open_dataset
 from theanompi.record import checkpoint
 from theanompi.rules import BSP
+from theanompi.training.evaluation import trained
 from theanompi.training.saving import Resumed, _identity, _settings, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("forks")
@@ -138,6 +139,40 @@ def test_a_velocity_of_biases_comes_with_their_own_rate(before: str, after: str,
     resumed = train(model, 5, 8)
     for name, expected in straight.items():
         np.testing.assert_allclose(resumed[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_parameters_that_no_update_changes_are_saved_too(tmp_path: Path) -> None:
+    """They need not be what the seed makes of them: a run may have begun with weights of a file."""
+    fixed = {"weights/conv.W", "weights/conv.b"}
+    begun, other = (make(Fixed, modelclass="Fixed") for _ in range(2))
+    for p in (*begun.fixed, *other.fixed):
+        p.set_value(p.get_value() + 0.5)
+    train(begun, 0, 3)
+    folder, straight = save(begun, tmp_path / "run", 3), train(other, 0, 5)
+    resumed = make(Fixed, modelclass="Fixed")
+    initial = resumed.state_arrays()
+    load(resumed, folder)
+    used, _ = trained(folder / "checkpoint.h5", begun.config, MPI.COMM_SELF)
+    used.cleanup()
+    assert all(np.array_equal(used.state_arrays()[name], initial[name] + np.float32(0.5)) for name in fixed)
+    after = train(resumed, 3, 5)
+    assert straight.keys() == after.keys()
+    assert all(np.array_equal(straight[name], after[name]) for name in straight)
+
+    arrays, attributes = checkpoint.load(folder / "checkpoint.h5")
+    rest = {name: array for name, array in arrays.items() if name not in fixed}
+    checkpoint.save(folder / "checkpoint.h5", rest, attributes)
+    earlier = make(Fixed, modelclass="Fixed")
+    load(earlier, folder)
+    assert all(np.array_equal(earlier.state_arrays()[name], initial[name]) for name in fixed)
+    checkpoint.save(
+        folder / "checkpoint.h5", {**arrays, "weights/conv.b": np.zeros(3, "float32")}, attributes
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"array 'weights/conv.b': expected float32 of shape \(8,\), got float32 of shape \(3,\)$",
+    ):
+        load(make(Fixed, modelclass="Fixed"), folder)
 
 
 @pytest.mark.parametrize("form", ["v", "u"])

@@ -18,7 +18,7 @@ from theanompi.training.loop import validation_of
 from theanompi.training.model import Model
 from theanompi.training.rank import make_model, resolve_by_class, settle
 from theanompi.training.ranks import together
-from theanompi.training.saving import DIGITS
+from theanompi.training.saving import DIGITS, take_fixed, without_fixed
 from theanompi.training.state import load_views
 from theanompi.training.stop import StopSignals
 
@@ -55,8 +55,9 @@ def trained(path: Path, config: RunConfig, comm: MPI.Intracomm) -> tuple[Model, 
             f"{config.modelclass}: expected a theanompi.Model, got a class of Theano-MPI's interface"
         )
     views = model.state.weights.views
-    expected = {name: array for name, array in model.state_arrays().items() if name.startswith(WEIGHTS)}
-    checkpoint.check({name: a for name, a in arrays.items() if name.startswith(WEIGHTS)}, expected, path)
+    found, expected = take_fixed(model, arrays, path), without_fixed(model, model.state_arrays())
+    found, expected = ({k: v for k, v in of.items() if k.startswith(WEIGHTS)} for of in (found, expected))
+    checkpoint.check(found, expected, path)
     load_views(model.state.weights, {name: arrays[f"{WEIGHTS}{name}"] for name in views})
     return model, attributes
 

@@ -33,7 +33,7 @@ from theanompi.config import FIELDS, OF_MODELS, ConfigError, NoSettings, RunConf
 from theanompi.data import Modality, Pictures
 from theanompi.device import DeviceSharedVariable, FlatBuffer
 from theanompi.exchange import Exchanger
-from theanompi.lasagne.layers import Layer, get_all_layers, get_output
+from theanompi.lasagne.layers import Layer, get_all_layers, get_all_params, get_output
 from theanompi.lasagne.random import set_rng
 from theanompi.lib.recorder import Recorder as TheanoMPIRecorder
 from theanompi.record.log import check_metrics
@@ -104,6 +104,8 @@ class Model:
         What `build` gave.
     params : list of DeviceSharedVariable
         The trainable parameters.
+    fixed : list of DeviceSharedVariable
+        Those that no update changes, such as of layers that are not ``trainable``.
     traced : Traced
         The objectives in training, as graphs.
     states : list of State
@@ -182,6 +184,7 @@ class Model:
         self.state = self.states[0]
         self._bits = FlatBuffer({"bits": (2 * len(self._numbers()),)})
         self.params = [p for state in self.states for p in state.parameters]
+        self.fixed = [p for p in get_all_params(layers) if p.name not in self.state.weights.views]
         self.schedule = make_schedule(
             run, minibatch=self.data.sampler.minibatch, iterations_per_epoch=self.data.n_batch_train
         )
@@ -650,7 +653,7 @@ class Model:
         return groups
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Weights and running statistics as ``weights/NAME``, what optimizers keep of each as ``SLOT/NAME``.
+        """All parameters and running statistics as ``weights/NAME``, what optimizers keep of each as ``SLOT/NAME``.
 
         Of a run with a moving average that is ``weights/NAME``, and what updates go on with ``raw/NAME``.
         """
@@ -660,6 +663,7 @@ class Model:
             for buffer in buffers
             for name, view in buffer.views.items()
         }
+        arrays |= {f"weights/{p.name}": p.get_value() for p in self.fixed}
         for state in self.states:
             arrays |= {f"{name}/{state.name}": scalar.get_value() for name, scalar in state.scalars.items()}
         return arrays

@@ -124,9 +124,10 @@ def load_checkpoint(
         # The rate of the schedule is right if the recipe is the same, which nobody can tell.
         last_etas = [model.schedule(max(iteration - 1, 0))]
 
-    expected, own = dict(model.state_arrays()), iteration
+    own = iteration
     of_rule = {k.removeprefix(_RULE): v for k, v in arrays.items() if k.startswith(_RULE)}
-    arrays = {k: v for k, v in arrays.items() if not k.startswith(_RULE)}
+    arrays = take_fixed(model, {k: v for k, v in arrays.items() if not k.startswith(_RULE)}, path)
+    expected = without_fixed(model, model.state_arrays())
     if rule.own_state:
         of_rule = _of_this_rank(of_rule, comm, path)
         own, last_etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
@@ -145,6 +146,34 @@ def load_checkpoint(
     changes = _changes(attributes, recipe)
     rate = _rates(attributes, model, iteration) if changes else ""
     return Resumed(iteration, changes, own, rate), {k: torch.from_numpy(v) for k, v in of_rule.items()}
+
+
+def without_fixed(model: Model, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All of a checkpoint's arrays but the parameters that no update changes."""
+    fixed = {f"{_WEIGHTS}{p.name}" for p in model.fixed}
+    return {name: array for name, array in arrays.items() if name not in fixed}
+
+
+def take_fixed(model: Model, arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Give a model the parameters that no update changes, which it may have begun with; gives the other arrays.
+
+    Checkpoints of earlier versions do not have them.
+
+    Raises
+    ------
+    ConfigError
+        If one has another shape or dtype.
+    """
+    for p in model.fixed:
+        name, now = f"{_WEIGHTS}{p.name}", p.get_value()
+        found = arrays.get(name, now)
+        if (found.shape, found.dtype) != (now.shape, now.dtype):
+            raise ConfigError(
+                f"{path}: array {name!r}: expected {now.dtype} of shape {now.shape}, got {found.dtype} of shape "
+                f"{found.shape}"
+            )
+        p.set_value(found)
+    return without_fixed(model, arrays)
 
 
 def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) -> dict[str, np.ndarray]:

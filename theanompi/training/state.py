@@ -125,7 +125,7 @@ def make_states(
     name_parameters(layers)
     trainable = get_all_params(layers, trainable=True)
     statistics = get_all_params(layers, batch_norm_stat=True)
-    names = [p.name for p in [*trainable, *statistics]]
+    names = [p.name for p in get_all_params(layers)]
     repeated = sorted({str(name) for name in names if names.count(name) > 1 or not name})
     if repeated:
         raise ConfigError(
