@@ -249,6 +249,17 @@ class TermInValidation(Plain):
         super().val_iter(count, recorder)
 
 
+class TermInThirdStep(Plain):
+    """Whose first worker gets a SIGTERM in its third step, which the main thread notes before that goes on."""
+
+    def train_iter(self, count: int, recorder: object, objective: int = 0) -> None:
+        print(f"worker {self.rank}, step {count}")
+        if self.rank == 0 and count == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        super().train_iter(count, recorder)
+
+
 class Mistaken(Plain):
     """Whose `build_model` has a mistake."""
 

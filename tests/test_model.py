@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import small_models
+import torch
 from mpi4py import MPI
 from small_models import Normalised, Plain
 
@@ -208,6 +209,34 @@ def test_each_objective_moves_the_statistics_of_its_layers_wherever_they_are() -
     for name, expected in statistics[0].items():
         np.testing.assert_allclose(statistics[1][name], expected, rtol=1e-5, err_msg=name)
         assert np.abs(expected - initial[name]).max() > 1e-3, name
+
+
+def test_an_objective_sees_all_batches_that_the_one_before_it_has_read() -> None:
+    model = type("Net", (Chain,), {"several": True})({"batch_size": 4, "accumulation": 3, "base_lr": 1e-30})
+    model.compile_iter_fns()
+    losses = []
+    for objective in model.due(0):
+        model.train_iter(0, mock.Mock(), objective)
+        (told,) = model.measures(objective).sums.values()
+        losses.append(told)
+    model.cleanup()
+    # At next to no rate, the second one has the same weights; its loss is the same, too.
+    assert losses[0][1] == losses[1][1] == 12
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
+
+
+def test_gradients_alone_are_scaled() -> None:
+    model = Normalised({"batch_size": 4, "verbose": False})
+    model.compile_iter_fns()
+    model.train_iter(0, mock.Mock())
+    model.cleanup()
+    views = model.state.gradients.views
+    before = {name: view.clone() for name, view in views.items()}
+    model.scale_gradients(0, 0.25)
+    scaled = {p.name for p in model.params}
+    assert scaled and len(scaled) < len(views) - 1
+    for name, view in views.items():
+        assert torch.equal(view, before[name] * (0.25 if name in scaled else 1)), name
 
 
 def test_everything_else_is_the_users_own() -> None:

@@ -285,6 +285,23 @@ WARMUP = {"scaling": "linear", "base_batch": 2, "base_lr": 0.005, "warmup_epochs
 """The rate is another one in each of the first iterations."""
 
 
+def test_a_worker_that_already_waits_for_a_meeting_stops_with_the_one_that_was_asked_to(
+    tmp_path: Path,
+) -> None:
+    """The first has a third iteration to end while the second one has done its two, of which nobody told it."""
+    settings = {
+        "rule": "EASGD",
+        "checkpoint_interval": 2,
+        "max_iterations": 8,
+        "modelclass": "TermInThirdStep",
+    }
+    done = orderly(1, tmp_path, workers_simulated=2, **settings)
+    assert done.returncode == 75, done.stderr
+    assert read_log(tmp_path / "log.jsonl")[-1]["iteration"] == 2
+    steps = sorted(line for line in done.stdout.splitlines() if line.startswith("worker"))
+    assert steps == [f"worker {rank}, step {count}" for rank, n in ((0, 3), (1, 2)) for count in range(n)]
+
+
 @pytest.mark.parametrize(("rule", "workers"), [("EASGD", 2), ("ASGD", 2), ("GOSGD", 2), ("GOSGD", 4)])
 def test_with_the_order_of_a_real_run_the_weights_are_its_own(
     rule: str, workers: int, tmp_path: Path
