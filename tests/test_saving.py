@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
-from small_models import Fixed, Plain
+from small_models import Fixed, Plain, Rivals
 
 from theanompi.config import FIELDS, ROLES, ConfigError, fields_of
 from theanompi.data import open_dataset
@@ -38,6 +38,15 @@ class Sums(BSP):
     sums_gradients = True
 
 
+class AtOwnPace(Sums):
+    """Of whose workers each has a number of iterations of its own."""
+
+    own_state = True
+
+    def state_arrays(self) -> dict[str, Any]:
+        return {}
+
+
 RULE = Sums()
 
 
@@ -56,7 +65,7 @@ class Biased(Plain):
     bias_rate = 2.0
 
 
-def make(model: type[Plain] = Plain, **settings: Any) -> Plain:
+def make(model: Any = Plain, **settings: Any) -> Any:
     return model({**SETTINGS, **settings, "verbose": False})
 
 
@@ -139,6 +148,25 @@ def test_a_velocity_of_biases_comes_with_their_own_rate(before: str, after: str,
     resumed = train(model, 5, 8)
     for name, expected in straight.items():
         np.testing.assert_allclose(resumed[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+class Seldom(Rivals):
+    """Whose second objective is updated in every second iteration."""
+
+    def objectives(self, batch: Any, training: bool) -> list[Any]:
+        first, second = super().objectives(batch, training)
+        return [first, second._replace(every=2)]
+
+
+def test_a_worker_that_is_behind_the_others_may_not_have_come_to_an_objective_yet(tmp_path: Path) -> None:
+    model, rule = make(Seldom), AtOwnPace()
+    model.compile_iter_fns()
+    model.train_iter(0, Silent())
+    model.update()
+    save_checkpoint(model, rule, tmp_path, MPI.COMM_SELF, model.config, iteration=2, own_iteration=1)
+    resumed, _ = load_checkpoint(model, rule, tmp_path, MPI.COMM_SELF, model.config)
+    model.cleanup()
+    assert (resumed.iteration, resumed.own, model.last_etas()) == (2, 1, [0.01, 0])
 
 
 def test_parameters_that_no_update_changes_are_saved_too(tmp_path: Path) -> None:
