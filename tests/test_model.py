@@ -249,6 +249,21 @@ def test_biases_need_a_rate() -> None:
         made({"bias_rate": 0})
 
 
+def test_parameters_lie_in_the_order_of_backward_those_that_decay_first() -> None:
+    """Which are matrices, unless their layer's tag says otherwise."""
+
+    def build_model(self: Any, input_shape: tuple[int, int, int, int], num_classes: int) -> Layer:
+        lower = DenseLayer(InputLayer(input_shape), 4, name="lower")
+        middle = DenseLayer(lower, 4, name="middle")
+        middle.params[middle.W].discard("regularizable")
+        return DenseLayer(middle, num_classes, name="upper")
+
+    state = made({"build_model": build_model}).state
+    assert [p.name for p in state.decayed] == ["upper.W", "lower.W"]
+    assert [p.name for p in state.undecayed] == ["upper.b", "middle.b", "middle.W", "lower.b"]
+    assert list(state.gradients.views) == [*(p.name for p in state.parameters), "metrics"]
+
+
 def test_layers_need_no_names() -> None:
     """Parameters get names of their own, by the kind of layer and its number; those that are unique stay."""
 

@@ -347,6 +347,22 @@ def test_a_log_may_say_what_the_schedule_went_by_and_then_says_it_of_each_iterat
             totals(pace=pace)
 
 
+@pytest.mark.parametrize(("rule", "own"), [("EASGD", {"rule.period": 2}), ("GOSGD", {"rule.p": 0.5})])
+def test_each_worker_of_a_resumed_run_goes_on_with_its_own_weights(
+    rule: str, own: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {
+        "rule": rule,
+        "batch_size": 64,
+        "epochs": 2,
+        "settings": {"clock.steps": "exponential", **own},
+    }
+    whole = one_process(tmp_path / "whole", 4, **settings, max_iterations=None)
+    one_process(tmp_path / "parts", 4, **settings, max_iterations=6)
+    assert read_log(tmp_path / "parts" / "log.jsonl")[-2]["kind"] == "val"
+    assert same(whole, one_process(tmp_path / "parts", 4, **settings, max_iterations=None, resume=True))
+
+
 def test_a_run_is_the_same_each_time_and_when_it_is_resumed(tmp_path: Path) -> None:
     settings = {
         "rule": "ASGD",
