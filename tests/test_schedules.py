@@ -67,6 +67,13 @@ def expected(kind: str, warmup: str, scaling: str) -> np.ndarray:
 
 
 @KINDS
+def test_a_warmup_as_long_as_the_run_leaves_nothing_to_decay(kind: str) -> None:
+    schedule = make(kind, warmup_epochs=EPOCHS, decay_epochs=())
+    rates = [BASE + (RATIO - 1) * BASE * t / N for t in range(N)]
+    assert [schedule(t) for t in range(N)] == pytest.approx(rates, rel=1e-12)
+
+
+@KINDS
 @WARMUPS
 @pytest.mark.parametrize("scaling", ["linear", "sqrt", "none"])
 def test_rates_are_those_of_the_formula(kind: str, warmup: str, scaling: str) -> None:
