@@ -1,5 +1,6 @@
 """What a model's objectives must be: each mistake is one line, before anything is compiled."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -10,12 +11,15 @@ import pytensor.tensor as pt
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from toy_replica import Toy
 
 from theanompi import Model, Objective, classification, device
 from theanompi.config import ConfigError, RunConfig, resolve
 from theanompi.lasagne.layers import DenseLayer, DropoutLayer, InputLayer, get_all_params, get_output
 from theanompi.lasagne.nonlinearities import softmax
+from theanompi.rules import own_step
 from theanompi.training.objective import Statistics, trace
+from theanompi.training.replica import Measures
 
 N = 4
 
@@ -227,6 +231,18 @@ def test_an_objective_is_updated_when_it_is_due_at_a_rate_of_its_own() -> None:
     # Where all others are.
     resumed.at(21)
     assert [float(resumed.update(i)) for i in (0, 1)] == pytest.approx([rates(21), 3 * rates(21)], rel=1e-12)
+
+
+def test_a_loss_that_is_not_finite_is_seen_whichever_objective_has_it() -> None:
+    class TwoToys(Toy):
+        def due(self, count: int) -> list[int]:
+            return [0, 1]
+
+        def measures(self, objective: int = 0) -> Measures:
+            return Measures(1, {f"loss{objective}": (1.0, 1.0)}, [(math.nan, 1.0)[objective]], False)
+
+    step, loss = own_step(TwoToys(0, 3), 0, mock.Mock())
+    assert math.isnan(loss) and step.sums == {"loss0": (1.0, 1.0), "loss1": (1.0, 1.0)}
 
 
 @pytest.mark.parametrize("sync_type", ["cdd", "avg"])
