@@ -2,10 +2,12 @@
 
 import heapq
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from theanompi.config import ClockSettings, ConfigError, RunConfig
 from theanompi.launch.check import check
 from theanompi.record.log import read_log
 from theanompi.record.progress import Progress
-from theanompi.rules import get_rule
+from theanompi.rules import Diverged, get_rule
+from theanompi.training.replica import Measures
 from theanompi.training.simulated import exchanges
 from theanompi.training.simulated.baton import Deadlock, run_workers
 from theanompi.training.simulated.communicator import Communicator
@@ -154,6 +157,19 @@ def test_asgd_is_a_numpy_loop_over_50_events(aware: bool) -> None:
         x[who], seen[who] = w, number + 1
         passes[who].append((number, staleness))
     assert near(toys, x) and [rule.passes() for rule in rules] == passes
+
+
+def test_a_gradient_of_a_loss_that_is_not_finite_does_not_come_to_the_centre() -> None:
+    class Lost(Toy):
+        def measures(self, objective: int = 0) -> Measures:
+            return Measures(1, {"loss": (math.nan, 1.0)}, [math.nan], False)
+
+    centre, rule, toy = mock.Mock(), get_rule("ASGD"), cast(Any, Lost(0, N))
+    links = SimpleNamespace(rank=0, size=2, config=RunConfig(rule="ASGD"), centre=lambda _: centre)
+    rule.attach(toy, cast(Any, links))
+    with pytest.raises(Diverged, match=r"^the loss is not finite on rank 0 \(nan\)$"):
+        rule.step(toy, 0, Quiet())
+    centre.part.assert_not_called()
 
 
 def test_gosgd_is_a_numpy_loop_over_50_events_and_its_shares_sum_to_1() -> None:
