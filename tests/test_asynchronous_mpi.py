@@ -394,6 +394,14 @@ def test_a_resumed_centre_has_weights_velocities_and_counts(optimizer: str, tmp_
     assert read_log(tmp_path / "log.jsonl")[-1]["iteration"] == 22
 
 
+def test_weights_are_averaged_where_a_run_ends_between_two_averages(tmp_path: Path) -> None:
+    settings = {"sync_type": "avg", "settings": {"rule.period": 4}, "log_interval": 1}
+    trained(2, tmp_path, **settings, max_iterations=6)
+    # What ranks have seen is told with the averages.
+    losses = [line["loss"] for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "train"]
+    assert [loss is not None for loss in losses] == [False, False, False, True, False, True]
+
+
 def test_a_checkpoint_that_one_rank_cannot_read_ends_all_with_its_line(tmp_path: Path) -> None:
     """Before ranks wait for each other to fill the centre."""
     common = {**SHORT, "rule": "EASGD"}
