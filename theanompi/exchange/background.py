@@ -114,10 +114,9 @@ class Background(Exchanger):
         k = self._bucket_of[name]
         self._missing[k] -= 1
         if self._missing[k] == 0:
-            # For the next call of the compiled function: only the last one of a step comes after `begin`.
+            # For the next call of the compiled function: only the last one of a step comes after `begin`, and counts.
             self._missing[k] = len(self.buckets[k].names)
-            if self._begun or self.buffer.flat.is_cuda:
-                self._signals.set(k)
+            self._signals.set(k)
 
     def sum(self) -> None:
         if self.comm.size == 1:
