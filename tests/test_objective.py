@@ -233,6 +233,19 @@ def test_an_objective_is_updated_when_it_is_due_at_a_rate_of_its_own() -> None:
     assert [float(resumed.update(i)) for i in (0, 1)] == pytest.approx([rates(21), 3 * rates(21)], rel=1e-12)
 
 
+def test_a_validation_counts_items_as_the_objective_does() -> None:
+    def objectives(self: Two, batch: Any, training: bool) -> Objective:
+        low = pt.cast(pt.lt(batch["labels"], 5), "float32")
+        return self.scores(batch)._replace(weight=low, metrics={"low": low})
+
+    model = made(objectives)
+    for count in range(4):
+        model.val_iter(count, mock.Mock())
+    model.cleanup()
+    items, _, counted, low, counted_again = model.validation_sums().sum(0)
+    assert items == 4 * N and 0 < low < items and low == counted == counted_again
+
+
 def test_a_loss_that_is_not_finite_is_seen_whichever_objective_has_it() -> None:
     class TwoToys(Toy):
         def due(self, count: int) -> list[int]:
