@@ -315,6 +315,21 @@ def test_several_runs_are_one_picture_with_a_name_for_each(tmp_path: Path, figur
     assert len({str(line.get_color()) for line in figures[1].axes[0].lines}) == 13
 
 
+def test_names_are_drawn_letter_by_letter(tmp_path: Path, figures: list[Figure]) -> None:
+    folders = [tmp_path / name for name in (r"$\foo{$", "_b", "a$b$c")]
+    for folder in folders:
+        folder.mkdir()
+        draw(folder, lines(2))
+    plot_runs(folders, tmp_path / "runs.png")
+    *curves, together = figures
+    (legend,) = together.legends
+    escaped = [r"\$\foo{\$", "_b", r"a\$b\$c"]
+    assert [figure.get_suptitle() for figure in curves] == escaped
+    assert [text.get_text() for text in legend.get_texts()] == escaped
+    validations = together.axes[0].lines[1::2]
+    assert [line.get_color() for line in legend.get_lines()] == [line.get_color() for line in validations]
+
+
 def test_a_run_that_blows_up_does_not_squeeze_the_others(tmp_path: Path, figures: list[Figure]) -> None:
     runs = [a_run(tmp_path / str(i), 2) for i in range(3)]
     log = runs[0] / "log.jsonl"

@@ -70,7 +70,7 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     cells: list[str | None] = [*metrics[:1], None, *metrics[1:]]
     rows = (len(cells) + 1) // 2
     figure = Figure(figsize=(10, 3.5 * (rows + 1)), dpi=150, layout="constrained")
-    figure.suptitle(log_path.resolve().parent.name, fontsize=13)
+    figure.suptitle(_literal(log_path.resolve().parent.name), fontsize=13)
     hides = any(record.get(f"{kind}_s") for record in train for kind in HIDDEN.values())
     # One grid, in which all panels of a column are of one width; the lowest panels share the height of a row.
     grid = figure.add_gridspec(
@@ -209,6 +209,7 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
                 f"run {run.folder}: expected {' and '.join(names)}, as {runs[0].folder} reports, got "
                 f"{' and '.join(others)}"
             )
+    labels = _labels([run.folder for run in runs])
     by_epochs = all(run.per_epoch for run in runs)
     many = len(runs) > len(_RUNS)
     colours = colormaps["viridis"](np.linspace(0, 0.95, len(runs))) if many else _RUNS
@@ -218,16 +219,17 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
     panels: list[Any] = [figure.add_subplot(1, len(names), i + 1) for i in range(len(names))]
     for axes, name in zip(panels, names, strict=True):
         scale = 100 if is_fraction(name) else 1
-        highest, lowest = list[float](), 0.0
-        for run, colour, label in zip(runs, colours, _labels([run.folder for run in runs]), strict=False):
+        highest, lowest, curves = list[float](), 0.0, list[Any]()
+        for run, colour, label in zip(runs, colours, labels, strict=False):
             unit, drawn = run.per_epoch if by_epochs else 1, []
             for records, style in (
                 (run.train, {"lw": 0.8, "alpha": 0.45, "ls": "--"}),
                 (run.val, {"lw": 1.6, "label": label, "marker": "o", "markersize": 3}),
             ):
                 x, y = _known(_column(records, "iteration") / (unit or 1), scale * _column(records, name))
-                axes.plot(x, y, color=colour, **style)
+                (curve,) = axes.plot(x, y, color=colour, **style)
                 drawn += y.tolist()
+            curves.append(curve)
             highest.append(max(drawn, default=0.0))
             lowest = min([lowest, *drawn])
         # One that blows up leaves the others their room.
@@ -242,8 +244,9 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25, lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
+    legend = figure.legend(
+        curves,
+        [str(i) for i in range(len(runs))],
         loc="outside lower center",
         ncols=columns,
         frameon=False,
@@ -251,7 +254,19 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
         title="solid: validation, dashed: training",
         title_fontsize=8,
     )
+    # Only now: a label that begins with _ would be left out.
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(_literal(label))
     _save(figure, Path(png_path))
+
+
+def _literal(name: str) -> str:
+    r"""A name for matplotlib, which takes what stands between two $ for mathematics.
+
+    >>> _literal("$x$")
+    '\\$x\\$'
+    """
+    return name.replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> None:
