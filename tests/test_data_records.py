@@ -1,5 +1,6 @@
 """The file format of arrays and of tokens: what is written comes back, and every way to be wrong has its line."""
 
+import fcntl
 import json
 import os
 import zlib
@@ -518,6 +519,38 @@ def test_tokens_that_cannot_be_stored(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == []
     with pytest.raises(ValueError, match="train/labels"):
         write_texts(path, ([[1]], [1]), ([[1]], [0]), name="t", class_names=["a"])
+
+
+def test_labels_are_not_rounded(tmp_path: Path) -> None:
+    path, half = tmp_path / "a.h5", {"x": np.zeros(2), "labels": np.array([0.0, 0.5])}
+    for write in (
+        lambda: write_arrays(path, half, half, name="a", class_names=["a", "b"]),
+        lambda: write_texts(path, ([[1], [2]], [0, 0.5]), ([[1]], [0]), name="a", class_names=["a", "b"]),
+    ):
+        with pytest.raises(ValueError) as error:
+            write()
+        assert (
+            str(error.value)
+            == f"data file {path}: train labels: expected whole numbers (n,), got float64 (2,)"
+        )
+        assert os.listdir(tmp_path) == []
+
+
+def test_who_comes_while_another_one_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flock = tmp_path / "a.h5", fcntl.flock
+    first = RecordWriter(path)
+
+    def late(*given: Any) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        for split in ("train", "val"):
+            first.stream(split, 2, "uint16", [np.zeros(2)])
+        first.finish(name="a", description="a", source="a", licence="a", tokens="bytes")
+        flock(*given)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ConfigError, match="expected no other process writing it, got one"):
+        RecordWriter(path)
+    assert os.listdir(tmp_path) == ["a.h5"] and open_dataset(path).n_train == 2
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

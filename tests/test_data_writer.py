@@ -1,5 +1,6 @@
 """Writing in blocks: whatever moment the writer is killed at, the next one goes on, and the file comes out the same."""
 
+import errno
 import fcntl
 import json
 import os
@@ -14,8 +15,17 @@ import pytest
 
 from tests.mpi import ROOT
 from theanompi.config import ConfigError
+from theanompi.data.store.hdf5 import ALIGNMENT
 from theanompi.data.store.schema import SPLITS, open_dataset
-from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.data.store.writer import (
+    Block,
+    ChannelSums,
+    Image,
+    Writer,
+    channel_sums,
+    merge,
+    write_dataset,
+)
 
 TEXTS: dict[str, Any] = {
     "name": "noise",
@@ -191,6 +201,23 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
     write(path)
 
 
+def test_who_comes_while_another_one_ends_is_refused(
+    tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flock = tmp_path / "noise.h5", fcntl.flock
+
+    def late(*given: Any) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        write(path)
+        flock(*given)
+
+    write(path, 3)
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ConfigError, match="expected no other process writing it, got one"):
+        Writer(path, {"what": "noise"})
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == whole
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         Writer(tmp_path / "no" / "noise.h5", {})
@@ -207,3 +234,22 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with Writer(path, {}) as writer:
         writer.discard()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("full", [ALIGNMENT, 2**14])
+def test_arrays_that_find_the_disk_full_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: int
+) -> None:
+    pwrite = os.pwrite
+
+    def write_some(file: int, data: Any, position: int) -> int:
+        if position >= full or position == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(file, data, position)
+
+    monkeypatch.setattr(os, "pwrite", write_some)
+    split = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2
+    about = {"name": "a", "class_names": ["a", "b"], "augmentation": "none"}
+    with pytest.raises(OSError, match="No space left"):
+        write_dataset(tmp_path / "a.h5", split, split, **about, description="", source="", licence="")
+    assert os.listdir(tmp_path) == []

@@ -4,7 +4,6 @@ All goes into ``OUT.writing``, which gets the file's name when it is whole and v
 kept; only a kill leaves it behind, and the next writer begins it anew.
 """
 
-import fcntl
 import json
 import os
 import zlib
@@ -30,7 +29,7 @@ from theanompi.data.store.records import (
     token_dtype,
     token_fields,
 )
-from theanompi.data.store.writer import check_output
+from theanompi.data.store.writer import check_output, lock, no_folder
 
 MOST_VOCABULARY = 16 * 2**20
 """Bytes of a vocabulary as JSON."""
@@ -82,14 +81,12 @@ class RecordWriter:
         try:
             self._lock = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise ConfigError(
-                f"data file {path}: expected a folder to write in, got: {error.strerror}"
-            ) from None
+            raise no_folder(path, error) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(self._lock, self._part, self.path)
+        except ConfigError:
             os.close(self._lock)
-            raise ConfigError(f"data file {path}: expected no other process writing it, got one") from None
+            raise
         # Older HDF5 layouts hold at most 64 KiB of attributes. The lock is ours: HDF5's would meet it.
         with self._disk():
             self._file = h5py.File(
@@ -342,7 +339,7 @@ def write_arrays(
     ConfigError
         If the folder does not exist.
     ValueError
-        If the splits have different fields, a field cannot be stored, or a label is of no class.
+        If the splits have different fields, a field cannot be stored, or a label is none or of no class.
 
     Examples
     --------
@@ -360,7 +357,7 @@ def write_arrays(
             arrays = splits[split]
             n = len(next(iter(arrays.values())))
             if class_names is not None and "labels" in arrays:
-                arrays["labels"] = arrays["labels"].astype(np.int64)
+                arrays["labels"] = _as_labels(arrays["labels"], f"data file {path}: {split} labels")
                 fields["labels"] = Field("int64", fields["labels"].shape)
             writer.arrays(split, n, fields, lambda key, arrays=arrays: [arrays[key]])  # type: ignore[misc]
         writer.finish(
@@ -481,7 +478,8 @@ def write_texts(
             ids = [
                 _as_ids(text, n_tokens, f"data file {path}: {split} text {i}") for i, text in enumerate(texts)
             ]
-            writer.texts(split, [len(text) for text in ids], labels, token_dtype(n_tokens), ids)
+            numbers = _as_labels(labels, f"data file {path}: {split} labels")
+            writer.texts(split, [len(text) for text in ids], numbers, token_dtype(n_tokens), ids)
         writer.finish(
             tokens=tokens,
             vocabulary=vocabulary,
@@ -491,6 +489,13 @@ def write_texts(
             source=source,
             licence=licence,
         )
+
+
+def _as_labels(values: ArrayLike, where: str) -> NDArray[np.int64]:
+    labels = np.asarray(values)
+    if labels.dtype.kind not in "biu":
+        raise ValueError(f"{where}: expected whole numbers (n,), got {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
 
 
 def _as_ids(values: ArrayLike, n_tokens: int, where: str) -> NDArray[Any]:

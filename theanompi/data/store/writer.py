@@ -96,6 +96,28 @@ def check_output(path: Path, overwrite: bool) -> None:
         )
 
 
+def no_folder(path: str | os.PathLike[str], error: OSError) -> ConfigError:
+    """What is said when a work file cannot be opened."""
+    return ConfigError(f"data file {path}: expected a folder to write in, got: {error.strerror}")
+
+
+def lock(descriptor: int, work_file: Path, path: Path) -> None:
+    """See that no other process is writing `path`: whoever is has locked its work file.
+
+    Raises
+    ------
+    ConfigError
+        If one is, or was until just now and has put away the work file that is open here.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = os.path.samestat(os.fstat(descriptor), work_file.stat())
+    except OSError:
+        alone = False
+    if not alone:
+        raise ConfigError(f"data file {path}: expected no other process writing it, got one")
+
+
 def _aligned(position: int) -> int:
     return -(-position // ALIGNMENT) * ALIGNMENT
 
@@ -171,20 +193,17 @@ class Writer:
         self._starts: dict[Split, int] = {"train": ALIGNMENT}
         self._end = ALIGNMENT
         self._ours = False
+        self._bytes = -1
         try:
             self._journal = open(self._journal_path, "a+b")  # noqa: SIM115
-            self._bytes = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise ConfigError(
-                f"data file {path}: expected a folder to write in, got: {error.strerror}"
-            ) from None
+            raise no_folder(path, error) from None
         try:
+            lock(self._journal.fileno(), self._journal_path, self.path)
             try:
-                fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(
-                    f"data file {path}: expected no other process writing it, got one"
-                ) from None
+                self._bytes = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise no_folder(path, error) from None
             self._continue(json.loads(json.dumps(dict(identity))), overwrite)
         except BaseException:
             self.close()
@@ -389,18 +408,18 @@ class Writer:
 
     def close(self) -> None:
         """Close the work files; those of unfinished work stay, if there is any work in them."""
-        if self._bytes >= 0:
+        if not self._journal.closed:
             if self._ours and not any(self.blocks.values()):
                 self._part.unlink(missing_ok=True)
                 self._journal_path.unlink(missing_ok=True)
-            os.close(self._bytes)
-            self._bytes = -1
+            if self._bytes >= 0:
+                os.close(self._bytes)
             self._journal.close()
 
     def discard(self) -> None:
         """Close and remove the work files."""
-        self._part.unlink(missing_ok=True)
-        self._journal_path.unlink(missing_ok=True)
+        for file in (self._part, self._journal_path, self._skeleton):
+            file.unlink(missing_ok=True)
         self.close()
 
     def __enter__(self) -> Self:
@@ -495,14 +514,14 @@ def write_dataset(
         )
     # An identity that no other work has: there is nothing to continue.
     with Writer(path, {"arrays": uuid.uuid4().hex}, overwrite=True) as writer:
-        for split, (images, labels) in zip(SPLITS, (train, val), strict=True):
-            height, width = images.shape[1:3]
-            rows = [
-                Image(str(i), int(label), height, width, pixels.tobytes())
-                for i, (pixels, label) in enumerate(zip(images, labels, strict=True))
-            ]
-            writer.append(split, Block(rows, [], channel_sums(images)))
         try:
+            for split, (images, labels) in zip(SPLITS, (train, val), strict=True):
+                height, width = images.shape[1:3]
+                rows = [
+                    Image(str(i), int(label), height, width, pixels.tobytes())
+                    for i, (pixels, label) in enumerate(zip(images, labels, strict=True))
+                ]
+                writer.append(split, Block(rows, [], channel_sums(images)))
             writer.finish(
                 name=name,
                 description=description,
@@ -513,7 +532,7 @@ def write_dataset(
                 channels=channels,
                 augmentation=augmentation,
             )
-        except ValueError:
+        except BaseException:
             # Nothing here is worth continuing: the arrays are still in the caller's hands.
             writer.discard()
             raise
