@@ -124,10 +124,11 @@ def test_sums():
         {"path": "staged", "bytes": 2**20, "seconds": 1e-3, "right": True},
         {"path": "direct", "bytes": 2**20, "seconds": 1e-3, "right": False},
         {"path": "staged", "bytes": 2**24, "seconds": 4e-3, "right": True},
+        {"path": "staged", "bytes": 2**30, "seconds": 8e-3, "right": True},
     ]
     assert lines(findings.allreduce(4, sums)) == [
         "problem allreduce: device memory, 4 ranks: wrong sums of 1 MiB",
-        "ok allreduce: staged from the device, 4 ranks: 1 MiB 1 GB/s, 16 MiB 4.2 GB/s",
+        "ok allreduce: staged from the device, 4 ranks: 1 MiB 1 GB/s, 16 MiB 4.2 GB/s, 1 GiB 134 GB/s",
     ]
 
 

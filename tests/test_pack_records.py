@@ -457,6 +457,10 @@ def test_what_is_unknown_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     assert err == "tmpack: val: 2 of 4 tokens (50 %) are <unk>\n"
     assert out.startswith(f"{tmp_path}/t.h5: 3 training and 4 validation tokens: words, a vocabulary of 3, ")
+    packed(
+        "text", train, "--val", write(tmp_path / "n.txt", "c d"), "--tokens", "words", "-o", tmp_path / "n.h5"
+    )
+    assert capsys.readouterr().err == "tmpack: val: 2 of 2 tokens (100 %) are <unk>\n"
 
 
 def test_texts_that_cannot_be_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

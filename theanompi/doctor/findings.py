@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from theanompi.config import ConfigError, Host, RunConfig, counted, local_device
 from theanompi.launch.mpirun import LATE, World
+from theanompi.record.metrics import as_number
 
 LEVELS = ("ok", "warning", "problem")
 MIB, GIB = 2**20, 2**30
@@ -296,7 +297,7 @@ def allreduce(ranks: int, sums: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def _speed(rate: float) -> str:
-    return f"{rate / 1e9:.2g} GB/s"
+    return f"{as_number(rate / 1e9, 2)} GB/s"
 
 
 def devices(wanted: Sequence[str], facts: Facts, where: str) -> Iterator[Finding]:

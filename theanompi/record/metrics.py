@@ -139,9 +139,15 @@ def as_text(name: str, value: float | None) -> str:
     return f"{100 * value:.2f} %"
 
 
-def as_number(value: float | None) -> str:
-    """Write a number with three digits."""
-    return "n/a" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+def as_number(value: float | None, digits: int = 3) -> str:
+    """Write a number with three digits, or another number of them; a larger one with those that it has.
+
+    >>> as_number(0.12345), as_number(999.6), as_number(12345.6), as_number(99.7, 2)
+    ('0.123', '1000', '12346', '100')
+    """
+    if value is None:
+        return "n/a"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:.0f}"
 
 
 def values_of(record: Mapping[str, Any], metrics: tuple[str, ...]) -> str:

@@ -24,6 +24,7 @@ from theanompi.data.pictures.decode import BadImage, as_jpeg, decode, resize_sho
 from theanompi.data.sources.base import Arrays, Files, Items, Source, printable
 from theanompi.data.store.schema import SPLITS, Split, Store, open_pictures
 from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.record.metrics import as_number
 from theanompi.system import cgroup
 
 # Of how images become blocks; a change makes unfinished work of before unusable.
@@ -368,7 +369,7 @@ def pack(
     if packed:
         print(
             f"packed {counted(packed, 'image')} in {seconds:,.1f} s: {packed / seconds:,.0f} images/s, "
-            f"{1000 * seconds * min(cores, blocks) / packed:.3g} ms per image and core"
+            f"{as_number(1000 * seconds * min(cores, blocks) / packed)} ms per image and core"
         )
     return True
 

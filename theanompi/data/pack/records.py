@@ -12,6 +12,7 @@ from theanompi.data.sources.fields import FieldSource
 from theanompi.data.sources.texts import LabelledTexts, TextStream, dtype_of
 from theanompi.data.store.record_writer import RecordWriter
 from theanompi.data.store.schema import SPLITS
+from theanompi.record.metrics import as_number
 
 
 class _Megabytes:
@@ -162,7 +163,9 @@ def pack_text(
     for split in SPLITS:
         if source.unknown[split]:
             share = 100 * source.unknown[split] / tokens[split]
-            say(f"{split}: {source.unknown[split]:,} of {tokens[split]:,} tokens ({share:.2g} %) are <unk>")
+            say(
+                f"{split}: {source.unknown[split]:,} of {tokens[split]:,} tokens ({as_number(share, 2)} %) are <unk>"
+            )
     size = size_in_words(Path(output).stat().st_size)
     vocabulary = source.vocabulary
     of = "bytes" if vocabulary == "bytes" else f"{source.tokens}, a vocabulary of {len(vocabulary):,}"
