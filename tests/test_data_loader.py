@@ -29,6 +29,7 @@ from theanompi.data.pictures.regions import regions
 from theanompi.data.reading.random import sample_keys
 from theanompi.data.store.schema import SPLITS, Split, Store
 from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
+from theanompi.system import cgroup
 from theanompi.training.stop import ASKING
 
 pytestmark = pytest.mark.timeout(120)
@@ -609,6 +610,16 @@ def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset) -> None:
             loader.validation(1, 0)
 
 
+def test_a_process_killed_by_a_signal_without_a_name(digits: Dataset) -> None:
+    with Loader(pictures(digits), 16) as loader:
+        list(loader.validation(1, 0))
+        number = signal.SIGRTMIN + 3
+        os.kill(loader.pids[0], number)
+        wait_until_gone(loader.pids)
+        with pytest.raises(LoaderError, match=f" ended by signal {number:d} with nothing to do; somebody"):
+            loader.validation(1, 0)
+
+
 def test_a_process_that_ends_by_itself_says_why(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with Loader(pictures(digits), 16) as loader:
@@ -848,7 +859,7 @@ def test_no_colours_are_changed_in_pictures_that_have_none(
         pictures(digits, **changes)
 
 
-def test_more_memory_than_there_is(digits: Dataset) -> None:
+def test_more_memory_than_there_is(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     # 100 million pictures of 1 KiB, and their rows of 80 bytes, for each of 11 batches
     text = (
         r"^loader: expected 11\d{5} MiB of free memory, for 11 batches of 100000000 images of 1024 bytes each, "
@@ -856,6 +867,11 @@ def test_more_memory_than_there_is(digits: Dataset) -> None:
     )
     with pytest.raises(ValueError, match=text):
         Loader(pictures(digits), 100_000_000, depth=10)
+    # A container's limit counts too.
+    monkeypatch.setattr(cgroup, "free_memory", lambda: 2**20)
+    with pytest.raises(ValueError, match=r"^loader: expected 1 MiB .* batches of 300 images .*, got 1 MiB$"):
+        Loader(pictures(digits), 300)
+    Loader(pictures(digits), 16).close()
 
 
 def test_errors_of_streams(digits: Dataset) -> None:

@@ -9,10 +9,10 @@ import os
 import platform
 import re
 from collections.abc import Callable
-from signal import Signals
 from typing import Any
 
 from theanompi.launch.mpirun import MARK, Outcome, say
+from theanompi.system.processes import signal_name
 
 STOPPED = 75
 """Exit status of a run that a signal stopped after a checkpoint: sysexits.h's EX_TEMPFAIL, "try again later"."""
@@ -186,15 +186,6 @@ class Account:
             if own == pid and place.partition(".")[0] == short:
                 return f"rank {rank} ({place}, pid {pid})"
         return f"a rank ({host}, pid {pid})"
-
-
-def signal_name(number: int) -> str:
-    """Name a signal.
-
-    >>> signal_name(9), signal_name(99)
-    ('SIGKILL', 'signal 99')
-    """
-    return Signals(number).name if number in {item.value for item in Signals} else f"signal {number}"
 
 
 def what_is_saved(saved: int | None, out: str, *, resumable: bool = True) -> str:

@@ -20,12 +20,12 @@ from types import FrameType
 from typing import Any
 
 from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
-from theanompi.launch.ends import LAUNCHER, STOPPED, Account, launcher_name, signal_name
+from theanompi.launch.ends import LAUNCHER, STOPPED, Account, launcher_name
 from theanompi.launch.libraries import algorithm_settings, flavour, launch_settings
 from theanompi.launch.mpirun import find_mpirun, launched, without_job, world
 from theanompi.system.cgroup import cores
 from theanompi.system.output import put
-from theanompi.system.processes import Process, children, has_variable, look_up
+from theanompi.system.processes import Process, children, has_variable, look_up, signal_name
 
 WORKER = "theanompi.worker"
 """The module of a rank that trains."""

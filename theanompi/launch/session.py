@@ -24,11 +24,12 @@ from theanompi.config import (
     read_settings,
 )
 from theanompi.launch.check import check
-from theanompi.launch.ends import STOPPED, signal_name, what_is_saved
+from theanompi.launch.ends import STOPPED, what_is_saved
 from theanompi.launch.job import WORKER, Job, is_worker
 from theanompi.launch.libraries import prepare_rank, set_algorithm
 from theanompi.launch.mpirun import launched, world
 from theanompi.system.output import put
+from theanompi.system.processes import signal_name
 
 ATTRIBUTES = {
     **{name: name for name in FIELDS if name not in ("rule", "devices", "modelfile", "modelclass")},

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from signal import Signals
 from typing import NamedTuple
 
 LAUNCHERS = {
@@ -37,6 +38,15 @@ def look_up(pid: int) -> Process | None:
     name = text[text.index("(") + 1 : text.rindex(")")]
     state, parent, *rest = text[text.rindex(")") + 2 :].split()
     return None if state in "ZX" else Process(name, pid, int(parent), int(rest[17]), state in "Tt")
+
+
+def signal_name(number: int) -> str:
+    """Name a signal.
+
+    >>> signal_name(9), signal_name(99)
+    ('SIGKILL', 'signal 99')
+    """
+    return Signals(number).name if number in {item.value for item in Signals} else f"signal {number}"
 
 
 def children(pid: int) -> list[int] | None:

@@ -35,6 +35,8 @@ from theanompi.data.reading.process import Layout, Work
 from theanompi.data.reading.sampler import Sampler, validation_batches
 from theanompi.data.store.schema import Split
 from theanompi.record.timeline import Span
+from theanompi.system import cgroup
+from theanompi.system.processes import signal_name
 
 # By these a process of an MPI job knows that it is a rank; one that is none must not.
 _MPI_VARIABLES = ("PMI", "OMPI_", "MPI", "I_MPI_")
@@ -389,7 +391,7 @@ class Loader:
             how, hint = f"with exit code {code}", "its own message stands above"
         else:
             how, hint = (
-                f"by signal {signal.Signals(-code).name}",
+                f"by signal {signal_name(-code).removeprefix('signal ')}",
                 "somebody ended it, or something in it crashed",
             )
             if -code == signal.SIGKILL:
@@ -405,12 +407,11 @@ class Loader:
 
 def _shared_memory(layout: Layout, noun: str) -> tuple[NDArray[np.uint8], int]:
     """Memory that other processes can share, and its descriptor. It has no name: it lives as long as its users."""
-    with open("/proc/meminfo", encoding="utf-8") as file:
-        kib = dict(line.split(":") for line in file)["MemAvailable"].split()[0]
-    if layout.nbytes > int(kib) * 1024:
+    free = cgroup.free_memory()
+    if layout.nbytes > free:
         raise ValueError(
             f"loader: expected {layout.nbytes >> 20} MiB of free memory, for {layout.slots} batches of {layout.n} "
-            f"{noun} of {layout.item_nbytes} bytes each, got {int(kib) >> 10} MiB"
+            f"{noun} of {layout.item_nbytes} bytes each, got {free >> 20} MiB"
         )
     descriptor = os.memfd_create("theanompi")
     os.ftruncate(descriptor, layout.nbytes)
