@@ -251,6 +251,21 @@ def test_truncated(arrays: Path, part: float) -> None:
     assert str(error.value).startswith(f"data file {arrays}: expected a whole HDF5 file, got ")
 
 
+def test_a_file_that_is_replaced_while_it_is_opened_is_read_as_one(
+    stream: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, check = stream.with_name("other.h5"), records.check
+    write_stream(other, STREAM["val"], STREAM["val"], name="other")
+
+    def replaced(file: h5py.File) -> None:
+        check(file)
+        other.replace(stream)
+
+    monkeypatch.setattr(records, "check", replaced)
+    with open_dataset(stream) as data:
+        assert np.array_equal(data.ids("train", 0, 150_000), STREAM["train"])
+
+
 def test_a_file_cut_short_while_it_is_open(arrays: Path) -> None:
     with open_dataset(arrays) as data:
         position = data.locate("val", "x", np.array([3]))[0][0]

@@ -90,18 +90,18 @@ def test_images_of_many_sizes(tmp_path: Path) -> None:
 
 def test_the_names_of_many_images_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    original = schema.open_hdf5
+    original = schema.open_again
 
-    def open_hdf5(path: Path) -> Any:
-        opened.append(path)
-        return original(path)
+    def open_again(descriptor: int) -> Any:
+        opened.append(descriptor)
+        return original(descriptor)
 
     with open_dataset("digits") as data:
-        monkeypatch.setattr(schema, "open_hdf5", open_hdf5)
+        monkeypatch.setattr(schema, "open_again", open_again)
         with h5py.File(data.path) as file:
             expected = [name.decode() for name in file["val/names"][:]]
         assert [data.image_name("val", i) for i in range(data.n_val)] == expected
-        assert opened == [data.path]
+        assert opened == [data.fileno()]
 
 
 def test_jpeg_files(tmp_path: Path) -> None:
@@ -258,6 +258,23 @@ def flipped(image: NDArray[np.uint8], i: int) -> bytes:
     contents = bytearray(image.tobytes())
     contents[i] ^= 1
     return bytes(contents)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_read_as_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, check = path.with_name("other.h5"), schema.check
+    write_dataset(other, (255 - TRAIN[0][:9], TRAIN[1][:9]), VAL, **TEXTS)
+
+    def replaced(file: h5py.File) -> None:
+        check(file)
+        other.replace(path)
+
+    monkeypatch.setattr(schema, "check", replaced)
+    with open_dataset(path) as data:
+        assert np.array_equal(data.pixels("train", 19), TRAIN[0][19])
+        assert data.image_name("train", 19) == "19"
+        assert not any(wrong for *_, wrong in data.verify())
 
 
 def test_a_file_cut_short_while_it_is_open(path: Path) -> None:

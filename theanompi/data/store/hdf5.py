@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -166,6 +167,18 @@ def open_hdf5(path: Path) -> h5py.File:
         raise ValueError(
             f"data file {path}: expected a whole HDF5 file, got a damaged one: {shortened(str(error), 120)}"
         ) from None
+
+
+def descriptor_of(file: h5py.File) -> int:
+    """Give a descriptor of one's own for an open file, whatever has its name by now."""
+    return os.dup(file.id.get_vfd_handle())
+
+
+@contextmanager
+def open_again(descriptor: int) -> Iterator[h5py.File]:
+    """Open a data file that is open already, whatever has its name by now."""
+    with os.fdopen(os.dup(descriptor), "rb") as bytes_of, h5py.File(bytes_of, "r") as file:
+        yield file
 
 
 @lru_cache(maxsize=16)

@@ -58,6 +58,7 @@ from theanompi.data.store.hdf5 import (
     check_digest,
     check_labels,
     check_version,
+    descriptor_of,
     digest,
     open_hdf5,
     plain,
@@ -368,6 +369,7 @@ class RecordDataset(ABC):
                 self._checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
                 self._counts = {split: int(attributes[f"{split}_count"]) for split in SPLITS}
                 self._index(file)
+                self._descriptor = descriptor_of(file)
             except (OSError, *DAMAGE) as error:
                 raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
             except ValueError as error:
@@ -382,7 +384,6 @@ class RecordDataset(ABC):
         self.n_classes = len(self.class_names)
         self.n_train, self.n_val = self.count("train"), self.count("val")
         with ExitStack() as stack:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
             stack.callback(self.close)
             if check_items and sum(self.nbytes(split) for split in SPLITS) <= CHECKED_BYTES:
                 for split, i, wrong in self.verify():

@@ -61,7 +61,9 @@ from theanompi.data.store.hdf5 import (
     check_digest,
     check_labels,
     check_version,
+    descriptor_of,
     digest,
+    open_again,
     open_hdf5,
     plain,
 )
@@ -239,8 +241,10 @@ class Dataset:
                 self._sizes = {split: file[f"{split}/sizes"][:] for split in SPLITS}
                 self._labels = {split: file[f"{split}/labels"][:] for split in SPLITS}
                 self._offsets = {split: file[f"{split}/offsets"][:] for split in SPLITS}
+                self._checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
                 self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
                 attributes = {name: plain(value) for name, value in file.attrs.items()}
+                self._descriptor = descriptor_of(file)
             except (OSError, *DAMAGE) as error:
                 raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
             except ValueError as error:
@@ -262,7 +266,6 @@ class Dataset:
         self.mean = np.array(attributes["mean"], np.float64)
         self.std = np.array(attributes["std"], np.float64)
         with ExitStack() as stack:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
             stack.callback(self.close)
             n_bytes = sum(int(offsets[-1]) for offsets in self._offsets.values())
             if check_images and n_bytes <= CHECKED_BYTES:
@@ -319,7 +322,7 @@ class Dataset:
     def image_name(self, split: Split, i: int) -> str:
         """Say what image `i` was called where it comes from."""
         if split not in self._names:
-            with open_hdf5(self.path) as file:
+            with open_again(self._descriptor) as file:
                 self._names[split] = file[f"{split}/names"][:]
         name: bytes = self._names[split][i]
         return name.decode(errors="backslashreplace")
@@ -372,8 +375,6 @@ class Dataset:
         split, i, wrong
             One for each image; what is wrong with it, or None.
         """
-        with open_hdf5(self.path) as file:
-            checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
         for split in SPLITS:
             offsets, n = self._offsets[split], self.count(split)
             first = 0
@@ -381,7 +382,7 @@ class Dataset:
                 # Small images are read many at a time.
                 last = int(np.searchsorted(offsets, offsets[first] + READ_BYTES, side="right")) - 1
                 last = min(max(last, first + 1), n)
-                yield from self._verify_run(split, first, last, checksums[split][first:last].tolist())
+                yield from self._verify_run(split, first, last, self._checksums[split][first:last].tolist())
                 first = last
 
     def _verify_run(
