@@ -78,13 +78,20 @@ def test_sample_keys_differ_between_samples_epochs_and_seeds() -> None:
     assert (sample_keys(1, 1, ids) == keys[3]).all()
 
 
-def test_a_workers_permutation_has_a_seed_of_its_own() -> None:
-    def state(*words: int) -> int:
-        value = 0
-        for word in words:
-            value = reference_splitmix64(value ^ (word & MASK), 1)[0]
-        return value
+def state(*words: int) -> int:
+    """What a generator starts from that is for these."""
+    value = 0
+    for word in words:
+        value = reference_splitmix64(value ^ (word & MASK), 1)[0]
+    return value
 
+
+def test_sample_keys_are_for_dropout_alone() -> None:
+    expected = [reference_splitmix64(state(5, -1, int(Purpose.DROPOUT), i), 1)[0] for i in (0, 7)]
+    assert sample_keys(5, -1, np.array([0, 7])).view(np.uint64).tolist() == expected
+
+
+def test_a_workers_permutation_has_a_seed_of_its_own() -> None:
     (seed,) = reference_splitmix64(state(3, 2, int(Purpose.WORKER_ORDER), 5), 1)
     keys = [reference_splitmix64(state(seed, 2, int(Purpose.WORKER_ORDER), i), 1)[0] for i in range(50)]
     assert permutation(3, 2, 50, worker=5).tolist() == sorted(range(50), key=lambda i: keys[i])

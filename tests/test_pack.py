@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import platform
 import pty
@@ -380,6 +381,29 @@ def test_a_worker_that_is_killed_ends_the_run(photographs: Path, tmp_path: Path)
         "run the same command again"
     )
     assert "Traceback" not in err and blocks(output) >= 5
+
+
+def test_other_children_of_the_process_that_packs_may_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, wait = multiprocessing.get_context("spawn"), packing.wait
+    ends, stays = (context.Process(target=time.sleep, args=(600,)) for _ in range(2))
+    ends.start()
+    stays.start()
+
+    def ended(*given: Any, **options: Any) -> Any:
+        monkeypatch.setattr(packing, "wait", wait)
+        ends.kill()
+        ends.join()
+        return wait([])
+
+    monkeypatch.setattr(packing, "wait", ended)
+    try:
+        assert packing.pack(Synthetic(2, 6, 2, 4), tmp_path / "out.h5", processes=1)
+        assert stays.is_alive()
+    finally:
+        stays.kill()
+        stays.join()
 
 
 def test_a_worker_killed_while_it_sends_ends_the_run(photographs: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -219,13 +220,17 @@ def _pack_blocks(
     pending: deque[tuple[Split, int, Future[Block]]] = deque()
     most = 0  # workers at once
 
+    def workers() -> list[BaseProcess]:
+        """Those that live; the process that packs may have other children."""
+        return [worker for worker in list((pool._processes or {}).values()) if worker.is_alive()]
+
     def write_first(interrupts: _Interrupts) -> None:
         nonlocal most
         split, n, future = pending.popleft()
         while not wait([future], timeout=1).done:
             interrupts.check()
             # A worker killed while it sends leaves half a message, behind which the pool would wait for ever.
-            alive = multiprocessing.active_children()
+            alive = workers()
             most = max(most, len(alive))
             if len(alive) < most:
                 for worker in alive:
@@ -245,7 +250,7 @@ def _pack_blocks(
                 with interrupts.blocked():
                     future = pool.submit(pack_block, split, items, store, size)
                 pending.append((split, stop - start, future))
-                most = max(most, len(multiprocessing.active_children()))
+                most = max(most, len(workers()))
             while pending:
                 write_first(interrupts)
                 interrupts.check()
