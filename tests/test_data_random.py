@@ -26,11 +26,17 @@ def test_splitmix64_is_the_published_generator(state: int) -> None:
     assert splitmix64(np.array([state], np.uint64), 50)[0].tolist() == reference_splitmix64(state, 50)
 
 
+def state(*words: int) -> int:
+    """What a generator starts from that is for these."""
+    value = 0
+    for word in words:
+        value = reference_splitmix64(value ^ (word & MASK), 1)[0]
+    return value
+
+
 def test_uniforms_absorb_seed_epoch_purpose_and_id_in_turn() -> None:
-    state = 0
-    for word in (-5, 3, int(Purpose.CROP), 17):
-        state = reference_splitmix64(state ^ (word & MASK), 1)[0]
-    expected = [(z >> 11) / 2**53 for z in reference_splitmix64(state, 3)]
+    draws = reference_splitmix64(state(-5, 3, int(Purpose.CROP), 17), 3)
+    expected = [(z >> 11) / 2**53 for z in draws]
     assert uniforms(-5, 3, np.array([17]), Purpose.CROP, 3)[0].tolist() == expected
 
 
@@ -76,14 +82,6 @@ def test_sample_keys_differ_between_samples_epochs_and_seeds() -> None:
     bits = ((keys.ravel()[:, None] >> np.arange(64)) & 1).mean(axis=0)
     assert np.abs(bits - 0.5).max() < 5 * 0.5 / np.sqrt(keys.size)
     assert (sample_keys(1, 1, ids) == keys[3]).all()
-
-
-def state(*words: int) -> int:
-    """What a generator starts from that is for these."""
-    value = 0
-    for word in words:
-        value = reference_splitmix64(value ^ (word & MASK), 1)[0]
-    return value
 
 
 def test_sample_keys_are_for_dropout_alone() -> None:

@@ -15,6 +15,7 @@ from theanompi import classification, device
 from theanompi.config import ConfigError, RunConfig, resolve
 from theanompi.data import Pictures, open_dataset
 from theanompi.data.arrays import Arrays
+from theanompi.data.pictures import augment
 from theanompi.data.pictures.augment import erased_boxes, mixing
 from theanompi.training.inputs import Inputs
 from theanompi.training.objective import trace
@@ -52,6 +53,15 @@ def test_cutmix_cuts_boxes_of_those_shares_around_centres_anywhere() -> None:
     assert stats.ks_2samp(y, edges).pvalue > 1e-3 and stats.ks_2samp(x, edges).pvalue > 1e-3
 
 
+def test_cutmix_has_its_centre_on_any_pixel_alike() -> None:
+    # Shares are all near 1/2: boxes of 4 pixels, cut off at the edges of the image.
+    boxes = np.concatenate([mixing(0, 1e6, 8, 0, 0, np.array([i])) for i in range(2000)])
+    for start, side in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
+        centre = np.where(start > 0, start + 2, side - 2)
+        values, counts = np.unique(centre, return_counts=True)
+        assert values.tolist() == list(range(8)) and stats.chisquare(counts).pvalue > 1e-3
+
+
 def test_of_both_one_is_drawn_for_a_batch() -> None:
     cut = drawn(0.2, 1)[:, 4] == 1
     assert stats.binomtest(int(cut.sum()), len(cut), 0.5).pvalue > 1e-3
@@ -84,6 +94,25 @@ def test_erased_boxes_have_the_papers_areas_and_lie_anywhere() -> None:
     assert stats.kstest(y / (size - h), "uniform").pvalue > 1e-3
     np.testing.assert_array_equal(boxes[5:9], erased_boxes(0.3, size, 0, 0, ids[5:9]))
     assert (erased_boxes(1, 3, 0, 0, ids)[:, 2:] <= 3).all()
+
+
+def test_erased_boxes_lie_on_any_pixels_alike() -> None:
+    y, x, h, w = erased_boxes(1, 6, 0, 0, np.arange(20_000)).T
+    for starts, sides in ((y, h), (x, w)):
+        _, counts = np.unique(starts[sides == 2], return_counts=True)
+        assert len(counts) == 5 and stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_what_fits_at_no_attempt_erases_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "_ATTEMPTS", 1)
+    y, x, h, w = erased_boxes(1, 1000, 0, 0, np.arange(20_000)).T
+    assert (y + h <= 1000).all() and (x + w <= 1000).all()
+    rng = np.random.default_rng(1)
+    areas = rng.uniform(0.02, 0.4, 50_000)
+    aspects = np.exp(rng.uniform(math.log(0.3), -math.log(0.3), len(areas)))
+    fits = (areas * aspects <= 1) & (areas / aspects <= 1)
+    assert 0.9 < fits.mean() < 0.99
+    assert stats.binomtest(int((h > 0).sum()), len(h), fits.mean()).pvalue > 1e-3
 
 
 def seen(ids: np.ndarray, training: bool, **settings: Any) -> tuple[Pictures, dict[str, np.ndarray]]:
