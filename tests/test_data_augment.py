@@ -324,6 +324,11 @@ def test_lighting_law() -> None:
         assert abs(np.corrcoef(alphas[a] ** 2, alphas[b] ** 2)[0, 1]) < 4 / np.sqrt(len(IDS))
 
 
+def test_lighting_is_finite_for_every_random_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "uniforms", lambda *where: np.zeros((1, where[-1])))
+    assert np.isfinite(color_transforms(0, 0.1, 0, 0, IDS[:1])).all()
+
+
 def test_lighting_comes_after_jitter_and_is_independent_of_it() -> None:
     jitter, light = color_transforms(0.4, 0, 1, 1, IDS), color_transforms(0, 0.1, 1, 1, IDS)[:, :, 6]
     both = color_transforms(0.4, 0.1, 1, 1, IDS)

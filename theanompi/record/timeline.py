@@ -10,11 +10,7 @@ are aligned by `clock_offsets`, and ``otherData`` says how well.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    # Importing it starts MPI, which who only draws a log does not want.
-    pass
+from typing import NamedTuple
 
 
 class Span(NamedTuple):

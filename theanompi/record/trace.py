@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from theanompi.record.clocks import clock_offsets
+from theanompi.record.timeline import Span, Timeline
+
 if TYPE_CHECKING:
     # Importing it starts MPI, which who only draws a log does not want.
     from mpi4py import MPI
-from theanompi.record.clocks import clock_offsets
-from theanompi.record.timeline import Span, Timeline
+
 
 # What kinds of spans are called in a trace, where not by their own name.
 NAMES = {"comm": "sum", "sync": "wait for slower ranks"}

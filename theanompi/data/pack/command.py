@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ from theanompi.data.sources.imdb import VOCABULARY_SIZE, imdb
 from theanompi.data.sources.mnist import Mnist
 from theanompi.data.sources.synthetic import Synthetic
 from theanompi.data.sources.texts import LabelledTexts, TextFolder, TextStream
+from theanompi.data.store import records, schema
 from theanompi.data.store.records import STREAM_BLOCK, TOKENS, ArrayDataset, TokenDataset
 from theanompi.data.store.schema import SPLITS, STORES, Dataset, Split, open_dataset
 from theanompi.system.output import print_anything
@@ -67,8 +67,7 @@ def info(path: str | os.PathLike[str]) -> None:
         If it cannot be opened, or is not a data set.
     """
     with open_dataset(path, check_images=False) as dataset:
-        with h5py.File(dataset.path) as file:
-            sha256, version = file.attrs["sha256"], file.attrs["version"]
+        version = schema.VERSION if isinstance(dataset, Dataset) else records.VERSION
         rows = [
             (
                 "file",
@@ -85,7 +84,7 @@ def info(path: str | os.PathLike[str]) -> None:
             rows += _about_arrays(dataset) if isinstance(dataset, ArrayDataset) else _about_tokens(dataset)
         rows.append(("left out", counted(len(dataset.left_out), "file")))
         rows += [("", line) for line in dataset.left_out]
-        rows.append(("index SHA-256", sha256))
+        rows.append(("index SHA-256", dataset.sha256))
     for title, text in rows:
         print(f"{title:<13} {escaped(text)}")
 

@@ -112,13 +112,19 @@ def numbered(
     return made, [str(number) for number in numbers] if names is None else names, notes
 
 
+def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the head of an .npy file: shape, whether in Fortran's order, dtype."""
+    read = np.lib.format
+    header = read.read_array_header_1_0 if read.read_magic(file) == (1, 0) else read.read_array_header_2_0
+    shape, fortran, dtype = header(file)
+    return shape, fortran, dtype
+
+
 def _check_size(archive: zipfile.ZipFile, name: str) -> None:
     """See that an array does not say that it is larger than its file: its memory is allocated before it is read."""
     info = archive.getinfo(name)
     with archive.open(info) as file:
-        read = np.lib.format
-        header = read.read_array_header_1_0 if read.read_magic(file) == (1, 0) else read.read_array_header_2_0
-        shape, _, dtype = header(file)
+        shape, _, dtype = npy_header(file)
         if math.prod(shape) * dtype.itemsize > info.file_size:
             raise ValueError(f"{info.filename}: {shape} of {dtype} in {info.file_size} bytes")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from theanompi.config import ConfigError, listed
 from theanompi.config.files import trouble
 from theanompi.data.modality import Field
-from theanompi.data.sources.arrays import numbered
+from theanompi.data.sources.arrays import npy_header, numbered
 from theanompi.data.sources.base import MOST_IMAGES, Labels, cause, printable, stamp_of
 from theanompi.data.store.hdf5 import FORMAT, SPLITS, Split, open_hdf5
 from theanompi.data.store.records import field_trouble
@@ -52,14 +52,6 @@ def _step(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 def _blocks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
     for first in range(start, stop, step):
         yield first, min(first + step, stop)
-
-
-def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the head of an .npy file: shape, whether in Fortran's order, dtype."""
-    read = np.lib.format
-    header = read.read_array_header_1_0 if read.read_magic(file) == (1, 0) else read.read_array_header_2_0
-    shape, fortran, dtype = header(file)
-    return shape, fortran, dtype
 
 
 def npz_array(path: Path, info: zipfile.ZipInfo) -> Array:

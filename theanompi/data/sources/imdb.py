@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, got
 from theanompi.config.files import MOST_TEXT, read_bytes, trouble
-from theanompi.data.sources.arrays import check_labels
+from theanompi.data.sources.arrays import check_labels, npy_header
 from theanompi.data.sources.base import cause
-from theanompi.data.sources.fields import npy_header, npz_array
+from theanompi.data.sources.fields import npz_array
 from theanompi.data.sources.pickles import load_objects
 from theanompi.data.sources.texts import UNKNOWN, LabelledTexts, TextFolder, Words
 from theanompi.data.store.schema import SPLITS, Split

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Self
 
 import h5py
 import numpy as np
@@ -169,16 +169,40 @@ def open_hdf5(path: Path) -> h5py.File:
         ) from None
 
 
-def descriptor_of(file: h5py.File) -> int:
-    """Give a descriptor of one's own for an open file, whatever has its name by now."""
-    return os.dup(file.id.get_vfd_handle())
-
-
 @contextmanager
 def open_again(descriptor: int) -> Iterator[h5py.File]:
     """Open a data file that is open already, whatever has its name by now."""
     with os.fdopen(os.dup(descriptor), "rb") as bytes_of, h5py.File(bytes_of, "r") as file:
         yield file
+
+
+class OpenFile:
+    """What has been opened of a data file: its descriptor, whatever has its name by now."""
+
+    _descriptor = -1
+
+    def _keep(self, file: h5py.File) -> None:
+        """Keep a file open that HDF5 has open."""
+        self._descriptor = os.dup(file.id.get_vfd_handle())
+
+    def fileno(self) -> int:
+        """Give the descriptor of the file, open for reading."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 @lru_cache(maxsize=16)

@@ -40,7 +40,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import h5py
 import numpy as np
@@ -53,12 +53,12 @@ from theanompi.data.store.hdf5 import (
     DAMAGE,
     READ_BYTES,
     SPLITS,
+    OpenFile,
     Split,
     check_attributes,
     check_digest,
     check_labels,
     check_version,
-    descriptor_of,
     digest,
     open_hdf5,
     plain,
@@ -317,7 +317,7 @@ def modality_of(path: str | os.PathLike[str]) -> str:
     return found
 
 
-class RecordDataset(ABC):
+class RecordDataset(OpenFile, ABC):
     """An opened file of arrays or tokens: its index is in memory, its items stay in the file.
 
     Parameters
@@ -369,7 +369,7 @@ class RecordDataset(ABC):
                 self._checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
                 self._counts = {split: int(attributes[f"{split}_count"]) for split in SPLITS}
                 self._index(file)
-                self._descriptor = descriptor_of(file)
+                self._keep(file)
             except (OSError, *DAMAGE) as error:
                 raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
             except ValueError as error:
@@ -423,10 +423,6 @@ class RecordDataset(ABC):
         """Give the CRC-32 of each item, of each text, or of each 65,536 tokens of a stream."""
         return self._checksums[split]
 
-    def fileno(self) -> int:
-        """Give the descriptor of the file, open for reading."""
-        return self._descriptor
-
     def _bytes(self, position: int, length: int) -> tuple[memoryview, str]:
         """Read some bytes; fewer, and why, if the file does not have them."""
         try:
@@ -442,22 +438,6 @@ class RecordDataset(ABC):
                 f"data file {self.path}: {where}: expected {length} bytes, got {len(data)}{trouble}"
             )
         return data
-
-    def close(self) -> None:
-        """Close the file. A second call does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            self.close()
 
 
 def _difference(found: int, expected: int) -> str | None:

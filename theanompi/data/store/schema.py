@@ -56,12 +56,12 @@ from theanompi.data.store.hdf5 import (
     DAMAGE,
     READ_BYTES,
     SPLITS,
+    OpenFile,
     Split,
     check_attributes,
     check_digest,
     check_labels,
     check_version,
-    descriptor_of,
     digest,
     open_again,
     open_hdf5,
@@ -184,7 +184,7 @@ def _check_split(file: h5py.File, split: Split) -> None:
     check_labels(labels, len(plain(file.attrs["class_names"])), f"{split}/labels")
 
 
-class Dataset:
+class Dataset(OpenFile):
     """An opened data set file: its index is in memory, its images stay in the file.
 
     Parameters
@@ -244,7 +244,7 @@ class Dataset:
                 self._checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
                 self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
                 attributes = {name: plain(value) for name, value in file.attrs.items()}
-                self._descriptor = descriptor_of(file)
+                self._keep(file)
             except (OSError, *DAMAGE) as error:
                 raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
             except ValueError as error:
@@ -327,10 +327,6 @@ class Dataset:
         name: bytes = self._names[split][i]
         return name.decode(errors="backslashreplace")
 
-    def fileno(self) -> int:
-        """Give the descriptor of the file, open for reading."""
-        return self._descriptor
-
     def read(self, split: Split, i: int) -> bytes:
         """Read one image as it is stored.
 
@@ -405,22 +401,6 @@ class Dataset:
             elif got != expected:
                 wrong = f"expected CRC-32 {expected:08x}, got {got:08x}"
             yield split, first + i, wrong
-
-    def close(self) -> None:
-        """Close the file. A second call does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> "Dataset":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            self.close()
 
 
 def open_dataset(
