@@ -115,6 +115,13 @@ def test_nothing_falls_between_two_intervals(tmp_path: Path, clock: Clock) -> No
     assert sum(line["wall_s"] for line in log(tmp_path)) == 6 * 8 + 5 * 3
 
 
+def test_a_model_may_pass_over_the_number_of_a_line(tmp_path: Path, clock: Clock) -> None:
+    recorder = make(tmp_path, log_interval=10)
+    for iteration in (4, 8, 13, 17, 21, 29, 30):
+        step(recorder, clock, 0, iteration)
+    assert [line["iteration"] for line in log(tmp_path)] == [13, 21, 30]
+
+
 def test_validation_and_checkpoints_cost_no_training_time(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path)
     clock.pass_(100)
@@ -319,12 +326,14 @@ def test_what_is_called_an_error_has_to_be_a_fraction(tmp_path: Path, clock: Clo
     # Rounding may lead a little out of it.
     go(recorder, clock, 1, loss=(1.0, 10.0), error_px=(10.000001, 10.0))
     assert log(tmp_path)[0]["error_px"] == 1
-    with pytest.raises(ConfigError) as caught:
-        go(recorder, clock, 2, loss=(1.0, 10.0), error_px=(32.0, 10.0))
-    assert str(caught.value) == (
-        "metric 'error_px': expected a fraction from 0 to 1, as all whose names begin with 'error', got 3.2; "
-        "give it another name"
-    )
+    for total, mean in ((10.02, "1.002"), (-0.02, "-0.002")):
+        recorder = make(None, log_interval=1, metrics=("loss", "error_px"), headline="error_px")
+        with pytest.raises(ConfigError) as caught:
+            go(recorder, clock, 1, loss=(1.0, 10.0), error_px=(total, 10.0))
+        assert str(caught.value) == (
+            "metric 'error_px': expected a fraction from 0 to 1, as all whose names begin with 'error', "
+            f"got {mean}; give it another name"
+        )
 
 
 class Bar:
@@ -390,6 +399,11 @@ def test_phases_are_checked() -> None:
         ValueError, match=r'^recorder: expected a phase "comm" before exchanged\(\), got none$'
     ):
         recorder.exchanged([])
+    recorder.start()
+    recorder.end("comm")
+    recorder.exchanged([])
+    with pytest.raises(ValueError, match="before exchanged"):
+        recorder.exchanged([])
 
 
 def phase(recorder: Recorder, clock: Clock, kind: str, seconds: float) -> None:
@@ -419,6 +433,15 @@ def test_an_exchange_is_told_apart_into_exposed_and_hidden(clock: Clock) -> None
     phase(recorder, clock, "comm", 1)
     recorder.exchanged([Span("sync", clock.now, clock.now + 2)])
     assert (recorder.seconds["comm"], recorder.seconds["sync"]) == (10.5, 1)
+
+
+def test_no_time_is_below_zero_by_rounding(clock: Clock) -> None:
+    clock.now = 0.0
+    recorder = make(None)
+    phase(recorder, clock, "comm", 0.9)
+    assert 0.9 - (0.3 + (0.9 - 0.3)) < 0
+    recorder.exchanged([Span("sync", 0.0, 0.3), Span("sync", 0.3, 0.9)])
+    assert recorder.seconds["comm"] == 0
 
 
 def test_loading_is_hidden_while_nobody_waits_for_it(clock: Clock) -> None:
@@ -791,6 +814,18 @@ def test_a_resumed_log_is_that_of_an_uninterrupted_run(tmp_path: Path, clock: Cl
     assert log(resumed) == log(straight)
 
 
+@pytest.mark.parametrize(
+    "end", [SUMMARY, '{"kind": "diverged", "epoch": 0, "iteration": 6, "reason": "nan"}']
+)
+def test_how_a_run_ended_is_out_of_date_when_it_goes_on(tmp_path: Path, clock: Clock, end: str) -> None:
+    train_epochs(make(tmp_path), clock, 0, 2)
+    before = log(tmp_path)
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write(end + "\n")
+    make(tmp_path, resume_from=6)
+    assert log(tmp_path) == before
+
+
 def test_a_run_that_diverged_says_so_in_its_log_at_once(tmp_path: Path, clock: Clock) -> None:
     recorder = make(tmp_path)
     for iteration in (1, 2, 3):
@@ -885,6 +920,7 @@ def test_a_damaged_log_is_named_with_its_line(tmp_path: Path) -> None:
         ("train", {"kind": None}, "a kind of train, val, summary, meeting, diverged, got None"),
         ("train", {"iteration": ...}, "'iteration' in a line of kind 'train', got none"),
         ("train", {"items": ...}, "'items' in a line of kind 'train', got none"),
+        ("train", {"items": 2**63}, "'items' to be a whole number of at least 0, got 9223372036854775808"),
         ("train", {"items": -32}, "'items' to be a whole number of at least 0, got -32"),
         ("train", {"wall_s": "1"}, "'wall_s' to be a number of at least 0, got '1'"),
         ("train", {"calc_s": None}, "'calc_s' to be a number of at least 0, got None"),

@@ -155,8 +155,8 @@ def values_of(record: Mapping[str, Any], metrics: tuple[str, ...]) -> str:
 
     >>> values_of({"loss": 2.1, "error": 0.25, "error_top5": None}, CLASSIFIER.metrics)
     'loss 2.1, error 25.00 %, top-5 n/a'
-    >>> values_of({"nats": 4.605}, ("nats",))
-    'nats 4.61 (perplexity 100)'
+    >>> values_of({"nats": 4.605}, ("nats",)), values_of({"nats": 21.0}, ("nats",))
+    ('nats 4.61 (perplexity 100)', 'nats 21')
     """
     return ", ".join(
         f"{_CALLED.get(name, name)} {as_text(name, record[name])}{_perplexity(name, record[name])}"

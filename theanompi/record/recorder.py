@@ -729,7 +729,7 @@ class Recorder:
 
     def _count(self, record: dict[str, Any]) -> None:
         """Keep of a record what the summary needs."""
-        self._last = max(self._last, record["iteration"])
+        self._last = record["iteration"]
         if record["kind"] in LOGGED:
             self.last = record
         self._drawable = self._drawable or record["kind"] in ("train", "val")
