@@ -277,6 +277,11 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_read_as_one(
         assert not any(wrong for *_, wrong in data.verify())
 
 
+def test_an_open_file_is_not_locked(path: Path) -> None:
+    with open_dataset(path) as data, h5py.File(path, "r+"):
+        assert data.image_name("train", 3) == "3"
+
+
 def test_a_file_cut_short_while_it_is_open(path: Path) -> None:
     with open_dataset(path) as data:
         os.truncate(path, 5000)

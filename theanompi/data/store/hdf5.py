@@ -172,7 +172,7 @@ def open_hdf5(path: Path) -> h5py.File:
 @contextmanager
 def open_again(descriptor: int) -> Iterator[h5py.File]:
     """Open a data file that is open already, whatever has its name by now."""
-    with os.fdopen(os.dup(descriptor), "rb") as bytes_of, h5py.File(bytes_of, "r") as file:
+    with open(f"/proc/self/fd/{descriptor}", "rb") as bytes_of, h5py.File(bytes_of, "r") as file:
         yield file
 
 
@@ -182,8 +182,8 @@ class OpenFile:
     _descriptor = -1
 
     def _keep(self, file: h5py.File) -> None:
-        """Keep a file open that HDF5 has open."""
-        self._descriptor = os.dup(file.id.get_vfd_handle())
+        """Keep a file open that HDF5 has open, without its lock, which a copy of its descriptor would keep too."""
+        self._descriptor = os.open(f"/proc/self/fd/{file.id.get_vfd_handle()}", os.O_RDONLY)
 
     def fileno(self) -> int:
         """Give the descriptor of the file, open for reading."""
