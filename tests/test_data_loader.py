@@ -765,6 +765,15 @@ def test_a_training_process_that_ends(program: Any, end: str, code: int, last: s
     assert err.endswith(last) if last else err == ""
 
 
+def test_a_module_in_the_current_folder_is_not_imported(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('another numpy')")
+    monkeypatch.chdir(tmp_path)
+    with Loader(pictures(digits), 16) as loader:
+        assert len(list(loader.validation(1, 0))) == 23
+
+
 def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "theanompi", tmp_path / "theanompi", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "theanompi/data/reading/process.py").open("a") as file:

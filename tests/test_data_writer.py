@@ -188,6 +188,26 @@ def test_another_commands_work_is_not_touched(tmp_path: Path, whole: bytes) -> N
     write(path, 3)
     with Writer(path, {"what": "photographs"}, overwrite=True) as writer:
         assert writer.blocks == {"train": 0, "val": 0}
+        # Nor does it take room any more.
+        assert path.with_name("noise.h5.part").stat().st_size <= ALIGNMENT
+
+
+def test_a_block_is_on_the_disk_before_the_journal_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fsync = tmp_path / "noise.h5", os.fsync
+    journal, seen = path.with_name("noise.h5.journal"), []
+
+    def noted(file: int) -> None:
+        seen.append(
+            (Path(os.readlink(f"/proc/self/fd/{file}")).suffix, len(journal.read_bytes().splitlines()))
+        )
+        fsync(file)
+
+    with Writer(path, {}) as writer:
+        monkeypatch.setattr(os, "fsync", noted)
+        writer.append("train", block("train", 0))
+    assert seen == [(".part", 1), (".journal", 2)]
 
 
 def test_only_one_process_writes(tmp_path: Path) -> None:

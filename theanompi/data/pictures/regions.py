@@ -133,7 +133,7 @@ def regions(store: str, policy: str, sizes: Sizes, boxes: Boxes, size: int) -> R
     by = reduction[:, None]
     start, length = (boxes[:, columns].astype(np.float64) / by for columns in (slice(0, 2), slice(2, 4)))
     first = np.floor(start)
-    cut = np.ceil(start + length) - first
+    cut: NDArray[np.float64] = np.ceil(start + length) - first
     shrink = np.ones((n, 1), np.int32)
     if store == "jpeg":
         shrink = np.ceil(cut.max(axis=1, keepdims=True) / _largest_cut(size)).astype(np.int32)
