@@ -6,7 +6,7 @@ image of a data set, and from there `theanompi.device.ops.crop_resize` takes it.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,11 +133,16 @@ def regions(store: str, policy: str, sizes: Sizes, boxes: Boxes, size: int) -> R
     by = reduction[:, None]
     start, length = (boxes[:, columns].astype(np.float64) / by for columns in (slice(0, 2), slice(2, 4)))
     first = np.floor(start)
-    cut: NDArray[np.float64] = np.ceil(start + length) - first
+    cut = np.ceil(start + length) - first
     shrink = np.ones((n, 1), np.int32)
     if store == "jpeg":
         shrink = np.ceil(cut.max(axis=1, keepdims=True) / _largest_cut(size)).astype(np.int32)
-    within = [(start - first) / shrink, length / shrink, boxes[:, 4:], np.ceil(cut / shrink)]
+    within: list[NDArray[Any]] = [
+        (start - first) / shrink,
+        length / shrink,
+        boxes[:, 4:],
+        np.ceil(cut / shrink),
+    ]
     return Regions(
         reduction,
         shrink[:, 0],
