@@ -131,6 +131,48 @@ def test_a_stream_comes_back(stream: Path) -> None:
             data.labels("train")
 
 
+def test_a_stream_has_the_same_checksums_in_any_blocks(stream: Path, tmp_path: Path) -> None:
+    path, cuts = tmp_path / "b.h5", [1, 70_000, 131_072, 140_000]
+    with RecordWriter(path) as writer:
+        for split, cut in (("train", cuts), ("val", [0, 33])):
+            writer.stream(split, len(STREAM[split]), "uint16", np.split(STREAM[split], cut))
+        writer.finish(name="s", description="s", source="s", licence="s", tokens="bytes")
+    with open_dataset(stream) as one, open_dataset(path) as other:
+        for split in ("train", "val"):
+            assert np.array_equal(one.checksums(split), other.checksums(split))
+    write_stream(tmp_path / "e.h5", np.zeros(2 * 65_536, int), [1], name="e")
+    with open_dataset(tmp_path / "e.h5") as even:
+        assert len(even.checksums("train")) == 2
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, seen = os.fsync, []
+
+    def noted(file: int) -> None:
+        seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}")))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_stream(tmp_path / "s.h5", [1, 2], [3], name="s")
+    assert seen == ["s.h5.writing", tmp_path.name]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "got"),
+    [
+        ([2, 3], "expected (4,) in all, got a block (3,) after 2"),
+        ([3], "expected 4 in all, got 3"),
+    ],
+)
+def test_more_or_fewer_tokens_than_were_announced(tmp_path: Path, blocks: list[int], got: str) -> None:
+    with pytest.raises(ValueError) as error, RecordWriter(tmp_path / "a.h5") as writer:
+        writer.stream("train", 4, "uint16", [np.ones(n, np.uint16) for n in blocks])
+    assert str(error.value) == f"data file {tmp_path}/a.h5: train/tokens: {got}"
+    assert os.listdir(tmp_path) == []
+
+
 def test_texts_come_back(texts: Path) -> None:
     with open_dataset(texts) as data:
         assert (data.kind, data.tokens, data.n_tokens, data.dtype) == ("texts", "words", 70_000, np.int32)

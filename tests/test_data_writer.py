@@ -106,6 +106,13 @@ def test_a_block_that_is_half_written_is_written_again(tmp_path: Path, whole: by
         write(path)
         assert path.read_bytes() == whole
         path.unlink()
+    # A line that is whole, but no line of a journal.
+    write(path, 4)
+    with journal.open("ab") as file:
+        file.write(b"7\n")
+    write(path)
+    assert path.read_bytes() == whole
+    path.unlink()
     # Bytes that no line of the journal knows of.
     write(path, 4)
     with part.open("ab") as file:

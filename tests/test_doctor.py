@@ -1,5 +1,6 @@
 """``tmlauncher doctor`` as a user meets it, on this machine and on ones that are made to be ill."""
 
+import errno
 import io
 import json
 import os
@@ -416,6 +417,37 @@ def test_who_would_start_the_ranks_is_said(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "1")
     (found,) = diagnose("_parts", RunConfig(devices="cpu,cpu"))
     assert found == "ok launcher this is the only process of a job: an mpirun starts 2 ranks"
+
+
+def test_a_file_system_is_that_of_the_deepest_mount(monkeypatch):
+    mounts = rb"""38 37 8:1 / /mnt\040disk/local rw - xfs /dev/sdb1 rw
+22 1 8:0 / / rw - ext4 /dev/sda1 rw
+37 22 0:9 / /mnt\040disk rw shared:1 - nfs4 server:/ rw
+"""
+    monkeypatch.setattr(Path, "read_bytes", lambda path: mounts)
+    for name, kind in (("/mnt disk/x", "nfs4"), ("/mnt disk/local/x", "xfs"), ("/mnt diskette", "ext4")):
+        assert questions.file_system(Path(name)) == kind
+
+
+def test_a_limit_of_the_size_of_files_is_like_a_full_disk(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(questions, "say", told.update)
+    for number, full in ((errno.EFBIG, True), (errno.ENOSPC, True), (errno.EIO, False)):
+
+        def refuse(*_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+        questions.folder({"out": str(tmp_path / "run"), "bytes": 1, "files": []})
+        assert (told["writable"], told["refused"], told["full"]) == (True, os.strerror(number), full)
+
+
+def test_nobody_knows_what_of_anothers_file_is_in_memory(tmp_path, monkeypatch):
+    path = tmp_path / "data"
+    path.write_bytes(bytes(1 << 20))
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert questions.cached(path) is None
 
 
 def test_what_is_in_memory(tmp_path):

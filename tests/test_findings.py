@@ -160,10 +160,10 @@ def test_ranks_and_their_devices(wanted, gpus, expected):
 
 
 def test_gpus():
-    facts = {"gpus": [H100, {**OTHER, "free": 9 * GIB}], "driver": "570.1"}
+    facts = {"gpus": [H100, {**OTHER, "free": 39 * GIB}], "driver": "570.1"}
     assert lines(findings.devices(("cuda:0",), facts, "n"))[:2] == [
         "ok GPUs: cuda:0 NVIDIA H100, 80 GiB, GPU-a; cuda:1 NVIDIA H100, 80 GiB, GPU-b; driver 570.1",
-        "warning GPUs: less than half of the memory is free on cuda:1 (9 GiB of 80 GiB)",
+        "warning GPUs: less than half of the memory is free on cuda:1 (39 GiB of 80 GiB)",
     ]
     hidden = findings.devices(("auto",), {"gpus": [], "driver": "570.1"}, "n")
     assert lines(hidden)[0] == "warning GPUs: torch sees none, though driver 570.1 is loaded"
@@ -248,6 +248,10 @@ def test_locked_and_shared_memory():
     assert lines(findings.system(small)) == [
         "warning /dev/shm: 60 MiB of 64 MiB free; ranks of one machine exchange through it"
     ]
+    full = {**good, "shm": {"size": GIB, "free": 60 * MIB, "left": {}}}
+    assert lines(findings.system(full)) == [
+        "warning /dev/shm: 60 MiB of 1 GiB free; ranks of one machine exchange through it"
+    ]
     many = {f"mpich_shm_{i}_0": 2 * MIB for i in range(9)} | {"sm_segment.vm.0.1": MIB}
     left = list(findings.system({**good, "shm": {"size": GIB, "free": GIB, "left": many}}))
     assert lines(left) == ["warning /dev/shm: 1 GiB of 1 GiB free; crashed MPI jobs left 10 files, 19 MiB"]
@@ -290,6 +294,11 @@ FOLDER = {"place": "/r", "file_system": "ext4", "runs": [], "at_work": None, "wr
                 "problem checkpoints: 1,000,000 parameters: 7.6 MiB each, 3 at a time; 1 MiB free: 22.9 MiB do not "
                 "fit (No space left on device)",
             ],
+        ),
+        (
+            {"refused": "Input/output error", "full": False},
+            {},
+            ["problem run folder: /r: nothing can be written in /r (Input/output error)"],
         ),
         (
             {"refused": "Permission denied", "full": False, "writable": False},
