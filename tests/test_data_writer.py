@@ -228,6 +228,17 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
     write(path)
 
 
+def test_a_file_system_without_locks_does(
+    tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    write(tmp_path / "noise.h5")
+    assert (tmp_path / "noise.h5").read_bytes() == whole
+
+
 def test_who_comes_while_another_one_ends_is_refused(
     tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

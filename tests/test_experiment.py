@@ -1,5 +1,8 @@
 """The file of an experiment: what it becomes, and each mistake by its line."""
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from tests.mpi import ROOT
 from theanompi.config import ConfigError, RunConfig, listed, resolve
 from theanompi.experiments.file import read_experiment
 from theanompi.experiments.presets import PRESETS, SCALES
+from theanompi.experiments.storage import alone
 
 EXAMPLES = sorted((ROOT / "examples" / "experiments").glob("*.toml"))
 GOOD = """
@@ -146,6 +150,15 @@ def test_rates_are_chosen_on_other_seeds_than_those_that_are_compared(name):
     assert not set(chosen.seeds) & set(compared.seeds)
     rules = {name for name in compared.arms if not name.endswith(("_straggler", "_half", "_double"))}
     assert {name.rpartition("_")[0] for name in chosen.arms} == rules
+
+
+def test_an_experiment_needs_no_locks_of_the_file_system(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with alone(tmp_path) as lock:
+        assert os.pread(lock, 20, 0) == b"%d" % os.getpid()
 
 
 def test_a_name_alone_is_one_that_comes_with_the_package(tmp_path, monkeypatch):

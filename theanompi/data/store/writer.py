@@ -102,18 +102,21 @@ def no_folder(path: str | os.PathLike[str], error: OSError) -> ConfigError:
 
 
 def lock(descriptor: int, work_file: Path, path: Path) -> None:
-    """See that no other process is writing `path`: whoever is has locked its work file.
+    """See that no other process is writing `path`: whoever is has locked its work file, if the file system has locks.
 
     Raises
     ------
     ConfigError
         If one is, or was until just now and has put away the work file that is open here.
     """
+    alone = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         alone = os.path.samestat(os.fstat(descriptor), work_file.stat())
-    except OSError:
+    except (BlockingIOError, FileNotFoundError):
         alone = False
+    except OSError:  # a file system without locks
+        pass
     if not alone:
         raise ConfigError(f"data file {path}: expected no other process writing it, got one")
 
