@@ -553,6 +553,11 @@ def test_what_cannot_be_stored_leaves_no_file_and_spares_the_old_one(arrays: Pat
         ({"x": np.float32(3)}, {"x": one}, "x: expected an array (n, …), got ()"),
         ({"x": one.astype("c8")}, {"x": one.astype("c8")}, f"x: expected {DTYPES}, got complex64"),
         ({"x": one.astype("u8")}, {"x": one.astype("u8")}, f"x: expected {DTYPES}, got uint64"),
+        (
+            {"x": one[:, None][:, :0]},
+            {"x": one[:, None][:, :0]},
+            "x: expected items of at most 16 dimensions and 1 to 1,073,741,824 bytes, got float32 (0,)",
+        ),
         ({"x": one, "y": one[:2]}, {"x": one, "y": one}, "train/fields/y: expected 3 in all, got 2"),
     ):
         with pytest.raises(ValueError) as error:

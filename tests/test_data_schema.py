@@ -397,6 +397,10 @@ WRONG: list[tuple[Callable[[h5py.File], None], str]] = [
         "train/offsets: expected increasing positions from 0 to at most 4096, got others",
     ),
     (
+        replace("train/offsets", OFFSETS * 3),
+        "train/offsets: expected increasing positions from 0 to at most 4096, got others",
+    ),
+    (
         replace("train/offsets", BACKWARDS),
         "train/offsets: expected increasing positions from 0 to at most 4096, got others",
     ),

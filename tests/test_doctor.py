@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
@@ -417,6 +418,25 @@ def test_who_would_start_the_ranks_is_said(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "1")
     (found,) = diagnose("_parts", RunConfig(devices="cpu,cpu"))
     assert found == "ok launcher this is the only process of a job: an mpirun starts 2 ranks"
+
+
+@pytest.mark.parametrize(
+    ("settings", "copies"),
+    [
+        ({"sync_type": "cdd"}, 2),
+        ({"sync_type": "cdd", "ema": 0.9}, 3),
+        ({"sync_type": "avg"}, 4),
+    ],
+)
+def test_how_much_room_checkpoints_take(monkeypatch, settings, copies):
+    """Weights and velocity, of each rank where they differ, an average; in the kept ones, the best and a new one."""
+    asked = {}
+    monkeypatch.setattr(Doctor, "_ask", lambda self, *question: (asked.update([question]) or {}, "failed"))
+    doctor = Doctor(RunConfig(devices="cpu,cpu,cpu", keep=2, **settings), bind=False)
+    doctor.config = replace(doctor.config, data=None)
+    doctor.facts = {"machine": {}, "model": {"parameters": 1000}}
+    assert list(doctor._run())
+    assert asked["folder"]["bytes"] == 4 * (4 * 1000 * copies)
 
 
 def test_a_file_system_is_that_of_the_deepest_mount(monkeypatch):
