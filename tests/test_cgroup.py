@@ -33,6 +33,7 @@ def test_the_tightest_limit_on_the_way_up_counts_in_version_2(tmp_path: Path, wr
     write("sys/fs/cgroup/job/memory.current", "3000\n")
     write("sys/fs/cgroup/job/cpu.max", "150000 100000\n")
     write("sys/fs/cgroup/cpu.max", "max 100000\n")
+    write("sys/fs/cgroup/memory.max", "9000\n")
     assert cgroup.limits(tmp_path) == {"cores": 1.5, "memory": 8000, "memory_used": 3000}
 
 

@@ -21,7 +21,7 @@ from theanompi.data import (
     write_texts,
 )
 from theanompi.data.modality import Field
-from theanompi.data.store import records
+from theanompi.data.store import hdf5, records
 from theanompi.data.store.record_writer import RecordWriter
 from theanompi.data.store.records import index_sha256
 
@@ -254,6 +254,18 @@ def test_a_flipped_bit_in_a_stream_is_found(stream: Path, monkeypatch: pytest.Mo
         found = list(data.verify())
     assert [(split, i) for split, i, _ in found] == [("train", 0), ("train", 1), ("train", 2), ("val", 0)]
     assert [(split, i) for split, i, wrong in found if wrong] == [("train", 1)]
+
+
+def test_a_damaged_heap_behind_the_items_is_found(tmp_path: Path) -> None:
+    """HDF5 would walk through it for ever; it is where the attributes are, which come last."""
+    path = tmp_path / "long.h5"
+    write_stream(path, np.zeros(3 * 2**20, np.uint8), [1], name="long")
+    content = bytearray(path.read_bytes())
+    heap = content.rfind(b"GCOL")
+    assert heap > hdf5._HEAPS_WITHIN and hdf5._heaps_are_whole(path, (0,))
+    content[heap + 25] = 8
+    path.write_bytes(content)
+    assert not hdf5._heaps_are_whole(path, (1,))
 
 
 def test_a_flipped_bit_in_a_text_is_found(texts: Path) -> None:

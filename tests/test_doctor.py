@@ -386,6 +386,8 @@ def test_a_busy_machine_is_told_from_an_ill_one(tmp_path, monkeypatch, capsys):
     assert Load(tmp_path).busy().startswith(f"load {10 * processors} on {processors} processor")
     stat.write_text("cpu  1000 0 100 800 0 0 0 250 0 0\n")
     assert quiet.busy() == ""
+    stat.write_text("cpu  250 0 100 800 0 0 0 100 0 0\n")
+    assert quiet.busy() == "25 % of the processors' time taken by other machines"
     stat.write_text("cpu  150 0 100 800 0 0 0 100 0 0\n")
     assert quiet.busy() == "50 % of the processors' time taken by other machines"
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -16,6 +17,7 @@ import pytest
 from tests.test_pack_sources import arrays as pictures
 from theanompi.data import open_dataset
 from theanompi.data.pack.command import main
+from theanompi.data.pack.records import _Megabytes
 from theanompi.data.sources import fields, texts
 from theanompi.data.store.schema import SPLITS
 
@@ -449,6 +451,14 @@ def test_a_vocabulary_beyond_16_bits(tmp_path: Path) -> None:
     with open_dataset(tmp_path / "t.h5") as data:
         assert (data.n_tokens, data.dtype) == (70_001, np.int32)
         assert data.text(data.ids("train", 69_990, 69_992)) == "w69990 w69991"
+
+
+def test_megabytes_are_counted_over_blocks_of_any_size() -> None:
+    added: list[int] = []
+    megabytes = _Megabytes(SimpleNamespace(add=added.append))  # type: ignore[arg-type]
+    for n_bytes in (400_000, 400_000, 400_000, 2_500_000, 299_999, 1):
+        megabytes.add(n_bytes)
+    assert added == [1, 2, 1]
 
 
 def test_what_is_unknown_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from theanompi.config import ConfigError
 from theanompi.config.files import CannotWrite
 from theanompi.record import recorder as module
 from theanompi.record.log import read_log
+from theanompi.record.meetings import Meetings
 from theanompi.record.recorder import Recorder
 from theanompi.record.terminal import terminal_columns
 from theanompi.record.timeline import Span
@@ -334,6 +335,15 @@ def test_what_is_called_an_error_has_to_be_a_fraction(tmp_path: Path, clock: Clo
             "metric 'error_px': expected a fraction from 0 to 1, as all whose names begin with 'error', "
             f"got {mean}; give it another name"
         )
+
+
+def test_the_meetings_of_a_resumed_run_may_have_other_workers() -> None:
+    meetings = Meetings()
+    meetings.add({"waited_s": [1.0, 2.0], "staleness": [1, 0, 2]})
+    meetings.add({"waited_s": [1.0, 1.0, 4.0], "staleness": [3]})
+    meetings.add({"waited_s": [0.5], "staleness": []})
+    assert meetings.totals() == {"waited_s": [2.5, 3.0, 4.0], "staleness": [4, 0, 2]}
+    assert [line.split()[0] for line in meetings.lines()[2:]] == ["0", "2"]
 
 
 class Bar:

@@ -30,6 +30,17 @@ def test_files_of_crashed_jobs(shared_memory):
     assert left_behind(shared_memory) == {"mpich_shm_1_0": 4096, "sm_segment.vm.0.1": 4096}
 
 
+def test_files_of_others_are_none_of_ours(shared_memory, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert left_behind(shared_memory) == {}
+
+
+def test_a_name_may_begin_another_one_that_is_used(shared_memory):
+    (shared_memory / "mpich_shm_us").write_bytes(bytes(4096))
+    os.utime(shared_memory / "mpich_shm_us", (0, 0))
+    assert "mpich_shm_us" in left_behind(shared_memory)
+
+
 def test_the_next_run_removes_what_mpich_has_left(shared_memory):
     remove_left_behind(shared_memory)
     assert {path.name for path in shared_memory.iterdir()} == {

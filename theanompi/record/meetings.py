@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, NamedTuple
 
 _BAR = 40
@@ -77,13 +77,15 @@ class Meetings:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take in a line."""
         self._number += 1
-        before = self._waited or [0.0] * len(record["waited_s"])
-        self._waited = [a + b for a, b in zip(before, record["waited_s"], strict=False)]
-        self._counts.update(dict(enumerate(record["staleness"])))
+        # A resumed run may have another number of workers.
+        both = zip_longest(self._waited, record["waited_s"], fillvalue=0.0)
+        self._waited = [before + now for before, now in both]
+        # Which keeps none that are 0.
+        self._counts += Counter(dict(enumerate(record["staleness"])))
 
     def totals(self) -> dict[str, Any]:
         """What the summary has of them, if there were any."""
-        return {"waited_s": self._waited, "staleness": _histogram(+self._counts)} if self._number else {}
+        return {"waited_s": self._waited, "staleness": _histogram(self._counts)} if self._number else {}
 
     def lines(self) -> list[str]:
         """What a person is told of them."""
@@ -93,7 +95,7 @@ class Meetings:
         lines = [
             f"workers waited for each other at {self._number} meetings only: {waits} s (not in the times above)"
         ]
-        counts = +self._counts
+        counts = self._counts
         total = counts.total()
         if total:
             mean = sum(old * count for old, count in counts.items()) / total

@@ -266,7 +266,7 @@ def _cut(pieces: list[Piece], share: float, words: bool) -> dict[Split, list[Pie
             at = _boundary(piece, left, words)
         elif left >= piece.stop:
             at = piece.stop
-        left = max(0, left - piece.stop)
+        left -= piece.stop
         train += [piece._replace(stop=at)] if at else []
         val += [piece._replace(start=at)] if at < piece.stop else []
     return {"train": train, "val": val}

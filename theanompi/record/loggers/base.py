@@ -1,6 +1,5 @@
 """What a logger is: it gets the records of a run's log on rank 0, while the run goes on."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,7 +50,7 @@ class Logger:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """What a record has of finite numbers, by names such as ``val/error``, without where in the run it is.
+    """What a record has of numbers, by names such as ``val/error``, without where in the run it is.
 
     >>> scalars({"kind": "val", "epoch": 0, "iteration": 45, "loss": None, "error": 0.25, "items": 360})
     {'val/error': 0.25, 'val/items': 360}
@@ -59,7 +58,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return {
         f"{record['kind']}/{name}": value
         for name, value in record.items()
-        if name not in ("epoch", "iteration") and type(value) in (int, float) and math.isfinite(value)
+        if name not in ("epoch", "iteration") and type(value) in (int, float)
     }
 
 
