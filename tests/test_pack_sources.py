@@ -776,6 +776,16 @@ def test_letters_without_their_mapping_are_numbered_when_asked(tmp_path: Path) -
     assert source.labels["train"].tolist() == list(range(20))
 
 
+def test_labels_in_mnists_format_that_are_no_digits_are_renumbered(tmp_path: Path) -> None:
+    split = np.zeros((10, 28, 28), np.uint8), np.arange(10, 20).astype(np.uint8)
+    source = Mnist(write_files(tmp_path, archives.mnist(split, split)), renumber=True)
+    assert source.class_names == [str(number) for number in range(10, 20)]
+    assert source.labels["val"].tolist() == list(range(10))
+    few = split[0][:2], np.array([3, 7], np.uint8)
+    source = Mnist(write_files(tmp_path / "few", archives.mnist(few, few)), renumber=True)
+    assert len(source.class_names) == 10 and source.labels["val"].tolist() == [3, 7]
+
+
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
