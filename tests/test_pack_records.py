@@ -453,6 +453,16 @@ def test_a_vocabulary_beyond_16_bits(tmp_path: Path) -> None:
         assert data.text(data.ids("train", 69_990, 69_992)) == "w69990 w69991"
 
 
+def test_a_byte_order_mark_within_a_text_is_a_character(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "_BLOCK_BYTES", 4)
+    train = write(tmp_path / "t.txt", "\ufeffa\ufeffb")
+    packed("text", train, "--val", train, "--tokens", "characters", "-o", tmp_path / "t.h5")
+    with open_dataset(tmp_path / "t.h5") as data:
+        assert data.text(data.ids("train", 0, data.n_train)) == "a\ufeffb"
+
+
 def test_megabytes_are_counted_over_blocks_of_any_size() -> None:
     added: list[int] = []
     megabytes = _Megabytes(SimpleNamespace(add=added.append))  # type: ignore[arg-type]
