@@ -27,6 +27,7 @@ from tests.archives import odd_files, write_files, write_tar
 from tests.mpi import ROOT, run_warm
 from tests.photographs import jpeg
 from tests.test_pack_sources import DIGITS, arrays, files_of, ilsvrc, kaggle
+from theanompi.config import ConfigError
 from theanompi.data.pack import packing
 from theanompi.data.pack.command import main
 from theanompi.data.pictures.decode import as_jpeg, decode, resize_shorter
@@ -682,6 +683,21 @@ def test_other_unfinished_work_is_refused(photographs: Path, tmp_path: Path) -> 
     status, _, err = finished(pack_folder(photographs, output, "--skip-bad", "--store", "raw"))
     assert status == 1
     assert "expected unfinished work of the same command, got another's (store: expected 'raw'" in err
+
+
+def test_unfinished_work_of_other_options_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path / "train" / "a", {"good.jpg": jpeg(0, 40, 40), "bad.jpg": b"none"})
+    write_files(tmp_path / "val" / "a", {"good.jpg": jpeg(1, 40, 40)})
+    source, options = Folder(tmp_path / "train", tmp_path / "val"), {"size": 32, "name": "a"}
+    output = tmp_path / "out.h5"
+    assert not packing.pack(source, output, store="raw", processes=1, **options)
+    for name, other in (("size", 33), ("name", "b"), ("augmentation", "none")):
+        with pytest.raises(ConfigError, match=rf"got another's \({name}: expected {other!r}, got "):
+            packing.pack(source, output, store="raw", **options | {name: other})
+    assert packing.pack(source, output, store="raw", processes=1, skip_bad=True, **options)
+    assert f"{output}: continuing after 3 of 3 images" in capsys.readouterr().err
 
 
 def test_a_file_that_vanishes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -453,6 +453,14 @@ def test_a_vocabulary_beyond_16_bits(tmp_path: Path) -> None:
         assert data.text(data.ids("train", 69_990, 69_992)) == "w69990 w69991"
 
 
+def test_arrays_in_fortrans_order_are_split_too(tmp_path: Path) -> None:
+    rows = np.arange(40).reshape(10, 4)
+    np.savez(tmp_path / "a.npz", train_x=np.asfortranarray(rows))
+    source = fields.FieldSource(tmp_path / "a.npz", val_share=0.2)
+    for split, expected in (("train", rows[:8]), ("val", rows[8:])):
+        assert np.array_equal(np.concatenate(list(source.blocks(split, "x"))), expected)
+
+
 def test_a_byte_order_mark_within_a_text_is_a_character(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
