@@ -50,6 +50,9 @@ def run(config, devices, plan=False):
         Path(f"deaf{rank}").touch()
         time.sleep(100)
     comm.Barrier()
+    if config.modelclass == "Path":
+        print("on the output", flush=True)
+        print("on the error", file=sys.stderr, flush=True)
     if config.out != "early" and rank == 0:
         tell(well=True)
 
@@ -108,6 +111,19 @@ def test_the_users_threads_are_kept(folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert Job(RunConfig(devices="cpu"), module="small_worker").wait() == 0
     assert facts(folder)[0]["threads"] == "5"
+
+
+def test_what_cannot_be_started_is_one_line(folder, monkeypatch):
+    devices = [f"{'n' * 200}{i}:cpu" for i in range(1000)]
+    with pytest.raises(
+        ConfigError, match=r"mpirun: expected to be started for 1,000 ranks, got: Argument list too long$"
+    ):
+        Job(RunConfig(devices=devices), module="small_worker")
+    (folder / "mpirun").write_bytes(b"\x7fELF")
+    (folder / "mpirun").chmod(0o755)
+    monkeypatch.setattr("theanompi.launch.mpirun.find_mpirun", lambda: str(folder / "mpirun"))
+    with pytest.raises(ConfigError, match=r"mpirun: expected a program, got: Exec format error$"):
+        Job(RunConfig(devices="cpu"), module="small_worker")
 
 
 def test_threads_as_told_and_output_to_a_file(folder, monkeypatch, capfd):
@@ -428,14 +444,29 @@ def test_more_bound_ranks_than_cores(machine):
         command(RunConfig(devices=["cpu"] * 5), "mpirun", "mpich", bind=True)
 
 
-def test_a_reader_that_goes_away_ends_nothing(folder):
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("place", ["a pipe without a reader", "/dev/full"])
+def test_what_cannot_be_printed_ends_nothing(folder, stream, place):
     program = "from theanompi.rules import BSP; from theanompi.config import RunConfig; rule = BSP()\n"
     program += "config = RunConfig(devices='cpu', modelfile='small_worker', modelclass='Path')\n"
     program += "rule.start(config, module='small_worker')\n"
-    job = subprocess.Popen(
-        [sys.executable, "-c", program + "rule.wait()"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    if place == "/dev/full":
+        broken = os.open(place, os.O_WRONLY)
+    else:
+        reader, broken = os.pipe()
+        os.close(reader)
+    job = subprocess.run(
+        [sys.executable, "-c", program + "rule.wait()"],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: broken},
+        encoding="utf-8",
+        timeout=60,
+        check=False,
     )
-    assert job.stdout is not None
-    job.stdout.close()
-    _, err = job.communicate(timeout=60)
-    assert (job.returncode, err) == (0, "starting 1 rank …\n".encode())
+    os.close(broken)
+    full = "theanompi: standard output: cannot be written: No space left on device; the rest of it is lost\n"
+    said = f"starting 1 rank …\non the error\n{full * (place == '/dev/full')}"
+    assert job.returncode == 0
+    if stream == "stdout":
+        assert sorted(job.stderr.splitlines()) == sorted(said.splitlines())
+    else:
+        assert job.stdout.startswith("on the output\nBSP: 1 rank ended well after ")

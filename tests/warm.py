@@ -33,6 +33,7 @@ with nothing_is_garbage():
     from tests.forked import forked_loaders
     from tests.train import train
     from theanompi import device
+    from theanompi.system.output import print_anything
     from theanompi.system.processes import children
     from theanompi.training.links import Links
     from theanompi.training.ranks import Agreed, forget_shared_memory
@@ -58,7 +59,6 @@ def redirected(stdout: str, stderr: str) -> Iterator[None]:
         kept.append((stream, os.dup(stream.fileno())))
         os.dup2(file, stream.fileno())
         os.close(file)
-    errors = sys.stdout.errors
     try:
         yield
     finally:
@@ -66,7 +66,6 @@ def redirected(stdout: str, stderr: str) -> Iterator[None]:
             stream.flush()
             os.dup2(was, stream.fileno())
             os.close(was)
-        sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
 
 
 @contextmanager
@@ -173,6 +172,8 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Do jobs until there is nobody any more who gives them."""
     forget_shared_memory(MPI.COMM_WORLD)
+    # A run's streams: else the first run would put others in the place of those that are redirected.
+    print_anything()
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(sys.argv[1])
         with link.makefile("rw", encoding="utf-8") as lines:

@@ -43,7 +43,7 @@ from theanompi.models import listing
 from theanompi.record.folder import CURVES_FILE, LOG_FILE, find_checkpoint, to_use
 from theanompi.record.terminal import folded, terminal_columns, text_columns
 from theanompi.rules import RunFailed, get_rule
-from theanompi.system.output import print_anything
+from theanompi.system.output import print_anything, unprinted
 
 
 class Parser(OneLineParser):
@@ -516,11 +516,11 @@ def main(argv: list[str] | None = None, module: str = WORKER) -> int:
     -------
     int
         0 when the run ended well; 2 (by `SystemExit`) when a setting is wrong; else the run's own status, 1 for a
-        problem that the doctor found, or 130 after a Ctrl-C.
+        problem that the doctor found or a standard output that cannot be written, or 130 after a Ctrl-C.
     """
     print_anything()
     try:
-        return _main(sys.argv[1:] if argv is None else argv, module)
+        return _main(sys.argv[1:] if argv is None else argv, module) or unprinted()
     except KeyboardInterrupt:
         print("tmlauncher: stopped by SIGINT", file=sys.stderr)
         return 128 + signal.SIGINT

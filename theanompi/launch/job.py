@@ -15,16 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from theanompi.config import ConfigError, Host, RunConfig, hosts, to_environment
+from theanompi.config import ConfigError, Host, RunConfig, counted, hosts, to_environment
+from theanompi.config.files import reason
 from theanompi.launch.ends import LAUNCHER, STOPPED, Account, launcher_name
-from theanompi.launch.libraries import algorithm_settings, flavour, launch_settings
-from theanompi.launch.mpirun import find_mpirun, launched, without_job, world
+from theanompi.launch.libraries import algorithm_settings, launch_settings
+from theanompi.launch.mpirun import identify, launched, without_job, world
 from theanompi.system.cgroup import cores
-from theanompi.system.output import put
+from theanompi.system.output import Lenient, put
 from theanompi.system.processes import Process, children, has_variable, look_up, signal_name
 
 WORKER = "theanompi.worker"
@@ -227,7 +229,7 @@ class Job:
     Raises
     ------
     ConfigError
-        When there is no mpirun, or one of an unknown kind.
+        When there is no mpirun or one of an unknown kind, or it cannot be started.
     """
 
     def __init__(
@@ -241,7 +243,7 @@ class Job:
         threads: int | None = None,
         keep_open: Sequence[int] = (),
     ):
-        mpirun = find_mpirun()
+        mpirun, kind = identify()
         several = hosts(config.devices)[0].name is not None
         # In a job of one process: that job's variables are not for these ranks.
         outer = without_job(os.environ, allocation=several) if world() else os.environ
@@ -249,15 +251,6 @@ class Job:
         # Workers find modules where this process finds them. Intel's mpirun looks for its parts on PATH.
         environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environ["PATH"] = os.pathsep.join([str(Path(mpirun).parent), environ.get("PATH", os.defpath)])
-        version = subprocess.run(
-            [mpirun, "--version"],
-            env=environ,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        kind = flavour(version.stdout)
         machines = hosts(config.devices)
         environ = {**launch_settings(kind, config.devices, len(machines) > 1), **environ}
         environ |= algorithm_settings(kind, config.allreduce_algorithm)
@@ -281,19 +274,23 @@ class Job:
         self._proxies: set[int] = set()
         self._handlers: dict[int, Any] = {}
         tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
-        with contextlib.ExitStack() as files:
-            printed = files.enter_context(open(output, "ab")) if output else None
-            # A session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
+        self._output = Lenient(output, "a") if output else None
+        # An mpirun ends its job where it cannot write, which no terminal refuses.
+        shown = output is None and os.isatty(2)
+        # A session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
+        try:
             self._mpirun = subprocess.Popen(
                 [*tied, *words],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=printed,
+                stderr=None if shown else subprocess.PIPE,
                 start_new_session=True,
                 pass_fds=keep_open,
             )
-        self._output = open(output, "ab", buffering=0) if output else None
+        except OSError as error:  # the names of thousands of hosts, which are words of the command
+            ranks = counted(len(config.devices), "rank")
+            raise ConfigError(f"{mpirun}: expected to be started for {ranks}, got: {reason(error)}") from None
         self.account = Account(put if self._output is None else self._output.write)
         self._reader = threading.Thread(target=self._read, name="output of mpirun", daemon=True)
         self._reader.start()
@@ -302,31 +299,35 @@ class Job:
             self._handlers = handle_signals(self._forward)
 
     def _read(self) -> None:
-        """Read what mpirun prints until nothing has its standard output open any more; see which rank ends first."""
-        assert self._mpirun.stdout is not None
-        with self._mpirun.stdout as printed, select.epoll() as events, contextlib.ExitStack() as watched:
-            events.register(printed, select.EPOLLIN)
+        """Read what mpirun prints until nothing can print any more; see which rank ends first."""
+        errors = partial(put, error=True) if self._output is None else self._output.write
+        takers = {self._mpirun.stdout: self.account.feed, self._mpirun.stderr: errors}
+        with select.epoll() as events, contextlib.ExitStack() as opened:
+            printed = {opened.enter_context(pipe).fileno(): take for pipe, take in takers.items() if pipe}
+            for file in printed:
+                events.register(file, select.EPOLLIN)
             ranks: dict[int, int] = {}
             unseen = self._local
-            while True:
+            while printed:
                 # In the order in which they have happened.
                 for file, _ in events.poll():
                     if file in ranks:
                         self.account.first = self.account.first or ranks[file]
                         events.unregister(file)
                     elif data := os.read(file, 1 << 16):
-                        self.account.feed(data)
+                        printed[file](data)
                     else:
-                        self.account.close()
-                        return
+                        events.unregister(file)
+                        del printed[file]
                 if unseen and self.account.ranks:
                     unseen = False
                     with contextlib.suppress(OSError):  # one has ended already, or an old kernel
                         for _, pid in self.account.ranks:
                             file = os.pidfd_open(pid)
-                            watched.callback(os.close, file)
+                            opened.callback(os.close, file)
                             ranks[file] = pid
                             events.register(file, select.EPOLLIN)
+        self.account.close()
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if self.ended_by is None:

@@ -34,7 +34,7 @@ from theanompi.data.sources.texts import LabelledTexts, TextFolder, TextStream
 from theanompi.data.store import records, schema
 from theanompi.data.store.records import STREAM_BLOCK, TOKENS, ArrayDataset, TokenDataset
 from theanompi.data.store.schema import SPLITS, STORES, Dataset, Split, open_dataset
-from theanompi.system.output import print_anything
+from theanompi.system.output import print_anything, unprinted
 
 RAW_SIZE = 256
 TITLES: dict[Split, str] = {"train": "training", "val": "validation"}
@@ -515,7 +515,7 @@ def main(arguments: list[str] | None = None) -> int:
     print_anything()
     args = _parser().parse_args(arguments)
     try:
-        return 0 if _run(args) else 1
+        return unprinted() if _run(args) else 1
     except KeyboardInterrupt:
         say("interrupted" + ("; what is packed is kept: the same command continues" if _keeps(args) else ""))
         return 130

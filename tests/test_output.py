@@ -1,0 +1,47 @@
+"""What is printed where standard output or error takes nothing, or is closed."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, sys
+from theanompi.system.output import print_anything, unprinted
+print_anything()
+print_anything()
+with open(os.devnull) as file:
+    assert file.fileno() > 2, "what is printed would be written into it"
+for _ in range(2):
+    print("out" * 50_000)
+    print("err" * 50_000, file=sys.stderr)
+sys.exit(unprinted())
+"""
+OUT, ERR = (2 * (word * 50_000 + "\n") for word in ("out", "err"))
+LOST = "theanompi: standard output: cannot be written: No space left on device; the rest of it is lost\n"
+
+
+@pytest.mark.parametrize(
+    ("redirected", "out", "err", "status"),
+    [
+        ("", OUT, ERR, 0),
+        ("<&-", OUT, ERR, 0),
+        (">&-", "", ERR, 0),
+        ("2>&-", OUT, "", 0),
+        ("<&- >&- 2>&-", "", "", 0),
+        ("> >(exit)", "", ERR, 0),  # a pipe that nobody reads
+        ("2> >(exit)", OUT, "", 0),
+        ("> /dev/full", "", LOST + ERR, 1),
+        ("2> /dev/full", OUT, "", 0),
+        ("> /dev/full 2>&1", "", "", 1),
+    ],
+)
+def test_what_cannot_be_printed_is_dropped_and_only_a_full_disk_is_worth_a_word(redirected, out, err, status):
+    ended = subprocess.run(
+        ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == (out, err, status)
