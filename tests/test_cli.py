@@ -1,5 +1,6 @@
 """``tmlauncher`` and the flags of a training script, as a user meets them."""
 
+import json
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import BSP, __version__, cli
 from theanompi.config import EXCHANGES, RunConfig, run_folder
 from theanompi.config.plugins import import_module
+from theanompi.experiments.file import SHIPPED
 from theanompi.launch.ends import Account
 from theanompi.rules import RunFailed
 
@@ -250,6 +252,8 @@ def test_flags_override_the_file(folder, started):
             "modelfile: expected a Python file, got '/no/such/mymodel.py', ",
         ),
         ("-cfg", "argument -cfg/--cfg/--config: expected one argument"),
+        # As of a variable of the shell that is not set.
+        ("-cfg=", "cfg file: expected a readable text file, got '' (No such file or directory)"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(folder, started, capsys, argv, message):
@@ -260,6 +264,29 @@ def test_a_mistake_is_one_line_and_status_2(folder, started, capsys, argv, messa
     assert caught.value.code == 2
     assert err.startswith(f"tmlauncher: error: {message}")
     assert err.count("\n") == 1
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("evaluate run --device=", "devices: expected device names such as "),
+        ("evaluate run --data=", "data: expected a text that is not empty, got ''"),
+        ("plot run --out=", "out: expected a name that ends with .png, got "),
+        ("compare slides --scale=", "{slides}: scale: expected one of "),
+        ("compare slides --device=", "{slides}: devices: expected device names such as "),
+        ("compare slides --out=", "out: expected a text that is not empty, got ''"),
+    ],
+)
+def test_an_empty_word_is_no_word_left_out(folder, started, capsys, argv, message):
+    (folder / "run").mkdir()
+    (folder / "run/config.json").write_text(json.dumps(RunConfig().to_dict()))
+    (folder / "run/checkpoint.h5").touch()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv.split())
+    assert caught.value.code == 2
+    begin = f"tmlauncher {argv.split()[0]}: error: {message}".format(slides=SHIPPED["slides"])
+    assert capsys.readouterr().err.startswith(begin)
     assert started == []
 
 

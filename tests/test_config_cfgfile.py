@@ -82,7 +82,7 @@ def test_words_are_read_as_a_shell_reads_them(cfg, word):
 
 
 def test_arrays_and_values(cfg):
-    path = cfg("DECAY_EPOCHS=(30 60\n80)\nNESTEROV=false\nBASE_LR=0.05\r\nDEVICES=cuda0,cuda1")
+    path = cfg("\ufeffDECAY_EPOCHS=(30 60\n80)\nNESTEROV=false\nBASE_LR=0.05\r\nDEVICES=cuda0,cuda1")
     assert read_cfg(path) == {
         "decay_epochs": (30.0, 60.0, 80.0),
         "nesterov": False,

@@ -221,7 +221,7 @@ def _devices(
 
 def _settings(args: argparse.Namespace) -> RunConfig:
     flags = {name for name, value in vars(args).items() if value is not None}
-    settings = read_cfg(args.cfg, flags, rule=getattr(args, "rule", None)) if args.cfg else {}
+    settings = read_cfg(args.cfg, flags, rule=getattr(args, "rule", None)) if args.cfg is not None else {}
     hostfile = getattr(args, "hostfile", settings.pop("hostfile", None))
     size = settings.pop("size", None) if args.size is None else args.size
     settings.pop("size", None)
@@ -301,7 +301,8 @@ def _compare(argv: list[str], module: str) -> int:
             simulate=args.simulate,
             device=args.device,
         )
-        out = Path(args.out or f"runs/compare/{experiment.name}-{experiment.scale}")
+        default = f"runs/compare/{experiment.name}-{experiment.scale}"
+        out = Path(default if args.out is None else read_field("out", args.out))
         try:
             return compare(
                 experiment,
@@ -393,13 +394,13 @@ def _evaluate(argv: list[str]) -> int:
     _add_devices(parser, "such as cpu,cpu: a rank on each (default: auto, one rank)")
     args = parser.parse_args(argv)
     with parser.one_line():
-        devices = _devices(None, None, args.devices and read_field("devices", args.devices)) or ("auto",)
+        given = None if args.devices is None else read_field("devices", args.devices)
+        devices = _devices(None, None, given) or ("auto",)
         checkpoint = find_checkpoint(args.run)
         config = to_use(checkpoint, devices)
         evaluation = Evaluation()
-        evaluation.start(
-            replace(config, init=str(checkpoint), data=args.data or config.data), module=EVALUATOR
-        )
+        data = config.data if args.data is None else args.data
+        evaluation.start(replace(config, init=str(checkpoint), data=data), module=EVALUATOR)
     try:
         return evaluation.wait()
     except RunFailed as failure:
@@ -437,7 +438,7 @@ def _predict(argv: list[str]) -> int:
         from theanompi.training.prediction import predict
 
         try:
-            return predict(args.run, args.paths, out, args.devices or "auto")
+            return predict(args.run, args.paths, out, "auto" if args.devices is None else args.devices)
         except LoaderError as error:  # nothing that another flag puts right
             print(one_line(f"tmlauncher: {error}"), file=sys.stderr)
             return 1
@@ -471,7 +472,7 @@ def _plot(argv: list[str]) -> int:
         runs = [Path(run) for run in args.runs]
         if args.out is None and len(runs) > 1:
             raise ConfigError(f"out: expected -o FILE.png for a picture of {len(runs)} runs, got none")
-        out = Path(args.out or runs[0] / CURVES_FILE)
+        out = Path(runs[0] / CURVES_FILE if args.out is None else args.out)
         if out.suffix != ".png":
             raise ConfigError(f"out: expected a name that ends with .png, got {got(str(out))}")
         check_new(out, f"out {out}", overwrite=True)

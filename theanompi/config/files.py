@@ -141,7 +141,8 @@ def read_text(path: str | os.PathLike[str], what: str, kind: str = "text file") 
     theanompi.config.errors.ConfigError: hostfile: expected a readable text file, got '/dev/zero' (a device)
     """
     try:
-        return read_bytes(path, MOST_TEXT).decode("utf-8")
+        # Some editors begin a text with a byte order mark, which is no part of it.
+        return read_bytes(path, MOST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError:
         wrong = "not UTF-8 text"
     except OSError as error:

@@ -293,7 +293,7 @@ def _read(
     question = table.get("question", "")
     if not isinstance(question, str):
         raise ConfigError(f"question: expected a text, got {got(question)}")
-    scale = scale or table.get("scale")
+    scale = table.get("scale") if scale is None else scale
     if not isinstance(scale, str) or scale not in SCALES:
         hint = closest(scale, SCALES) if isinstance(scale, str) else ""
         what = "none" if scale is None else got(scale)
