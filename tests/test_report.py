@@ -19,7 +19,7 @@ from theanompi import cli
 from theanompi.config import ConfigError
 from theanompi.experiments.report import report
 from theanompi.experiments.results import read_experiment, read_run
-from theanompi.experiments.statistics import Cell, Run, difference
+from theanompi.experiments.statistics import Cell, Run, difference, time_of
 from theanompi.record.metrics import Reported
 
 pytestmark = pytest.mark.usefixtures("pictures")
@@ -220,7 +220,11 @@ def test_pairs_are_of_the_same_seed():
     [
         ((10.0, 11.0, 12.0), (10.0, 11.0, 12.0), "undecided", 0.0),
         ((10.5, 11.5, 12.5), (10.0, 11.0, 12.0), "worse", 0.0),
-        ((9.5, 10.5), (10.0, 11.0), "better", 0.0),
+        ((9.5, 10.5, 11.5), (10.0, 11.0, 12.0), "better", 0.0),
+        # Equal but for rounding.
+        ((9.4, 10.4), (10.1, 11.1), "unknown", None),
+        ((10.0, 11.0), (10.0, 11.0), "unknown", None),
+        ((0.0, 0.0), (0.0, 0.0), "unknown", None),
         ((10.0,), (11.0,), "unknown", None),
         (("missing",), (11.0,), "unknown", None),
     ],
@@ -228,6 +232,20 @@ def test_pairs_are_of_the_same_seed():
 def test_no_variance_and_too_few_pairs(a, b, verdict, half):
     found = difference(cell(*a), cell(*b))
     assert (found.verdict, found.half) == (verdict, half)
+
+
+def test_chance_alone_is_called_a_difference_or_agreement_no_more_often_than_is_said():
+    """Errors of 360 images, in seeds that differ by nothing, or by as much as the margin."""
+    rng = np.random.default_rng(0)
+
+    def drawn(mean: float, seeds: int) -> Cell:
+        return cell(*(rng.normal(mean, 0.4, seeds) * 3.6).round() / 3.6)
+
+    for seeds in (2, 5):
+        same = [difference(drawn(7, seeds), drawn(7, seeds)).verdict for _ in range(1000)]
+        assert sum(verdict in ("worse", "better") for verdict in same) < 0.065 * 1000
+        apart = [difference(drawn(7.5, seeds), drawn(7, seeds)).equivalent(0.5) for _ in range(1000)]
+        assert apart.count(True) < 0.035 * 1000
 
 
 X = "diverged"
@@ -248,7 +266,7 @@ X = "diverged"
         ((X, 9.0), (X, 8.0), "unknown", False),
         ((X, X), (X, X), "unknown", False),
         # The partner of the one that diverged is missing: nothing is known of that seed.
-        ((X, 9.0, 9.1), ("missing", 9.0, 9.1), "undecided", True),
+        ((X, 9.0, 9.1), ("missing", 9.1, 9.1), "undecided", True),
     ],
 )
 def test_a_diverged_run_is_worse_than_any_other(a, b, verdict, numbers):
@@ -275,6 +293,7 @@ def test_a_diverged_run_is_worse_than_any_other(a, b, verdict, numbers):
         # Worse for certain, but by 0.3 ± 0.25 points perhaps no more than the margin.
         ((10.2, 10.4, 10.3), (10.0, 10.0, 10.0), ("cannot be told", "agrees", "does not agree")),
         ((12.0,), (10.0,), ("cannot be told",) * 3),
+        ((10.2, 10.3), (10.0, 10.1), ("cannot be told",) * 3),
         ((X, 10.0, 10.0), (12.0, 12.0, 12.0), ("does not agree", "agrees", "does not agree")),
         ((X, X, X), (X, X, X), ("cannot be told",) * 3),
     ],
@@ -394,6 +413,7 @@ def test_what_diverged_failed_or_is_missing_is_said(tmp_path):
          "no difference that 2 seeds can show."),
         ((X, 9.0), (X, 9.1), "both diverged in the same 1 of 2 seeds; in the other: -0.10 points: a spread needs two "
          "seeds."),
+        ((9.0, 8.0), (9.1, 8.1), "-0.10 points: two equal differences have no spread."),
         ((X, X), (X, X), "both diverged in the same 2 of 2 seeds: nothing to compare."),
         ((X, 9.0), (9.0, X), "a diverged in 1 of 2 seeds, b in 1: which is worse cannot be told."),
         ((None,), (9.0,), "no seed is complete on both sides: nothing to compare."),
@@ -913,6 +933,13 @@ def test_twelve_arms_differ_in_colour_or_mark(tmp_path, figures):
     (axes,) = figures[0].axes
     lines = [line for line in axes.lines if line.get_linestyle() == "-"]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_the_time_of_runs_that_took_equally_long_is_not_before_the_end_of_any(seeds):
+    for tenths in range(1, 100):
+        runs = [Run(seed, "finished", validation={1: 9.0}, times={1: tenths / 10}) for seed in range(seeds)]
+        assert time_of(Cell("a", 4, 32, tuple(runs))) == tenths / 10
 
 
 def test_times_of_a_virtual_clock_are_compared_among_runs_of_the_same_clock(

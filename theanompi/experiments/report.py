@@ -103,6 +103,8 @@ def sentence(found: Difference) -> str:
         judgement = f"no difference that {counted(len(found.points), 'seed')} can show"
     elif found.only_cell:
         judgement = "which is worse cannot be told"
+    elif len(found.points) == 2:
+        judgement = "two equal differences have no spread"
     elif found.points:
         judgement = "a spread needs two seeds"
     else:
@@ -144,7 +146,7 @@ def conclusion(claim: Claim) -> str:
     Examples
     --------
     >>> from theanompi.experiments.statistics import Run, difference
-    >>> runs = [tuple(Run(s, "finished", validation={1: e + s}) for s in range(2)) for e in (12.0, 12.0)]
+    >>> runs = [tuple(Run(s, "finished", validation={1: e + s}) for s in range(3)) for e in (12.0, 12.0)]
     >>> found = difference(Cell("a", 8, 64, runs[0]), Cell("b", 4, 32, runs[1]))
     >>> conclusion(Claim("a@8 ~ b@4", "~", found, "agrees", 0.5))
     'agrees: +0.00 ± 0.00 points, within ±0.50.'

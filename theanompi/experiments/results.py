@@ -11,7 +11,8 @@ The rules, chosen before any result was seen:
 - A cell's figure is the mean of its finished runs' and their sample standard deviation. Diverged runs are counted
   beside it: a figure that does not exist cannot be averaged, and leaving such runs out unsaid would flatter.
 - Two cells are compared seed by seed, by the mean of the differences with a 95 % interval from Student's t. Only
-  seeds whose run is complete (finished or diverged) on both sides count.
+  seeds whose run is complete (finished or diverged) on both sides count. Two equal differences have no interval: where
+  a figure is a count of some hundred items, two are often equal by chance.
 - A run that diverged is worse than any that did not. So a cell that diverges in seeds in which the other one does
   not, and never the other way round, is worse, and no difference in points is given: that over the other seeds
   would leave the worst out. When each diverges where the other does not, nothing can be told. Seeds in which

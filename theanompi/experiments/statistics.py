@@ -177,7 +177,8 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None] | None:
 def time_of(cell: Cell) -> float | None:
     """Return the mean virtual time of a cell's finished runs, in seconds; None without any."""
     ends = [max(run.times.values()) for run in cell.runs if run.state == "finished" and run.times]
-    return statistics.fmean(ends) if ends else None
+    # Exactly that of equal ones, as `fmean` is not: it is a moment that others are held against.
+    return statistics.mean(ends) if ends else None
 
 
 def quantile_of(count: int) -> float:
@@ -223,7 +224,7 @@ class Difference:
         The seeds in which only the one, only the other, and both diverged, where the other one is complete.
     mean, half : float or None
         Of `points`, and the half-width of the 95 % interval. None where fewer than two seeds finished on both
-        sides (then `half` alone), or where divergence decides.
+        sides, or two with the same difference (then `half` alone), or where divergence decides.
     verdict : {"worse", "better", "undecided", "unknown"}
         Whether `cell` is worse than `other`; "undecided" stands for no difference that the seeds can show, which is no
         proof that there is none: see `equivalent`.
@@ -232,10 +233,10 @@ class Difference:
     --------
     >>> def cell(*errors):
     ...     return Cell("a", 4, 32, tuple(Run(s, "finished", validation={1: e}) for s, e in enumerate(errors)))
-    >>> difference(cell(12.0, 13.0), cell(11.0, 12.0)).verdict
+    >>> difference(cell(12.0, 13.1), cell(11.0, 12.0)).verdict
     'worse'
-    >>> difference(cell(12.0), cell(11.0)).verdict
-    'unknown'
+    >>> difference(cell(12.0), cell(11.0)).verdict, difference(cell(12.0, 13.0), cell(11.0, 12.0)).verdict
+    ('unknown', 'unknown')
     """
 
     cell: Cell
@@ -287,6 +288,11 @@ class Difference:
         return False if abs(self.mean) - self.half > margin else None
 
 
+def _same(points: Mapping[int, float], figures: Mapping[int, float]) -> bool:
+    """Whether differences between figures are equal but for rounding."""
+    return max(points.values()) - min(points.values()) <= 1e-9 * max(abs(figures[seed]) for seed in points)
+
+
 def difference(cell: Cell, other: Cell) -> Difference:
     """Compare two cells; see the rules above."""
     pairs = [
@@ -308,9 +314,9 @@ def difference(cell: Cell, other: Cell) -> Difference:
     if only_cell or only_other:
         if not (only_cell and only_other):
             verdict = "worse" if only_cell else "better"
-    elif len(points) > 1:
+    elif len(points) > 2 or (len(points) == 2 and not _same(points, figures)):
         mean, half = interval(list(points.values()))
         verdict = "undecided" if abs(mean) <= half else "worse" if mean > 0 else "better"
     elif points:
-        (mean,) = points.values()
+        mean = statistics.fmean(points.values())
     return Difference(cell, other, points, only_cell, only_other, both, mean, half, verdict)
