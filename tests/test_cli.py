@@ -290,6 +290,23 @@ def test_an_empty_word_is_no_word_left_out(folder, started, capsys, argv, messag
     assert started == []
 
 
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("mymodel", "current folder: expected one, got none: it has been removed"),
+        ("../m", "modelfile: expected a"),
+    ],
+)
+def test_in_a_folder_that_has_been_removed(folder, started, monkeypatch, capsys, module, message):
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    with pytest.raises(SystemExit):
+        cli.main(["-file", module])
+    assert capsys.readouterr().err.startswith(f"tmlauncher: error: {message}")
+    assert started == []
+
+
 def test_no_arguments_print_the_help(capsys):
     assert cli.main([]) == 0
     out = capsys.readouterr().out

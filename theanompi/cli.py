@@ -322,6 +322,16 @@ def _compare(argv: list[str], module: str) -> int:
             ) from None
 
 
+def _why(error: Exception) -> str:
+    """What has gone wrong, of the operating system's errors the file and the reason.
+
+    >>> _why(PermissionError(13, "Permission denied", "photos"))
+    'photos: Permission denied'
+    """
+    name = error.filename if isinstance(error, OSError) else None
+    return str(error) if name is None else f"{name}: {reason(error)}"
+
+
 def _report(argv: list[str]) -> int:
     parser = Parser(
         "tmlauncher report",
@@ -333,7 +343,7 @@ def _report(argv: list[str]) -> int:
     try:
         print(report(folder, columns=terminal_columns(output=True)))
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(_why(error))
     return 0
 
 
@@ -374,7 +384,7 @@ def _export(argv: list[str]) -> int:
         try:
             write_weights(args.out, arrays, overwrite=args.overwrite)
         except OSError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(_why(error)) from None
     numbers = sum(array.size for array in arrays.values())
     print(f"{args.out}: {counted(len(arrays), 'array')}, {counted(numbers, 'number')}")
     return 0
@@ -443,7 +453,7 @@ def _predict(argv: list[str]) -> int:
             print(one_line(f"tmlauncher: {error}"), file=sys.stderr)
             return 1
         except (ValueError, OSError) as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(_why(error)) from None
 
 
 def _add_devices(parser: Parser, help: str) -> None:

@@ -17,8 +17,8 @@ class ConfigError(ValueError):
 def shortened(text: str, most: int) -> str:
     """Cut a text in its middle.
 
-    >>> shortened("abcdefghijklmnopqrstuvwxyz", 12)
-    'abcd … wxyz'
+    >>> shortened("abcdefghijklmnopqrstuvwxyz", 12), shortened("abcdefghijkl", 12)
+    ('abcd … wxyz', 'abcdefghijkl')
     """
     if len(text) <= most:
         return text
@@ -32,12 +32,9 @@ def got(value: Any, most: int = _MOST_GOT) -> str:
     >>> got("x"), got("x" * 1000, 20)
     ("'x'", "'xxxxxxx … xxxxxxx'")
     """
-    # Before its repr, which takes as much memory again, and does not write numbers of 4,300 digits.
-    if isinstance(value, str) and len(value) > 2 * most:
-        value = value[:most] + value[-most:]
     try:
         text = repr(value)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # a number of 4,300 digits, or lists nested too deeply
         text = f"a very large {type(value).__name__}"
     return shortened(text, most)
 

@@ -142,7 +142,7 @@ def read_text(path: str | os.PathLike[str], what: str, kind: str = "text file") 
     """
     try:
         # Some editors begin a text with a byte order mark, which is no part of it.
-        return read_bytes(path, MOST_TEXT).decode("utf-8-sig")
+        return read_bytes(path, MOST_TEXT).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
         wrong = "not UTF-8 text"
     except OSError as error:

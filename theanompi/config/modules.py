@@ -26,9 +26,19 @@ SHIPPED = {"models": "theanompi.models", "examples": "theanompi.examples"}
 
 
 def look_in_current_folder() -> None:
-    """Put the current folder on ``sys.path``, where Theano-MPI looked for models too."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """Put the current folder on ``sys.path``, where Theano-MPI looked for models too.
+
+    Raises
+    ------
+    ConfigError
+        When it has been removed.
+    """
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("current folder: expected one, got none: it has been removed") from None
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def located(name: str) -> str:

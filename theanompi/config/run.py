@@ -641,7 +641,7 @@ def read_as(kind: Kind, name: str, value: Any) -> Any:
         return kind.read(value)
     except ConfigError:
         raise
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
         hint = instead(name, value) or (str(error) if str(error).startswith("; ") else "")
         raise ConfigError(f"{name}: expected {kind.expected}, got {got(value)}{hint}") from None
 
