@@ -307,6 +307,13 @@ def test_in_a_folder_that_has_been_removed(folder, started, monkeypatch, capsys,
     assert started == []
 
 
+@pytest.mark.parametrize(("columns", "widest"), [(80, 80), (120, 100), (None, 100)])
+def test_the_list_of_networks_fits_the_terminal(monkeypatch, capsys, columns, widest):
+    monkeypatch.setattr(cli, "terminal_columns", lambda *, output: columns)
+    assert cli.main(["models", "Wide_ResNet"]) == 0
+    assert widest - 12 < max(map(len, capsys.readouterr().out.splitlines())) <= widest
+
+
 def test_no_arguments_print_the_help(capsys):
     assert cli.main([]) == 0
     out = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ from theanompi.config import (
     resolve,
     to_environment,
 )
+from theanompi.config.files import check_new
 
 FLAGS = """
 --data --image-size --batch-size --accumulation --epochs --max-iterations --seed --device --precision
@@ -120,6 +122,8 @@ def flags(*argv: str) -> RunConfig:
         ("warmup_epochs", -1, "warmup_epochs: expected a number of at least 0, got -1"),
         ("decay_epochs", (60, 30), r"decay_epochs: expected increasing epochs above 0, .* got \(60, 30\)"),
         ("decay_epochs", 30, "decay_epochs: expected increasing epochs above 0, .* got 30"),
+        ("decay_epochs", (30, 30), r"decay_epochs: expected increasing epochs above 0, .* got \(30, 30\)"),
+        ("base_lr", True, "base_lr: expected a number above 0, got True"),
         ("decay_factor", 1.5, "decay_factor: expected a number above 0 and at most 1, got 1.5"),
         ("momentum", 1, "momentum: expected a number of at least 0 and below 1, got 1"),
         ("momentum_form", "w", "momentum_form: expected one of v, u, uncorrected, got 'w'"),
@@ -401,3 +405,20 @@ def test_package_offers_its_names_lazily():
 
     with pytest.raises(AttributeError, match="module 'theanompi' has no attribute 'BPS'"):
         _ = theanompi.BPS
+
+
+def test_a_folder_in_which_nothing_may_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # which root may everywhere
+    with pytest.raises(
+        ConfigError, match=r"out a: expected a folder to write in, got '.*' \(Permission denied\)"
+    ):
+        check_new(tmp_path / "a", "out a", overwrite=False)
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_is_there(tmp_path):
+    (tmp_path / "a").symlink_to("nowhere")
+    with pytest.raises(
+        ConfigError, match="out a: expected no file of this name, got one; --overwrite replaces it"
+    ):
+        check_new(tmp_path / "a", "out a", overwrite=False)
+    check_new(tmp_path / "a", "out a", overwrite=True)

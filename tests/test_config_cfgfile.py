@@ -7,6 +7,7 @@ import pytest
 
 from theanompi.config import FIELDS, ConfigError
 from theanompi.config.cfgfile import KEYS, read_cfg
+from theanompi.config.files import MOST_TEXT
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,6 +96,7 @@ def test_arrays_and_values(cfg):
     ("text", "message"),
     [
         ("\nEPOCS=3", "line 2: unknown key 'EPOCS'; did you mean 'EPOCHS'\\?"),
+        ("OUT='a\nb\nc' # two\nEPOCS=3", "line 4: unknown key 'EPOCS'"),
         ("epochs=3", "line 1: unknown key 'epochs'"),
         ("OUT=$(touch ran)", "line 1: expected plain text, because the file is read and not run, got '\\$'"),
         ("OUT=`touch ran`", "line 1: expected plain text, .* got '`'"),
@@ -144,6 +146,11 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "b.cfg").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"got '.*b.cfg' \(not UTF-8 text\)"):
         read_cfg(tmp_path / "b.cfg")
+    (tmp_path / "c.cfg").write_bytes(b"#" * MOST_TEXT)
+    assert read_cfg(tmp_path / "c.cfg") == {}
+    (tmp_path / "c.cfg").write_bytes(b"#" * MOST_TEXT + b"\nEPOCHS=3")
+    with pytest.raises(ConfigError, match=r"got '.*c.cfg' \(more than 4,194,304 bytes\)"):
+        read_cfg(tmp_path / "c.cfg")
 
 
 def test_the_example():

@@ -213,6 +213,8 @@ def test_pairs_are_of_the_same_seed():
     # A seed that is missing on one side leaves out its partner.
     assert difference(cell(10.0, "missing", 30.0), cell(*b)).points == pytest.approx({0: 1.0, 2: 1.1})
     assert difference(cell(10.0, "unfinished", 30.0), cell(*b)).pairs == 2
+    found = difference(cell(*b), cell(10.0, "missing", 30.0))
+    assert (found.pairs, found.only_other, found.points) == (2, (), pytest.approx({0: -1.0, 2: -1.1}))
 
 
 @pytest.mark.parametrize(

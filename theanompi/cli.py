@@ -509,7 +509,7 @@ def _models(argv: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="CLASS", help="these only, with all of their layers")
     names = parser.parse_args(argv).names
     with parser.one_line():
-        print(listing(names))
+        print(listing(names, min(terminal_columns(output=True) or 100, 100)))
     return 0
 
 

@@ -58,8 +58,9 @@ class Run:
     def at(self, seconds: float) -> float | None:
         """The metric of the last validation up to a virtual time; None if there was none.
 
-        >>> Run(0, "finished", validation={1: 90.0, 2: 11.0}, times={1: 5.0, 2: 10.0}).at(9.9)
-        90.0
+        >>> run = Run(0, "finished", validation={1: 90.0, 2: 11.0}, times={1: 5.0, 2: 10.0})
+        >>> run.at(4.9), run.at(9.9), run.at(10.0)
+        (None, 90.0, 11.0)
         """
         before = [epoch for epoch, time in self.times.items() if time <= seconds]
         return self.validation[max(before)] if before else None
