@@ -124,6 +124,7 @@ def flags(*argv: str) -> RunConfig:
         ("decay_epochs", 30, "decay_epochs: expected increasing epochs above 0, .* got 30"),
         ("decay_epochs", (30, 30), r"decay_epochs: expected increasing epochs above 0, .* got \(30, 30\)"),
         ("base_lr", True, "base_lr: expected a number above 0, got True"),
+        ("settings", {"optimizer.a": 2**63}, "optimizer.a: expected .* a number, .* got 9223372036854775808"),
         ("decay_factor", 1.5, "decay_factor: expected a number above 0 and at most 1, got 1.5"),
         ("momentum", 1, "momentum: expected a number of at least 0 and below 1, got 1"),
         ("momentum_form", "w", "momentum_form: expected one of v, u, uncorrected, got 'w'"),

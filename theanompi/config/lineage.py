@@ -1,8 +1,6 @@
 """What Theano-MPI's scripts and cfg files say, or leave to its models, and what stands in its place here."""
 
-INSTEAD = {
-    **{("exchange", name): "shm adds up inside of a machine first" for name in ("copper", "copper16")},
-}
+INSTEAD = {("exchange", name): "shm adds up inside of a machine first" for name in ("copper", "copper16")}
 """By setting and value, what is said of it besides what the setting may be."""
 
 _DATA = {

@@ -338,14 +338,14 @@ def _time(experiment: Results) -> Iterable[str]:
         ends = [time_of(cell) for cell in cells]
         first = min((end for end in ends if end is not None), default=math.inf)
         for cell, end in zip(cells, ends, strict=True):
-            by_then = mean_and_std([value for run in cell.runs if (value := run.at(first)) is not None])
+            by_then = [value for run in cell.runs if (value := run.at(first)) is not None]
             rows.append(
                 [
                     name_of(cell.arm),
                     str(cell.workers),
                     "–" if end is None else f"{end:.1f}",
                     describe(cell),
-                    "–" if by_then is None else spread_of(cell.metric, *by_then),
+                    spread_of(cell.metric, *mean_and_std(by_then)) if by_then else "–",
                     _staleness(cell),
                 ]
             )

@@ -82,6 +82,15 @@ class Run:
         return statistics.median(list(self.validation.values())[-LAST_EPOCHS:])
 
 
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation of some values; no deviation of one.
+
+    >>> mean_and_std([1.0, 3.0]), mean_and_std([1.0])
+    ((2.0, 1.4142135623730951), (1.0, None))
+    """
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
 @dataclass(frozen=True)
 class Cell:
     """An arm at a worker count.
@@ -154,25 +163,8 @@ class Cell:
         (51.0, 1.414)
         """
         curves = [getattr(run, kind) for run in self.runs if run.state == "finished"]
-        by_epoch = {
-            epoch: [curve[epoch] for curve in curves if epoch in curve]
-            for epoch in sorted({epoch for curve in curves for epoch in curve})
-        }
-        return {
-            epoch: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-            for epoch, values in by_epoch.items()
-        }
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None] | None:
-    """Return mean and sample standard deviation; None for nothing, and no deviation of one value.
-
-    >>> mean_and_std([1.0, 3.0]), mean_and_std([1.0]), mean_and_std([])
-    ((2.0, 1.4142135623730951), (1.0, None), None)
-    """
-    if not values:
-        return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        epochs = sorted({epoch for curve in curves for epoch in curve})
+        return {epoch: mean_and_std([curve[epoch] for curve in curves if epoch in curve]) for epoch in epochs}
 
 
 def time_of(cell: Cell) -> float | None:
