@@ -181,7 +181,9 @@ def test_under_an_mpirun_of_several_ranks_it_says_how_many_there_are(folder, mon
     )
 
 
-def test_flags_override_the_file(folder, started):
+def test_flags_override_the_file_and_what_is_wrong_in_it(folder, started):
+    with open("bsp.cfg", "a", encoding="utf-8") as file:
+        file.write("EPOCHS=many\n")
     cli.main("-cfg bsp.cfg --seed 8 --device cpu --epochs 2 --rule BSP -bind --size 1".split())
     config, how = started[0]
     assert (config.seed, config.devices, config.epochs, config.modelclass) == (8, ("cpu",), 2, "Net")

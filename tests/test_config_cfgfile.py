@@ -46,6 +46,18 @@ BSP_EXCH_STRATEGY=ar
     }
 
 
+@pytest.mark.parametrize(
+    ("in_the_file", "elsewhere", "kept"),
+    [("", None, True), ("RULE=EASGD", None, False), ("", "EASGD", False), ("RULE=EASGD", "BSP", True)],
+)
+def test_the_keys_of_bsp_mean_nothing_under_another_of_theano_mpis_rules(cfg, in_the_file, elsewhere, kept):
+    values = read_cfg(
+        cfg(f"BSP_SYNC_TYPE=avg\nBSP_EXCH_STRATEGY=ar\nEPOCHS=3\n{in_the_file}"), rule=elsewhere
+    )
+    values.pop("rule", None)
+    assert values == {"epochs": 3} | ({"sync_type": "avg", "exchange": "ar"} if kept else {})
+
+
 def test_every_field_is_a_key():
     fields = {name.upper() for name in FIELDS if name != "settings"}
     assert fields | {"BSP_SYNC_TYPE", "BSP_EXCH_STRATEGY", "HOSTFILE", "SIZE"} == set(KEYS)

@@ -17,11 +17,12 @@ from theanompi.launch.hosts import expand_nodes, read_hostfile, slurm_devices
         ("# all\n\nnode0:2  # two\n10.0.0.1:1\r\n", ["node0", "node0", "10.0.0.1"]),
         ("a.b-c.org slots = 2\n", ["a.b-c.org"] * 2),
         ("node0\nnode1\nnode0\n", ["node0", "node0", "node1"]),
+        ("\ufeffnode0:9999\nnode1\n", ["node0"] * 9999 + ["node1"]),
     ],
 )
 def test_every_syntax_of_a_hostfile(tmp_path, text, expected):
     path = tmp_path / "hosts.txt"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert read_hostfile(path) == tuple(f"{host}:auto" for host in expected)
     assert read_hostfile(path, "cuda") == tuple(f"{host}:cuda" for host in expected)
 

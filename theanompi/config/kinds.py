@@ -19,7 +19,6 @@ OWN = "a class of your own such as"
 """How the expectation of a `named` field goes on."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
-_MOST_DIGITS = 400
 
 
 class Kind(NamedTuple):
@@ -220,7 +219,7 @@ def _plain(text: str) -> str | int | float | bool:
         return text.lower() == "true"
     if len(text) > 1 and text[0] == text[-1] == '"':
         return text[1:-1]
-    if len(text) > _MOST_DIGITS or not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text):
         return text
     return int(text) if _WHOLE.fullmatch(text) else float(text)
 

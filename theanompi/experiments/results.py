@@ -99,10 +99,7 @@ def read_run(folder: Path, seed: int) -> Run:
 def _every_epoch(validation: Curve, config: Mapping[str, Any]) -> bool:
     """Whether no validation is missing, as after a loss of power."""
     epochs = config.get("epochs")
-    return type(epochs) is not int or (
-        # As many first: a damaged file may ask for any number.
-        len(validation) == epochs and sorted(validation) == list(range(1, epochs + 1))
-    )
+    return type(epochs) is not int or len(validation) == epochs
 
 
 def _train_curve(records: Iterable[Mapping[str, Any]], metric: str, scale: float) -> Curve:
