@@ -153,11 +153,12 @@ def test_in_an_allocation_of_slurm_its_nodes_are_the_hosts(folder, started, monk
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
     monkeypatch.setenv("SLURM_TASKS_PER_NODE", "2,1")
     words = ["-file", "mymodel", "-class", "Net"]
-    for more in ([], ["-s", "2"], ["--device", "cpu"], ["-cfg", "bsp.cfg"]):
+    for more in ([], ["-s", "2"], ["-s", "2", "--device", "auto"], ["--device", "cpu"], ["-cfg", "bsp.cfg"]):
         assert cli.main([*words, *more]) == 0
     assert [config.devices for config, _ in started] == [
         ("n1:auto", "n1:auto", "n2:auto"),
         ("cpu", "cpu"),
+        ("auto", "auto"),
         ("cpu",),
         ("cpu", "cpu"),
     ]

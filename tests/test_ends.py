@@ -76,6 +76,26 @@ def test_who_was_seen_to_end_first_is_named_and_not_whom_mpirun_killed_after_tha
     ]
 
 
+def test_whom_the_banner_names_is_who_ended_first_if_nobody_else_was_seen_to():
+    account = Account(lambda _: None)
+    account.feed(b'@theanompi {"ranks": [["node1", 4037], ["node0", 4037]], "resumable": false}\n')
+    account.first = 4037
+    account.feed(BANNER)
+    account.close()
+    # Processes of two hosts may have the same number.
+    assert account.deaths == ["rank 1 (node0, pid 4037) was ended by SIGKILL"]
+    assert not account.resumable
+
+
+@pytest.mark.parametrize("own", [b"=   BAD TERMINATION OF MY LOOP\n", b"=" * 60 + b"\n", b"=" * 60])
+def test_what_is_only_like_the_banner_is_shown(own):
+    shown = []
+    account = Account(shown.append)
+    account.feed(own)
+    account.close()
+    assert b"".join(shown) == own and account.deaths == []
+
+
 def test_half_a_line_is_shown_at_once():
     shown = []
     Account(shown.append).feed(b"50 %")

@@ -330,6 +330,8 @@ def test_signal_handlers_are_put_back(folder):
         ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_PROCID": "3", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, 3),
         ({"PMI_RANK": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, 1),
+        # more digits than Python reads
+        ({"PMI_RANK": "9" * 5000, "PMI_SIZE": "2"}, None),
         ({}, None),
     ],
 )

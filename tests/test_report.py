@@ -105,6 +105,14 @@ def test_the_figure_is_the_median_of_the_last_five_epochs_or_of_all(tmp_path, er
     assert read_run(tmp_path, 0).figure == pytest.approx(figure)
 
 
+def test_an_epoch_that_has_trained_nothing_is_no_point_of_the_curve(tmp_path):
+    write_run(tmp_path, Trial([0.5, 0.4]))
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    records[0]["items"] = records[1]["items"] = 0
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert list(read_run(tmp_path, 0).train) == [2]
+
+
 def test_training_error_is_weighted_by_images(tmp_path):
     """Lines of 300 and 100 images: 0.19 and 0.23 make 0.20."""
     write_run(tmp_path, Trial([0.5, 0.4], train=[0.20, 0.10]))

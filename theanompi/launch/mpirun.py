@@ -95,6 +95,8 @@ def without_job(environ: Mapping[str, str], allocation: bool = False) -> dict[st
 
     >>> without_job({"PMI_RANK": "1", "OMPI_MCA_pml": "ucx", "SLURM_JOB_ID": "9", "HOME": "/root"})
     {'OMPI_MCA_pml': 'ucx', 'HOME': '/root'}
+    >>> without_job({"PMI_RANK": "1", "SLURM_PROCID": "0", "SLURM_JOB_ID": "9"}, allocation=True)
+    {'SLURM_JOB_ID': '9'}
     """
     gone = _OF_A_RANK if allocation else _OF_A_JOB
     return {k: v for k, v in environ.items() if k.startswith(_SETTINGS) or not k.startswith(gone)}
