@@ -255,6 +255,7 @@ def test_flags_override_the_file_and_what_is_wrong_in_it(folder, started):
             "modelfile: expected a Python file, got '/no/such/mymodel.py', ",
         ),
         ("-cfg", "argument -cfg/--cfg/--config: expected one argument"),
+        ("-cfg=--", "argument -cfg: expected a value, got '--'"),
         # As of a variable of the shell that is not set.
         ("-cfg=", "cfg file: expected a readable text file, got '' (No such file or directory)"),
     ],
