@@ -63,6 +63,9 @@ def test_each_setting_from_the_nearest_place(read):
         "epochs": 6,
     }
     assert experiment.arms["gradual"].settings["momentum"] == 0.8
+    # A preset overrides what is for all arms.
+    for_all = read(GOOD.replace("momentum = 0.8", 'sync_type = "avg"'))
+    assert for_all.arms["gradual"].settings["sync_type"] == "cdd"
     assert read(GOOD.replace('name = "warm"', "")).name == "test"
     assert read(GOOD.replace("seeds = 2", "seeds = [3, 1]")).seeds == (3, 1)
     assert read(GOOD.replace("seeds = 2", "")).seeds == (0, 1, 2, 3, 4)
@@ -291,14 +294,24 @@ def test_mistakes_of_flags(read):
             "got 'gpu'; did you mean 'cuda'?",
         ),
         ({"device": "cpu,cpu"}, "devices: expected one for all ranks, got 'cpu,cpu'"),
+        (
+            {"seeds": 2001},
+            "workers, seeds: expected at most 10,000 runs of 1,000,000 ranks in all, got 10,005 of 10,005",
+        ),
+        (
+            {"seeds": 334, "workers": [1000], "simulate": 0},
+            "workers, seeds: expected at most 10,000 runs of 1,000,000 ranks in all, got 1,002 of 1,002,000",
+        ),
     ]:
         with pytest.raises(ConfigError) as caught:
             read(GOOD, **options)
         assert str(caught.value).partition(": ")[2] == message
-    with pytest.raises(
-        ConfigError, match=r"^experiment: expected a readable TOML file, got 'no.toml' \(No such file"
-    ):
-        read_experiment("no.toml")
+    assert len(read(GOOD, seeds=2000).seeds) == 2000
+    for path in ("no.toml", "no/warmup"):
+        with pytest.raises(
+            ConfigError, match=rf"^experiment: expected a readable TOML file, got '{path}' \(No such file"
+        ):
+            read_experiment(path)
 
 
 def test_no_arms_and_no_text(read, tmp_path):

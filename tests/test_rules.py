@@ -402,6 +402,10 @@ def test_attributes_of_a_rule_count(started, monkeypatch):
     rule.sync_type = "cdd"
     rule.init(["cpu"], **NET, epochs=3)
     assert (started[-1].sync_type, started[-1].epochs) == ("cdd", 3)
+    # Those of a plug-in add up.
+    rule.settings = {"schedule.power": 2}
+    rule.init(["cpu"], **NET, settings={"optimizer.beta2": 0.98})
+    assert started[-1].settings == {"optimizer.beta2": 0.98, "schedule.power": 2}
 
 
 @pytest.mark.parametrize(
