@@ -318,6 +318,13 @@ def test_the_list_of_networks_fits_the_terminal(monkeypatch, capsys, columns, wi
     assert widest - 12 < max(map(len, capsys.readouterr().out.splitlines())) <= widest
 
 
+def test_nothing_is_said_to_start_that_does_not(folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main("-file mymodel -class Net -bind -s 9999".split())
+    message = r"tmlauncher: error: bind: expected at most \d+ ranks on \d+ cores, got 9999\n"
+    assert re.fullmatch(message, capsys.readouterr().err)
+
+
 def test_no_arguments_print_the_help(capsys):
     assert cli.main([]) == 0
     out = capsys.readouterr().out

@@ -485,7 +485,8 @@ def _plot(argv: list[str]) -> int:
         out = Path(runs[0] / CURVES_FILE if args.out is None else args.out)
         if out.suffix != ".png":
             raise ConfigError(f"out: expected a name that ends with .png, got {got(str(out))}")
-        check_new(out, f"out {out}", overwrite=True)
+        if args.out is not None:
+            check_new(out, f"out {out}", overwrite=True)
         try:
             if len(runs) == 1:
                 plot_curves(runs[0] / LOG_FILE, out)

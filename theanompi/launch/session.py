@@ -150,9 +150,9 @@ class Session(ABC):
         self._silent = "output" in job
         self._started = time.monotonic()
         if job or not is_worker(config.devices):
+            self._job = Job(config, module=module, bind=bind, plan=plan, **job)
             if not self._silent:
                 _say_that_it_starts(config, len(config.devices))
-            self._job = Job(config, module=module, bind=bind, plan=plan, **job)
         else:
             atexit.register(_take_others_along)
 
