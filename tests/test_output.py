@@ -6,18 +6,20 @@ import sys
 import pytest
 
 PROGRAM = """
-import os, sys
+import os, subprocess, sys
 from theanompi.system.output import print_anything, unprinted
+print("first")
 print_anything()
 print_anything()
 with open(os.devnull) as file:
     assert file.fileno() > 2, "what is printed would be written into it"
+subprocess.run(["sh", "-c", ": <&0 >&1 2>&2"], check=True)
 for _ in range(2):
     print("out" * 50_000)
     print("err" * 50_000, file=sys.stderr)
 sys.exit(unprinted())
 """
-OUT, ERR = (2 * (word * 50_000 + "\n") for word in ("out", "err"))
+OUT, ERR = "first\n" + 2 * ("out" * 50_000 + "\n"), 2 * ("err" * 50_000 + "\n")
 LOST = "theanompi: standard output: cannot be written: No space left on device; the rest of it is lost\n"
 
 
