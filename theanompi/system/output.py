@@ -61,16 +61,17 @@ def print_anything() -> None:
                     stream.flush()
                 except OSError as error:
                     _give_up(number, error)
-            lines = stream is None or stream.line_buffering
+            file = Lenient(number, "w", closefd=False)
+            at_once = stream is not None and stream.write_through  # as of python -u
             setattr(
                 sys,
                 name,
                 io.TextIOWrapper(
-                    io.BufferedWriter(Lenient(number, "w", closefd=False)),
+                    file if at_once else io.BufferedWriter(file),
                     encoding=stream and stream.encoding,
                     errors="backslashreplace",
-                    line_buffering=lines,
-                    write_through=stream is not None and stream.write_through,
+                    line_buffering=stream is None or stream.line_buffering,
+                    write_through=at_once,
                 ),
             )
         # Whatever else stands in for it, as a notebook's, takes any text.
