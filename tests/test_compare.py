@@ -301,10 +301,19 @@ def test_other_settings_are_not_mixed(folder, capsys):
     capsys.readouterr()
     Path("test.toml").write_text(EXPERIMENT + "warmup_epochs = 1\nmomentum = 0.8\n")
     remedy = "--overwrite runs it again, --out takes another folder"
-    assert refused(capsys, "--out", "e") == (
+    message = (
         "e/mine/2-workers/seed-0/config.json: warmup_epochs: expected 1.0 as the experiment has it, "
         f"got {3 * 5 / 90} (and 1 more); {remedy}"
     )
+    assert refused(capsys, "--out", "e") == message
+    # of a run too that has not ended
+    log, checkpoint = (Path("e/mine/2-workers/seed-0", name) for name in ("log.jsonl", "checkpoint.h5"))
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    checkpoint.touch()
+    assert refused(capsys, "--out", "e") == message
+    log.write_text(whole)
+    checkpoint.unlink()
     kept = Path("e/theirs/2-workers/seed-0/log.jsonl").stat().st_mtime_ns
     assert run("--out", "e", "--overwrite", "--seeds", "1") == 0
     assert "2 runs, 1 of them done" in capsys.readouterr().err

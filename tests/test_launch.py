@@ -109,8 +109,9 @@ def test_one_rank_per_device(folder, monkeypatch, n):
 
 def test_the_users_threads_are_kept(folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert Job(RunConfig(devices="cpu"), module="small_worker").wait() == 0
-    assert facts(folder)[0]["threads"] == "5"
+    for threads in (None, 3):
+        assert Job(RunConfig(devices="cpu"), module="small_worker", threads=threads).wait() == 0
+        assert facts(folder)[0]["threads"] == "5"
 
 
 def test_what_cannot_be_started_is_one_line(folder, monkeypatch):
@@ -393,6 +394,8 @@ def test_open_mpi_on_one_host(machine):
     assert command(config, "mpirun", "openmpi") == ["mpirun", "--bind-to", "none", *end]
     bound = ["mpirun", "--map-by", "slot:PE=2", "--bind-to", "core", *end]
     assert command(config, "mpirun", "openmpi", bind=True) == bound
+    machine(2, 1000)
+    assert "--oversubscribe" not in command(config, "mpirun", "openmpi")
     machine(1, 0)
     root = command(config, "mpirun", "openmpi", threads=False)
     assert root == [
