@@ -250,7 +250,7 @@ def test_the_end_of_the_launcher_ends_all_ranks(folder):
 def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
     """As MPICH's is when its proxy is killed before it has answered: there is no process that could end any more."""
     fake = folder / "mpirun"
-    monkeypatch.setattr(module, "find_mpirun", lambda: str(fake))
+    monkeypatch.setattr("theanompi.launch.mpirun.find_mpirun", lambda: str(fake))
     monkeypatch.setattr(module, "PATIENCE", 1.0)
 
     def job_of(devices: str, doing: str) -> Job:
