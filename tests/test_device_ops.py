@@ -553,6 +553,18 @@ def test_batch_norm_of_one_output_alone_needs_no_cotangent_of_the_others() -> No
     assert_close(f(value), np.full((4, 2), 0.25))
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 2, 3), (5, 2)])
+@pytest.mark.parametrize("output", [0, 1, 2])
+def test_second_derivative_of_batch_norm(shape: tuple[int, ...], output: int) -> None:
+    def gradient(x: Any, gamma: Any, beta: Any, g: Any) -> Any:
+        y = ops.batch_norm(x, gamma, beta, 1e-3)[0]
+        return pytensor.grad(None, [x, gamma, beta], known_grads={y: g})[output]
+
+    check_gradient(
+        gradient, data(*shape), data(shape[1], seed=1), data(shape[1], seed=2), data(*shape, seed=3)
+    )
+
+
 @ON_EACH_DEVICE
 @pytest.mark.parametrize("shape", [(4, 3, 5, 7), (6, 3), (1, 3, 2, 2), (5, 1, 1, 1)])
 def test_normalize(place: str, shape: tuple[int, ...]) -> None:
@@ -569,6 +581,13 @@ def test_normalize(place: str, shape: tuple[int, ...]) -> None:
     found = our_gradients(place, ops.normalize, x, *vectors)
     for one, other in zip(found, torch_gradients(theirs, x, *vectors), strict=True):
         assert_close(one, other, device=place)
+
+
+def test_gradient_of_normalize_where_its_operands_are_made_of_its_input() -> None:
+    def normalized(x: Any) -> Any:
+        return ops.normalize(x, x.sum(0), x[0], x.mean(0), (x**2).sum(0)) ** 2
+
+    check_gradient(normalized, data(4, 3))
 
 
 def test_normalize_is_written_out_and_fused_with_what_follows() -> None:
@@ -687,6 +706,14 @@ def test_softmax_cross_entropy(place: str, scale: float) -> None:
 
 def test_softmax_cross_entropy_gradient_by_finite_differences() -> None:
     check_gradient(lambda x: ops.softmax_cross_entropy(x, np.array([0, 3, 2])), data(3, 4))
+
+
+def test_second_derivative_of_softmax_cross_entropy() -> None:
+    def gradient(x: Any, g: Any) -> Any:
+        loss = ops.softmax_cross_entropy(x, np.array([0, 3, 2]))
+        return pytensor.grad(None, x, known_grads={loss: g})
+
+    check_gradient(gradient, data(3, 4), data(3))
 
 
 @pytest.mark.parametrize(

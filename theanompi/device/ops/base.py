@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytensor
 import torch
+from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
+from pytensor.graph.replace import graph_replace
 from pytensor.tensor.type import TensorType
 
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -108,6 +111,38 @@ class TorchOp(Op):
             results = (results,)
         for storage, result in zip(output_storage, results, strict=True):
             storage[0] = result.numpy()
+
+
+def pulled_back(
+    written_out: Callable[..., Sequence[Variable]],
+    inputs: Sequence[Variable],
+    cotangents: Sequence[Variable],
+) -> list[Variable]:
+    """The gradients of an op by PyTensor's own derivatives of the same in its ops.
+
+    Parameters
+    ----------
+    written_out : callable
+        From variables like the inputs to the outputs as PyTensor's ops make them.
+    inputs : sequence of Variable
+        Of floats.
+    cotangents : sequence of Variable
+        One for each output; disconnected ones count nothing.
+
+    Returns
+    -------
+    list of Variable
+        One for each input.
+    """
+    # Variables of their own: in the graph one input may be made of another.
+    own = [v.type() for v in inputs]
+    known = {
+        v: cotangent
+        for v, cotangent in zip(written_out(*own), cotangents, strict=True)
+        if not isinstance(cotangent.type, DisconnectedType)
+    }
+    gradients = pytensor.grad(None, own, known_grads=known, disconnected_inputs="ignore")
+    return list(graph_replace(gradients, dict(zip(own, inputs, strict=True)), strict=False))
 
 
 def tensor_type(like: Variable, shape: Sequence[int | None]) -> TensorType:

@@ -7,8 +7,9 @@ import pytensor.tensor as pt
 import torch
 from pytensor.gradient import disconnected_type
 from pytensor.graph.basic import Apply, Variable
+from pytensor.tensor.special import softmax
 
-from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, expect, pulled_back, tensor_type
 
 
 class SoftmaxCrossEntropy(TorchOp):
@@ -64,6 +65,21 @@ class SoftmaxCrossEntropyGrad(TorchOp):
             return gradient.mul_(g[:, None])
 
         return softmax_cross_entropy_grad
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[True], [False], [True]]
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        logits, labels, g = inputs
+
+        def written_out(logits: Variable, g: Variable) -> list[Variable]:
+            right = pt.eq(labels[:, None], pt.arange(logits.shape[1])).astype(logits.dtype)
+            return [(softmax(logits, axis=1) - right) * g[:, None]]
+
+        of_logits, of_g = pulled_back(written_out, [logits, g], cotangents)
+        return [of_logits, disconnected_type(), of_g]
 
 
 def softmax_cross_entropy(logits: Variable, labels: Variable) -> Variable:

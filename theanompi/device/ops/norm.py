@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytensor
 import pytensor.tensor as pt
 import torch
 from pytensor.gradient import DisconnectedType
@@ -11,7 +10,7 @@ from pytensor.graph.basic import Apply, Variable
 
 from theanompi.device import triton
 from theanompi.device.ops import rows
-from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, expect, pulled_back, tensor_type
 
 
 def _by_channel(op: str, x: Any, **vectors: Any) -> list[Any]:
@@ -148,6 +147,24 @@ class BatchNormGrad(TorchOp):
 
         return batch_norm_grad
 
+    @staticmethod
+    def written_out(
+        gy: Variable, x: Variable, gamma: Variable, mean: Variable, inv_std: Variable
+    ) -> list[Variable]:
+        """The same as element-wise nodes and sums."""
+        axes, channels = (0, *range(2, x.ndim)), ("x", 0, *("x",) * (x.ndim - 2))
+        gamma, mean, inv_std = (v.dimshuffle(*channels) for v in (gamma, mean, inv_std))
+        normalized = (x - mean) * inv_std
+        g_gamma, g_beta = pt.sum(gy * normalized, axes), pt.sum(gy, axes)
+        count = (x.size / x.shape[1]).astype(x.dtype)
+        along, shared = ((g / count).dimshuffle(*channels) for g in (g_gamma, g_beta))
+        return [gamma * inv_std * (gy - shared - along * normalized), g_gamma, g_beta]
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        return pulled_back(self.written_out, inputs, cotangents)
+
 
 class Normalize(TorchOp):
     """Normalises every channel by a mean and a 1 / sqrt(variance + epsilon) that are given.
@@ -187,8 +204,7 @@ class Normalize(TorchOp):
     def pullback(
         self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
     ) -> list[Variable]:
-        y = self.written_out(*inputs)
-        return list(pytensor.grad(None, list(inputs), known_grads={y: cotangents[0]}))
+        return pulled_back(lambda *own: [self.written_out(*own)], inputs, cotangents)
 
 
 def batch_norm(

@@ -13,10 +13,9 @@ import pytensor.tensor as pt
 import torch
 from pytensor.gradient import DisconnectedType, disconnected_type, grad_clip
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.replace import graph_replace
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp, expect, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, expect, pulled_back, tensor_type
 from theanompi.device.scalars import torch_dtype
 
 _ONEDNN_LSTM = 2
@@ -231,18 +230,11 @@ class LSTMGrad(_LSTM):
     def pullback(
         self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
     ) -> list[Variable]:
-        given = [inputs[0], *inputs[4:]]
-        # Variables of their own: in the graph one operand may be made of another.
-        g, *operands = own = [v.type() for v in given]
-        states = written_out(*operands, clip=self.clip)
-        first = pytensor.grad(None, operands, known_grads={states: g})
-        known = {
-            v: cotangent
-            for v, cotangent in zip(first, cotangents, strict=True)
-            if not isinstance(cotangent.type, DisconnectedType)
-        }
-        second = pytensor.grad(None, own, known_grads=known, disconnected_inputs="ignore")
-        of_g, *of_operands = graph_replace(second, dict(zip(own, given, strict=True)), strict=False)
+        def gradients(g: Variable, *operands: Variable) -> list[Variable]:
+            states = written_out(*operands, clip=self.clip)
+            return list(pytensor.grad(None, list(operands), known_grads={states: g}))
+
+        of_g, *of_operands = pulled_back(gradients, [inputs[0], *inputs[4:]], cotangents)
         return [of_g, *(disconnected_type() for _ in range(3)), *of_operands]
 
 
