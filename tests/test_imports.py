@@ -20,6 +20,7 @@ BELOW: dict[str, set[str]] = {
     "launch": {"config", "system"},
     "device": {"config"},
     "lasagne": {"device"},
+    "theano": {"lasagne"},
     "data": {"device", "record"},
     "exchange": {"device", "launch", "record"},
     "lib": set(),

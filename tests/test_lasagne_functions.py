@@ -150,6 +150,18 @@ PREDICTIONS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.3, 0.4, 0.3]], "flo
 LABELS = np.array([0, 1, 2])
 
 
+@pytest.mark.parametrize(
+    "function",
+    [objectives.categorical_crossentropy, objectives.categorical_accuracy, objectives.multiclass_hinge_loss],
+)
+def test_targets_may_be_arrays(function):
+    x, labels = pt.fmatrix(), pt.lvector()
+    of_arrays, of_variables = run(
+        [function(x, LABELS), function(x, labels)], (x, PREDICTIONS), (labels, LABELS)
+    )
+    np.testing.assert_array_equal(of_arrays, of_variables)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
 @pytest.mark.parametrize("from_softmax", [True, False])
 def test_categorical_crossentropy_of_labels(dtype, from_softmax):

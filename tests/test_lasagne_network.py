@@ -447,5 +447,6 @@ def test_the_layer_that_makes_float64_is_named(function):
         get_output(net)
     assert str(caught.value) == (
         "layer 'scale': expected a float32 output, got float64 from float32: a float64 array, or whole numbers of "
-        "32 or 64 bits with float32, make one"
+        "32 or 64 bits with float32, make one, and so does what goes by floatX, unless PYTENSOR_FLAGS has "
+        "floatX=float32"
     )

@@ -80,7 +80,7 @@ def categorical_crossentropy(predictions: Any, targets: Any) -> Any:
     >>> categorical_crossentropy(probabilities, labels).type
     TensorType(float32, shape=(None,))
     """
-    _require_ranks("categorical_crossentropy", predictions, targets)
+    predictions, targets = _of_ranks("categorical_crossentropy", predictions, targets)
     if targets.ndim == 2:
         return -pt.sum(targets * pt.log(predictions), axis=1)
     if predictions.owner is not None and isinstance(predictions.owner.op, Softmax):
@@ -227,7 +227,7 @@ def multiclass_hinge_loss(predictions: Any, targets: Any, delta: Any = 1) -> Any
     .. [1] K. Crammer and Y. Singer (2001): On the algorithmic implementation of multiclass kernel-based vector
        machines. JMLR 2.
     """
-    _require_ranks("multiclass_hinge_loss", predictions, targets)
+    predictions, targets = _of_ranks("multiclass_hinge_loss", predictions, targets)
     if targets.ndim == 1:
         targets = pt.eq(targets[:, None], pt.arange(predictions.shape[1])[None, :])
     right = pt.gt(targets, 0)
@@ -288,7 +288,7 @@ def categorical_accuracy(predictions: Any, targets: Any, top_k: int = 1) -> Any:
     >>> [float(categorical_accuracy(scores, pt.constant([2]), top_k=k).eval(mode=mode())[0]) for k in (1, 2)]
     [0.0, 1.0]
     """
-    _require_ranks("categorical_accuracy", predictions, targets, predictions.ndim)
+    predictions, targets = _of_ranks("categorical_accuracy", predictions, targets, predictions.ndim)
     if targets.ndim == predictions.ndim:
         targets = pt.argmax(targets, axis=-1)
     # As int64, because torch takes an index of bytes for a mask.
@@ -352,10 +352,13 @@ def _aligned(predictions: Any, targets: Any) -> tuple[Any, Any]:
     return predictions, targets if targets.dtype.startswith("float") else targets.astype(predictions.dtype)
 
 
-def _require_ranks(what: str, predictions: Any, targets: Any, dimensions: int = 2) -> None:
+def _of_ranks(what: str, predictions: Any, targets: Any, dimensions: int = 2) -> tuple[Any, Any]:
+    """Both as expressions, of so many dimensions; one less for targets that are integers."""
+    predictions, targets = as_theano_expression(predictions), as_theano_expression(targets)
     integers = targets.ndim == dimensions - 1 and targets.dtype.startswith(("int", "uint"))
     if predictions.ndim != dimensions or not (integers or targets.ndim == dimensions):
         raise TypeError(
             f"{what}: expected predictions (n, classes) and targets (n,) of integers or (n, classes), "
             f"got predictions {predictions.type} and targets {targets.type}"
         )
+    return predictions, targets

@@ -75,16 +75,17 @@ def set_rng(new_rng: np.random.Generator | np.random.RandomState) -> None:
     _rng.set(new_rng)
 
 
-def fresh_keys(n: Any) -> Any:
+def fresh_keys(n: Any, rng: np.random.Generator | np.random.RandomState | None = None) -> Any:
     """Sample keys of their own for every call of a compiled function, for the ops of :mod:`theanompi.device.ops`.
 
     Their state lies on the device and counts on by itself, as a ``default_update``: nothing is drawn on the host.
-    Where it starts is drawn from :func:`get_rng`, so that :func:`set_rng` decides all noise.
+    Where it starts is drawn from :func:`get_rng`, so that :func:`set_rng` decides all noise, or from `rng`.
 
     Parameters
     ----------
     n : int or integer scalar
         How many samples.
+    rng : numpy.random.Generator, optional
 
     Returns
     -------
@@ -97,7 +98,7 @@ def fresh_keys(n: Any) -> Any:
     >>> bool((draw() != draw()).all())
     True
     """
-    rng = get_rng()
+    rng = get_rng() if rng is None else rng
     integers = rng.integers if isinstance(rng, np.random.Generator) else rng.randint
     state = device.shared(np.int64(integers(2**62)), name="random.state")
     state.default_update = state + pt.cast(n, "int64")

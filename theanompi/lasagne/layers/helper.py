@@ -156,7 +156,8 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
         if getattr(y, "dtype", None) == "float64" and "float64" not in before:
             raise ConfigError(
                 f"{layer}: expected a float32 output, got float64 from {', '.join(before)}: a float64 array, or "
-                "whole numbers of 32 or 64 bits with float32, make one"
+                "whole numbers of 32 or 64 bits with float32, make one, and so does what goes by "
+                "floatX, unless PYTENSOR_FLAGS has floatX=float32"
             )
         return y
 

@@ -1,0 +1,100 @@
+"""Theano's names on PyTensor, for scripts in which only the import lines are to change.
+
+>>> import theanompi.theano as theano
+>>> import theanompi.theano.tensor as T
+>>> x = T.matrix("x")
+>>> theano.function([x], T.nnet.relu(x).sum())([[1, -2]])
+array(1., dtype=float32)
+
+All of PyTensor is here. The modules of this package add what PyTensor has dropped: ``tensor.nnet``, pooling, the random
+streams, ``clone``, ``grad_overrides``. Importing it makes ``floatX`` float32, as it was wherever Theano ran on a GPU,
+unless ``PYTENSOR_FLAGS`` says what it is.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytensor
+from pytensor.graph.basic import Variable
+from pytensor.graph.replace import clone_replace
+
+from theanompi.theano import ifelse, sandbox, tensor
+
+__all__ = ["OpFromGraph", "clone", "dot", "ifelse", "sandbox", "scan", "tensor"]
+
+if "floatX" not in os.environ.get("PYTENSOR_FLAGS", ""):
+    pytensor.config.floatX = "float32"
+
+dot = tensor.dot
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(pytensor, name)
+
+
+def scan(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """Loop over sequences, as ``pytensor.scan``.
+
+    Returns
+    -------
+    tuple
+        The outputs, and updates for ``function``.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Scan return signature", DeprecationWarning)
+        outputs, updates = pytensor.scan(*args, **kwargs)
+    return outputs, updates
+
+
+def clone(output: Any, replace: Any = None, **kwargs: Any) -> Any:
+    """Copy one or several graphs, with what `replace` maps some of their variables to in the place of those.
+
+    Parameters
+    ----------
+    output : pytensor variable or list of them
+    replace : mapping or iterable of pairs, optional
+    **kwargs
+        For PyTensor's ``clone_replace``.
+
+    Returns
+    -------
+    pytensor variable or list of them
+    """
+    return clone_replace(output, replace, **kwargs)
+
+
+class OpFromGraph(pytensor.OpFromGraph):
+    """An op made of a graph, whose gradient may be another one.
+
+    Parameters
+    ----------
+    inputs, outputs : list of pytensor variable
+    inline : bool
+    grad_overrides : callable, optional
+        From the inputs and the gradients of the outputs to those of the inputs. ``op.grad = callable`` does the same.
+    **kwargs
+        For ``pytensor.OpFromGraph``.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        inline: bool = False,
+        grad_overrides: Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(inputs, outputs, inline=inline, **kwargs)
+        if grad_overrides is not None:
+            self.grad = grad_overrides
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "grad":
+            name, theirs = "pullback_overrides", value
+
+            def value(inputs: Any, outputs: Any, gradients: Any) -> list[Any]:
+                return list(theirs(inputs, gradients))
+
+        super().__setattr__(name, value)

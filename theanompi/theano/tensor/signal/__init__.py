@@ -1,0 +1,5 @@
+"""Where Theano pools."""
+
+from theanompi.theano.tensor.signal import downsample, pool
+
+__all__ = ["downsample", "pool"]
