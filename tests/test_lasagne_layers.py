@@ -180,6 +180,19 @@ def test_batch_norm_without_gamma_and_beta():
     )
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_batch_norm_of_whole_numbers(dtype, deterministic):
+    x, wide = pt.matrix(dtype=dtype), pt.fmatrix()
+    layer = BatchNormLayer((None, 3), mean=draw(3))
+    got = [layer.get_output_for(v, deterministic=deterministic, batch_norm_statistics={}) for v in (x, wide)]
+    value = np.arange(12).reshape(4, 3)
+    f = pytensor.function([x, wide], got, mode=device.mode())
+    of_integers, of_floats = f(value.astype(dtype), value.astype("float32"))
+    assert of_integers.dtype == np.float32
+    np.testing.assert_array_equal(of_integers, of_floats)
+
+
 def test_batch_norm_over_other_axes():
     source, x = feed(4, 5)
     layer = BatchNormLayer(source, axes=0, epsilon=0.01)
@@ -500,6 +513,10 @@ ERRORS = [
     (
         lambda: ConcatLayer([(None, 3, 2), (None, 4, 5)], name="cat"),
         "layer 'cat': expected equal sizes along axis 2, got input shapes [(None, 3, 2), (None, 4, 5)]",
+    ),
+    (
+        lambda: ConcatLayer([(None, 3, 1), (None, 4, 5)], name="cat"),
+        "layer 'cat': expected equal sizes along axis 2, got input shapes [(None, 3, 1), (None, 4, 5)]",
     ),
     (
         lambda: ConcatLayer([(None, 3), (None, 4, 5)], name="cat"),

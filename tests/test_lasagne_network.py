@@ -439,6 +439,29 @@ def test_a_network_computes_in_float32_whatever_it_is_given():
     assert (own.get_value() != before).any()
 
 
+def test_what_is_given_for_a_layer_amid_the_network_is_computed_with_in_float32_too():
+    hidden = DenseLayer(InputLayer((None, 4)), 3)
+    net = DenseLayer(hidden, 2)
+    x = pt.dmatrix("x")
+    output = get_output(net, {hidden: x})
+    assert output.dtype == "float32"
+    expected = np.maximum(np.ones((5, 3)) @ net.W.get_value(), 0)
+    np.testing.assert_allclose(run([x], output, np.ones((5, 3))), expected, rtol=1e-5)
+
+
+def test_values_of_another_dtype_are_set_where_a_parameter_lies_in_host_memory():
+    own = pytensor.shared(np.zeros((4, 3), "float32"))
+    net = DenseLayer(InputLayer((None, 4)), 3, W=own, b=None)
+    set_all_param_values(net, [np.full((4, 3), 0.5)])
+    np.testing.assert_array_equal(own.get_value(), np.full((4, 3), 0.5, "float32"))
+
+
+def test_noises_start_so_far_apart_that_they_never_meet():
+    keys = [lasagne.random.fresh_keys(1) for _ in range(8)]
+    first = np.sort(np.concatenate(pytensor.function([], keys, mode=device.mode())()))
+    assert np.diff(first).min() > 2**40
+
+
 @pytest.mark.parametrize("function", [lambda x: x * np.full(3, 1e-4), lambda x: x.astype("float64")])
 def test_the_layer_that_makes_float64_is_named(function):
     net = NonlinearityLayer(InputLayer((2, 3)), function, name="scale")

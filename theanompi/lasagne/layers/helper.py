@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytensor
+import pytensor.tensor as pt
 
 from theanompi.config import ConfigError, closest
 from theanompi.lasagne.layers.base import Layer, MergeLayer
@@ -138,7 +139,7 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
     _check_keywords(layers, kwargs)
     if "sample_keys" in kwargs and not kwargs.get("deterministic"):
         _check_salts(layers)
-    outputs = {layer: as_theano_expression(value) for layer, value in given.items()}
+    outputs = {layer: _in_float32(as_theano_expression(value)) for layer, value in given.items()}
     if inputs is not None and not isinstance(inputs, Mapping):
         outputs[_only_input(layers, "get_output")] = as_theano_expression(inputs)
     for layer in layers:
@@ -152,8 +153,8 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
                 y = layer.get_output_for(x, **kwargs)
         except ValueError as error:
             raise ValueError(f"{layer}: {error}") from error
-        before = [value.dtype for value in (x if isinstance(x, list) else [x])]
-        if getattr(y, "dtype", None) == "float64" and "float64" not in before:
+        if getattr(y, "dtype", None) == "float64":
+            before = [value.dtype for value in (x if isinstance(x, list) else [x])]
             raise ConfigError(
                 f"{layer}: expected a float32 output, got float64 from {', '.join(before)}: a float64 array, or "
                 "whole numbers of 32 or 64 bits with float32, make one, and so does what goes by "
@@ -317,6 +318,10 @@ def set_all_param_values(layer: Layer | Iterable[Layer], values: Sequence[np.nda
             raise ValueError(f"parameter {str(param)!r}: expected a value of shape {expected}, got {got}")
     for param, value in zip(params, values, strict=True):
         param.set_value(np.asarray(value, dtype=param.type.dtype))
+
+
+def _in_float32(value: Any) -> Any:
+    return pt.cast(value, "float32") if getattr(value, "dtype", None) == "float64" else value
 
 
 def _as_list(layer: Any) -> list[Any]:

@@ -134,6 +134,7 @@ class BatchNormLayer(Layer):
         -------
         pytensor variable
         """
+        input = pt.cast(input, "float32")
         use_averages = deterministic if batch_norm_use_averages is None else batch_norm_use_averages
         update = not deterministic if batch_norm_update_averages is None else batch_norm_update_averages
         if use_averages and not update:
@@ -178,7 +179,7 @@ class BatchNormLayer(Layer):
         )
 
     def _normalize(self, input: Any, mean: Any, inv_std: Any) -> Any:
-        if self._by_channel(input) and input.dtype == mean.dtype == inv_std.dtype:
+        if self._by_channel(input):
             return ops.normalize(input, *self._scale_and_shift(), mean, inv_std)
         scale = inv_std if self.gamma is None else self.gamma * inv_std
         shift = -mean * scale if self.beta is None else self.beta - mean * scale
