@@ -102,6 +102,15 @@ def test_convolutions_of_one_dimension_by_lasagnes_names(convolution, more):
     close(pytensor.function([], got, mode=device.mode())(), expected)
 
 
+@pytest.mark.parametrize(("border_mode", "pads"), [("valid", (0, 0)), ("half", (2, 2)), ("full", (3, 4))])
+def test_borders_are_those_of_theano_for_even_and_dilated_filters(border_mode, pads):
+    x, w = draw(2, 3, 8, 9), draw(4, 3, 4, 3)
+    got = conv.conv2d(pt.constant(x), pt.constant(w), border_mode=border_mode, filter_dilation=(1, 2))
+    mirrored = torch.tensor(w[:, :, ::-1, ::-1].copy())
+    expected = F.conv2d(torch.tensor(x), mirrored, None, 1, pads, (1, 2))
+    close(pytensor.function([], got, mode=device.mode())(), expected)
+
+
 def test_convolutions_of_one_dimension_keep_their_limits():
     x, w = pt.constant(draw(1, 1, 9)), pt.constant(draw(1, 1, 3))
     with pytest.raises(RuntimeError, match="conv1d_sc: expected border_mode 'valid', got 'full'"):

@@ -153,7 +153,7 @@ def conv2d(
     input_shape, filter_shape : tuple, optional
         What Theano wants to know beforehand; the filters' sizes are taken from here if their type lacks them.
     border_mode : {'valid', 'half', 'full'}, int or sequence of int
-        Zeros on each side: none, half of the filter, all of it but one; or that many.
+        Zeros on each side: none, half of the filter's length (rounded down), all of it but one; or that many.
     subsample, filter_dilation : sequence of int
         The stride, and the distance of the filters' taps.
     filter_flip : bool
@@ -230,8 +230,7 @@ def _convolve(
         if len(sizes) != filters.ndim - 2:
             raise ValueError(f"{op.__name__}: expected filters of known sizes, got {filters.type}")
         reach = [d * (size - 1) for d, size in zip(dilation, sizes, strict=True)]
-        share = {"valid": 0, "half": 1, "full": 2}[border_mode]
-        padding = [share * r // 2 for r in reach]
+        padding = [{"valid": 0, "half": (r + 1) // 2, "full": r}[border_mode] for r in reach]
     if filter_flip:
         filters = flipped(filters)
     return op(input, filters, subsample, padding, dilation, num_groups)
