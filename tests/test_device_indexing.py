@@ -228,6 +228,24 @@ OUTSIDE: dict[str, Callable[..., Any]] = {
 }
 
 
+def test_what_is_written_by_arrays_with_slices_between_them_has_their_axes_in_front() -> None:
+    x, y = pt.dtensor4(), pt.dtensor3()
+    i, j = np.array([1, 0, 2]), np.array([4, 0, 1])
+    values_of_x, values_of_y = (
+        np.random.default_rng(1).normal(size=(2, 3, 4, 5)),
+        np.arange(24.0).reshape(3, 2, 4),
+    )
+    part = x[:, i, :, j]
+    f = pytensor.function(
+        [x, y], [pt.set_subtensor(part, y), pt.inc_subtensor(part, y)], mode=device.mode("cpu")
+    )
+    expected = [values_of_x.copy(), values_of_x.copy()]
+    expected[0][:, i, :, j] = values_of_y
+    expected[1][:, i, :, j] += values_of_y
+    for got, want in zip(f(values_of_x, values_of_y), expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("place", OUTSIDE)
 def test_an_index_outside_is_an_error(place: str) -> None:
     with pytest.raises(IndexError, match="out of bounds|out of range"):

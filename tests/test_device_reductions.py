@@ -140,6 +140,11 @@ def test_nonzero_and_unique(dtype: str) -> None:
     assert_as_interpreted(pt.unique(row, True, True, True)[0].owner, [value.ravel()[:0]])
 
 
+def test_all_nans_are_one_value() -> None:
+    value = np.array([np.nan, 2, np.nan, 1, 2, np.nan])
+    assert_as_interpreted(pt.unique(pt.dvector(), True, True, True)[0].owner, [value])
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_flat_and_multiple_indices(order: Any) -> None:
     i, dims = pt.matrix(dtype="int32"), pt.as_tensor([2, 3, 4])
