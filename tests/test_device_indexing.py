@@ -217,17 +217,6 @@ def test_tensors_of_every_dtype_are_read_and_written(dtype: str) -> None:
         assert got.dtype == expected.dtype and np.array_equal(got, expected), f"output {k}"
 
 
-OUTSIDE: dict[str, Callable[..., Any]] = {
-    "an integer": lambda x, k: x[k],
-    "a negative integer": lambda x, k: x[:, -k],
-    "a row": lambda x, k: x[pt.stack([k, 0])],
-    "a negative row": lambda x, k: x[1:, pt.stack([0, -k - 1])],
-    "an integer set": lambda x, k: pt.set_subtensor(x[k], 0),
-    "a row set": lambda x, k: pt.set_subtensor(x[pt.stack([k, 0])], 0),
-    "a row incremented": lambda x, k: pt.inc_subtensor(x[:, pt.stack([k, 0])], 1),
-}
-
-
 def test_what_is_written_by_arrays_with_slices_between_them_has_their_axes_in_front() -> None:
     x, y = pt.dtensor4(), pt.dtensor3()
     i, j = np.array([1, 0, 2]), np.array([4, 0, 1])
@@ -244,6 +233,17 @@ def test_what_is_written_by_arrays_with_slices_between_them_has_their_axes_in_fr
     expected[1][:, i, :, j] += values_of_y
     for got, want in zip(f(values_of_x, values_of_y), expected, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+OUTSIDE: dict[str, Callable[..., Any]] = {
+    "an integer": lambda x, k: x[k],
+    "a negative integer": lambda x, k: x[:, -k],
+    "a row": lambda x, k: x[pt.stack([k, 0])],
+    "a negative row": lambda x, k: x[1:, pt.stack([0, -k - 1])],
+    "an integer set": lambda x, k: pt.set_subtensor(x[k], 0),
+    "a row set": lambda x, k: pt.set_subtensor(x[pt.stack([k, 0])], 0),
+    "a row incremented": lambda x, k: pt.inc_subtensor(x[:, pt.stack([k, 0])], 1),
+}
 
 
 @pytest.mark.parametrize("place", OUTSIDE)
