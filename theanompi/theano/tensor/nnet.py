@@ -51,11 +51,18 @@ def conv2d(
 ) -> Any:
     """Convolve images with filters: :func:`theanompi.lasagne.theano_extensions.conv.conv2d`.
 
-    `image_shape` is a former name of `input_shape`.
+    `image_shape` is a former name of `input_shape`, which has no effect.
     """
-    shape = image_shape if input_shape is None else input_shape
     return conv.conv2d(
-        input, filters, shape, filter_shape, border_mode, subsample, filter_flip, num_groups, filter_dilation
+        input,
+        filters,
+        input_shape,
+        filter_shape,
+        border_mode,
+        subsample,
+        filter_flip,
+        num_groups,
+        filter_dilation,
     )
 
 
