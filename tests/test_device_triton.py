@@ -48,6 +48,8 @@ Triton 3.6 gives 224 to pooling with a normalisation, of which two fit."""
 @pytest.fixture(scope="module")
 def cases() -> dict[str, dict[str, Any]]:
     """What each kernel computed, by case."""
+    if triton.__version__ < "3.7" and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("Triton's interpreter knows NumPy 2.4 and later from Triton 3.7 on")
     program = ROOT / "tests" / "triton_program.py"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
