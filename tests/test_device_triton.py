@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytensor
 import pytest
 import torch
 from pytensor.scalar.basic import Composite, float32
-from torch.overrides import TorchFunctionMode
 
 from tests.mpi import ROOT
+from tests.without_memory import GpuWithoutMemory, compiled
 from theanompi import device
 from theanompi.device import placement
-from theanompi.device.linker import TorchLinker
-from theanompi.device.linker import _mode as linker_mode
 from theanompi.device.ops import softmax_cross_entropy
 from theanompi.device.triton import OPTIONS
 from theanompi.lasagne.layers import get_all_params, get_output
@@ -188,31 +185,6 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Iterator[tu
                 yield f"{name}, {len(seen)}, {NAMES[dtype]}{ones}", made, chosen
 
 
-class GpuWithoutMemory(TorchFunctionMode):
-    """Tensors of torch's device "meta", which have no elements, do as a GPU's would.
-
-    They take part with numbers that lie on the CPU, convolutions keep the layout of images, and who copies them to the
-    CPU gets zeros.
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function is torch.Tensor.cpu:
-            return torch.zeros(args[0].shape, dtype=args[0].dtype)
-        if any(isinstance(x, torch.Tensor) and x.is_meta for x in [*args, *(kwargs or {}).values()]):
-            args = [
-                x.to("meta") if isinstance(x, torch.Tensor) and x.is_cpu and x.ndim == 0 else x for x in args
-            ]
-        result = function(*args, **kwargs or {})
-        if function is torch.conv2d:
-            return result.contiguous(memory_format=torch.channels_last)
-        if function is torch.ops.aten.convolution_backward.default:
-            gx, *rest = result
-            return gx if gx is None else gx.contiguous(memory_format=torch.channels_last), *rest
-        return result
-
-
 def step_of_resnet50(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """All kernels that a training step in bfloat16 starts: name, source, options."""
     made: list[tuple[Any, Any, Any]] = []
@@ -228,10 +200,7 @@ def step_of_resnet50(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any
         loss = softmax_cross_entropy(get_output(scores, x), y).mean()
         weights = get_all_params(scores, trainable=True)
         updates = momentum(loss, weights, learning_rate=0.1)
-        linker = TorchLinker(
-            torch.device("meta"), "bf16", return_internal_type=True, written=None, capture=False
-        )
-        pytensor.function([], loss, updates=updates, mode=linker_mode(linker))()
+        compiled([], loss, updates=updates, precision="bf16")()
     for kernel, args, options in made:
         assert all(v.is_meta for v in args if isinstance(v, torch.Tensor))
         chosen = {k: v for k, v in options.items() if k in ("maxnreg", *OPTIONS)}

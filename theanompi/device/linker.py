@@ -23,7 +23,7 @@ from theanompi.device.capture import Captured
 from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
 from theanompi.device.fusion import BF16_TAG, GPU_TAG
 from theanompi.device.generated import define
-from theanompi.device.ops.base import PRECISIONS, Context, TorchOp
+from theanompi.device.ops.base import PRECISIONS, Context, TorchOp, placed
 from theanompi.device.placement import current, parse
 from theanompi.device.rewrites import RememberedMode
 from theanompi.device.shapes import TAG
@@ -329,6 +329,8 @@ class _Program:
         except Unsupported as error:
             name = next((v.name for v in node.outputs if v.name), None)
             raise Unsupported(error.what, error.why, name) from None
+        if self.linker.device.type != "cpu" and _of_numbers(node):
+            self.scope[function] = _on_device(self.scope[function], self.linker.device)
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
         arguments = ", ".join(self._name(v) for v in [*node.inputs, *into.values()])
         lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
@@ -405,6 +407,23 @@ def _to_device(device: torch.device) -> Callable[[Any], torch.Tensor]:
         return torch.from_numpy(array if shareable else array.copy()).to(device)
 
     return as_tensor
+
+
+def _of_numbers(node: Apply) -> bool:
+    """Whether a node makes a tensor with axes of numbers alone, which may lie on the CPU."""
+    return all(getattr(v.type, "ndim", 0) == 0 for v in node.inputs) and any(
+        getattr(v.type, "ndim", 0) > 0 for v in node.outputs
+    )
+
+
+def _on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    def on_device(*operands: Any) -> Any:
+        results = function(*operands)
+        if isinstance(results, torch.Tensor):
+            return placed(results, device)
+        return tuple(placed(r, device) if isinstance(r, torch.Tensor) else r for r in results)
+
+    return on_device
 
 
 def _to_array(tensor: torch.Tensor) -> np.ndarray:

@@ -35,7 +35,7 @@ from pytensor.tensor.type import TensorType
 
 from theanompi.device.dispatch.base import batched_function, torch_function
 from theanompi.device.elemwise import elemwise_function
-from theanompi.device.ops.base import Context, TorchOp, matrix_product
+from theanompi.device.ops.base import Context, TorchOp, matrix_product, placed
 from theanompi.device.scalars import COMPUTED, signed, torch_dtype
 from theanompi.device.unsupported import Unsupported
 from theanompi.device.versions import axis_and_rest
@@ -130,7 +130,9 @@ def _alloc(op: Alloc, node: Apply, context: Context) -> Callable[..., Any]:
             # Torch takes -1 for the length that is there.
             raise ValueError(f"Alloc: negative dimensions are not allowed, got {tuple(lengths)}")
         # A clone in the contiguous layout: callers may write into it.
-        return value.broadcast_to(lengths).clone(memory_format=torch.contiguous_format)
+        return (
+            placed(value, context.device).broadcast_to(lengths).clone(memory_format=torch.contiguous_format)
+        )
 
     return alloc
 

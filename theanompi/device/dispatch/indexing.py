@@ -18,7 +18,7 @@ from pytensor.tensor.subtensor import (
 )
 
 from theanompi.device.dispatch.base import torch_function
-from theanompi.device.ops.base import Context
+from theanompi.device.ops.base import Context, placed
 from theanompi.device.scalars import signed
 from theanompi.device.versions import INC_SUBTENSORS, SUBTENSORS
 
@@ -69,7 +69,7 @@ def _inc_subtensor(op: IncSubtensor, node: Apply, context: Context) -> Callable[
     def inc_subtensor(x: torch.Tensor, y: torch.Tensor, *numbers: Any) -> torch.Tensor:
         result = x.clone()
         view, backwards = _forward(result, indices_from_subtensor(_integers(numbers), op.idx_list))
-        value = _fitted(y.to(x.dtype), view.shape, ndim)
+        value = _fitted(placed(y.to(x.dtype), x.device), view.shape, ndim)
         value = signed(value).flip(backwards) if backwards else signed(value)
         if op.set_instead_of_inc:
             signed(view).copy_(value)
@@ -212,7 +212,7 @@ def _advanced_inc_subtensor(op: AdvancedIncSubtensor, node: Apply, context: Cont
         entries = _expanded(entries)
         result = x.clone()
         view, backwards = _forward(result, entries)
-        view, value = signed(view), signed(y.to(x.dtype))
+        view, value = signed(view), signed(placed(y.to(x.dtype), x.device))
         target = view.flip(backwards) if backwards else view
         indices = [None if isinstance(entry, slice) else entry for entry in entries]
         if all(index is None for index in indices):

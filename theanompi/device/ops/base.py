@@ -57,6 +57,18 @@ class Context:
         return tuple(t.to(torch.bfloat16) if t.dtype == torch.float32 else t for t in tensors)
 
 
+def placed(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device, where a number may lie on the CPU.
+
+    A single number is filled in: to copy it, the device would be waited for, and no CUDA graph be recorded.
+    """
+    if x.device == device:
+        return x
+    if x.numel() == 1 and x.dtype != torch.uint64:
+        return torch.full(x.shape, x.item(), dtype=x.dtype, device=device)
+    return x.to(device)
+
+
 ALIGNMENT = 64
 """Bytes: new memory of torch's begins at a multiple of it, and so does a `FlatBuffer`."""
 
