@@ -33,6 +33,9 @@ elemwise = pytest.importorskip("theanompi.device.triton.elemwise")
 norm = pytest.importorskip("theanompi.device.triton.norm")
 pool = pytest.importorskip("theanompi.device.triton.pool")
 
+# Triton 3.8 builds a piece of syntax in a way that Python 3.15 is to refuse.
+pytestmark = pytest.mark.filterwarnings("ignore:AnnAssign.__init__ missing 1 required:DeprecationWarning")
+
 FLOAT32, BFLOAT16, GRAPH = 4e-6, 2**-7, 2e-5
 """Largest errors beside the largest value; of a sum that is rounded to bfloat16 two such roundings; of layers on top of
 each other, where torch's own calls in float32 come to 6e-6."""
