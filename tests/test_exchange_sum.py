@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mpi4py import MPI
 
 from tests.mpi import run_mpi, run_warm
 from theanompi.config import EXCHANGES, ConfigError
+from theanompi.device import FlatBuffer
 from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, nccl, route
+from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket
 from theanompi.exchange.naive import Naive
 
@@ -152,6 +155,22 @@ def test_the_device_is_waited_for_before_the_sum(monkeypatch: pytest.MonkeyPatch
     assert log == [torch.device("cuda:3"), "sum"]
 
 
+@pytest.mark.parametrize("strategy", HIDDEN)
+def test_values_told_of_twice_complete_no_bucket(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a recording of a CUDA graph that fails on its way: the values are computed anew."""
+    exchanger = get_exchanger(strategy, MPI.COMM_SELF, FlatBuffer({"a": (2,), "b": (3,)}))
+    assert isinstance(exchanger, Background)
+    complete: list[str] = []
+    monkeypatch.setattr(exchanger._signals, "set", lambda k: complete.append(f"bucket {k}"))
+    for name in ("a", "a"):
+        exchanger.written(name)
+    assert complete == []
+    for name in ("b", "a", "b"):
+        exchanger.written(name)
+    assert complete == ["bucket 0", "bucket 0"]
+    exchanger.close()
+
+
 def test_one_rank_has_nothing_to_do() -> None:
     log: list[object] = []
     Recorded(SimpleNamespace(size=1, log=log), buffer_of(torch.ones(3))).sum()
@@ -267,6 +286,7 @@ CHOOSE = """
 import time
 from unittest import mock
 import torch
+from mpi4py import MPI
 from theanompi import device
 from theanompi.config import ConfigError
 from theanompi.exchange import STRATEGIES, choose

@@ -86,7 +86,7 @@ class Background(Exchanger):
         super().__init__(comm.Dup() if comm.size > 1 else comm, buffer)
         self.buckets = make_buckets(buffer, BUCKET // buffer.flat.element_size())
         self._bucket_of = {name: k for k, bucket in enumerate(self.buckets) for name in bucket.names}
-        self._missing = [len(bucket.names) for bucket in self.buckets]
+        self._missing = [set(bucket.names) for bucket in self.buckets]
         n = len(self.buckets)
         self._signals: HostSignals | DeviceSignals = (
             DeviceSignals(n, buffer.flat.device) if buffer.flat.is_cuda else HostSignals(n)
@@ -106,16 +106,17 @@ class Background(Exchanger):
             self._thread.start()
         self.spans = []
         self._signals.begin()
-        self._missing = [len(bucket.names) for bucket in self.buckets]
+        self._missing = [set(bucket.names) for bucket in self.buckets]
         self._begun = True
         self._steps.put(True)
 
     def written(self, name: str) -> None:
         k = self._bucket_of[name]
-        self._missing[k] -= 1
-        if self._missing[k] == 0:
+        # Once more, after a recording that failed on its way, a name counts no second time.
+        self._missing[k].discard(name)
+        if not self._missing[k]:
             # For the next call of the compiled function: only the last one of a step comes after `begin`, and counts.
-            self._missing[k] = len(self.buckets[k].names)
+            self._missing[k] = set(self.buckets[k].names)
             self._signals.set(k)
 
     def sum(self) -> None:
