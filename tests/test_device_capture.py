@@ -11,6 +11,7 @@ import torch
 
 from theanompi import device
 from theanompi.device.capture import Captured
+from theanompi.device.generated import define
 
 
 class Graph:
@@ -26,6 +27,21 @@ class Graph:
             work()
 
 
+class Stream:
+    """The current stream is that of a recording after one that has failed, as torch's is."""
+
+    current = "computing"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        self.previous, Stream.current = Stream.current, self.name
+
+    def __exit__(self, *_: object) -> None:
+        Stream.current = self.previous
+
+
 def launch(work: Callable[[], object]) -> None:
     if Graph.recording is None:
         work()
@@ -36,9 +52,13 @@ def launch(work: Callable[[], object]) -> None:
 @contextlib.contextmanager
 def record(graph: Graph, capture_error_mode: str) -> Iterator[None]:
     assert capture_error_mode == "thread_local", "other threads would spoil the recording"
-    Graph.recording = graph
-    yield
-    Graph.recording = None
+    Graph.recording, Stream.current = graph, "recording"
+    try:
+        yield
+    finally:
+        if Graph.recording is None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        Graph.recording, Stream.current = None, "computing"
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +66,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", record)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream.current)
+    monkeypatch.setattr(torch.cuda, "stream", Stream)
 
 
 def counting() -> tuple[list[int], Callable[..., Any]]:
@@ -108,6 +130,25 @@ def test_what_cannot_be_recorded_runs_as_ever(monkeypatch: pytest.MonkeyPatch) -
         captured(x)
     captured(x)
     assert x.tolist() == [3.0] and captured.recordings == 0
+    assert Stream.current == "computing"
+
+
+def test_what_cannot_be_recorded_is_named() -> None:
+    def wait(x: torch.Tensor) -> torch.Tensor:
+        if Graph.recording is not None:
+            Graph.recording = None
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return x
+
+    source = (
+        "def program(x):\n    v1 = f0(x)  # Sum{axes=None}\n    v2 = f1(v1)  # Nonzero\n    return (v2,)\n"
+    )
+    captured = Captured(define(source, "program", {"f0": torch.sum, "f1": wait}))
+    captured(torch.ones(2))
+    with pytest.warns(
+        UserWarning, match="slower: Nonzero: operation not permitted when stream is capturing$"
+    ):
+        captured(torch.ones(2))
 
 
 def test_on_the_cpu_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

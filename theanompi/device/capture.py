@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from theanompi.device.generated import origin
+
 
 class Captured:
     """Runs a function as a CUDA graph from its second call on.
@@ -61,18 +63,28 @@ class Captured:
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, as those that load and exchange, may use the device meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._results = self._function(*arguments)
+            # A recording that fails does not take its own stream back.
+            with torch.cuda.stream(torch.cuda.current_stream()):
+                # Other threads, as those that load and exchange, may use the device meanwhile.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    self._results = self._function(*arguments)
         except RuntimeError as error:
             self._fit = False
-            reason = str(error).strip().splitlines()[0]
+            cause = _first(error)
+            reason = f"{origin(cause)}: {cause}".removeprefix(": ").strip().splitlines()[0]
             warnings.warn(
                 f"CUDA graph: not possible for this model, which runs slower: {reason}", stacklevel=2
             )
             return
         self._graph, self._arguments = graph, arguments
         self.recordings += 1
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong first: to end a recording that has failed is an error of its own."""
+    while error.__context__ is not None and not error.__suppress_context__:
+        error = error.__context__
+    return error
 
 
 def _same_memory(arguments: tuple[Any, ...], recorded: tuple[Any, ...]) -> bool:
