@@ -12,6 +12,7 @@ from pytensor.compile.mode import Mode
 from tolerance import assert_close
 
 from theanompi import device
+from theanompi.device.dispatch import indexing
 
 REFERENCE = Mode("py", None)
 RNG = np.random.default_rng(0)
@@ -331,3 +332,36 @@ def test_padding_and_its_gradient_as_pytensor(mode: str) -> None:
     x = RNG.normal(size=(4, 3))
     for got, expected in zip(values(build, x), values(build, x, mode=REFERENCE), strict=True):
         assert_close(got, expected, mode)
+
+
+PARTS: dict[str, Callable[..., Any]] = {
+    "first": lambda i, j: (i,),
+    "second": lambda i, j: (slice(None), i),
+    "two": lambda i, j: (i, slice(1, 3), j),
+    "after what runs backwards": lambda i, j: (slice(None, None, -1), i, slice(4, 0, -2)),
+    "after a known one": lambda i, j: (2, i),
+    "before what runs backwards": lambda i, j: (i, 1, slice(None, None, -2)),
+    "all": lambda i, j: (i, 1, j),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_by_a_number_that_is_not_waited_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "_is_awaited", lambda number: isinstance(number, torch.Tensor))
+    x, i, j = pt.tensor(shape=(None,) * 3, dtype="float64"), pt.lscalar(), pt.iscalar()
+    for a, b in ((1, -1), (-3, 2), (0, 0)):
+        here, place = PARTS[name](i, j), PARTS[name](a, b)
+        new = RNG.normal(size=X[place].shape)
+        outputs = [
+            x[here],
+            pt.set_subtensor(x[here], new),
+            pt.set_subtensor(x[here], 7.0),
+            pt.inc_subtensor(x[here], new),
+            pytensor.grad((x[here] ** 2).sum(), x),
+        ]
+        f = pytensor.function([x, i, j], outputs, mode=device.mode("cpu"), on_unused_input="ignore")
+        expected = [X[place], *(X.copy() for _ in range(3)), np.zeros_like(X)]
+        for array, value in zip(expected[1:], (new, 7.0, X[place] + new, 2 * X[place]), strict=True):
+            array[place] = value
+        for result, array in zip(f(X, a, b), expected, strict=True):
+            np.testing.assert_array_equal(result, array)

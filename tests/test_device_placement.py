@@ -1,15 +1,19 @@
-"""Numbers may lie on the CPU; whatever has axes is on the device."""
+"""Numbers may lie on the CPU; whatever has axes is on the device, and nothing that is recorded waits for it."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytensor.tensor as pt
 import pytest
 import torch
 
-from tests.without_memory import GpuWithoutMemory, compiled
+from tests.small_models import Plain
+from tests.without_memory import GpuWithoutMemory, Recorded, compiled
+from theanompi import device
 from theanompi.device import placement
+from theanompi.device.ops import uniform
 
 X = np.ones((3, 4), "float32")
 
@@ -35,3 +39,67 @@ def test_what_has_axes_is_on_the_device(name: str, monkeypatch: pytest.MonkeyPat
     with GpuWithoutMemory():
         result = compiled([x], GRAPHS[name](x))(X)
     assert result.is_meta and result.ndim > 0
+
+
+STEPS: dict[str, Callable[[Any, Any], Any]] = {
+    "numbers among sums": lambda x, n: pt.stack([x.sum(), np.float32(3), n]),
+    "a number many times": lambda x, n: pt.alloc(np.float32(2), 3, 5) + x.sum(),
+    "a number written": lambda x, n: pt.set_subtensor(x[1:], 2),
+    "a number added to rows": lambda x, n: pt.inc_subtensor(x[np.array([0, 0])], np.float32(3)),
+    "a choice": lambda x, n: pt.switch(x > n, x, np.float32(0)),
+    "bounds": lambda x, n: pt.clip(x, np.float32(0), n),
+    "rows often": lambda x, n: pt.repeat(x, 2, axis=0),
+    "parts": lambda x, n: pt.join(0, *pt.split(x, [1, 2], n_splits=2)[::-1]),
+    "numbers in a range": lambda x, n: pt.arange(x.shape[0]) * x.sum(1),
+    "rows each often": lambda x, n: pt.repeat(x, [2, 0, 1], axis=0),
+    "a part by a number": lambda x, n: x[::-1, pt.argmax(x[0])],
+    "a part by a number written": lambda x, n: pt.set_subtensor(x[pt.argmax(x[:, 0]), 1:], n),
+    "a part by a number added": lambda x, n: pt.inc_subtensor(x[::-1, pt.argmax(x[0])], n),
+    "steps by number": lambda x, n: pytensor.scan(
+        lambda i, s: s + x[i], pt.arange(x.shape[0]), pt.zeros_like(x[0]), return_updates=False
+    ),
+    "a diagonal filled": lambda x, n: pt.fill_diagonal(x, np.float32(2)),
+    "a transform": lambda x, n: pt.fft.rfft(x),
+    "positions": lambda x, n: pt.ravel_multi_index((pt.argmax(x, 0), pt.argmin(x, 0)), (3, 3), mode="clip"),
+    "noise of a length": lambda x, n: uniform(pt.argsort(x[:, 0]), (x.shape[1],), 1),
+    "another shape": lambda x, n: x.reshape((x.shape[1], x.shape[0])),
+    "sorted": lambda x, n: pt.sort(x, axis=1),
+    "a triangle": lambda x, n: pt.tril(x),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_is_recorded_does_not_wait_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    x, n = device.shared(X), device.shared(np.float32(1))
+    step = compiled([], STEPS[name](x, n), updates=[(n, n + np.float32(1))])
+    with Recorded():
+        assert step().is_meta
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_number_as_a_new_value_is_written_without_waiting(
+    read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    x, rate = device.shared(X), device.shared(np.float64(0))
+    new = pt.switch(pt.eq(x.shape[0], 3), np.float64(0.1), rate)
+    step = compiled([], x * pt.cast(rate, "float32") if read else x + 1, updates=[(rate, new)])
+    with Recorded():
+        assert step().is_meta
+
+
+def test_a_training_step_and_a_validation_do_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    settings = {"data": "digits", "batch_size": 4, "schedule": "constant", "ema": 0.9, "clip_norm": 1.0}
+    with GpuWithoutMemory():
+        model = Plain({**settings, "rank": 0, "size": 1, "verbose": False})
+        model.compile_iter_fns("cdd")
+        model.compile_validation()
+    try:
+        with Recorded():
+            for step in (*model._gradients, *model._updates, model._validate):
+                assert step is not None
+                step()
+    finally:
+        model.cleanup()

@@ -36,6 +36,31 @@ class GpuWithoutMemory(TorchFunctionMode):
         return result
 
 
+class Recorded(GpuWithoutMemory):
+    """As while a CUDA graph is recorded: who waits for the device fails.
+
+    Elements that are asked for, whose tensors have none, fail by themselves. Copies from the host fail too, of numbers as
+    of arrays.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [x for x in [*args, *(kwargs or {}).values()] if isinstance(x, torch.Tensor)]
+        on_device = any(x.is_meta for x in tensors)
+        if function is torch.Tensor.cpu and on_device:
+            raise RuntimeError("cpu: waits for the device")
+        result = super().__torch_function__(function, types, args, kwargs)
+        made = (
+            function in (torch.as_tensor, torch.tensor, torch.Tensor.to, torch.from_numpy) and not on_device
+        )
+        # torch.where copies a number that lies on the CPU; arithmetic takes it along.
+        mixed = function in (torch.Tensor.copy_, torch.where) and on_device
+        if (made and result.is_meta) or (mixed and any(x.is_cpu for x in tensors)):
+            raise RuntimeError(f"{function.__name__}: waits for a copy from the host")
+        return result
+
+
 def compiled(inputs: Any, outputs: Any, *, precision: str = "float32", **settings: Any) -> Any:
     """A graph compiled for such a GPU; results are tensors."""
     linker = TorchLinker(

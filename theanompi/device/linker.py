@@ -302,7 +302,7 @@ class _Program:
     def compile(self) -> Callable[..., Any]:
         """Write the function."""
         self.scope.update(as_tensor=_to_device(self.linker.device), as_array=_to_array, clone=torch.clone)
-        self.scope["written"] = self.linker.written
+        self.scope.update(written=self.linker.written, placed=placed, device=self.linker.device)
         lines = [
             f"{self.names[v]} = as_tensor({self.names[v]})"
             for v in self.fgraph.inputs
@@ -347,7 +347,7 @@ class _Program:
                 continue
             # Written at once if nobody still needs the old value.
             if self.last_read.get(target, -1) <= position and target not in self._roots(value):
-                lines.append(f"{self.names[target]}.copy_({self.names[value]})")
+                lines.append(f"{self.names[target]}.copy_({self._placed(value)})")
                 lines += self._announcement(target)
                 self.written.add(value)
                 readers = [p for p, n in enumerate(self.order) if value in n.inputs]
@@ -379,9 +379,15 @@ class _Program:
                 continue
             returned.append(name)
             if value not in self.written:
-                taken.append(f"w{k} = clone({self._name(value)})")
+                taken.append(f"w{k} = clone({self._placed(value)})")
                 written += [f"{name}.copy_(w{k})", *self._announcement(target)]
         return [*taken, f"out = ({''.join(f'{r}, ' for r in returned)})", *written, "return out"]
+
+    def _placed(self, variable: Variable) -> str:
+        """A tensor on the device, where a number may lie on the CPU."""
+        name = self._name(variable)
+        number = self.linker.device.type != "cpu" and getattr(variable.type, "ndim", None) == 0
+        return f"placed({name}, device)" if number else name
 
     def _kept(self, variable: Variable) -> str:
         """A tensor that stays as it is when updates are written, and at later calls."""

@@ -35,7 +35,7 @@ from pytensor.tensor.type import TensorType
 
 from theanompi.device.dispatch.base import batched_function, torch_function
 from theanompi.device.elemwise import elemwise_function
-from theanompi.device.ops.base import Context, TorchOp, matrix_product, placed
+from theanompi.device.ops.base import Context, TorchOp, matrix_product, numbers_of, placed
 from theanompi.device.scalars import COMPUTED, signed, torch_dtype
 from theanompi.device.unsupported import Unsupported
 from theanompi.device.versions import axis_and_rest
@@ -106,11 +106,8 @@ def _dim_shuffle(op: DimShuffle, node: Apply, context: Context) -> Callable[...,
 
 @torch_function.register(Reshape)
 def _reshape(op: Reshape, node: Apply, context: Context) -> Callable[..., Any]:
-    shape = node.inputs[1]
-    if isinstance(shape, Constant):
-        lengths = tuple(int(length) for length in shape.data)
-        return lambda x, _: x.reshape(lengths)
-    return lambda x, lengths: x.reshape(lengths.tolist())
+    numbers = numbers_of(node.inputs[1])
+    return lambda x, lengths: x.reshape(numbers(lengths))
 
 
 @torch_function.register(ExtractDiag)
@@ -161,7 +158,7 @@ def _make_vector(op: MakeVector, node: Apply, context: Context) -> Callable[...,
     if not node.inputs:
         return lambda: torch.empty(0, dtype=dtype, device=context.device)
     return lambda *elements: torch.stack(
-        [torch.as_tensor(e, device=context.device).to(dtype) for e in elements]
+        [placed(torch.as_tensor(e), context.device).to(dtype) for e in elements]
     )
 
 
@@ -239,7 +236,8 @@ def _join_dims(op: JoinDims, node: Apply, context: Context) -> Callable[..., Any
 
 @torch_function.register(SplitDims)
 def _split_dims(op: SplitDims, node: Apply, context: Context) -> Callable[..., Any]:
-    return lambda x, lengths: x.reshape([*x.shape[: op.axis], *lengths.tolist(), *x.shape[op.axis + 1 :]])
+    numbers = numbers_of(node.inputs[1])
+    return lambda x, lengths: x.reshape([*x.shape[: op.axis], *numbers(lengths), *x.shape[op.axis + 1 :]])
 
 
 @torch_function.register(Join)
@@ -270,20 +268,22 @@ def _split(op: Split, node: Apply, context: Context) -> Callable[..., Any]:
         return found if op.len_splits > 1 else found[0]
 
     axis, (_, sizes) = axis_and_rest(op, node, 1)
-    if axis is not None and isinstance(sizes, Constant):
-        # Asked of the device, the lengths would have to be waited for.
-        fixed_axis, fixed_lengths = axis, sizes.data.tolist()
-        return lambda x, *_: parts(x, fixed_axis, fixed_lengths)
+    numbers = numbers_of(sizes)
     if axis is not None:
-        return lambda x, *rest: parts(x, axis, rest[-1].tolist())
-    return lambda x, axis, sizes: parts(x, int(axis), sizes.tolist())
+        return lambda x, *rest: parts(x, axis, numbers(rest[-1]))
+    return lambda x, axis, sizes: parts(x, int(axis), numbers(sizes))
 
 
 @torch_function.register(Repeat)
 def _repeat(op: Repeat, node: Apply, context: Context) -> Callable[..., Any]:
+    constant = node.inputs[1].data if isinstance(node.inputs[1], Constant) else None
+
     def repeat(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
-        repeats = repeats.to(device=x.device, dtype=torch.int64).expand(x.shape[op.axis])
-        rows = torch.arange(x.shape[op.axis], device=x.device).repeat_interleave(repeats)
+        n = x.shape[op.axis]
+        repeats = placed(repeats, x.device).to(torch.int64).expand(n)
+        # Else the device is asked for the sum.
+        total = None if constant is None else int(np.broadcast_to(constant, n).sum())
+        rows = torch.arange(n, device=x.device).repeat_interleave(repeats, output_size=total)
         return torch.ops.aten.index.Tensor(x, [*(None,) * op.axis, rows])
 
     return repeat

@@ -27,6 +27,22 @@ def _integers(numbers: Sequence[Any]) -> list[int]:
     return [int(number) for number in numbers]
 
 
+def _is_awaited(number: Any) -> bool:
+    """Whether the device would have to be waited for to know a number."""
+    return isinstance(number, torch.Tensor) and number.device.type != "cpu"
+
+
+def _basic_entries(op: Subtensor | IncSubtensor, numbers: Sequence[Any]) -> list[Any]:
+    """Integers and slices of integers; an integer that would have to be waited for stays a tensor."""
+    inputs = [n.to(torch.int64) if _is_awaited(n) else int(n) for n in numbers]
+    return [
+        slice(*(None if n is None else int(n) for n in (entry.start, entry.stop, entry.step)))
+        if isinstance(entry, slice)
+        else entry
+        for entry in indices_from_subtensor(inputs, op.idx_list)
+    ]
+
+
 def _forward(x: torch.Tensor, entries: Sequence[Any]) -> tuple[torch.Tensor, list[int]]:
     """The view of `x` that integers and slices select, and the axes of it that run backwards.
 
@@ -46,11 +62,22 @@ def _forward(x: torch.Tensor, entries: Sequence[Any]) -> tuple[torch.Tensor, lis
     return x[tuple(forward)], backwards
 
 
+def _by_tensor(entries: Sequence[Any]) -> list[tuple[int, torch.Tensor]]:
+    """The integers that are tensors, with the axes that are theirs when the other integers are applied."""
+    left = [entry for entry in entries if not isinstance(entry, int)]
+    return [(axis, entry) for axis, entry in enumerate(left) if isinstance(entry, torch.Tensor)]
+
+
 @torch_function.register(Subtensor)
 def _subtensor(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
     def subtensor(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
-        view, backwards = _forward(x, indices_from_subtensor(_integers(numbers), op.idx_list))
-        return signed(view).flip(backwards).view(x.dtype) if backwards else view
+        entries = _basic_entries(op, numbers)
+        view, backwards = _forward(x, entries)
+        view = signed(view).flip(backwards).view(x.dtype) if backwards else view
+        # The last one first: the axes before it stay where they are.
+        for axis, index in reversed(_by_tensor(entries)):
+            view = torch.ops.aten.index.Tensor(view, [*(None,) * axis, index])
+        return view
 
     numbers = node.inputs[1:]
     if not all(isinstance(n, Constant) for n in numbers):
@@ -68,7 +95,18 @@ def _inc_subtensor(op: IncSubtensor, node: Apply, context: Context) -> Callable[
 
     def inc_subtensor(x: torch.Tensor, y: torch.Tensor, *numbers: Any) -> torch.Tensor:
         result = x.clone()
-        view, backwards = _forward(result, indices_from_subtensor(_integers(numbers), op.idx_list))
+        entries = _basic_entries(op, numbers)
+        view, backwards = _forward(result, entries)
+        if indices := _by_tensor(entries):
+            target = signed(view).flip(backwards) if backwards else signed(view)
+            places: list[Any] = [slice(None)] * target.ndim
+            for axis, index in indices:
+                places[axis] = index
+            value = signed(placed(y.to(x.dtype), x.device))
+            _put(target, places, value, accumulate=not op.set_instead_of_inc)
+            if backwards:
+                signed(view).copy_(target.flip(backwards))
+            return result
         value = _fitted(placed(y.to(x.dtype), x.device), view.shape, ndim)
         value = signed(value).flip(backwards) if backwards else signed(value)
         if op.set_instead_of_inc:

@@ -26,7 +26,7 @@ from pytensor.tensor.sort import ArgSortOp, SortOp
 from pytensor.tensor.special import LogSoftmax, Softmax
 
 from theanompi.device.dispatch.base import torch_function
-from theanompi.device.ops.base import Context
+from theanompi.device.ops.base import Context, numbers_of, placed
 from theanompi.device.scalars import COMPUTED, ordered, torch_dtype, unordered
 from theanompi.device.versions import axis_and_rest
 
@@ -247,8 +247,10 @@ def _row_major(op: UnravelIndex | RavelMultiIndex, items: Any) -> list[Any]:
 
 @torch_function.register(UnravelIndex)
 def _unravel_index(op: UnravelIndex, node: Apply, context: Context) -> Callable[..., Any]:
+    lengths = numbers_of(node.inputs[1])
+
     def unravel_index(indices: torch.Tensor, dims: torch.Tensor) -> Any:
-        shape, rest = _row_major(op, dims.tolist()), indices.to(torch.int64)
+        shape, rest = _row_major(op, lengths(dims)), indices.to(torch.int64)
         wrong = rest[(rest < 0) | (rest >= math.prod(shape))]
         if wrong.numel():
             raise ValueError(
@@ -266,10 +268,12 @@ def _unravel_index(op: UnravelIndex, node: Apply, context: Context) -> Callable[
 
 @torch_function.register(RavelMultiIndex)
 def _ravel_multi_index(op: RavelMultiIndex, node: Apply, context: Context) -> Callable[..., Any]:
+    lengths = numbers_of(node.inputs[-1])
+
     def ravel_multi_index(*inputs: torch.Tensor) -> torch.Tensor:
         *indices, dims = inputs
         total = torch.zeros((), dtype=torch.int64, device=context.device)
-        for index, length in zip(_row_major(op, indices), _row_major(op, dims.tolist()), strict=True):
+        for index, length in zip(_row_major(op, indices), _row_major(op, lengths(dims)), strict=True):
             index = index.to(torch.int64)
             if op.mode == "wrap":
                 index = index % length
@@ -301,7 +305,7 @@ def _fill_diagonal(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
         diagonal = filled.diagonal(int(offset))
         for _ in range(x.ndim - 2):
             diagonal = diagonal.diagonal(0, 0, -1)
-        diagonal.copy_(value)
+        diagonal.copy_(placed(value, x.device))
         return filled
 
     return fill_diagonal

@@ -10,7 +10,7 @@ from pytensor.tensor.fft import IRFFTOp, RFFTOp
 from pytensor.tensor.signal.conv import Convolve1d, Convolve2d
 
 from theanompi.device.dispatch.base import torch_function
-from theanompi.device.ops.base import Context
+from theanompi.device.ops.base import Context, numbers_of
 from theanompi.device.scalars import COMPUTED, torch_dtype
 from theanompi.device.unsupported import Unsupported
 
@@ -22,13 +22,15 @@ def _rfft_op(op: RFFTOp | IRFFTOp, node: Apply, context: Context) -> Callable[..
     if dtype not in ("float32", "float64"):
         raise Unsupported(str(op), f"of {dtype}; cast to float64")
 
+    numbers = numbers_of(node.inputs[1])
+
     def rfft(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        return torch.view_as_real(torch.fft.rfftn(x, lengths.tolist()))
+        return torch.view_as_real(torch.fft.rfftn(x, numbers(lengths)))
 
     def irfft(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         # PyTensor's re + 1j · im makes NaN of both where the imaginary part is no number.
         real, imaginary = x[..., 0] + 0 * x[..., 1], x[..., 1].contiguous()
-        return torch.fft.irfftn(torch.complex(real, imaginary), lengths.tolist(), norm="forward")
+        return torch.fft.irfftn(torch.complex(real, imaginary), numbers(lengths), norm="forward")
 
     return rfft if isinstance(op, RFFTOp) else irfft
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytensor
 import torch
 from pytensor.gradient import DisconnectedType
-from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.op import Op
 from pytensor.graph.replace import graph_replace
 from pytensor.tensor.type import TensorType
@@ -67,6 +67,14 @@ def placed(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     if x.numel() == 1 and x.dtype != torch.uint64:
         return torch.full(x.shape, x.item(), dtype=x.dtype, device=device)
     return x.to(device)
+
+
+def numbers_of(vector: Variable) -> Callable[[torch.Tensor], list[int]]:
+    """From a vector's tensor to its numbers; a constant's are known, else the device is asked and waited for."""
+    if isinstance(vector, Constant):
+        known: list[int] = vector.data.tolist()
+        return lambda _: known
+    return torch.Tensor.tolist
 
 
 ALIGNMENT = 64

@@ -11,7 +11,7 @@ import torch
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp, expect
+from theanompi.device.ops.base import Context, TorchOp, expect, numbers_of
 
 
 def _signed(value: int) -> int:
@@ -53,10 +53,10 @@ class Keyed(TorchOp):
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         salt, of_bits = _signed(self.salt * 0x9E3779B97F4A7C15 % (1 << 64)), self.of_bits
-        known = self.shape
+        known, numbers = self.shape, numbers_of(node.inputs[-1])
 
         def keyed(keys: torch.Tensor, *sizes: torch.Tensor) -> torch.Tensor:
-            shape = sizes[0].tolist() if sizes else known
+            shape: Any = numbers(sizes[0]) if sizes else known
             counter = torch.arange(1, math.prod(shape) + 1, device=keys.device) * _GOLDEN
             bits = _splitmix64(_splitmix64(keys ^ salt)[:, None] + counter)
             return of_bits((bits >> 40) & 0xFFFFFF).view(len(keys), *shape)
