@@ -8,12 +8,33 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 import torch
+from pytensor.compile.mode import Mode
 
 from tests.small_models import Plain
 from tests.without_memory import GpuWithoutMemory, Recorded, compiled
 from theanompi import device
 from theanompi.device import placement
+from theanompi.device.linker import _Program
 from theanompi.device.ops import uniform
+from theanompi.lasagne.layers import (
+    BatchNormLayer,
+    Conv2DLayer,
+    DenseLayer,
+    DropoutLayer,
+    EmbeddingLayer,
+    GaussianNoiseLayer,
+    GRULayer,
+    InputLayer,
+    Layer,
+    LocalResponseNormalization2DLayer,
+    LSTMLayer,
+    RecurrentLayer,
+    SpatialPyramidPoolingLayer,
+    TransformerLayer,
+    get_all_params,
+    get_output,
+)
+from theanompi.lasagne.updates import sgd
 
 X = np.ones((3, 4), "float32")
 
@@ -59,7 +80,7 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
         lambda i, s: s + x[i], pt.arange(x.shape[0]), pt.zeros_like(x[0]), return_updates=False
     ),
     "a diagonal filled": lambda x, n: pt.fill_diagonal(x, np.float32(2)),
-    "a transform": lambda x, n: pt.fft.rfft(x),
+    "a transform": lambda x, n: pt.fft.irfft(pt.fft.rfft(x)),
     "positions": lambda x, n: pt.ravel_multi_index((pt.argmax(x, 0), pt.argmin(x, 0)), (3, 3), mode="clip"),
     "noise of a length": lambda x, n: uniform(pt.argsort(x[:, 0]), (x.shape[1],), 1),
     "another shape": lambda x, n: x.reshape((x.shape[1], x.shape[0])),
@@ -75,6 +96,48 @@ def test_what_is_recorded_does_not_wait_for_the_device(name: str, monkeypatch: p
     step = compiled([], STEPS[name](x, n), updates=[(n, n + np.float32(1))])
     with Recorded():
         assert step().is_meta
+
+
+LENGTHS: dict[str, Callable[[Any], Any]] = {
+    "one is known": lambda x: x.reshape((x.shape[0], 2, -1)),
+    "the other way round": lambda x: x.reshape(x.shape[::-1]),
+    "joined": lambda x: x.reshape(pt.concatenate([x.shape[:1], [2], x.shape[1:] // 2])),
+    "written": lambda x: x.reshape(pt.set_subtensor(x.shape[0], -1)),
+    "multiplied": lambda x: x.reshape((pt.prod(x.shape),)) + pt.sum(x.shape),
+    "parts": lambda x: pt.split(x, pt.stack([1, x.shape[0] - 1]), n_splits=2)[1],
+    "noise": lambda x: uniform(pt.argsort(x[:, 0]), (x.shape[1] + 1,), 1),
+    "zeros": lambda x: pt.set_subtensor(pt.zeros((x.shape[0] + 2, x.shape[1]))[1:-1], x),
+    "several times": lambda x: pt.tile(x, (2, 1)),
+    "read by both": lambda x: x.reshape(x.shape[::-1])[: x.shape[1] - 1] * x.shape[0],
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths_that_are_known_when_it_runs_are_computed_on_the_host(name: str) -> None:
+    x = pt.matrix("x", dtype="float32")
+    f, reference = compiled([x], LENGTHS[name](x)), pytensor.function([x], LENGTHS[name](x))
+    f.trust_input = True
+    with Recorded():
+        result = f(torch.empty((3, 4), device="meta"))
+    assert result.is_meta and tuple(result.shape) == reference(X).shape
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths_on_the_host_are_those(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Program, "apart", True)
+    x = pt.matrix("x", dtype="float32")
+    build, value = LENGTHS[name], np.arange(12, dtype="float32").reshape(3, 4)
+    f = pytensor.function([x], build(x), mode=device.mode("cpu"))
+    np.testing.assert_array_equal(f(value), pytensor.function([x], build(x), mode=Mode("py", None))(value))
+
+
+def test_lengths_as_results_and_new_values_are_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    x, lengths = pt.matrix("x", dtype="float32"), device.shared(np.zeros(2, "int64"))
+    with GpuWithoutMemory():
+        f = compiled([x], [x.shape, x * x.shape[::-1][0], x + x.shape], updates=[(lengths, x.shape + 1)])
+        results = f(np.ones((2, 2), "float32"))
+    assert all(result.is_meta for result in results)
 
 
 @pytest.mark.parametrize("read", [False, True])
@@ -103,3 +166,36 @@ def test_a_training_step_and_a_validation_do_not_wait_for_the_device(monkeypatch
                 step()
     finally:
         model.cleanup()
+
+
+def words() -> Layer:
+    return EmbeddingLayer(InputLayer((2, 3), device.shared(np.ones((2, 3), "int32"))), 7, 4)
+
+
+def picture() -> Layer:
+    return InputLayer((2, 3, 8, 8), device.shared(np.ones((2, 3, 8, 8), "float32")))
+
+
+def weights() -> Layer:
+    return InputLayer((2, 3), device.shared(np.ones((2, 3), "float32")))
+
+
+NETWORKS: dict[str, Callable[[], Layer]] = {
+    "masked": lambda: LSTMLayer(DropoutLayer(words()), 5, mask_input=weights(), only_return_final=True),
+    "backwards": lambda: GRULayer(words(), 5, mask_input=weights(), backwards=True, learn_init=True),
+    "truncated": lambda: RecurrentLayer(words(), 5, gradient_steps=2, grad_clipping=1.0),
+    "transformed": lambda: TransformerLayer(GaussianNoiseLayer(picture()), DenseLayer(picture(), 6)),
+    "pooled": lambda: SpatialPyramidPoolingLayer(Conv2DLayer(picture(), 4, 3, pad=1), [4, 2, 1]),
+    "normalised": lambda: LocalResponseNormalization2DLayer(BatchNormLayer(picture())),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_do_not_wait_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+    with GpuWithoutMemory():
+        top = NETWORKS[name]()
+        loss = pt.sum(get_output(top) ** 2)
+        step = compiled([], [loss], updates=sgd(loss, get_all_params(top, trainable=True), 0.1))
+    with Recorded():
+        step()

@@ -39,8 +39,8 @@ class GpuWithoutMemory(TorchFunctionMode):
 class Recorded(GpuWithoutMemory):
     """As while a CUDA graph is recorded: who waits for the device fails.
 
-    Elements that are asked for, whose tensors have none, fail by themselves. Copies from the host fail too, of numbers as
-    of arrays.
+    Elements that are asked for, whose tensors have none, fail by themselves. Copies from the host, of numbers too, are
+    made to.
     """
 
     def __torch_function__(

@@ -16,11 +16,19 @@ from pytensor.graph.fg import AbstractFunctionGraph, FrozenFunctionGraph, Functi
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.link.basic import JITLinker
 from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.shape import Shape, Shape_i
 from pytensor.tensor.type import TensorType
 
 from theanompi.device import triton
 from theanompi.device.capture import Captured
-from theanompi.device.dispatch import FRESH, constant_tensor, destinations, torch_function
+from theanompi.device.dispatch import (
+    FRESH,
+    OF_LENGTHS,
+    ON_HOST,
+    constant_tensor,
+    destinations,
+    torch_function,
+)
 from theanompi.device.fusion import BF16_TAG, GPU_TAG
 from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp, placed
@@ -206,9 +214,15 @@ class _Program:
         ]
         self.names: dict[Variable, str] = {v: f"i{k}" for k, v in enumerate(fgraph.inputs)}
         self.scope: dict[str, Any] = {}
+        self.host: set[Variable] = set()
         self.pending = {value: target for target, value in self.updates if target in self.writable}
         self.written: set[Variable] = set()
         self._find_lifetimes()
+
+    @property
+    def apart(self) -> bool:
+        """Whether the device is another one than the CPU, on which numbers may lie."""
+        return self.linker.device.type != "cpu"
 
     def _find_lifetimes(self) -> None:
         """Which storage each variable may live in, and the last node that reads each storage."""
@@ -317,22 +331,26 @@ class _Program:
 
     def _computation(self, position: int, node: Apply) -> list[str]:
         """Compute a node, write the updates that are now settled, and forget what nobody reads again."""
-        into = self._into(position, node)
+        on_host = self._of_lengths(node)
+        into = {} if on_host else self._into(position, node)
         overwrite = {o: i for o, i in self._overwrite(position, node).items() if o not in into}
         used = tuple(bool(self.fgraph.clients[v]) for v in node.outputs)
-        context = Context(
-            self.linker.device, self.linker.precision, used, overwrite, tuple(into), self.linker.inner
-        )
+        device = torch.device("cpu") if on_host else self.linker.device
+        context = Context(device, self.linker.precision, used, overwrite, tuple(into), self.linker.inner)
         function = f"f{position}"
         try:
             self.scope[function] = torch_function(node.op, node=node, context=context)
         except Unsupported as error:
             name = next((v.name for v in node.outputs if v.name), None)
             raise Unsupported(error.what, error.why, name) from None
-        if self.linker.device.type != "cpu" and _of_numbers(node):
+        if on_host:
+            self.host.update(node.outputs)
+        elif self.apart and _of_numbers(node):
             self.scope[function] = _on_device(self.scope[function], self.linker.device)
         outputs = [self._name(v) if u else "_" for v, u in zip(node.outputs, used, strict=True)]
-        arguments = ", ".join(self._name(v) for v in [*node.inputs, *into.values()])
+        arguments = ", ".join(
+            [*(self._argument(node, i) for i in range(len(node.inputs))), *map(self._name, into.values())]
+        )
         lines = [f"{', '.join(outputs)} = {function}({arguments})  # {node.op}".replace("\n", " ")]
         for output, taken in overwrite.items():
             if node.inputs[taken].owner is None:
@@ -363,6 +381,34 @@ class _Program:
             dead.append("_")
         return [*lines, f"del {', '.join(dead)}"] if dead else lines
 
+    def _of_lengths(self, node: Apply) -> bool:
+        """Whether a node is computed on the host, of lengths alone: to read them from the device is to wait for it."""
+        if isinstance(node.op, Shape | Shape_i):
+            return self.apart
+        return (
+            isinstance(node.op, ON_HOST)
+            and not self.host.isdisjoint(node.inputs)
+            and all(v in self.host or isinstance(v, Constant) for v in node.inputs)
+            and all(v.type.ndim <= 1 and v.type.dtype in ("bool", "int64") for v in node.outputs)
+        )
+
+    def _argument(self, node: Apply, position: int) -> str:
+        """An operand where the node is computed."""
+        variable = node.inputs[position]
+        if isinstance(variable, Constant) and not self.host.isdisjoint(node.outputs):
+            name = f"h{len(self.scope)}"
+            self.scope[name] = constant_tensor(variable.data, torch.device("cpu"))
+            return name
+        read = isinstance(node.op, OF_LENGTHS) and position > 0
+        if (
+            variable not in self.host
+            or variable.type.ndim == 0
+            or read
+            or not self.host.isdisjoint(node.outputs)
+        ):
+            return self._name(variable)
+        return f"placed({self._name(variable)}, device)"
+
     def _announcement(self, target: Variable) -> list[str]:
         """Say that a shared variable has its new value."""
         return [] if self.linker.written is None else [f"written({target.name!r})"]
@@ -384,14 +430,14 @@ class _Program:
         return [*taken, f"out = ({''.join(f'{r}, ' for r in returned)})", *written, "return out"]
 
     def _placed(self, variable: Variable) -> str:
-        """A tensor on the device, where a number may lie on the CPU."""
+        """A tensor on the device, where a number or lengths may lie on the CPU."""
         name = self._name(variable)
-        number = self.linker.device.type != "cpu" and getattr(variable.type, "ndim", None) == 0
-        return f"placed({name}, device)" if number else name
+        number = self.apart and getattr(variable.type, "ndim", None) == 0
+        return f"placed({name}, device)" if number or variable in self.host else name
 
     def _kept(self, variable: Variable) -> str:
         """A tensor that stays as it is when updates are written, and at later calls."""
-        name = self._name(variable)
+        name = self._placed(variable) if variable in self.host else self._name(variable)
         return name if self.views or self._owned(variable) else f"clone({name})"
 
     def _result(self, variable: Variable) -> str:

@@ -3,6 +3,8 @@
 from theanompi.device.dispatch import basic, graphs, indexing, linalg, loops, random, reductions, signal
 from theanompi.device.dispatch.base import (
     FRESH,
+    OF_LENGTHS,
+    ON_HOST,
     REFUSED,
     batched_function,
     constant_tensor,
@@ -12,6 +14,8 @@ from theanompi.device.dispatch.base import (
 
 __all__ = [
     "FRESH",
+    "OF_LENGTHS",
+    "ON_HOST",
     "REFUSED",
     "basic",
     "batched_function",

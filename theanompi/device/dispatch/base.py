@@ -10,19 +10,32 @@ from pytensor.compile.ops import DeepCopyOp, FromFunctionOp
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.scan.op import Scan
-from pytensor.tensor.basic import Alloc, AllocEmpty
+from pytensor.tensor.basic import (
+    Alloc,
+    AllocEmpty,
+    Join,
+    MakeVector,
+    ScalarFromTensor,
+    Split,
+    TensorFromScalar,
+)
 from pytensor.tensor.blas import BatchedDot
-from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
+from pytensor.tensor.extra_ops import UnravelIndex
+from pytensor.tensor.fft import IRFFTOp, RFFTOp
 from pytensor.tensor.linalg.decomposition.schur import QZ, Schur
 from pytensor.tensor.linalg.solvers.linear_control import TRSYL
 from pytensor.tensor.linalg.solvers.tridiagonal import LUFactorTridiagonal, SolveLUFactorTridiagonal
 from pytensor.tensor.math import Argmax, Dot, Max, Min, Sum
 from pytensor.tensor.optimize import ScipyWrapperOp
+from pytensor.tensor.reshape import SplitDims
+from pytensor.tensor.shape import Reshape
 from pytensor.tensor.special import LogSoftmax, Softmax
-from pytensor.tensor.subtensor import IncSubtensor
+from pytensor.tensor.subtensor import IncSubtensor, Subtensor
 from pytensor.typed_list.basic import MakeList
 
 from theanompi.device.ops.base import Context, TorchOp
+from theanompi.device.ops.random import Keyed
 from theanompi.device.unsupported import Unsupported
 from theanompi.device.versions import INC_SUBTENSORS, SUBTENSORS
 
@@ -46,6 +59,22 @@ FRESH = (
     Scan,
 )
 """Ops whose results are new memory; of every other op the linker assumes that they may be views of inputs."""
+
+ON_HOST = (
+    MakeVector,
+    Elemwise,
+    CAReduce,
+    DimShuffle,
+    Join,
+    Subtensor,
+    IncSubtensor,
+    TensorFromScalar,
+    ScalarFromTensor,
+)
+"""Ops that are computed on the host where all that they read are lengths."""
+
+OF_LENGTHS = (Reshape, SplitDims, Split, RFFTOp, IRFFTOp, UnravelIndex, Keyed)
+"""Ops whose operands after the first are lengths, which they read on the host."""
 
 
 REFUSED: dict[type[Op], str] = {
