@@ -185,3 +185,12 @@ def skip_at_mpirun(event: str, arguments: tuple[Any, ...]) -> None:
         Path(os.fsdecode(word)).name == "mpirun" for word in arguments[1][:6]
     ):
         pytest.skip("starts an mpirun")
+
+
+@pytest.fixture
+def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared variables are on torch's device "meta", as in tests/without_memory.py, and torch's own calls compute."""
+    import torch  # as few tests need it
+
+    monkeypatch.setattr("theanompi.device.placement._current", torch.device("meta"))
+    monkeypatch.setattr("theanompi.device.triton.problem", lambda: "its kernels need a GPU")

@@ -11,10 +11,11 @@ import torch
 from tolerance import RELATIVE, assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.without_memory import Recorded
 from theanompi import device
 from theanompi.config import RunConfig, resolve
 from theanompi.data import write_dataset
-from theanompi.device import FlatBuffer, fusion, ops, placement
+from theanompi.device import FlatBuffer, fusion, ops
 from theanompi.device.fusion import BF16_TAG
 from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters
 from theanompi.exchange.base import make_buckets
@@ -211,7 +212,7 @@ def test_bf16_leaves_float64_and_integers_alone() -> None:
 
 
 class Observer(TorchDispatchMode):
-    """Notes the dtypes of images that functions get, and refuses choices between numbers of the host's."""
+    """Notes the dtypes of images that functions get."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,29 +221,20 @@ class Observer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         name = func.overloadpacket.__name__
-        assert name != "where" or all(t.is_meta for t in tensors), (
-            "this copies a number to the device, and waits"
-        )
         self.dtypes.setdefault(name, set()).update(t.dtype for t in tensors if t.ndim == 4)
-        # CUDA's functions take numbers from the host as they are, the meta device's not always.
-        if any(t.is_meta for t in tensors):
-            args = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in args]
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(
-    precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The meta device has shapes and dtypes but no values: whatever reads one fails."""
-    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+@pytest.mark.usefixtures("without_memory")
+def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(precision: str, tmp_path: Path) -> None:
     split = np.random.default_rng(0).integers(0, 256, (8, 40, 36, 3), np.uint8), np.arange(8) % 4
     texts = dict.fromkeys(("name", "description", "source", "licence"), "noise")
     write_dataset(tmp_path / "noise.h5", split, split, class_names=list("abcd"), augmentation="crop", **texts)
     settings = {"data": str(tmp_path / "noise.h5"), "image_size": 32, "batch_size": 4, "color_jitter": 0.4}
     model = ResNet50({**settings, "precision": precision, "clip_norm": 1, "size": 2, "verbose": False})
     model.compile_iter_fns()
-    with Observer() as seen:
+    with Observer() as seen, Recorded():
         (gradients,), (update,) = model._gradients, model._updates
         gradients()
         assert update().is_meta
@@ -260,10 +252,8 @@ def test_away_from_the_cpu_a_step_never_waits_and_keeps_images_narrow(
 @pytest.mark.parametrize(
     ("name", "kind"), [("momentum", Steps), ("adam", Cosine), ("adamw", Poly), ("lars", Poly), ("lamb", Poly)]
 )
-def test_away_from_the_cpu_an_update_never_waits(
-    name: str, kind: type[Schedule], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(placement, "_current", torch.device("meta"))
+@pytest.mark.usefixtures("without_memory")
+def test_away_from_the_cpu_an_update_never_waits(name: str, kind: type[Schedule]) -> None:
     optimizer = get_optimizer(name)(resolve(RunConfig()))
     w, g, *kept = (device.shared(np.ones(5, "float32")) for _ in range(2 + len(optimizer.slots)))
     eta, updates = update_graph(
@@ -276,7 +266,7 @@ def test_away_from_the_cpu_an_update_never_waits(
         clip_norm=1.0,
     )
     step = pytensor.function([], eta, updates=updates, mode=device.mode(return_internal_type=True))
-    with Observer():
+    with Recorded():
         assert step().is_meta
 
 
