@@ -66,7 +66,14 @@ FUNCTIONS = {
         lambda x: T.nnet.relu(x, shared(np.float32(0.3))),
         lambda x: F.leaky_relu(x, 0.3),
     ),
+    "leaky by column": (
+        lambda x: T.nnet.relu(x, np.array([0.3, 0.2, 0.1, 0], "float32")),
+        lambda x: torch.where(x > 0, x, x * torch.tensor([0.3, 0.2, 0.1, 0])),
+    ),
     "elu": (T.nnet.elu, F.elu),
+    "elu to another end": (lambda x: T.nnet.elu(x, 0.3), lambda x: F.elu(x, 0.3)),
+    "softmax of a vector": (lambda x: T.nnet.softmax(x[0]), lambda x: F.softmax(x[:1], 1)),
+    "logsoftmax of a vector": (lambda x: T.nnet.logsoftmax(x[0]), lambda x: F.log_softmax(x[:1], 1)),
     "selu": (T.nnet.selu, F.selu),
     "cross-entropy": (
         lambda x: T.nnet.categorical_crossentropy(T.nnet.softmax(x), np.arange(5) % 4),
@@ -101,11 +108,13 @@ def test_images_are_convolved_and_pooled_under_former_names_of_arguments_too(for
     images, filters = values(2, 3, 7, 7), values(4, 3, 3, 3)
     x, w = T.tensor4("x"), T.tensor4("w")
     shapes = {"image_shape" if former else "input_shape": images.shape, "filter_shape": filters.shape}
-    convolved = T.nnet.conv2d(x, w, border_mode="half", subsample=(2, 1), **shapes)
+    convolve = T.nnet.conv.conv2d if former else T.nnet.conv2d
+    convolved = convolve(x, w, border_mode="half", subsample=(2, 1), **shapes)
+    average: Any = {"ignore_border": True, "mode": "average_inc_pad"}
     if former:
-        pooled = pool_2d(convolved, ds=(2, 2), st=(1, 2), padding=(1, 0), mode="average_inc_pad")
+        pooled = pool_2d(convolved, ds=(2, 2), st=(1, 2), padding=(1, 0), **average)
     else:
-        pooled = pool_2d(convolved, (2, 2), stride=(1, 2), pad=(1, 0), mode="average_inc_pad")
+        pooled = pool_2d(convolved, (2, 2), stride=(1, 2), pad=(1, 0), **average)
     largest = max_pool_2d(convolved, (2, 2))
     got = theano.function([x, w], [pooled, largest])(images, filters)
     mirrored = torch.from_numpy(filters[:, :, ::-1, ::-1].copy())
@@ -113,6 +122,18 @@ def test_images_are_convolved_and_pooled_under_former_names_of_arguments_too(for
     expected = [F.avg_pool2d(y, 2, (1, 2), (1, 0)), F.max_pool2d(y, 2, ceil_mode=True)]
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [pool_2d, max_pool_2d])
+@pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5), (2, 3, 7, 5), (2, 2, 3, 7, 5)])
+def test_the_last_two_axes_are_pooled_with_the_border_unless_it_is_ignored(pool: Any, shape: Any) -> None:
+    x, images = T.tensor("x", shape=(None,) * len(shape)), values(*shape)
+    outputs = [pool(x, (2, 2)), pool(x, (2, 2), ignore_border=True), pool(x, (2, 2), mode="sum")]
+    got = theano.function([x], outputs)(images)
+    y = torch.from_numpy(images).reshape(-1, 1, *shape[-2:])
+    summed = 4 * F.avg_pool2d(F.pad(y, (0, 1, 0, 1)), 2)
+    for one, other in zip(got, [F.max_pool2d(y, 2, ceil_mode=True), F.max_pool2d(y, 2), summed], strict=True):
+        np.testing.assert_allclose(one, other.reshape(*shape[:-2], *other.shape[-2:]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_name_that_is_nowhere_is_named() -> None:
@@ -173,6 +194,31 @@ def test_a_scalar_is_drawn_too() -> None:
     assert f().shape == () and f() != f()
 
 
+def test_without_a_size_each_of_the_parameters_has_a_number_of_its_own() -> None:
+    random, ends, p = RandomStreams(5), T.vector("ends"), T.matrix("p")
+    outputs = [
+        random.uniform(low=-ends, high=ends),
+        random.normal(None, 0, ends),
+        random.uniform(None, 0, T.shape_padright(ends)),
+        random.binomial(p=p),
+    ]
+    uniform, normal, column, bits = theano.function([ends, p], outputs)(
+        np.full(500, 3, "float32"), np.full((20, 50), 0.3, "float32")
+    )
+    assert uniform.shape == normal.shape == (500,) and column.shape == (500, 1) and bits.shape == (20, 50)
+    assert len(np.unique(uniform)) == len(np.unique(normal)) == len(np.unique(column)) == 500
+    assert -3 < uniform.min() < -2.9 and 2.9 < uniform.max() < 3 and abs(normal.std() - 3) < 0.3
+    assert abs(bits.mean() - 0.3) < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_of_no_dtype_are_of_floatx(dtype: str) -> None:
+    with pytensor.config.change_flags(floatX=dtype):
+        random = RandomStreams(3)
+        drawn = [random.uniform((2,)), random.normal((2,), dtype=None), random.normal((2,), T.dscalar())]
+    assert {x.dtype for x in drawn} == {dtype}
+
+
 def test_a_loop_gives_its_updates_without_a_warning() -> None:
     random = RandomStreams(3)
     outputs, updates = theano.scan(
@@ -183,6 +229,18 @@ def test_a_loop_gives_its_updates_without_a_warning() -> None:
     steps = np.diff(np.concatenate([np.zeros((1, 3)), first]), axis=0)
     assert len(np.unique(steps.round(5))) == 12
     assert not np.isclose(first, second).any()
+
+
+def test_the_other_loops_are_there_without_a_warning_too() -> None:
+    x, zero = T.vector("x"), T.constant(np.float32(0))
+    doubled, _ = theano.map(lambda one: 2 * one, x)
+    total, _ = theano.reduce(lambda one, total: total + one, x, zero)
+    left, _ = theano.foldl(lambda one, total: one - total, x, zero)
+    right, _ = theano.foldr(lambda one, total: one - total, x, zero)
+    f = theano.function([x], [doubled, total, left, right], mode=device.mode("cpu"))
+    got = f(np.array([1, 3, 7], "float32"))
+    np.testing.assert_array_equal(got[0], [2, 6, 14])
+    assert got[1:] == [11, 5, 5]
 
 
 @pytest.mark.parametrize("attribute", [False, True])
@@ -211,9 +269,20 @@ def test_a_copy_has_other_variables_in_the_place_of_some() -> None:
     np.testing.assert_allclose(f(np.array([1, 3], "float32")), [3, 19])
 
 
+def test_a_copy_may_have_inputs_of_its_own_and_other_types() -> None:
+    x, y = T.vector("x"), T.matrix("y")
+    assert theano.clone(2 * x).owner.inputs[1] is x
+    assert theano.clone(2 * x, share_inputs=False).owner.inputs[1] is not x
+    assert theano.clone(2 * x, {x: T.dvector()}, strict=False).dtype == "float64"
+    with pytest.raises(TypeError, match="Cannot convert"):
+        theano.clone(2 * x, {x: y})
+
+
 def test_axes_are_flattened_and_told_of_as_in_theano() -> None:
     x = T.tensor4("x")
     assert T.flatten(x, outdim=2).ndim == T.flatten(x, 2).ndim == 2
     assert T.flatten(x).ndim == 1
     assert T.addbroadcast(T.matrix(), 1).type.shape == (None, 1)
+    assert T.patternbroadcast(x, (False, True, False, True)).type.shape == (None, 1, None, 1)
     assert T.unbroadcast(x, 0) is x
+    assert theano.pp(T.vector("v") + T.vector("w")) == "(v + w)"

@@ -14,15 +14,18 @@ unless ``PYTENSOR_FLAGS`` says what it is.
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytensor
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import clone_replace
+from pytensor.printing import pp
+from pytensor.scan import views
 
 from theanompi.theano import ifelse, sandbox, tensor
 
-__all__ = ["OpFromGraph", "clone", "dot", "ifelse", "sandbox", "scan", "tensor"]
+__all__ = ["OpFromGraph", "clone", "dot", "ifelse", "pp", "sandbox", "scan", "tensor"]
 
 if "floatX" not in os.environ.get("PYTENSOR_FLAGS", ""):
     pytensor.config.floatX = "float32"
@@ -31,38 +34,46 @@ dot = tensor.dot
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("foldl", "foldr", "map", "reduce"):
+        return partial(_loop, getattr(views, name))
     return getattr(pytensor, name)
 
 
 def scan(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """Loop over sequences, as ``pytensor.scan``.
+    """Loop over sequences, as ``pytensor.scan``; ``map``, ``reduce``, ``foldl`` and ``foldr`` are there too.
 
     Returns
     -------
     tuple
         The outputs, and updates for ``function``.
     """
+    return _loop(pytensor.scan, *args, **kwargs)
+
+
+def _loop(loop: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Scan return signature", DeprecationWarning)
-        outputs, updates = pytensor.scan(*args, **kwargs)
+        outputs, updates = loop(*args, **kwargs)
     return outputs, updates
 
 
-def clone(output: Any, replace: Any = None, **kwargs: Any) -> Any:
+def clone(output: Any, replace: Any = None, strict: bool = True, share_inputs: bool = True) -> Any:
     """Copy one or several graphs, with what `replace` maps some of their variables to in the place of those.
 
     Parameters
     ----------
     output : pytensor variable or list of them
     replace : mapping or iterable of pairs, optional
-    **kwargs
-        For PyTensor's ``clone_replace``.
+    strict : bool
+        Whether what replaces a variable must be of its type.
+    share_inputs : bool
+        Whether the copy has the same inputs, or copies of them.
 
     Returns
     -------
     pytensor variable or list of them
     """
-    return clone_replace(output, replace, **kwargs)
+    return clone_replace(output, replace, rebuild_strict=strict, copy_inputs_over=share_inputs)
 
 
 class OpFromGraph(pytensor.OpFromGraph):

@@ -1,5 +1,6 @@
 """PyTensor's tensors under Theano's names."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "int_dtypes",
     "inv",
     "nnet",
+    "patternbroadcast",
     "shared_randomstreams",
     "signal",
     "unbroadcast",
@@ -43,6 +45,11 @@ def __getattr__(name: str) -> Any:
 def flatten(x: Any, ndim: int = 1, outdim: int | None = None) -> Any:
     """Flatten the last axes into one, so that `ndim` axes are left; `outdim` is a former name of that."""
     return pt.flatten(x, ndim if outdim is None else outdim)
+
+
+def patternbroadcast(x: Any, broadcastable: Sequence[bool]) -> Any:
+    """Say of which axes the size is 1."""
+    return pt.specify_broadcastable(x, *(axis for axis, one in enumerate(broadcastable) if one))
 
 
 def unbroadcast(x: Any, *axes: int) -> Any:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
 
@@ -15,8 +16,8 @@ __all__ = ["RandomStreams"]
 class RandomStreams:
     """Theano's random streams: the same seed draws the same numbers, but not Theano's.
 
-    In all of the methods `size` is the shape, a sequence or a vector of known length, and `dtype` by default what the
-    network computes in; `ndim` and `nstreams` have no effect.
+    In all of the methods `size` is the shape, a sequence or a vector of known length, and by default that of the
+    parameters together; a `dtype` of None is ``floatX``; `ndim` and `nstreams` have no effect.
 
     Parameters
     ----------
@@ -38,31 +39,33 @@ class RandomStreams:
 
     def uniform(
         self,
-        size: Any = (),
+        size: Any = None,
         low: Any = 0.0,
         high: Any = 1.0,
         ndim: Any = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         nstreams: Any = None,
     ) -> Any:
         """Draw from the uniform distribution over (low, high)."""
-        return (low + (high - low) * self._draw(ops.uniform, size)).astype(dtype)
+        drawn = low + (high - low) * self._draw(ops.uniform, size, low, high)
+        return drawn.astype(dtype or pytensor.config.floatX)
 
     def normal(
         self,
-        size: Any = (),
+        size: Any = None,
         avg: Any = 0.0,
         std: Any = 1.0,
         ndim: Any = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         nstreams: Any = None,
     ) -> Any:
         """Draw from the normal distribution of mean `avg` and standard deviation `std`."""
-        return (avg + std * self._draw(ops.normal, size)).astype(dtype)
+        drawn = avg + std * self._draw(ops.normal, size, avg, std)
+        return drawn.astype(dtype or pytensor.config.floatX)
 
     def binomial(
         self,
-        size: Any = (),
+        size: Any = None,
         n: int = 1,
         p: Any = 0.5,
         ndim: Any = None,
@@ -70,7 +73,7 @@ class RandomStreams:
         nstreams: Any = None,
     ) -> Any:
         """Draw 1 with probability p, else 0; or count the ones of `n` such draws."""
-        return sum(pt.lt(self._draw(ops.uniform, size), p).astype(dtype) for _ in range(n))
+        return sum(pt.lt(self._draw(ops.uniform, size, p), p).astype(dtype) for _ in range(n))
 
     def multinomial(
         self,
@@ -88,7 +91,9 @@ class RandomStreams:
         columns = [pt.sum(u[:, None] >= ends, axis=1, keepdims=True) for u in drawn]
         return sum(pt.eq(column, pt.arange(pvals.shape[1])).astype(dtype) for column in columns)
 
-    def _draw(self, draw: Any, size: Any) -> Any:
+    def _draw(self, draw: Any, size: Any, *parameters: Any) -> Any:
+        if size is None:
+            size = sum(map(pt.as_tensor_variable, parameters)).shape
         sizes = [size[i] for i in range(size.type.shape[0])] if isinstance(size, Variable) else list(size)
         first, *others = sizes or [1]
         drawn = draw(fresh_keys(first, self._rng), others, salt=0)

@@ -8,7 +8,12 @@ __all__ = ["max_pool_2d"]
 
 
 def max_pool_2d(
-    input: Any, ds: Any, ignore_border: bool = False, st: Any = None, padding: Any = (0, 0)
+    input: Any,
+    ds: Any,
+    ignore_border: bool | None = None,
+    st: Any = None,
+    padding: Any = (0, 0),
+    mode: str = "max",
 ) -> Any:
-    """Take the maximum of each window; windows that reach over the border count unless they are ignored."""
-    return pool_2d(input, ds, ignore_border, st, padding)
+    """Pool as ``pool_2d``, under that function's first name and with its arguments of then."""
+    return pool_2d(input, ds, ignore_border, st, padding, mode)

@@ -10,7 +10,7 @@ __all__ = ["pool_2d"]
 def pool_2d(
     input: Any,
     ws: Any = None,
-    ignore_border: bool = True,
+    ignore_border: bool | None = None,
     stride: Any = None,
     pad: Any = (0, 0),
     mode: str = "max",
@@ -18,8 +18,14 @@ def pool_2d(
     st: Any = None,
     padding: Any = None,
 ) -> Any:
-    """Pool images over windows: :func:`theanompi.lasagne.layers.pool.pool_2d`.
+    """Pool over windows of the last two axes: :func:`theanompi.lasagne.layers.pool.pool_2d`.
 
-    `ds`, `st` and `padding` are former names of `ws`, `stride` and `pad`.
+    As in Theano, windows that reach over the border count unless `ignore_border` is true. `ds`, `st` and `padding` are
+    former names of `ws`, `stride` and `pad`.
     """
-    return pool.pool_2d(input, ws or ds, ignore_border, stride or st, padding or pad, mode)
+    ws, stride, pad = (
+        new if former is None else former for new, former in ((ws, ds), (stride, st), (pad, padding))
+    )
+    images = input if input.ndim == 4 else input.reshape((-1, 1, *input.shape[-2:]))
+    pooled = pool.pool_2d(images, ws, bool(ignore_border), stride, pad, mode)
+    return pooled if input.ndim == 4 else pooled.reshape((*input.shape[:-2], *pooled.shape[-2:]))

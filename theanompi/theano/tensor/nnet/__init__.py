@@ -7,13 +7,15 @@ from pytensor.tensor import sigmoid, softplus
 from pytensor.tensor.special import log_softmax
 
 from theanompi.lasagne import nonlinearities
-from theanompi.lasagne.nonlinearities import elu, selu, softmax
+from theanompi.lasagne.nonlinearities import selu
 from theanompi.lasagne.objectives import binary_crossentropy, categorical_crossentropy
-from theanompi.lasagne.theano_extensions import conv
+from theanompi.theano.tensor.nnet import conv
+from theanompi.theano.tensor.nnet.conv import conv2d, conv3d
 
 __all__ = [
     "binary_crossentropy",
     "categorical_crossentropy",
+    "conv",
     "conv2d",
     "conv3d",
     "elu",
@@ -29,7 +31,6 @@ __all__ = [
     "ultra_fast_sigmoid",
 ]
 
-conv3d = conv.conv3d
 ultra_fast_sigmoid = sigmoid
 
 
@@ -37,33 +38,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"{__name__} has {', '.join(__all__)}; it has no {name!r}")
 
 
-def conv2d(
-    input: Any,
-    filters: Any,
-    input_shape: Any = None,
-    filter_shape: Any = None,
-    border_mode: Any = "valid",
-    subsample: Any = (1, 1),
-    filter_flip: bool = True,
-    image_shape: Any = None,
-    filter_dilation: Any = (1, 1),
-    num_groups: int = 1,
-) -> Any:
-    """Convolve images with filters: :func:`theanompi.lasagne.theano_extensions.conv.conv2d`.
-
-    `image_shape` is a former name of `input_shape`, which has no effect.
-    """
-    return conv.conv2d(
-        input,
-        filters,
-        input_shape,
-        filter_shape,
-        border_mode,
-        subsample,
-        filter_flip,
-        num_groups,
-        filter_dilation,
-    )
+def elu(x: Any, alpha: Any = 1) -> Any:
+    """Exponential linear unit: x where it is positive, else alpha · (exp(x) − 1)."""
+    return pt.switch(x > 0, x, pt.cast(alpha, x.dtype) * pt.expm1(pt.minimum(x, 0)))
 
 
 def hard_sigmoid(x: Any) -> Any:
@@ -72,17 +49,15 @@ def hard_sigmoid(x: Any) -> Any:
 
 
 def logsoftmax(x: Any) -> Any:
-    """Logarithm of :func:`softmax`, over the last axis."""
-    return log_softmax(x, axis=-1)
+    """Logarithm of :func:`softmax`."""
+    return log_softmax(_rows(x), axis=-1)
 
 
 def relu(x: Any, alpha: Any = 0) -> Any:
     """Rectify: x where it is positive, else alpha · x."""
-    return (
-        nonlinearities.LeakyRectify(alpha)(x)
-        if isinstance(alpha, pt.TensorVariable) or alpha
-        else nonlinearities.rectify(x)
-    )
+    if isinstance(alpha, int | float) and alpha == 0:
+        return nonlinearities.rectify(x)
+    return nonlinearities.LeakyRectify(alpha)(x)
 
 
 def sigmoid_binary_crossentropy(output: Any, target: Any) -> Any:
@@ -90,6 +65,16 @@ def sigmoid_binary_crossentropy(output: Any, target: Any) -> Any:
     return pt.softplus(output) - target * output
 
 
+def softmax(x: Any) -> Any:
+    """Normalised exponentials over the last axis; those of a vector are the one row of a matrix, as in Theano."""
+    return nonlinearities.softmax(_rows(x))
+
+
 def softsign(x: Any) -> Any:
     """Squash into (−1, 1): x / (1 + abs(x))."""
     return x / (1 + abs(x))
+
+
+def _rows(x: Any) -> Any:
+    x = pt.as_tensor_variable(x)
+    return pt.shape_padleft(x) if x.ndim == 1 else x
