@@ -8,7 +8,6 @@ steps, without an average by with it, is of all rounds. The result is a JSON fil
 """
 
 import argparse
-import contextlib
 import os
 import statistics
 import tempfile
@@ -44,9 +43,7 @@ def start(args: argparse.Namespace, ranks: int, data: Path) -> dict[str, Any]:
     flags = ["--data", str(data), "--image-size", str(args.image_size), "--batch-size", str(args.batch_size)]
     flags += ["--exchange", args.exchange]
     threads = max(1, args.threads // ranks)
-    with contextlib.closing(
-        common.Contender("average", "average_child.py", flags, ranks, threads)
-    ) as contender:
+    with common.Contender("average", "average_child.py", flags, ranks, threads) as contender:
         said = contender.burst(args.rounds)
     spent = {kind: {what: said[kind][what][-args.rounds :] for what in ("step", "update")} for kind in KINDS}
     without, averaged = (spent[kind] for kind in KINDS)
@@ -78,9 +75,7 @@ def cell(args: argparse.Namespace, ranks: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--image-size", type=int, default=64, help="pixels (default: 64)")
     parser.add_argument("--batch-size", type=int, default=16, help="images per rank (default: 16)")

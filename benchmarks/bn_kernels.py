@@ -6,7 +6,6 @@ writes it, gives the rate. Roles and copy take turns. Passed if each has at leas
 28² pixels. The result is a JSON file under benchmarks/results/. Exit status: 1 if a role missed it, 2 without a GPU.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -181,9 +180,7 @@ def main() -> int:
     int
         The exit status.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "bn_kernels.json")
     args = parser.parse_args()

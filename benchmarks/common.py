@@ -5,9 +5,11 @@ per rank and says on standard output how long a burst took; the driver lets the 
 because a rank that waited for its go inside MPI or gloo would spin and slow down whoever is running.
 """
 
+import argparse
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -228,6 +230,12 @@ class Contender:
         for pipe in self._pipes:
             os.write(pipe, f"{steps}\n".encode())
         return self._hear("seconds")
+
+    def __enter__(self) -> "Contender":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Tell it to leave its loop, and wait for its end."""
@@ -458,6 +466,21 @@ def _field(path: str, name: str) -> str | None:
         if key.strip() == name:
             return value.strip()
     return None
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """A parser whose help has a module's docstring, laid out for the terminal.
+
+    Parameters
+    ----------
+    text : str
+        Paragraphs, and lists in which two blanks or more follow each name.
+    """
+    from theanompi.config import OneLineParser  # not above, for the contenders' sake
+
+    joined = re.sub(r"\n +", " ", str(text).strip())
+    listed = re.sub(r"^(\S+(?: \S+)*) {2,}", r"\1\t", joined, flags=re.MULTILINE)
+    return OneLineParser(description=re.sub(r"(?<!\n)\n(?!\n|[^\n]*\t)", " ", listed))
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ The last must be 0, else the exit status is 1; what differs is printed as the le
 of Python. The result is a JSON file under benchmarks/results/.
 """
 
-import argparse
 import collections
 import os
 import resource
@@ -163,9 +162,7 @@ def measure(graphs: int, seed: int, jobs: int) -> dict[str, Any]:
 
 def main() -> int:
     """Judge, print, write; 1 if something is different."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--graphs", type=int, default=5_000, help="(default: 5,000)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument(

@@ -10,6 +10,7 @@ The result is a JSON file under benchmarks/results/.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -136,15 +137,16 @@ def figures(seconds: list[float], nbytes: int) -> dict[str, Any]:
 
 def bandwidth(ranks: int, elements: int, rounds: int) -> dict[str, Any]:
     """Every strategy in turn with the flat call, each in processes of its own."""
-    started: list[common.Contender] = []
-    try:
-        for name in ("flat", *STRATEGIES):
-            flags = ["--strategy", name, "--elements", str(elements)]
-            started.append(common.Contender(name, "exchange_contender.py", flags, ranks, threads=1))
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                common.Contender(
+                    name, "exchange_contender.py", ["--strategy", name, "--elements", str(elements)], ranks, 1
+                )
+            )
+            for name in ("flat", *STRATEGIES)
+        ]
         said = common.interleave(started, rounds, BURST)
-    finally:
-        for contender in started:
-            contender.close()
     seconds = {name: [burst["seconds"] / BURST for burst in bursts] for name, bursts in said.items()}
     return {
         name: figures(own, 4 * elements)
@@ -207,9 +209,7 @@ def show(report: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print and write; or be a rank."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--ranks", type=int, default=2, help="(default: 2)")
     parser.add_argument("--rounds", type=int, default=15, help="of each variant (default: 15)")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "exchange.json")

@@ -438,9 +438,7 @@ def main() -> int:
     int
         The exit status.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parts = {
         "correctness": correctness,
         "data": data,
@@ -459,7 +457,9 @@ def main() -> int:
         "hidden": hidden,
         "curves": curves,
     }
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="(default: all)")
+    parser.add_argument(
+        "--parts", nargs="+", metavar="PART", choices=parts, default=list(parts), help="(default: all)"
+    )
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "gpu_check.json")
     parser.add_argument("--exchange-rank", action="store_true", help=argparse.SUPPRESS)

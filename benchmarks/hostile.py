@@ -19,7 +19,6 @@ The last four verdicts must be 0, else the exit status is 1. A sample of the ref
 commands. What kinds there are is in `hostile_kinds`. The result is a JSON file under benchmarks/results/.
 """
 
-import argparse
 import collections
 import contextlib
 import io
@@ -352,9 +351,7 @@ def measure(inputs: int, sample: int, seed: int, jobs: int, pattern: str = "") -
 
 def main() -> int:
     """Judge, print, write; 1 if something is not as it must be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--inputs", type=int, default=24_000, help="(default: 24,000)")
     parser.add_argument(
         "--sample", type=int, default=200, help="of them through the real commands (default: 200)"

@@ -29,7 +29,6 @@ The result is a JSON file under benchmarks/results/, written after each rule; th
 it must be.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -351,16 +350,15 @@ def cases_of_rule(
 
 def main() -> int:
     """Run the cases, print a table and write the JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="how many (default: 100)")
     parser.add_argument(
         "--rule",
         nargs="+",
+        metavar="RULE",
         choices=list(RULES),
         default=[],
-        help="kill ranks under other rules, N times for each",
+        help="kill ranks under other rules, N times for each: %(choices)s",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))

@@ -9,6 +9,7 @@ the median of ratios of the same round. The result is a JSON file under benchmar
 """
 
 import argparse
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -50,25 +51,31 @@ def write_data(folder: Path) -> None:
 def cell(args: argparse.Namespace, folder: Path, kind: str, ranks: int) -> dict[str, Any]:
     """One kind of model on so many ranks: a `common.compare` report; its images are items of any kind."""
     flags = [kind, "--data", str(folder), "--batch-size", str(args.batch_size)]
-    started: list[common.Contender] = []
-    try:
-        for name in ("ours", "torch", "memory"):
-            words = [name, *flags, "--port", str(common.free_port())]
-            started.append(common.Contender(name, "kinds_child.py", words, ranks, 1))
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                common.Contender(
+                    name, "kinds_child.py", [name, *flags, "--port", str(common.free_port())], ranks, 1
+                )
+            )
+            for name in ("ours", "torch", "memory")
+        ]
         report = common.compare(started, args.rounds, args.burst_seconds, args.batch_size * ranks)
-    finally:
-        for contender in started:
-            contender.close()
     common.print_comparison(f"{kind}, ranks {ranks}, batch_size_per_rank {args.batch_size}", report)
     return {"kind": kind, "ranks": ranks, "batch_size_per_rank": args.batch_size, **report}
 
 
 def main() -> None:
     """Run the table and write it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = common.parser(__doc__)
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        metavar="KIND",
+        choices=MODELS,
+        default=list(MODELS),
+        help="of %(choices)s (default: all)",
     )
-    parser.add_argument("--kinds", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--batch-size", type=int, default=64, help="items per rank (default: 64)")
     parser.add_argument("--rounds", type=int, default=12, help="bursts of each contender (default: 12)")

@@ -5,7 +5,6 @@ Pillow. ``jpeg`` and ``raw`` are the package's own loader; with ``--crop`` the c
 run too, which the standard way does in its loader processes.
 """
 
-import argparse
 import itertools
 import math
 import os
@@ -211,9 +210,7 @@ def serve(step: Step, synchronise: Step, ahead: int) -> None:
 
 def main() -> None:
     """Take part in a benchmark; started by its driver."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--kind", choices=["standard", "ours"], required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of class folders, or packed file")
     parser.add_argument("--processes", type=int, required=True)

@@ -5,7 +5,7 @@ counts is the median, and the ratio of bursts of the same round. Pictures are ge
 upright, about 110 KB. The result is a JSON file under benchmarks/results/.
 """
 
-import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -161,15 +161,16 @@ def loaders(amounts: Amounts, materials: Materials) -> list[dict[str, Any]]:
     }
     reports = []
     for processes in amounts.processes:
-        started: list[common.Contender] = []
-        try:
-            for name, flags in offers.items():
-                words = [*flags, "--processes", str(processes)]
-                started.append(common.Contender(name, "loader_contender.py", words, ranks=1, threads=1))
+        with contextlib.ExitStack() as stack:
+            started = [
+                stack.enter_context(
+                    common.Contender(
+                        name, "loader_contender.py", [*flags, "--processes", str(processes)], 1, 1
+                    )
+                )
+                for name, flags in offers.items()
+            ]
             said = take_turns(started, amounts.rounds, amounts.burst_s)
-        finally:
-            for contender in started:
-                contender.close()
         reports.append(loader_report(said, processes))
         show_loaders(reports[-1])
     return reports
@@ -469,11 +470,13 @@ SECTIONS: dict[str, Callable[[Amounts, Materials], Any]] = {
 
 def main() -> None:
     """Run the sections, print their tables and write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument(
-        "--section", action="append", choices=list(SECTIONS), help="may be repeated (default: all)"
+        "--section",
+        action="append",
+        metavar="SECTION",
+        choices=list(SECTIONS),
+        help="one of %(choices)s; may be repeated (default: all)",
     )
     parser.add_argument("--quick", action="store_true", help="tiny amounts: does everything work?")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "loader_throughput.json")

@@ -59,9 +59,7 @@ def train(hosts: Hosts, strategy: str, data: Path, args: argparse.Namespace) -> 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument(
         "--strategies",
         nargs="+",

@@ -8,7 +8,6 @@ pass against torch's SGD. Variants take turns. The result is a JSON file under b
 NOTES.md are from it.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -228,9 +227,7 @@ def update(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="calls of each variant (default: 15)")
     parser.add_argument("--threads", type=int, default=1, help="of the convolutions (default: 1)")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "parts.json")

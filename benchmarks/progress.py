@@ -16,7 +16,6 @@ MPI library is that of the environment whose Python this is; the JSON keeps what
     python benchmarks/progress.py
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -55,9 +54,7 @@ def measure(hosts: Hosts | None) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--rate", default="1gbit", help="of the link, as tc spells it")
     parser.add_argument("--delay", type=float, default=0.001, help="from host to host, in seconds")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "progress.json")

@@ -10,7 +10,6 @@ to use goes along; a folder of this machine that its settings name is to be give
 downloads, the next one finds in pip's cache. A root takes up to 6 GB, and is removed when its Python is done.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -106,9 +105,7 @@ def told(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """Try each Python, print a line for it, and write the result; the exit status is 1 if one failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument(
         "pythons", metavar="PYTHON", nargs="+", help="such as /usr/bin/python3, or SYSTEM:PYTHON"
     )

@@ -29,7 +29,7 @@ from typing import Any
 
 import common
 from loader_throughput import Materials, child, pack_words
-from step_throughput import EPOCH_STEPS
+from step_throughput import EPOCH_STEPS, add_arguments, facts, title
 
 from theanompi.experiments.statistics import interval
 
@@ -115,16 +115,8 @@ def cell(args: argparse.Namespace, other: Path, ranks: int, size: int) -> dict[s
     dict
         A `verdict` with the cell's own numbers, and under ``starts`` the `common.compare` reports.
     """
-    batch = args.batch_size or (8 if size >= 224 else 16)
-    threads = max(1, args.threads // ranks)
-    about = {
-        "part": "step",
-        "ranks": ranks,
-        "image_size": size,
-        "batch_size_per_rank": batch,
-        "threads_per_rank": threads,
-    }
-    title = ", ".join(f"{name} {value}" for name, value in about.items())
+    about: dict[str, Any] = {"part": "step", **facts(args, ranks, size)}
+    batch, threads = about["batch_size_per_rank"], about["threads_per_rank"]
     starts = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "noise.h5")
@@ -141,13 +133,11 @@ def cell(args: argparse.Namespace, other: Path, ranks: int, size: int) -> dict[s
             # The one that begins also ends the last round, and has fewer bursts after one of its own: take turns.
             with contextlib.ExitStack() as stack:
                 started = [
-                    stack.enter_context(
-                        contextlib.closing(common.Contender(name, "ours.py", flags, ranks, threads, root))
-                    )
+                    stack.enter_context(common.Contender(name, "ours.py", flags, ranks, threads, root))
                     for name, root in in_turn(other, number)
                 ]
                 report = common.compare(started, args.rounds, args.burst_seconds, batch * ranks)
-            common.print_comparison(f"{title}, start {number + 1} of {args.starts}", report)
+            common.print_comparison(f"{title(about)}, start {number + 1} of {args.starts}", report)
             starts.append(report)
     # `common.compare` gives the ratio of the first to the second one.
     found = verdict(
@@ -158,14 +148,14 @@ def cell(args: argparse.Namespace, other: Path, ranks: int, size: int) -> dict[s
             for report in starts
         ]
     )
-    show(title, found)
+    show(title(about), found)
     return {**about, **found, "starts": starts}
 
 
-def show(title: str, found: Mapping[str, Any]) -> None:
+def show(what: str, found: Mapping[str, Any]) -> None:
     """Print a `verdict`."""
     print(
-        f"{title}: {found['ratio']:.4f} ({found['low']:.4f} to {found['high']:.4f}) of the other's speed, at least "
+        f"{what}: {found['ratio']:.4f} ({found['low']:.4f} to {found['high']:.4f}) of the other's speed, at least "
         f"{LEAST} expected: {found['verdict']}",
         flush=True,
     )
@@ -226,9 +216,7 @@ def loading(args: argparse.Namespace, other: Path, materials: Materials, store: 
         with contextlib.ExitStack() as stack:
             flags = ["--kind", "ours", "--data", data, "--processes", "1"]
             started = [
-                stack.enter_context(
-                    contextlib.closing(common.Contender(name, "loader_contender.py", flags, 1, 1, root))
-                )
+                stack.enter_context(common.Contender(name, "loader_contender.py", flags, 1, 1, root))
                 for name, root in in_turn(other, number)
             ]
             steps = max(1, round(args.burst_seconds / max(contender.step_s for contender in started)))
@@ -257,20 +245,14 @@ def packing(other: Path, materials: Materials, store: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("revision", metavar="REVISION", help="what git calls it: a commit, branch or tag")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64], help="pixels (default: 32 64)")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
-    parser.add_argument("--exchange", default="overlap", help="the strategy (default: overlap)")
+    parser.add_argument(
+        "--parts", nargs="+", metavar="PART", choices=PARTS, default=PARTS, help="(default: all)"
+    )
+    add_arguments(parser, sizes=[32, 64], rounds=8, burst_s=1.5)
     parser.add_argument("--starts", type=int, default=6, help="of both, at least 2 (default: 6)")
     parser.add_argument("--runs", type=int, default=16, help="by both, at least 2 (default: 16)")
-    parser.add_argument("--rounds", type=int, default=8, help="bursts of each in a start (default: 8)")
-    parser.add_argument("--burst-seconds", type=float, default=1.5, help="about how long (default: 1.5)")
-    parser.add_argument("--batch-size", type=int, help="images per rank (default: 16; from 224 pixels, 8)")
-    parser.add_argument("--threads", type=int, default=2, help="in all, shared by the ranks (default: 2)")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "revisions.json")
     args = parser.parse_args()
     for flag, number in (("--starts", args.starts), ("--runs", args.runs)):

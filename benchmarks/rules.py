@@ -94,11 +94,14 @@ def train(name: str, data: Path, args: argparse.Namespace, hosts: Hosts | None) 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument(
-        "--rules", nargs="+", choices=RULES, default=list(RULES), help="BSP cdd is always there"
+        "--rules",
+        nargs="+",
+        metavar="RULE",
+        choices=RULES,
+        default=list(RULES),
+        help="of %(choices)s; BSP cdd is always there",
     )
     parser.add_argument("--modelfile", default="models.resnet50")
     parser.add_argument("--modelclass", default="ResNet50")

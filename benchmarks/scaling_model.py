@@ -645,10 +645,9 @@ def measure(ranks: Sequence[int], rounds: int) -> tuple[Inputs, dict[str, Any]]:
 
 def main() -> None:
     """Measure or read, predict, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"A FILE.json (what else there may be in it: see read_inputs):\n{json.dumps(PAPER, indent=1)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = common.parser(__doc__)
+    parser.epilog = (
+        f"A FILE.json (what else there may be in it: see read_inputs):\n{json.dumps(PAPER, indent=1)}"
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--paper", action="store_true", help="Goyal et al. 2017 alone; measures nothing")

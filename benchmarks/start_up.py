@@ -132,9 +132,7 @@ def compiling(args: argparse.Namespace, other: Path, size: int) -> dict[str, Any
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--against", metavar="REVISION", help="what git calls the other checkout")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224], help="pixels (default: 64 224)")
     parser.add_argument("--rounds", type=int, default=5, help="starts of each (default: 5)")

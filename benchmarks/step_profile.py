@@ -6,7 +6,6 @@ its name says. Milliseconds per step. The result is a JSON file under benchmarks
 Exit status: 2 without a GPU.
 """
 
-import argparse
 import re
 import sys
 import tempfile
@@ -79,13 +78,11 @@ def measure(place: str, batches: Sequence[int]) -> dict[str, Any]:
                 ("ours", "ours.py", ["--data", str(data)]),
                 ("compiled torch", "opponents.py", best),
             ):
-                contender = common.Contender(name, script, [*flags, *shape, "--profile"], ranks=1, threads=8)
-                try:
+                words = [*flags, *shape, "--profile"]
+                with common.Contender(name, script, words, ranks=1, threads=8) as contender:
                     # What the profiler does for the first time is not of a step.
                     contender.burst(2)
                     said = contender.burst(STEPS)
-                finally:
-                    contender.close()
                 kernels = {kernel: time / STEPS for kernel, time in said["kernels"].items()}
                 rows[name] = {
                     "classes": by_class(kernels),
@@ -111,9 +108,7 @@ def main() -> int:
     """
     import torch  # only here: `gpu_check.py` has it already, and a contender's driver needs none of it
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[32, 256], help="images per step")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "step_profile.json")

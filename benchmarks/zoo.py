@@ -17,7 +17,6 @@ The result is a JSON file under benchmarks/results/; a part, or a network, that 
 ``--page`` puts the tables into docs/zoo.md; with ``--parts`` and nothing after it, those of the results that there are.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -241,10 +240,15 @@ def write_page(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run the parts that are asked for, and write what came of them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = common.parser(__doc__)
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        choices=CASES,
+        default=list(CASES),
+        help="(default: all)",
     )
-    parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES), help="(default: all)")
     parser.add_argument(
         "--parts",
         nargs="*",

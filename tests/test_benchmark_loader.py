@@ -335,3 +335,29 @@ def test_a_folder_is_packed_by_the_words_for_tmpack(tmp_path: Path) -> None:
         with open_dataset(out) as data:
             assert (data.store, data.n_train, data.n_val) == (store, 2, 2)
             assert tuple(data.sizes("train")[1]) == shape
+
+
+def test_the_help_of_a_benchmark_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "46")
+    text = """One paragraph that is
+more than a line.
+
+first one  what it is, which takes
+           two lines here
+b          short
+
+The end.
+"""
+    _, _, said = load("common").parser(text).format_help().partition("\n\n")
+    assert (
+        said.partition("options:")[0]
+        == """One paragraph that is more than a line.
+
+  first one  what it is, which takes two
+             lines here
+  b          short
+
+The end.
+
+"""
+    )
