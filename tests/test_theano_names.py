@@ -103,6 +103,12 @@ def test_functions_have_torchs_values(name: str) -> None:
     np.testing.assert_allclose(result, theirs(torch.from_numpy(X)).numpy(), rtol=2e-5, atol=1e-6)
 
 
+def test_the_gradient_of_an_elu_is_a_number_however_large_its_input_is() -> None:
+    x, as_written = T.vector("x"), theano.compile.Mode("py", None)
+    f = theano.function([x], theano.grad(T.nnet.elu(x, 0.5).sum(), x), mode=as_written)
+    np.testing.assert_allclose(f(np.array([200, -1], "float32")), [1, 0.5 * np.exp(-1)], rtol=1e-6)
+
+
 @pytest.mark.parametrize("former", [False, True])
 def test_images_are_convolved_and_pooled_under_former_names_of_arguments_too(former: bool) -> None:
     images, filters = values(2, 3, 7, 7), values(4, 3, 3, 3)
