@@ -57,7 +57,7 @@ def backward(data: str, rank: int, size: int) -> tuple[Any, dict[str, float]]:
     settings = {"data": data, "image_size": PIXELS, "batch_size": BATCH, "rank": rank, "size": size}
     model = ResNet50({**settings, "verbose": False})
     watch = Watch()
-    model.compile_iter_fns("cdd", watch)  # type: ignore[arg-type]
+    model.compile_iter_fns("cdd", [watch])  # type: ignore[list-item]
     for count in range(STEPS):
         watch.start = time.perf_counter()
         model.train_iter(count, Unrecorded())
