@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -101,27 +102,34 @@ def serve(
             step()
         synchronise()
 
-    step()
-    synchronise()
-    say(first_step=True)
-    start = time.perf_counter()
-    for _ in range(WARM_UP_STEPS):
+    # Such as that a step cannot be recorded as a CUDA graph, and is slower.
+    with warnings.catch_warnings(record=True) as warned:
         step()
-    synchronise()
-    say(step_s=(time.perf_counter() - start) / WARM_UP_STEPS)
-    with open(Path(os.environ[PIPES], str(rank_and_size()[0])), encoding="utf-8") as pipe:
-        for line in pipe:
-            if line == END:
-                break
-            barrier()
-            start = time.perf_counter()
-            more = {}
-            if profile:
-                more["kernels"] = kernel_times(partial(burst, int(line)))
-            else:
-                burst(int(line))
-            barrier()
-            say(seconds=time.perf_counter() - start, **more, **facts())
+        synchronise()
+        say(first_step=True)
+        start = time.perf_counter()
+        for _ in range(WARM_UP_STEPS):
+            step()
+        synchronise()
+        say(step_s=(time.perf_counter() - start) / WARM_UP_STEPS)
+        with open(Path(os.environ[PIPES], str(rank_and_size()[0])), encoding="utf-8") as pipe:
+            for line in pipe:
+                if line == END:
+                    break
+                barrier()
+                start = time.perf_counter()
+                more = {}
+                if profile:
+                    more["kernels"] = kernel_times(partial(burst, int(line)))
+                else:
+                    burst(int(line))
+                barrier()
+                say(
+                    seconds=time.perf_counter() - start,
+                    **more,
+                    **facts(),
+                    warnings=sorted({str(w.message) for w in warned}),
+                )
 
 
 def kernel_times(run: Callable[[], object]) -> dict[str, float]:
@@ -352,8 +360,9 @@ def compare(
     Returns
     -------
     dict
-        ``steps_per_burst``; by name, ``images_per_s`` (`spread`), ``first_step_s`` and ``peak_memory_mib``;
-        for those after the first, ``ratio`` (`spread` of the first one's rate over theirs in the same round).
+        ``steps_per_burst``; by name, ``images_per_s`` (`spread`), ``first_step_s``, ``peak_memory_mib`` and, if there
+        were any, ``warnings``; for those after the first, ``ratio`` (`spread` of the first one's rate over theirs in
+        the same round).
     """
     steps = max(1, round(burst_s / max(contender.step_s for contender in contenders)))
     said = interleave(contenders, rounds, steps)
@@ -364,12 +373,14 @@ def compare(
     first = contenders[0].name
     report: dict[str, Any] = {"steps_per_burst": steps}
     for contender in contenders:
-        name = contender.name
+        name, last = contender.name, said[contender.name][-1]
         report[name] = {
             "images_per_s": spread(rates[name]),
             "first_step_s": contender.first_step_s,
-            "peak_memory_mib": said[name][-1]["peak_memory_mib"],
+            "peak_memory_mib": last["peak_memory_mib"],
         }
+        if last.get("warnings"):
+            report[name]["warnings"] = last["warnings"]
         if name != first:
             paired = [ours / theirs for ours, theirs in zip(rates[first], rates[name], strict=True)]
             report[name]["ratio"] = spread(paired)
@@ -392,6 +403,8 @@ def print_comparison(title: str, report: Mapping[str, Any]) -> None:
                 f" {row['first_step_s']:.1f} s, peak {row['peak_memory_mib']:.0f} MiB{ratio}",
                 flush=True,
             )
+            for warning in row.get("warnings", []):
+                print(f"    {warning}", flush=True)
 
 
 def write_synthetic(path: Path, size: int, images: int) -> None:
