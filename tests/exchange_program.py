@@ -7,9 +7,9 @@ to take it. The case says what is done to the buffer; each rank checks its resul
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from threading import current_thread
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
+from threading import current_thread, local
+from threading import enumerate as enumerate_threads
 from typing import Any
 from unittest import mock
 
@@ -19,6 +19,7 @@ from mpi4py import MPI
 
 from theanompi import device
 from theanompi.exchange import STRATEGIES, Exchanger, background, cuda_aware, get_exchanger, route, shm
+from theanompi.exchange.asa import AlltoallSumAllgather
 from theanompi.exchange.base import Bucket
 
 COMM: MPI.Intracomm = MPI.COMM_WORLD
@@ -37,8 +38,116 @@ class Nothing(Exchanger):
         pass
 
 
+class Counted(MPI.Intracomm):
+    """A communicator that knows how many were made of it, and of those, and not given back."""
+
+    made = 0
+
+    def Dup(self, *info: Any) -> "Counted":  # noqa: N802
+        Counted.made += 1
+        return Counted(super().Dup(*info))
+
+    def Split(self, *how: Any) -> MPI.Intracomm:  # noqa: N802
+        return Counted._counted(super().Split(*how))
+
+    def Split_type(self, *how: Any) -> MPI.Intracomm:  # noqa: N802
+        return Counted._counted(super().Split_type(*how))
+
+    @staticmethod
+    def _counted(comm: MPI.Intracomm) -> MPI.Intracomm:
+        if comm == MPI.COMM_NULL:
+            return comm
+        Counted.made += 1
+        return Counted(comm)
+
+    def Free(self) -> None:  # noqa: N802
+        Counted.made -= 1
+        super().Free()
+
+
+class Stream:
+    """A stream of a device that begins nothing before somebody waits for it, as a slow one may do."""
+
+    def __init__(self, *_: Any) -> None:
+        self._work: list[Callable[[], object]] = []
+
+    def add(self, work: Callable[[], object]) -> None:
+        self._work.append(work)
+
+    def finish(self) -> None:
+        while self._work:
+            self._work.pop(0)()
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.add(other.finish)
+
+    def synchronize(self) -> None:
+        BOUND.append(current_thread().name)
+        self.finish()
+
+
+class Event:
+    """What has been told to a stream until `record`."""
+
+    def __init__(self, **_: Any) -> None:
+        self._happened = False
+
+    def record(self) -> None:
+        self._stream = current_stream()
+        self._stream.add(lambda: setattr(self, "_happened", True))
+
+    def synchronize(self) -> None:
+        while not self._happened:
+            self._stream._work.pop(0)()
+
+
+CURRENT = local()
+MAIN = Stream()
+"""The device's stream by default, of all threads."""
+
+
+def current_stream(*_: Any) -> Stream:
+    return getattr(CURRENT, "stream", None) or MAIN
+
+
+@contextlib.contextmanager
+def within(stream: Stream | None) -> Iterator[None]:
+    CURRENT.stream, before = stream, getattr(CURRENT, "stream", None)
+    try:
+        yield
+    finally:
+        CURRENT.stream = before
+
+
 class Disguised(torch.Tensor):
+    """Host memory that says it is a device's: what does not block waits in the current stream, all else for that."""
+
     is_cuda = True  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+
+        def work() -> Any:
+            return super(Disguised, cls).__torch_function__(func, types, args, kwargs)
+
+        if func is torch.Tensor.copy_ and kwargs.pop("non_blocking", False):
+            current_stream().add(work)
+            return args[0]
+        current_stream().finish()
+        return work()
+
+
+class Pinned:
+    """Memory that is not pinned; how much of it is not released."""
+
+    held = 0
+
+    def __init__(self, memory: np.ndarray) -> None:
+        Pinned.held += memory.nbytes
+
+    def release(self) -> None:
+        Pinned.held = 0
 
 
 SYNCHRONISED: list[Any] = []
@@ -49,10 +158,6 @@ BOUND: list[str] = []
 @contextlib.contextmanager
 def disguised(aware: bool) -> Iterator[None]:
     """Let everything that the strategies ask of torch.cuda be there."""
-    stream = SimpleNamespace(
-        wait_stream=lambda other: None, synchronize=lambda: BOUND.append(current_thread().name)
-    )
-    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
 
     def unpinned(make: Any) -> Any:
         return lambda *shape, pin_memory=False, **more: make(*shape, **more)
@@ -61,12 +166,13 @@ def disguised(aware: bool) -> Iterator[None]:
         mock.patch.multiple(
             torch.cuda,
             synchronize=SYNCHRONISED.append,
-            Stream=lambda *_: stream,
-            Event=lambda **_: event,
-            stream=lambda _: contextlib.nullcontext(),
-            current_stream=lambda *_: stream,
+            Stream=Stream,
+            Event=Event,
+            stream=within,
+            current_stream=current_stream,
         ),
         mock.patch.multiple(torch, empty=unpinned(torch.empty), zeros=unpinned(torch.zeros)),
+        mock.patch.object(shm, "Pinned", Pinned),
         mock.patch.object(cuda_aware, "decide", lambda comm, device: cuda_aware.Decision(aware, "told so")),
     ):
         yield
@@ -80,6 +186,15 @@ def make(strategy: str, name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[
     if buffer.flat.data_ptr() % 64:
         sys.exit(f"{strategy}: rank {COMM.rank}'s buffer begins where vectors do not fit")
     return exchanger, buffer
+
+
+def close(exchanger: Exchanger) -> None:
+    """Close an exchanger, which leaves nothing behind."""
+    exchanger.close()
+    assert Counted.made == 0, f"{Counted.made} communicators are left"
+    assert getattr(exchanger, "_window", MPI.WIN_NULL) == MPI.WIN_NULL, "a window is left"
+    assert Pinned.held == 0, "memory is left pinned"
+    assert "exchange" not in [thread.name for thread in enumerate_threads()], "a thread is left"
 
 
 def whole(rank: int, step: int, size: int) -> np.ndarray:
@@ -109,10 +224,11 @@ def check(buffer: Any, expected: np.ndarray, bound: float | np.ndarray = 0.0) ->
 
 
 def layouts() -> Iterator[dict[str, tuple[int, ...]]]:
-    """Buffers smaller and larger than a bucket, with odd sizes, with and without what is no matrix."""
+    """Buffers smaller and larger than a bucket and than the ranks are many, odd ones, with nothing in between."""
     for size in (1, 1007, UNIT - 1, UNIT, UNIT + 1, 2 * UNIT + 13):
         yield {"conv": (4, 3, 3, 3), "w": (size, 1), "bias": (7,), "metrics": (5,)}
     yield {"bias": (3,)}
+    yield {"w": (1, 1), "nothing": (0, 4), "none": (0,)}
     yield {f"w{k}": (UNIT // 3, 1) for k in range(10)} | {"bias": (3,)}
 
 
@@ -138,7 +254,7 @@ def sums(strategy: str, name: str) -> None:
     for shapes in layouts():
         exchanger, buffer = make(strategy, name, shapes)
         size = buffer.flat.numel()
-        step = 0
+        step = n_sums = 0
         fill(buffer, whole(COMM.rank, step, size))
         for _ in ways(exchanger, list(shapes)):
             exchanger.sum()
@@ -146,14 +262,17 @@ def sums(strategy: str, name: str) -> None:
             check(buffer, total, bound(strategy))
             if COMM.size > 1:
                 kinds = [span.kind for span in exchanger.spans]
+                n_sums += len(kinds) // 2
                 assert kinds == ["sync", "comm"] * (len(kinds) // 2) and kinds, kinds
                 starts = [moment for span in exchanger.spans for moment in (span.start, span.end)]
                 assert starts == sorted(starts)
             step += 1
             fill(buffer, whole(COMM.rank, step, size))
-        exchanger.close()
+        close(exchanger)
         if name.startswith("cpu as cuda") and exchanger.hidden and COMM.size > 1:
             assert BOUND[:1] == ["exchange"], BOUND
+            # Each of the four messages of a sum is in memory before MPI reads it.
+            assert not isinstance(exchanger, AlltoallSumAllgather) or len(BOUND) == 1 + 4 * n_sums
         BOUND.clear()
         assert np.array_equal(np.asarray(buffer.flat.cpu()), whole(COMM.rank, step, size))
     print(strategy, "is right on rank", COMM.rank, "by", exchanger.description, flush=True)
@@ -194,13 +313,24 @@ def rounded(strategy: str, name: str) -> None:
     fill(buffer, np.full(n + 4, np.inf if COMM.rank == COMM.size - 1 else 1.0, "float32"))
     exchanger.sum()
     assert bool(torch.isinf(buffer.flat).all())
-    exchanger.close()
+    close(exchanger)
     print(strategy, "is right on rank", COMM.rank, flush=True)
 
 
 def hidden(strategy: str, name: str) -> None:
     """Complete buckets are summed before the last value is there, and never before all ranks have theirs."""
     exchanger, buffer = make(strategy, name, {"a": (UNIT, 1), "b": (UNIT, 1), "c": (3,)})
+    add_up, hurried = exchanger._sum, list[bool]()
+
+    def noted(bucket: Bucket) -> None:
+        # Whoever asks for the sum while the last bucket is on its way waits for it.
+        deadline = time.monotonic() + 20
+        while bucket.names == ("c",) and not exchanger._hurried() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        hurried.append(bucket.names == ("c",) and exchanger._hurried())
+        add_up(bucket)
+
+    exchanger._sum = noted  # type: ignore[method-assign]
     for step in range(2):
         fill(buffer, whole(COMM.rank, step, 2 * UNIT + 3))
         exchanger.begin()
@@ -213,9 +343,12 @@ def hidden(strategy: str, name: str) -> None:
             assert time.monotonic() < deadline, "the first bucket is not summed while the second is computed"
             time.sleep(0.001)
         assert len(exchanger.spans) == 2
+        assert not exchanger._hurried(), "a core is taken from what computes"
         exchanger.written("c")
         exchanger.written("b")
         exchanger.sum()
+        assert hurried == [False, False, True]
+        hurried.clear()
         assert len(exchanger.spans) == 6
         total = np.sum(
             [whole(rank, step, 2 * UNIT + 3) for rank in range(COMM.size)], axis=0, dtype="float64"
@@ -223,7 +356,7 @@ def hidden(strategy: str, name: str) -> None:
         check(buffer, total, bound(strategy))
         waited = sum(span.end - span.start for span in exchanger.spans if span.kind == "sync")
         assert late or waited > 0.2, f"waited {waited} s for a rank that came 0.3 s later"
-    exchanger.close()
+    close(exchanger)
     print(strategy, "is right on rank", COMM.rank, flush=True)
 
 
@@ -236,11 +369,13 @@ def machines(strategy: str, name: str) -> None:
 def main(comm: MPI.Intracomm, case: str, name: str, *strategies: str) -> None:
     """Do a case with each strategy, on the ranks of a communicator."""
     global COMM
-    COMM = comm
+    COMM = Counted(comm)
     cuda = disguised(name.endswith("aware")) if name.startswith("cpu as cuda") else contextlib.nullcontext()
     with (
         mock.patch.object(background, "BUCKET", 4 * UNIT),
         mock.patch.object(route, "CHUNK", 3 * UNIT),
+        mock.patch.object(shm, "CHUNK", 3 * UNIT),
+        mock.patch.object(shm, "BLOCK", UNIT // 7),
         mock.patch.dict(STRATEGIES, nothing=Nothing),
         cuda,
     ):

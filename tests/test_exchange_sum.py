@@ -1,5 +1,6 @@
 """Every strategy, under mpirun, against a NumPy sum of data that each rank can make for all ranks."""
 
+import math
 import re
 from functools import cache
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from tests.mpi import run_mpi, run_warm
 from theanompi.config import EXCHANGES, ConfigError
 from theanompi.device import FlatBuffer
 from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, nccl, route
+from theanompi.exchange.asa import scale_of
 from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket
 from theanompi.exchange.naive import Naive
@@ -177,6 +179,41 @@ def test_one_rank_has_nothing_to_do() -> None:
     assert log == []
 
 
+def test_a_bucket_is_complete_when_all_its_values_are_written_at_each_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of those calls that count: a CUDA graph is captured in a second one, and an earlier one may have ended early."""
+    told: list[int] = []
+    comm = SimpleNamespace(size=2, Dup=lambda: comm)
+    exchanger = get_exchanger("overlap", comm, FlatBuffer({"a": (2, 2), "b": (3, 2), "c": (3,)}))
+    monkeypatch.setattr(exchanger, "_signals", SimpleNamespace(set=told.append, begin=told.clear))
+    monkeypatch.setattr(exchanger, "_thread", "which would wait for them")
+    for _ in range(2):
+        for name, expected in (("b", []), ("a", [0]), ("c", [0, 1])):
+            exchanger.written(name)
+            assert told == expected, name
+        told.clear()
+    exchanger.written("b")
+    exchanger.begin()
+    exchanger.written("a")
+    assert told == []
+    exchanger.written("b")
+    assert told == [0]
+
+
+@pytest.mark.parametrize("largest", [1e-44, 3e-30, 2.0**-15, 0.7, 2.0**15, 65519.0, 65535.0, 3e38])
+def test_what_travels_in_float16_is_scaled_to_its_range_and_not_beyond_that_of_float32(
+    largest: float,
+) -> None:
+    values = torch.tensor([largest / 3, -largest, 0.0], dtype=torch.float32)
+    scale = scale_of(values)
+    scaled = values * scale
+    assert math.frexp(scale)[0] == 0.5, "another number would round"
+    assert 0 < float(torch.tensor(scale)) < math.inf and torch.equal(scaled / scale, values)
+    assert torch.isfinite(scaled.half()).all()
+    assert scaled.abs().max() > 2.0**14 or scale == 2.0**100
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
     ("flat", "got"),
@@ -222,6 +259,24 @@ def test_a_way_through_host_memory_can_be_refused(strategy: str) -> None:
     )
     with pytest.raises(ConfigError, match=message):
         get_exchanger(strategy, SimpleNamespace(size=1), buffer_of(torch.zeros(1)), require_cuda_aware=True)
+
+
+def test_a_strategy_that_is_refused_leaves_nothing_behind() -> None:
+    code = """if True:
+        from exchange_program import Counted
+        from theanompi import device
+        from theanompi.config import ConfigError
+        from theanompi.exchange import get_exchanger
+        buffer = device.FlatBuffer({"w": (3, 1)})
+        buffer.flat.fill_(7)
+        try:
+            get_exchanger("shm", Counted(comm), buffer, require_cuda_aware=True)
+        except ConfigError as error:
+            print(error)
+        assert Counted.made == 0 and buffer.flat.tolist() == [7, 7, 7]"""
+    result = run_warm(2, code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("exchange shm: expected CUDA memory to be handed over as it is") == 2
 
 
 def library(cuda: int | None = None, gpu: int | None = None, status: int = 0) -> SimpleNamespace:
@@ -290,6 +345,7 @@ from mpi4py import MPI
 from theanompi import device
 from theanompi.config import ConfigError
 from theanompi.exchange import STRATEGIES, choose
+from exchange_program import Counted, close
 
 class Impossible(STRATEGIES["naive"]):
     def __init__(self, comm, buffer):
@@ -306,14 +362,14 @@ values[:2] = torch.tensor([float("nan"), -0.0])
 buffer.flat.copy_(values)
 start = time.monotonic()
 with mock.patch.dict(STRATEGIES, nccl=Impossible, ar=Slow):
-    choice = choose(comm, buffer, seconds=1.0)
+    choice = choose(Counted(comm), buffer, seconds=1.0)
 assert torch.equal(buffer.flat.view(torch.int32), values.view(torch.int32)), "the measurement changed the buffer"
 assert time.monotonic() - start < 20
 assert set(choice.seconds) == {"overlap", "ar", "shm"} and choice.refused == {"nccl": "not here"}
 assert choice.seconds[choice.name] == min(choice.seconds.values())
 buffer.flat.fill_(comm.rank + 1)
 choice.exchanger.sum()
-choice.exchanger.close()
+close(choice.exchanger)
 assert bool((buffer.flat == sum(range(1, comm.size + 1))).all())
 print(choice.name)
 print(choice.table(1_200_012), flush=True)

@@ -85,6 +85,7 @@ nccl16, asa32, asa16, got 'nccl23'; did you mean 'nccl32'?
         )
     exchanger = STRATEGIES[name](comm, buffer)
     if require_cuda_aware and not (buffer.flat.is_cuda and exchanger.direct):
+        exchanger.close()
         raise ConfigError(
             f"exchange {name}: expected CUDA memory to be handed over as it is (require_cuda_aware), "
             f"got {exchanger.description}"
