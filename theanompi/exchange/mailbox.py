@@ -116,7 +116,7 @@ class WindowMailbox:
             self._sent[to] += 1
             self.window.put(to, self._sent[to : to + 1], _NUMBER * (1 + self._rank))
             self.window.put(to, self._host.numpy(), self._first)
-            self.window.put(to, np.array([share]))
+            self.window.put(to, np.array([share], np.float64))
 
     def collect(self) -> list[Letter]:
         """As in `Mailbox`."""
