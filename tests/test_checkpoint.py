@@ -1,10 +1,12 @@
 """Checkpoints: what comes back, equal files for equal states, damage that is found, crashes without loss."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from theanompi.record import checkpoint
+from theanompi.record.folder import replace_text
 
 ROOT = Path(__file__).resolve().parents[1]
 ARRAYS = {
@@ -51,6 +54,20 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["c.h5"]
 
 
+def test_arrays_may_have_the_names_that_the_file_has(tmp_path: Path) -> None:
+    names = ("arrays/attributes/a", "arrays/b", "attributes")
+    checkpoint.save(tmp_path / "c.h5", {name: np.arange(i) for i, name in enumerate(names)}, ATTRIBUTES)
+    arrays, attributes = checkpoint.load(tmp_path / "c.h5")
+    assert [len(arrays[name]) for name in names] == [0, 1, 2] and attributes == ATTRIBUTES
+
+
+def test_a_file_that_another_process_has_locked_is_read(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c.h5", ARRAYS, ATTRIBUTES)
+    with open(tmp_path / "c.h5") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert checkpoint.load(tmp_path / "c.h5")[1] == ATTRIBUTES
+
+
 def test_not_a_number_and_strided_arrays_survive(tmp_path: Path) -> None:
     strided = np.arange(24.0).reshape(4, 6)[::2, ::-3]
     checkpoint.save(
@@ -78,6 +95,19 @@ def test_equal_states_give_identical_files_whenever_they_are_saved(tmp_path: Pat
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     checkpoint.save(tmp_path / "b.h5", ARRAYS | {"weights/fc.b": np.arange(5.0) + 1}, ATTRIBUTES)
     assert (tmp_path / "a.h5").read_bytes() != (tmp_path / "b.h5").read_bytes()
+
+
+def test_processes_that_hash_otherwise_write_identical_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = []
+    for seed in "01":
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        save = "checkpoint.save(sys.argv[1], {f'{c}/w': np.zeros(3) for c in 'abcdefgh'}, {})"
+        processes.append(program(save, tmp_path / f"{seed}.h5"))
+    for process in processes:
+        process.communicate(timeout=60)
+    assert (tmp_path / "0.h5").read_bytes() == (tmp_path / "1.h5").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["weights/conv1.W", "counts", "mask", "scalar"])
@@ -156,6 +186,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         ({"/a": np.zeros(1)}, {}, "expected array names with non-empty parts, got '/a'"),
         ({"a//b": np.zeros(1)}, {}, "expected array names with non-empty parts, got 'a//b'"),
         ({"": np.zeros(1)}, {}, "expected array names with non-empty parts, got ''"),
+        ({"a/./b": np.zeros(1)}, {}, "expected array names with non-empty parts, got 'a/./b'"),
         ({"a": np.array(["x"])}, {}, "array 'a': expected numbers, got dtype <U1"),
         ({"a": np.array([None])}, {}, "array 'a': expected numbers, got dtype object"),
         ({}, {"seed": 2**64}, f"attribute 'seed': expected a 64-bit int, float or str, got {2**64}"),
@@ -205,13 +236,27 @@ def test_an_exception_while_writing_keeps_the_previous_one(
     assert checkpoint.load(tmp_path / "c.h5")[1] == {"iteration": 1}
 
 
-def test_the_bytes_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+@pytest.mark.parametrize(
+    ("write", "folder"),
+    [(checkpoint.replace, True), (lambda path, few: replace_text(path, few.decode()), False)],
+)
+def test_the_bytes_reach_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], None], folder: bool
+) -> None:
+    """All of them, few as they are; where it matters, the name does then; and no file stays open."""
+    calls: list[object] = []
+    fsync, replace, opened = os.fsync, os.replace, len(os.listdir("/proc/self/fd"))
+
+    def synced(fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        calls.append((path, None if os.path.isdir(path) else os.path.getsize(path)))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
-    checkpoint.save(tmp_path / "c.h5", ARRAYS, ATTRIBUTES)
-    assert calls == [str(tmp_path / "c.h5.tmp"), "replace", str(tmp_path)]
+    write(tmp_path / "c.h5", b"few")
+    assert calls == [(str(tmp_path / "c.h5.tmp"), 3), "replace"] + [(str(tmp_path), None)] * folder
+    assert os.listdir(tmp_path) == ["c.h5"] and len(os.listdir("/proc/self/fd")) == opened
 
 
 def test_a_full_disk_keeps_the_previous_one_and_the_next_save_works(tmp_path: Path) -> None:
@@ -304,6 +349,10 @@ for i in range(1, 1_000_000):
         (
             {"iteration": 25, "epoch": 2, "position": 4},
             "position: expected 5 after 25 updates, 10 of an epoch, got 4",
+        ),
+        (
+            {"iteration": 25, "epoch": 2, "position": 5.0},
+            "position: expected 5 after 25 updates, 10 of an epoch, got 5.0",
         ),
     ],
 )
