@@ -110,7 +110,6 @@ class WindowCentre:
     def part(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """As in `Centre`."""
         if i == 0:
-            self._reached = -1
             self.window.begin()
         self._take(i)
         if i == 0:
