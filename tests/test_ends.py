@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 from theanompi.record.progress import Doing, Progress
 from theanompi.rules import RunFailed
-from theanompi.training.stop import StopSignals
+from theanompi.training.stop import ASKING, Interrupted, StopSignals
 from theanompi.training.watchdog import Watchdog
 
 BANNER = b"""
@@ -551,3 +552,44 @@ def test_a_signal_twice_within_moments_is_one_and_later_does_what_it_did_before(
             signal.raise_signal(signal.SIGINT)
     with StopSignals(heed=False) as stop, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_before_there_is_anything_to_save_ends_at_once_also_one_that_has_come_before():
+    with StopSignals(heed=True) as stop:
+        stop.set_up()
+        with pytest.raises(Interrupted, match="^SIGTERM$"):
+            signal.raise_signal(signal.SIGTERM)
+    with StopSignals(heed=True) as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        with pytest.raises(Interrupted, match="^SIGUSR1$"):
+            stop.set_up()
+
+
+def test_signals_that_are_ignored_stay_so_and_who_handles_them_later_keeps_them(monkeypatch):
+    before = [signal.getsignal(number) for number in ASKING]
+    try:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        with StopSignals(heed=True) as stop:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not stop.asked and stop.name == ""
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        with StopSignals(heed=True) as stop:
+            stop.close()
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+        with monkeypatch.context() as patch:
+            # As of a handler that was not set from Python.
+            patch.setattr(signal, "getsignal", lambda number: None)
+            StopSignals(heed=True).close()
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    finally:
+        for number, handler in zip(ASKING, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_a_thread_that_trains_heeds_no_signal():
+    made = []
+    thread = threading.Thread(target=lambda: made.append(StopSignals(heed=True)))
+    thread.start()
+    thread.join()
+    assert [stop.asked for stop in made] == [False]

@@ -108,14 +108,25 @@ def test_a_kept_checkpoint_is_not_written_over(
 ) -> None:
     if not links:
         monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(errno.EPERM, "no links")))
+    synced, fsync = list[str](), os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
+    )
     (tmp_path / "checkpoint-99.h5").write_text("of a run from which this one goes on earlier")
+    (tmp_path / "checkpoint-8.h5.tmp").write_text("what a killed process has left")
     for iteration in (8, 9, 10, 10, 11):
         checkpoint.replace(tmp_path / "checkpoint.h5", f"{iteration}".encode())
         # Twice after the same iteration: a run that was killed in between does so when it is resumed.
         keep_checkpoint(tmp_path, iteration, best=iteration == 10, last=2)
+    # Or has the names already.
+    keep_checkpoint(tmp_path, 11, best=False, last=2)
     found = {file.name: file.read_text() for file in tmp_path.iterdir() if file.name != "checkpoint-99.h5"}
     kept = {"best.h5": "10", "checkpoint-10.h5": "10", "checkpoint-11.h5": "11", "checkpoint.h5": "11"}
     assert found == kept and (tmp_path / "checkpoint-99.h5").exists()
+    # A link has its bytes on the disk already.
+    assert (tmp_path / "best.h5").stat().st_nlink == (2 if links else 1)
+    for iteration in (8, 9, 10, 11):
+        assert (f"{tmp_path}/checkpoint-{iteration}.h5.tmp" in synced) != links
 
 
 def test_what_is_no_folder_to_write_in_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What reaches the device is what the loader made, whichever way it takes."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from tests.photographs import pictures
 from theanompi import device
-from theanompi.data import Loader, Sampler, open_dataset
+from theanompi.data import Field, Loader, Sampler, open_dataset
 from theanompi.device import Pinned
 from theanompi.training.inputs import Feed, Inputs
 
@@ -61,6 +62,29 @@ def test_on_the_cpu_images_are_not_copied() -> None:
 def data_pixels(i: int) -> np.ndarray:
     with open_dataset("digits") as data:
         return data.pixels("val", i)[..., 0]
+
+
+def test_a_field_is_held_as_numbers_that_the_device_computes_with(place: str) -> None:
+    held = {
+        "uint16": "int32",
+        "uint32": "int64",
+        "uint64": "int64",
+        "float16": "float32",
+        "float64": "float32",
+    }
+    kept = dict.fromkeys(("bool", "uint8", "int16", "int32", "int64", "float32"))
+    read = {dtype: Field(dtype, (2,)) for dtype in (*held, *kept)}
+    inputs = Inputs(SimpleNamespace(read=read, given={"weights": Field("float32", (2,))}), 3)
+    assert inputs.adopted == set(kept)
+    fields = {dtype: np.arange(6).reshape(3, 2).astype(dtype) for dtype in read}
+    fields["weights"] = np.ones((3, 2), "float32")
+    Feed(inputs, iter([SimpleNamespace(fields=fields)])).load()
+    for name, array in fields.items():
+        value = inputs.variables[name].get_value()
+        assert value.dtype == held.get(name, array.dtype), name
+        np.testing.assert_array_equal(value, array.astype(value.dtype))
+        adopted = inputs.variables[name].tensor.data_ptr() == array.ctypes.data
+        assert adopted == (place == "cpu" and name in kept), name
 
 
 def test_a_second_stream_takes_over(place: str) -> None:

@@ -135,6 +135,20 @@ centre.close()
     )
 
 
+def test_what_is_waited_for_and_what_is_copied_is_told() -> None:
+    check(
+        1,
+        """
+window = LockedWindow(comm, 0)
+for kind, what, waits in (("sync", "waiting for it", True), ("comm", "copying it", False)):
+    with window.span(kind, "it"):
+        assert (window.progress.exchange.what, window.progress.exchange.waits) == (what, waits)
+    assert window.progress.exchange is None
+window.close()
+""",
+    )
+
+
 def test_where_the_target_has_to_help_a_thread_of_its_does() -> None:
     check(
         2,
