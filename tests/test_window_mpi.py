@@ -98,7 +98,15 @@ except ArithmeticError:
 comm.Barrier()
 centre.read(buffer.flat)
 assert (buffer.flat == 3).all()
-centre.write(torch.arange(64.0))
+# What is written is nobody's before all write, and everybody's after that.
+comm.Barrier()
+if rank:
+    time.sleep(0.1)
+    centre.read(buffer.flat)
+    assert (buffer.flat == 3).all()
+put = centre.window.put
+with mock.patch.object(centre.window, "put", lambda *what: (time.sleep(0.1 * rank), put(*what))):
+    centre.write(torch.arange(64.0))
 centre.read(buffer.flat)
 assert (buffer.flat == torch.arange(64.0)).all()
 for _ in range(2):
