@@ -135,6 +135,19 @@ def test_the_buffers_of_several_objectives_share_one_communicator_of_nccl(
         assert log.pop() == "gone" and log == []
 
 
+def test_nccl_is_refused_where_ranks_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(is_cuda=True, device="cuda:0")
+    comm = SimpleNamespace(size=3, allgather=lambda value: [value, "another", value])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(nccl.distributed, "is_nccl_available", lambda: True)
+    message = (
+        "^exchange nccl: expected a GPU for each of the 3 ranks, got 2; remedy: --exchange shm or overlap, "
+        "which let ranks share one$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        nccl.join(comm, gpu)
+
+
 class Recorded(Naive):
     """Writes down when it was asked to sum."""
 
