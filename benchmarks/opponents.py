@@ -40,7 +40,9 @@ def build_step(args: argparse.Namespace, device: torch.device) -> Callable[[], o
     network: nn.Module = ReferenceResNet50(args.channels, args.classes).to(device)
     for parameter in network.parameters():
         if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+            # With the strides of gradients, also where a kernel of one pixel has several that fit: else DDP copies them.
+            laid = torch.empty(parameter.shape, device="meta", memory_format=layout).stride()
+            parameter.data = torch.empty_strided(parameter.shape, laid, device=device).copy_(parameter.data)
     if args.kind == "ddp":
         network = nn.parallel.DistributedDataParallel(
             network, gradient_as_bucket_view=True, broadcast_buffers=False
