@@ -40,7 +40,7 @@ def build_step(args: argparse.Namespace, device: torch.device) -> Callable[[], o
     network: nn.Module = ReferenceResNet50(args.channels, args.classes).to(device)
     for parameter in network.parameters():
         if parameter.ndim == 4:
-            # With the strides of gradients, also where a kernel of one pixel has several that fit: else DDP copies them.
+            # With the strides of its gradient, also where a filter of one pixel fits several: else DDP copies it.
             laid = torch.empty(parameter.shape, device="meta", memory_format=layout).stride()
             parameter.data = torch.empty_strided(parameter.shape, laid, device=device).copy_(parameter.data)
     if args.kind == "ddp":
