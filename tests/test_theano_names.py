@@ -130,6 +130,15 @@ def test_images_are_convolved_and_pooled_under_former_names_of_arguments_too(for
         np.testing.assert_allclose(one, other.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_volumes_are_convolved_with_arguments_in_the_order_of_theano() -> None:
+    volumes, filters = values(2, 3, 7, 6, 5), values(4, 3, 2, 3, 2)
+    x, w = T.tensor5("x"), T.tensor5("w")
+    convolved = T.nnet.conv3d(x, w, volumes.shape, filters.shape, "valid", (2, 1, 1), False, (2, 1, 3))
+    got = theano.function([x, w], convolved)(volumes, filters)
+    expected = F.conv3d(*map(torch.from_numpy, (volumes, filters)), stride=(2, 1, 1), dilation=(2, 1, 3))
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("pool", [pool_2d, max_pool_2d])
 @pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5), (2, 3, 7, 5), (2, 2, 3, 7, 5)])
 def test_the_last_two_axes_are_pooled_with_the_border_unless_it_is_ignored(pool: Any, shape: Any) -> None:
