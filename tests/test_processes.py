@@ -1,11 +1,16 @@
 """What /proc says of processes, whatever they are called and however they have ended."""
 
 import os
+import platform
 import subprocess
 import time
 from pathlib import Path
 
-from theanompi.system.processes import children, look_up
+import pytest
+
+from theanompi.system.processes import children, exit_status, look_up
+
+LINUX = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
 
 
 def test_a_process_may_be_called_anything(tmp_path: Path) -> None:
@@ -31,3 +36,25 @@ def test_what_has_ended_and_is_not_waited_for_is_no_process() -> None:
             assert time.monotonic() < end
             time.sleep(0.01)
         assert Path(f"/proc/{process.pid}").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -11 $$", -11)]
+)
+def test_how_a_process_has_ended_is_told_when_its_parent_knows_it(end: str, status: int) -> None:
+    with subprocess.Popen(["sh", "-c", f"read line; {end}"], stdin=subprocess.PIPE) as process:
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            assert exit_status(pidfd) is None
+            process.communicate()
+            assert process.returncode == status
+            assert exit_status(pidfd) == (status if LINUX >= (6, 15) else None)
+        finally:
+            os.close(pidfd)
+
+
+def test_where_linux_does_not_tell_how_a_process_has_ended_that_is_not_known() -> None:
+    reader, writer = os.pipe()  # which knows as little of processes
+    os.close(writer)
+    assert exit_status(reader) is None
+    os.close(reader)

@@ -1,6 +1,7 @@
 """`init` and `wait`: what is checked before anything starts, how a run ends, and who is the worker."""
 
 import gc
+import re
 import subprocess
 import sys
 import time
@@ -10,9 +11,11 @@ import pytest
 
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER
+from tests.test_processes import LINUX
 from theanompi import BSP
 from theanompi.config import EXCHANGES, RULES, ConfigError, RunConfig
 from theanompi.launch import check, session
+from theanompi.launch.job import Job
 from theanompi.rules import Rule, RunFailed, get_rule
 
 
@@ -320,6 +323,42 @@ def test_the_rank_that_was_killed_is_named_and_not_one_that_mpirun_killed_after_
     )
     with pytest.raises(RunFailed, match=r"rank 3 \(.*, pid \d+\) was (ended by SIGKILL|the first to end)"):
         start(out="kill", n=4).wait()
+
+
+def test_who_left_is_named_though_one_had_left_before_anybody_watched(folder, monkeypatch):
+    """The number of rank 0 is of a process that has ended; rank 1 leaves while the launcher watches."""
+    told = """
+    import subprocess
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    places = comm.gather((os.uname().nodename, os.getpid() if rank else gone.pid))
+    rank or tell(ranks=places)
+    time.sleep(1)
+"""
+    (folder / "small_worker.py").write_text(
+        WORKER.replace("    comm.Barrier()\n", f"{told}    comm.Barrier()\n", 1)
+    )
+    job = Job(RunConfig(devices=["cpu"] * 2, out="exit"), module="small_worker")
+    assert job.wait() != 0
+    assert job.account.ends == {0: None, 1: 3 if LINUX >= (6, 15) else None}
+
+
+def test_of_ranks_that_have_stopped_in_good_order_none_is_blamed(folder):
+    stopped = """
+    comm.Barrier()
+    rank or tell(ranks=[["node0", 1], ["node0", 2]], out="here", saved=5, stopped="SIGTERM to rank 1")
+    comm.Barrier()
+    sys.exit(75)
+"""
+    (folder / "small_worker.py").write_text(WORKER.replace("    comm.Barrier()\n", stopped, 1))
+    with pytest.raises(RunFailed) as caught:
+        start().wait()
+    assert caught.value.status == 75
+    assert re.fullmatch(
+        r"BSP: 2 ranks stopped in good order by SIGTERM to rank 1 after \d+ s; "
+        "iteration 5 is saved in here: --resume goes on from there",
+        str(caught.value),
+    )
 
 
 def test_ranks_that_leave_early_with_status_0_have_not_ended_well(folder):

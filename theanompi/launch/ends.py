@@ -8,6 +8,7 @@ for. So the workers say it, in lines on their standard output that the launcher 
 import os
 import platform
 import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -48,8 +49,8 @@ class Account:
     r"""What a job's workers have told, read from what its mpirun prints; all else is passed on.
 
     The banner of hydra about a process that ended badly is not: it blames the application whatever the cause, and
-    knows no ranks. What it says is in `deaths`; of several ranks it may name one that mpirun has killed
-    after the first.
+    knows no ranks. What it says is in `deaths`, but for a rank that mpirun has killed after another one, as far as
+    `ends` tells.
 
     Parameters
     ----------
@@ -72,8 +73,9 @@ class Account:
         Whether they came to the end.
     failed : bool
         Whether one of them has said why it could not go on.
-    first : int or None
-        The process of the rank that was the first to end, if somebody has seen that.
+    ends : dict of int to (int or None)
+        By rank, in the order in which they were seen to end, the status of each, as
+        `theanompi.system.processes.exit_status` has it.
     deaths : list of str
         Who ended badly, in words.
     guess : str
@@ -95,13 +97,14 @@ class Account:
         self._rest = b""
         self._ruler = b""
         self._banner: list[bytes] | None = None
+        self._banners: list[bytes] = []
         self.ranks: list[tuple[str, int]] = []
         self.out = ""
         self.saved: int | None = None
         self.stopped: str | None = None
         self.well = self.failed = False
         self.resumable = True
-        self.first: int | None = None
+        self.ends: dict[int, int | None] = {}
         self.deaths: list[str] = []
         self.guess = ""
 
@@ -115,13 +118,15 @@ class Account:
             self._pass_on(self._rest)
 
     def close(self) -> None:
-        """Take note that nothing follows."""
+        """Take note that nothing follows, and that no rank is seen to end any more."""
         if self._rest:
             rest, self._rest = self._rest, b""
             self._line(rest)
         self._end_banner()
         if self._ruler:
             self._write(self._ruler)
+        named = [(text, _PID.search(text)) for text in self._banners]
+        self.deaths += [self._death(text, process) for text, process in named if process]
 
     def _pass_on(self, rest: bytes) -> None:
         mark = rest.find(b"@")
@@ -160,32 +165,60 @@ class Account:
         self.failed = facts.get("failed", self.failed)
 
     def _end_banner(self) -> None:
-        text, self._banner = b"".join(self._banner or ()), None
-        process = _PID.search(text)
-        if process:
-            pid, host = int(process[1]), process[2].decode(errors="replace")
-            number, status = _SIGNAL.search(text), _STATUS.search(text)
-            how = "ended badly"
-            if number:
-                how = f"was ended by {signal_name(int(number[1] or number[2]))}"
-                # Which mpirun does to all ranks when one of them has ended.
-                if how.endswith("SIGKILL") and self.first != pid and len(self.ranks) != 1:
-                    if any(own == self.first for _, own in self.ranks):
-                        pid = self.first or pid
-                        how = "was the first to end, and has not said why: killed, or by os._exit"
-                    else:
-                        how += ", by mpirun perhaps when another one had ended"
-            elif status:
-                how = f"left with exit status {status[1].decode()}"
-            self.deaths.append(f"{self.name(pid, host)} {how}")
+        if self._banner is not None:
+            self._banners.append(b"".join(self._banner))
+            self._banner = None
 
-    def name(self, pid: int, host: str) -> str:
-        """Who a process is: its rank where the ranks have told."""
+    def _death(self, banner: bytes, process: re.Match[bytes]) -> str:
+        """Who has ended badly and how, in words."""
+        pid, host = int(process[1]), process[2].decode(errors="replace")
+        rank, first = self._rank(pid, host), self._first()
+        number, status = _SIGNAL.search(banner), _STATUS.search(banner)
+        how = "ended badly"
+        if number:
+            how = _in_words(-int(number[1] or number[2]))
+        elif status:
+            how = _in_words(int(status[1]))
+        # Which mpirun does to all ranks when one of them has ended.
+        if how == _in_words(-signal.SIGKILL):
+            if first is None and len(self.ranks) != 1:
+                how += ", by mpirun perhaps when another one had ended"
+            elif first not in (None, rank):
+                rank, how = first, _in_words(self.ends[first])
+        return f"{self._name(rank) if rank is not None else f'a rank ({host}, pid {pid})'} {how}"
+
+    def first_to_leave(self) -> str:
+        """Who was the first to end and how, in words, where a rank was seen to that mpirun has not ended."""
+        first = self._first()
+        if first is None or self.ends[first] in (None, -signal.SIGKILL):
+            return ""
+        return f"{self._name(first)} {_in_words(self.ends[first])}"
+
+    def _first(self) -> int | None:
+        """The rank that was the first to end, as far as that was seen.
+
+        What mpirun kills may end before what it was killed for: a process closes its files some time before its end.
+        """
+        ends = {rank: status for rank, status in self.ends.items() if not (self.well and status == 0)}
+        first = next(iter(ends), None)
+        return next((rank for rank, status in ends.items() if status != -signal.SIGKILL), first)
+
+    def _rank(self, pid: int, host: str) -> int | None:
+        """The rank that a process is, where the ranks have told."""
         short = host.partition(".")[0]
-        for rank, (place, own) in enumerate(self.ranks):
-            if own == pid and place.partition(".")[0] == short:
-                return f"rank {rank} ({place}, pid {pid})"
-        return f"a rank ({host}, pid {pid})"
+        places = [(place.partition(".")[0], own) for place, own in self.ranks]
+        return places.index((short, pid)) if (short, pid) in places else None
+
+    def _name(self, rank: int) -> str:
+        place, pid = self.ranks[rank]
+        return f"rank {rank} ({place}, pid {pid})"
+
+
+def _in_words(status: int | None) -> str:
+    """How a rank ended that has not said why."""
+    if status is None:
+        return "was the first to end, and has not said why: killed, or by os._exit"
+    return f"was ended by {signal_name(-status)}" if status < 0 else f"left with exit status {status}"
 
 
 def what_is_saved(saved: int | None, out: str, *, resumable: bool = True) -> str:

@@ -27,7 +27,7 @@ from theanompi.launch.libraries import algorithm_settings, launch_settings
 from theanompi.launch.mpirun import identify, launched, without_job, world
 from theanompi.system.cgroup import cores
 from theanompi.system.output import Lenient, put
-from theanompi.system.processes import Process, children, has_variable, look_up, signal_name
+from theanompi.system.processes import Process, children, exit_status, has_variable, look_up, signal_name
 
 WORKER = "theanompi.worker"
 """The module of a rank that trains."""
@@ -307,12 +307,13 @@ class Job:
             for file in printed:
                 events.register(file, select.EPOLLIN)
             ranks: dict[int, int] = {}
+            ended: dict[int, int | None] = {}
             unseen = self._local
             while printed:
                 # In the order in which they have happened.
                 for file, _ in events.poll():
                     if file in ranks:
-                        self.account.first = self.account.first or ranks[file]
+                        ended[ranks[file]] = file
                         events.unregister(file)
                     elif data := os.read(file, 1 << 16):
                         printed[file](data)
@@ -321,12 +322,21 @@ class Job:
                         del printed[file]
                 if unseen and self.account.ranks:
                     unseen = False
-                    with contextlib.suppress(OSError):  # one has ended already, or an old kernel
-                        for _, pid in self.account.ranks:
+                    for rank, (_, pid) in enumerate(self.account.ranks):
+                        try:
                             file = os.pidfd_open(pid)
+                        except ProcessLookupError:
+                            ended[rank] = None
+                        except OSError:  # an old kernel
+                            break
+                        else:
                             opened.callback(os.close, file)
-                            ranks[file] = pid
+                            ranks[file] = rank
                             events.register(file, select.EPOLLIN)
+            # By now mpirun has waited for all of them.
+            self.account.ends = {
+                rank: None if file is None else exit_status(file) for rank, file in ended.items()
+            }
         self.account.close()
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
@@ -397,18 +407,19 @@ class Job:
                 # MPICH's does not see it when the process that was to start the ranks is killed right away.
                 self.cancel(signal.SIGKILL)
         self.stop()
-        status = self._mpirun.returncode
+        status, account = self._mpirun.returncode, self.account
         if status is not None and status < 0 and self.ended_by is None:
-            self.account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
-        elif status and self.ended_by is None and not (self.account.failed or self.account.deaths):
-            others = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
-            self.account.guess = (
-                f"no rank has said why: one has left by os._exit, or what started it (pid {others}) was ended"
-            )
-        if self.account.stopped is not None and not self.account.deaths:
+            account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
+        if account.stopped is not None and not account.deaths:
             return STOPPED
         if self.ended_by is not None:
             return 128 + self.ended_by
+        if not (account.failed or account.deaths):
+            account.guess = account.first_to_leave()
+            if status and not account.guess:
+                starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
+                how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
+                account.guess = f"no rank has said why: {how}"
         return 128 - status if status < 0 else status
 
     def _look_for_stopped(self) -> None:

@@ -244,8 +244,11 @@ class Watchdog:
 
 
 def _end_now() -> NoReturn:
-    """End this process and its children, which may be stopped, whatever its other threads are doing."""
-    for pid in children(os.getpid()) or ():
+    """End this process and its children, which may be stopped, whatever its other threads are doing.
+
+    By the signal that mpirun would send: its launcher shall not take it for the rank that left first.
+    """
+    for pid in (*(children(os.getpid()) or ()), os.getpid()):
         _signal(pid, signal.SIGKILL)
     os._exit(1)
 
