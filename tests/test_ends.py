@@ -303,6 +303,39 @@ with Watchdog(MPI.COMM_WORLD, Progress(), stall_seconds=0.1, abort=True):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_watchdogs_that_end_with_the_run_give_their_communicators_back():
+    program = """
+from contextlib import suppress
+from mpi4py import MPI
+from theanompi.record.progress import Progress
+from theanompi.training import watchdog
+from theanompi.training.ranks import Agreed
+
+class Noted(MPI.Intracomm):
+    freed = 0
+    def Free(self):
+        Noted.freed += 1
+        super().Free()
+
+watchdog.TICK = 100
+comm = Noted(comm)
+for error in (None, Agreed, ArithmeticError):
+    with suppress(Agreed, ArithmeticError), watchdog.Watchdog(
+        comm, Progress(), stall_seconds=100, abort=False
+    ) as dog:
+        dog._listen()
+        assert dog._heard == {}, "something of the one before it"
+        comm.Barrier()
+        # Which nobody reads in time.
+        dog._tell_others((False, tuple(dog.word())))
+        if error is not None:
+            raise error
+assert Noted.freed == 2
+"""
+    done = run_warm(2, program, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def settings(out: Path, **changes) -> RunConfig:
     common = {
         "modelfile": "small_models",

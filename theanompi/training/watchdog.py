@@ -23,6 +23,7 @@ from theanompi.launch.ends import tell
 from theanompi.record.progress import Progress
 from theanompi.record.terminal import folded, terminal_columns, text_columns
 from theanompi.system.processes import Process, children, launchers, look_up
+from theanompi.training.ranks import Agreed
 
 TICK = 0.5
 """Seconds between two looks."""
@@ -44,7 +45,7 @@ class Word(NamedTuple):
 
 
 class Watchdog:
-    """Watches over this rank until `close`.
+    """Watches over this rank within the block, which all ranks leave together, or else the job ends.
 
     Parameters
     ----------
@@ -82,13 +83,16 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop watching."""
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._end.set()
         self._thread.join()
+        if self._channel is not None and (kind is None or issubclass(kind, Agreed)):
+            # A process has 2,048 of them. What nobody has read, the next one would get.
+            self._channel.Barrier()
+            while self._channel.Iprobe():
+                self._channel.recv()
+            MPI.Request.Waitall(self._sent)
+            self._channel.Free()
 
     def word(self) -> Word:
         """What this rank says of itself now."""
