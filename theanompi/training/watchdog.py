@@ -75,8 +75,8 @@ class Watchdog:
         self._stopped: dict[Process, float] = {}
         self._speaks_at = stall_seconds
         self._end = threading.Event()
-        # In C: it needs neither Python's lock nor its interpreter to be well.
-        faulthandler.register(signal.SIGUSR2, all_threads=True)
+        # In C: it needs neither Python's lock nor its interpreter to be well, nor what stands for the standard error.
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
