@@ -517,7 +517,7 @@ with watchdog.Watchdog(comm, progress, stall_seconds=1.5, abort=True):
 def test_a_stopped_loader_process_is_named_by_the_rank_that_waits_for_it():
     progress = Progress()
     progress.doing = Doing("waiting for a batch", time.monotonic() - 100)
-    loader = subprocess.Popen(["sleep", "100"])
+    loader, other = (subprocess.Popen(["sleep", "100"]) for _ in range(2))
     try:
         os.kill(loader.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, loader.pid, os.WSTOPPED)
@@ -526,8 +526,9 @@ def test_a_stopped_loader_process_is_named_by_the_rank_that_waits_for_it():
         with Watchdog(MPI.COMM_SELF, progress, stall_seconds=60, abort=False) as watchdog:
             assert watchdog.word().what == f"waiting for a batch; its process {loader.pid} is stopped"
     finally:
-        loader.kill()
-        loader.wait()
+        for process in (loader, other):
+            process.kill()
+            process.wait()
 
 
 def test_what_is_said_of_a_stall_is_as_wide_as_the_terminal(monkeypatch, capfd):

@@ -3,12 +3,16 @@
 import faulthandler
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from mpi4py import MPI
 
+from tests.mpi import ROOT
 from theanompi.record.progress import Doing, Progress
 from theanompi.system.processes import Process, look_up
 from theanompi.training import watchdog
@@ -88,8 +92,8 @@ class NoThread:
         if self._args:  # of `Abort`
             self._target(*self._args)
 
-    def join(self, timeout: float | None = None) -> None:
-        pass
+    def join(self, timeout: float) -> None:
+        assert timeout <= LEAVING, "an abort may never come back"
 
 
 class End:
@@ -244,6 +248,15 @@ def test_who_waits_for_one_that_goes_on_looks_again_when_that_may_be_stuck(pack,
     assert dogs.dogs[0]._speaks_at == pytest.approx(110 + LIMIT - 30, abs=2.1)
 
 
+def test_one_that_goes_on_does_not_speak_for_one_that_says_nothing(pack, capsys):
+    dogs = pack(3)
+    dogs.doing(0, "meeting", 110, waits=True)
+    dogs.doing(1, "validating", 30)
+    dogs.silent = {2}
+    dogs.look(0)
+    assert "  the others wait for rank 2\n" in capsys.readouterr().err
+
+
 def test_who_says_nothing_any_more_was_not_going_on(pack, capsys):
     """A word of a rank that was at work before it was asked counts for nothing, one of a stall for some time."""
     dogs = pack(3)
@@ -388,3 +401,22 @@ def test_on_a_terminal_the_bar_is_written_over(pack, capsys, monkeypatch):
     dogs.doing(0, "training", 110)
     dogs.look(0)
     assert capsys.readouterr().err.startswith("\r\x1b[Ktheanompi: no progress for")
+
+
+def test_who_ends_takes_its_processes_along_those_that_are_stopped_too_and_looks_as_if_mpirun_had_done_it():
+    program = """
+import os, signal, subprocess
+from theanompi.training import watchdog
+child = subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL)
+os.kill(child.pid, signal.SIGSTOP)
+print(child.pid, flush=True)
+watchdog._end_now()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while look_up(int(done.stdout)) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
