@@ -94,15 +94,31 @@ def test_who_ended_first_is_named_and_not_whom_mpirun_killed_after_that(ends, we
     assert account.deaths == [death]
 
 
-def test_what_the_banner_says_of_any_other_end_is_said():
+@pytest.mark.parametrize(
+    ("code", "text", "how"),
+    [
+        (b"=   EXIT CODE: 11", b"(signal 11)", "was ended by SIGSEGV"),
+        (b"=   KILLED BY SIGNAL: 11 (Segmentation fault)", b"", "was ended by SIGSEGV"),
+        (b"=   EXIT CODE: 3", b"", "left with exit status 3"),
+        (b"=   EXIT STATUS: 3", b"", "left with exit status 3"),
+        (b"=   CLEANING UP", b"", "ended badly"),
+    ],
+)
+def test_what_the_banner_says_of_any_other_end_is_said(code, text, how):
     account = Account(lambda _: None)
     account.feed(b'@theanompi {"ranks": [["node1", 4037], ["node0", 4037]], "resumable": false}\n')
     account.ends = {0: None}
-    account.feed(BANNER.replace(b"CODE: 9", b"CODE: 11").replace(b"Killed (signal 9)", b"(signal 11)"))
+    account.feed(BANNER.replace(b"=   EXIT CODE: 9", code).replace(b"Killed (signal 9)", text))
     account.close()
     # Processes of two hosts may have the same number.
-    assert account.deaths == ["rank 1 (node0, pid 4037) was ended by SIGSEGV"]
-    assert not account.resumable
+    assert account.deaths == [f"rank 1 (node0, pid 4037) {how}"]
+
+
+def test_a_single_rank_was_not_killed_because_another_one_had_ended():
+    account = Account(lambda _: None)
+    account.feed(b'@theanompi {"ranks": [["node0", 4037]]}\n' + BANNER)
+    account.close()
+    assert account.deaths == ["rank 0 (node0, pid 4037) was ended by SIGKILL"]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +141,32 @@ def test_who_left_of_itself_is_known_where_mpirun_says_nothing(ends, well, said)
     assert account.first_to_leave() == said
 
 
-@pytest.mark.parametrize("own", [b"=   BAD TERMINATION OF MY LOOP\n", b"=" * 60 + b"\n", b"=" * 60])
+@pytest.mark.parametrize(
+    "own",
+    [
+        b"=   BAD TERMINATION OF MY LOOP\n",
+        b"=" * 60 + b"\n",
+        b"=" * 60,
+        b"=" * 60 + b"\n" + b"=" * 50 + b"\n",
+    ],
+)
 def test_what_is_only_like_the_banner_is_shown(own):
     shown = []
     account = Account(shown.append)
     account.feed(own)
     account.close()
     assert b"".join(shown) == own and account.deaths == []
+
+
+def test_what_was_told_stays_when_more_is():
+    account = Account(lambda _: None)
+    told = {
+        "ranks": [["node0", 7]], "out": "runs/x", "saved": 45, "stopped": "SIGTERM", "resumable": False, "well": True,
+        "failed": True,
+    }  # fmt: skip
+    for facts in (*({name: value} for name, value in told.items()), {}):
+        account.feed(f"@theanompi {json.dumps(facts)}\n".encode())
+    assert {name: getattr(account, name) for name in told} == {**told, "ranks": [("node0", 7)]}
 
 
 def test_half_a_line_is_shown_at_once():

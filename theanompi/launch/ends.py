@@ -114,8 +114,10 @@ class Account:
         for line in lines:
             self._line(line + b"\n")
         # Half a line may be all that there will be for long; where it may become a message, it has to wait.
-        if self._rest and self._banner is None and not self._ruler and self._rest[:1] not in b"=@":
-            self._pass_on(self._rest)
+        may_become = self._banner is not None or self._ruler or self._rest[:1] == b"=" or b"@" in self._rest
+        if self._rest and not may_become:
+            self._write(self._rest)
+            self._rest = b""
 
     def close(self) -> None:
         """Take note that nothing follows, and that no rank is seen to end any more."""
@@ -127,12 +129,6 @@ class Account:
             self._write(self._ruler)
         named = [(text, _PID.search(text)) for text in self._banners]
         self.deaths += [self._death(text, process) for text, process in named if process]
-
-    def _pass_on(self, rest: bytes) -> None:
-        mark = rest.find(b"@")
-        if mark < 0:
-            self._write(rest)
-            self._rest = b""
 
     def _line(self, line: bytes) -> None:
         if self._banner is not None:
