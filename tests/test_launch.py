@@ -221,6 +221,24 @@ def test_ranks_that_ignore_signals_are_killed(folder):
     assert_gone([item["pid"] for item in facts(folder)])
 
 
+@pytest.mark.parametrize(("number", "finishes"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_who_is_only_warned_may_take_any_time_to_end(folder, monkeypatch, number, finishes):
+    busy = """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    tell(ranks=[[os.uname().nodename, os.getpid()]])
+    time.sleep(3)
+    Path("finished").touch()
+"""
+    (folder / "small_worker.py").write_text(WORKER.replace("    comm.Barrier()\n", busy, 1))
+    monkeypatch.setattr(module, "SAVING", 0.1)
+    job = Job(RunConfig(devices="cpu"), module="small_worker")
+    while not job.account.ranks:
+        time.sleep(0.05)
+    job.ask(number)
+    assert job.wait() == 128 + number
+    assert Path("finished").exists() == finishes
+
+
 def test_a_killed_launcher_leaves_no_rank_behind(folder):
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, "sleep"])
     await_files(process, folder, "rank*.json", 2)
@@ -285,9 +303,8 @@ def test_a_stopped_mpirun_is_named_and_ended_when_asked_to(folder, capfd, abort)
     said = (
         rf"theanompi: (\S+ \(pid {pid}\)) has been stopped for 0\.5 s: nothing is heard of its ranks{ends}\n"
     )
-    match = re.search(said, capfd.readouterr().err)
-    assert match is not None
-    assert (f"{match[1]} was stopped" in job.account.deaths) == abort
+    (name,) = re.findall(said, capfd.readouterr().err)
+    assert (f"{name} was stopped" in job.account.deaths) == abort
     assert_gone([item["pid"] for item in facts(folder)])
 
 

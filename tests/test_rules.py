@@ -343,14 +343,24 @@ def test_who_left_is_named_though_one_had_left_before_anybody_watched(folder, mo
     assert job.account.ends == {0: None, 1: 3 if LINUX >= (6, 15) else None}
 
 
-def test_of_ranks_that_have_stopped_in_good_order_none_is_blamed(folder):
-    stopped = """
+STOPPED = """
     comm.Barrier()
     rank or tell(ranks=[["node0", 1], ["node0", 2]], out="here", saved=5, stopped="SIGTERM to rank 1")
     comm.Barrier()
-    sys.exit(75)
 """
-    (folder / "small_worker.py").write_text(WORKER.replace("    comm.Barrier()\n", stopped, 1))
+
+
+def test_a_rank_that_is_killed_after_all_have_stopped_is_no_good_order(folder):
+    killed = f"{STOPPED}    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (folder / "small_worker.py").write_text(WORKER.replace("    comm.Barrier()\n", killed, 1))
+    with pytest.raises(RunFailed, match=r"^BSP: 2 ranks failed with exit status \d+ .* SIGKILL") as caught:
+        start().wait()
+    assert caught.value.status != 75
+
+
+def test_of_ranks_that_have_stopped_in_good_order_none_is_blamed(folder):
+    left = f"{STOPPED}    sys.exit(75)\n"
+    (folder / "small_worker.py").write_text(WORKER.replace("    comm.Barrier()\n", left, 1))
     with pytest.raises(RunFailed) as caught:
         start().wait()
     assert caught.value.status == 75
