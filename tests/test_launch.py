@@ -221,22 +221,50 @@ def test_ranks_that_ignore_signals_are_killed(folder):
     assert_gone([item["pid"] for item in facts(folder)])
 
 
-@pytest.mark.parametrize(("number", "finishes"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
-def test_who_is_only_warned_may_take_any_time_to_end(folder, monkeypatch, number, finishes):
-    busy = """
+BUSY = """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     tell(ranks=[[os.uname().nodename, os.getpid()]])
     time.sleep(3)
     Path("finished").touch()
 """
-    (folder / "small_worker.py").write_text(WORKER.replace("    comm.Barrier()\n", busy, 1))
-    monkeypatch.setattr(module, "SAVING", 0.1)
+
+
+def busy_job(folder: Path) -> Job:
+    """A job whose rank is at work for 3 s, and heeds no warning."""
+    (folder / "small_worker.py").write_text(WORKER.replace("    comm.Barrier()\n", BUSY, 1))
     job = Job(RunConfig(devices="cpu"), module="small_worker")
     while not job.account.ranks:
         time.sleep(0.05)
+    return job
+
+
+@pytest.mark.parametrize(("number", "finishes"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_who_is_only_warned_may_take_any_time_to_end(folder, monkeypatch, number, finishes):
+    monkeypatch.setattr(module, "SAVING", 0.1)
+    job = busy_job(folder)
     job.ask(number)
     assert job.wait() == 128 + number
     assert Path("finished").exists() == finishes
+
+
+def test_a_second_signal_ends_all_at_once_and_a_third_does_what_it_did_before(folder):
+    before = signal.getsignal(signal.SIGTERM)
+    job = busy_job(folder)
+    signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert job.wait() == 128 + signal.SIGTERM
+    assert not Path("finished").exists()
+
+
+def test_a_process_that_has_got_the_number_of_a_rank_is_left_alone(folder):
+    job = Job(RunConfig(devices="cpu"), module="small_worker")
+    with subprocess.Popen(["sleep", "100"]) as other:
+        job.account.ranks = [(platform.node(), other.pid)]
+        assert job.wait() == 0
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=0.3)
+        other.kill()
 
 
 def test_a_killed_launcher_leaves_no_rank_behind(folder):
