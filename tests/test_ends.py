@@ -116,7 +116,7 @@ def test_what_the_banner_says_of_any_other_end_is_said(code, text, how):
 
 def test_a_single_rank_was_not_killed_because_another_one_had_ended():
     account = Account(lambda _: None)
-    account.feed(b'@theanompi {"ranks": [["node0", 4037]]}\n' + BANNER)
+    account.feed(b'@theanompi {"ranks": [["node0", 4037]]}\n' + BANNER.replace(b"node0", b"node0.site"))
     account.close()
     assert account.deaths == ["rank 0 (node0, pid 4037) was ended by SIGKILL"]
 
