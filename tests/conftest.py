@@ -44,6 +44,8 @@ STARTING = {
 """What starts an mpirun, by module."""
 PROGRAMS = ("theanompi.cli", "theanompi.worker")
 """What starts one when it is the program of another process: named in a command line."""
+BEGINNINGS: list[tuple[Any, Any]] = []
+"""The generators that test modules have made, and their states by then."""
 
 SLOW = """
 test_benchmark_loader test_benchmark_revisions test_benchmark_scaling test_benchmark_zoo test_data_loader
@@ -166,11 +168,27 @@ def pytest_collection() -> None:
     gc.disable()
 
 
-def pytest_collection_finish() -> None:
-    """Take what all modules have made out of the garbage collector's sight, which looks at it again and again."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note where the modules' random numbers begin; take what they have made out of the garbage collector's sight."""
+    from numpy.random import Generator  # after the settings above
+
+    for module in {getattr(item, "module", None) for item in session.items} - {None}:
+        generators = [value for value in vars(module).values() if isinstance(value, Generator)]
+        BEGINNINGS.extend((generator, generator.bit_generator.state) for generator in generators)
     gc.enable()
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin all random numbers anew: what a test draws does not depend on those before it in its process."""
+    for generator, state in BEGINNINGS:
+        generator.bit_generator.state = state
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(0)
+    if lasagne := sys.modules.get("theanompi.lasagne.random"):
+        lasagne.set_rng(lasagne.Generator(lasagne.np.random.PCG64(0)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
