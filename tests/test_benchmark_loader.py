@@ -312,8 +312,8 @@ def test_a_large_set_is_packed_opened_and_read_in_processes_of_their_own(tmp_pat
     path = str(tmp_path / "large.h5")
     words = "synthetic --classes 5 --train 103 --val 20 --size 4 --processes 1 -o".split()
     packing = throughput.child("pack", *words, path)
-    # The worker's CPU time counts as well: its imports alone take a tenth of a second.
-    assert packing["seconds"] > 0 and packing["parent_cpu_s"] > 0 and packing["worker_cpu_s"] > 0.1
+    # The worker's CPU time counts as well, if only that of its imports.
+    assert packing["seconds"] > 0 and packing["parent_cpu_s"] > 0 and packing["worker_cpu_s"] > 0.02
     opening = throughput.child("open", path)
     assert opening["images"] == 123 and 0 < opening["seconds"] < 60
     assert opening["growth_mib"] < opening["resident_mib"]
