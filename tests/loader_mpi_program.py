@@ -43,6 +43,7 @@ def main(lose: bool) -> None:
         if comm.rank == 0:
             print(f"{int(seen.sum())} at most {int(seen.max())} times, {int(counted[0])}")
         print("processes", *loader.pids, flush=True)
+        comm.Barrier()  # both have said so before the job ends
         if lose and comm.rank == 1:
             os.kill(loader.pids[0], signal.SIGKILL)
         for units in loader.train(sampler, epoch=1):

@@ -17,7 +17,10 @@ def main(end: str) -> None:
     data = open_dataset("digits")
     loader = Loader(Pictures(data, resolve(RunConfig())), 16, processes=2, depth=3)
     sampler = Sampler(data.n_train, 16, 1, 0, 1, seed=0)
-    batches = (next(units) for epoch in itertools.count() for units in loader.train(sampler, epoch))
+    # Each to its end: none is closed while a signal comes, when what that raises would be ignored.
+    batches = (
+        batch for epoch in itertools.count() for units in loader.train(sampler, epoch) for batch in units
+    )
     for _ in range(3):
         next(batches)
     print(os.getpid(), *loader.pids, flush=True)

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -230,7 +231,9 @@ def test_what_ends_a_prediction_early_is_one_line_and_leaves_no_table(
         load(feed)
 
     out = tmp_path / "out.csv"
-    with mock.patch.object(Feed, "load", load_after_the_signal):
+    with mock.patch.object(Feed, "load", load_after_the_signal), ExitStack() as stack:
+        if number == signal.SIGKILL:  # the loader has not read its batch before that
+            stack.enter_context(mock.patch("theanompi.data.reading.process.main", signal.pause))
         assert main(["predict", str(digits[0]), str(tmp_path / "a.png"), "-o", str(out)]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(message, line) and len(line) <= 300
