@@ -186,6 +186,15 @@ class Slow(Plain):
             recorder.end("calc")
 
 
+class Held(Plain):
+    """Which begins its second epoch when there is a file "go" in the current folder."""
+
+    def train_iter(self, count: int, recorder: object, objective: int = 0) -> None:
+        while self.epoch == 1 and not os.path.exists("go"):
+            time.sleep(0.01)
+        super().train_iter(count, recorder)
+
+
 class Broken(Plain):
     """Which raises in the middle of training, on the last rank only."""
 
