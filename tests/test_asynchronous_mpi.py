@@ -330,9 +330,9 @@ def test_a_run_validates_what_counts_and_tells_of_its_meetings(rule: str, tmp_pa
     assert [line["iteration"] for line in log if line["kind"] == "val"] == [11, 22]
     meetings = [line for line in log if line["kind"] == "meeting"]
     assert [line["iteration"] for line in meetings] == [11, 22]
-    # Whoever is faster does more of the iterations of all.
+    # Whoever is faster does more of the iterations of all, and each does one of every epoch at the least.
     done = meetings[-1]["done"]
-    assert [sum(line["done"]) // 2 for line in meetings] == [11, 22] and min(done) > 2
+    assert [sum(line["done"]) // 2 for line in meetings] == [11, 22] and min(done) >= 2
     passes = [{"EASGD": -(-each // 3), "ASGD": each, "GOSGD": 0}[rule] for each in done]
     for rank in range(2):
         assert sum(line["order"].count(rank) for line in meetings) == passes[rank]
@@ -439,7 +439,7 @@ def test_a_loss_that_is_not_finite_on_one_worker_ends_all_with_its_line(rule: st
 def test_the_death_of_a_worker_ends_all_even_if_it_has_locked_what_the_others_want(
     rule: str, tmp_path: Path
 ) -> None:
-    done = train(2, tmp_path, "kill-holding-6", rule=rule, settings=OWN[rule], **SHORT, timeout=60)
+    done = train(2, tmp_path, "kill-holding-6", rule=rule, settings=OWN[rule], **SHORT)
     assert done.returncode != 0 and "signal 9" in done.stdout + done.stderr
     assert "summary" not in (tmp_path / "log.jsonl").read_text() and processes_of(tmp_path) == []
 

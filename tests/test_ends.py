@@ -223,7 +223,7 @@ WHERE = "in <string>, line 12, before the end of the run"
     ],
 )
 def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, message):
-    done = run_mpi(n, ["-c", GUARDED.format(what=what)], timeout=30)
+    done = run_mpi(n, ["-c", GUARDED.format(what=what)])
     assert done.returncode == status, done.stderr
     said = re.findall("^theanompi: .*", done.stderr, re.MULTILINE)
     assert len(said) == 2 and said[1] == "theanompi: last words", done.stderr
@@ -231,7 +231,7 @@ def test_a_rank_that_leaves_takes_all_along_with_one_message(n, what, status, me
 
 
 def test_a_ctrl_c_that_nothing_heeds_is_one_line_and_its_status():
-    done = run_mpi(2, ["-c", GUARDED.format(what="if last: raise KeyboardInterrupt")], timeout=30)
+    done = run_mpi(2, ["-c", GUARDED.format(what="if last: raise KeyboardInterrupt")])
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
     assert "theanompi: rank 1: stopped by SIGINT\n" in done.stderr
 
@@ -250,7 +250,7 @@ def train():
 threading.Thread(target=train, daemon=MPI.COMM_WORLD.rank == 1).start()
 begun.wait()
 """
-    done = run_mpi(2, ["-c", program], timeout=30)
+    done = run_mpi(2, ["-c", program])
     assert done.returncode == 1 and "theanompi: rank 1 left, before the end of the run\n" in done.stderr
 
 
@@ -271,7 +271,7 @@ together(MPI.COMM_WORLD, much)
     ids=["one rank", "agreed"],
 )
 def test_what_a_rank_refuses_is_one_line_of_at_most_300_characters(program):
-    done = run_mpi(2, ["-c", program], timeout=30)
+    done = run_mpi(2, ["-c", program])
     line = next(line for line in done.stderr.splitlines() if line.startswith("theanompi: "))
     assert re.match(r"theanompi: rank 1( on \S+)?: much much ", line) and len(line) <= 300 and " … " in line
 
@@ -284,7 +284,7 @@ from theanompi.record import checkpoint
 from theanompi.training.ranks import together
 together(MPI.COMM_WORLD, partial(checkpoint.load, "nowhere.h5"))
 """
-    done = run_mpi(1, ["-c", program], timeout=30)
+    done = run_mpi(1, ["-c", program])
     assert done.returncode == 1
     assert done.stderr == "theanompi: checkpoint nowhere.h5: expected a file, got none there\n"
 
@@ -298,7 +298,7 @@ from theanompi.training.ranks import together
 mine = compile("raise ValueError('five')", "{ROOT}/theanompi_experiments/net.py", "exec")
 together(MPI.COMM_WORLD, partial(exec, mine))
 """
-    done = run_mpi(1, ["-c", program], timeout=30)
+    done = run_mpi(1, ["-c", program])
     assert done.returncode == 1
     assert "theanompi_experiments/net.py" in done.stderr and "ValueError: five" in done.stderr
 
@@ -334,7 +334,7 @@ from theanompi.training.watchdog import COLLECT, TICK, Watchdog
 with Watchdog(MPI.COMM_WORLD, Progress(), stall_seconds=0.1, abort=True):
     time.sleep(TICK + COLLECT / 2)
 """
-    done = run_mpi(n, ["-c", program], timeout=30)
+    done = run_mpi(n, ["-c", program])
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -468,7 +468,7 @@ def test_a_signal_before_training_ends_all_at_once(tmp_path):
 
 @pytest.mark.parametrize("modelclass", ["ExitsInBuild", "Exits", "ExitsInValidation"])
 def test_a_model_that_exits_on_one_rank_ends_all(modelclass, tmp_path):
-    done = train(2, tmp_path / "run", modelclass=modelclass, batch_size=100, max_iterations=10, timeout=60)
+    done = train(2, tmp_path / "run", modelclass=modelclass, batch_size=100, max_iterations=10)
     assert done.returncode == 1
     said = re.findall(r"^theanompi: (.*)$", done.stderr, re.MULTILINE)
     assert len(said) == 2 and said[1] == "nothing is saved", done.stderr
@@ -545,7 +545,7 @@ with watchdog.Watchdog(comm, progress, stall_seconds=1.5, abort=True):
     with progress.waiting("waiting for the other ranks"):
         comm.Barrier()
 """
-    done = run_mpi(2, ["-c", program], timeout=30)
+    done = run_mpi(2, ["-c", program])
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -584,7 +584,7 @@ def test_what_is_said_of_a_stall_is_as_wide_as_the_terminal(monkeypatch, capfd):
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_a_stopped_rank_is_named_by_the_others_and_ended(n):
-    done = run_mpi(n, ["-c", STUCK, "abort"], timeout=30)
+    done = run_mpi(n, ["-c", STUCK, "abort"])
     assert done.returncode != 0
     assert done.stderr.count("no progress for ") == 1, done.stderr
     assert re.search(
@@ -604,7 +604,6 @@ def test_ranks_watch_all_between_them_and_the_mpirun_that_started_them():
     done = run_mpi(
         1,
         ["-c", "from theanompi.system.processes import launchers; print(launchers()[-1].parent)"],
-        timeout=30,
     )
     assert done.stdout.split() == [str(os.getpid())], done.stderr
 
@@ -626,11 +625,8 @@ def test_ranks_do_not_outlive_what_started_them(target, tmp_path):
         job.kill()
         pytest.skip(f"this MPI starts its ranks by {names}")
     os.kill(pids[0], signal.SIGKILL)
-    job.wait(timeout=20)
+    job.wait(timeout=60)
     job.stdout.close()
-    deadline = time.monotonic() + 5
-    while processes_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
     assert processes_of(tmp_path) == []
 
 
