@@ -144,7 +144,7 @@ class Pool:
                 start_new_session=True,
             )
             server.settimeout(1)
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while len(self._links) < RANKS:
                 try:
                     self._links.append(server.accept()[0])
@@ -228,8 +228,8 @@ _pool: list[Pool] = []
 
 def check_warm(n: int, head: str, program: str) -> None:
     """Assert that a program within the ``with`` that `head` ends in ends well on `n` ranks; it says where it hangs."""
-    text = f"import faulthandler\nfaulthandler.dump_traceback_later(45)\n{head}{indent(program, '    ')}"
-    done = run_warm(n, f"{text}\nfaulthandler.cancel_dump_traceback_later()", timeout=60)
+    text = f"import faulthandler\nfaulthandler.dump_traceback_later(150)\n{head}{indent(program, '    ')}"
+    done = run_warm(n, f"{text}\nfaulthandler.cancel_dump_traceback_later()", timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -403,7 +403,7 @@ def test_ctrl_c_ends_all_ranks(folder):
     )
     await_files(process, folder, "rank*.json", 2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert "tmlauncher: BSP: 2 ranks ended by SIGINT after " in err
     assert "Traceback" not in err

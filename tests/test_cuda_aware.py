@@ -86,7 +86,7 @@ def warm(tmp_path, monkeypatch):
 def test_a_library_that_is_faster_than_staging(library, warm):
     proof = prove(["cpu"], values=1_000_000, module=library("time.sleep(0.05)", path="staged"))
     assert proof.claimed and proof.right and proof.use_direct
-    assert proof.staged_s > 0.05 > proof.direct_s > 0
+    assert proof.staged_s > 0.05 and proof.staged_s > proof.direct_s > 0
     assert proof.reason == (
         f"right sums, faster: {proof.direct_s * 1e3:.1f} ms against {proof.staged_s * 1e3:.1f} ms staged, "
         "2 ranks on cpu, 4 MB"
@@ -144,9 +144,14 @@ def test_one_that_fails_at_parts_of_what_it_was_given_whole(library):
 
 
 def test_one_that_hangs(library):
-    proof = prove(["cpu"], values=1000, timeout=15, module=library("time.sleep(300)"))
+    module = library("time.sleep(300)")
+    for timeout in (6, 20, 60):  # a busy machine needs longer to come so far
+        proof = prove(["cpu"], values=1000, timeout=timeout, module=module)
+        assert proof.reason == f"not proven: 2 ranks on cpu: the job had not ended after {timeout} s"
+        if proof.staged_s is not None:
+            break
     assert (proof.claimed, proof.right, proof.direct_s) == (True, False, None)
-    assert proof.reason == "not proven: 2 ranks on cpu: the job had not ended after 15 s"
+    assert proof.staged_s > 0
 
 
 def test_without_an_mpirun(tmp_path, monkeypatch):

@@ -510,7 +510,7 @@ def test_a_heap_that_hdf5_would_walk_through_for_ever_is_refused(tmp_path: Path)
         "try:\n    open_dataset(sys.argv[1])\nexcept ValueError as error:\n    print(error)"
     )
     words = [sys.executable, "-c", program, str(path)]
-    done = subprocess.run(words, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=20, check=False)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60, check=False)
     assert done.stdout == (
         f"data file {path}: expected a whole HDF5 file, got one with a damaged global heap\n"
     ), done.stderr

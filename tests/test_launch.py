@@ -84,7 +84,7 @@ def await_files(process: subprocess.Popen, folder: Path, pattern: str, n: int) -
 
 
 def assert_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
@@ -181,7 +181,7 @@ def test_a_rank_that_dies_ends_all(folder, way):
     got = Job(RunConfig(devices=["cpu"] * 3, out=way), module="small_worker").wait()
     # Which number is mpirun's affair: the rank's own, all ranks' joined by "or" (MPICH), or 255 (Intel).
     assert got > 0
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 100, "after what the others do"
     assert len(facts(folder)) == 3
     assert_gone([item["pid"] for item in facts(folder)])
 
@@ -200,7 +200,7 @@ def test_a_signal_to_the_launcher_ends_all_ranks(folder, number):
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, "sleep"])
     await_files(process, folder, "rank*.json", 2)
     process.send_signal(number)
-    assert process.wait(timeout=20) == 128 + number
+    assert process.wait(timeout=60) == 128 + number
     assert_gone([item["pid"] for item in facts(folder)])
 
 
@@ -209,7 +209,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing(folder):
     await_files(process, folder, "rank*.json", 2)
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert_gone([item["pid"] for item in facts(folder)])
 
 
@@ -217,7 +217,7 @@ def test_ranks_that_ignore_signals_are_killed(folder):
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, "deaf"])
     await_files(process, folder, "deaf*", 2)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 128 + signal.SIGINT
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
     assert_gone([item["pid"] for item in facts(folder)])
 
 
@@ -305,7 +305,7 @@ def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
         return Job(RunConfig(devices=devices), module="small_worker")
 
     job, begin = job_of("cpu", "exec sleep 100"), time.monotonic()
-    assert job.wait() == 128 + signal.SIGKILL and time.monotonic() - begin < 10
+    assert job.wait() == 128 + signal.SIGKILL and time.monotonic() - begin < 60
     assert job.ended_by == signal.SIGKILL
     # One that has a process may take its time, and one whose processes are on another machine.
     assert job_of("cpu", "sleep 3; exit 4").wait() == 4
@@ -321,11 +321,14 @@ def test_a_stopped_mpirun_is_named_and_ended_when_asked_to(folder, capfd, abort)
     os.kill(pid, signal.SIGSTOP)
 
     def go_on_and_end():
+        deadline = time.monotonic() + 60
+        while not job._told and time.monotonic() < deadline:
+            time.sleep(0.05)
         os.kill(pid, signal.SIGCONT)
         job.cancel()
 
     if not abort:
-        threading.Timer(2, go_on_and_end).start()
+        threading.Thread(target=go_on_and_end).start()
     assert job.wait() == 128 + (signal.SIGKILL if abort else signal.SIGTERM)
     ends = "; the run ends, as --stall-abort has it" if abort else ""
     said = (

@@ -127,7 +127,7 @@ def test_where_mpi_had_started_before_it_is_not_ignored_silently(tmp_path):
     script = SCRIPT.format(first="from mpi4py import MPI", algorithm="ring").replace(
         "summing", "theanompi.worker"
     )
-    done = run_mpi(2, ["-c", script, str(tmp_path / "run")], timeout=30)
+    done = run_mpi(2, ["-c", script, str(tmp_path / "run")])
     assert done.returncode == 1
     starting, line = done.stderr.splitlines()
     assert starting == "starting 2 ranks …"
