@@ -36,7 +36,9 @@ def run(config, devices, plan=False):
         "threads": os.environ["OMP_NUM_THREADS"], "cores": len(os.sched_getaffinity(0)),
         "outer": os.environ.get("PMIX_OUTER"),
     }
-    Path(f"rank{rank}.json").write_text(json.dumps(facts))
+    part = Path(f"rank{rank}.part")
+    part.write_text(json.dumps(facts))
+    part.rename(part.with_suffix(".json"))  # as what waits for it may end this process at once
     comm.Barrier()
     if config.out == "exit" and rank == comm.size - 1:
         os._exit(3)
