@@ -310,7 +310,10 @@ def test_an_mpirun_that_nothing_is_left_of_is_ended(folder, monkeypatch):
     assert job.wait() == 128 + signal.SIGKILL and time.monotonic() - begin < 60
     assert job.ended_by == signal.SIGKILL
     # One that has a process may take its time, and one whose processes are on another machine.
-    assert job_of("cpu", "sleep 3; exit 4").wait() == 4
+    job = job_of("cpu", f"sleep 3 & touch {folder}/begun; wait $!; exit 4")
+    while not (folder / "begun").exists():
+        time.sleep(0.01)
+    assert job.wait() == 4
     assert job_of("node7:cpu", "exec sleep 3").wait() == 0
 
 
