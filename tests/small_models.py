@@ -163,14 +163,6 @@ class NoValidation(Plain):
         raise ConfigError("no such validation")
 
 
-class SlowToValidate(Plain):
-    """Whose validation takes 2 s to be compiled."""
-
-    def compile_validation(self) -> None:
-        time.sleep(2)
-        super().compile_validation()
-
-
 class Regression(Plain):
     """What `tests.compare_worker` reports other metrics of; it trains nothing."""
 

@@ -6,7 +6,8 @@ instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iterat
 process, ``kill-holding-N`` that rank as it writes for the Nth time what it has locked for all, ``term-N`` sends the
 last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N, ``full-N`` leaves no room in any file from
 then on, ``blind`` has the last rank find no checkpoint, ``impatient-N`` makes N the run's stall_seconds once two
-iterations are done: what comes before may take long on a busy machine.
+iterations are done: what comes before may take long on a busy machine, ``slow-validation-N`` lets N seconds pass on
+the recorder's clock while validation is compiled.
 
 No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
@@ -71,6 +72,18 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
                 return word(self)
 
             stack.enter_context(patch(Watchdog, "word", word_of_the_impatient))
+        elif how.startswith("slow-validation"):
+            from theanompi.record import recorder
+            from theanompi.training.model import Model
+
+            compile_validation, clock, passed = Model.compile_validation, recorder.monotonic, [0.0]
+
+            def compile_slowly(self: Model) -> None:
+                passed[0] += float(how.split("-")[-1])
+                compile_validation(self)
+
+            stack.enter_context(patch(recorder, "monotonic", lambda: clock() + passed[0]))
+            stack.enter_context(patch(Model, "compile_validation", compile_slowly))
         elif how.startswith("kill-holding"):
             from theanompi.exchange.window import LockedWindow
 
