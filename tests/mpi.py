@@ -227,9 +227,12 @@ _pool: list[Pool] = []
 
 
 def check_warm(n: int, head: str, program: str) -> None:
-    """Assert that a program within the ``with`` that `head` ends in ends well on `n` ranks; it says where it hangs."""
-    text = f"import faulthandler\nfaulthandler.dump_traceback_later(150)\n{head}{indent(program, '    ')}"
-    done = run_warm(n, f"{text}\nfaulthandler.cancel_dump_traceback_later()", timeout=180)
+    """Assert that a program within the ``with`` that `head` ends in ends well on `n` ranks; it says where it hangs.
+
+    Ranks that hand something over again and again wait for a core each time: a busy machine needs minutes.
+    """
+    text = f"import faulthandler\nfaulthandler.dump_traceback_later(350)\n{head}{indent(program, '    ')}"
+    done = run_warm(n, f"{text}\nfaulthandler.cancel_dump_traceback_later()", timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
