@@ -5,9 +5,8 @@
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N`` its loader
 process, ``kill-holding-N`` that rank as it writes for the Nth time what it has locked for all, ``term-N`` sends the
 last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N, ``full-N`` leaves no room in any file from
-then on, ``blind`` has the last rank find no checkpoint, ``impatient-N`` makes N the run's stall_seconds once two
-iterations are done: what comes before may take long on a busy machine, ``slow-validation-N`` lets N seconds pass on
-the recorder's clock while validation is compiled.
+then on, ``blind`` has the last rank find no checkpoint, ``slow-validation-N`` lets N seconds pass on the recorder's
+clock while validation is compiled.
 
 No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
@@ -61,17 +60,7 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
                 stack.enter_context(
                     patch(checkpoint, "load", side_effect=ValueError("expected a checkpoint"))
                 )
-        elif how.startswith("impatient"):
-            from theanompi.training.watchdog import Watchdog, Word
 
-            word, limit = Watchdog.word, float(how.split("-")[-1])
-
-            def word_of_the_impatient(self: Watchdog) -> Word:
-                if self._progress.iteration > 1 and self._limit > limit:
-                    self._limit = self._speaks_at = limit
-                return word(self)
-
-            stack.enter_context(patch(Watchdog, "word", word_of_the_impatient))
         elif how.startswith("slow-validation"):
             from theanompi.record import recorder
             from theanompi.training.model import Model
