@@ -47,7 +47,9 @@ SECONDS = 10.0
 PLAIN = Mode("py", None)
 REWRITTEN = Mode(
     "py",
-    RewriteDatabaseQuery(include=["fast_run"], exclude=[*TorchLinker.incompatible_rewrites, "fusion"]),
+    RewriteDatabaseQuery(
+        include=["fast_run", "static_shapes"], exclude=[*TorchLinker.incompatible_rewrites, "fusion"]
+    ),
 )
 """With the rewrites that our mode has: those may make 0 of 0 · NaN, or log(1 + x) exact for a small x. Without fusion,
 after which the interpreter computes with Python's numbers, and divides by none of 0."""

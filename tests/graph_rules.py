@@ -684,8 +684,7 @@ rule("logspace")(lambda d: f"pt.logspace({d.x('if', 0, high=3)}, 2, {d.any_of(3,
 rule("geomspace")(lambda d: f"pt.geomspace({d.x('f', 0, low=1)}, 9, {d.any_of(3, 4)})")
 rule("mgrid", 2)(lambda d: f"pt.mgrid[0:{d.any_of(2, 3)}, 1:{d.any_of(4, 3)}]")
 rule("ogrid", 2)(lambda d: f"pt.ogrid[0:{d.any_of(2, 3)}, 1:{d.any_of(4, 3)}]")
-# PyTensor compiles no length that is a uint64.
-rule("bartlett")(lambda d: f"pt.bartlett({d.x('i', 0, low=1, high=6)})")
+rule("bartlett")(lambda d: f"pt.bartlett({d.x('iu', 0, low=1, high=6)})")
 rule("as_tensor of a list")(lambda d: f"pt.as_tensor([{d.x('iuf', 0)}, {d.x('iuf', 0)}, 2])")
 rule("scalar_from_tensor")(lambda d: f"pt.tensor_from_scalar(pt.scalar_from_tensor({d.x(ndim=0)}))")
 

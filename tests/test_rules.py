@@ -303,22 +303,26 @@ TELL_AND_AWAIT_THE_WATCH = """
     memory = bytearray(os.urandom(4096)) * 25_000
     places = comm.gather((os.uname().nodename, os.getpid()))
     rank or tell(ranks=places)
-    descriptors = Path("/proc", os.environ["THEANOMPI_LAUNCHER"].rpartition(":")[2], "fdinfo")
-    while not any(f"Pid:\\t{os.getpid()}\\n" in read_if_there(file) for file in descriptors.iterdir()):
-        time.sleep(0.01)
+    await_the_watch()
 """
-READ_IF_THERE = """
+AWAIT_THE_WATCH = """
 def read_if_there(file):
     try:
         return file.read_text()
     except OSError:
         return ""
+
+
+def await_the_watch():
+    descriptors = Path("/proc", os.environ["THEANOMPI_LAUNCHER"].rpartition(":")[2], "fdinfo")
+    while not any(f"Pid:\\t{os.getpid()}\\n" in read_if_there(file) for file in descriptors.iterdir()):
+        time.sleep(0.01)
 """
 
 
 def test_the_rank_that_was_killed_is_named_and_not_one_that_mpirun_killed_after_it(folder, capfd):
     (folder / "small_worker.py").write_text(
-        READ_IF_THERE
+        AWAIT_THE_WATCH
         + WORKER.replace("    comm.Barrier()\n", f"{TELL_AND_AWAIT_THE_WATCH}    comm.Barrier()\n", 1)
     )
     with pytest.raises(RunFailed, match=r"rank 3 \(.*, pid \d+\) was (ended by SIGKILL|the first to end)"):
@@ -332,11 +336,10 @@ def test_who_left_is_named_though_one_had_left_before_anybody_watched(folder, mo
     gone = subprocess.Popen(["true"])
     gone.wait()
     places = comm.gather((os.uname().nodename, os.getpid() if rank else gone.pid))
-    rank or tell(ranks=places)
-    time.sleep(1)
+    await_the_watch() if rank else tell(ranks=places)
 """
     (folder / "small_worker.py").write_text(
-        WORKER.replace("    comm.Barrier()\n", f"{told}    comm.Barrier()\n", 1)
+        AWAIT_THE_WATCH + WORKER.replace("    comm.Barrier()\n", f"{told}    comm.Barrier()\n", 1)
     )
     job = Job(RunConfig(devices=["cpu"] * 2, out="exit"), module="small_worker")
     assert job.wait() != 0
