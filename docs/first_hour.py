@@ -16,6 +16,7 @@ import platform
 import pty
 import re
 import shutil
+import signal
 import struct
 import sysconfig
 import tempfile
@@ -187,6 +188,8 @@ def run(step: Step, columns: int, folder: Path, environ: dict[str, str]) -> list
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
+        # Which is ignored where a shell has started this in the background.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.execvpe("bash", ["bash", "-c", step.command], environ)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
