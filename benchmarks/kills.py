@@ -350,6 +350,8 @@ def cases_of_rule(
 
 def main() -> int:
     """Run the cases, print a table and write the JSON."""
+    # Which is ignored, here and in all that is started, where a shell has started this in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = common.parser(__doc__)
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="how many (default: 100)")
     parser.add_argument(
