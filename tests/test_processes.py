@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from theanompi.system.processes import children, exit_status, look_up
 
-LINUX = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+LINUX = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
 
 
 def test_a_process_may_be_called_anything(tmp_path: Path) -> None:
