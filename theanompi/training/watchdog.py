@@ -87,7 +87,7 @@ class Watchdog:
         self._end.set()
         self._thread.join()
         if self._channel is not None and (kind is None or issubclass(kind, Agreed)):
-            # A process has 2,048 of them. What nobody has read, the next one would get.
+            # MPICH has some 2,000 of them for a process. What nobody has read, the next one would get.
             self._channel.Barrier()
             while self._channel.Iprobe():
                 self._channel.recv()
