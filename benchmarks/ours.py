@@ -5,12 +5,16 @@ import gc
 from collections.abc import Callable
 
 import common
-import torch
-from mpi4py import MPI
 
-from theanompi import device
-from theanompi.exchange import get_exchanger
-from theanompi.models.resnet50 import ResNet50
+from theanompi.worker import nothing_is_garbage
+
+with nothing_is_garbage():  # as a run imports
+    import torch
+    from mpi4py import MPI
+
+    from theanompi import device
+    from theanompi.exchange import get_exchanger
+    from theanompi.models.resnet50 import ResNet50
 
 
 class Unrecorded:

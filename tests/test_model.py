@@ -293,3 +293,13 @@ def test_two_layers_of_one_name_are_refused() -> None:
         match=r"^network: expected a name .* \(give each layer another name=…\), got fc.W, fc.b more than once",
     ):
         made({"build_model": build_model})
+
+
+def test_loader_processes_start_before_the_first_graph_is_compiled() -> None:
+    model = Plain({"batch_size": 4, "verbose": False})
+    assert model.data.readings() == []
+    with mock.patch("theanompi.training.model.gradient_function", side_effect=RuntimeError("compiling")):
+        with pytest.raises(RuntimeError, match="compiling"):
+            model.compile_iter_fns()
+    assert model.data.readings() == [[]]
+    model.cleanup()

@@ -12,7 +12,7 @@ from theanompi.record.timeline import Span
 class Items:
     """A data set as one rank reads it.
 
-    Its loader processes are started when the first batch is asked for.
+    Its loader processes are started by `open`, or when the first batch is asked for.
 
     Parameters
     ----------
@@ -58,6 +58,10 @@ class Items:
         self.n_batch_val = len(validation_batches(self.modality.count("val"), self.batch_size, size, rank))
         self._processes = config.loader_processes or 1
         self._loader: Loader | None = None
+
+    def open(self) -> None:
+        """Start the loader processes, which come up while this process has other things to do."""
+        self._open_loader()
 
     def train(self, epoch: int, start: int) -> Iterator[Batch]:
         """This rank's batches of an epoch from update `start` on; ends the stream before."""

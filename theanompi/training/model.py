@@ -358,6 +358,8 @@ class Model:
     def compile_iter_fns(self, sync_type: str = "cdd", exchangers: Sequence[Exchanger] = ()) -> None:
         """Compile the gradient and update functions; that of validation is compiled by `compile_validation`.
 
+        The loader processes start meanwhile.
+
         Parameters
         ----------
         sync_type : {"cdd", "avg"}
@@ -373,6 +375,7 @@ class Model:
                 f"ema: expected 0, as with rule {run.rule} each worker has weights of its own, got {run.ema:g}"
             )
         self._exchangers = exchangers
+        self.data.open()
         mode = partial(
             device.mode, precision=run.precision, return_internal_type=True, capture=run.cuda_graph
         )

@@ -157,6 +157,9 @@ class _Items(Items):
             self._made = self.modality.reader.make(self.dataset.fileno())
         return self._made
 
+    def open(self) -> None:
+        pass
+
     def train(self, epoch: int, start: int) -> Iterator[Batch]:
         ones = np.ones(self.batch_size, np.float32)
         for units in self.sampler.batches(epoch, start):
