@@ -10,6 +10,7 @@ NumPy may change its streams between versions.
 """
 
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,11 +70,18 @@ def splitmix64(states: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
     return _mix(states[:, None] + steps)
 
 
+@lru_cache(maxsize=16)
+def _state(*words: int) -> NDArray[np.uint64]:
+    """What all samples have in common, uint64 (1,); asked for with each batch of an epoch."""
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = _mix((state ^ np.uint64(word & _MASK)) + _GOLDEN)
+    return state
+
+
 def _states(seed: int, epoch: int, ids: NDArray[np.int64], purpose: Purpose) -> NDArray[np.uint64]:
     # Each word is absorbed by a bijection, so two samples of one (seed, epoch, purpose) never share a state.
-    state = np.zeros(1, np.uint64)
-    for word in (seed, epoch, purpose):
-        state = _mix((state ^ np.uint64(word & _MASK)) + _GOLDEN)
+    state = _state(seed, epoch, purpose)
     return _mix((state ^ np.asarray(ids, np.int64).view(np.uint64)) + _GOLDEN)
 
 
