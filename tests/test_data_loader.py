@@ -596,18 +596,22 @@ def test_a_process_killed_at_any_moment(digits: Dataset) -> None:
             timer.join()
 
 
-def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("SIGSEGV", "somebody ended it, or something in it crashed"),
+        ("SIGBUS", "the file was cut short while it was read, or its disk has failed"),
+    ],
+)
+def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset, name: str, hint: str) -> None:
     with Loader(pictures(digits), 16, processes=2) as loader:
         assert len(list(loader.validation(1, 0))) == 23
         # What an mpirun passes on to all of a rank is for the rank to judge.
         os.kill(loader.pids[0], signal.SIGTERM)
         assert len(list(loader.validation(1, 0))) == 23
-        os.kill(loader.pids[0], signal.SIGSEGV)
+        os.kill(loader.pids[0], signal.Signals[name])
         wait_until_gone([loader.pids[0]])
-        text = (
-            f"^loader process {loader.pids[0]} ended by signal SIGSEGV with nothing to do; "
-            "somebody ended it, or something in it crashed$"
-        )
+        text = f"^loader process {loader.pids[0]} ended by signal {name} with nothing to do; {hint}$"
         with pytest.raises(LoaderError, match=text):
             loader.validation(1, 0)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.photographs import jpeg, photograph
 from theanompi.data.modality import Field, ReaderClass
 from theanompi.data.pictures.decode import BadImage
 from theanompi.data.pictures.reader import PictureReader, Row, shrunk
-from theanompi.data.reading.process import Layout, Work
+from theanompi.data.reading.process import Layout, Work, read_batch
 from theanompi.data.reading.reader import BadItem, BytesReader
 
 pytestmark = pytest.mark.timeout(60)
@@ -193,6 +194,70 @@ def test_bytes_that_are_not_there(file: io.BufferedRandom) -> None:
     text = f"^expected 8 bytes at byte {position} of the file, which ends after 3 of them$"
     with pytest.raises(BadItem, match=text):
         BytesReader(file.fileno()).read([position, length], {"x": np.zeros((1, 8), np.uint8)}, 0)
+
+
+SMALL = {
+    "a": Field("float32", (2, 3)),
+    "b": Field("uint16", (5,)),
+    "c": Field("bool", ()),
+    "d": Field("int64", ()),
+}
+
+
+def holding(fields: dict[str, Field], n: int) -> dict[str, NDArray[Any]]:
+    return {name: np.full((n, *shape), 9, dtype) for name, (dtype, shape) in fields.items()}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_all_items_at_once_are_what_each_is_alone(file: io.BufferedRandom, whole: bool) -> None:
+    rng, n = np.random.default_rng(0), 33
+    file.write(content := rng.integers(0, 2, 1000, np.uint8).tobytes())
+    file.flush()
+    got, expected = holding(SMALL, n), holding(SMALL, n)
+    rows = np.zeros((n, 8), np.int64)
+    for k, (name, field) in enumerate(SMALL.items()):
+        size = field.nbytes
+        # One of them ends where the file does.
+        rows[:, 2 * k] = [1000 - size, *rng.integers(0, 1000 - size, n - 1)]
+        rows[:, 2 * k + 1] = size if whole else rng.integers(0, size + 1, n)
+        for i, (position, length) in enumerate(rows[:, 2 * k : 2 * k + 2].tolist()):
+            data = content[position : position + length].ljust(size, b"\0")
+            expected[name][i] = np.frombuffer(data, field.dtype).reshape(field.shape)
+    assert BytesReader(file.fileno()).read_all(rows, got)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name].view(np.uint8), array.view(np.uint8), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "length"),
+    [
+        ([993, 8], Field("uint8", (8,)), 1000),  # past the end
+        ([992, 8], Field("uint8", (8,)), 999),  # of a file that was longer when it was opened
+        ([0, 9], Field("uint8", (8,)), 1000),
+        ([0, 20000], Field("uint8", (20000,)), 30000),  # large: a copy takes longer than a call of the system
+    ],
+)
+def test_what_does_not_fit_and_what_is_large_is_read_item_by_item(
+    file: io.BufferedRandom, row: list[int], field: Field, length: int
+) -> None:
+    file.write(bytes(max(length, 1000)))
+    file.flush()
+    reader = BytesReader(file.fileno())
+    os.truncate(file.fileno(), length)
+    assert not reader.read_all(np.array([row, row]), holding({"x": field}, 2))
+
+
+def test_of_a_batch_the_first_item_that_cannot_be_read_is_told(file: io.BufferedRandom) -> None:
+    file.write(bytes(100))
+    file.flush()
+    rows = np.array([[0, 8], [96, 8], [97, 8]])
+    fault = read_batch(BytesReader(file.fileno()), rows, {"x": np.zeros((3, 8), np.uint8)})
+    assert fault == (1, "expected 8 bytes at byte 96 of the file, which ends after 4 of them")
+
+
+def test_an_empty_file_has_nothing_to_map(file: io.BufferedRandom) -> None:
+    fault = read_batch(BytesReader(file.fileno()), np.array([[0, 1]]), {"x": np.zeros((1, 1), np.uint8)})
+    assert fault == (0, "expected 1 bytes at byte 0 of the file, which ends after 0 of them")
 
 
 IMAGES = {"images": Field("uint8", (7, 11, 3))}

@@ -390,14 +390,13 @@ class Loader:
         if code >= 0:
             how, hint = f"with exit code {code}", "its own message stands above"
         else:
-            how, hint = (
-                f"by signal {signal_name(-code).removeprefix('signal ')}",
-                "somebody ended it, or something in it crashed",
-            )
-            if -code == signal.SIGKILL:
-                hint = (
-                    "somebody ended it, or the machine is out of memory: then give it fewer loader processes"
-                )
+            how = f"by signal {signal_name(-code).removeprefix('signal ')}"
+            hints: dict[int, str] = {
+                signal.SIGKILL: "somebody ended it, or the machine is out of memory: "
+                "then give it fewer loader processes",
+                signal.SIGBUS: "the file was cut short while it was read, or its disk has failed",
+            }
+            hint = hints.get(-code, "somebody ended it, or something in it crashed")
         return f"loader process {child.process.pid} ended {how} {doing}; {hint}"
 
     def _unreadable(self, task: _Task, i: int, reason: str) -> str:

@@ -129,25 +129,41 @@ def serve(
     ----------
     connection : Connection
     reader : object
-        With a method ``read(row, fields, i)``, as `theanompi.data.reading.reader.BytesReader` has it.
+        With a method ``read(row, fields, i)``, and perhaps ``read_all(rows, fields)``, as
+        `theanompi.data.reading.reader.BytesReader` has them.
     rows, slots : int64 (slots, n, columns), sequence of mappings
         The shared memory.
     """
     try:
         while True:
             slot = connection.recv()
-            start, fault = monotonic(), None
-            fields = slots[slot]
-            for i, row in enumerate(rows[slot].tolist()):
-                try:
-                    reader.read(row, fields, i)
-                except (BadItem, OSError, MemoryError) as error:
-                    fault = i, str(error) or type(error).__name__
-                    break
+            start = monotonic()
+            fault = read_batch(reader, rows[slot], slots[slot])
             connection.send((slot, fault, start, monotonic()))
     except (EOFError, ConnectionError):
         # The training process has closed the loader, or is gone: nobody is left to tell.
         return
+
+
+def read_batch(
+    reader: Any, rows: NDArray[np.int64], fields: Mapping[str, NDArray[Any]]
+) -> tuple[int, str] | None:
+    """Fill a slot: all items at once, if the reader has a way for it that will do here, or else one after another.
+
+    Returns
+    -------
+    (int, str) or None
+        Which item cannot be read, and why.
+    """
+    read_all = getattr(reader, "read_all", None)
+    if read_all is not None and read_all(rows, fields):
+        return None
+    for i, row in enumerate(rows.tolist()):
+        try:
+            reader.read(row, fields, i)
+        except (BadItem, OSError, MemoryError) as error:
+            return i, str(error) or type(error).__name__
+    return None
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError, RunConfig
 from theanompi.data import Batch, LoaderError, validation_batches
-from theanompi.data.reading.reader import BadItem
+from theanompi.data.reading.process import read_batch
 from theanompi.exchange import Exchanger
 from theanompi.training.inputs import Feed
 from theanompi.training.items import Items
@@ -143,12 +143,9 @@ class _Items(Items):
         modality = self.modality
         rows, values = modality.batch(split, epoch, ids)
         fields = {name: np.empty((len(ids), *f.shape), f.dtype) for name, f in modality.read.items()}
-        for i, row in enumerate(rows.tolist()):
-            try:
-                self._reader.read(row, fields, i)
-            except (BadItem, OSError, MemoryError) as error:
-                name = modality.item_name(split, int(ids[i]))
-                raise LoaderError(f"data file {self.dataset.path}: {name}: {error}") from None
+        if fault := read_batch(self._reader, rows, fields):
+            name = modality.item_name(split, int(ids[fault[0]]))
+            raise LoaderError(f"data file {self.dataset.path}: {name}: {fault[1]}")
         return Batch({**fields, **values, "weights": weights}, ids)
 
     @property
