@@ -14,7 +14,7 @@ import pytest
 from tests.mpi import ROOT, run_mpi
 from tests.test_launch import WORKER, assert_gone, await_files, facts
 from theanompi import BSP, __version__, cli
-from theanompi.config import EXCHANGES, RunConfig, run_folder
+from theanompi.config import EXCHANGES, RunConfig, run, run_folder
 from theanompi.config.plugins import import_module
 from theanompi.experiments.file import SHIPPED
 from theanompi.launch.ends import Account
@@ -105,6 +105,25 @@ def test_the_help_fits_the_terminal(columns, doctor, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     widths = [len(line) for line in cli._launcher(doctor).format_help().splitlines()]
     assert columns - 12 < max(widths) <= columns
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "RULES",
+        "EXCHANGES",
+        "ALGORITHMS",
+        "OPTIMIZERS",
+        "SCHEDULES",
+        "LOGGERS",
+        "PACKAGED",
+        "SYNC_TYPES",
+        "PRECISIONS",
+    ],
+)
+def test_the_help_has_every_name_that_a_setting_may_have(names):
+    words = set(re.findall(r"[\w-]+", cli._launcher().format_help()))
+    assert set(getattr(run, names)) <= words
 
 
 def helped(command, capsys):

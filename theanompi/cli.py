@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from theanompi import __version__
 from theanompi.config import (
     RANKS,
+    RULES,
     ConfigError,
     OneLineParser,
     RunConfig,
@@ -155,7 +156,7 @@ def _launcher(doctor: bool = False) -> Parser:
         "--rule",
         dest="rule",
         metavar="RULE",
-        help="how workers exchange: BSP, or a class of your own: MODULE.CLASS",
+        help=f"how workers exchange: {', '.join(RULES)}, or a class of your own: MODULE.CLASS",
         **suppress,
     )
     group.add_argument(

@@ -317,7 +317,7 @@ class RunConfig:
         None,
         choice(SCALINGS),
         "recipe",
-        "of base-lr with the minibatch (default: linear for cdd, none for avg)",
+        "of base-lr with the minibatch (default: linear where gradients are summed, or else none)",
     )
     scaled: str = _option(
         "run",
