@@ -28,17 +28,23 @@ from theanompi.config.files import split_prefix
 from theanompi.lasagne.layers import (
     BatchNormLayer,
     ConcatLayer,
+    Conv1DLayer,
     Conv2DLayer,
+    Conv3DLayer,
     DenseLayer,
+    DilatedConv2DLayer,
     InputLayer,
     Layer,
     NINLayer,
     NonlinearityLayer,
+    TransposedConv2DLayer,
+    TransposedConv3DLayer,
     get_all_param_values,
     get_all_params,
     get_output,
     set_all_param_values,
 )
+from theanompi.lasagne.layers.cuda_convnet import Conv2DCCLayer, NINLayer_c01b
 from theanompi.lasagne.nonlinearities import softmax
 from theanompi.launch.check import check
 from theanompi.models import densenet, googlenet_bn, inception_v3, one_tower, vgg
@@ -314,6 +320,52 @@ def test_weights_of_torch_compute_the_same_here_and_ours_there() -> None:
     state = as_torch({p.name: p.get_value() for p in get_all_params(net)}, [net], NAMES)
     reference.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
     agree()
+
+
+IMAGES = (2, 4, 5, 6)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "module", "shape"),
+    [
+        (Conv1DLayer, nn.Conv1d(4, 4, 3), (2, 4, 5)),
+        (Conv3DLayer, nn.Conv3d(4, 4, 3), (2, 4, 5, 4, 3)),
+        (TransposedConv2DLayer, nn.ConvTranspose2d(4, 4, 3), IMAGES),
+        (TransposedConv3DLayer, nn.ConvTranspose3d(4, 4, 3), (2, 4, 3, 2, 3)),
+        (DilatedConv2DLayer, nn.Conv2d(4, 4, 3, dilation=2), IMAGES),
+        (Conv2DCCLayer, nn.Conv2d(4, 4, 3), IMAGES),
+        ("c01b", nn.Conv2d(4, 4, 3), IMAGES),
+        ("NIN c01b", nn.Conv2d(4, 4, 1), IMAGES),
+    ],
+)
+def test_filters_of_torch_are_those_of_each_layer_whichever_way_it_turns_them(
+    layer: Any, module: nn.Module, shape: tuple[int, ...], flip: bool
+) -> None:
+    """All have as many filters as channels, so that axes in a wrong order still fit."""
+    images, about = numbers(*shape), {"nonlinearity": None, "name": "conv"}
+    c01b = isinstance(layer, str)
+    incoming = InputLayer((*shape[1:], shape[0]) if c01b else shape)
+    if layer is DilatedConv2DLayer:
+        if flip:
+            return  # it has none that are flipped
+        net: Layer = layer(incoming, 4, 3, dilation=2, **about)
+    elif layer == "NIN c01b":
+        net = NINLayer_c01b(incoming, 4, **about)
+    elif layer == "c01b":
+        net = Conv2DCCLayer(incoming, 4, 3, dimshuffle=False, flip_filters=flip, **about)
+    else:
+        net = layer(incoming, 4, 3, flip_filters=flip, **about)
+    state = state_of(module, "conv.")
+    for p in get_all_params(net):
+        p.set_value(fit(of(state), [net]).values[p.name])
+    given = np.moveaxis(images, 0, -1) if c01b else images
+    output = get_output(net, device.shared(np.ascontiguousarray(given)))
+    ours = pytensor.function([], output, mode=device.mode())()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images)).numpy()
+    assert np.abs((np.moveaxis(ours, -1, 0) if c01b else ours) - expected).max() < 1e-5
+    assert same(as_torch({p.name: p.get_value() for p in get_all_params(net)}, [net], {}), state)
 
 
 def test_our_own_names_and_lasagnes_order_keep_every_bit() -> None:

@@ -12,7 +12,17 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError, RunConfig, closest, got, listed
 from theanompi.config.files import split_prefix
-from theanompi.lasagne.layers import DenseLayer, Layer, NINLayer, get_all_layers
+from theanompi.lasagne.layers import (
+    DenseLayer,
+    DilatedConv2DLayer,
+    Layer,
+    LocallyConnected2DLayer,
+    NINLayer,
+    TransposedConv2DLayer,
+    TransposedConv3DLayer,
+    get_all_layers,
+)
+from theanompi.lasagne.layers.cuda_convnet import Conv2DCCLayer, NINLayer_c01b
 from theanompi.record.weights import Weights, read_weights
 from theanompi.training.model import Model
 from theanompi.training.ranks import together
@@ -239,7 +249,7 @@ def to_torch(layer: Layer, suffix: str, value: np.ndarray) -> np.ndarray:
     """Lay a parameter out as torch does.
 
     A dense ``W`` (in, out) becomes (out, in), that of a `NINLayer` the filters (out, in, 1, …) of a convolution.
-    Filters that a layer flips are mirrored. ``inv_std`` becomes the variance, 1 / inv_std² − epsilon, which is the
+    Filters that a layer flips and torch does not, or the other way round, are mirrored. ``inv_std`` becomes the variance, 1 / inv_std² − epsilon, which is the
     biased one, where torch keeps the unbiased one of the same batches.
 
     Parameters
@@ -254,24 +264,48 @@ def to_torch(layer: Layer, suffix: str, value: np.ndarray) -> np.ndarray:
     >>> to_torch(DenseLayer((None, 2), 3), "W", np.zeros((2, 3))).shape
     (3, 2)
     """
-    if suffix == "W" and isinstance(layer, DenseLayer):
-        return value.T
-    if suffix == "W" and isinstance(layer, NINLayer):
-        return value.T.reshape(*value.T.shape, *_ones(layer))
-    if suffix == "W" and getattr(layer, "flip_filters", False):
-        return np.flip(value, tuple(range(2, value.ndim)))
     if suffix == "inv_std":
         return np.maximum(1 / np.square(value, dtype=np.float64) - _epsilon(layer), 0)
-    return value
+    if suffix != "W":
+        return value
+    if isinstance(layer, NINLayer | NINLayer_c01b):
+        value = value.T if isinstance(layer, NINLayer) else value
+        return value.reshape(*value.shape, *_ones(layer))
+    return _mirrored(layer, value.transpose(_axes(layer, value.ndim)))
 
 
 def from_torch(layer: Layer, suffix: str, value: np.ndarray) -> np.ndarray:
     """Undo `to_torch`."""
-    if suffix == "W" and isinstance(layer, DenseLayer | NINLayer):
-        return value.reshape(value.shape[:2]).T
     if suffix == "inv_std":
         return 1 / np.sqrt(value.astype(np.float64) + _epsilon(layer))
-    return to_torch(layer, suffix, value)
+    if suffix != "W":
+        return value
+    if isinstance(layer, NINLayer | NINLayer_c01b):
+        value = value.reshape(value.shape[:2])
+        return value.T if isinstance(layer, NINLayer) else value
+    return _mirrored(layer, value).transpose(np.argsort(_axes(layer, value.ndim)))
+
+
+def _axes(layer: Layer, ndim: int) -> tuple[int, ...]:
+    """Which of the axes of a layer's ``W`` are torch's first, second and so on."""
+    if isinstance(layer, DenseLayer | DilatedConv2DLayer):
+        return (1, 0, *range(2, ndim))
+    if isinstance(layer, Conv2DCCLayer) and not layer.dimshuffle:
+        return (3, 0, 1, 2)
+    return tuple(range(ndim))
+
+
+def _mirrored(layer: Layer, filters: np.ndarray) -> np.ndarray:
+    """Mirror filters, with torch's order of axes, where torch has them the other way round."""
+    if isinstance(layer, LocallyConnected2DLayer):
+        return filters  # which torch does not have
+    if isinstance(layer, Conv2DCCLayer):
+        layer = layer.inner
+    mirrored = getattr(layer, "flip_filters", False)
+    if isinstance(layer, TransposedConv2DLayer | TransposedConv3DLayer):
+        # Torch's is the transpose of its convolution, which does not flip.
+        mirrored = not mirrored
+    return np.flip(filters, tuple(range(2, filters.ndim))) if mirrored else filters
 
 
 def _ones(layer: Layer) -> Collection[int]:
