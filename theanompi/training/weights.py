@@ -249,8 +249,9 @@ def to_torch(layer: Layer, suffix: str, value: np.ndarray) -> np.ndarray:
     """Lay a parameter out as torch does.
 
     A dense ``W`` (in, out) becomes (out, in), that of a `NINLayer` the filters (out, in, 1, …) of a convolution.
-    Filters that a layer flips and torch does not, or the other way round, are mirrored. ``inv_std`` becomes the variance, 1 / inv_std² − epsilon, which is the
-    biased one, where torch keeps the unbiased one of the same batches.
+    Filters that a layer turns the other way than torch are mirrored, and axes in another order are put in torch's.
+    ``inv_std`` becomes the variance, 1 / inv_std² − epsilon, which is the biased one, where torch keeps the unbiased
+    one of the same batches.
 
     Parameters
     ----------
