@@ -1,6 +1,7 @@
 """What a model's objectives must be: each mistake is one line, before anything is compiled."""
 
 import math
+import warnings
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from theanompi.lasagne.layers import DenseLayer, DropoutLayer, InputLayer, get_a
 from theanompi.lasagne.nonlinearities import softmax
 from theanompi.rules import own_step
 from theanompi.training.objective import Statistics, trace
+from theanompi.training.optimizers import Optimizer
 from theanompi.training.replica import Measures
 
 N = 4
@@ -47,6 +49,13 @@ def made(objectives: Any, settings: dict[str, Any] | None = None, **namespace: A
 
 def vector(self: Two, batch: Any) -> Any:
     return self.scores(batch).loss
+
+
+def noise(n: int) -> Any:
+    """As a user draws it who has only read PyTensor's manual."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return pt.random.normal(size=(n,))
 
 
 MISTAKES: dict[str, tuple[Any, str]] = {
@@ -110,6 +119,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         ),
         "loss: expected dropout by the keys of the batch and .*, got random.state that updates itself; remedy: .*",
     ),
+    "noise of PyTensor's": (
+        lambda self, batch, training: Objective(vector(self, batch) + noise(N)),
+        "loss: expected noise by the keys of the batch, as theanompi.* got a random variable of PyTensor's.*",
+    ),
     "other names in validation": (
         lambda self, batch, training: Objective(vector(self, batch), name="a" if training else "b"),
         "expected a in validation too, got b",
@@ -123,6 +136,22 @@ def test_a_mistake_in_objectives_is_one_line(mistake: str) -> None:
     with pytest.raises(ConfigError, match=rf"^Net\.objectives: {message}$") as caught:
         made(objectives)
     assert len(str(caught.value)) < 300
+
+
+def test_noise_of_pytensors_in_an_optimizer_is_one_line_too() -> None:
+    class Noisy(Optimizer):
+        def step(self, w: Any, g: Any, slots: Any, rates: Any, *, decayed: bool) -> Any:
+            return w - pt.cast(noise(1), "float32") * g, {}
+
+    model = made(
+        lambda self, batch, training: Objective(vector(self, batch)),
+        optimizer=lambda self, objective: Noisy(self.config),
+    )
+    with pytest.raises(
+        ConfigError, match=r"^Noisy\.step: expected noise by rates\.t, .* got a random variable"
+    ):
+        model.compile_iter_fns()
+    model.cleanup()
 
 
 @pytest.mark.parametrize(

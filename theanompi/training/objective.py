@@ -9,6 +9,8 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.special import Softmax
 
 from theanompi.config import ConfigError
@@ -264,11 +266,36 @@ def _vector(value: Any, where: str, length: int | None) -> Variable:
 
 def _nothing_moves_by_itself(graphs: Sequence[Variable], where: str) -> None:
     """Refuse what the split into ranks, or a resume, would change: noise and averages that keep their own state."""
+    refuse_generators(graphs, where, "the keys of the batch")
     moving = [v for v in collect_shared_vars(graphs) if getattr(v, "default_update", None) is not None]
     if moving:
         raise ConfigError(
             f"{where}: expected dropout by the keys of the batch and averages that the trainer updates, got "
             f"{moving[0].name} that updates itself; remedy: leave deterministic, sample_keys and batch_norm_* alone"
+        )
+
+
+def refuse_generators(graphs: Sequence[Variable], where: str, keys: str) -> None:
+    """Refuse PyTensor's random variables: their generators have a seed of their own on each rank, or none.
+
+    Parameters
+    ----------
+    graphs : sequence of Variable
+    where : str
+        What the message begins with.
+    keys : str
+        By what noise is to be drawn there.
+
+    Raises
+    ------
+    ConfigError
+    """
+    # A loop has the generators that its step draws from among its inputs.
+    random = [v for v in ancestors(graphs) if isinstance(v.type, RandomType)]
+    if random:
+        raise ConfigError(
+            f"{where}: expected noise by {keys}, as theanompi.device.ops.normal and uniform draw it, got a random "
+            "variable of PyTensor's, whose numbers depend on the rank and on the start of the run"
         )
 
 

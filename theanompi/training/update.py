@@ -11,6 +11,7 @@ from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.variable import TensorVariable
 
 from theanompi.config import ConfigError
+from theanompi.training.objective import refuse_generators
 from theanompi.training.optimizers import Optimizer, Rates
 from theanompi.training.scalars import double, scalar
 from theanompi.training.schedules import Schedule
@@ -167,6 +168,7 @@ def update_graph(
         # A Python number in a step makes no float64 of the arrays.
         with pytensor.config.change_flags(floatX=w.type.dtype):
             new_w, new_slots = optimizer.step(w, g, {**slots, **kept}, own, decayed=decayed)
+        refuse_generators([new_w, *new_slots.values()], f"{type(optimizer).__name__}.step", "rates.t")
         for name, new in {"the weights": new_w, **{k: new_slots[k] for k in slots}}.items():
             if new.type.dtype != w.type.dtype:
                 raise ConfigError(
