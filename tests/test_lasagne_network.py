@@ -1,6 +1,7 @@
 """Whole networks: walking, naming, feeding, surgery, dropout."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytensor
@@ -25,6 +26,7 @@ from theanompi.lasagne.layers import (
     get_all_params,
     get_output,
     get_output_shape,
+    output_keywords,
     set_all_param_values,
 )
 
@@ -473,3 +475,24 @@ def test_the_layer_that_makes_float64_is_named(function):
         "32 or 64 bits with float32, make one, and so does what goes by floatX, unless PYTENSOR_FLAGS has "
         "floatX=float32"
     )
+
+
+def test_what_a_trainer_asks_of_all_layers_goes_to_those_that_take_it() -> None:
+    """What a script asks itself goes to all, as in Lasagne."""
+
+    class Twice(Layer):
+        def get_output_for(self, input: Any) -> Any:
+            return 2 * input
+
+    class Noted(Layer):
+        def get_output_for(self, input: Any, deterministic: bool = False, **kwargs: Any) -> Any:
+            seen.append((deterministic, kwargs))
+            return input
+
+    seen: list[Any] = []
+    net = Noted(Twice(InputLayer((2, 3))))
+    with output_keywords(deterministic=True, sample_keys=7):
+        assert get_output(net, np.ones((2, 3), "float32")).eval().tolist() == [[2] * 3] * 2
+    assert seen == [(True, {"sample_keys": 7})]
+    with pytest.raises(TypeError, match="deterministic"):
+        get_output(net, np.ones((2, 3), "float32"), deterministic=True)

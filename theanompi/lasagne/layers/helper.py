@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
     """
     given = inputs if isinstance(inputs, Mapping) else {}
     layers = get_all_layers(layer_or_layers, given)
-    kwargs = {**(_KEYWORDS.get() or {}), **kwargs}
+    asked, kwargs = kwargs, {**(_KEYWORDS.get() or {}), **kwargs}
     _check_keywords(layers, kwargs)
     if "sample_keys" in kwargs and not kwargs.get("deterministic"):
         _check_salts(layers)
@@ -150,7 +151,7 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
         try:
             # Or PyTensor takes a Python 1e-4 for a float64, and makes one of all that follows.
             with pytensor.config.change_flags(floatX="float32"):
-                y = layer.get_output_for(x, **kwargs)
+                y = layer.get_output_for(x, **_taken(layer, kwargs, asked))
         except ValueError as error:
             raise ValueError(f"{layer}: {error}") from error
         if getattr(y, "dtype", None) == "float64":
@@ -357,6 +358,14 @@ def _propagate(
         incoming = [known[source] for source in sources]
         known[layer] = step(layer, incoming if isinstance(layer, MergeLayer) else incoming[0])
     return [known[layer] for layer in wanted] if isinstance(wanted, Iterable) else known[wanted]
+
+
+def _taken(layer: Layer, kwargs: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keywords for a layer: those that only `output_keywords` gave where it takes them."""
+    parameters = signature(layer.get_output_for).parameters
+    if len(kwargs) == len(asked) or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name in asked or name in parameters}
 
 
 def _check_keywords(layers: Iterable[Layer], kwargs: Mapping[str, Any]) -> None:
