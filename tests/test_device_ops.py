@@ -729,6 +729,15 @@ def test_softmax_cross_entropy_refuses(message: str, logits: np.ndarray, labels:
         ops.softmax_cross_entropy(logits, labels)
 
 
+@pytest.mark.parametrize("label", [4, -1, -100])
+def test_a_label_that_is_no_class_is_named(label: int) -> None:
+    """Also the one that torch leaves out of a loss without a word."""
+    with pytest.raises(
+        IndexError, match=rf"^softmax_cross_entropy: labels: expected .* 0 to 3, got {label};"
+    ):
+        ops.softmax_cross_entropy(device.shared(data(3, 4)), np.array([1, label, 0])).eval()
+
+
 # Dropout
 
 

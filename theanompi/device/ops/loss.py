@@ -11,6 +11,9 @@ from pytensor.tensor.special import softmax
 
 from theanompi.device.ops.base import Context, TorchOp, expect, pulled_back, tensor_type
 
+# Torch leaves out what has this label, by default -100, without a word.
+_NO_CLASS = -(2**63)
+
 
 class SoftmaxCrossEntropy(TorchOp):
     """−log softmax(logits)[label] of every row, computed in at least float32."""
@@ -32,7 +35,19 @@ class SoftmaxCrossEntropy(TorchOp):
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         def softmax_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-            return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            try:
+                return torch.nn.functional.cross_entropy(
+                    logits, labels, reduction="none", ignore_index=_NO_CLASS
+                )
+            except IndexError:
+                classes = logits.shape[1]
+                wrong = labels[(labels < 0) | (labels >= classes)].tolist()
+                if not wrong:
+                    raise
+                raise IndexError(
+                    f"softmax_cross_entropy: labels: expected classes from 0 to {classes - 1}, got {wrong[0]}; "
+                    "remedy: let what does not count have label 0 and weight 0"
+                ) from None
 
         return softmax_cross_entropy
 
@@ -96,6 +111,11 @@ def softmax_cross_entropy(logits: Variable, labels: Variable) -> Variable:
     -------
     float vector, shape (n,)
         In nats.
+
+    Raises
+    ------
+    IndexError
+        On the CPU, when a label is no class, also torch's -100: what does not count has any class, and the weight 0.
 
     Examples
     --------
