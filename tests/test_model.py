@@ -25,7 +25,7 @@ from theanompi.lasagne.layers import (
     get_output,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
-from theanompi.training.model import refuse_unheeded
+from theanompi.training.model import _TAKEN, refuse_unheeded
 from theanompi.training.rank import make_model
 
 
@@ -63,6 +63,44 @@ def test_settings_on_a_model_class_are_refused_by_name(name: str, setting: str) 
         ConfigError, match=f"^Net: expected its constructor to leave {name} alone.* {setting}$"
     ):
         refuse_unheeded(made({"__init__": constructor(name, 3)}))
+
+
+@pytest.mark.parametrize("name", ["size", "rank", "update", "states", "inputs"])
+def test_a_class_has_no_names_that_are_the_trainers(name: str) -> None:
+    """An update of its own, for one, would train nothing, and a size be that of the run."""
+    with pytest.raises(ConfigError, match=rf"^Net: expected another name than {name}, .* got {name} = int$"):
+        made({name: 64})
+
+    def init(self: Any, config: Any) -> None:
+        setattr(self, name, 64)
+        Plain.__init__(self, config)
+
+    with pytest.raises(ConfigError, match=rf"^Net\.__init__: expected another name than {name}, .* = int$"):
+        made({"__init__": init})
+
+
+@pytest.mark.parametrize("method", ["build_model", "objectives", "optimizer"])
+def test_nor_does_a_method_of_its_own_set_them(method: str) -> None:
+    def own(self: Any, *args: Any) -> Any:
+        self.mine, self.network = 3, None
+        if taken:
+            self.inputs = []
+        return getattr(Plain, method)(self, *args)
+
+    taken = False
+    if method == "build_model":
+        assert made({method: own}).mine == 3
+    taken = True
+    asked = "build" if method == "build_model" else method
+    with pytest.raises(
+        ConfigError, match=rf"^Net\.{asked}: expected another name than inputs, .* got inputs = list$"
+    ):
+        made({method: own})
+
+
+def test_the_names_that_are_the_trainers_are_all_that_a_model_has() -> None:
+    model = made({})
+    assert vars(model).keys() - {"network"} == _TAKEN
 
 
 def test_what_only_a_user_decides_has_no_default_as_a_remedy() -> None:

@@ -18,7 +18,8 @@ with the sync type ``avg``, whatever library it is built with: see :mod:`theanom
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -43,7 +44,7 @@ from theanompi.rules import check_finite, own_step
 from theanompi.training.functions import gradient_function, update_function, validation_function
 from theanompi.training.inputs import Feed, Inputs
 from theanompi.training.items import Items
-from theanompi.training.objective import Objective, alphas, classification, measured, trace
+from theanompi.training.objective import Objective, Traced, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
 from theanompi.training.plan import plan, recipe_words
 from theanompi.training.replica import Measures
@@ -73,6 +74,18 @@ _NOT_CALLED = {
     "on_validation_end": "on_validation",
     "on_train_end": "on_end",
 }
+# What a subclass may have of its own: all else of a model is the trainer's. The second line is Theano-MPI's contract.
+_MAY_BE_OWN = frozenset(
+    """modality defaults bias_rate Settings build build_model objectives scores optimizer torch_names
+    compile_iter_fns train_iter val_iter reset_iter adjust_hyperp cleanup n_subb
+    on_iteration on_validation on_end""".split()
+)
+# What the constructor puts on a model; `network` aside, which many a `build` sets to what it returns.
+_TAKEN = frozenset(
+    """config settings rank size verbose n_epochs epoch data dataset inputs traced reported optimizers states state
+    params fixed schedule _batches _validated _bits _stop _validation_sums _validated_batches _exchangers _gradients
+    _updates _validate _feed _next _count _val_position _kept _asked""".split()
+)
 
 
 class _BatchSize:
@@ -131,7 +144,11 @@ class Model:
     n_subb: ClassVar[int] = 1
     file_batch_size = _BatchSize()
 
+    # Which of its own methods a model is asked by just now.
+    _asked: str | None = None
+
     def __init__(self, config: Mapping[str, Any]) -> None:
+        _refuse_taken(self)
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
         self.config = resolve(given, self.defaults, model=type(self).__name__)
         self.settings: Any = read_settings(self.Settings, self.config.settings, "model")
@@ -161,12 +178,12 @@ class Model:
         self._batches = {
             training: self.data.modality.graph(self.inputs.variables, training) for training in (True, False)
         }
-        with pytensor.config.change_flags(floatX="float32"):
-            self.network = self.build(self._batches[True])
+        with pytensor.config.change_flags(floatX="float32"), self._asking("build"):
+            network = self.build(self._batches[True])
+        self.network = network
         layers = self._outputs()
         # What the network refuses is known now, and not after the first part of compiling.
-        self.traced = trace(self, self._batches[True], run.batch_size, training=True)
-        self._validated = trace(self, self._batches[False], run.batch_size, training=False)
+        self.traced, self._validated = (self._trace(training=training) for training in (True, False))
         objectives = self.traced.objectives
         names, found = (measured(traced.objectives) for traced in (self.traced, self._validated))
         headline = names[len(objectives)] if len(names) > len(objectives) else names[0]
@@ -177,7 +194,9 @@ class Model:
                 f"got {', '.join(found)}"
             )
         self.reported = Reported(names, headline, self.data.modality.noun)
-        self.optimizers = [self.optimizer(objective) for objective in objectives]
+        with self._asking("optimizer"):
+            optimizers = [self.optimizer(objective) for objective in objectives]
+        self.optimizers = optimizers
         self.states = make_states(
             self.traced, layers, self.optimizers, self.size, type(self).__name__, averaged=run.ema > 0
         )
@@ -200,6 +219,29 @@ class Model:
         self._count = self._val_position = 0
         # The batches of a minibatch, for the objectives after the first; without accumulation they are where they were.
         self._kept: list[list[torch.Tensor]] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._asked and name in _TAKEN:
+            raise ConfigError(
+                f"{type(self).__name__}.{self._asked}: expected another name than {name}, which is the trainer's on a "
+                f"Model, got {name} = {type(value).__name__}"
+            )
+        super().__setattr__(name, value)
+
+    @contextmanager
+    def _asking(self, method: str) -> Iterator[None]:
+        """While a method of a subclass's own is called, what it sets must not be the trainer's."""
+        vars(self)["_asked"] = method
+        try:
+            yield
+        finally:
+            vars(self)["_asked"] = None
+
+    def _trace(self, *, training: bool) -> Traced:
+        n = self.config.batch_size
+        assert n
+        with self._asking("objectives"):
+            return trace(self, self._batches[training], n, training=training)
 
     def build(self, batch: Mapping[str, Variable]) -> Layer | Mapping[str, Layer] | Sequence[Layer]:
         """Make the layers; a model of pictures may have `build_model` instead.
@@ -255,8 +297,8 @@ class Model:
         Parameters
         ----------
         batch : mapping of str to Variable
-            The fields of a batch, as for `build`. ``weights``, which are 0 where a batch of validation is filled up,
-            need no attention.
+            The fields of a batch, as for `build`. ``weights``, which are 0 where a batch of validation is filled up
+            with copies of its last item, need attention only where the loss of an item depends on the other items.
         training : bool
 
         Returns
@@ -452,7 +494,7 @@ class Model:
         self.data, self.dataset = items, items.dataset
         self.inputs = Inputs(items.modality, run.batch_size)
         self._batches[False] = items.modality.graph(self.inputs.variables, False)
-        self._validated = trace(self, self._batches[False], run.batch_size, training=False)
+        self._validated = self._trace(training=False)
         self._validate = None
 
     def due(self, count: int) -> list[int]:
@@ -761,6 +803,23 @@ def hook(replica: Any, name: str) -> Callable[[dict[str, Any]], None] | None:
         return None
     found: Callable[[dict[str, Any]], None] = getattr(replica, name)
     return found
+
+
+def _refuse_taken(model: Model) -> None:
+    """Refuse what a subclass calls as the trainer calls something of its own, as either would get it for the other."""
+    classes = type(model).__mro__
+    places = [
+        *((own.__name__, vars(own)) for own in classes[: classes.index(Model)]),
+        (f"{type(model).__name__}.__init__", vars(model)),  # what it sets before it calls Model's
+    ]
+    for where, namespace in places:
+        for name, value in namespace.items():
+            ours = name in _TAKEN or (name in vars(Model) and not name.startswith("__"))
+            if ours and name not in _MAY_BE_OWN and name not in _FOR_FIELDS:
+                raise ConfigError(
+                    f"{where}: expected another name than {name}, which is the trainer's on a Model, got {name} = "
+                    f"{type(value).__name__}"
+                )
 
 
 def refuse_unheeded(model: Model) -> None:
