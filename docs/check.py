@@ -152,6 +152,13 @@ def regression(block: Block, folder: Path) -> None:
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
 
 
+def views(block: Block, folder: Path) -> None:
+    """They are learnt from the arrays of the block above, of which the last batch of a validation is filled up."""
+    (folder / "views.py").write_text(block.text, "utf-8")
+    flags = "-file views -class Views --data fields.h5 --device cpu --epochs 1 --batch-size 20"
+    execute(["tmlauncher", *flags.split()], folder, "validation loss")
+
+
 def watched(block: Block, folder: Path) -> None:
     """The hook acts upon a record of the log."""
     import contextlib
@@ -253,7 +260,7 @@ BLOCKS: dict[str, list[Check]] = {
         *(use, load, parsed, of_examples, printed, tested(f"{README}::{RUNS}"), printed),
     ],
     "docs/ops.md": [printed],
-    "docs/own.md": [OWN, OWN, regression, watched],
+    "docs/own.md": [OWN, OWN, regression, views, watched],
     "docs/port.md": [PORT] * 17,
     "docs/recipe.md": [tested(f"{README}::test_the_rates_of_the_recipe_are_these")],
     "docs/settings.md": [
