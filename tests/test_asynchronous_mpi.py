@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.mpi import check_warm
-from tests.test_training_mpi import orderly, processes_of, refused, train, trained
+from tests.test_training_mpi import SETTINGS, orderly, processes_of, refused, train, trained
 from theanompi.exchange.helper import ThreadHelper
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
@@ -411,6 +411,44 @@ def test_a_checkpoint_that_one_rank_cannot_read_ends_all_with_its_line(tmp_path:
     done = orderly(2, tmp_path, "blind", resume=True, **common)
     assert done.returncode == 1 and re.search(
         "^theanompi: rank 1 on .*: expected a checkpoint$", done.stderr, re.M
+    )
+
+
+@pytest.mark.parametrize("spoilt", ["model.Model.compile_iter_fns", "rank.Recorder", "rank.train_alone"])
+def test_ranks_that_all_end_for_an_error_leave_no_window_for_mpi_to_complain_of(
+    spoilt: str, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, **SHORT, "rule": "EASGD", "out": str(tmp_path)}
+    check_warm(
+        2,
+        f"""
+from unittest import mock
+from tests.train import train
+from theanompi.exchange.window import LockedWindow
+from theanompi.rules import Diverged
+from theanompi.training.ranks import Agreed
+made = []
+class Noted(LockedWindow):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        made.append(self)
+    def close(self):
+        super().close()
+        made.remove(self)
+with (
+    mock.patch("theanompi.exchange.centre.LockedWindow", Noted),
+    mock.patch("theanompi.training.links.LockedWindow", Noted),
+    mock.patch("theanompi.training.{spoilt}", side_effect=Diverged("spoilt")) as called,
+):
+""",
+        f"""
+try:
+    train({settings!r}, comm)
+except Agreed:
+    assert called.called and not made, made
+    made = None
+assert made is None
+""",
     )
 
 

@@ -35,7 +35,6 @@ with nothing_is_garbage():
     from theanompi import device
     from theanompi.system.output import print_anything
     from theanompi.system.processes import children
-    from theanompi.training.links import Links
     from theanompi.training.ranks import Agreed, forget_shared_memory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,25 +101,6 @@ def put_back() -> Iterator[None]:
         gc.collect()
 
 
-@contextmanager
-def closing_links() -> Iterator[None]:
-    """Close the exchanges that a run leaves open when it is ended in its middle, to the end of its process."""
-    made = []
-
-    class Noted(Links):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            made.append(self)
-
-    with mock.patch("theanompi.training.rank.Links", Noted):
-        try:
-            yield
-        except Agreed:
-            for links in made:
-                links.close()
-            raise
-
-
 def left_behind(threads: set[threading.Thread], patience: float = 2.0) -> list[str]:
     """The threads and processes that a job has started and not ended."""
     deadline = time.monotonic() + patience
@@ -155,8 +135,7 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
         )
         try:
             # In a context of its own: Lasagne's generator is a variable of the context.
-            with closing_links():
-                contextvars.copy_context().run(*action)
+            contextvars.copy_context().run(*action)
         except Agreed as ended:
             status = int(ended.code or 0)
         except BaseException:

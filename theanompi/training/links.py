@@ -1,6 +1,7 @@
 """What a rule exchanges by: sums of a buffer over the ranks, a centre, letters, a helper, and sums of a few numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from theanompi.exchange.helper import Helper, ThreadHelper
 from theanompi.exchange.mailbox import Mailbox, WindowMailbox
 from theanompi.exchange.window import COUNT, FLAG, LockedWindow
 from theanompi.record.progress import Progress
+from theanompi.training.ranks import Agreed
 from theanompi.training.stop import StopSignals
 
 
@@ -173,3 +175,12 @@ class Links:
         if self._bell is not None:
             self._bell.close()
         self._exchangers, self._windows, self._bell, self._helper = [], [], None, None
+
+    @contextmanager
+    def closed_where_all_end(self) -> Iterator[None]:
+        """`close` where all ranks agree within the block to end: MPI complains of windows that are open at its end."""
+        try:
+            yield
+        except Agreed:
+            self.close()
+            raise

@@ -279,23 +279,24 @@ def train(
     links = means.links(comm, config, progress, stop)
     progress.now("setting up the exchange")
     told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
-    if not rule.lockstep:
-        together(comm, links.hang_bell, errors=(ValueError, OSError))
     gc.freeze()  # nor at what has been built
-    # Compiled after the exchange may have moved the buffers.
-    progress.now("compiling")
-    sync_type = "cdd" if rule.sums_gradients else "avg"
-    together(comm, lambda: model.compile_iter_fns(sync_type, told))
-    if not rule.lockstep:
-        # Later, each rank would be elsewhere.
-        together(comm, model.compile_validation)
     iteration, own, changes, rate = 0, 0, "", ""
-    if config.resume:
-        (iteration, changes, own, rate), of_rule = together(
-            comm, lambda: load_checkpoint(model, rule, out, comm, config)
-        )
-        rule.load_state_arrays(of_rule)
-        rule.go_on(model)
+    with links.closed_where_all_end():
+        if not rule.lockstep:
+            together(comm, links.hang_bell, errors=(ValueError, OSError))
+        # Compiled after the exchange may have moved the buffers.
+        progress.now("compiling")
+        sync_type = "cdd" if rule.sums_gradients else "avg"
+        together(comm, lambda: model.compile_iter_fns(sync_type, told))
+        if not rule.lockstep:
+            # Later, each rank would be elsewhere.
+            together(comm, model.compile_validation)
+        if config.resume:
+            (iteration, changes, own, rate), of_rule = together(
+                comm, lambda: load_checkpoint(model, rule, out, comm, config)
+            )
+            rule.load_state_arrays(of_rule)
+            rule.go_on(model)
     progress.iteration, progress.saved = iteration, iteration if config.resume else None
     if folder is not None:
         folder.clear()
@@ -325,33 +326,34 @@ def train(
     if rate:
         say(f"learning rate: {rate}")
 
-    recorder = together(
-        comm,
-        lambda: Recorder(
-            out,
-            rank,
-            size,
-            last,
-            config.log_interval,
-            config.verbose,
-            resume_from=iteration if config.resume else None,
-            draw=plot_curves if config.curves else None,
-            timeline=config.timeline,
-            comm=comm,
-            place=f"{name} on {platform.node()}",
-            progress=progress,
-            metrics=model.reported.metrics,
-            headline=model.reported.headline,
-            noun=model.reported.noun,
-            lockstep=rule.lockstep,
-            clock=means.clock,
-            averaged=bool(config.ema),
-            mixed=bool(config.mixup or config.cutmix),
-            loggers=[
-                partial(logger, out, settings, iteration if config.resume else None) for logger in loggers
-            ],
-        ),
-    )
+    with links.closed_where_all_end():
+        recorder = together(
+            comm,
+            lambda: Recorder(
+                out,
+                rank,
+                size,
+                last,
+                config.log_interval,
+                config.verbose,
+                resume_from=iteration if config.resume else None,
+                draw=plot_curves if config.curves else None,
+                timeline=config.timeline,
+                comm=comm,
+                place=f"{name} on {platform.node()}",
+                progress=progress,
+                metrics=model.reported.metrics,
+                headline=model.reported.headline,
+                noun=model.reported.noun,
+                lockstep=rule.lockstep,
+                clock=means.clock,
+                averaged=bool(config.ema),
+                mixed=bool(config.mixup or config.cutmix),
+                loggers=[
+                    partial(logger, out, settings, iteration if config.resume else None) for logger in loggers
+                ],
+            ),
+        )
 
     def keep(done: int) -> None:
         """Keep what was saved after that iteration beyond the next checkpoint, if it is the best, or asked for."""
@@ -520,13 +522,11 @@ def train(
 
     stop.begin()
     try:
-        (in_step if rule.lockstep else alone)()
-    except Diverged as error:
-        agree(comm, error)
-    except Agreed:
-        # Without it MPI complains of open windows at its end.
-        links.close()
-        raise
+        with links.closed_where_all_end():
+            try:
+                (in_step if rule.lockstep else alone)()
+            except Diverged as error:
+                agree(comm, error)
     finally:
         model.cleanup()
     progress.now("writing the summary")
