@@ -411,6 +411,7 @@ def test_a_world_of_one_is_the_worker_of_one_device_only(environ):
 def test_a_rank_of_several_is_a_worker_whatever_the_devices():
     for devices in (("cpu",), ("cpu", "cpu", "cpu")):
         assert is_worker(devices, {"PMI_RANK": "1", "PMI_SIZE": "2"})
+        assert is_worker(devices, {"PMIX_RANK": "0"}), "as srun's PMIx has it, which tells no size"
         assert not is_worker(devices, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
 
 

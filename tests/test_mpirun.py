@@ -1,5 +1,6 @@
 """Finding an mpirun, and short jobs under a time-out: how they start, even inside another job, and how they end."""
 
+import io
 import os
 import sys
 import time
@@ -11,7 +12,16 @@ from tests.mpi import run_mpi
 from tests.test_exchange_mpi import running
 from theanompi.config import ConfigError
 from theanompi.launch import mpirun
-from theanompi.launch.mpirun import Outcome, environment, find_mpirun, flavour, identify, run, run_ranks
+from theanompi.launch.mpirun import (
+    Outcome,
+    environment,
+    find_mpirun,
+    flavour,
+    identify,
+    run,
+    run_ranks,
+    without_job,
+)
 
 
 def test_without_mpirun_the_remedy_is_named(tmp_path, monkeypatch):
@@ -62,6 +72,7 @@ def program(folder: Path, text: str) -> None:
         ("#!/nowhere/sh\n", "/mpirun: expected a program, got: No such file or directory$"),
         ("#!/bin/sh\necho LAM 7\n", "^mpirun --version: expected MPICH, Open MPI or Intel MPI, got 'LAM 7'$"),
         ("#!/bin/sh\n", "^mpirun --version: expected MPICH, Open MPI or Intel MPI, got 'nothing'$"),
+        ("#!/bin/sh\necho 'libm.so: cannot open' >&2\n", "Intel MPI, got 'libm.so: cannot open'$"),
     ],
 )
 def test_an_mpirun_that_does_not_say_what_it_is(tmp_path, monkeypatch, text, message):
@@ -73,29 +84,24 @@ def test_an_mpirun_that_does_not_say_what_it_is(tmp_path, monkeypatch, text, mes
         identify()
 
 
+RANK = """
+HYDI_CONTROL_FD I_MPI_HYDRA_UUID I_MPI_INFO_NC I_MPI_PIN_INFO MPI_LOCALRANKID OMPI_COMM_WORLD_RANK OPAL_OUTPUT
+PMIX_RANK PMI_FD PMI_RANK PRTE_LAUNCHED SLURM_GTIDS SLURM_LOCALID SLURM_NODEID SLURM_PROCID SLURM_STEP_NUM_TASKS
+SLURM_TASK_PID
+""".split()
+ALLOCATION = "HYDRA_BSTRAP_XTERM LSB_HOSTS PBS_NODEFILE PE_HOSTFILE SLURM_JOB_ID SLURM_NTASKS".split()
+SETTINGS = (
+    "CUDA_VISIBLE_DEVICES HYDRA_IFACE I_MPI_OFFLOAD OMPI_MCA_pml PMIX_MCA_gds PRTE_MCA_rmaps UCX_TLS".split()
+)
+
+
 def test_what_a_job_told_its_processes_is_left_out():
-    job = [
-        *("PMI_RANK", "PMI_FD", "PMIX_RANK", "HYDI_CONTROL_FD", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_RANK"),
-        *(
-            "PRTE_LAUNCHED",
-            "SLURM_JOB_ID",
-            "PBS_NODEFILE",
-            "I_MPI_INFO_NC",
-            "I_MPI_PIN_INFO",
-            "I_MPI_HYDRA_UUID",
-        ),
-    ]
-    settings = [
-        "OMPI_MCA_pml",
-        "PMIX_MCA_gds",
-        "I_MPI_OFFLOAD",
-        "HYDRA_IFACE",
-        "UCX_TLS",
-        "CUDA_VISIBLE_DEVICES",
-    ]
-    got = environment("/opt/mpi/bin/mpirun", dict.fromkeys([*job, *settings], "1") | {"PATH": "/bin"})
-    assert sorted(got) == sorted([*settings, "PATH", "PYTHONPATH"])
+    environ = dict.fromkeys([*RANK, *ALLOCATION, *SETTINGS], "1")
+    got = environment("/opt/mpi/bin/mpirun", environ | {"PATH": "/bin"})
+    assert sorted(got) == sorted([*SETTINGS, "PATH", "PYTHONPATH"])
     assert got["PATH"] == f"/opt/mpi/bin{os.pathsep}/bin"
+    assert environment("/opt/mpi/bin/mpirun", {})["PATH"] == f"/opt/mpi/bin{os.pathsep}{os.defpath}"
+    assert sorted(without_job(environ, allocation=True)) == sorted([*ALLOCATION, *SETTINGS])
 
 
 NESTED = """
@@ -182,7 +188,19 @@ def test_how_a_job_ended(crash, how):
             "was ended by SIGKILL",
         ),
         (Outcome(255, "", "=   KILLED BY SIGNAL: 11 (Segmentation fault)"), "was ended by SIGSEGV"),
+        # A signal without a name.
+        (Outcome(-40, "", ""), "failed (exit status -40)"),
         (Outcome(3, "", ""), "failed (exit status 3)"),
+        # Two ranks have printed at once.
+        (
+            Outcome(139, "", "Fatal Python error: Fatal Python error: Segmentation fault\n"),
+            "crashed (Segmentation fault)",
+        ),
+        (
+            Outcome(1, "", "KeyError: 'a'\n\nDuring handling of it, another one:\n\nmine.OwnError: b\n"),
+            "failed (mine.OwnError: b)",
+        ),
+        (Outcome(1, "", "x.py:3: UserWarning: slow\nno such host\n"), "failed (no such host)"),
         (
             Outcome(255, "", "-----\nssh: unknown host\n[mpiexec] what follows\n"),
             "failed (ssh: unknown host)",
@@ -199,6 +217,19 @@ def test_how_a_job_ended(crash, how):
             ),
             "failed (mpi4py.MPI.Exception: Other MPI error: Error returned from GPU AP)",
         ),
+        (
+            Outcome(
+                143,
+                "",
+                "Abort(203048335): Fatal error in internal_Init_thread: Other MPI error, error stack:\n"
+                "internal_Init_thread(71).: MPI_Init_thread(argc=(nil), argv=(nil), required=3) failed\n"
+                "MPII_Init_thread(289)....: \n"
+                "MPIDI_UCX_init_local(240):  ucx function returned with failed status (No such device)\n",
+            ),
+            "failed (Abort(203048335): Fatal error in internal_Init_thread: Other MPI error: ucx function "
+            "returned with failed status (No such device))",
+        ),
+        (Outcome(1, "", "ValueError: five\nMPIR_Wait(9)....: lost\n"), "failed (ValueError: five)"),
     ],
 )
 def test_how_others_ended(outcome, how):
@@ -208,6 +239,21 @@ def test_how_others_ended(outcome, how):
 def test_facts_in_mixed_lines():
     out = 'noise @theanompi {"size": 1}@theanompi {"size": 2}\n\n@theanompi {"path": "host"}\n@theanompi {"pa'
     assert Outcome(0, out, "").facts == [{"size": 1}, {"size": 2}, {"path": "host"}]
+
+
+def test_what_is_said_is_out_before_a_crash_and_any_bytes_are_read(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", stream)
+    mpirun.say(size=2)
+    assert stream.buffer.getvalue() == b'@theanompi {"size": 2}\n'
+    assert run(["printf", r"\377"], timeout=60).out == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_an_mpirun_is_asked_as_if_by_no_rank(tmp_path, monkeypatch):
+    program(tmp_path, '#!/bin/sh\necho "${PMI_RANK-HYDRA}"\n')
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PMI_RANK", "1")
+    assert identify() == (str(tmp_path / "mpirun"), "mpich")
 
 
 def test_the_library_is_told_what_the_devices_need(monkeypatch):

@@ -126,7 +126,7 @@ class Outcome(NamedTuple):
     def how(self, timeout: float) -> str:
         r"""Say in a few words how a command that failed ended, `timeout` being the seconds it was given.
 
-        >>> Outcome(None, "", "").how(60)
+        >>> Outcome(None, "", "").how(60.0)
         'had not ended after 60 s'
         >>> Outcome(139, "", "Fatal Python error: Segmentation fault").how(60)
         'crashed (Segmentation fault)'
@@ -144,17 +144,18 @@ class Outcome(NamedTuple):
         if number in {item.value for item in signal.Signals}:
             return f"was ended by {signal.Signals(number).name}"
         errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", self.err, re.MULTILINE)
-        # Of MPICH and Intel MPI one line for each function follows, the innermost one last.
-        stack = re.findall(r"^\w+\(\d+\)\.*: (\S.*)", self.err, re.MULTILINE)
-        if stack and errors and errors[-1].endswith(", error stack:"):
-            errors[-1] = errors[-1].replace(", error stack", "") + f" {stack[-1]}"
         # An mpirun says the cause first, and then what follows from it.
         words = [
             text.strip()
             for text in self.err.splitlines()
             if re.search("[a-z]", text) and "Warning" not in text
         ]
-        return f"failed ({[*errors[-1:], *words, f'exit status {self.status}'][0]})"
+        cause = [*errors[-1:], *words, f"exit status {self.status}"][0]
+        # Of MPICH and Intel MPI one line for each function follows, the innermost one last.
+        stack = re.findall(r"^\w+\(\d+\)\.*: +(\S.*)", self.err, re.MULTILINE)
+        if stack and cause.endswith(", error stack:"):
+            cause = cause.replace(", error stack", "") + f" {stack[-1]}"
+        return f"failed ({cause})"
 
 
 def say(**facts: Any) -> None:
@@ -196,7 +197,8 @@ def identify() -> tuple[str, str]:
         raise ConfigError(f"{mpirun}: expected a program, got: {error.strerror}") from None
     if version.status is None:
         raise ConfigError(f"{mpirun} --version: expected an answer, got none: it {LATE} {ANSWER:g} s")
-    return mpirun, flavour(version.out)
+    # Without a library that it needs, a program says only that, on standard error.
+    return mpirun, flavour(version.out.strip() or version.err)
 
 
 def environment(program: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
