@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 from theanompi.record.progress import Doing, Progress
 from theanompi.rules import RunFailed
+from theanompi.training.ranks import Agreed, guarded, together
 from theanompi.training.stop import ASKING, Interrupted, StopSignals
 from theanompi.training.watchdog import Watchdog
 
@@ -276,36 +279,60 @@ def test_what_a_rank_refuses_is_one_line_of_at_most_300_characters(program):
     assert re.match(r"theanompi: rank 1( on \S+)?: much much ", line) and len(line) <= 300 and " … " in line
 
 
-def test_what_our_own_code_says_of_a_file_is_one_line():
-    program = """
-from functools import partial
-from mpi4py import MPI
-from theanompi.record import checkpoint
-from theanompi.training.ranks import together
-together(MPI.COMM_WORLD, partial(checkpoint.load, "nowhere.h5"))
-"""
-    done = run_mpi(1, ["-c", program])
-    assert done.returncode == 1
-    assert done.stderr == "theanompi: checkpoint nowhere.h5: expected a file, got none there\n"
+def refusal(action, capsys):
+    """What the only rank says where an action fails."""
+    with pytest.raises(Agreed) as ended:
+        together(MPI.COMM_SELF, action)
+    assert ended.value.code == 1
+    return capsys.readouterr().err
 
 
-def test_what_code_beside_the_package_raises_keeps_its_traceback():
-    """Of a folder whose name begins with that of the package, such as theanompi_experiments in a clone."""
-    program = f"""
-from functools import partial
-from mpi4py import MPI
-from theanompi.training.ranks import together
-mine = compile("raise ValueError('five')", "{ROOT}/theanompi_experiments/net.py", "exec")
-together(MPI.COMM_WORLD, partial(exec, mine))
-"""
-    done = run_mpi(1, ["-c", program])
-    assert done.returncode == 1
-    assert "theanompi_experiments/net.py" in done.stderr and "ValueError: five" in done.stderr
+def test_what_our_own_code_says_of_a_file_is_one_line(capsys):
+    said = refusal(partial(checkpoint.load, "nowhere.h5"), capsys)
+    assert said == "theanompi: checkpoint nowhere.h5: expected a file, got none there\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "ours"),
+    [
+        ("/home/me/.local/lib/python3.12/site-packages/h5py/_hl/files.py", True),
+        ("/apps/h5py/lib64/python3.12/site-packages/h5py/_hl/files.py", True),
+        ("/usr/lib/python3/dist-packages/h5py/_hl/files.py", True),
+        (os.__file__, True),
+        ("<frozen os>", True),
+        # Its name begins with that of the package.
+        (f"{ROOT}/theanompi_experiments/net.py", False),
+        ("/home/me/net.py", False),
+    ],
+)
+def test_what_a_library_says_is_one_line_and_what_a_users_code_raises_has_its_traceback(file, ours, capsys):
+    said = refusal(partial(exec, compile("raise ValueError('five')", file, "exec")), capsys)
+    if ours:
+        assert said == "theanompi: five\n"
+    else:
+        assert f'File "{file}", line 1' in said and said.endswith("\nValueError: five\n")
+
+
+def test_a_thread_that_ends_itself_ends_nobody_else():
+    class Ended(BaseException):
+        pass
+
+    def abort(status):
+        ended.append(status)
+        raise Ended
+
+    ended = []
+    with guarded(SimpleNamespace(Get_rank=lambda: 0, Abort=abort), Progress()):
+        thread = threading.Thread(target=sys.exit)
+        thread.start()
+        thread.join()
+    assert ended == []
 
 
 def test_shared_memory_has_no_name_when_training_begins_nor_has_that_of_a_job_that_was_killed(tmp_path):
     program = """
 import os, sys
+from functools import partial
 from pathlib import Path
 from theanompi import worker
 from theanompi.training import rank
@@ -653,10 +680,10 @@ def test_a_second_run_in_the_folder_of_one_at_work_is_refused_and_disturbs_nothi
 
 def test_a_signal_twice_within_moments_is_one_and_later_does_what_it_did_before(monkeypatch):
     with StopSignals(heed=True) as stop:
+        signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        assert stop.name == "SIGINT"
-        monkeypatch.setattr("theanompi.training.stop.SAME", -1.0)
+        assert stop.name == "SIGUSR1"
+        monkeypatch.setattr("theanompi.training.stop.monotonic", lambda: time.monotonic() + 10)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     with StopSignals(heed=False) as stop, pytest.raises(KeyboardInterrupt):
@@ -664,10 +691,13 @@ def test_a_signal_twice_within_moments_is_one_and_later_does_what_it_did_before(
 
 
 def test_a_signal_before_there_is_anything_to_save_ends_at_once_also_one_that_has_come_before():
+    before = signal.getsignal(signal.SIGTERM)
     with StopSignals(heed=True) as stop:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # as MPI may do when it starts
         stop.set_up()
         with pytest.raises(Interrupted, match="^SIGTERM$"):
             signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before, "put back at the end"
     with StopSignals(heed=True) as stop:
         signal.raise_signal(signal.SIGUSR1)
         with pytest.raises(Interrupted, match="^SIGUSR1$"):

@@ -3,6 +3,7 @@
 import atexit
 import os
 import platform
+import re
 import sys
 import sysconfig
 import threading
@@ -27,13 +28,14 @@ from theanompi.record.progress import Progress
 from theanompi.system.segments import opened_at_once
 from theanompi.training.stop import Interrupted
 
-# Where code is that its users did not write.
+# Where code is that its users did not write. Libraries may also be the system's, a user's own installation's
+# (pip install --user), or of a cluster's modules, on PYTHONPATH.
 _OURS = (
     os.path.join(Path(__file__).parents[1], ""),
     os.path.join(sysconfig.get_path("stdlib"), ""),
-    os.path.join(sysconfig.get_path("purelib"), ""),
     "<frozen ",
 )
+_LIBRARIES = re.compile("/(site|dist)-packages/")
 # Seconds for which each rank leaves it to those before it to say what goes wrong on all.
 _TURN = 0.3
 _PRINTING = 0.2
@@ -86,6 +88,11 @@ class Guard:
         trace_text = "".join(traceback.format_exception(kind, error, trace))
         self.fail(str(error) if short else f"failed:\n{trace_text}", short=short)
 
+    def uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
+        """End all ranks for what a thread has not caught, but for a ``sys.exit``, which ends the thread alone."""
+        if not issubclass(args.exc_type, SystemExit):
+            self.uncaught(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
+
     def left(self, error: SystemExit | None) -> NoReturn:
         """End all ranks because this one's program has ended early."""
         how, where = "", ""
@@ -103,7 +110,7 @@ def guarded(
     """End all ranks when this one leaves the block, or its process ends, in any way but the block's end or `agree`.
 
     Without this the other ranks would wait for the lost one in their next exchange, for ever: after an uncaught
-    exception in any thread, or a ``sys.exit`` in a user's code.
+    exception in any thread, or a ``sys.exit`` in a user's code that this rank's training calls.
 
     Parameters
     ----------
@@ -113,10 +120,7 @@ def guarded(
     guard = Guard(comm, progress, last_words)
     hooks = sys.excepthook, threading.excepthook
     sys.excepthook = guard.uncaught
-    # The hook of threads gets its arguments in one tuple.
-    threading.excepthook = lambda args: guard.uncaught(
-        args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback
-    )
+    threading.excepthook = guard.uncaught_in_thread
     left = atexit.register(guard.left, None)
     try:
         yield
@@ -161,7 +165,7 @@ def _message(error: Exception, where: str) -> str:
 def _foreign(error: BaseException) -> bool:
     """Whether an error has passed through code of the user's own."""
     files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
-    return not all(file.startswith(_OURS) for file in files)
+    return not all(file.startswith(_OURS) or _LIBRARIES.search(file) for file in files)
 
 
 def together(
