@@ -152,15 +152,22 @@ def test_a_job_whose_time_is_up_is_ended_with_all_its_ranks(tmp_path, monkeypatc
         time.sleep(0.1)
 
 
-def test_a_command_that_ignores_the_end_of_its_time_is_killed(monkeypatch):
-    monkeypatch.setattr(mpirun, "DYING", 0.5)
-    for timeout in (0.5, 5, 60):  # until it has become deaf before that
-        outcome = run(
-            ["sh", "-c", "trap '' TERM; echo deaf; while true; do sleep 0.1; done"], timeout=timeout
-        )
-        if outcome.out:
+def test_a_command_whose_time_is_up_is_asked_to_end_and_then_killed(monkeypatch):
+    program = "trap 'echo asked' TERM; echo deaf; while true; do sleep 0.1; done"
+    for seconds in (0.2, 5, 60):  # a busy machine needs longer
+        monkeypatch.setattr(mpirun, "DYING", seconds)
+        outcome = run(["sh", "-c", program], timeout=seconds)
+        if outcome.out.endswith("asked\n"):
             break
-    assert outcome == Outcome(None, "deaf\n", "")
+    assert outcome.status is None and outcome.out == "deaf\nasked\n"
+
+
+def test_what_a_command_has_left_running_is_ended():
+    outcome = run(["sh", "-c", "sleep 100 >/dev/null 2>&1 & echo $!"], timeout=60)
+    deadline = time.monotonic() + 60
+    while running(int(outcome.out)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +236,8 @@ def test_how_a_job_ended(crash, how):
             "failed (Abort(203048335): Fatal error in internal_Init_thread: Other MPI error: ucx function "
             "returned with failed status (No such device))",
         ),
+        # It was killed before it had printed more.
+        (Outcome(1, "", "Fatal error in Init, error stack:\n"), "failed (Fatal error in Init, error stack:)"),
         (Outcome(1, "", "ValueError: five\nMPIR_Wait(9)....: lost\n"), "failed (ValueError: five)"),
     ],
 )
@@ -263,4 +272,23 @@ def test_the_library_is_told_what_the_devices_need(monkeypatch):
     environ = run_ranks(2, ["-c", ""], timeout=1, devices=("cuda:0", "cuda:1"))
     assert environ["I_MPI_OFFLOAD"] == "1" and environ["I_MPI_OFFLOAD_MODE"] == "cuda"
     assert environ["I_MPI_FABRICS"] == "shm:ofi", "the user's own setting goes first"
-    assert "I_MPI_OFFLOAD" not in run_ranks(2, ["-c", ""], timeout=1)
+    monkeypatch.delenv("I_MPI_FABRICS")
+    environ = run_ranks(2, ["-c", ""], timeout=1)
+    assert "I_MPI_OFFLOAD" not in environ and environ["I_MPI_FABRICS"] == "shm"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("mpich", []),
+        ("openmpi", ["--bind-to", "none", "--oversubscribe", "--allow-run-as-root"]),
+        ("intel", ["-genv", "I_MPI_PIN", "0"]),
+    ],
+)
+def test_each_mpirun_is_told_not_to_bind_ranks_of_which_there_may_be_more_than_cores(
+    kind, words, monkeypatch
+):
+    monkeypatch.setattr(mpirun, "identify", lambda: ("/opt/mpi/bin/mpirun", kind))
+    monkeypatch.setattr(mpirun, "run", lambda program, timeout, environ: program)
+    expected = ["/opt/mpi/bin/mpirun", *words, "-n", "3", sys.executable, "-c", ""]
+    assert run_ranks(3, ["-c", ""], timeout=1) == expected
