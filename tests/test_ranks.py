@@ -1,5 +1,6 @@
 """One rank's part in the end of all, beside a stand-in for the others: what it says, and with what status."""
 
+import io
 import os
 import re
 import sys
@@ -66,7 +67,8 @@ def leave(statement, file="<frozen ours>", rank=3, words="", **names):
 
 @pytest.mark.parametrize("error", [LoaderError, CannotWrite, ConfigError, OSError])
 def test_what_is_no_mistake_in_a_model_is_one_line(error, slept, capsys):
-    assert leave("raise error('five')", error=error) == 1
+    file = "<frozen ours>" if error is OSError else "/home/me/net.py"
+    assert leave("raise error('five')", file, error=error) == 1
     assert capsys.readouterr().err == "theanompi: rank 3: five\n"
 
 
@@ -99,10 +101,28 @@ def test_who_leaves_without_a_status_is_told_where(slept, capsys):
 def test_the_launcher_is_told_who_has_said_why(slept, capsys, monkeypatch):
     monkeypatch.setenv(LAUNCHER, "here")
     assert leave("raise Interrupted('SIGTERM')", Interrupted=Interrupted) == STOPPED
-    assert capsys.readouterr().out == '@theanompi {"stopped": "SIGTERM"}\n@theanompi {"failed": true}\n'
+    assert capsys.readouterr().out == '@theanompi {"failed": true, "stopped": "SIGTERM"}\n'
     with pytest.raises(Agreed):
         agree(Rank(0, [None, "theanompi: five"]), ConfigError("four"))
     assert capsys.readouterr().out == '@theanompi {"failed": true}\n'
+
+
+def test_what_is_in_buffers_is_printed_before_all_end(slept, monkeypatch):
+    streams = {name: io.TextIOWrapper(io.BytesIO()) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    leave("print('mine'); raise ValueError", words="last words")
+    out, err = (stream.buffer.getvalue() for stream in streams.values())
+    assert out == b"mine\n" and err.endswith(b"\nValueError\ntheanompi: last words\n")
+    assert slept[-1] > 0, "a launcher has to read it"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_all_end_also_where_nothing_can_be_printed(name, slept, monkeypatch, capsys):
+    monkeypatch.setattr(sys, name, io.StringIO())
+    getattr(sys, name).close()
+    assert leave("raise ConfigError('five')", ConfigError=ConfigError) == 1
+    assert capsys.readouterr().err == ("theanompi: rank 3: five\n" if name == "stdout" else "")
 
 
 def test_no_rank_of_a_thousand_lets_the_others_wait_long_until_it_ends_them(slept, capsys):

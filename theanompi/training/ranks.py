@@ -56,30 +56,33 @@ class Guard:
     def __init__(self, comm: MPI.Comm, progress: Progress, last_words: Callable[[int | None], str]) -> None:
         self._comm, self._progress, self._last_words = comm, progress, last_words
 
-    def fail(self, lines: str, *, short: bool = False, status: int = 1) -> NoReturn:
-        """Print why, and end all ranks."""
+    def fail(self, lines: str, *, short: bool = False, status: int = 1, **facts: str) -> NoReturn:
+        """Print why, tell a launcher that and the facts, and end all ranks."""
         rank = self._comm.Get_rank()
-        # What goes wrong on all is said by one of them.
-        time.sleep(_TURN * min(rank, 5))
-        words = self._last_words(self._progress.saved)
-        tell(failed=True)
-        text = f"theanompi: rank {rank}{':' * short} {lines.rstrip()}"
-        print(one_line(text) if short else text, file=sys.stderr)
-        if words:
-            print(f"theanompi: {words}", file=sys.stderr)
-        sys.stderr.flush()
-        # A launcher that ends its processes may not read any more what they have just printed.
-        time.sleep(_PRINTING)
-        self._comm.Abort(status)
-        os._exit(status)
+        try:
+            # What goes wrong on all is said by one of them.
+            time.sleep(_TURN * min(rank, 5))
+            text = f"theanompi: rank {rank}{':' * short} {lines.rstrip()}"
+            print(one_line(text) if short else text, file=sys.stderr, flush=True)
+            words = self._last_words(self._progress.saved)
+            if words:
+                print(f"theanompi: {words}", file=sys.stderr, flush=True)
+            tell(failed=True, **facts)
+            # What a user's code has printed may be in its buffer yet.
+            print(end="", flush=True)
+            # A launcher that ends its processes may not read any more what they have just printed.
+            time.sleep(_PRINTING)
+        finally:
+            # Even if it cannot be said: the others would wait for ever.
+            self._comm.Abort(status)
+            os._exit(status)
 
     def uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """End all ranks for an exception that nobody caught."""
         if isinstance(error, SystemExit):
             self.left(error)
         if isinstance(error, Interrupted):
-            tell(stopped=str(error))
-            self.fail(f"stopped by {error} before training began", status=STOPPED)
+            self.fail(f"stopped by {error} before training began", status=STOPPED, stopped=str(error))
         if isinstance(error, KeyboardInterrupt):
             self.fail("stopped by SIGINT", short=True, status=128 + SIGINT)
         short = isinstance(error, LoaderError | CannotWrite | ConfigError) or (
