@@ -107,14 +107,18 @@ def test_the_launcher_is_told_who_has_said_why(slept, capsys, monkeypatch):
     assert capsys.readouterr().out == '@theanompi {"failed": true}\n'
 
 
-def test_what_is_in_buffers_is_printed_before_all_end(slept, monkeypatch):
+@pytest.mark.parametrize("words", ["", "last words"])
+def test_what_is_in_buffers_is_printed_before_all_end(words, slept, monkeypatch):
     streams = {name: io.TextIOWrapper(io.BytesIO()) for name in ("stdout", "stderr")}
     for name, stream in streams.items():
         monkeypatch.setattr(sys, name, stream)
-    leave("print('mine'); raise ValueError", words="last words")
-    out, err = (stream.buffer.getvalue() for stream in streams.values())
-    assert out == b"mine\n" and err.endswith(b"\nValueError\ntheanompi: last words\n")
-    assert slept[-1] > 0, "a launcher has to read it"
+    leave("print('mine'); raise ValueError", words=words)
+    out, err = (stream.buffer.getvalue().decode() for stream in streams.values())
+    assert out == "mine\n" and err.endswith("\nValueError\n" + (f"theanompi: {words}\n" if words else ""))
+    assert len(slept) == 2, "its turn, and until a launcher has read it"
+    with pytest.raises(Agreed):
+        agree(Rank(0, [None]), ConfigError("five"))
+    assert streams["stderr"].buffer.getvalue().endswith(b"theanompi: five\n")
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
