@@ -197,11 +197,14 @@ def test_what_our_own_code_says_of_a_file_is_one_line(capsys):
     ],
 )
 def test_what_a_library_says_is_one_line_and_what_a_users_code_raises_has_its_traceback(file, ours, capsys):
-    said = refusal(partial(exec, compile("raise ValueError('five')", file, "exec")), capsys)
-    if ours:
-        assert said == "theanompi: five\n"
-    else:
-        assert f'File "{file}", line 1' in said and said.endswith("\nValueError: five\n")
+    for error in (ValueError, OSError, ConfigError):
+        action = partial(exec, compile("raise error('five')", file, "exec"), {"error": error})
+        said = refusal(action, capsys)
+        # Who raises ours has something to say to who types.
+        if ours or error is ConfigError:
+            assert said == "theanompi: five\n"
+        else:
+            assert f'File "{file}", line 1' in said and said.endswith(f"\n{error.__name__}: five\n")
 
 
 @pytest.mark.parametrize(
