@@ -96,10 +96,21 @@ def test_who_waits_for_what_all_share_is_in_no_hurry_while_a_helper_lets_it_comp
     assert not centre.window.hurried() and not mailbox.window.hurried()
 
 
-@pytest.mark.parametrize(("error", "times"), [(None, 0), (ArithmeticError, 0), (Agreed, 1)])
-def test_all_is_given_back_once_and_of_errors_only_where_all_ranks_have_agreed(ways, error, times):
+@pytest.mark.parametrize(
+    ("error", "others", "times"),
+    [
+        (None, (1, 2, False), 0),
+        (ArithmeticError, (1, 2, False), 0),
+        (Agreed, (1, 2, False), 1),
+        (Agreed, (1, 1, True), 0),
+    ],
+)
+def test_all_is_given_back_once_and_of_errors_only_where_all_ranks_have_agreed_and_made_as_much(
+    ways, error, others, times
+):
     """Any other one takes the others along, which may be in the midst of an exchange."""
     links = rank_of(3)
+    links._comm.allgather = lambda own: [others, own, others]
     links.sum(BUFFER), links.centre(BUFFER), links.mailbox(BUFFER), links.helper(BUFFER), links.hang_bell()
     with suppress(ArithmeticError, Agreed), links.closed_where_all_end():
         if error is not None:

@@ -277,13 +277,13 @@ def train(
         begun, about = start_from(model, config, comm)
     out = Path(config.out or "")
     links = means.links(comm, config, progress, stop)
-    progress.now("setting up the exchange")
-    told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
-    gc.freeze()  # nor at what has been built
     iteration, own, changes, rate = 0, 0, "", ""
     with links.closed_where_all_end():
+        progress.now("setting up the exchange")
+        told = together(comm, lambda: rule.attach(model, links), errors=(ValueError, OSError))
         if not rule.lockstep:
             together(comm, links.hang_bell, errors=(ValueError, OSError))
+        gc.freeze()  # nor at what has been built
         # Compiled after the exchange may have moved the buffers.
         progress.now("compiling")
         sync_type = "cdd" if rule.sums_gradients else "avg"
