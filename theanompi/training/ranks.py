@@ -221,14 +221,12 @@ def library() -> str:
 
 
 def forget_shared_memory(comm: MPI.Intracomm) -> None:
-    """Remove the names of MPICH's shared memory, which all ranks of this machine have opened; collective.
+    """Remove the names of MPICH's shared memory, which all that use it have opened; collective.
 
     The memory lives as long as it is used. With its name, a job that is killed would leave it behind for ever.
     """
-    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    comm.Barrier()  # which may be the first to need it
     segments = opened_at_once()
-    local.Barrier()
-    if local.Get_rank() == 0:
-        for segment in segments:
-            segment.unlink(missing_ok=True)
-    local.Free()
+    comm.Barrier()
+    for segment in segments:
+        segment.unlink(missing_ok=True)
