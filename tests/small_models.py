@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -159,7 +159,11 @@ class NotFinite(Plain):
 class NoValidation(Plain):
     """Whose validation cannot be compiled."""
 
-    def compile_validation(self) -> None:
+    def compile_iter_fns(self, *args: Any, **kwargs: Any) -> None:
+        super().compile_iter_fns(*args, **kwargs)
+        self.compile_validation = self.refuse  # type: ignore[method-assign]
+
+    def refuse(self) -> None:
         raise ConfigError("no such validation")
 
 
@@ -327,21 +331,32 @@ class Blocks(Plain):
 class SpoiltUpdate(Plain):
     """Whose third update makes a weight that is not a number, though its loss is one."""
 
-    def update(self, objective: int = 0) -> Any:
-        eta = super().update()
+    def compile_iter_fns(self, *args: Any, **kwargs: Any) -> None:
+        super().compile_iter_fns(*args, **kwargs)
+        self.update = after(self.update, self.spoil)  # type: ignore[method-assign]
+
+    def spoil(self) -> None:
         if self.state.iteration.get_value() == 3:
             self.state.weights.flat[0] = float("nan")
-        return eta
 
 
-class SpoiltVelocity(Plain):
+class SpoiltVelocity(SpoiltUpdate):
     """Whose third update makes a velocity that is not a number, on the last rank."""
 
-    def update(self, objective: int = 0) -> Any:
-        eta = super().update()
+    def spoil(self) -> None:
         if self.state.iteration.get_value() == 3 and self.rank == self.size - 1:
             self.state.velocity.flat[0] = float("nan")
-        return eta
+
+
+def after(function: Callable[..., Any], more: Callable[[], None]) -> Callable[..., Any]:
+    """A function that gives what another one does, and does something after it."""
+
+    def both(*args: Any) -> Any:
+        given = function(*args)
+        more()
+        return given
+
+    return both
 
 
 class OwnMetrics(Plain):

@@ -142,6 +142,25 @@ def test_who_left_of_itself_is_known_where_mpirun_says_nothing(ends, well, said)
 
 
 @pytest.mark.parametrize(
+    ("ends", "stopped", "said"),
+    [
+        ({1: -9, 0: -15}, None, f"{NAMES[1]} was ended by SIGKILL"),
+        ({1: -15, 0: -9}, None, f"{NAMES[1]} was ended by SIGTERM"),
+        ({1: None, 0: None}, None, f"{NAMES[1]} {UNSAID}"),
+        ({1: -9, 0: 75}, "SIGTERM", f"{NAMES[1]} was ended by SIGKILL"),
+        ({1: 75, 0: -15}, "SIGTERM", ""),
+        ({1: 0, 0: -15}, "SIGTERM", ""),
+        ({1: None, 0: None}, "SIGTERM", ""),
+    ],
+)
+def test_an_mpirun_that_waits_for_a_process_kills_nobody_before_it(ends, stopped, said):
+    account = Account(lambda _: None, in_order=True)
+    account.feed(b'@theanompi {"ranks": [["node0.site", 4036], ["node0.site", 4037]]}\n')
+    account.stopped, account.ends = stopped, ends
+    assert account.first_to_leave() == said
+
+
+@pytest.mark.parametrize(
     "own",
     [
         b"=   BAD TERMINATION OF MY LOOP\n",

@@ -56,6 +56,9 @@ class Account:
     ----------
     write : callable
         Takes the bytes that are not for the launcher.
+    in_order : bool
+        Whether mpirun kills the others only when a rank has ended, as Open MPI's does. Hydra takes a closed socket for
+        an end, so that whom it kills may be gone first.
 
     Attributes
     ----------
@@ -92,8 +95,8 @@ class Account:
     (b'epoch 1\nepoch 2\n', 45, True)
     """
 
-    def __init__(self, write: Callable[[bytes], Any]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[bytes], Any], *, in_order: bool = False) -> None:
+        self._write, self._in_order = write, in_order
         self._rest = b""
         self._ruler = b""
         self._banner: list[bytes] | None = None
@@ -184,19 +187,27 @@ class Account:
         return f"{self._name(rank) if rank is not None else f'a rank ({host}, pid {pid})'} {how}"
 
     def first_to_leave(self) -> str:
-        """Who was the first to end and how, in words, where a rank was seen to that mpirun has not ended."""
+        """Who was the first to end and how, in words, where a rank was seen to that mpirun has not ended.
+
+        Of a run that was stopped, only who did not end in good order.
+        """
         first = self._first()
-        if first is None or self.ends[first] in (None, -signal.SIGKILL):
+        if first is None:
             return ""
-        return f"{self._name(first)} {_in_words(self.ends[first])}"
+        status = self.ends[first]
+        if self.stopped is not None and status in (0, STOPPED, None):
+            return ""
+        if not self._in_order and status in (None, -signal.SIGKILL):
+            return ""
+        return f"{self._name(first)} {_in_words(status)}"
 
     def _first(self) -> int | None:
-        """The rank that was the first to end, as far as that was seen.
-
-        What mpirun kills may end before what it was killed for: a process closes its files some time before its end.
-        """
+        """The rank that was the first to end, as far as that was seen."""
         ends = {rank: status for rank, status in self.ends.items() if not (self.well and status == 0)}
         first = next(iter(ends), None)
+        if self._in_order:
+            return first
+        # A process closes its files some time before its end.
         return next((rank for rank, status in ends.items() if status != -signal.SIGKILL), first)
 
     def _rank(self, pid: int, host: str) -> int | None:

@@ -291,7 +291,9 @@ class Job:
         except OSError as error:  # the names of thousands of hosts, which are words of the command
             ranks = counted(len(config.devices), "rank")
             raise ConfigError(f"{mpirun}: expected to be started for {ranks}, got: {reason(error)}") from None
-        self.account = Account(put if self._output is None else self._output.write)
+        self.account = Account(
+            put if self._output is None else self._output.write, in_order=kind == "openmpi"
+        )
         self._reader = threading.Thread(target=self._read, name="output of mpirun", daemon=True)
         self._reader.start()
         atexit.register(self.stop)
@@ -410,12 +412,13 @@ class Job:
         status, account = self._mpirun.returncode, self.account
         if status is not None and status < 0 and self.ended_by is None:
             account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
-        if account.stopped is not None and not account.deaths:
+        left = account.first_to_leave()
+        if account.stopped is not None and not (account.deaths or left):
             return STOPPED
         if self.ended_by is not None:
             return 128 + self.ended_by
         if not (account.failed or account.deaths):
-            account.guess = account.first_to_leave()
+            account.guess = left
             if status and not account.guess:
                 starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
                 how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
