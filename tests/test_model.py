@@ -13,7 +13,8 @@ from small_models import Normalised, Plain
 
 from theanompi import Model, Objective, classification, device
 from theanompi.config import ConfigError, RunConfig, resolve, setting
-from theanompi.config.kinds import whole
+from theanompi.config.kinds import choice, whole
+from theanompi.data import Modality
 from theanompi.lasagne.layers import (
     BatchNormLayer,
     Conv2DLayer,
@@ -25,7 +26,8 @@ from theanompi.lasagne.layers import (
     get_output,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
-from theanompi.training.model import _TAKEN, refuse_unheeded
+from theanompi.training.model import _TAKEN, hook, refuse_unheeded
+from theanompi.training.optimizers import Optimizer
 from theanompi.training.rank import make_model
 
 
@@ -96,6 +98,99 @@ def test_nor_does_a_method_of_its_own_set_them(method: str) -> None:
         ConfigError, match=rf"^Net\.{asked}: expected another name than inputs, .* got inputs = list$"
     ):
         made({method: own})
+
+
+class Half(Modality):
+    def graph(self, inputs: Any, training: bool) -> Any: ...
+
+
+OTHER_KINDS: dict[str, tuple[Any, str]] = {
+    "modality": ("Arrays", ": expected a subclass of theanompi.data.Modality such as Pictures, .*, got 'Arrays'"),
+    "modality of methods": (Half, ": expected methods batch of Half, got none"),
+    "bias_rate": (None, ": expected a number above 0, got None"),
+    "build": (None, r": expected a method \(self, batch\), got None"),
+    "build_model": (lambda self, shape: None, r": expected .*, num_classes\), got one that takes \(shape\) after self"),
+    "objectives": ([], r": expected a method \(self, batch, training\), got \[\]"),
+    "scores": ("dense", r": expected a method \(self, batch\), got 'dense'"),
+    "torch_names": ({"a": "b"}, r": expected a method \(self\), got \{'a': 'b'\}"),
+    "on_validation": (lambda self: None, r": expected .*\(self, record\), got one that takes \(\) after self"),
+    "optimizer": ("adam", ": expected a method .*, got 'adam'; remedy: optimizer in defaults of its class"),
+    "optimizer of a name": (lambda self, objective: None, ": expected a theanompi.*.Optimizer, got None"),
+    "Settings": (3, ": expected a frozen dataclass, got 3, which is none"),
+    "Settings of fields": (dataclass(type("Own", (), {"__annotations__": {"width": int}})), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_what_is_of_another_kind_than_a_model_has_is_one_line(name: str) -> None:
+    value, message = OTHER_KINDS[name]
+    attribute = name.partition(" ")[0]
+    begin = "model: Settings" if attribute == "Settings" else f"Net.{attribute}"
+    if not message:
+        begin, message = "model.width", ": expected a field of Own with a default, got one without"
+    with pytest.raises(ConfigError, match=f"^{begin}{message}$"):
+        made({attribute: value})
+
+
+def test_a_field_that_a_batch_has_not_is_answered_with_those_that_it_has() -> None:
+    def objectives(self: Any, batch: Any, training: bool) -> Any:
+        assert "label" not in batch and batch.get("label") is None
+        return batch["label"]
+
+    with pytest.raises(KeyError) as caught:
+        made({"objectives": objectives})
+    assert str(caught.value) == (
+        "a batch: expected one of images, labels, weights, keys, got 'label'; did you mean 'labels'?"
+    )
+
+
+def test_a_hook_is_told_what_a_record_has() -> None:
+    model = made({"on_validation": lambda self, record: record["acc"]})
+    on_validation = hook(model, "on_validation")
+    assert on_validation is not None
+    with pytest.raises(KeyError, match="^a record: expected one of kind, error, got 'acc'$"):
+        on_validation({"kind": "val", "error": 0.5})
+
+
+STEPS: dict[str, tuple[Any, str]] = {
+    "the weights alone": (lambda w, slots: w, "got weights"),
+    "no slots": (lambda w, slots: (w, {}), "got none"),
+    "slots without names": (lambda w, slots: (w, [slots["v"]]), r"got \(weights, \[v\]\)"),
+}
+
+
+@pytest.mark.parametrize("mistake", STEPS)
+def test_a_step_of_ones_own_gives_weights_and_slots(mistake: str) -> None:
+    step, message = STEPS[mistake]
+    model = made({"optimizer": own_steps(("v",), step)})
+    with pytest.raises(ConfigError, match=rf"^Own.step: expected new weights and .* \(v\), {message}$"):
+        model.compile_iter_fns()
+    model.cleanup()
+
+
+def test_slots_are_no_text() -> None:
+    with pytest.raises(ConfigError, match=r"^Own.slots: expected a tuple of names .*, got 'v'$"):
+        made({"optimizer": own_steps("v", lambda w, slots: (w, slots))})
+
+
+def own_steps(slots: Any, step: Any) -> Any:
+    """What gives an optimizer of a user's own, which has a setting that is a text."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        sign: str = setting("plus", choice(["plus", "minus"]), "of the step")
+
+    namespace = {
+        "Settings": Settings,
+        "slots": slots,
+        "step": lambda self, w, g, slots, rates, decayed: step(w, slots),
+    }
+    return lambda self, objective: type("Own", (Optimizer,), namespace)(self.config)
+
+
+def test_a_setting_that_is_a_text_is_in_the_plan() -> None:
+    plan = made({"optimizer": own_steps((), lambda w, slots: (w, {}))}).plan()
+    assert "Own, sign = plus" in plan
 
 
 def test_the_names_that_are_the_trainers_are_all_that_a_model_has() -> None:

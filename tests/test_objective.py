@@ -58,6 +58,14 @@ def noise(n: int) -> Any:
         return pt.random.normal(size=(n,))
 
 
+def moving() -> Any:
+    total = pytensor.shared(np.float32(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        total.default_update = total + 1
+    return total
+
+
 MISTAKES: dict[str, tuple[Any, str]] = {
     "no objective": (lambda self, batch, training: None, "expected an Objective or a list of them, got NoneType"),
     "a loss alone": (
@@ -86,7 +94,27 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "every 0": (
         lambda self, batch, training: Objective(vector(self, batch), every=0),
-        "loss: expected every of at least 1 and a rate above 0, got 0 and 1.0",
+        "loss: every: expected a whole number of at least 1, got 0",
+    ),
+    "every a text": (
+        lambda self, batch, training: Objective(vector(self, batch), every="often"),
+        "loss: every: expected a whole number of at least 1, got 'often'",
+    ),
+    "a rate that is a graph": (
+        lambda self, batch, training: Objective(vector(self, batch), rate=vector(self, batch)),
+        "loss: rate: expected a number above 0, got SoftmaxCrossEntropy.0",
+    ),
+    "metrics without names": (
+        lambda self, batch, training: Objective(vector(self, batch), metrics=[vector(self, batch)]),
+        r"loss: metrics: expected vectors by name, got \[SoftmaxCrossEntropy.0\]",
+    ),
+    "one parameter alone": (
+        lambda self, batch, training: Objective(vector(self, batch), params=self.of("upper.W")[0]),
+        "loss: params: expected a list of shared variables of layers, got upper.W",
+    ),
+    "a sum that keeps itself, without a name": (
+        lambda self, batch, training: Objective(vector(self, batch) + moving()),
+        "loss: expected dropout by the keys of the batch and .*, got <Scalar.* that updates itself; remedy: .*",
     ),
     "never each": (
         lambda self, batch, training: Objective(vector(self, batch), every=2),

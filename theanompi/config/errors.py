@@ -2,8 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+V = TypeVar("V")
 
 MOST_MESSAGE = 300
 """Characters of a message about something that is refused."""
@@ -100,3 +102,37 @@ def closest(name: str, known: Iterable[str]) -> str:
     # Comparing takes time that grows with the square of the length.
     match = difflib.get_close_matches(name.lower(), list(of), n=1) if len(name) <= 100 else []
     return f"; did you mean {of[match[0]]!r}?" if match else ""
+
+
+class NotThere(KeyError):
+    """A `KeyError` whose message is printed as it is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Named(dict[str, V]):
+    """A dictionary for code of a user's own, which says what there is where something else is asked for.
+
+    Parameters
+    ----------
+    what : str
+        What it has, for the message.
+    values : mapping
+
+    Examples
+    --------
+    >>> Named("a batch", {"x": 1, "labels": 2})["label"]
+    Traceback (most recent call last):
+        ...
+    theanompi.config.errors.NotThere: a batch: expected one of x, labels, got 'label'; did you mean 'labels'?
+    """
+
+    def __init__(self, what: str, values: Mapping[str, V]) -> None:
+        super().__init__(values)
+        self._what = what
+
+    def __missing__(self, name: object) -> V:
+        raise NotThere(
+            f"{self._what}: expected one of {listed(self)}, got {got(name)}{closest(str(name), self)}"
+        )

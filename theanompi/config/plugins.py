@@ -18,7 +18,7 @@ and ``settings={"rule.period": 8}`` in Python all give ``Settings(period=8.0)``.
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from theanompi.config.errors import ConfigError, closest, got, listed
@@ -80,7 +80,15 @@ def read_settings(settings_class: type[S], settings: Mapping[str, Any], prefix: 
         ...
     theanompi.config.errors.ConfigError: optimizer: unknown setting 'esp'; did you mean 'eps'?
     """
-    known = {item.name: item for item in fields(settings_class)}  # type: ignore[arg-type]
+    if not isinstance(settings_class, type) or not is_dataclass(settings_class):
+        what = getattr(settings_class, "__qualname__", None) or got(settings_class)
+        raise ConfigError(f"{prefix}: Settings: expected a frozen dataclass, got {what}, which is none")
+    known = {item.name: item for item in fields(settings_class)}
+    for name, item in known.items():
+        if item.default is MISSING and item.default_factory is MISSING:
+            raise ConfigError(
+                f"{prefix}.{name}: expected a field of {settings_class.__qualname__} with a default, got one without"
+            )
     given: dict[str, Any] = {}
     for name, value in settings.items():
         plugin, _, key = name.partition(".")

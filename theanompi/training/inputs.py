@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from theanompi import device
+from theanompi.config import Named
 from theanompi.data import Batch, Field, Modality
 
 # As what the device holds a field: no arithmetic is defined on the others.
@@ -48,10 +49,13 @@ class Inputs:
 
     def __init__(self, modality: Modality, n: int) -> None:
         self.n, self.fields = n, {**modality.read, **modality.given}
-        self.variables = {
-            name: device.shared(_tensor(n, field, _HELD.get(field.dtype, field.dtype)), name)
-            for name, field in self.fields.items()
-        }
+        self.variables = Named(
+            "a batch as it is read",
+            {
+                name: device.shared(_tensor(n, field, _HELD.get(field.dtype, field.dtype)), name)
+                for name, field in self.fields.items()
+            },
+        )
         self.adopted = frozenset(name for name, field in modality.read.items() if field.dtype not in _HELD)
 
 

@@ -17,11 +17,11 @@ Theano-MPI's contract holds as well: any class that takes one `config` dict and 
 with the sync type ``avg``, whatever library it is built with: see :mod:`theanompi.training.theano_mpi_model`.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from inspect import isabstract, signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +30,19 @@ import torch
 from pytensor.graph.basic import Variable
 
 from theanompi import device
-from theanompi.config import FIELDS, OF_MODELS, ConfigError, NoSettings, RunConfig, read_settings, resolve
+from theanompi.config import (
+    FIELDS,
+    OF_MODELS,
+    ConfigError,
+    Named,
+    NoSettings,
+    RunConfig,
+    got,
+    read_as,
+    read_settings,
+    resolve,
+)
+from theanompi.config.kinds import POSITIVE
 from theanompi.data import Modality, Pictures
 from theanompi.device import DeviceSharedVariable, FlatBuffer
 from theanompi.exchange import Exchanger
@@ -80,11 +92,16 @@ _MAY_BE_OWN = frozenset(
     compile_iter_fns train_iter val_iter reset_iter adjust_hyperp cleanup n_subb
     on_iteration on_validation on_end""".split()
 )
+# Its methods that the trainer calls with as many arguments as those of `Model` have.
+_CALLED = (
+    *("build", "build_model", "objectives", "scores", "optimizer", "torch_names"),
+    *("on_iteration", "on_validation", "on_end"),
+)
 # What the constructor puts on a model; `network` aside, which many a `build` sets to what it returns.
 _TAKEN = frozenset(
-    """config settings rank size verbose n_epochs epoch data dataset inputs traced reported optimizers states state
-    params fixed schedule _batches _validated _bits _stop _validation_sums _validated_batches _exchangers _gradients
-    _updates _validate _feed _next _count _val_position _kept _asked""".split()
+    """config settings bias_rate rank size verbose n_epochs epoch data dataset inputs traced reported optimizers
+    states state params fixed schedule _batches _validated _bits _stop _validation_sums _validated_batches
+    _exchangers _gradients _updates _validate _feed _next _count _val_position _kept _asked""".split()
 )
 
 
@@ -139,7 +156,7 @@ class Model:
 
     modality: ClassVar[type[Modality]] = Pictures
     defaults: ClassVar[Mapping[str, Any]] = {}
-    bias_rate: ClassVar[float] = 1.0
+    bias_rate: float = 1.0
     Settings: ClassVar[type] = NoSettings
     n_subb: ClassVar[int] = 1
     file_batch_size = _BatchSize()
@@ -149,13 +166,11 @@ class Model:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         _refuse_taken(self)
+        _refuse_other_kinds(self)
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
         self.config = resolve(given, self.defaults, model=type(self).__name__)
         self.settings: Any = read_settings(self.Settings, self.config.settings, "model")
-        if not 0 < self.bias_rate < math.inf:
-            raise ConfigError(
-                f"{type(self).__name__}.bias_rate: expected a number above 0, got {self.bias_rate!r}"
-            )
+        self.bias_rate = read_as(POSITIVE, f"{type(self).__name__}.bias_rate", self.bias_rate)
         if self.config.data is None:
             raise ConfigError(
                 f"{type(self).__name__}.defaults: data: expected a data set, as a theanompi.Model reads none of its "
@@ -175,9 +190,7 @@ class Model:
         self.inputs = Inputs(self.data.modality, run.batch_size)
 
         set_rng(np.random.default_rng(run.seed))
-        self._batches = {
-            training: self.data.modality.graph(self.inputs.variables, training) for training in (True, False)
-        }
+        self._batches = {training: self._graph(training=training) for training in (True, False)}
         with pytensor.config.change_flags(floatX="float32"), self._asking("build"):
             network = self.build(self._batches[True])
         self.network = network
@@ -196,6 +209,12 @@ class Model:
         self.reported = Reported(names, headline, self.data.modality.noun)
         with self._asking("optimizer"):
             optimizers = [self.optimizer(objective) for objective in objectives]
+        for one in optimizers:
+            if not isinstance(one, Optimizer):
+                raise ConfigError(
+                    f"{type(self).__name__}.optimizer: "
+                    f"expected a theanompi.training.optimizers.Optimizer, got {got(one)}"
+                )
         self.optimizers = optimizers
         self.states = make_states(
             self.traced, layers, self.optimizers, self.size, type(self).__name__, averaged=run.ema > 0
@@ -236,6 +255,10 @@ class Model:
             yield
         finally:
             vars(self)["_asked"] = None
+
+    def _graph(self, *, training: bool) -> Named[Variable]:
+        """What a batch is to the methods of a class of one's own."""
+        return Named("a batch", self.data.modality.graph(self.inputs.variables, training))
 
     def _trace(self, *, training: bool) -> Traced:
         n = self.config.batch_size
@@ -493,7 +516,7 @@ class Model:
         self.data.close()
         self.data, self.dataset = items, items.dataset
         self.inputs = Inputs(items.modality, run.batch_size)
-        self._batches[False] = items.modality.graph(self.inputs.variables, False)
+        self._batches[False] = self._graph(training=False)
         self._validated = self._trace(training=False)
         self._validate = None
 
@@ -801,8 +824,8 @@ def hook(replica: Any, name: str) -> Callable[[dict[str, Any]], None] | None:
     """
     if not isinstance(replica, Model) or getattr(type(replica), name) is getattr(Model, name):
         return None
-    found: Callable[[dict[str, Any]], None] = getattr(replica, name)
-    return found
+    own: Callable[[dict[str, Any]], None] = getattr(replica, name)
+    return lambda record: own(Named("a record", record))
 
 
 def _refuse_taken(model: Model) -> None:
@@ -820,6 +843,30 @@ def _refuse_taken(model: Model) -> None:
                     f"{where}: expected another name than {name}, which is the trainer's on a Model, got {name} = "
                     f"{type(value).__name__}"
                 )
+
+
+def _refuse_other_kinds(model: Model) -> None:
+    """Refuse what a subclass has in the place of a modality or of a method and cannot be used as one."""
+    where, modality = type(model).__name__, model.modality
+    if not isinstance(modality, type) or not issubclass(modality, Modality):
+        raise ConfigError(
+            f"{where}.modality: expected a subclass of theanompi.data.Modality such as Pictures, Arrays or Tokens, "
+            f"got {got(modality)}"
+        )
+    if isabstract(modality):
+        missing = " and ".join(sorted(modality.__abstractmethods__))
+        raise ConfigError(f"{where}.modality: expected methods {missing} of {modality.__name__}, got none")
+    for name in _CALLED:
+        own, taken = getattr(model, name), list(signature(getattr(Model, name)).parameters)[1:]
+        wanted = f"{where}.{name}: expected a method ({', '.join(['self', *taken])})"
+        if not callable(own):
+            field = FIELDS.get(name)
+            hint = f"; remedy: {name} in defaults of its class" if field is not None else ""
+            raise ConfigError(f"{wanted}, got {got(own)}{hint}")
+        try:
+            signature(own).bind(*taken)
+        except TypeError:
+            raise ConfigError(f"{wanted}, got one that takes {signature(own)} after self") from None
 
 
 def refuse_unheeded(model: Model) -> None:

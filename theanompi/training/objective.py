@@ -13,7 +13,8 @@ from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.special import Softmax
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, got, read_as
+from theanompi.config.kinds import POSITIVE, whole
 from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import partners, softmax_cross_entropy
 from theanompi.lasagne.layers import BatchNormLayer, output_keywords
@@ -228,20 +229,28 @@ def _checked(objective: Objective, n: int, where: str) -> Objective:
     loss = _vector(objective.loss, f"{where}: loss", None)
     length = loss.type.shape[0]
     if length is None or length % n:
-        got = "an unknown number" if length is None else str(length)
-        raise ConfigError(f"{where}: loss: expected {n} numbers, one for each item, or a multiple, got {got}")
-    if objective.every < 1 or not objective.rate > 0:
+        there = "an unknown number" if length is None else str(length)
         raise ConfigError(
-            f"{where}: expected every of at least 1 and a rate above 0, got {objective.every} and {objective.rate}"
+            f"{where}: loss: expected {n} numbers, one for each item, or a multiple, got {there}"
         )
+    every = read_as(whole(1), f"{where}: every", objective.every)
+    rate = read_as(POSITIVE, f"{where}: rate", objective.rate)
     weight = None if objective.weight is None else _vector(objective.weight, f"{where}: weight", length)
+    if not isinstance(objective.metrics, Mapping):
+        raise ConfigError(f"{where}: metrics: expected vectors by name, got {got(objective.metrics)}")
     metrics = {name: _vector(m, f"{where}: {name}", length) for name, m in objective.metrics.items()}
     _nothing_moves_by_itself([v for v in (loss, weight, *metrics.values()) if v is not None], where)
+    if not (objective.params is None or _is_list(objective.params)):
+        raise ConfigError(
+            f"{where}: params: expected a list of shared variables of layers, got {got(objective.params)}"
+        )
     params = None if objective.params is None else tuple(objective.params)
     for param in params or ():
         if not isinstance(param, DeviceSharedVariable) or param.type.dtype != "float32":
             raise ConfigError(f"{where}: params: expected float32 shared variables of layers, got {param}")
-    return objective._replace(loss=loss, weight=weight, metrics=metrics, params=params)
+    return objective._replace(
+        loss=loss, weight=weight, metrics=metrics, params=params, every=every, rate=rate
+    )
 
 
 def _vector(value: Any, where: str, length: int | None) -> Variable:
@@ -271,7 +280,7 @@ def _nothing_moves_by_itself(graphs: Sequence[Variable], where: str) -> None:
     if moving:
         raise ConfigError(
             f"{where}: expected dropout by the keys of the batch and averages that the trainer updates, got "
-            f"{moving[0].name} that updates itself; remedy: leave deterministic, sample_keys and batch_norm_* alone"
+            f"{moving[0]} that updates itself; remedy: leave deterministic, sample_keys and batch_norm_* alone"
         )
 
 

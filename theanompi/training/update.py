@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.variable import TensorVariable
 
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, Named, got, listed
 from theanompi.training.objective import refuse_generators
 from theanompi.training.optimizers import Optimizer, Rates
 from theanompi.training.scalars import double, scalar
@@ -167,12 +167,20 @@ def update_graph(
             g = scalar(reduce(mul, factors), g) * g
         # A Python number in a step makes no float64 of the arrays.
         with pytensor.config.change_flags(floatX=w.type.dtype):
-            new_w, new_slots = optimizer.step(w, g, {**slots, **kept}, own, decayed=decayed)
-        refuse_generators([new_w, *new_slots.values()], f"{type(optimizer).__name__}.step", "rates.t")
+            made_of = optimizer.step(w, g, Named("slots", {**slots, **kept}), own, decayed=decayed)
+        where, names = f"{type(optimizer).__name__}.step", [*slots, *kept]
+        new_w, new_slots = made_of if isinstance(made_of, tuple) and len(made_of) == 2 else (made_of, None)
+        if not isinstance(new_slots, Mapping) or not set(names) <= set(new_slots):
+            there = listed(map(str, new_slots)) if isinstance(new_slots, Mapping) else got(made_of)
+            raise ConfigError(
+                f"{where}: expected new weights and a dict of new slots ({listed(names) or 'none'}), "
+                f"got {there or 'none'}"
+            )
+        refuse_generators([new_w, *new_slots.values()], where, "rates.t")
         for name, new in {"the weights": new_w, **{k: new_slots[k] for k in slots}}.items():
             if new.type.dtype != w.type.dtype:
                 raise ConfigError(
-                    f"{type(optimizer).__name__}.step: expected {w.type.dtype} for {name}, got {new.type.dtype}: "
+                    f"{where}: expected {w.type.dtype} for {name}, got {new.type.dtype}: "
                     'a rate is float64, and meets arrays as pt.cast(rates.eta, "float32")'
                 )
         updates += [(w, new_w), *((slots[name], new_slots[name]) for name in slots)]

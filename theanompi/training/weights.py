@@ -169,6 +169,8 @@ def fit(
 
 def _parameters(network: Sequence[Layer], torch_names: Mapping[str, str]) -> dict[str, _Parameter]:
     """All parameters by name, in the order of `theanompi.lasagne.layers.get_all_params`."""
+    if not isinstance(torch_names, Mapping):
+        raise ConfigError(f"torch_names: expected a mapping from layers to modules, got {got(torch_names)}")
     found: dict[str, _Parameter] = {}
     for layer in get_all_layers(network):
         updated = {*layer.get_params(trainable=True), *layer.get_params(batch_norm_stat=True)}

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pytensor.tensor.variable import TensorVariable
 
-from theanompi.config import RunConfig
+from theanompi.config import ConfigError, RunConfig
 from theanompi.config.plugins import NoSettings, read_settings
 from theanompi.training.scalars import scalar
 
@@ -67,6 +67,11 @@ class Optimizer(ABC):
     correction: str | None = None
 
     def __init__(self, config: RunConfig) -> None:
+        for names in ("slots", "scalars"):
+            if isinstance(value := getattr(self, names), str):  # which would be a name for each letter
+                raise ConfigError(
+                    f"{type(self).__name__}.{names}: expected a tuple of names such as ('velocity',), got {value!r}"
+                )
         self.weight_decay = config.weight_decay
         self.settings: Any = read_settings(self.Settings, config.settings, "optimizer")
 
@@ -102,7 +107,10 @@ class Optimizer(ABC):
 
     def words(self) -> str:
         """What it is and how it is set, for the plan, in a line."""
-        settings = (f"{name} = {value:g}" for name, value in vars(self.settings).items())
+        settings = (
+            f"{name} = {value}" if isinstance(value, str) or value is None else f"{name} = {value:g}"
+            for name, value in vars(self.settings).items()
+        )
         return ", ".join([type(self).__name__, *settings])
 
     def penalised(self, w: TensorVariable, g: TensorVariable, decayed: bool) -> TensorVariable:
