@@ -3,6 +3,7 @@
 import pickle
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +15,25 @@ from small_models import Plain
 from tests.mpi import ROOT
 from tests.test_exercises import do
 from theanompi import BSP, cli
-from theanompi.config import ConfigError, RunConfig, parse_devices
+from theanompi.config import (
+    FIELDS,
+    OF_MODELS,
+    ConfigError,
+    OneLineParser,
+    RunConfig,
+    add_arguments,
+    parse_devices,
+    read_defaults,
+    read_settings,
+)
 from theanompi.config.cfgfile import read_cfg
-from theanompi.config.lineage import DATA
+from theanompi.config.lineage import _CALLED, _OURS, DATA
 from theanompi.launch import session
 from theanompi.launch.ends import Account
 from theanompi.lib.helper_funcs import save_model
 from theanompi.lib.recorder import Recorder
 from theanompi.record.recorder import Recorder as Times
+from theanompi.training.optimizers.adam import Adam
 from theanompi.training.rank import find_model_class, resolve_by_class
 
 
@@ -318,3 +330,56 @@ def test_the_page_about_porting_runs_as_it_stands_there(tmp_path: Path) -> None:
     costs = [float(line.split()[1]) for line in alone.splitlines() if re.fullmatch(r"\d+ \S+ \S+", line)]
     assert costs[-1] < costs[0]
     assert "weights of epoch 1 saved in ./snapshots/" in alone
+
+
+THEIRS = {
+    **{"learning_rate": "base_lr", "lr": "base_lr", "num_epochs": "epochs", "bs": "batch_size"},
+    **{"l2": "weight_decay", "amp": "precision", "floatX": "precision", "eps": "optimizer.epsilon"},
+    **{
+        "gpus": "devices",
+        "random_seed": "seed",
+        "step_size": "decay_epochs",
+        "num_workers": "loader_processes",
+    },
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_what_others_call_a_setting_is_answered_with_its_name_here(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a class's defaults, in Python, in a cfg file and as a flag; what is only spelt like it is not meant."""
+    own = THEIRS[name]
+    key, flag = own.upper().replace(".", "_"), "--" + own.replace("_", "-")
+    flag = {"--optimizer.epsilon": "--set optimizer.epsilon", "--devices": "--device"}.get(flag, flag)
+    quoted = f"did you mean '{own}'{' in settings' * ('.' in own)}?"
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_dict({name: 1})
+    assert str(caught.value) == f"unknown setting '{name}'; {quoted}"
+    with pytest.raises(ConfigError) as caught:
+        read_defaults({name: 1}, "Net")
+    decides = own in OF_MODELS or "." in own
+    assert str(caught.value).endswith(quoted if decides else f"got '{name}', which a model does not decide")
+    (tmp_path / "run.cfg").write_text(f"{name.upper()}=1\n")
+    with pytest.raises(ConfigError, match=rf"line 1: unknown key '{name.upper()}'; did you mean '{key}'\?$"):
+        read_cfg(tmp_path / "run.cfg")
+    parser = OneLineParser(prog="train")
+    add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--{name.replace('_', '-')}", "1"])
+    assert capsys.readouterr().err.endswith(f"unknown; did you mean '{flag}'?\n")
+
+
+def test_all_that_others_call_something_is_something_here_and_nothing_else() -> None:
+    adam = {f"optimizer.{field.name}" for field in fields(Adam.Settings)}
+    assert set(_OURS.values()) <= {*FIELDS, *adam}
+    assert not set(_OURS) & set(FIELDS)
+    assert len(_OURS) == sum(len(names.split()) for names in _CALLED.values())
+
+
+def test_a_setting_of_the_run_is_named_where_it_is_given_to_an_optimizer() -> None:
+    for name, own in (("lr", "base_lr"), ("weight_decay", "weight_decay")):
+        with pytest.raises(
+            ConfigError, match=f"^optimizer: unknown setting '{name}'; did you mean the run's own '{own}'\\?$"
+        ):
+            read_settings(Adam.Settings, {f"optimizer.{name}": 0.1}, "optimizer")

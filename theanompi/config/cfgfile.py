@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from theanompi.config.errors import ConfigError, closest, got, shortened
 from theanompi.config.files import read_text
 from theanompi.config.kinds import PLUGINS, RANKS, TEXT
+from theanompi.config.lineage import ours
 from theanompi.config.run import ASYNCHRONOUS, FIELDS, read_as, read_field
 
 KEYS = {name.upper(): name for name in FIELDS if name != "settings"} | {
@@ -83,7 +84,9 @@ def read_cfg(path: str | Path, overridden: Container[str] = (), *, rule: str | N
         where = f"{path}, line {line}"
         name = KEYS.get(key) or _setting(key)
         if name is None:
-            raise ConfigError(f"{where}: unknown key {got(key)}{closest(key, [*KEYS, *_alike(key)])}")
+            own = (ours(key) or "").upper().replace(".", "_")
+            hint = f"; did you mean {own!r}?" if own else closest(key, [*KEYS, *_alike(key)])
+            raise ConfigError(f"{where}: unknown key {got(key)}{hint}")
         if name in lines:
             raise ConfigError(f"{where}: expected {key} once, got it in line {lines[name]} too")
         lines[name] = line

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from theanompi.config.errors import closest, got, one_line
 from theanompi.config.kinds import AUTO, DEVICES, EPOCHS, OWN, RESUME, SETTINGS, SWITCH, TEXT, Kind
+from theanompi.config.lineage import ours
 from theanompi.config.run import FIELDS, RunConfig, over, read_field
 
 
@@ -101,7 +102,16 @@ class OneLineParser(argparse.ArgumentParser):
         self.error(f"{got(flag)[1:-1]}: unknown{self._meant(flag)}")
 
     def _meant(self, flag: str) -> str:
-        """The flag that has this word in its name, or all these words in its help; else one that is spelt alike."""
+        """The flag of what others call so; or that has this word in its name, or all these words in its help.
+
+        Else it is one that is spelt alike.
+        """
+        own = ours(flag.lstrip("-")) or ""
+        of_field = {
+            action.dest: action.option_strings[0] for action in self._actions if action.option_strings
+        }
+        if option := of_field.get("settings" if "." in own else own):
+            return f"; did you mean {f'{option} {own}' if '.' in own else option!r}?"
         known = {
             option: action.help or ""
             for action in self._actions

@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 
 from theanompi.config.errors import ConfigError, closest, got, listed
 from theanompi.config.kinds import OWN, Kind
+from theanompi.config.lineage import ours
 from theanompi.config.modules import find_module, located, look_in_current_folder
-from theanompi.config.run import read_as
+from theanompi.config.run import FIELDS, read_as
 
 S = TypeVar("S")
 
@@ -95,7 +96,12 @@ def read_settings(settings_class: type[S], settings: Mapping[str, Any], prefix: 
         if plugin != prefix:
             continue
         if key not in known:
-            hint = closest(key, known) or f"; known are {listed(known)}" if known else "; it has none"
+            field_ = key if key in FIELDS else ours(key)
+            hint = (
+                closest(key, known)
+                or (f"; did you mean the run's own {field_!r}?" if field_ in FIELDS else "")
+                or (f"; known are {listed(known)}" if known else "; it has none")
+            )
             raise ConfigError(f"{prefix}: unknown setting {got(key)}{hint}")
         kind = known[key].metadata.get("kind")
         if kind is None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from theanompi.config.errors import ConfigError, closest, got
+from theanompi.config.errors import ConfigError, got
 from theanompi.config.kinds import (
     DATA,
     DEVICES,
@@ -49,7 +49,7 @@ from theanompi.config.kinds import (
     several,
     whole,
 )
-from theanompi.config.lineage import instead
+from theanompi.config.lineage import instead, meant, ours
 from theanompi.config.recipes import RECIPES
 
 SYNC_TYPES = ("cdd", "avg", "swap")
@@ -540,7 +540,7 @@ class RunConfig:
         """
         for name in values:
             if name not in FIELDS:
-                raise ConfigError(f"unknown setting {got(name)}{closest(name, FIELDS)}")
+                raise ConfigError(f"unknown setting {got(name)}{meant(name, FIELDS)}")
         return cls(**values)
 
 
@@ -726,8 +726,8 @@ def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
     if not isinstance(defaults, Mapping):
         raise ConfigError(f"{where}: expected settings by name such as {{'epochs': 30}}, got {got(defaults)}")
     for name in defaults:
-        if name not in FIELDS:
-            raise ConfigError(f"{where}: unknown setting {got(name)}{closest(str(name), OF_MODELS)}")
+        if name not in FIELDS and (ours(name) not in FIELDS or ours(name) in OF_MODELS):
+            raise ConfigError(f"{where}: unknown setting {got(name)}{meant(name, OF_MODELS)}")
         if name not in OF_MODELS:
             raise ConfigError(
                 f"{where}: expected settings of the recipe or the data, got {name!r}, which a model does not decide"

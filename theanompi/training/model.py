@@ -43,6 +43,7 @@ from theanompi.config import (
     resolve,
 )
 from theanompi.config.kinds import POSITIVE
+from theanompi.config.lineage import ours
 from theanompi.data import Modality, Pictures
 from theanompi.device import DeviceSharedVariable, FlatBuffer
 from theanompi.exchange import Exchanger
@@ -65,14 +66,11 @@ from theanompi.training.state import METRICS, load_views, make_states
 
 # What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
 _FOR_FIELDS = {name: name for name in FIELDS if name not in ("init", "optimizer", "settings")} | {
-    "n_epochs": "epochs",
-    "learning_rate": "base_lr",
-    "lr": "base_lr",
-    "lr_policy": "decay_epochs",
-    "lr_step": "decay_epochs",
-    "file_batch_size": "batch_size",
-    "use_momentum": "momentum",
-    "use_nesterov_momentum": "nesterov",
+    name: str(ours(name))
+    for name in (
+        *("n_epochs", "learning_rate", "lr", "lr_policy", "lr_step", "file_batch_size"),
+        *("use_momentum", "use_nesterov_momentum"),
+    )
 }
 # What other trainers call by these names, and what does it here. Not `forward` and the like, which a build_model may
 # well use itself.
