@@ -296,6 +296,17 @@ def test_wait_raises_one_line_when_a_rank_dies(folder, capfd, way, how):
     assert "BAD TERMINATION" not in capfd.readouterr().out
 
 
+def test_a_file_that_hides_a_module_of_pythons_own_is_named_where_the_ranks_cannot_even_begin(folder):
+    (folder / "test.py").touch()  # which hides one that nobody needs
+    (folder / "random.py").write_text("import math")
+    (folder / "early.py").write_text("from random import Random")
+    rule = BSP()
+    rule.start(RunConfig(devices=["cpu"] * 2, **NET), module="early")
+    file = re.escape(str(folder / "random.py"))
+    with pytest.raises(RunFailed, match=f"; no rank has said why: {file} hides the module of Python's own"):
+        rule.wait()
+
+
 # A rank that ends before the launcher has opened its process is one of several that have ended when it looks. And
 # it has memory, as a rank has, which takes its time to free: one that has none is killed and gone before the first
 # one's end is known to anybody but mpirun.

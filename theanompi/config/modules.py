@@ -7,6 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
+from itertools import takewhile
 
 from theanompi.config.errors import ConfigError, closest
 
@@ -128,6 +129,16 @@ def _everywhere(top: str) -> Iterator[ModuleSpec]:
     for finder in sys.meta_path:
         if finder is not PathFinder and (spec := finder.find_spec(top, None)):
             yield spec
+
+
+def hides_pythons_own() -> str:
+    """Return the file that an import takes for a module of Python's own which every start needs, or nothing."""
+    before = list(takewhile(lambda folder: folder != os.path.dirname(os.__file__), sys.path))
+    for name in sorted(sys.stdlib_module_names & sys.modules.keys()):
+        spec = PathFinder.find_spec(name, before)
+        if spec is not None and spec.origin is not None:
+            return spec.origin
+    return ""
 
 
 def _place(spec: ModuleSpec) -> str:

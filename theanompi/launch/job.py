@@ -22,6 +22,7 @@ from typing import Any
 
 from theanompi.config import ConfigError, Host, RunConfig, counted, hosts, to_environment
 from theanompi.config.files import reason
+from theanompi.config.modules import hides_pythons_own
 from theanompi.launch.ends import LAUNCHER, STOPPED, Account, launcher_name
 from theanompi.launch.libraries import algorithm_settings, launch_settings
 from theanompi.launch.mpirun import identify, launched, without_job, world
@@ -422,6 +423,8 @@ class Job:
             if status and not account.guess:
                 starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
                 how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
+                if not account.ranks and (file := hides_pythons_own()):
+                    how = f"{file} hides the module of Python's own that has its name; remedy: rename it"
                 account.guess = f"no rank has said why: {how}"
         return 128 - status if status < 0 else status
 
