@@ -5,6 +5,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytensor
 import pytest
 import small_models
 import torch
@@ -196,6 +197,37 @@ def test_a_setting_that_is_a_text_is_in_the_plan() -> None:
 def test_the_names_that_are_the_trainers_are_all_that_a_model_has() -> None:
     model = made({})
     assert vars(model).keys() - {"network"} == _TAKEN
+
+
+def with_factor(factor: Any) -> type[Plain]:
+    def objectives(self: Any, batch: Any, training: bool) -> Objective:
+        one = Plain.objectives(self, batch, training)
+        return one._replace(loss=one.loss * factor)
+
+    return type("Net", (Plain,), {"objectives": objectives})
+
+
+def test_a_shared_variable_of_no_layer_in_a_loss_is_named_as_not_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An index is no parameter, nor is what lies on the device: that may be a layer's of a network that only helps."""
+    config = resolve(RunConfig(modelfile="small_models", modelclass="Net", verbose=False))
+    parameter = pytensor.shared(np.float32(2), "scale")
+    teacher = device.shared(np.ones(1, "float32"), "teacher")
+    for factor, named in ((parameter, "scale"), (pytensor.shared(np.int64(2)), ""), (teacher[0], "")):
+        monkeypatch.setattr(small_models, "Net", with_factor(factor), raising=False)
+        make_model(config, MPI.COMM_SELF).cleanup()
+        said = capsys.readouterr().err
+        assert (f"not trained or saved: {named}; remedy: add_param" in said) if named else not said, said
+
+
+def test_a_parameter_that_lies_in_the_hosts_memory_is_named() -> None:
+    def build_model(self: Any, shape: Any, num_classes: int) -> Layer:
+        bias = pytensor.shared(np.zeros(num_classes, "float32"))
+        return DenseLayer(InputLayer(shape), num_classes, nonlinearity=softmax, b=bias, name="dense")
+
+    with pytest.raises(ConfigError, match=r"^network: parameter dense\.b: expected float32 on the device"):
+        made({"build_model": build_model})
 
 
 def test_what_only_a_user_decides_has_no_default_as_a_remedy() -> None:

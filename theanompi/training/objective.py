@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
+from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.type import RandomType
@@ -17,7 +18,7 @@ from theanompi.config import ConfigError, got, read_as
 from theanompi.config.kinds import POSITIVE, whole
 from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import partners, softmax_cross_entropy
-from theanompi.lasagne.layers import BatchNormLayer, output_keywords
+from theanompi.lasagne.layers import BatchNormLayer, get_all_params, output_keywords
 from theanompi.lasagne.objectives import categorical_accuracy
 from theanompi.lasagne.utils import collect_shared_vars
 
@@ -306,6 +307,26 @@ def refuse_generators(graphs: Sequence[Variable], where: str, keys: str) -> None
             f"{where}: expected noise by {keys}, as theanompi.device.ops.normal and uniform draw it, got a random "
             "variable of PyTensor's, whose numbers depend on the rank and on the start of the run"
         )
+
+
+def of_no_layer(objectives: Sequence[Objective], layers: Any) -> list[SharedVariable]:
+    """Find what looks like a parameter of a loss, and no layer has: nothing trains or saves it.
+
+    Parameters
+    ----------
+    objectives : sequence of Objective
+    layers : Layer or list of Layer
+        The outputs of the model's network.
+
+    Returns
+    -------
+    list of shared variables
+        PyTensor's own, with floats. Those on the device are inputs, or of the layers of a network that is not trained.
+    """
+    held = set(get_all_params(layers))
+    found = collect_shared_vars([objective.loss for objective in objectives])
+    plain = [v for v in found if not isinstance(v, DeviceSharedVariable) and v not in held]
+    return [v for v in plain if str(getattr(v.type, "dtype", "")).startswith("float")]
 
 
 def measured(objectives: Sequence[Objective]) -> tuple[str, ...]:

@@ -17,7 +17,16 @@ import torch
 from mpi4py import MPI
 
 from theanompi import __version__, device
-from theanompi.config import ConfigError, RunConfig, hosts, local_device, read_defaults, resolve
+from theanompi.config import (
+    ConfigError,
+    RunConfig,
+    hosts,
+    listed,
+    local_device,
+    one_line,
+    read_defaults,
+    resolve,
+)
 from theanompi.config.kinds import AUTO
 from theanompi.config.plugins import import_module
 from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
@@ -35,6 +44,7 @@ from theanompi.system import cgroup
 from theanompi.training.links import Links
 from theanompi.training.loop import train_alone, train_epoch, validate
 from theanompi.training.model import Model, hook, refuse_unheeded
+from theanompi.training.objective import of_no_layer
 from theanompi.training.ranks import Agreed, agree, library, together
 from theanompi.training.replica import Replica
 from theanompi.training.saving import load_checkpoint, save_checkpoint
@@ -162,6 +172,14 @@ def make_model(config: RunConfig, comm: MPI.Comm, *, lockstep: bool = True) -> R
     model = model_class(settings)
     if isinstance(model, Model):
         refuse_unheeded(model)
+        loose = of_no_layer(model.traced.objectives, model._outputs())
+        if loose and rank == 0:
+            names = listed(v.name or f"one without a name, {v.type}" for v in loose)
+            text = (
+                f"{config.modelclass}.objectives: in the loss are shared variables of no layer, which are not trained "
+                f"or saved: {names}; remedy: add_param of a layer, or for a constant an array in its place"
+            )
+            print(one_line(f"theanompi: {text}"), file=sys.stderr, flush=True)
         return model
     return TheanoMPIModel(model, config, rank, comm.Get_size(), comm, lockstep=lockstep)
 

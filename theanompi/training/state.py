@@ -132,6 +132,12 @@ def make_states(
             f"network: expected a name of its own for every parameter (give each layer another name=…), "
             f"got {', '.join(repeated)} more than once"
         )
+    for p in [*trainable, *statistics]:
+        if not isinstance(p, DeviceSharedVariable) or p.type.dtype != "float32":
+            raise ConfigError(
+                f"network: parameter {p}: expected float32 on the device, as add_param makes it of a number, an array "
+                f"or an initialiser, got a {type(p).__name__} of {p.type.dtype}"
+            )
     decays = {p for p in get_all_params(layers, trainable=True, regularizable=True) if p.ndim >= 2}
     own = _divide(traced.objectives, trainable, where)
     moved = _owners(traced, layers, own)
