@@ -159,6 +159,13 @@ def views(block: Block, folder: Path) -> None:
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
 
 
+def pairs(block: Block, folder: Path) -> None:
+    """They are made of the same arrays."""
+    (folder / "pairs.py").write_text(block.text, "utf-8")
+    flags = "-file pairs -class Distances --data fields.h5 --device cpu --epochs 1"
+    execute(["tmlauncher", *flags.split()], folder, "validation loss")
+
+
 def watched(block: Block, folder: Path) -> None:
     """The hook acts upon a record of the log."""
     import contextlib
@@ -260,7 +267,7 @@ BLOCKS: dict[str, list[Check]] = {
         *(use, load, parsed, of_examples, printed, tested(f"{README}::{RUNS}"), printed),
     ],
     "docs/ops.md": [printed],
-    "docs/own.md": [OWN, OWN, regression, views, watched],
+    "docs/own.md": [OWN, OWN, regression, views, pairs, watched],
     "docs/port.md": [PORT] * 17,
     "docs/recipe.md": [tested(f"{README}::test_the_rates_of_the_recipe_are_these")],
     "docs/settings.md": [

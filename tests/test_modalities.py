@@ -17,6 +17,7 @@ from tests.photographs import pictures
 from theanompi import device
 from theanompi.config import ConfigError
 from theanompi.data import Arrays, Batch, Loader, LoaderError, Modality, Sampler, Tokens, open_dataset
+from theanompi.data.modality import Field, batch_of, check_modality
 from theanompi.data.reading.random import sample_keys
 from theanompi.training.inputs import Feed, Inputs
 
@@ -370,6 +371,74 @@ def refused(of: type[Modality], file: Any, **changes: Any) -> str:
     text = str(error.value)
     assert "\n" not in text and len(text) < 300
     return text
+
+
+def without(name: str) -> Any:
+    def __init__(self: Any, dataset: Any, config: Any) -> None:
+        Sums.__init__(self, dataset, config)
+        delattr(self, name)
+
+    return __init__
+
+
+def giving(given: Any) -> Any:
+    def __init__(self: Any, dataset: Any, config: Any) -> None:
+        Sums.__init__(self, dataset, config)
+        self.given = given
+
+    return __init__
+
+
+OF_ITS_OWN: dict[str, tuple[str, Any, str]] = {
+    "no read": ("__init__", without("read"), "read: expected fields by name, after super.* got none"),
+    "a pair": ("__init__", giving({"a": ("int64", ())}), "given: a: expected a theanompi.data.Field .*, got .*"),
+    "a dtype": ("__init__", giving({"a": Field("text", ())}), "given: a: expected a theanompi.data.Field .*"),
+    "no keys": ("__init__", giving({"a": Field("int64", ())}), r"given: expected keys and weights too, .* got a"),
+    "columns": ("columns", None, "columns: expected a whole number of at least 1, got None"),
+    "reader": ("reader", "tests.SumReader", "reader: expected a theanompi.data.ReaderClass, .*, got 'tests.SumReader'"),
+}  # fmt: skip
+BATCHES: dict[str, tuple[Any, str]] = {
+    "rows alone": (lambda rows, values: rows, r"expected rows and values by name, got array\(.*"),
+    "a column": (lambda rows, values: (rows[:, :1], values), r"expected rows \(3, 2\), got \(3, 1\)"),
+    "a row": (lambda rows, values: (rows[:1], values), r"expected rows \(3, 2\), got \(1, 2\)"),
+    "no value": (lambda rows, values: (rows, {"keys": values["keys"]}), r"length: expected int64 \(3,\), got None"),
+    "a fraction": (
+        lambda rows, values: (rows, {**values, "length": values["length"] / 2}),
+        r"length: expected int64 \(3,\), got float64 \(3,\)",
+    ),
+    "a shape": (
+        lambda rows, values: (rows, {**values, "length": values["length"][:2]}),
+        r"length: expected int64 \(3,\), got int64 \(2,\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Iterator[File]:
+    file = File(tmp_path / "s.h5", "sums", {"x": np.arange(30, dtype=np.uint8)})
+    file.count = lambda split: 10  # type: ignore[attr-defined]
+    yield file
+    file.close()
+
+
+@pytest.mark.parametrize("mistake", OF_ITS_OWN)
+def test_a_modality_of_ones_own_that_nothing_can_be_read_by_is_one_line(mistake: str, sums: File) -> None:
+    attribute, value, message = OF_ITS_OWN[mistake]
+    check_modality(Sums(sums, settings()))
+    with pytest.raises(ConfigError, match=rf"^Own\.{message}$") as caught:
+        check_modality(type("Own", (Sums,), {attribute: value})(sums, settings()))
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("mistake", BATCHES)
+def test_a_batch_that_is_not_as_its_modality_says_is_one_line(mistake: str, sums: File) -> None:
+    """Labels that were floats were cut to whole numbers without a word."""
+    make, message = BATCHES[mistake]
+    ids = np.arange(3)
+    own = type("Own", (Sums,), {"batch": lambda self, *which: make(*Sums.batch(self, *which))})
+    batch_of(Sums(sums, settings()), "train", 0, ids)
+    with pytest.raises(ConfigError, match=rf"(?s)^Own\.batch: {message}$"):
+        batch_of(own(sums, settings()), "train", 0, ids)
 
 
 def test_a_modality_that_does_not_fit_the_file(arrays: ArrayFile, stream: TokenFile) -> None:

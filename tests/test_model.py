@@ -15,7 +15,7 @@ from small_models import Normalised, Plain
 from theanompi import Model, Objective, classification, device
 from theanompi.config import ConfigError, RunConfig, resolve, setting
 from theanompi.config.kinds import choice, whole
-from theanompi.data import Modality
+from theanompi.data import Modality, Pictures
 from theanompi.lasagne.layers import (
     BatchNormLayer,
     Conv2DLayer,
@@ -143,6 +143,14 @@ def test_a_field_that_a_batch_has_not_is_answered_with_those_that_it_has() -> No
     assert str(caught.value) == (
         "a batch: expected one of images, labels, weights, keys, got 'label'; did you mean 'labels'?"
     )
+
+
+@pytest.mark.parametrize("seen", [None, {"images": 1, "keys": 2}])
+def test_what_a_modality_lets_a_model_see_has_weights_and_keys(seen: Any) -> None:
+    own = type("Own", (Pictures,), {"graph": lambda self, inputs, training: seen})
+    message = r"expected fields by name, with weights and keys, got (None|images, keys)"
+    with pytest.raises(ConfigError, match=rf"^Own\.graph: {message}$"):
+        made({"modality": own})
 
 
 def test_a_hook_is_told_what_a_record_has() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from theanompi.data.arrays import Arrays
-    from theanompi.data.modality import Field, Modality
+    from theanompi.data.modality import Field, Modality, ReaderClass
     from theanompi.data.pictures.modality import Pictures
     from theanompi.data.reading.errors import LoaderError
     from theanompi.data.reading.loader import Batch, Loader
@@ -34,6 +34,7 @@ _HOMES = {
     "LoaderError": "reading.errors",
     "Modality": "modality",
     "Pictures": "pictures.modality",
+    "ReaderClass": "modality",
     "RecordDataset": "store.records",
     "Sampler": "reading.sampler",
     "TokenDataset": "store.records",
@@ -57,6 +58,7 @@ __all__ = [
     "LoaderError",
     "Modality",
     "Pictures",
+    "ReaderClass",
     "RecordDataset",
     "Sampler",
     "TokenDataset",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.config import ConfigError, RunConfig, listed
+from theanompi.config import ConfigError, RunConfig, got, listed
 from theanompi.data.reading.random import sample_keys
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class Modality(ABC):
     Attributes
     ----------
     name : str
-        Of the modality; in a data file the attribute ``modality``.
+        Of the modality; in a data file the attribute ``modality``: a class of one's own has that of the files that it
+        reads, "arrays", "tokens" or "pictures".
     noun : str
         What its items are called, in the plural.
     read : mapping of str to Field
@@ -132,9 +133,10 @@ class Modality(ABC):
     reader: ReaderClass
 
     def __init__(self, dataset: DataFile, config: RunConfig) -> None:
-        if dataset.modality != self.name:
+        if dataset.modality != getattr(self, "name", None):
+            name = getattr(self, "name", f"a {type(self).__name__}, whose class has no name")
             raise ConfigError(
-                f"data file {dataset.path}: expected {self.name}, which the model is made for, got {dataset.modality}"
+                f"data file {dataset.path}: expected {name}, which the model is made for, got {dataset.modality}"
             )
         for setting in ("mixup", "cutmix", "random_erasing"):
             if (value := getattr(config, setting)) and setting not in self.augmentations:
@@ -221,6 +223,80 @@ class Modality(ABC):
         dict of str to Variable
             Always with ``weights`` float32 (n,) and ``keys`` int64 (n,).
         """
+
+
+def check_modality(modality: Modality) -> None:
+    """Refuse a modality of a user's own of which the loader could not be told what to read.
+
+    Raises
+    ------
+    ConfigError
+    """
+    where = type(modality).__name__
+    for attribute in ("read", "given"):
+        fields = getattr(modality, attribute, None)
+        if not isinstance(fields, Mapping):
+            raise ConfigError(
+                f"{where}.{attribute}: expected fields by name, after super().__init__(dataset, config), "
+                f"got {'none' if fields is None else got(fields)}"
+            )
+        for name, field in fields.items():
+            if not _is_field(field):
+                raise ConfigError(
+                    f"{where}.{attribute}: {name}: expected a theanompi.data.Field of a dtype and a shape, such as "
+                    f'Field("float32", (3,)), got {got(field)}'
+                )
+    missing = {"keys", "weights"} - modality.given.keys()
+    if missing:
+        raise ConfigError(
+            f"{where}.given: expected keys and weights too, as in {{…, **self.given}}, got {listed(modality.given)}"
+        )
+    columns, reader = getattr(modality, "columns", None), getattr(modality, "reader", None)
+    if not isinstance(columns, int) or columns < 1:
+        raise ConfigError(f"{where}.columns: expected a whole number of at least 1, got {got(columns)}")
+    if not isinstance(reader, ReaderClass):
+        raise ConfigError(
+            f'{where}.reader: expected a theanompi.data.ReaderClass, such as ReaderClass("my_module", "MyReader"), got '
+            f"{got(reader)}"
+        )
+
+
+def _is_field(field: Any) -> bool:
+    try:
+        return isinstance(field, Field) and field.nbytes >= 0 and np.dtype(field.dtype).kind in "biuf"
+    except TypeError:
+        return False
+
+
+def batch_of(
+    modality: Modality, split: Split, epoch: int | None, ids: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Mapping[str, NDArray[Any]]]:
+    """Give what `Modality.batch` does, checked.
+
+    Raises
+    ------
+    ConfigError
+        If it is not what `columns` and `given` say.
+    """
+    where, made = f"{type(modality).__name__}.batch", modality.batch(split, epoch, ids)
+    if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Mapping):
+        raise ConfigError(f"{where}: expected rows and values by name, got {got(made)}")
+    rows, values = made
+    if np.shape(rows) != (len(ids), modality.columns):
+        raise ConfigError(f"{where}: expected rows ({len(ids)}, {modality.columns}), got {np.shape(rows)}")
+    for name, field in modality.given.items():
+        if name == "weights":
+            continue
+        value = values.get(name)
+        wanted = (len(ids), *field.shape)
+        if (
+            not isinstance(value, np.ndarray)
+            or value.shape != wanted
+            or not np.can_cast(value.dtype, field.dtype, "same_kind")
+        ):
+            there = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else got(value, 40)
+            raise ConfigError(f"{where}: {name}: expected {field.dtype} {wanted}, got {there}")
+    return rows, values
 
 
 def _shown(value: Any) -> str:

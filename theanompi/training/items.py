@@ -5,6 +5,7 @@ from itertools import chain
 
 from theanompi.config import RunConfig
 from theanompi.data import Batch, Loader, Modality, Sampler, open_dataset, validation_batches
+from theanompi.data.modality import check_modality
 from theanompi.device import Pinned
 from theanompi.record.timeline import Span
 
@@ -43,6 +44,7 @@ class Items:
         assert config.batch_size is not None and config.data is not None
         self.dataset = open_dataset(config.data)
         self.modality = modality(self.dataset, config)
+        check_modality(self.modality)
         self.rank, self.size, self.batch_size = rank, size, config.batch_size
         self.sampler = Sampler(
             self.modality.count("train"),

@@ -38,6 +38,7 @@ from theanompi.config import (
     NoSettings,
     RunConfig,
     got,
+    listed,
     read_as,
     read_settings,
     resolve,
@@ -256,7 +257,14 @@ class Model:
 
     def _graph(self, *, training: bool) -> Named[Variable]:
         """What a batch is to the methods of a class of one's own."""
-        return Named("a batch", self.data.modality.graph(self.inputs.variables, training))
+        modality = self.data.modality
+        seen = modality.graph(self.inputs.variables, training)
+        if not isinstance(seen, Mapping) or not {"weights", "keys"} <= seen.keys():
+            there = listed(seen) if isinstance(seen, Mapping) else got(seen)
+            raise ConfigError(
+                f"{type(modality).__name__}.graph: expected fields by name, with weights and keys, got {there}"
+            )
+        return Named("a batch", seen)
 
     def _trace(self, *, training: bool) -> Traced:
         n = self.config.batch_size

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.data.modality import DataFile, Modality
+from theanompi.data.modality import DataFile, Modality, batch_of
 from theanompi.data.reading.errors import LoaderError
 from theanompi.data.reading.process import Layout, Work
 from theanompi.data.reading.sampler import Sampler, validation_batches
@@ -349,7 +349,7 @@ class Loader:
     def _task(
         self, stream: _Stream, ids: NDArray[np.int64], weights: NDArray[np.float32], slot: int
     ) -> _Task:
-        rows, values = self._modality.batch(stream.split, stream.epoch, ids)
+        rows, values = batch_of(self._modality, stream.split, stream.epoch, ids)
         self._rows[slot] = rows
         return _Task(slot, stream.split, Batch({**self._slots[slot], **values, "weights": weights}, ids))
 

@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from theanompi.config import ConfigError, RunConfig
 from theanompi.data import Batch, LoaderError, validation_batches
+from theanompi.data.modality import batch_of
 from theanompi.data.reading.process import read_batch
 from theanompi.exchange import Exchanger
 from theanompi.training.inputs import Feed
@@ -141,7 +142,7 @@ class _Items(Items):
 
     def _read(self, split: Any, epoch: int | None, ids: np.ndarray, weights: np.ndarray) -> Batch:
         modality = self.modality
-        rows, values = modality.batch(split, epoch, ids)
+        rows, values = batch_of(modality, split, epoch, ids)
         fields = {name: np.empty((len(ids), *f.shape), f.dtype) for name, f in modality.read.items()}
         if fault := read_batch(self._reader, rows, fields):
             name = modality.item_name(split, int(ids[fault[0]]))
