@@ -496,3 +496,20 @@ def test_what_a_trainer_asks_of_all_layers_goes_to_those_that_take_it() -> None:
     assert seen == [(True, {"sample_keys": 7})]
     with pytest.raises(TypeError, match="deterministic"):
         get_output(net, np.ones((2, 3), "float32"), deterministic=True)
+
+
+def test_a_layer_that_waits_for_training_is_told_of_deterministic() -> None:
+    """As in Keras; its dropout would go on in validations."""
+
+    class Dropped(Layer):
+        def get_output_for(self, input: Any, training: bool = True, **kwargs: Any) -> Any:
+            return input * 2 if training else input
+
+    net, x = Dropped(InputLayer((2, 3)), name="drop"), np.ones((2, 3), "float32")
+    with output_keywords(deterministic=True):
+        with pytest.raises(
+            ValueError, match=r"^layer 'drop': get_output_for: expected deterministic, .* got training, which"
+        ):
+            get_output(net, x)
+        assert get_output(net, x, training=False).eval().tolist() == [[1] * 3] * 2
+    get_output(net, x)

@@ -360,10 +360,22 @@ def _propagate(
     return [known[layer] for layer in wanted] if isinstance(wanted, Iterable) else known[wanted]
 
 
+# Which would have its default always, in validation too.
+_DETERMINISTIC_ELSEWHERE = ("training", "train", "is_training")
+
+
 def _taken(layer: Layer, kwargs: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keywords for a layer: those that only `output_keywords` gave where it takes them."""
+    if len(kwargs) == len(asked):
+        return kwargs
     parameters = signature(layer.get_output_for).parameters
-    if len(kwargs) == len(asked) or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    for theirs in _DETERMINISTIC_ELSEWHERE:
+        if theirs in parameters and theirs not in kwargs and "deterministic" not in parameters:
+            raise ValueError(
+                "get_output_for: expected deterministic, which is True in validation, "
+                f"got {theirs}, which is never given"
+            )
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return kwargs
     return {name: value for name, value in kwargs.items() if name in asked or name in parameters}
 
