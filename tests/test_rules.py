@@ -297,7 +297,7 @@ def test_wait_raises_one_line_when_a_rank_dies(folder, capfd, way, how):
 
 
 def test_a_file_that_hides_a_module_of_pythons_own_is_named_where_the_ranks_cannot_even_begin(folder):
-    (folder / "test.py").touch()  # which hides one that nobody needs
+    (folder / "antigravity.py").touch()  # which hides one that nobody needs
     (folder / "random.py").write_text("import math")
     (folder / "early.py").write_text("from random import Random")
     rule = BSP()
