@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 LENGTH = 12
 """Tokens in a window, as the model of tests/users has it."""
+VOCABULARY = 256
+"""Of bytes, as they are packed."""
 Step = Callable[[], object]
 
 MODELS = {
@@ -220,7 +222,7 @@ def theirs(kind: str, data: Path, batch_size: int, port: int, loader: bool) -> t
             descend(cross_entropy(main, labels) + 0.3 * cross_entropy(aux, labels), optimizer)
 
     elif kind == "language model":
-        network = parallel(Bigrams(int(fields["tokens"].max()) + 1))
+        network = parallel(Bigrams(VOCABULARY))
         optimizer = sgd(network)
 
         def step() -> None:
