@@ -228,7 +228,9 @@ def use(block: Block, folder: Path) -> None:
     from theanompi.data import open_dataset
 
     # With as many threads a rank as it is evaluated with.
-    train = "-file examples.digits_net -class DigitsNet --device cpu,cpu --epochs 1 --out runs/resnet50-digits"
+    train = (
+        "-file examples.digits_net -class DigitsNet --device cpu,cpu --epochs 1 --out runs/resnet50-digits"
+    )
     execute(["tmlauncher", *train.split()], folder)
     (folder / "photos").mkdir()
     for i in range(3):

@@ -13,7 +13,7 @@ from theanompi.record.timeline import Span
 class Items:
     """A data set as one rank reads it.
 
-    Its loader processes are started by `open`, or when the first batch is asked for.
+    Its loader processes are started by `start_loader`, or when the first batch is asked for.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Items:
         self._processes = config.loader_processes or 1
         self._loader: Loader | None = None
 
-    def open(self) -> None:
+    def start_loader(self) -> None:
         """Start the loader processes, which come up while this process has other things to do."""
         self._open_loader()
 

@@ -446,7 +446,7 @@ class Model:
                 f"ema: expected 0, as with rule {run.rule} each worker has weights of its own, got {run.ema:g}"
             )
         self._exchangers = exchangers
-        self.data.open()
+        self.data.start_loader()
         mode = partial(
             device.mode, precision=run.precision, return_internal_type=True, capture=run.cuda_graph
         )

@@ -155,7 +155,7 @@ class _Items(Items):
             self._made = self.modality.reader.make(self.dataset.fileno())
         return self._made
 
-    def open(self) -> None:
+    def start_loader(self) -> None:
         pass
 
     def train(self, epoch: int, start: int) -> Iterator[Batch]:
