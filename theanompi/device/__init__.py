@@ -17,7 +17,7 @@ from theanompi.device.default import make_default
 from theanompi.device.linker import mode
 from theanompi.device.native import compile_folder
 from theanompi.device.pinned import Pinned
-from theanompi.device.placement import current, use
+from theanompi.device.placement import current, use, use_huge_pages
 from theanompi.device.shared import DeviceSharedVariable, shared
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ops",
     "shared",
     "use",
+    "use_huge_pages",
 ]
 
 make_default()

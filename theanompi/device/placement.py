@@ -11,15 +11,24 @@ _current = torch.device("cpu")
 
 
 _HUGE_PAGES = 3 << 29
-"""Bytes of the heap that are asked for in huge pages: less than the C library would give back when they are free."""
+"""Bytes of the heap that become huge pages: less than the C library would give back when they are free."""
+
+_HUGE_PAGE = 2 << 20
+
+_MADV_COLLAPSE = 25
+"""Of Linux since 6.1; `mmap` has no name for it."""
+
+_small_pages = range(0)
+"""Addresses of what `use_huge_pages` has still to make huge pages of."""
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the next step, in huge pages.
+    """Let the C library keep what is freed, for the next step.
 
     Every step allocates and frees the same tensors. By default large ones go back to the system at once, and
     the page faults of the next allocation cost more than many an operation that fills it.
     """
+    global _small_pages
     if not sys.platform.startswith("linux"):
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h; glibc's, musl ignores them
@@ -31,10 +40,35 @@ def _keep_freed_memory() -> None:
         # Addresses only: memory is taken when it is written to.
         libc.malloc.restype = ctypes.c_void_p
         if heap := libc.malloc(ctypes.c_size_t(_HUGE_PAGES)):
-            first = -(-heap // mmap.PAGESIZE) * mmap.PAGESIZE
-            size = ctypes.c_size_t(_HUGE_PAGES - mmap.PAGESIZE)
-            libc.madvise(ctypes.c_void_p(first), size, mmap.MADV_HUGEPAGE)
+            first = -(-heap // _HUGE_PAGE) * _HUGE_PAGE
+            _small_pages = range(first, heap + _HUGE_PAGES - _HUGE_PAGE, _HUGE_PAGE)
             libc.free(ctypes.c_void_p(heap))
+            if libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(0), _MADV_COLLAPSE) != 0:
+                use_huge_pages()  # what is there cannot be moved to them later
+
+
+def use_huge_pages() -> None:
+    """Let what the heap has, and what it will have, be huge pages, where the system gives them to who asks.
+
+    For the end of the first step: each later one is faster for it. The first one is not, as huge pages take longer to
+    come by than small ones, where the host of a virtual machine has to give each anew.
+    """
+    global _small_pages
+    pages, _small_pages = _small_pages, range(0)
+    if not pages or not _huge_pages_allowed():
+        return
+    madvise = ctypes.CDLL(None).madvise
+    madvise(ctypes.c_void_p(pages.start), ctypes.c_size_t(len(pages) * _HUGE_PAGE), mmap.MADV_HUGEPAGE)
+    for page in pages:
+        madvise(ctypes.c_void_p(page), ctypes.c_size_t(_HUGE_PAGE), _MADV_COLLAPSE)
+
+
+def _huge_pages_allowed() -> bool:
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
+            return "[never]" not in file.read()
+    except OSError:  # a kernel without
+        return False
 
 
 def _choose_algorithms(deterministic: bool) -> None:

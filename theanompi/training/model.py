@@ -555,6 +555,8 @@ class Model:
         objective = objective or 0
         first, *others = self.due(count)
         reads = objective == first
+        if reads and self._next is not None:
+            device.use_huge_pages()
         if reads and (self.epoch, count) != self._next:
             self._feed = Feed(self.inputs, self.data.train(self.epoch, count))
         if reads:
@@ -632,6 +634,8 @@ class Model:
             self._validated_batches = []
             self._feed = Feed(self.inputs, self.data.validation())
             self._next = None  # the training's stream is over
+        else:
+            device.use_huge_pages()
         self._feed.load()
         if self._validate is None:
             self.compile_validation()
