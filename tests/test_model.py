@@ -398,6 +398,25 @@ def test_an_objective_sees_all_batches_that_the_one_before_it_has_read() -> None
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
 
 
+def test_memory_moves_to_huge_pages_once_the_first_minibatch_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moved = mock.Mock()
+    monkeypatch.setattr(device, "use_huge_pages", moved)
+    model = type("Net", (Chain,), {"several": True})({"batch_size": 4, "accumulation": 3, "base_lr": 1e-30})
+    model.compile_iter_fns()
+    for count, called in enumerate([False, True]):
+        for objective in model.due(count):
+            model.train_iter(count, mock.Mock(), objective)
+            model.update(objective)
+        assert moved.called == called
+    moved.reset_mock()
+    for count, called in enumerate([False, True]):
+        model.val_iter(count, mock.Mock())
+        assert moved.called == called
+    model.cleanup()
+
+
 def test_gradients_alone_are_scaled() -> None:
     model = Normalised({"batch_size": 4, "verbose": False})
     model.compile_iter_fns()
