@@ -14,11 +14,11 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
 from unittest import mock
 
 from theanompi.data.modality import DataFile
 from theanompi.data.reading import process
+from theanompi.data.reading.messages import Messages
 from theanompi.data.reading.process import Work
 
 
@@ -53,9 +53,9 @@ class Forked:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def fork_loader(dataset: DataFile, memory: int, work: Work) -> tuple[Connection, Forked]:
+def fork_loader(dataset: DataFile, memory: int, work: Work) -> tuple[Messages, Forked]:
     """Start a loader process as `theanompi.data.reading.loader` does."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads wait, and hold nothing
@@ -77,4 +77,4 @@ def fork_loader(dataset: DataFile, memory: int, work: Work) -> tuple[Connection,
         os._exit(0)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
-    return Connection(ours.detach()), Forked(pid)
+    return Messages(ours), Forked(pid)

@@ -12,6 +12,7 @@ no name (memfd) and the connections are sockets, so whatever end either side mee
 
 import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,7 +22,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from theanompi.data.modality import DataFile, Modality, batch_of
 from theanompi.data.reading.errors import LoaderError
+from theanompi.data.reading.messages import Fault, Messages
 from theanompi.data.reading.process import Layout, Work
 from theanompi.data.reading.sampler import Sampler, validation_batches
 from theanompi.data.store.schema import Split
@@ -79,6 +80,7 @@ class _Child(NamedTuple):
     """A loader process, the tasks that it has not answered yet, in their order, and when it made the last batches."""
 
     process: subprocess.Popen[bytes]
+    messages: Messages
     tasks: deque[_Task]
     readings: deque[Span]
 
@@ -160,15 +162,20 @@ class Loader:
         self._stream: _Stream | None = None
         # Dealt out and not yet handed over, in the order of the batches; answers to them, by slot.
         self._tasks: deque[_Task] = deque()
-        self._answers: dict[int, tuple[int, str] | None] = {}
+        self._answers: dict[int, Fault | None] = {}
         self._failure: str | None = None
-        self._children: dict[Connection, _Child] = {}
+        # By the descriptor of its connection.
+        self._children: dict[int, _Child] = {}
+        self._answering = select.poll()
         # Not the loader's own method: that would keep the loader alive. It runs at the interpreter's end, too.
         self._finalizer = weakref.finalize(self, _end, self._children)
         try:
             for _ in range(processes):
-                connection, process = _start(modality.dataset, memory, Work(modality.reader, layout))
-                self._children[connection] = _Child(process, deque(), deque(maxlen=_READINGS))
+                messages, process = _start(modality.dataset, memory, Work(modality.reader, layout))
+                self._children[messages.fileno()] = _Child(
+                    process, messages, deque(), deque(maxlen=_READINGS)
+                )
+                self._answering.register(messages.fileno(), select.POLLIN)
         except BaseException:
             self.close()
             raise
@@ -276,6 +283,7 @@ class Loader:
         self._tasks.clear()
         self.memory = np.empty(0, np.uint8)
         self._rows, self._slots = np.empty(0, np.int64), []
+        self._answering = select.poll()
         self._finalizer()
 
     def __enter__(self) -> "Loader":
@@ -339,10 +347,10 @@ class Loader:
                 return
             task = self._task(stream, *unit, self._free.pop())
             self._tasks.append(task)
-            connection, child = min(self._children.items(), key=lambda item: len(item[1].tasks))
+            child = min(self._children.values(), key=lambda child: len(child.tasks))
             child.tasks.append(task)
             try:
-                connection.send(task.slot)
+                child.messages.ask(task.slot)
             except ConnectionError:
                 raise self._fail(self._death(child)) from None
 
@@ -355,18 +363,19 @@ class Loader:
 
     def _receive(self, timeout: float | None = None) -> bool:
         """Take an answer of each process that has one; without any, wait. Gives whether there was one."""
-        connections = wait(list(self._children), timeout)
-        for ready in connections:
-            assert isinstance(ready, Connection)
-            child = self._children[ready]
+        ready = self._answering.poll(None if timeout is None else 1000 * timeout)
+        for descriptor, _ in ready:
+            child = self._children[descriptor]
             try:
-                slot, fault, start, end = ready.recv()
-            except (EOFError, ConnectionError):
-                raise self._fail(self._death(child)) from None
+                answer = child.messages.answered()
+            except ConnectionError:
+                answer = None
+            if answer is None:
+                raise self._fail(self._death(child))
             child.tasks.popleft()
-            self._answers[slot] = fault
-            child.readings.append(Span("read", start, end))
-        return bool(connections)
+            self._answers[answer.slot] = answer.fault
+            child.readings.append(Span("read", answer.start, answer.end))
+        return bool(ready)
 
     def _fail(self, message: str) -> LoaderError:
         self._failure = message
@@ -424,8 +433,8 @@ def _environment() -> dict[str, str]:
     return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
 
 
-def _start(dataset: DataFile, memory: int, work: Work) -> tuple[Connection, subprocess.Popen[bytes]]:
-    ours, theirs = socket.socketpair()
+def _start(dataset: DataFile, memory: int, work: Work) -> tuple[Messages, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     descriptors = (theirs.fileno(), dataset.fileno(), memory)
     # -P: without the current folder, which may hold a numpy.py or anything else.
     command = [sys.executable, "-P", "-m", "theanompi.data.reading.process"]
@@ -446,12 +455,12 @@ def _start(dataset: DataFile, memory: int, work: Work) -> tuple[Connection, subp
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
-    return Connection(ours.detach()), process
+    return Messages(ours), process
 
 
-def _end(children: dict[Connection, _Child]) -> None:
-    for connection in children:
-        connection.close()
+def _end(children: dict[int, _Child]) -> None:
+    for child in children.values():
+        child.messages.close()
     processes = [child.process for child in children.values()]
     for end in (None, subprocess.Popen.kill):
         deadline = monotonic() + _GRACE_SECONDS

@@ -7,10 +7,11 @@ launcher would take it for a rank, no torch and no HDF5, which would only cost m
 
 import json
 import mmap
+import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import prod
-from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.data.modality import Field, ReaderClass
+from theanompi.data.reading.messages import Answer, Fault, Messages
 from theanompi.data.reading.reader import BadItem
 
 # Vectors of any instruction set can be read from here without crossing a line of the cache.
@@ -115,46 +117,32 @@ class Work(NamedTuple):
 
 
 def serve(
-    connection: Connection,
+    messages: Messages,
     reader: Any,
     rows: NDArray[np.int64],
     slots: Sequence[Mapping[str, NDArray[Any]]],
 ) -> None:
     """Fill the slots whose numbers come in, one after another, until the other side closes or dies.
 
-    The answer to a slot is ``(slot, fault, start, end)``: when it was begun and done (seconds of
-    `time.monotonic`), and as its fault None, or ``(i, reason)`` when item i cannot be read.
-
     Parameters
     ----------
-    connection : Connection
+    messages : Messages
     reader : object
         With a method ``read(row, fields, i)``, and perhaps ``read_all(rows, fields)``, as
         `theanompi.data.reading.reader.BytesReader` has them.
     rows, slots : int64 (slots, n, columns), sequence of mappings
         The shared memory.
     """
-    try:
-        while True:
-            slot = connection.recv()
+    # Where the training process has closed the loader, or is gone, nobody is left to tell.
+    with suppress(ConnectionError):
+        while (slot := messages.asked()) is not None:
             start = monotonic()
             fault = read_batch(reader, rows[slot], slots[slot])
-            connection.send((slot, fault, start, monotonic()))
-    except (EOFError, ConnectionError):
-        # The training process has closed the loader, or is gone: nobody is left to tell.
-        return
+            messages.answer(Answer(slot, fault, start, monotonic()))
 
 
-def read_batch(
-    reader: Any, rows: NDArray[np.int64], fields: Mapping[str, NDArray[Any]]
-) -> tuple[int, str] | None:
-    """Fill a slot: all items at once, if the reader has a way for it that will do here, or else one after another.
-
-    Returns
-    -------
-    (int, str) or None
-        Which item cannot be read, and why.
-    """
+def read_batch(reader: Any, rows: NDArray[np.int64], fields: Mapping[str, NDArray[Any]]) -> Fault | None:
+    """Fill a slot: all items at once, if the reader has a way for it that will do here, or else one after another."""
     read_all = getattr(reader, "read_all", None)
     if read_all is not None and read_all(rows, fields):
         return None
@@ -162,7 +150,7 @@ def read_batch(
         try:
             reader.read(row, fields, i)
         except (BadItem, OSError, MemoryError) as error:
-            return i, str(error) or type(error).__name__
+            return Fault(i, str(error) or type(error).__name__)
     return None
 
 
@@ -174,7 +162,7 @@ def main() -> None:
     connection, file, memory = map(int, sys.argv[1:4])
     reader, layout = Work.from_text(sys.argv[4])
     mapping = np.frombuffer(mmap.mmap(memory, layout.nbytes), np.uint8)
-    serve(Connection(connection), reader.make(file), *layout.arrays(mapping))
+    serve(Messages(socket.socket(fileno=connection)), reader.make(file), *layout.arrays(mapping))
 
 
 if __name__ == "__main__":
