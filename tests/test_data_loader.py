@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,10 +23,11 @@ from PIL import Image as PillowImage
 
 from tests.mpi import ROOT, run_mpi
 from tests.photographs import jpeg, photograph, pictures
-from theanompi.config import ConfigError
-from theanompi.data import Batch, Dataset, Loader, LoaderError, Sampler, open_dataset
+from theanompi.config import ConfigError, RunConfig, resolve
+from theanompi.data import Arrays, Batch, Dataset, Loader, LoaderError, Sampler, open_dataset, write_arrays
 from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
 from theanompi.data.pictures.regions import regions
+from theanompi.data.reading.messages import Messages
 from theanompi.data.reading.random import sample_keys
 from theanompi.data.store.schema import SPLITS, Split, Store
 from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
@@ -355,27 +357,50 @@ def test_consecutive_epochs_and_other_seeds_differ(photographs: Dataset) -> None
 # --- reading ahead
 
 
-class Counting(Sampler):
-    """Knows how many units have been asked for."""
-
-    asked = 0
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[list[NDArray[np.int64]]]:
-        for units in super().batches(epoch, start):
-            self.asked += 1
-            yield units
-
-
 @pytest.mark.parametrize(("depth", "processes", "ahead"), [(1, 1, 1), (4, 2, 4), (1, 3, 3)])
-def test_it_reads_ahead_but_only_so_far(digits: Dataset, depth: int, processes: int, ahead: int) -> None:
-    sampler = Counting(digits.n_train, 16, 1, 0, 1, seed=0)
+def test_it_reads_ahead_but_only_so_far(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, depth: int, processes: int, ahead: int
+) -> None:
+    asked = mock.Mock(wraps=Messages.ask)
+    monkeypatch.setattr(Messages, "ask", lambda *message: asked(*message))
     with Loader(pictures(digits), 16, processes=processes, depth=depth) as loader:
-        batches = loader.train(sampler, epoch=0)
+        batches = loader.train(Sampler(digits.n_train, 16, 1, 0, 1, seed=0), epoch=0)
         # From the beginning, before anybody asks; one more than later, since no slot is in use.
-        assert sampler.asked == ahead + 1
+        assert asked.call_count == ahead + 1
         for taken in range(1, 20):
             next(next(batches))
-            assert sampler.asked == taken + ahead
+            assert asked.call_count == taken + ahead
+
+
+class Rows(Arrays):
+    """Knows how many items it has been asked for at once."""
+
+    asked: list[int]
+
+    def batch(self, split: Split, epoch: int | None, ids: NDArray[np.int64]) -> Any:
+        self.asked.append(len(ids))
+        return super().batch(split, epoch, ids)
+
+
+@pytest.mark.parametrize(("batch_size", "asked"), [(16, [512, 80]), (300, [300, 300]), (600, [600])])
+def test_rows_of_several_small_batches_are_asked_for_at_once(
+    tmp_path: Path, batch_size: int, asked: list[int]
+) -> None:
+    x = np.arange(600, dtype=np.float32)
+    write_arrays(tmp_path / "a.h5", {"x": x}, {"x": x[:100]}, name="a")
+    with open_dataset(tmp_path / "a.h5") as data:
+        modality = Rows(data, resolve(RunConfig()))
+        modality.asked = []
+        with Loader(modality, batch_size) as loader:
+            seen = []
+            for units in loader.train(Sampler(600, batch_size, 1, 0, 1, seed=0), epoch=2):
+                for batch in units:
+                    assert (batch.fields["x"] == x[batch.ids]).all()
+                    assert (batch.fields["keys"] == sample_keys(0, 2, batch.ids)).all()
+                    assert batch.weights.shape == (batch_size,)
+                    seen += batch.ids.tolist()
+    assert modality.asked == asked
+    assert len(set(seen)) == len(seen) == sum(asked)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -45,6 +45,8 @@ _MPI_VARIABLES = ("PMI", "OMPI_", "MPI", "I_MPI_")
 _GRACE_SECONDS = 1.0
 # Kept for `Loader.readings`; who asks after each minibatch, accumulated as it may be, misses none.
 _READINGS = 1024
+# Whose rows are asked for at once: what `Modality.batch` does costs a small batch hardly less.
+_PLANNED = 512
 
 
 class Batch(NamedTuple):
@@ -95,7 +97,22 @@ class _Stream(Iterator[Batch]):
         epoch: int | None,
         units: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
     ) -> None:
-        self.loader, self.split, self.epoch, self.units = loader, split, epoch, iter(units)
+        self.loader, self.split = loader, split
+        self.planned = self._plan(epoch, iter(units))
+
+    def _plan(
+        self, epoch: int | None, units: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]
+    ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """Rows of the next batches, and their fields, but for what is read."""
+        n, modality = self.loader.batch_size, self.loader._modality
+        made = modality.given.keys() - {"weights"}
+        while ahead := list(islice(units, max(1, _PLANNED // n))):
+            every = np.concatenate([ids for ids, _ in ahead])
+            rows, values = batch_of(modality, self.split, epoch, every)
+            for k, (ids, weights) in enumerate(ahead):
+                part = slice(k * n, (k + 1) * n)
+                given = {name: values[name][part] for name in made}
+                yield rows[part], Batch({**given, "weights": weights}, ids)
 
     def __next__(self) -> Batch:
         return self.loader._next(self)
@@ -342,10 +359,12 @@ class Loader:
             # Between any two: to see who has least to do, that all live, and that no answers pile up, behind which
             # a process would wait while this one waits for it.
             self._receive(timeout=0)
-            unit = next(stream.units, None)
-            if unit is None:
+            planned = next(stream.planned, None)
+            if planned is None:
                 return
-            task = self._task(stream, *unit, self._free.pop())
+            (rows, batch), slot = planned, self._free.pop()
+            self._rows[slot] = rows
+            task = _Task(slot, stream.split, Batch({**self._slots[slot], **batch.fields}, batch.ids))
             self._tasks.append(task)
             child = min(self._children.values(), key=lambda child: len(child.tasks))
             child.tasks.append(task)
@@ -353,13 +372,6 @@ class Loader:
                 child.messages.ask(task.slot)
             except ConnectionError:
                 raise self._fail(self._death(child)) from None
-
-    def _task(
-        self, stream: _Stream, ids: NDArray[np.int64], weights: NDArray[np.float32], slot: int
-    ) -> _Task:
-        rows, values = batch_of(self._modality, stream.split, stream.epoch, ids)
-        self._rows[slot] = rows
-        return _Task(slot, stream.split, Batch({**self._slots[slot], **values, "weights": weights}, ids))
 
     def _receive(self, timeout: float | None = None) -> bool:
         """Take an answer of each process that has one; without any, wait. Gives whether there was one."""
