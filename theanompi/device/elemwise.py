@@ -4,7 +4,7 @@ On the CPU a fused expression over large contiguous tensors runs in chunks that 
 it costs one pass over memory whatever the number of its instructions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -115,9 +115,6 @@ def _blend(a: torch.Tensor, b: torch.Tensor, s: float, out: torch.Tensor | None 
 
 class _Expression:
     """The torch instructions of a fused expression, one line each, as a function of its operands.
-
-    The function takes the inputs, then the numbers in `numbers`, then for each output a destination (a tensor
-    to write into, or None), and returns the outputs. It may be called chunk by chunk.
 
     Attributes
     ----------
@@ -314,7 +311,7 @@ class _Expression:
             return f"{function}({', '.join(operands)}{into})"
         return f"{function}({self.fold(function, operands[:-1], '')}, {operands[-1]}{into})"
 
-    def _destination(self, inner: Apply, position: int) -> str | None:
+    def _destination(self, inner: Apply, position: int, whole: bool) -> str | None:
         """What the result of an instruction is written into, if not into new memory."""
         if not self._is_direct(inner):
             return None
@@ -328,7 +325,7 @@ class _Expression:
                 for i, v in zip(self.inputs, self.node.inputs, strict=True)
                 if v is self.node.inputs[taken]
             )
-            return None if read_later else f"d{index}"
+            return None if read_later or (whole and taken is None) else f"d{index}"
         if not self.same_shape or len(inner.inputs) > 2:
             return None
         for v in (self.scaled[v][0] if v in self.scaled else v for v in inner.inputs):
@@ -354,14 +351,14 @@ class _Expression:
         function = self.bind(torch.add if type(inner.op) is ps.Add else torch.sub, "f")
         return f"{function}({self.operand(other)}, {self.names[rest]}, alpha={factor}{out})"
 
-    def compile(self) -> Callable[..., tuple[torch.Tensor, ...]]:
-        """Write the function."""
+    def _lines(self, whole: bool) -> list[str]:
+        """Compute r0, r1, … of the operands i0, i1, …, of the numbers, and of destinations d0, d1, …."""
         lines = []
         for position, inner in enumerate(self.nodes):
             result = inner.outputs[0]
             if result in self.scaled or result in self.blended:
                 continue
-            into = self._destination(inner, position)
+            into = self._destination(inner, position, whole)
             product = next((v for v in inner.inputs if v in self.scaled), None)
             right = self.instruction(inner, into) if product is None else self._addition(inner, product, into)
             if result in self.often_one:
@@ -374,22 +371,44 @@ class _Expression:
             )
             self.names.update(zip(inner.outputs, names, strict=True))
             lines.append(f"{', '.join(names)} = {right}")
-        results = [f"r{k}" for k in range(len(self.outputs))]
-        lines += [f"{r} = {self.operand(v)}" for r, v in zip(results, self.outputs, strict=True)]
-        for k in self.context.overwrite:
-            lines.append(f"if d{k} is not r{k}: r{k} = d{k}.copy_(r{k})")
-        lines.append(f"return ({', '.join(results)},)")
-        inputs = [f"i{k}" for k in range(len(self.inputs))]
-        parameters = [*inputs, *self.numbers, *(f"d{k}" for k in range(len(self.outputs)))]
+        lines += [f"r{k} = {self.operand(v)}" for k, v in enumerate(self.outputs)]
+        return lines + [f"if d{k} is not r{k}: r{k} = d{k}.copy_(r{k})" for k in self.context.overwrite]
+
+    def _define(self, parameters: Iterable[str], lines: Iterable[str]) -> Callable[..., Any]:
         source = f"def expression({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
         return define(source, "expression", self.globals)
+
+    def whole(self) -> Callable[..., Any]:
+        """Write the node's function: of its operands, giving its output, or a tuple of them."""
+        results = [f"r{k}" for k in range(len(self.outputs))]
+        lines = self._lines(whole=True)
+        numbers = [f"{name} = i{position}.item()" for name, position in self.numbers.items()]
+        taken = [f"d{k} = i{position}" for k, position in self.context.overwrite.items()]
+        return self._define(
+            (f"i{k}" for k in range(len(self.inputs))),
+            [*numbers, *taken, *lines, f"return {', '.join(results)}"],
+        )
+
+    def by_chunks(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """Write the function of a chunk.
+
+        It takes the inputs, then the numbers in `numbers`, then for each output a destination (a tensor to write into,
+        or None), and gives a tuple of the outputs.
+        """
+        lines = self._lines(whole=False)
+        results = [f"r{k}" for k in range(len(self.outputs))]
+        destinations = (f"d{k}" for k in range(len(self.outputs)))
+        return self._define(
+            [*(f"i{k}" for k in range(len(self.inputs))), *self.numbers, *destinations],
+            [*lines, f"return ({', '.join(results)},)"],
+        )
 
 
 def _loop(op: ScalarLoop, context: Context) -> Callable[..., Any]:
     """The function of a loop of scalar operations: each element makes its own number of steps."""
     body = Composite(op.fgraph.inputs, op.fgraph.outputs)
     node = Elemwise(body).make_node(*(tensor(dtype=v.type.dtype, shape=(None,)) for v in op.fgraph.inputs))
-    run = _Expression(node, replace(context, overwrite={}, into=())).compile()
+    run = _Expression(node, replace(context, overwrite={}, into=())).by_chunks()
     n_states = len(op.outputs) - op.is_while
     no_destinations = (None,) * len(op.outputs)
 
@@ -429,14 +448,9 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
         From the input tensors to the output tensor, or a tuple of them.
     """
     expression = _Expression(node, context)
-    run, numbers = expression.compile(), list(expression.numbers.values())
+    whole = expression.whole()
     overwrite, n_outputs = context.overwrite, len(node.outputs)
     shape = node.outputs[0].type.shape
-
-    def whole(*tensors: torch.Tensor) -> Any:
-        into = [tensors[overwrite[o]] if o in overwrite else None for o in range(n_outputs)]
-        results = run(*tensors, *(tensors[i].item() for i in numbers), *into)
-        return results[0] if n_outputs == 1 else results
 
     def checked(*tensors: torch.Tensor) -> Any:
         Elemwise._check_runtime_broadcast(node, tensors)
@@ -456,6 +470,7 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
     if context.device.type != "cpu" or not fused or size < 2 * CHUNK:
         return whole
 
+    run, numbers = expression.by_chunks(), list(expression.numbers.values())
     dtypes = [torch_dtype(v.type.dtype) for v in node.outputs]
     streams = [i not in expression.uniform for i in expression.inputs]
 
