@@ -152,6 +152,14 @@ def regression(block: Block, folder: Path) -> None:
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
 
 
+def predicted(block: Block, folder: Path) -> None:
+    """Of the run above, by its command."""
+    import numpy as np
+
+    np.savez(folder / "new.npz", x=np.ones((7, 4)))
+    execute(block.text.split(), folder, "predictions.npz: y of 7 items")
+
+
 def views(block: Block, folder: Path) -> None:
     """They are learnt from the arrays of the block above, of which the last batch of a validation is filled up."""
     (folder / "views.py").write_text(block.text, "utf-8")
@@ -270,7 +278,7 @@ BLOCKS: dict[str, list[Check]] = {
         *(use, load, parsed, of_examples, printed, tested(f"{README}::{RUNS}"), printed),
     ],
     "docs/ops.md": [printed],
-    "docs/own.md": [OWN, OWN, regression, views, pairs, watched],
+    "docs/own.md": [OWN, OWN, regression, predicted, views, pairs, watched],
     "docs/port.md": [PORT] * 17,
     "docs/recipe.md": [tested(f"{README}::test_the_rates_of_the_recipe_are_these")],
     "docs/settings.md": [

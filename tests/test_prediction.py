@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import h5py
 import numpy as np
+import pytensor.tensor as pt
 import pytest
 from PIL import Image
 
 import theanompi
 from tests.mpi import ROOT, run_warm
 from tests.small_models import Rivals
+from tests.users.masked_regression import MaskedRegression
 from theanompi.cli import main
 from theanompi.config import ConfigError
-from theanompi.data import open_pictures
+from theanompi.data import open_pictures, write_arrays
+from theanompi.data.modality import VALIDATION
 from theanompi.data.pack.packing import pack
+from theanompi.data.reading.random import sample_keys
 from theanompi.data.sources.folders import Folder
 from theanompi.lasagne.layers import DenseLayer, InputLayer
 from theanompi.models.lstm import LSTM
@@ -27,6 +32,7 @@ from theanompi.record.log import read_log
 from theanompi.system.processes import children
 from theanompi.training.classifier import Classifier
 from theanompi.training.inputs import Feed
+from theanompi.training.predictor import Predictor
 
 pytestmark = pytest.mark.usefixtures("forks")
 
@@ -242,9 +248,162 @@ def test_what_ends_a_prediction_early_is_one_line_and_leaves_no_table(
 
 def test_only_classifiers_of_pictures_can_be_used() -> None:
     texts = LSTM({"data": "reviews", "length": 8})
-    with pytest.raises(ConfigError, match="LSTM: expected a classifier of pictures, got a model of tokens"):
+    with pytest.raises(ConfigError, match="LSTM: .*, got a model of tokens without$"):
         Classifier(texts, 0, 1)
     rivals = Rivals({"image_size": 8, "batch_size": 4})
     rivals.network = DenseLayer(InputLayer((4, 1, 8, 8)), 3, name="three")
     with pytest.raises(ConfigError, match=r"Rivals: expected class scores of shape \(4, 10\) from the first"):
         Classifier(rivals, 0, 1)
+
+
+class Outputs(MaskedRegression):
+    made: Any = None
+
+    def predictions(self, batch: Any) -> Any:
+        return self.made(batch)
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data file of 20 items with fields x (3,), y (2,) and known (2,), all ones but x."""
+    path = tmp_path_factory.mktemp("points") / "points.h5"
+    x = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+    fields = {"x": x, "y": np.ones((20, 2), np.float32), "known": np.ones((20, 2), np.float32)}
+    write_arrays(path, fields, fields, name="points")
+    return path
+
+
+@pytest.fixture(scope="module")
+def regression(points: Path) -> tuple[Path, Any]:
+    """A run of the regression of tests/users, and what it predicts, in NumPy."""
+    run = points.parent / "run"
+    trained(
+        run, modelfile="users.masked_regression", modelclass="MaskedRegression", data=str(points), ema=0.5
+    )
+    with h5py.File(run / "checkpoint.h5") as file:
+        w = {name: np.float64(file[f"weights/{name}"]) for name in file["weights"]}
+    return run, lambda x: np.tanh(x @ w["hidden.W"] + w["hidden.b"]) @ w["targets.W"] + w["targets.b"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 19])
+def test_a_model_of_arrays_predicts_what_its_class_names(regression: tuple[Path, Any], n: int) -> None:
+    run, expected = regression
+    predictor = theanompi.load(run)
+    assert predictor.names == ("y",) and list(predictor.fields) == ["x"]
+    x = np.random.default_rng(n).normal(size=(n, 3))
+    given = x.tolist() if n else x
+    made = predictor.predict(x=given, known=0)["y"]
+    assert made.dtype == np.float32 and made.shape == (n, 2)
+    np.testing.assert_allclose(made, expected(x), rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_of_an_npz_file_are_one(
+    regression: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, expected = regression
+    x = np.random.default_rng(0).normal(size=(11, 3))
+    np.savez(tmp_path / "new.npz", x=x)
+    command = [
+        "predict",
+        str(run),
+        str(tmp_path / "new.npz"),
+        "-o",
+        str(tmp_path / "out.npz"),
+        "--device",
+        "cpu",
+    ]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/out.npz: y of 11 items by iteration 2 of {run}\n"
+    with np.load(tmp_path / "out.npz") as made:
+        assert list(made) == ["y"]
+        np.testing.assert_allclose(made["y"], expected(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_predicted_of_arrays_is_one_line(
+    regression: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(path: str, out: str = "out.npz") -> str:
+        with pytest.raises(SystemExit, match="2"):
+            main(
+                [
+                    "predict",
+                    str(regression[0]),
+                    str(tmp_path / path),
+                    "-o",
+                    str(tmp_path / out),
+                    "--device",
+                    "cpu",
+                ]
+            )
+        (line,) = capsys.readouterr().err.splitlines()
+        assert len(line) <= 300 and not (tmp_path / out).exists()
+        return line
+
+    x = np.zeros((4, 3))
+    np.savez(tmp_path / "good.npz", x=x)
+    np.savez(tmp_path / "wide.npz", x=np.zeros((4, 5)))
+    np.savez(tmp_path / "none.npz", known=x)
+    np.savez(tmp_path / "split.npz", train_x=x, x=x)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:-30])
+    photograph(0, 32, 32, dark=True).save(tmp_path / "a.png")
+    assert "image: expected a file or a folder" in line("there.npz")
+    assert "cut.npz: expected an .npz file of arrays, got: " in line("cut.npz")
+    assert "a.png: expected one .npz file, of a run whose class has a method predictions, of the" in line(
+        "a.png"
+    )
+    assert "expected a name that ends in .npz, " in line("good.npz", "out.csv")
+    assert "x: expected float32 (n, 3), got float64 (4, 5)" in line("wide.npz")
+    assert "predict: expected the fields x, got no x" in line("none.npz")
+    assert "predict: expected the fields x, got train_x, which no batch has" in line("split.npz")
+
+
+def normal(shape: tuple[int, ...]) -> Any:
+    return pt.random.normal(
+        size=shape, rng=pt.random.shared_rng(np.random.default_rng(0)), return_next_rng=True
+    )[1]
+
+
+def outputs(points: Path, made: Any) -> Predictor:
+    model = type("Outputs", (Outputs,), {"made": staticmethod(made)})({"data": str(points), "batch_size": 8})
+    model.cleanup()
+    return Predictor(model, 0)
+
+
+def test_keys_and_weights_are_not_the_users_to_give(points: Path) -> None:
+    predictor = outputs(
+        points, lambda b: {"k": b["keys"], "s": b["x"].sum(axis=1) * b["weights"] + b["y"][:, 0]}
+    )
+    assert list(predictor.fields) == ["x", "y"]
+    made = predictor.predict(x=np.ones((9, 3)), y=np.ones((9, 2)))
+    assert made["s"].tolist() == [4] * 9
+    assert made["k"].tolist() == sample_keys(0, VALIDATION, np.arange(9)).tolist()
+    with pytest.raises(
+        ValueError, match="^predict: expected as many items of each field, got 9 of x, 8 of y$"
+    ):
+        predictor.predict(x=np.ones((9, 3)), y=np.ones((8, 2)))
+    with pytest.raises(ValueError, match=r"^y: expected float32 \(n, 2\), got .*U1 \(8, 2\)$"):
+        predictor.predict(x=np.ones((8, 3)), y=np.full((8, 2), "a"))
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda b: None, "expected a variable, or variables by name, got None"),
+        (lambda b: {"y": 3}, "expected a variable, or variables by name, got {'y': 3}"),
+        (lambda b: b["x"].sum(), r"predictions: expected an entry for each of 8 items, got shape \(\)"),
+        (lambda b: {"y": b["x"].flatten()}, r"y: expected an entry for each of 8 items, got shape \(24,\)"),
+        (lambda b: b["x"] + normal((8, 3)), "expected noise by keys, .*"),
+    ],
+)
+def test_predictions_that_are_none_are_refused(points: Path, made: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^Outputs.predictions: {message}$"):
+        outputs(points, made)
+
+
+def test_predictions_of_another_length_than_they_seemed_to_have_are_refused(points: Path) -> None:
+    predictor = outputs(points, lambda b: b["x"][b["x"][:, 0] > 0])
+    assert predictor.predict(x=np.ones((2, 3)))["predictions"].shape == (2, 3)
+    with pytest.raises(
+        ValueError, match="^predictions: predictions: expected an entry for each of 8 items, got 0$"
+    ):
+        predictor.predict(x=-np.ones((2, 3)))

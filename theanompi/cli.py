@@ -429,16 +429,24 @@ def _predict(argv: list[str]) -> int:
     parser = Parser(
         "tmlauncher predict",
         "Write a table with the five most probable classes of each image, as a run's network sees it in validation. "
-        "Files that show no picture are named and left out; the exit status is then 1.",
+        "Files that show no picture are named and left out; the exit status is then 1. Of a run whose class has a "
+        "method predictions, write what it predicts of the arrays in an .npz file.",
     )
-    parser.usage = "%(prog)s RUN FOLDER|FILE ... -o FILE.csv [flags]"
+    parser.usage = (
+        "%(prog)s RUN FOLDER|FILE ... -o FILE.csv [flags]\n       %(prog)s RUN FILE.npz -o FILE.npz [flags]"
+    )
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint in it")
     parser.add_argument(
-        "paths", metavar="FOLDER|FILE", nargs="+", help="images; of a folder all that are in it and below"
+        "paths",
+        metavar="FOLDER|FILE",
+        nargs="+",
+        help="images; of a folder all in it and below; or an .npz file",
     )
-    parser.add_argument("-o", "--out", metavar="FILE.csv", required=True, help="what to write")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", required=True, help="what to write: .csv, or .npz of an .npz file"
+    )
     _add_devices(parser, "cpu, cuda:N or auto (default: auto)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a FILE.csv that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     args = parser.parse_args(argv)
     out = Path(args.out)
     with parser.one_line():

@@ -21,3 +21,6 @@ class MaskedRegression(Model):
     def objectives(self, batch, training):
         error = pt.flatten(get_output(self.network, batch["x"]) - batch["y"])
         return Objective(error**2, weight=pt.flatten(batch["known"]), metrics={"mae": abs(error)})
+
+    def predictions(self, batch):
+        return {"y": get_output(self.network, batch["x"])}

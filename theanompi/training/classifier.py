@@ -30,6 +30,7 @@ from theanompi.record.folder import find_checkpoint, to_use
 from theanompi.training.evaluation import trained
 from theanompi.training.inputs import Feed, Inputs
 from theanompi.training.model import Model
+from theanompi.training.predictor import Predictor
 from theanompi.training.rank import choose_device
 
 
@@ -119,7 +120,10 @@ class Classifier:
     def __init__(self, model: Model, iteration: int, processes: int) -> None:
         name, pictures = type(model).__name__, model.data.modality
         if not isinstance(pictures, Pictures):
-            raise ConfigError(f"{name}: expected a classifier of pictures, got a model of {pictures.name}")
+            raise ConfigError(
+                f"{name}: expected a classifier of pictures, or a class with a method predictions, got a model of "
+                f"{pictures.name} without"
+            )
         data, run = pictures.dataset, model.config
         if data.channels not in (1, 3):
             raise ConfigError(
@@ -248,8 +252,8 @@ def _softmax(scores: Variable) -> Variable:
     return scores if softmax else pt.special.softmax(scores, axis=1)
 
 
-def load(run: str | os.PathLike[str], *, device: str = "cpu", batch_size: int | None = None) -> Classifier:
-    """Load the classifier of pictures that a run has trained, with its last checkpoint.
+def load(run: str | os.PathLike[str], *, device: str = "cpu", batch_size: int | None = None) -> Any:
+    """Load what a run has trained, with its last checkpoint.
 
     Its class and its data set must be where the run has found them.
 
@@ -260,13 +264,18 @@ def load(run: str | os.PathLike[str], *, device: str = "cpu", batch_size: int | 
     device : str
         ``"cpu"``, ``"cuda:0"`` or ``"auto"``; it is that of the process.
     batch_size : int, optional
-        How many pictures are computed at a time, by default as many as a worker of the run had: fewer are filled up.
+        How many items are computed at a time, by default as many as a worker of the run had: fewer are filled up.
+
+    Returns
+    -------
+    Classifier or Predictor
+        The second where the class has a method `predictions`.
 
     Raises
     ------
     ConfigError, ValueError
         In one line: if there is no such run, it has no checkpoint yet, its class builds another network by now, or it
-        is no classifier of pictures.
+        is no classifier of pictures and has no method `predictions`.
     """
     path = find_checkpoint(run)
     config = to_use(path, read_field("devices", device))
@@ -278,6 +287,7 @@ def load(run: str | os.PathLike[str], *, device: str = "cpu", batch_size: int | 
     _, cores = choose_device(MPI.COMM_SELF, config, config.devices)
     model, attributes = trained(path, config, MPI.COMM_SELF)
     model.cleanup()
-    return Classifier(
-        model, int(attributes["iteration"]), config.loader_processes or min(max(cores - 1, 1), 8)
-    )
+    iteration = int(attributes["iteration"])
+    if type(model).predictions is not Model.predictions:
+        return Predictor(model, iteration)
+    return Classifier(model, iteration, config.loader_processes or min(max(cores - 1, 1), 8))

@@ -84,16 +84,17 @@ _NOT_CALLED = {
     "on_train_batch_end": "on_iteration",
     "on_validation_end": "on_validation",
     "on_train_end": "on_end",
+    "predict_step": "predictions",
 }
 # What a subclass may have of its own: all else of a model is the trainer's. The second line is Theano-MPI's contract.
 _MAY_BE_OWN = frozenset(
-    """modality defaults bias_rate Settings build build_model objectives scores optimizer torch_names
+    """modality defaults bias_rate Settings build build_model objectives scores predictions optimizer torch_names
     compile_iter_fns train_iter val_iter reset_iter adjust_hyperp cleanup n_subb
     on_iteration on_validation on_end""".split()
 )
 # Its methods that the trainer calls with as many arguments as those of `Model` have.
 _CALLED = (
-    *("build", "build_model", "objectives", "scores", "optimizer", "torch_names"),
+    *("build", "build_model", "objectives", "scores", "predictions", "optimizer", "torch_names"),
     *("on_iteration", "on_validation", "on_end"),
 )
 # What the constructor puts on a model; `network` aside, which many a `build` sets to what it returns.
@@ -357,6 +358,26 @@ class Model:
             Class scores, or their softmax.
         """
         return get_output(self._outputs()[0], batch["images"])
+
+    def predictions(self, batch: Mapping[str, Variable]) -> Variable | Mapping[str, Variable]:
+        """Say what is predicted, for `theanompi.load` and ``tmlauncher predict``: of what is no classifier of pictures.
+
+        Parameters
+        ----------
+        batch : mapping of str to Variable
+            The fields of a batch, as for `build`. Those that are not used here need not be given to predict.
+
+        Returns
+        -------
+        Variable, or mapping of str to Variable
+            (n, …): an entry for each item. `get_output` is ``deterministic``, as in validation.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no predictions")
+
+    @property
+    def seen_in_validation(self) -> Mapping[str, Variable]:
+        """The fields of a batch of validation, as the methods of a class are given them."""
+        return self._batches[False]
 
     def optimizer(self, objective: Objective) -> Optimizer:
         """Make the optimizer of an objective; by default the run's setting ``optimizer``."""

@@ -1,4 +1,4 @@
-"""A table of predictions: the most probable classes of image files, by the classifier that a run has trained."""
+"""Predictions in a file: a table of the classes of image files, or of any other model the outputs of arrays."""
 
 import csv
 import io
@@ -9,28 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
-from theanompi.config import ConfigError, counted, got, one_line
-from theanompi.config.files import trouble
-from theanompi.data.sources.base import printable
+from theanompi.config import ConfigError, counted, got, listed, one_line
+from theanompi.config.files import trouble, writing
+from theanompi.data.sources.base import cause, printable
 from theanompi.data.sources.folders import images_below
+from theanompi.record.checkpoint import replace
 from theanompi.record.folder import replace_text
-from theanompi.training.classifier import load
+from theanompi.training.classifier import Classifier, load
+from theanompi.training.predictor import Predictor
 
 BEST = 5
 """How many classes of an image the table has."""
 
 
 def predict(run: str, paths: Sequence[str], out: Path, device: str) -> int:
-    """Write the table, and say of each file that shows no picture why.
+    """Write the predictions of a run; of a classifier, say of each file that shows no picture why.
 
     Parameters
     ----------
     run : str
         The run's folder, or a checkpoint in it.
     paths : sequence of str
-        Image files, and folders of such.
+        Image files, and folders of such; or, for a class with a method `predictions`, one .npz file of fields.
     out : Path
-        The table, which has this name only when it is whole.
+        The file, which has this name only when it is whole.
     device : str
 
     Returns
@@ -43,8 +45,39 @@ def predict(run: str, paths: Sequence[str], out: Path, device: str) -> int:
     ConfigError, ValueError, OSError
         As `theanompi.load`; if there is nothing to predict, or the table cannot be written.
     """
-    files = image_files(paths)
-    classifier = load(run, device=device)
+    arrays = len(paths) == 1 and paths[0].endswith(".npz")
+    files = [] if arrays and os.path.isfile(paths[0]) else image_files(paths)
+    used = load(run, device=device)
+    if isinstance(used, Predictor):
+        return _predict_arrays(used, run, paths, out)
+    return _predict_classes(used, run, files or list(paths), out)
+
+
+def _predict_arrays(predictor: Predictor, run: str, paths: Sequence[str], out: Path) -> int:
+    wanted = f"of a run whose class has a method predictions, of the fields {listed(predictor.fields)}"
+    if len(paths) != 1 or not paths[0].endswith(".npz"):
+        raise ConfigError(
+            f"{printable(paths[0])}: expected one .npz file, {wanted}, got {counted(len(paths), 'path')}"
+        )
+    if out.suffix != ".npz":
+        raise ConfigError(f"out {out}: expected a name that ends in .npz, {wanted}, got another")
+    try:
+        with open(paths[0], "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            given = dict(arrays)
+    except Exception as error:  # whatever a damaged file makes zipfile or NumPy raise
+        raise ConfigError(
+            f"{printable(paths[0])}: expected an .npz file of arrays, got: {cause(error)}"
+        ) from None
+    made = predictor.predict(**given)
+    with writing(out), io.BytesIO() as memory:
+        np.savez(memory, **made)  # type: ignore[arg-type]
+        replace(out, memory.getvalue())
+    n = len(next(iter(made.values())))
+    print(f"{out}: {listed(made)} of {counted(n, 'item')} by iteration {predictor.iteration} of {run}")
+    return 0
+
+
+def _predict_classes(classifier: Classifier, run: str, files: Sequence[str], out: Path) -> int:
     names = classifier.class_names
     table, faults = io.StringIO(), 0
     rows = csv.writer(table, lineterminator="\n")
