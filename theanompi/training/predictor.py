@@ -47,10 +47,11 @@ class Predictor:
         assert model.config.batch_size
         self.iteration, self._keys, self._n = iteration, model.data.modality.keys, model.config.batch_size
         where = f"{type(model).__name__}.predictions"
-        batch = {
-            name: devices.shared(np.zeros(v.type.shape, v.type.dtype), name)
-            for name, v in model.seen_in_validation.items()
-        }
+        seen = model.seen_in_validation
+        for name, v in seen.items():
+            if None in v.type.shape:
+                raise ConfigError(f"{where}: expected fields of known shapes, got {name} of {v.type.shape}")
+        batch = {name: devices.shared(np.zeros(v.type.shape, v.type.dtype), name) for name, v in seen.items()}
         with pytensor.config.change_flags(floatX="float32"), output_keywords(deterministic=True):
             made = model.predictions(Named("a batch", batch))
         outputs = {"predictions": made} if isinstance(made, Variable) else made
