@@ -197,7 +197,7 @@ class Modality(ABC):
         epoch : int or None
             None in validation.
         ids : int64 (n,)
-            Positions in the split.
+            Positions in the split: any number, as several small batches are asked for at once.
 
         Returns
         -------
