@@ -34,6 +34,8 @@ BURST = 5
 class Watch:
     """An exchanger that only notes when each gradient is written, in seconds since the step began."""
 
+    listens = True
+
     def __init__(self) -> None:
         self.start = 0.0
         self.times: dict[str, list[float]] = {}

@@ -68,6 +68,8 @@ class Watched:
         By name, seconds after the gradient function was called.
     """
 
+    listens = True
+
     def __init__(self, exchanger: Any) -> None:
         self.exchanger = exchanger
         self.ready: dict[str, float] = {}

@@ -192,6 +192,14 @@ def test_one_rank_has_nothing_to_do() -> None:
     assert log == []
 
 
+@pytest.mark.parametrize("strategy", ["ar", "overlap"])
+def test_who_sums_in_the_background_with_another_rank_listens(strategy: str) -> None:
+    exchanger = get_exchanger(strategy, MPI.COMM_SELF, FlatBuffer({"a": (2,)}))
+    assert not exchanger.listens
+    exchanger.comm = SimpleNamespace(size=2)  # type: ignore[assignment]
+    assert exchanger.listens == (strategy == "overlap")
+
+
 def test_a_bucket_is_complete_when_all_its_values_are_written_at_each_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

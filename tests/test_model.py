@@ -398,6 +398,18 @@ def test_an_objective_sees_all_batches_that_the_one_before_it_has_read() -> None
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
 
 
+@pytest.mark.parametrize("listens", [False, True])
+def test_only_an_exchanger_that_listens_is_told_of_gradients(listens: bool) -> None:
+    exchanger = mock.Mock(listens=listens)
+    model = Plain({"batch_size": 4, "verbose": False})
+    model.compile_iter_fns("cdd", [exchanger])
+    model.train_iter(0, mock.Mock())
+    model.cleanup()
+    assert {name for (name,), _ in exchanger.written.call_args_list} == (
+        {*model.state.gradients.views} if listens else set()
+    )
+
+
 def test_memory_moves_to_huge_pages_once_the_first_minibatch_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

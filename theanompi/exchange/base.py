@@ -118,6 +118,11 @@ class Exchanger(ABC):
     def begin(self) -> None:  # noqa: B027
         """Say that the values of this step are going to be written from now on, each once."""
 
+    @property
+    def listens(self) -> bool:
+        """Whether it makes anything of `written`: where sums are `hidden`, if there is another rank."""
+        return self.hidden and self.comm.size > 1
+
     def written(self, name: str) -> None:  # noqa: B027
         """Say that the value of a view is in the buffer, or that the device has been told to write it there."""
 

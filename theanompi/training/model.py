@@ -475,7 +475,7 @@ class Model:
         moves = alphas(get_all_layers(self._outputs()))
         self._gradients, self._updates = [], []
         for i, (objective, state) in enumerate(zip(self.traced.objectives, self.states, strict=True)):
-            written = exchangers[i].written if exchangers and self.size > 1 else None
+            written = exchangers[i].written if exchangers and exchangers[i].listens else None
             self._gradients.append(
                 gradient_function(
                     objective,
