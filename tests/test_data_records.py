@@ -249,7 +249,7 @@ def test_a_flipped_bit_in_a_stream_is_found(stream: Path, monkeypatch: pytest.Mo
         f"data file {stream}: train tokens 65,536 to 131,071: expected CRC-32 "
     )
     # A large file is checked on demand.
-    monkeypatch.setattr(records, "CHECKED_BYTES", 2 * 150_070 - 1)
+    monkeypatch.setattr(hdf5, "CHECKED_BYTES", 2 * 150_070 - 1)
     with open_dataset(stream) as data:
         found = list(data.verify())
     assert [(split, i) for split, i, _ in found] == [("train", 0), ("train", 1), ("train", 2), ("val", 0)]

@@ -247,7 +247,7 @@ def test_a_flipped_bit_in_an_image_is_found(path: Path, monkeypatch: pytest.Monk
     wrong = f"expected CRC-32 {expected:08x}, got {got:08x}"
     assert str(error.value) == f"data file {path}: val image 4: {wrong}"
     # A large file is checked on demand.
-    monkeypatch.setattr(schema, "CHECKED_BYTES", TRAIN[0].nbytes + VAL[0].nbytes - 1)
+    monkeypatch.setattr(hdf5, "CHECKED_BYTES", TRAIN[0].nbytes + VAL[0].nbytes - 1)
     with open_dataset(path) as data:
         found = list(data.verify())
     assert [(s, i) for s, i, _ in found] == [("train", i) for i in range(20)] + [("val", i) for i in range(7)]

@@ -4,14 +4,18 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, ClassVar, Literal, Self
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, got, shortened
 from theanompi.config.files import packed_by, reason, trouble
@@ -83,10 +87,11 @@ def check_version(file: h5py.File, version: int) -> None:
 def check_attributes(
     file: h5py.File,
     *,
-    texts: Iterable[str],
-    lists: Iterable[str],
-    whole: Iterable[str],
+    texts: Iterable[str] = (),
+    lists: Iterable[str] = (),
+    whole: Iterable[str] = (),
     others: Iterable[str] = (),
+    known: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """See that attributes are there and of their kind.
 
@@ -95,6 +100,8 @@ def check_attributes(
     file : h5py.File
     texts, lists, whole, others : iterable of str
         Names of those that must be a text, a list of texts, a whole number, or only there.
+    known : mapping of str to sequence of str
+        Of some of the texts: what they may be.
 
     Raises
     ------
@@ -116,6 +123,11 @@ def check_attributes(
         if not isinstance(attributes[name], np.integer):
             raise ValueError(
                 f"attribute {name!r}: expected a whole number, got {got(plain(attributes[name]))}"
+            )
+    for name, values in (known or {}).items():
+        if attributes[name] not in values:
+            raise ValueError(
+                f"attribute {name!r}: expected one of {', '.join(values)}; got {got(attributes[name])}"
             )
 
 
@@ -176,17 +188,124 @@ def open_again(descriptor: int) -> Iterator[h5py.File]:
         yield file
 
 
-class OpenFile:
-    """What has been opened of a data file: its descriptor, whatever has its name by now."""
+class OpenFile(ABC):
+    """What has been opened of a data file: its index is in memory, its items stay in the file.
+
+    Parameters
+    ----------
+    path : path
+    check : callable
+        Sees that the file satisfies its schema.
+    check_items : bool
+        Compare the items with their checksums if they take at most 64 MiB. Those of larger files, and what is wrong
+        with more than one, `verify` tells.
+    """
+
+    modality: ClassVar[str]
+    noun: str = "items"
 
     _descriptor = -1
+
+    def __init__(
+        self, path: str | os.PathLike[str], check: Callable[[h5py.File], None], check_items: bool
+    ) -> None:
+        self.path = Path(path)
+        with open_hdf5(self.path) as file:
+            try:
+                check(file)
+                attributes = {name: plain(value) for name, value in file.attrs.items()}
+                self._checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
+                self._counts = {split: int(attributes[f"{split}_count"]) for split in SPLITS}
+                self._index(file, attributes)
+                self._keep(file)
+            except (OSError, *DAMAGE) as error:
+                raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
+            except ValueError as error:
+                raise ValueError(f"data file {self.path}: {error}") from None
+        self.name: str = attributes["name"]
+        self.description: str = attributes["description"]
+        self.source: str = attributes["source"]
+        self.licence: str = attributes["licence"]
+        self.sha256: str = attributes["sha256"]
+        self.left_out: list[str] = attributes["left_out"]
+        self.class_names: list[str] = attributes.get("class_names", [])
+        self.n_classes = len(self.class_names)
+        self.n_train, self.n_val = self.count("train"), self.count("val")
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            if check_items and sum(self.nbytes(split) for split in SPLITS) <= CHECKED_BYTES:
+                for split, i, wrong in self.verify():
+                    if wrong:
+                        raise ValueError(
+                            f"data file {self.path}: {split} {self.item_name(split, i)}: {wrong}"
+                        )
+            stack.pop_all()
+
+    @abstractmethod
+    def _index(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+        """Take what is kept in memory from the open, checked file."""
+
+    @abstractmethod
+    def nbytes(self, split: Split) -> int:
+        """Count the bytes of all items of a split."""
+
+    @abstractmethod
+    def item_name(self, split: Split, i: int) -> str:
+        """Say what the part of a split is called that `verify` gives as `i`."""
+
+    @abstractmethod
+    def verify(self) -> Iterator[tuple[Split, int, str | None]]:
+        """Read everything and compare it with its checksums.
+
+        Yields
+        ------
+        split, i, wrong
+            One for each image, item, text or 65,536 tokens of a stream; what is wrong with it, or None.
+        """
+
+    def count(self, split: Split) -> int:
+        """Count the images, items or texts of a split, or the tokens of a stream."""
+        return self._counts[split]
+
+    def checksums(self, split: Split) -> NDArray[np.uint32]:
+        """Give the CRC-32 of each image, item or text, or of each 65,536 tokens of a stream."""
+        return self._checksums[split]
+
+    def _bytes(self, position: int, length: int) -> tuple[memoryview, str]:
+        """Read some bytes; fewer, and why, if the file does not have them."""
+        try:
+            data = os.pread(self._descriptor, length, position)
+        except OSError as error:
+            return memoryview(b""), f" ({error.strerror})"
+        return memoryview(data), ""
+
+    def _verified(
+        self, split: Split, start: int, offsets: NDArray[np.int64]
+    ) -> Iterator[tuple[int, memoryview, str | None]]:
+        """Each item of a split, whose bytes lie at `offsets` from `start` on: its number, they, and what is wrong."""
+        first, n = 0, len(offsets) - 1
+        while first < n:
+            # Small items are read many at a time.
+            last = int(np.searchsorted(offsets, offsets[first] + READ_BYTES, side="right")) - 1
+            last = min(max(last, first + 1), n)
+            ends = (offsets[first : last + 1] - offsets[first]).tolist()
+            data, trouble = self._bytes(start + int(offsets[first]), ends[-1])
+            checksums = self._checksums[split][first:last].tolist()
+            for i, ((begin, end), expected) in enumerate(zip(pairwise(ends), checksums, strict=True), first):
+                part = data[begin:end]
+                if len(part) == end - begin:
+                    wrong = difference(zlib.crc32(part), expected)
+                else:
+                    wrong = f"expected {end - begin} bytes, got {len(part)}{trouble}"
+                yield i, part, wrong
+            first = last
 
     def _keep(self, file: h5py.File) -> None:
         """Keep a file open that HDF5 has open, without its lock, which a copy of its descriptor would keep too."""
         self._descriptor = os.open(f"/proc/self/fd/{file.id.get_vfd_handle()}", os.O_RDONLY)
 
     def fileno(self) -> int:
-        """Give the descriptor of the file, open for reading."""
+        """Give the descriptor of the file, open for reading, whatever has its name by now."""
         return self._descriptor
 
     def close(self) -> None:
@@ -203,6 +322,11 @@ class OpenFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+def difference(found: int, expected: int) -> str | None:
+    """Say that a checksum is another one than expected; None if it is not."""
+    return None if found == expected else f"expected CRC-32 {expected:08x}, got {found:08x}"
 
 
 @lru_cache(maxsize=16)
@@ -259,3 +383,10 @@ def reserve(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...]) -> h
     space = h5py.h5s.create_simple(shape)
     kind = h5py.h5t.py_create(dtype, logical=True)
     return h5py.Dataset(h5py.h5d.create(group, parts[-1], kind, space, creation))
+
+
+def put_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
+    """Write attributes of the root group; an empty list is one of texts."""
+    for name, value in attributes.items():
+        empty = isinstance(value, list) and not value
+        file.attrs[name] = h5py.Empty(h5py.string_dtype()) if empty else value

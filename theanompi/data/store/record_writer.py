@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theanompi.config import ConfigError, shortened
-from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, reserve
+from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, put_attributes, reserve
 from theanompi.data.store.records import (
     STREAM_BLOCK,
     VERSION,
@@ -30,6 +30,7 @@ from theanompi.data.store.records import (
     token_fields,
 )
 from theanompi.data.store.writer import check_output, lock, no_folder
+from theanompi.record.checkpoint import sync_folder
 
 MOST_VOCABULARY = 16 * 2**20
 """Bytes of a vocabulary as JSON."""
@@ -235,9 +236,7 @@ class RecordWriter:
             {key: {"dtype": field.dtype, "shape": list(field.shape)} for key, field in self._fields.items()}
         )
         with self._disk():
-            for key, value in attributes.items():
-                empty = isinstance(value, list) and not value
-                self._file.attrs[key] = h5py.Empty(h5py.string_dtype()) if empty else value
+            put_attributes(self._file, attributes)
             self._file.attrs["sha256"] = index_sha256(self._file)
             self._file.flush()
             try:
@@ -247,9 +246,7 @@ class RecordWriter:
             self._file.close()
             os.fsync(self._lock)
             self._part.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            sync_folder(self.path.parent)
         self.close()
 
     def _fill(

@@ -36,11 +36,9 @@ import json
 import math
 import os
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -49,7 +47,6 @@ from numpy.typing import NDArray
 from theanompi.config import got, shortened
 from theanompi.data.modality import Field
 from theanompi.data.store.hdf5 import (
-    CHECKED_BYTES,
     DAMAGE,
     READ_BYTES,
     SPLITS,
@@ -59,6 +56,7 @@ from theanompi.data.store.hdf5 import (
     check_digest,
     check_labels,
     check_version,
+    difference,
     digest,
     open_hdf5,
     plain,
@@ -208,13 +206,10 @@ def check(file: h5py.File) -> None:
     """
     check_version(file, VERSION)
     attributes = file.attrs
-    check_attributes(file, texts=_TEXTS, lists=("left_out",), whole=("train_count", "val_count"))
-    if attributes["modality"] not in MODALITIES:
-        raise ValueError(
-            f"attribute 'modality': expected one of {', '.join(MODALITIES)}; got {got(attributes['modality'])}"
-        )
+    counts, known = ("train_count", "val_count"), {"modality": MODALITIES}
+    check_attributes(file, texts=_TEXTS, lists=("left_out",), whole=counts, known=known)
     if "class_names" in attributes:
-        check_attributes(file, texts=(), lists=("class_names",), whole=())
+        check_attributes(file, lists=("class_names",))
     for split in SPLITS:
         if not 1 <= attributes[f"{split}_count"] < 2**62:
             raise ValueError(
@@ -242,12 +237,8 @@ def _check_arrays(file: h5py.File, fields: dict[str, Field]) -> None:
 
 def _check_tokens(file: h5py.File, fields: dict[str, Field]) -> None:
     attributes = file.attrs
-    check_attributes(file, texts=_TOKEN_TEXTS, lists=(), whole=("n_tokens",))
-    for name, known in (("kind", KINDS), ("tokens", TOKENS)):
-        if attributes[name] not in known:
-            raise ValueError(
-                f"attribute {name!r}: expected one of {', '.join(known)}; got {got(attributes[name])}"
-            )
+    known = {"kind": KINDS, "tokens": TOKENS}
+    check_attributes(file, texts=_TOKEN_TEXTS, whole=("n_tokens",), known=known)
     vocabulary = _vocabulary_in(attributes["vocabulary"])
     if (vocabulary == "bytes") != (attributes["tokens"] == "bytes"):
         raise ValueError(
@@ -317,7 +308,7 @@ def modality_of(path: str | os.PathLike[str]) -> str:
     return found
 
 
-class RecordDataset(OpenFile, ABC):
+class RecordDataset(OpenFile):
     """An opened file of arrays or tokens: its index is in memory, its items stay in the file.
 
     Parameters
@@ -356,80 +347,11 @@ class RecordDataset(OpenFile, ABC):
         If it is not HDF5, truncated, damaged, or does not satisfy the schema: one line that says what and where.
     """
 
-    modality: ClassVar[str]
-    noun: str = "items"
-
     def __init__(self, path: str | os.PathLike[str], check_items: bool = True) -> None:
-        self.path = Path(path)
-        with open_hdf5(self.path) as file:
-            try:
-                check(file)
-                attributes = {name: plain(value) for name, value in file.attrs.items()}
-                self.fields = _fields_in(attributes["fields"])
-                self._checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
-                self._counts = {split: int(attributes[f"{split}_count"]) for split in SPLITS}
-                self._index(file)
-                self._keep(file)
-            except (OSError, *DAMAGE) as error:
-                raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
-            except ValueError as error:
-                raise ValueError(f"data file {self.path}: {error}") from None
-        self.name: str = attributes["name"]
-        self.description: str = attributes["description"]
-        self.source: str = attributes["source"]
-        self.licence: str = attributes["licence"]
-        self.sha256: str = attributes["sha256"]
-        self.left_out: list[str] = attributes["left_out"]
-        self.class_names: list[str] = attributes.get("class_names", [])
-        self.n_classes = len(self.class_names)
-        self.n_train, self.n_val = self.count("train"), self.count("val")
-        with ExitStack() as stack:
-            stack.callback(self.close)
-            if check_items and sum(self.nbytes(split) for split in SPLITS) <= CHECKED_BYTES:
-                for split, i, wrong in self.verify():
-                    if wrong:
-                        raise ValueError(
-                            f"data file {self.path}: {split} {self.item_name(split, i)}: {wrong}"
-                        )
-            stack.pop_all()
+        super().__init__(path, check, check_items)
 
-    @abstractmethod
-    def _index(self, file: h5py.File) -> None:
-        """Take what is kept in memory from the open, checked file."""
-
-    @abstractmethod
-    def nbytes(self, split: Split) -> int:
-        """Count the bytes of all items of a split."""
-
-    @abstractmethod
-    def item_name(self, split: Split, i: int) -> str:
-        """Say what the part of a split is called that `verify` gives as `i`."""
-
-    @abstractmethod
-    def verify(self) -> Iterator[tuple[Split, int, str | None]]:
-        """Read everything and compare it with its checksums.
-
-        Yields
-        ------
-        split, i, wrong
-            One for each item, text or 65,536 tokens of a stream; what is wrong with it, or None.
-        """
-
-    def count(self, split: Split) -> int:
-        """Count the items or texts of a split, or the tokens of a stream."""
-        return self._counts[split]
-
-    def checksums(self, split: Split) -> NDArray[np.uint32]:
-        """Give the CRC-32 of each item, of each text, or of each 65,536 tokens of a stream."""
-        return self._checksums[split]
-
-    def _bytes(self, position: int, length: int) -> tuple[memoryview, str]:
-        """Read some bytes; fewer, and why, if the file does not have them."""
-        try:
-            data = os.pread(self._descriptor, length, position)
-        except OSError as error:
-            return memoryview(b""), f" ({error.strerror})"
-        return memoryview(data), ""
+    def _index(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+        self.fields = _fields_in(attributes["fields"])
 
     def _read(self, position: int, length: int, where: str) -> memoryview:
         data, trouble = self._bytes(position, length)
@@ -438,10 +360,6 @@ class RecordDataset(OpenFile, ABC):
                 f"data file {self.path}: {where}: expected {length} bytes, got {len(data)}{trouble}"
             )
         return data
-
-
-def _difference(found: int, expected: int) -> str | None:
-    return None if found == expected else f"expected CRC-32 {expected:08x}, got {found:08x}"
 
 
 class ArrayDataset(RecordDataset):
@@ -463,7 +381,8 @@ class ArrayDataset(RecordDataset):
 
     modality = "arrays"
 
-    def _index(self, file: h5py.File) -> None:
+    def _index(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+        super()._index(file, attributes)
         self._starts = {
             (split, name): file[f"{split}/fields/{name}"].id.get_offset()
             for split in SPLITS
@@ -544,7 +463,7 @@ class ArrayDataset(RecordDataset):
                             wrong.setdefault(i, f"{name}: expected {size} bytes, got {len(part)}{trouble}")
                         found[i] = zlib.crc32(part, found[i])
                 for i, checksum in enumerate(expected):
-                    yield split, first + i, wrong.get(i) or _difference(found[i], checksum)
+                    yield split, first + i, wrong.get(i) or difference(found[i], checksum)
 
 
 class TokenDataset(RecordDataset):
@@ -577,12 +496,12 @@ class TokenDataset(RecordDataset):
 
     modality = "tokens"
 
-    def _index(self, file: h5py.File) -> None:
-        attributes = file.attrs
+    def _index(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+        super()._index(file, attributes)
         self.kind: Kind = attributes["kind"]
         self.tokens: str = attributes["tokens"]
         self.vocabulary = _vocabulary_in(attributes["vocabulary"])
-        self.n_tokens = int(attributes["n_tokens"])
+        self.n_tokens: int = attributes["n_tokens"]
         self.dtype = np.dtype(self.fields["tokens"].dtype).newbyteorder("<")
         self.noun = "texts" if self.kind == "texts" else "tokens"
         self._starts = {split: file[f"{split}/tokens"].id.get_offset() for split in SPLITS}
@@ -654,27 +573,9 @@ class TokenDataset(RecordDataset):
             offsets = self.offsets(split)
             if self.kind == "stream":
                 offsets = np.append(np.arange(0, self.length(split), STREAM_BLOCK), self.length(split))
-            first, n = 0, len(offsets) - 1
-            while first < n:
-                # Short texts are read many at a time.
-                most = offsets[first] + READ_BYTES // self.dtype.itemsize
-                last = min(max(int(np.searchsorted(offsets, most, side="right")) - 1, first + 1), n)
-                yield from self._verify_run(split, first, offsets[first : last + 1])
-                first = last
-
-    def _verify_run(
-        self, split: Split, first: int, offsets: NDArray[np.int64]
-    ) -> Iterator[tuple[Split, int, str | None]]:
-        size = self.dtype.itemsize
-        ends = ((offsets - offsets[0]) * size).tolist()
-        data, trouble = self._bytes(self._starts[split] + int(offsets[0]) * size, ends[-1])
-        for i, (begin, end) in enumerate(zip(ends, ends[1:], strict=False)):
-            part = data[begin:end]
-            if len(part) != end - begin:
-                yield split, first + i, f"expected {end - begin} bytes, got {len(part)}{trouble}"
-                continue
-            wrong = _difference(zlib.crc32(part), int(self._checksums[split][first + i]))
-            yield split, first + i, wrong or self._outside(np.frombuffer(part, self.dtype))
+            size = self.dtype.itemsize
+            for i, part, wrong in self._verified(split, self._starts[split], offsets * size):
+                yield split, i, wrong or self._outside(np.frombuffer(part, self.dtype))
 
     def _outside(self, ids: NDArray[Any]) -> str | None:
         wrong = ids[(ids < 0) | (ids >= self.n_tokens)]

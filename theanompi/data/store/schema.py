@@ -37,11 +37,9 @@ a lock and without a copy.
 """
 
 import os
-import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import h5py
 import numpy as np
@@ -52,9 +50,6 @@ from theanompi.data.pictures.augment import POLICIES
 from theanompi.data.pictures.decode import BadImage, decode_jpeg
 from theanompi.data.store import records
 from theanompi.data.store.hdf5 import (
-    CHECKED_BYTES,
-    DAMAGE,
-    READ_BYTES,
     SPLITS,
     OpenFile,
     Split,
@@ -64,7 +59,6 @@ from theanompi.data.store.hdf5 import (
     check_version,
     digest,
     open_again,
-    open_hdf5,
     plain,
 )
 from theanompi.data.store.records import ArrayDataset, TokenDataset
@@ -113,12 +107,8 @@ def check(file: h5py.File) -> None:
     """
     attributes = file.attrs
     check_version(file, VERSION)
-    check_attributes(file, texts=_TEXTS, lists=_LISTS, whole=_WHOLE, others=_NUMBERS)
-    for name, known in (("augmentation", POLICIES), ("store", STORES)):
-        if attributes[name] not in known:
-            raise ValueError(
-                f"attribute {name!r}: expected one of {', '.join(known)}; got {got(attributes[name])}"
-            )
+    known = {"augmentation": POLICIES, "store": STORES}
+    check_attributes(file, texts=_TEXTS, lists=_LISTS, whole=_WHOLE, others=_NUMBERS, known=known)
     channels = attributes["channels"]
     if channels < 1 or (attributes["store"] == "jpeg" and channels != 3):
         raise ValueError(f"attribute 'channels': expected 3, or at least 1 for raw images, got {channels}")
@@ -229,54 +219,32 @@ class Dataset(OpenFile):
     (1437, 360, 1, 10, 'raw', 'shift')
     """
 
-    modality: ClassVar[str] = "pictures"
+    modality = "pictures"
+    noun = "images"
 
     def __init__(self, path: str | os.PathLike[str], check_images: bool = True) -> None:
-        self.path = Path(path)
         # Read when one is asked for, which is seldom.
         self._names: dict[Split, NDArray[np.object_]] = {}
-        with open_hdf5(self.path) as file:
-            try:
-                check(file)
-                self._sizes = {split: file[f"{split}/sizes"][:] for split in SPLITS}
-                self._labels = {split: file[f"{split}/labels"][:] for split in SPLITS}
-                self._offsets = {split: file[f"{split}/offsets"][:] for split in SPLITS}
-                self._checksums = {split: file[f"{split}/crc32"][:] for split in SPLITS}
-                self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
-                attributes = {name: plain(value) for name, value in file.attrs.items()}
-                self._keep(file)
-            except (OSError, *DAMAGE) as error:
-                raise ValueError(f"data file {self.path}: damaged ({shortened(str(error), 120)})") from None
-            except ValueError as error:
-                raise ValueError(f"data file {self.path}: {error}") from None
-        self.name: str = attributes["name"]
-        self.description: str = attributes["description"]
-        self.source: str = attributes["source"]
-        self.licence: str = attributes["licence"]
-        self.sha256: str = attributes["sha256"]
+        super().__init__(path, check, check_images)
+
+    def _index(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+        self._sizes = {split: file[f"{split}/sizes"][:] for split in SPLITS}
+        self._labels = {split: file[f"{split}/labels"][:] for split in SPLITS}
+        self._offsets = {split: file[f"{split}/offsets"][:] for split in SPLITS}
+        self._starts = {split: file[f"{split}/data"].id.get_offset() for split in SPLITS}
         self.augmentation: str = attributes["augmentation"]
         self.store: Store = attributes["store"]
         self.channels: int = attributes["channels"]
-        self.class_names: list[str] = attributes["class_names"]
-        self.left_out: list[str] = attributes["left_out"]
-        self.n_classes = len(self.class_names)
-        self.n_train, self.n_val = self.count("train"), self.count("val")
         height, width = np.max([self._sizes[split].max(axis=0) for split in SPLITS], axis=0).tolist()
         self.largest: tuple[int, int] = (height, width)
         self.mean = np.array(attributes["mean"], np.float64)
         self.std = np.array(attributes["std"], np.float64)
-        with ExitStack() as stack:
-            stack.callback(self.close)
-            n_bytes = sum(int(offsets[-1]) for offsets in self._offsets.values())
-            if check_images and n_bytes <= CHECKED_BYTES:
-                for split, i, wrong in self.verify():
-                    if wrong:
-                        raise ValueError(f"data file {self.path}: {split} image {i}: {wrong}")
-            stack.pop_all()
 
-    def count(self, split: Split) -> int:
-        """Count the images of a split."""
-        return len(self._labels[split])
+    def nbytes(self, split: Split) -> int:
+        return int(self._offsets[split][-1])
+
+    def item_name(self, split: Split, i: int) -> str:
+        return f"image {i}"
 
     def sizes(self, split: Split) -> NDArray[np.int32]:
         """Give the size of each image.
@@ -364,43 +332,9 @@ class Dataset(OpenFile):
             raise ValueError(f"data file {self.path}: {split} image {i}: {error}") from None
 
     def verify(self) -> Iterator[tuple[Split, int, str | None]]:
-        """Read each image and compare it with its checksum.
-
-        Yields
-        ------
-        split, i, wrong
-            One for each image; what is wrong with it, or None.
-        """
         for split in SPLITS:
-            offsets, n = self._offsets[split], self.count(split)
-            first = 0
-            while first < n:
-                # Small images are read many at a time.
-                last = int(np.searchsorted(offsets, offsets[first] + READ_BYTES, side="right")) - 1
-                last = min(max(last, first + 1), n)
-                yield from self._verify_run(split, first, last, self._checksums[split][first:last].tolist())
-                first = last
-
-    def _verify_run(
-        self, split: Split, first: int, last: int, checksums: list[int]
-    ) -> Iterator[tuple[Split, int, str | None]]:
-        ends = (self._offsets[split][first : last + 1] - self._offsets[split][first]).tolist()
-        trouble = ""
-        try:
-            data = memoryview(
-                os.pread(self._descriptor, ends[-1], self._starts[split] + int(self._offsets[split][first]))
-            )
-        except OSError as error:
-            data, trouble = memoryview(b""), f" ({error.strerror})"
-        for i, expected in enumerate(checksums):
-            image = data[ends[i] : ends[i + 1]]
-            got = zlib.crc32(image)
-            wrong = None
-            if len(image) != ends[i + 1] - ends[i]:
-                wrong = f"expected {ends[i + 1] - ends[i]} bytes, got {len(image)}{trouble}"
-            elif got != expected:
-                wrong = f"expected CRC-32 {expected:08x}, got {got:08x}"
-            yield split, first + i, wrong
+            for i, _, wrong in self._verified(split, self._starts[split], self._offsets[split]):
+                yield split, i, wrong
 
 
 def open_dataset(

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
-from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, reserve
+from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, put_attributes, reserve
 from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
+from theanompi.record.checkpoint import sync_folder
 
 
 class Image(NamedTuple):
@@ -350,9 +351,7 @@ class Writer:
         self._skeleton.unlink()
         self._part.replace(self.path)
         self._journal_path.unlink()
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync_folder(self.path.parent)
 
     def _make_skeleton(self, attributes: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Write an HDF5 file that lacks only the images; gives where they begin and end."""
@@ -393,9 +392,7 @@ class Writer:
                 group["crc32"] = np.array(column["crc32"], np.uint32)
                 file.attrs[f"{split}_count"] = len(column["labels"])
             mean, std = _mean_and_std(total)
-            for key, value in {**attributes, "mean": mean, "std": std}.items():
-                empty = isinstance(value, list) and not value
-                file.attrs[key] = h5py.Empty(h5py.string_dtype()) if empty else value
+            put_attributes(file, {**attributes, "mean": mean, "std": std})
             file.attrs["sha256"] = index_sha256(file)
         return payloads
 
