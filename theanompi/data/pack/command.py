@@ -172,16 +172,13 @@ def verify(path: str | os.PathLike[str]) -> bool:
     """
     bad = []
     with open_dataset(path, check_images=False) as dataset:
-        if isinstance(dataset, Dataset):
-            total, noun = dataset.n_train + dataset.n_val, "images"
-        else:
-            total = sum(len(dataset.checksums(split)) for split in SPLITS)
-            noun = f"blocks of {STREAM_BLOCK:,} tokens" if dataset.noun == "tokens" else dataset.noun
+        total = sum(len(dataset.checksums(split)) for split in SPLITS)
+        noun = f"blocks of {STREAM_BLOCK:,} tokens" if dataset.noun == "tokens" else dataset.noun
         with Progress(total, noun=noun) as progress:
             for split, i, wrong in dataset.verify():
                 if wrong and isinstance(dataset, Dataset):
                     bad.append(f"{split}/{dataset.image_name(split, i)}: image {i} of {split}: {wrong}")
-                elif wrong and not isinstance(dataset, Dataset):
+                elif wrong:
                     bad.append(f"{split}: {dataset.item_name(split, i)}: {wrong}")
                 progress.add(1)
     if not bad:
@@ -205,9 +202,6 @@ def _number(least: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {got(text)}")
 
     return read
-
-
-_positive = _number(1)
 
 
 def _share(text: str) -> float:
@@ -253,100 +247,80 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(path, metavar=path.upper(), help=meaning)
         return sub
 
-    packing = [
-        command(
-            "folder",
-            "pack class folders",
-            ("train_dir", "a folder of class folders"),
-            ("val_dir", "another, of the same classes"),
-        ),
-        command(
-            "ilsvrc",
-            "pack ImageNet: its archives, without unpacking them on the disk, or Kaggle's folder",
-            ("train_tar", "ILSVRC2012_img_train.tar; or the folder that holds Kaggle's ILSVRC and LOC_*.*"),
-            usage="TRAIN_TAR [VAL_TAR DEVKIT_TAR] -o OUT.h5 [flags]",
-        ),
-        command(
-            "cifar10", "pack CIFAR-10", ("path", "its archive, python or binary version, or the folder in it")
-        ),
-        command(
-            "cifar100",
-            "pack CIFAR-100",
-            ("path", "its archive, python or binary version, or the folder in it"),
-        ),
-        command("mnist", "pack MNIST or EMNIST", ("path", "the folder with its four files")),
-        command(
-            "arrays",
-            "pack arrays of any kind; those of labelled images as images",
-            (
-                "path",
-                "an .npz file: train_images, train_labels, val_images, val_labels, uint8, for images; or any arrays "
-                "train_NAME and val_NAME, which may be an HDF5 file's train/NAME and val/NAME",
-            ),
-        ),
-        command("glyphs", "draw letters and digits, the task of the small experiments"),
-        command(
-            "synthetic",
-            "generate images that can be learnt",
-            usage="--classes N --train N --val N --size N -o OUT.h5 [flags]",
-        ),
-    ]
-    for option, number, meaning in (
-        ("train", TRAIN_GLYPHS, "training images"),
-        ("val", VAL_GLYPHS, "validation images"),
-    ):
-        packing[-2].add_argument(
-            f"--{option}",
-            type=_positive,
-            default=number,
-            metavar="N",
-            help=f"number of {meaning} (default: {number})",
-        )
-    packing[-2].add_argument(
-        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
+    def number(
+        sub: argparse.ArgumentParser,
+        flag: str,
+        meaning: str,
+        default: int | None = None,
+        *,
+        least: int = 1,
+        required: bool = False,
+    ) -> None:
+        meaning += "" if default is None else f" (default: {default})"
+        read = _number(least)
+        sub.add_argument(flag, type=read, default=default, required=required, metavar="N", help=meaning)
+
+    def switch(flag: str, meaning: str, *parsers: argparse.ArgumentParser) -> None:
+        for sub in parsers:
+            sub.add_argument(flag, action="store_true", help=meaning)
+
+    folder = command(
+        "folder",
+        "pack class folders",
+        ("train_dir", "a folder of class folders"),
+        ("val_dir", "another, of the same classes"),
     )
-    for path, meaning in (
-        ("val_tar", "ILSVRC2012_img_val.tar"),
-        ("devkit_tar", "ILSVRC2012_devkit_t12.tar.gz"),
-    ):
-        packing[1].add_argument(path, metavar=path.upper(), nargs="?", help=meaning)
-    packing[4].add_argument(
+    ilsvrc = command(
+        "ilsvrc",
+        "pack ImageNet: its archives, without unpacking them on the disk, or Kaggle's folder",
+        ("train_tar", "ILSVRC2012_img_train.tar; or the folder that holds Kaggle's ILSVRC and LOC_*.*"),
+        usage="TRAIN_TAR [VAL_TAR DEVKIT_TAR] -o OUT.h5 [flags]",
+    )
+    ilsvrc.add_argument("val_tar", metavar="VAL_TAR", nargs="?", help="ILSVRC2012_img_val.tar")
+    ilsvrc.add_argument("devkit_tar", metavar="DEVKIT_TAR", nargs="?", help="ILSVRC2012_devkit_t12.tar.gz")
+    for sub in (folder, ilsvrc):
+        meaning = "the files' own bytes, or pixels (default: jpeg)"
+        sub.add_argument("--store", choices=STORES, default="jpeg", help=meaning)
+        number(sub, "--size", f"for raw: pixels of the shorter side (default: {RAW_SIZE})")
+    switch("--skip-bad", "leave out, and list, what shows no picture", folder, ilsvrc)
+
+    of_cifar = ("path", "its archive, python or binary version, or the folder in it")
+    cifar10 = command("cifar10", "pack CIFAR-10", of_cifar)
+    cifar100 = command("cifar100", "pack CIFAR-100", of_cifar)
+    mnist = command("mnist", "pack MNIST or EMNIST", ("path", "the folder with its four files"))
+    mnist.add_argument(
         "--set", metavar="NAME", help="which of several sets in the folder, such as emnist-letters"
     )
-    for sub in packing[4:6]:
-        sub.add_argument(
-            "--renumber",
-            action="store_true",
-            help="labels that do not count from 0: number them in their order",
-        )
-    for sub in packing[:2]:
-        sub.add_argument(
-            "--store", choices=STORES, default="jpeg", help="the files' own bytes, or pixels (default: jpeg)"
-        )
-        sub.add_argument(
-            "--size",
-            type=_positive,
-            metavar="N",
-            help=f"for raw: pixels of the shorter side (default: {RAW_SIZE})",
-        )
-        sub.add_argument("--skip-bad", action="store_true", help="leave out, and list, what shows no picture")
-    for option, meaning in (
-        ("classes", "classes"),
-        ("train", "training images"),
-        ("val", "validation images"),
+    arrays = command(
+        "arrays",
+        "pack arrays of any kind; those of labelled images as images",
+        (
+            "path",
+            "an .npz file: train_images, train_labels, val_images, val_labels, uint8, for images; or any arrays "
+            "train_NAME and val_NAME, which may be an HDF5 file's train/NAME and val/NAME",
+        ),
+    )
+    switch("--renumber", "labels that do not count from 0: number them in their order", mnist, arrays)
+
+    glyphs = command("glyphs", "draw letters and digits, the task of the small experiments")
+    number(glyphs, "--train", "number of training images", TRAIN_GLYPHS)
+    number(glyphs, "--val", "number of validation images", VAL_GLYPHS)
+    synthetic = command(
+        "synthetic",
+        "generate images that can be learnt",
+        usage="--classes N --train N --val N --size N -o OUT.h5 [flags]",
+    )
+    for flag, meaning in (
+        ("--classes", "number of classes"),
+        ("--train", "number of training images"),
+        ("--val", "number of validation images"),
+        ("--size", "height and width in pixels"),
     ):
-        packing[-1].add_argument(
-            f"--{option}", type=_positive, required=True, metavar="N", help=f"number of {meaning}"
-        )
-    packing[-1].add_argument(
-        "--size", type=_positive, required=True, metavar="N", help="height and width in pixels"
-    )
-    packing[-1].add_argument(
-        "--channels", type=_positive, default=3, metavar="N", help="number of channels (default: 3)"
-    )
-    packing[-1].add_argument(
-        "--seed", type=_number(0), default=0, metavar="N", help="of all that is random (default: 0)"
-    )
+        number(synthetic, flag, meaning, required=True)
+    number(synthetic, "--channels", "number of channels", 3)
+    for sub in (glyphs, synthetic):
+        number(sub, "--seed", "of all that is random", 0, least=0)
+
     text = command(
         "text",
         "pack texts in UTF-8 as tokens, for language models or with classes",
@@ -365,31 +339,21 @@ def _parser() -> argparse.ArgumentParser:
         default="bytes",
         help="what a token is (default: bytes); a word ends at whitespace",
     )
-    text.add_argument(
-        "--vocabulary-size",
-        type=_positive,
-        metavar="N",
-        help="of characters or words: the N most frequent ones in training, <unk> for the others (default: all)",
+    meaning = (
+        "of characters or words: the N most frequent ones in training, <unk> for the others (default: all)"
     )
-    text.add_argument(
-        "--skip-bad", action="store_true", help="of a folder: leave out, and list, what is no text"
-    )
+    number(text, "--vocabulary-size", meaning)
     reviews = command(
         "imdb",
         "pack IMDB's reviews of films as words",
         ("path", "the folder aclImdb, or Keras's imdb.npz, beside which imdb_word_index.json may lie"),
     )
-    reviews.add_argument(
-        "--vocabulary-size",
-        type=_positive,
-        metavar="N",
-        default=VOCABULARY_SIZE,
-        help=f"the N most frequent words in training, <unk> for the others (default: {VOCABULARY_SIZE})",
-    )
-    reviews.add_argument(
-        "--skip-bad", action="store_true", help="of a folder: leave out, and list, what is no text"
-    )
-    for sub in (packing[5], text):
+    meaning = "the N most frequent words in training, <unk> for the others"
+    number(reviews, "--vocabulary-size", meaning, VOCABULARY_SIZE)
+    switch("--skip-bad", "of a folder: leave out, and list, what is no text", text, reviews)
+
+    packing = (folder, ilsvrc, cifar10, cifar100, mnist, arrays, glyphs, synthetic)
+    for sub in (arrays, text):
         sub.add_argument(
             "--val-share",
             type=_share,
@@ -404,9 +368,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--augmentation", choices=POLICIES, help="in training (default: what suits the source)"
         )
-        sub.add_argument(
-            "--processes", type=_positive, metavar="N", help="worker processes (default: one for each core)"
-        )
+        number(sub, "--processes", "worker processes (default: one for each core)")
     command("info", "print what a data set says of itself", ("file", "a data set"), usage="FILE")
     command(
         "verify",
