@@ -1,7 +1,7 @@
 """Graph rewrites of our mode: batch normalisation with the sum and the rectifier after it as one node, or written out.
 
-They are registered under a tag of their own, so that no other mode of PyTensor's meets ops that only torch
-can compute.
+Each gives what replaces what. They are registered under tags of their own, so that no other mode of PyTensor's meets
+ops that only torch can compute.
 """
 
 import math
@@ -58,16 +58,6 @@ def _depends(variable: Variable, node: Apply) -> bool:
 def rectify_normalised(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
     """relu(batch_norm(x)) and relu(batch_norm(x) + residual) as one node.
 
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable, or None
-        What replaces what.
-
     Examples
     --------
     >>> import pytensor, pytensor.tensor as pt
@@ -103,16 +93,6 @@ def rectify_normalised(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Var
 def rectified_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
     """The rectifier's gradient, as a part of that of the batch normalisation before it.
 
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable, or None
-        What replaces what.
-
     Examples
     --------
     >>> import pytensor, pytensor.tensor as pt
@@ -135,35 +115,13 @@ def rectified_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Var
 
 @node_rewriter([Normalize])
 def written_out(fgraph: FunctionGraph, node: Apply) -> list[Variable]:
-    """Normalisation by given statistics as element-wise nodes.
-
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    list of Variable
-        What replaces its output.
-    """
+    """Normalisation by given statistics as element-wise nodes."""
     return [node.op.written_out(*node.inputs)]
 
 
 @node_rewriter([BatchNorm])
 def block_end(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
-    """A rectified normalisation with a residual as a node that keeps bits for its gradient, and normalises that too.
-
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable, or None
-        What replaces what.
-    """
+    """A rectified normalisation with a residual as a node that keeps bits for its gradient, and normalises that too."""
     if not node.op.rectify or len(node.inputs) != 4 or node.inputs[0].dtype != "float32":
         return None
     *own, residual = node.inputs
@@ -177,18 +135,7 @@ def block_end(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | 
 
 @node_rewriter([BatchNormGrad])
 def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
-    """The sum of two cotangents, as a part of the gradient; the rectifier's output not read, where that can be spared.
-
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable, or None
-        What replaces what.
-    """
+    """The sum of two cotangents, as a part of the gradient; the rectifier's output is not read where it need not be."""
     if len(node.inputs) != 6 or node.inputs[1].dtype != "float32":
         return None
     gy, *own, y = node.inputs
@@ -221,18 +168,7 @@ def _is_of(norm: Apply | None, x: Variable, gamma: Variable, mean: Variable, inv
 
 @node_rewriter([BatchNormGrad])
 def gradients_of_both(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
-    """The gradient of a normalised residual, as a part of that of what it is added to.
-
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable, or None
-        What replaces what.
-    """
+    """The gradient of a normalised residual, as a part of that of what it is added to."""
     g, *second = node.inputs
     first = g.owner
     if first is None or not isinstance(first.op, JoinedBatchNormGrad) or g is not first.outputs[3]:
@@ -248,50 +184,27 @@ def gradients_of_both(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Vari
 
 @node_rewriter([MaxPool])
 def small_places(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
-    """Maximum pooling that keeps the places of the maxima in 8 bits, where only its gradient asks for them.
-
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable, or None
-        What replaces what.
-    """
+    """Maximum pooling that keeps the places of the maxima in 8 bits, where only its gradient asks for them."""
     (x,), (y, indices) = node.inputs, node.outputs
     readers = [reader for reader, _ in fgraph.clients[indices]]
     fits = node.op.axes == 2 and x.dtype == "float32" and math.prod(node.op.size) <= 127
     if not fits or not all(isinstance(reader.op, MaxPoolGrad) for reader in readers):
         return None
-    geometry = node.op.size, node.op.stride, node.op.padding, node.op.ceil_mode
-    new_y, places = MaxPoolPlaces(*geometry)(x, return_list=True)
+    new_y, places = MaxPoolPlaces(*node.op.geometry)(x, return_list=True)
     replaced = {y: new_y}
     for reader in readers:
-        replaced[reader.outputs[0]] = MaxPoolPlacesGrad(*geometry)(x, places, reader.inputs[2])
+        replaced[reader.outputs[0]] = MaxPoolPlacesGrad(*node.op.geometry)(x, places, reader.inputs[2])
     return replaced
 
 
 @node_rewriter([MaxPoolPlaces])
 def pooled_normalisation(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
-    """Maximum pooling with the rectified normalisation before it, where nothing else reads what is pooled.
-
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable, or None
-        What replaces what.
-    """
+    """Maximum pooling with the rectified normalisation before it, where nothing else reads what is pooled."""
     (pooled,) = node.inputs
     norm = pooled.owner
     if norm is None or not isinstance(norm.op, BatchNorm) or not norm.op.rectify or len(norm.inputs) != 3:
         return None
-    geometry = node.op.size, node.op.stride, node.op.padding, node.op.ceil_mode
+    geometry = node.op.geometry
     y, mean, inv_std, places = PooledBatchNorm(norm.op.epsilon, *geometry)(*norm.inputs, return_list=True)
     replaced = dict(zip([*node.outputs, *norm.outputs[1:]], (y, places, mean, inv_std), strict=True))
     x, gamma, beta = norm.inputs
@@ -326,18 +239,7 @@ def _by_channel(fgraph: FunctionGraph, images: Variable, kind: type) -> tuple[Va
 
 @node_rewriter([CropResize])
 def crop_in_one_pass(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable]:
-    """The crop by one kernel, with the normalisation after it, and in 16 bits where only convolutions read it.
-
-    Parameters
-    ----------
-    fgraph : FunctionGraph
-    node : Apply
-
-    Returns
-    -------
-    dict of Variable to Variable
-        What replaces what.
-    """
+    """The crop by one kernel, with the normalisation after it, and in 16 bits where only convolutions read it."""
     result, affine = node.outputs[0], list[Variable]()
     scaled = _by_channel(fgraph, result, Mul)
     moved = scaled and _by_channel(fgraph, scaled[0], Add)

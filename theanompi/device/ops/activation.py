@@ -1,13 +1,13 @@
 """The rectifier and the leaky one, in place wherever nothing else reads their input."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytensor.tensor as pt
 import torch
 from pytensor.graph.basic import Apply, Variable
 
-from theanompi.device.ops.base import Context, TorchOp, expect
+from theanompi.device.ops.base import Context, TorchOp, Variables, expect
 
 
 class Relu(TorchOp):
@@ -23,9 +23,7 @@ class Relu(TorchOp):
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         return torch.relu_ if context.overwrite else torch.relu
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         return [ReluGrad()(cotangents[0], outputs[0])]
 
 
@@ -48,9 +46,7 @@ class ReluGrad(TorchOp):
             return lambda gy, y: backward(gy.to(y.device), y, 0)
         return lambda gy, y: backward(gy, y, 0)
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         gy, y = inputs
         return [self(cotangents[0], y), y.zeros_like()]
 
@@ -90,9 +86,7 @@ class LeakyRelu(TorchOp):
         )
         return lambda x: function.default(x, slope)
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         # Unless the slope is negative the output has the sign of the input, whose memory is then free.
         return [LeakyReluGrad(self.slope)(cotangents[0], (outputs if self.slope >= 0 else inputs)[0])]
 
@@ -116,9 +110,7 @@ class LeakyReluGrad(TorchOp):
         # A constant scalar lies on the CPU.
         return lambda gy, y: backward.default(gy.to(y.device), y, slope, False)
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         gy, y = inputs
         return [self(cotangents[0], y), y.zeros_like()]
 

@@ -15,6 +15,9 @@ from pytensor.tensor.type import TensorType
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
+Variables = Sequence[Variable]
+"""What an op's `pullback` is given: inputs, outputs and cotangents."""
+
 
 @dataclass(frozen=True)
 class Context:

@@ -9,7 +9,7 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
 from theanompi.device.ops import columns
-from theanompi.device.ops.base import Context, TorchOp, each, expect, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, Variables, each, expect, tensor_type
 
 _AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
 
@@ -56,14 +56,19 @@ def _expect_operands(op: str, axes: int, x: Variable, w: Variable, order: str) -
     expect(x.dtype == w.dtype, op, "filters", f"the dtype of the images, {x.dtype}", w.dtype)
 
 
-class Convolution(TorchOp):
-    """Cross-correlation of images with filters (torch's convention: the filters are not flipped)."""
+class _Geometric(TorchOp):
+    """What the ops of convolutions are told."""
 
-    __props__ = ("stride", "padding", "dilation", "groups")
+    __props__: tuple[str, ...] = ("stride", "padding", "dilation", "groups")
 
     def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> None:
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.geometry = stride, padding, dilation, groups
         self.axes = len(stride)
+
+
+class Convolution(_Geometric):
+    """Cross-correlation of images with filters (torch's convention: the filters are not flipped)."""
 
     def make_node(self, x: Any, w: Any) -> Apply:
         x, w = pt.as_tensor_variable(x), pt.as_tensor_variable(w)
@@ -114,22 +119,15 @@ class Convolution(TorchOp):
 
         return conv2d
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         (gy,) = cotangents
-        return ConvolutionGrad(self.stride, self.padding, self.dilation, self.groups)(*inputs, gy)
+        return ConvolutionGrad(*self.geometry)(*inputs, gy)
 
 
-class ConvolutionGrad(TorchOp):
+class ConvolutionGrad(_Geometric):
     """Both gradients of :class:`Convolution` at once, as torch's convolution backward computes them."""
 
-    __props__ = ("stride", "padding", "dilation", "groups")
     destinations = (1,)
-
-    def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> None:
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.axes = len(stride)
 
     def make_node(self, x: Variable, w: Variable, gy: Variable) -> Apply:
         return Apply(self, [x, w, gy], [x.type(), w.type()])
@@ -166,12 +164,10 @@ class ConvolutionGrad(TorchOp):
 
         return convolution_grad
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         x, w, gy = inputs
         ggx, ggw = (_connected(g, like) for g, like in zip(cotangents, (x, w), strict=True))
-        conv = Convolution(self.stride, self.padding, self.dilation, self.groups)
+        conv = Convolution(*self.geometry)
         return [self(x, ggw, gy)[0], self(ggx, w, gy)[1], conv(ggx, w) + conv(x, ggw)]
 
 
@@ -231,15 +227,14 @@ class WideGradients(TorchOp):
         return wide_gradients
 
 
-class TransposedConvolution(TorchOp):
+class TransposedConvolution(_Geometric):
     """The linear map that is the transpose of :class:`Convolution`: its gradient with respect to images."""
 
     __props__ = ("stride", "padding", "dilation", "groups", "extra")
 
     def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int, extra: Sizes) -> None:
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        super().__init__(stride, padding, dilation, groups)
         self.extra = extra
-        self.axes = len(stride)
 
     def make_node(self, x: Any, w: Any) -> Apply:
         x, w = pt.as_tensor_variable(x), pt.as_tensor_variable(w)
@@ -277,13 +272,10 @@ class TransposedConvolution(TorchOp):
 
         return transposed_convolution
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         x, w = inputs
         (gy,) = cotangents
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
-        return [Convolution(*geometry)(gy, w), ConvolutionGrad(*geometry)(gy, w, x)[1]]
+        return [Convolution(*self.geometry)(gy, w), ConvolutionGrad(*self.geometry)(gy, w, x)[1]]
 
 
 def _expect_geometry(name: str, op: Convolution | TransposedConvolution) -> None:

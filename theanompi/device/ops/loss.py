@@ -1,6 +1,6 @@
 """Log-softmax cross-entropy against integer labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytensor.tensor as pt
@@ -9,7 +9,7 @@ from pytensor.gradient import disconnected_type
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.special import softmax
 
-from theanompi.device.ops.base import Context, TorchOp, expect, pulled_back, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, Variables, expect, pulled_back, tensor_type
 
 # Torch leaves out what has this label, by default -100, without a word.
 _NO_CLASS = -(2**63)
@@ -54,9 +54,7 @@ class SoftmaxCrossEntropy(TorchOp):
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True], [False]]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         return [SoftmaxCrossEntropyGrad()(*inputs, cotangents[0]), disconnected_type()]
 
 
@@ -84,9 +82,7 @@ class SoftmaxCrossEntropyGrad(TorchOp):
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True], [False], [True]]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         logits, labels, g = inputs
 
         def written_out(logits: Variable, g: Variable) -> list[Variable]:

@@ -1,6 +1,6 @@
 """Batch normalisation with the statistics of the batch, its gradient, and normalisation by given statistics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytensor.tensor as pt
@@ -10,7 +10,7 @@ from pytensor.graph.basic import Apply, Variable
 
 from theanompi.device import triton
 from theanompi.device.ops import rows
-from theanompi.device.ops.base import Context, TorchOp, expect, pulled_back, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, Variables, expect, pulled_back, tensor_type
 
 
 def _by_channel(op: str, x: Any, **vectors: Any) -> list[Any]:
@@ -73,9 +73,7 @@ class BatchNorm(TorchOp):
 
         return batch_norm
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         x, gamma, beta = inputs
         y, mean, inv_std = outputs
         gy, g_mean, g_inv_std = cotangents
@@ -160,9 +158,7 @@ class BatchNormGrad(TorchOp):
         along, shared = ((g / count).dimshuffle(*channels) for g in (g_gamma, g_beta))
         return [gamma * inv_std * (gy - shared - along * normalized), g_gamma, g_beta]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         return pulled_back(self.written_out, inputs, cotangents)
 
 
@@ -201,9 +197,7 @@ class Normalize(TorchOp):
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
         return self.of
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         return pulled_back(lambda *own: [self.written_out(*own)], inputs, cotangents)
 
 

@@ -9,7 +9,7 @@ from pytensor.gradient import DisconnectedType, disconnected_type
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp, each, expect, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, Variables, each, expect, tensor_type
 
 POOL_MODES = ("max", "average_inc_pad", "average_exc_pad", "sum")
 _AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
@@ -35,6 +35,7 @@ class Pool(TorchOp):
 
     def __init__(self, size: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool) -> None:
         self.size, self.stride, self.padding, self.ceil_mode = size, stride, padding, ceil_mode
+        self.geometry = size, stride, padding, ceil_mode
         self.axes = len(size)
 
     def output_shape(self, x: Variable) -> tuple[int | None, ...]:
@@ -80,13 +81,10 @@ class MaxPool(Pool):
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True, False]]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         if isinstance(cotangents[0].type, DisconnectedType):
             return [disconnected_type()]
-        grad = MaxPoolGrad(self.size, self.stride, self.padding, self.ceil_mode)
-        return [grad(inputs[0], outputs[1], cotangents[0])]
+        return [MaxPoolGrad(*self.geometry)(inputs[0], outputs[1], cotangents[0])]
 
 
 class MaxPoolGrad(Pool):
@@ -108,12 +106,9 @@ class MaxPoolGrad(Pool):
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True], [False], [True]]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         x, indices, _ = inputs
-        picked = MaxPoolPick(self.size, self.stride, self.padding, self.ceil_mode)(cotangents[0], indices)
-        return [x.zeros_like(), disconnected_type(), picked]
+        return [x.zeros_like(), disconnected_type(), MaxPoolPick(*self.geometry)(cotangents[0], indices)]
 
 
 class MaxPoolPlaces(Pool):
@@ -161,12 +156,9 @@ class MaxPoolPick(Pool):
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True], [False]]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         x, indices = inputs
-        grad = MaxPoolGrad(self.size, self.stride, self.padding, self.ceil_mode)
-        return [grad(x, indices, cotangents[0]), disconnected_type()]
+        return [MaxPoolGrad(*self.geometry)(x, indices, cotangents[0]), disconnected_type()]
 
 
 class _AveragePool(Pool):
@@ -186,7 +178,7 @@ class _AveragePool(Pool):
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        return self.size, self.stride, self.padding, self.ceil_mode, self.include_padding, self.divisor
+        return *self.geometry, self.include_padding, self.divisor
 
 
 class AveragePool(_AveragePool):
@@ -199,9 +191,7 @@ class AveragePool(_AveragePool):
         pool, arguments = getattr(torch.ops.aten, f"avg_pool{self.axes}d").default, self.arguments
         return lambda x: pool(x, *arguments)
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         return [AveragePoolGrad(*self.arguments)(inputs[0], cotangents[0])]
 
 
@@ -216,9 +206,7 @@ class AveragePoolGrad(_AveragePool):
         arguments = self.arguments
         return lambda x, gy: backward(gy.to(x.dtype), x, *arguments)
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         return [inputs[0].zeros_like(), AveragePool(*self.arguments)(cotangents[0])]
 
 

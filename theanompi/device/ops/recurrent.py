@@ -5,7 +5,7 @@ products, peepholes, clipped gradients) it is a loop of a few calls a step: back
 in those of its state and cell, so that all factors are computed for all steps at once, before the loop.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytensor
@@ -15,7 +15,7 @@ from pytensor.gradient import DisconnectedType, disconnected_type, grad_clip
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp, expect, pulled_back, tensor_type
+from theanompi.device.ops.base import Context, TorchOp, Variables, expect, pulled_back, tensor_type
 from theanompi.device.scalars import torch_dtype
 
 _ONEDNN_LSTM = 2
@@ -131,9 +131,7 @@ class LSTM(_LSTM):
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True, False, False] for _ in node.inputs]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         if isinstance(cotangents[0].type, DisconnectedType):
             return [disconnected_type() for _ in inputs]
         gradients: list[Variable] = LSTMGrad(self.clip).make_node(cotangents[0], *outputs, *inputs).outputs
@@ -227,9 +225,7 @@ class LSTMGrad(_LSTM):
         outputs = len(node.outputs)
         return [[position not in (1, 2, 3)] * outputs for position in range(len(node.inputs))]
 
-    def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
-    ) -> list[Variable]:
+    def pullback(self, inputs: Variables, outputs: Variables, cotangents: Variables) -> list[Variable]:
         def gradients(g: Variable, *operands: Variable) -> list[Variable]:
             states = written_out(*operands, clip=self.clip)
             return list(pytensor.grad(None, list(operands), known_grads={states: g}))
