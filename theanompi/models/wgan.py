@@ -23,6 +23,7 @@ from theanompi.config.kinds import POSITIVE, whole
 from theanompi.device.ops import uniform
 from theanompi.models.gans import GAN, build_model
 from theanompi.training.optimizers import Optimizer, Rates, get_optimizer
+from theanompi.training.optimizers.base import Slots, Stepped
 
 __all__ = ["WGAN", "WGAN_GP", "build_model", "clipped"]
 
@@ -40,14 +41,8 @@ def clipped(optimizer: type[Optimizer], limit: float) -> type[Optimizer]:
 
     class Clipped(optimizer):  # type: ignore[misc,valid-type]
         def step(
-            self,
-            w: TensorVariable,
-            g: TensorVariable,
-            slots: Mapping[str, TensorVariable],
-            rates: Rates,
-            *,
-            decayed: bool,
-        ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+            self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+        ) -> Stepped:
             new_w, new_slots = super().step(w, g, slots, rates, decayed=decayed)
             return pt.clip(new_w, -limit, limit) if decayed else new_w, new_slots
 

@@ -1,6 +1,5 @@
 """Adam, with L2 regularisation or decoupled weight decay."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ from pytensor.tensor.variable import TensorVariable
 
 from theanompi.config.kinds import POSITIVE, number
 from theanompi.config.plugins import setting
-from theanompi.training.optimizers.base import Optimizer, Rates
+from theanompi.training.optimizers.base import Optimizer, Rates, Slots, Stepped
 from theanompi.training.scalars import double, scalar
 
 AVERAGE = number("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
@@ -35,20 +34,12 @@ class Adam(Optimizer):
     slots = ("m", "v")
 
     def step(
-        self,
-        w: TensorVariable,
-        g: TensorVariable,
-        slots: Mapping[str, TensorVariable],
-        rates: Rates,
-        *,
-        decayed: bool,
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+        self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+    ) -> Stepped:
         step, new_slots = self.direction(self.penalised(w, g, decayed), slots, rates.t, rates.eta)
         return w - step, new_slots
 
-    def direction(
-        self, g: TensorVariable, slots: Mapping[str, TensorVariable], t: TensorVariable, rate: Any
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+    def direction(self, g: TensorVariable, slots: Slots, t: TensorVariable, rate: Any) -> Stepped:
         """`rate` times m̂/(√v̂ + ε) after `t` updates before this one, and the next m and v."""
         own, count = self.settings, double(t + 1)
         b1, b2 = double(own.beta1), double(own.beta2)
@@ -74,14 +65,8 @@ class AdamW(Adam):
     """
 
     def step(
-        self,
-        w: TensorVariable,
-        g: TensorVariable,
-        slots: Mapping[str, TensorVariable],
-        rates: Rates,
-        *,
-        decayed: bool,
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+        self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+    ) -> Stepped:
         step, new_slots = self.direction(g, slots, rates.t, rates.eta)
         if decayed and self.weight_decay:
             w = scalar(1 - double(rates.eta) * double(self.weight_decay), w) * w

@@ -10,6 +10,10 @@ from theanompi.config import ConfigError, RunConfig
 from theanompi.config.plugins import NoSettings, read_settings
 from theanompi.training.scalars import scalar
 
+Slots = Mapping[str, TensorVariable]
+Stepped = tuple[TensorVariable, dict[str, TensorVariable]]
+"""New weights, and the next values of the slots."""
+
 
 class Rates(NamedTuple):
     """When a step is made, and how large it is.
@@ -77,14 +81,8 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(
-        self,
-        w: TensorVariable,
-        g: TensorVariable,
-        slots: Mapping[str, TensorVariable],
-        rates: Rates,
-        *,
-        decayed: bool,
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+        self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+    ) -> Stepped:
         """One step, as a graph.
 
         Parameters

@@ -1,6 +1,5 @@
 """LAMB: Adam with layer-wise adaptive rates for large minibatches."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytensor.tensor.variable import TensorVariable
@@ -8,7 +7,7 @@ from pytensor.tensor.variable import TensorVariable
 from theanompi.config.kinds import POSITIVE
 from theanompi.config.plugins import setting
 from theanompi.training.optimizers.adam import AVERAGE, Adam
-from theanompi.training.optimizers.base import Rates
+from theanompi.training.optimizers.base import Rates, Slots, Stepped
 from theanompi.training.optimizers.lars import norm, trust_ratio
 from theanompi.training.scalars import double, scalar
 
@@ -32,14 +31,8 @@ class LAMB(Adam):
     by_tensor = True
 
     def step(
-        self,
-        w: TensorVariable,
-        g: TensorVariable,
-        slots: Mapping[str, TensorVariable],
-        rates: Rates,
-        *,
-        decayed: bool,
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+        self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+    ) -> Stepped:
         if not decayed:
             step, new_slots = self.direction(g, slots, rates.t, rates.eta)
             return w - step, new_slots

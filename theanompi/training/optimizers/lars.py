@@ -1,6 +1,5 @@
 """LARS: layer-wise adaptive rates for large minibatches."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytensor.tensor as pt
@@ -8,7 +7,7 @@ from pytensor.tensor.variable import TensorVariable
 
 from theanompi.config.kinds import POSITIVE
 from theanompi.config.plugins import setting
-from theanompi.training.optimizers.base import Rates
+from theanompi.training.optimizers.base import Rates, Slots, Stepped
 from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.scalars import double, scalar
 
@@ -33,14 +32,8 @@ class LARS(Momentum):
     label = "optimizer"
 
     def step(
-        self,
-        w: TensorVariable,
-        g: TensorVariable,
-        slots: Mapping[str, TensorVariable],
-        rates: Rates,
-        *,
-        decayed: bool,
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+        self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+    ) -> Stepped:
         if decayed:
             w_norm, g_norm = norm(w), norm(g)
             below = g_norm + double(self.weight_decay) * w_norm

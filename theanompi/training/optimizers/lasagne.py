@@ -18,7 +18,7 @@ from theanompi.config import FIELDS, ConfigError, RunConfig, closest, got, liste
 from theanompi.config.kinds import NOT_NEGATIVE
 from theanompi.config.plugins import setting
 from theanompi.lasagne import updates
-from theanompi.training.optimizers.base import Optimizer, Rates
+from theanompi.training.optimizers.base import Optimizer, Rates, Slots, Stepped
 
 _COMMON = ("loss_or_grads", "params", "learning_rate")
 
@@ -65,14 +65,8 @@ class Lasagne(Optimizer):
         self.scalars = tuple(name for name, variable in kept.items() if not variable.ndim)
 
     def step(
-        self,
-        w: TensorVariable,
-        g: TensorVariable,
-        slots: Mapping[str, TensorVariable],
-        rates: Rates,
-        *,
-        decayed: bool,
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+        self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+    ) -> Stepped:
         """One step of the rule; `w` is a shared variable."""
         found = self._call(w, self.penalised(w, g, decayed), rates.eta)
         kept = _kept(w, found)

@@ -1,11 +1,9 @@
 """SGD with momentum, in its three forms."""
 
-from collections.abc import Mapping
-
 from pytensor.tensor.variable import TensorVariable
 
 from theanompi.config import MOMENTUM_FORMS, RunConfig
-from theanompi.training.optimizers.base import Optimizer, Rates
+from theanompi.training.optimizers.base import Optimizer, Rates, Slots, Stepped
 from theanompi.training.scalars import double, scalar
 
 
@@ -96,14 +94,8 @@ class Momentum(Optimizer):
         self.correction = {"v": "applied", "u": "not needed", "uncorrected": "left out"}[self.form]
 
     def step(
-        self,
-        w: TensorVariable,
-        g: TensorVariable,
-        slots: Mapping[str, TensorVariable],
-        rates: Rates,
-        *,
-        decayed: bool,
-    ) -> tuple[TensorVariable, dict[str, TensorVariable]]:
+        self, w: TensorVariable, g: TensorVariable, slots: Slots, rates: Rates, *, decayed: bool
+    ) -> Stepped:
         penalty = self.weight_decay if decayed else 0.0
         new_w, new_v = momentum_update(
             *(w, slots["velocity"], g, rates.eta, rates.eta_prev),
