@@ -64,38 +64,24 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
     png_path : str or Path
         The picture. Two panels a row, of about 850 × 750 pixels each.
     """
-    # Heavy, and needed only here. A Figure, not pyplot: no display, no state shared with the user's plots.
-    from matplotlib.figure import Figure
-
     panels = _panels(experiment)
     against_minibatch = [
         cells for arm in experiment.arms if len(cells := [c for c in experiment.cells if c.arm == arm]) > 2
     ]
     count = len(panels) + bool(against_minibatch)
-    columns = min(count, 2)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), layout="constrained")
-    figure.suptitle(f"{experiment.name} ({experiment.scale} scale)", fontsize=13)
-    figure.supxlabel(("\n" if columns == 1 else " ").join(_CAPTION), fontsize=7 if columns == 1 else 8)
+    figure, axes = _figure(f"{experiment.name} ({experiment.scale} scale)", count)
+    figure.supxlabel(("\n" if count == 1 else " ").join(_CAPTION), fontsize=7 if count == 1 else 8)
     scale = _scale(experiment)
     epochs = max(arm["epochs"] for arm in experiment.arms.values())
-    for index, (title, series) in enumerate(panels):
-        axes: Any = figure.add_subplot(rows, columns, index + 1)
-        if scale.ticks:
-            axes.set_yscale("log")
-        axes.set_ylim(scale.lowest, scale.highest)
+    for panel, (title, series) in zip(axes, panels, strict=False):
+        _set_metric_axis(panel, scale)
         for one in series:
-            _draw(axes, one, scale)
+            _draw(panel, one, scale)
         words = ", logarithmic" * bool(scale.ticks) + ", cut off at the top" * scale.cut
-        _finish(axes, title, "epoch", label_of(experiment.metric) + words)
-        axes.set_xlim(1 - 0.03 * epochs, 1.03 * epochs)
-        if scale.ticks:
-            ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
-            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+        _finish(panel, title, "epoch", label_of(experiment.metric) + words)
+        panel.set_xlim(1 - 0.03 * epochs, 1.03 * epochs)
     if against_minibatch:
-        axes = figure.add_subplot(rows, columns, count)
-        _draw_against_minibatch(axes, experiment, against_minibatch)
+        _draw_against_minibatch(axes[-1], experiment, against_minibatch)
     _save(figure, png_path)
 
 
@@ -109,45 +95,53 @@ def plot_time(experiment: Results, png_path: str | Path) -> None:
     png_path : str or Path
         The picture. Two panels a row.
     """
-    from matplotlib.figure import Figure
-
     groups, looks, scale = experiment.alike(), _looks(experiment), _scale(experiment)
     settings = [arm["settings"] for arm in experiment.arms.values()]
     names = {name for own in settings for name in own if name.startswith("clock.")}
     differing = {name for name in names if len({own.get(name) for own in settings}) > 1}
-    columns = min(len(groups), 2)
-    rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), layout="constrained")
-    figure.suptitle(f"{experiment.name} ({experiment.scale} scale): virtual time", fontsize=13)
-    for number, cells in enumerate(groups):
-        axes: Any = figure.add_subplot(rows, columns, number + 1)
-        if scale.ticks:
-            axes.set_yscale("log")
-        axes.set_ylim(scale.lowest, scale.highest)
+    figure, panels = _figure(f"{experiment.name} ({experiment.scale} scale): virtual time", len(groups))
+    for panel, cells in zip(panels, groups, strict=True):
+        _set_metric_axis(panel, scale)
         for cell in cells:
-            index = looks[cell.arm]
+            colour, marker = _look(looks[cell.arm])
             runs = [run for run in cell.runs if run.state == "finished" and run.times]
             curve = cell.curve("validation")
             at = [sum(run.times[epoch] for run in runs) / len(runs) for epoch in curve] if runs else []
-            axes.plot(
-                at,
-                [mean for mean, _ in curve.values()],
-                color=_COLOURS[index % len(_COLOURS)],
-                marker=_MARKERS[index % len(_MARKERS)],
-                lw=1.7,
-                ms=3.5,
-                label=f"{name_of(cell.arm)}: {describe(cell)}",
-            )
+            means, label = [mean for mean, _ in curve.values()], f"{name_of(cell.arm)}: {describe(cell)}"
+            panel.plot(at, means, color=colour, marker=marker, lw=1.7, ms=3.5, label=label)
         own = experiment.arms[cells[0].arm]["settings"]
         clock = [f"{k.removeprefix('clock.')} {v}" for k, v in own.items() if k in differing]
         title = ", ".join([counted(cells[0].workers, "worker"), *clock])
         words = ", cut off at the top" * scale.cut
-        _finish(axes, title, "virtual seconds", label_of(experiment.metric) + words)
-        if scale.ticks:
-            ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
-            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+        _finish(panel, title, "virtual seconds", label_of(experiment.metric) + words)
     _save(figure, png_path)
+
+
+def _figure(title: str, count: int) -> tuple[Any, list[Any]]:
+    """A figure and its panels, two a row."""
+    # Heavy, and needed only here. A Figure, not pyplot: no display, no state shared with the user's plots.
+    from matplotlib.figure import Figure
+
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5.7 * columns, 5.0 * rows + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def _set_metric_axis(axes: Any, scale: _Scale) -> None:
+    if scale.ticks:
+        axes.set_yscale("log")
+    axes.set_ylim(scale.lowest, scale.highest)
+    if scale.ticks:
+        ticks = [tick for tick in scale.ticks if scale.lowest <= tick <= scale.highest]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Colour and marker of an arm."""
+    return _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
 
 
 def _save(figure: Any, png_path: str | Path) -> None:
@@ -187,10 +181,7 @@ def _panels(experiment: Results) -> list[tuple[str, list[_Series]]]:
     shades = colormaps["viridis"]
 
     def by_arm(cell: Cell) -> _Series:
-        index = arms.index(cell.arm)
-        return _Series(
-            cell, name_of(cell.arm), _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
-        )
+        return _Series(cell, name_of(cell.arm), *_look(arms.index(cell.arm)))
 
     def by_workers(cell: Cell) -> _Series:
         index = counts.index(cell.workers)
@@ -308,8 +299,7 @@ def _draw_against_minibatch(axes: Any, experiment: Results, groups: Sequence[Seq
     arms, metric = list(experiment.arms), experiment.metric
     sizes = sorted({cell.minibatch for cells in groups for cell in cells})
     for cells in groups:
-        index = arms.index(cells[0].arm)
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = _look(arms.index(cells[0].arm))
         known = [cell for cell in cells if cell.mean is not None]
         axes.errorbar(
             [cell.minibatch for cell in known],

@@ -54,17 +54,11 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
         If there is no log, it or ``config.json`` is damaged, or nothing was trained or validated in it.
     """
     log_path, png_path = Path(log_path), Path(png_path)
-    records = read_log(log_path)
-    train = [record for record in records if record["kind"] == "train"]
-    val = [record for record in records if record["kind"] == "val"]
-    if not train and not val:
-        raise ValueError(f"log {log_path}: expected lines of kind 'train' or 'val', got none to draw")
+    _, about, train, val, _ = _read_run(log_path)
 
     # Heavy, and needed only here. A Figure, not pyplot: no display, no state shared with the user's plots.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    about = _reported(log_path.parent)
     metrics = [name for name in about.main if name not in about.losses]
     # The headline first, the losses beside it; an odd one out, at the end, is as wide as two.
     cells: list[str | None] = [*metrics[:1], None, *metrics[1:]]
@@ -169,11 +163,7 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
         panels.append(hidden)
 
     for axes in panels:
-        axes.grid(alpha=0.25, lw=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
     speed.spines["top"].set_visible(False)
     for axes in (*values, rate, panels[-1]):
         axes.set_xlabel("iteration" if per_epoch == 1 else f"epoch (of {per_epoch} iterations)")
@@ -197,9 +187,8 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    runs = [_read_run(Path(folder)) for folder in folders]
+    runs = [_read_run(Path(folder) / LOG_FILE) for folder in folders]
     about = runs[0].about
     names = list(dict.fromkeys((about.headline, about.losses[0])))
     for run in runs:
@@ -240,10 +229,7 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
         axes.set_title(name.capitalize() + ", cut off at the top" * cut, fontsize=11)
         axes.set_ylabel(f"{name} (%)" if scale == 100 else name)
         axes.set_xlabel("epoch" if by_epochs else "iteration")
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25, lw=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes)
     legend = figure.legend(
         curves,
         [str(i) for i in range(len(runs))],
@@ -258,6 +244,17 @@ def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(_literal(label))
     _save(figure, Path(png_path))
+
+
+def _tidy(axes: Any) -> None:
+    """What all panels have alike."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _literal(name: str) -> str:
@@ -284,13 +281,11 @@ class _Run(NamedTuple):
     per_epoch: int | None
 
 
-def _read_run(folder: Path) -> _Run:
-    records = read_log(folder / LOG_FILE)
+def _read_run(log: Path) -> _Run:
+    records, folder = read_log(log), log.parent
     train, val = ([r for r in records if r["kind"] == kind] for kind in ("train", "val"))
     if not train and not val:
-        raise ValueError(
-            f"log {folder / LOG_FILE}: expected lines of kind 'train' or 'val', got none to draw"
-        )
+        raise ValueError(f"log {log}: expected lines of kind 'train' or 'val', got none to draw")
     # A validation is at the end of an epoch.
     per_epoch = val[0]["iteration"] // (val[0]["epoch"] + 1) if val else None
     return _Run(folder, _reported(folder), train, val, per_epoch or None)
