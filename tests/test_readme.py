@@ -19,6 +19,17 @@ def block(page: str, part: str) -> str:
     return str(found)
 
 
+def test_the_files_that_contributing_names_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w./]+(?:/|\.py))`", text))
+    assert {"training/loop.py", "docs/", "tests/warm.py"} <= named
+    # Each stands in one of these, by the end of its path.
+    rooms = [ROOT / room for room in ("theanompi", "docs", "tests")]
+    paths = [f"/{path.relative_to(ROOT)}" for room in rooms for path in room.rglob("*")]
+    found = {n for n in named if (ROOT / n).exists() or any(p.endswith(f"/{n.rstrip('/')}") for p in paths)}
+    assert named == found
+
+
 def test_the_plan_is_what_is_printed() -> None:
     _, *expected = block("docs/index.md", "--plan").splitlines()
     done = run_mpi(2, ["examples/train_resnet50.py", "--plan"])
