@@ -223,11 +223,7 @@ class RunConfig:
         ("--device", "--devices"),
     )
     precision: str = _option(
-        "run",
-        "float32",
-        choice(PRECISIONS),
-        "run",
-        "arithmetic of the computation; the weights stay float32",
+        "run", "float32", choice(PRECISIONS), "run", "arithmetic of the computation; the weights stay float32"
     )
     workers_simulated: int | None = _option(
         "run",
@@ -334,11 +330,7 @@ class RunConfig:
         "what the summed loss is divided by: all images, or those of one worker (pitfall 3)",
     )
     warmup: str = _model_option(
-        "recipe",
-        "gradual",
-        choice(WARMUPS),
-        "recipe",
-        "from base-lr to the scaled rate, when that is larger",
+        "recipe", "gradual", choice(WARMUPS), "recipe", "from base-lr to the scaled rate, when that is larger"
     )
     warmup_epochs: float | None = _model_option(
         "recipe", None, NOT_NEGATIVE, "recipe", "length of the warmup (default: epochs * 5/90)"
@@ -353,13 +345,7 @@ class RunConfig:
         "recipe",
         "of the rate, each time",
     )
-    momentum: float = _model_option(
-        "recipe",
-        0.9,
-        SHARE,
-        "recipe",
-        "m of the velocity",
-    )
+    momentum: float = _model_option("recipe", 0.9, SHARE, "recipe", "m of the velocity")
     momentum_form: str = _model_option(
         "recipe",
         "v",

@@ -317,8 +317,7 @@ def _read(
         raise ConfigError(f"margin: expected a number above 0, in points of error, got {got(margin)}")
 
     common = over(
-        SCALES[scale].settings,
-        _settings("settings", _table("settings", table.get("settings", {})), scale),
+        SCALES[scale].settings, _settings("settings", _table("settings", table.get("settings", {})), scale)
     )
     everyone = _at("workers", table.get("workers"), scale)
     if workers is not None and not whole_numbers(list(workers), 1):

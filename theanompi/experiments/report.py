@@ -16,14 +16,7 @@ from theanompi.config import FIELDS, counted, fields_of, flat
 from theanompi.experiments.plots import plot_comparison, plot_time
 from theanompi.experiments.results import Claim, Results, read_experiment
 from theanompi.experiments.statistics import Cell, Curve, Difference, mean_and_std, quantile_of, time_of
-from theanompi.experiments.words import (
-    describe,
-    difference_of,
-    label_of,
-    name_of,
-    number_of,
-    spread_of,
-)
+from theanompi.experiments.words import describe, difference_of, label_of, name_of, number_of, spread_of
 from theanompi.record.folder import CURVES_FILE, replace_text
 from theanompi.record.metrics import is_fraction
 from theanompi.record.terminal import folded

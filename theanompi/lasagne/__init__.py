@@ -22,16 +22,7 @@ What differs from Lasagne, and why:
 """
 
 from theanompi import __version__
-from theanompi.lasagne import (
-    init,
-    layers,
-    nonlinearities,
-    objectives,
-    random,
-    regularization,
-    updates,
-    utils,
-)
+from theanompi.lasagne import init, layers, nonlinearities, objectives, random, regularization, updates, utils
 
 __all__ = [
     "__version__",

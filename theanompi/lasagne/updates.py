@@ -257,11 +257,7 @@ def adagrad(
 
 
 def rmsprop(
-    loss_or_grads: Any,
-    params: Sequence[Any],
-    learning_rate: Any = 1.0,
-    rho: Any = 0.9,
-    epsilon: Any = 1e-6,
+    loss_or_grads: Any, params: Sequence[Any], learning_rate: Any = 1.0, rho: Any = 0.9, epsilon: Any = 1e-6
 ) -> Updates:
     """RMSProp [1]_: a ← ρ·a + (1 − ρ)·g², w ← w − η·g / √(a + ε).
 
@@ -297,11 +293,7 @@ def rmsprop(
 
 
 def adadelta(
-    loss_or_grads: Any,
-    params: Sequence[Any],
-    learning_rate: Any = 1.0,
-    rho: Any = 0.95,
-    epsilon: Any = 1e-6,
+    loss_or_grads: Any, params: Sequence[Any], learning_rate: Any = 1.0, rho: Any = 0.95, epsilon: Any = 1e-6
 ) -> Updates:
     """Adadelta [1]_: a ← ρ·a + (1 − ρ)·g², Δ = g·√(d + ε) / √(a + ε), w ← w − η·Δ, d ← ρ·d + (1 − ρ)·Δ².
 

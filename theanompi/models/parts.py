@@ -94,11 +94,7 @@ remedy: a larger image_size
 
 
 def classification_with_sides(
-    heads: Mapping[str, Layer],
-    batch: Mapping[str, Variable],
-    training: bool,
-    *,
-    weight: float,
+    heads: Mapping[str, Layer], batch: Mapping[str, Variable], training: bool, *, weight: float
 ) -> Objective:
     """Make the objective of a classifier that has auxiliary classifiers, which only training knows.
 

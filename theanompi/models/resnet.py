@@ -31,13 +31,7 @@ EPSILON = 1e-5
 
 
 def convolution(
-    net: Net,
-    incoming: Layer,
-    name: str,
-    filters: int,
-    size: int,
-    stride: int = 1,
-    gamma: float = 1.0,
+    net: Net, incoming: Layer, name: str, filters: int, size: int, stride: int = 1, gamma: float = 1.0
 ) -> Layer:
     """Add a convolution, initialised as by He et al. (2015), and batch normalisation whose γ starts at `gamma`."""
     net[name] = Conv2DLayer(

@@ -10,13 +10,7 @@ from typing import Any, ClassVar
 
 from theanompi import Model
 from theanompi.lasagne.init import Normal
-from theanompi.lasagne.layers import (
-    DenseLayer,
-    GlobalPoolLayer,
-    InputLayer,
-    Layer,
-    NonlinearityLayer,
-)
+from theanompi.lasagne.layers import DenseLayer, GlobalPoolLayer, InputLayer, Layer, NonlinearityLayer
 from theanompi.lasagne.nonlinearities import softmax
 from theanompi.models.resnet import basic_block, convolution, rectified
 

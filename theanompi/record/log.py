@@ -15,12 +15,7 @@ from theanompi.record.metrics import is_fraction, mean_of
 # The phases that `Recorder.end` takes, and what each is called in a timeline.
 PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
 # What the wall time consists of, beside what none of it is, and how that is called in the summary.
-EXPOSED = {
-    "calc": "compute",
-    "comm": "communication",
-    "sync": "waiting for slower ranks",
-    "wait": "loading",
-}
+EXPOSED = {"calc": "compute", "comm": "communication", "sync": "waiting for slower ranks", "wait": "loading"}
 # What goes on at the same time, by what it would be if it were waited for.
 HIDDEN = {"comm": "comm_hidden", "sync": "sync_hidden", "wait": "load_hidden"}
 KINDS = (*EXPOSED, *HIDDEN.values())

@@ -523,13 +523,7 @@ class Recorder:
         if self._drawing < DRAWING * (monotonic() - self._drawn):
             self._draw_curves()
 
-    def meeting(
-        self,
-        epoch: int,
-        iteration: int,
-        done: Sequence[int],
-        told: Sequence[Told],
-    ) -> None:
+    def meeting(self, epoch: int, iteration: int, done: Sequence[int], told: Sequence[Told]) -> None:
         """Take in that ranks that are not in step have met.
 
         Parameters
@@ -618,10 +612,7 @@ class Recorder:
         self._write(
             {"kind": "summary", "iteration": iteration}
             | totals
-            | {
-                f"{BEST}{headline}": best and best[headline],
-                f"{MEDIAN}{headline}": median,
-            }
+            | {f"{BEST}{headline}": best and best[headline], f"{MEDIAN}{headline}": median}
             | self._meetings.totals()
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )

@@ -63,12 +63,7 @@ def trained(path: Path, config: RunConfig, comm: MPI.Intracomm) -> tuple[Model, 
 
 
 def evaluate(
-    config: RunConfig,
-    devices: tuple[str, ...],
-    *,
-    comm: MPI.Intracomm,
-    progress: Progress,
-    stop: StopSignals,
+    config: RunConfig, devices: tuple[str, ...], *, comm: MPI.Intracomm, progress: Progress, stop: StopSignals
 ) -> None:
     """Be one rank of an evaluation: rank 0 prints what came out, in words and as the log of a run has it.
 

@@ -181,10 +181,7 @@ def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) 
     asked = {name: value for name in _OF_CLASSIFIERS if (value := getattr(model.config, name))}
     targets = Targets(model.config.label_smoothing, batch.get("mixed")) if training and asked else None
     # As in get_output, what is not of our layers included.
-    with (
-        pytensor.config.change_flags(floatX="float32"),
-        _pass(batch, statistics, targets, training=training),
-    ):
+    with pytensor.config.change_flags(floatX="float32"), _pass(batch, statistics, targets, training=training):
         given = model.objectives(batch, training)
     if targets is not None and not targets.asked:
         name, value = next(iter(asked.items()))

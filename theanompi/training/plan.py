@@ -102,10 +102,7 @@ def plan(
     weight_decays = list(dict.fromkeys(optimizer.weight_decay for optimizer in optimizers.values()))
     rows = [
         *([("recipe", recipe)] * bool(recipe)),
-        (
-            "minibatch",
-            f"{schedule.minibatch:,} {noun}: k = {k} · n = {batch_size} · A = {accumulation}",
-        ),
+        ("minibatch", f"{schedule.minibatch:,} {noun}: k = {k} · n = {batch_size} · A = {accumulation}"),
         *(
             [("", f"the summed loss is divided by n only: {shards:,} times the mean")]
             * (normalization == "worker")

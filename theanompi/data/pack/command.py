@@ -371,10 +371,7 @@ def _parser() -> argparse.ArgumentParser:
         number(sub, "--processes", "worker processes (default: one for each core)")
     command("info", "print what a data set says of itself", ("file", "a data set"), usage="FILE")
     command(
-        "verify",
-        "compare everything in a data set with its checksums",
-        ("file", "a data set"),
-        usage="FILE",
+        "verify", "compare everything in a data set with its checksums", ("file", "a data set"), usage="FILE"
     )
     parser.description = DESCRIPTION + commands(names)
     return parser
@@ -410,11 +407,7 @@ def _source(args: argparse.Namespace) -> Source:
 def _text(args: argparse.Namespace) -> TextStream | LabelledTexts:
     if args.command == "imdb":
         return imdb(args.path, args.vocabulary_size)
-    options = {
-        "tokens": args.tokens,
-        "vocabulary_size": args.vocabulary_size,
-        "val_share": args.val_share,
-    }
+    options = {"tokens": args.tokens, "vocabulary_size": args.vocabulary_size, "val_share": args.val_share}
     first, *others = args.files
     if os.path.isdir(first):
         if others or args.val:

@@ -310,10 +310,7 @@ class Loader:
         self.close()
 
     def _begin(
-        self,
-        split: Split,
-        epoch: int | None,
-        units: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
+        self, split: Split, epoch: int | None, units: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
     ) -> _Stream:
         self._check()
         # Slots are free again when the processes are done with them; what they found there does not matter.

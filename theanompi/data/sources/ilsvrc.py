@@ -210,10 +210,7 @@ class Ilsvrc(_OfIlsvrc, Source):
     """
 
     def __init__(
-        self,
-        train: str | os.PathLike[str],
-        val: str | os.PathLike[str],
-        devkit: str | os.PathLike[str],
+        self, train: str | os.PathLike[str], val: str | os.PathLike[str], devkit: str | os.PathLike[str]
     ) -> None:
         self._paths: dict[Split, Path] = {"train": Path(train), "val": Path(val)}
         self._ignored = Ignored()

@@ -370,11 +370,7 @@ class Writer:
         # Older HDF5 layouts hold at most 64 KiB of attributes: too little for the names of some thousand
         # classes.
         with h5py.File(
-            self._skeleton,
-            "w",
-            libver="v108",
-            alignment_threshold=ALIGNMENT,
-            alignment_interval=ALIGNMENT,
+            self._skeleton, "w", libver="v108", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT
         ) as file:
             payloads = []
             # First of all, while the metadata is still smaller than the room in front of the images.

@@ -137,9 +137,7 @@ class TorchOp(Op):
 
 
 def pulled_back(
-    written_out: Callable[..., Sequence[Variable]],
-    inputs: Sequence[Variable],
-    cotangents: Sequence[Variable],
+    written_out: Callable[..., Sequence[Variable]], inputs: Sequence[Variable], cotangents: Sequence[Variable]
 ) -> list[Variable]:
     """The gradients of an op by PyTensor's own derivatives of the same in its ops.
 

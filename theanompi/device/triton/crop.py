@@ -22,18 +22,7 @@ def _weight(pixel, centre, support, extent):
 
 
 @triton.jit
-def _crop(
-    images,
-    boxes,
-    scale,
-    shift,
-    out,
-    height,
-    width,
-    channels,
-    size,
-    ELEMENTS: tl.constexpr,
-):
+def _crop(images, boxes, scale, shift, out, height, width, channels, size, ELEMENTS: tl.constexpr):
     """Of an image a piece of the result, in rows of pixels of channels."""
     image, element = tl.program_id(0), tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
     known, channel = element < size * size * channels, element % channels

@@ -428,11 +428,7 @@ def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Ten
     means, squares = torch.empty(2, pieces, channels, device=x.device).unbind()
     mean, inv_std = torch.empty(2, channels, device=x.device).unbind()
     _statistics_of_pieces[(pieces, _columns(channels))](
-        *(x, means, squares, rows, channels, piece),
-        ROWS=ROWS,
-        CHANNELS=CHANNELS,
-        **OPTIONS,
-        **_resident(x),
+        *(x, means, squares, rows, channels, piece), ROWS=ROWS, CHANNELS=CHANNELS, **OPTIONS, **_resident(x)
     )
     _statistics[(triton.cdiv(channels, PIECE_CHANNELS),)](
         *(means, squares, mean, inv_std, rows, channels, piece, pieces, epsilon),

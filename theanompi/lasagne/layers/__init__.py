@@ -74,13 +74,7 @@ from theanompi.lasagne.layers.pool import (
     Upscale2DLayer,
     Upscale3DLayer,
 )
-from theanompi.lasagne.layers.recurrent import (
-    CustomRecurrentLayer,
-    Gate,
-    GRULayer,
-    LSTMLayer,
-    RecurrentLayer,
-)
+from theanompi.lasagne.layers.recurrent import CustomRecurrentLayer, Gate, GRULayer, LSTMLayer, RecurrentLayer
 from theanompi.lasagne.layers.shape import (
     DimshuffleLayer,
     FlattenLayer,

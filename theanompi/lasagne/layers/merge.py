@@ -274,11 +274,7 @@ class ConcatLayer(_CroppingLayer):
     """
 
     def __init__(
-        self,
-        incomings: Sequence[Incoming],
-        axis: int = 1,
-        cropping: Cropping = None,
-        name: str | None = None,
+        self, incomings: Sequence[Incoming], axis: int = 1, cropping: Cropping = None, name: str | None = None
     ):
         super().__init__(incomings, cropping, name=name)
         dimensions = len(self.input_shapes[0])
