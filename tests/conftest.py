@@ -95,6 +95,30 @@ def pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
+def figures(drawn: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are saved."""
+    from matplotlib.figure import Figure  # as few tests need it
+
+    saved: list[Figure] = []
+    savefig = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **settings: Any) -> None:
+        saved.append(figure)
+        savefig(figure, *args, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+@pytest.fixture(scope="module")
+def beside_the_benchmarks() -> Iterator[None]:
+    """The benchmarks can be imported: scripts, which find each other because they lie in one folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(HERE).parent / "benchmarks"))
+        yield
+
+
+@pytest.fixture
 def forks() -> Iterator[None]:
     """Loader processes begin as forks of this one."""
     from tests.forked import forked_loaders

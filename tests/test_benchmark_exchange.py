@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
-
+@pytest.mark.usefixtures("beside_the_benchmarks")
 def test_each_gradient_is_written_before_the_step_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The benchmarks are scripts, which find each other because they lie in one folder.
-    monkeypatch.syspath_prepend(BENCHMARKS)
     common, exchange = map(importlib.import_module, ("common", "exchange"))
     for name, value in {"STEPS": 3, "BATCH": 2, "PIXELS": 32}.items():
         monkeypatch.setattr(exchange, name, value)

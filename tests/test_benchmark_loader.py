@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -23,17 +22,8 @@ from tests.photographs import jpeg, photograph
 from theanompi.data import open_dataset
 from theanompi.data.pictures.decode import decode
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+pytestmark = pytest.mark.usefixtures("beside_the_benchmarks")
 MODULES = ("decoders", "loader_contender", "loader_throughput", "processes")
-
-
-@pytest.fixture(autouse=True)
-def path() -> Iterator[None]:
-    # The benchmarks are scripts, which find each other because they lie in one folder.
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path[:] = before
 
 
 def load(name: str) -> ModuleType:

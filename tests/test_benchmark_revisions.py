@@ -4,8 +4,6 @@ import argparse
 import doctest
 import importlib
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -31,12 +29,8 @@ common.serve(step, lambda: None, lambda: None, lambda: {{"peak_memory_mib": 1.0}
 
 
 @pytest.fixture
-def revisions(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    # The benchmarks are scripts, which find each other because they lie in one folder.
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("revisions")
-    sys.path[:] = before
+def revisions(beside_the_benchmarks: None) -> ModuleType:
+    return importlib.import_module("revisions")
 
 
 def checkout(root: Path, seconds: float) -> Path:

@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,15 +20,7 @@ from theanompi.models.resnet50 import ResNet50
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FLOAT = 8
-
-
-@pytest.fixture(autouse=True)
-def path() -> Iterator[None]:
-    # The benchmarks are scripts, which find each other because they lie in one folder.
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path[:] = before
+pytestmark = pytest.mark.usefixtures("beside_the_benchmarks")
 
 
 def load(name: str) -> ModuleType:

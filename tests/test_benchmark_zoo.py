@@ -14,16 +14,8 @@ from theanompi import device
 from theanompi.lasagne.layers import InputLayer, Layer, get_all_layers, get_all_params, get_output
 from theanompi.models import ZOO
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+pytestmark = pytest.mark.usefixtures("beside_the_benchmarks")
 SIZES = {"AlexNet": 67, "AlexNetOneTower": 63, "Cifar10": 28, "VGG": 32, "DenseNet": 32}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def beside_the_benchmarks() -> Any:
-    # The benchmarks are scripts, which find each other because they lie in one folder.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield
 
 
 def same_outputs(*outputs: Layer, inputs: dict[str, np.ndarray]) -> None:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -44,20 +43,6 @@ def lines(epochs: int, iterations: int = 6) -> list[dict[str, Any]]:
             }
         )
     return log
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    saved: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **settings: Any) -> None:
-        saved.append(figure)
-        savefig(figure, *args, **settings)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-    return saved
 
 
 def draw(folder: Path, log: list[dict[str, Any]], torn: str = "") -> None:

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from tests.made_up import Trial, write_experiment, write_run
 from tests.mpi import ROOT
@@ -810,20 +808,6 @@ def test_an_arm_near_chance_does_not_squeeze_the_others(tmp_path, figures):
     assert axes.get_ylabel() == "error (%), logarithmic, cut off at the top"
     assert labels(axes)[2].startswith("c: 98.00") and labels(axes)[2].endswith(", above")
     assert not any(label.endswith(", above") for label in labels(axes)[:2])
-
-
-@pytest.fixture
-def figures(drawn: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    saved: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **settings: Any) -> None:
-        saved.append(figure)
-        savefig(figure, *args, **settings)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-    return saved
 
 
 def labels(axes: Any) -> list[str]:
