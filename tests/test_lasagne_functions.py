@@ -34,11 +34,6 @@ def run(outputs, *inputs):
     return pytensor.function(list(variables), outputs, mode=device.mode())(*values)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    set_rng(np.random.default_rng(7))
-
-
 CONV, DENSE = (64, 32, 3, 3), (300, 200)
 
 

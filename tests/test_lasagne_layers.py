@@ -36,12 +36,6 @@ from theanompi.lasagne.layers import (
     get_output,
     get_output_shape,
 )
-from theanompi.lasagne.random import set_rng
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    set_rng(np.random.default_rng(3))
 
 
 def test_dense():
