@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import sys
 import threading
 from functools import partial
@@ -15,10 +16,11 @@ from tests.mpi import ROOT
 from theanompi.config import ConfigError
 from theanompi.config.files import CannotWrite
 from theanompi.data import LoaderError
-from theanompi.launch.ends import LAUNCHER, STOPPED
+from theanompi.launch.ends import STOPPED
 from theanompi.launch.mpirun import world
 from theanompi.record import checkpoint
 from theanompi.record.progress import Progress
+from theanompi.system.processes import LAUNCHER
 from theanompi.training import ranks
 from theanompi.training.ranks import Agreed, agree, check_launcher, forget_shared_memory, guarded, together
 from theanompi.training.stop import Interrupted
@@ -49,8 +51,9 @@ class Rank:
 
 @pytest.fixture
 def slept(monkeypatch):
-    """The seconds that a rank would have slept."""
+    """The seconds that a rank would have slept; SIGTERM does what it does before, and afterwards."""
     seconds = []
+    monkeypatch.setattr(ranks, "signal", lambda *_: None)
     monkeypatch.setattr(ranks, "time", SimpleNamespace(sleep=seconds.append))
     return seconds
 
@@ -133,6 +136,20 @@ def test_no_rank_of_a_thousand_lets_the_others_wait_long_until_it_ends_them(slep
     first = sum(slept)
     leave("raise ValueError", rank=999)
     assert 0 < first < sum(slept) - first < 3
+
+
+def test_whom_open_mpi_ends_after_another_one_has_spoken_says_nothing(slept, capsys, monkeypatch):
+    """It sends SIGTERM, and SIGKILL 0.25 s later."""
+    done = []
+    monkeypatch.setattr(ranks, "signal", lambda *what: done.append(what))
+    monkeypatch.setattr(ranks.time, "sleep", lambda seconds: (done.append(seconds), capsys.readouterr()))
+    leave("raise ValueError")
+    # It waits for its turn, which a signal that it takes note of would not end.
+    assert done[0] == (signal.SIGTERM, signal.SIG_DFL) and done[1] > 0
+    done.clear()
+    leave("raise Interrupted('SIGTERM')", rank=0, Interrupted=Interrupted)
+    # The signal may be that one.
+    assert done[1] >= 0.4
 
 
 def test_what_ends_a_thread_or_the_interpreter_ends_all(slept, capsys):

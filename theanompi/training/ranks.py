@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGINT
+from signal import SIG_DFL, SIGINT, SIGTERM, signal
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -39,6 +39,8 @@ _LIBRARIES = re.compile("/(site|dist)-packages/")
 # Seconds for which each rank leaves it to those before it to say what goes wrong on all.
 _TURN = 0.3
 _PRINTING = 0.2
+# Seconds within which Open MPI kills whom it has sent SIGTERM, because another one has failed: a quarter of one.
+_TERMINATED = 0.5
 
 
 class Guard:
@@ -56,12 +58,16 @@ class Guard:
     def __init__(self, comm: MPI.Comm, progress: Progress, last_words: Callable[[int | None], str]) -> None:
         self._comm, self._progress, self._last_words = comm, progress, last_words
 
-    def fail(self, lines: str, *, short: bool = False, status: int = 1, **facts: str) -> NoReturn:
-        """Print why, tell a launcher that and the facts, and end all ranks."""
+    def fail(
+        self, lines: str, *, short: bool = False, status: int = 1, wait: float = 0.0, **facts: str
+    ) -> NoReturn:
+        """Print why after some seconds, tell a launcher that and the facts, and end all ranks."""
         rank = self._comm.Get_rank()
         try:
+            if threading.current_thread() is threading.main_thread():
+                signal(SIGTERM, SIG_DFL)  # by which Open MPI ends all when one has spoken
             # What goes wrong on all is said by one of them.
-            time.sleep(_TURN * min(rank, 5))
+            time.sleep(_TURN * min(rank, 5) + wait)
             text = f"theanompi: rank {rank}{':' * short} {lines.rstrip()}"
             print(one_line(text) if short else text, file=sys.stderr, flush=True)
             words = self._last_words(self._progress.saved)
@@ -82,7 +88,8 @@ class Guard:
         if isinstance(error, SystemExit):
             self.left(error)
         if isinstance(error, Interrupted):
-            self.fail(f"stopped by {error} before training began", status=STOPPED, stopped=str(error))
+            text = f"stopped by {error} before training began"
+            self.fail(text, status=STOPPED, wait=_TERMINATED, stopped=str(error))
         if isinstance(error, KeyboardInterrupt):
             self.fail("stopped by SIGINT", short=True, status=128 + SIGINT)
         short = isinstance(error, LoaderError | CannotWrite | ConfigError) or (
