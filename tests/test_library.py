@@ -73,6 +73,20 @@ def test_only_ranks_that_compute_on_their_cores_give_them_up_while_they_wait():
     assert launch_settings("openmpi", ("a:cpu", "b:cpu"), True) == {}
 
 
+def test_open_mpi_on_one_host_is_not_asked_for_windows_over_ucx(monkeypatch):
+    """Which says that it has none where there is no network for it; the user's own word goes before."""
+    assert launch_settings("openmpi", ("cpu", "cpu"), False) == {"OMPI_MCA_osc": "^ucx"}
+    monkeypatch.setattr(os, "environ", {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"})
+    prepare_rank(("cpu",))
+    assert "OMPI_MCA_osc" not in os.environ
+    os.environ["OMPI_COMM_WORLD_LOCAL_SIZE"] = "4"
+    prepare_rank(("cpu",))
+    assert os.environ["OMPI_MCA_osc"] == "^ucx"
+    os.environ["OMPI_MCA_osc"] = "ucx"
+    prepare_rank(("cpu",))
+    assert os.environ["OMPI_MCA_osc"] == "ucx"
+
+
 ENVIRONMENT = """
 import json, os
 from pathlib import Path

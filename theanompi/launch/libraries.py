@@ -182,6 +182,9 @@ def launch_settings(kind: str, devices: tuple[str, ...], several_hosts: bool) ->
         # A thread that waits for the network sleeps a moment instead of asking again at once, and leaves its core
         # to the threads that compute. Inside a host alone that would cost more than it gives.
         settings["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
+    elif kind == "openmpi" and not several_hosts:
+        # Whose windows are in shared memory then. Without a network for it, UCX says twice a window that it has none.
+        settings["OMPI_MCA_osc"] = "^ucx"
     return settings
 
 
@@ -194,8 +197,8 @@ def _intel_root() -> dict[str, str]:
 def prepare_rank(devices: tuple[str, ...]) -> None:
     """Put what `launch_settings` has into the environment of a rank of the user's own mpirun, where it can be known.
 
-    That is Intel MPI's root, and what MPICH needs on several hosts: of the launchers only its own tells before MPI
-    starts how many of the ranks are on this one.
+    That is Intel MPI's root, what MPICH needs on several hosts, and Open MPI on one: of the launchers only their own
+    tell before MPI starts how many of the ranks are on this one.
 
     Parameters
     ----------
@@ -204,7 +207,11 @@ def prepare_rank(devices: tuple[str, ...]) -> None:
     """
     for name, value in _intel_root().items():
         os.environ.setdefault(name, value)
-    here, everywhere = os.environ.get("MPI_LOCALNRANKS"), os.environ.get("PMI_SIZE")
-    if here and everywhere and int(here) < int(everywhere):
-        for name, value in launch_settings("mpich", devices, several_hosts=True).items():
-            os.environ.setdefault(name, value)
+    for kind, local, size in (
+        ("mpich", "MPI_LOCALNRANKS", "PMI_SIZE"),
+        ("openmpi", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_SIZE"),
+    ):
+        here, everywhere = os.environ.get(local), os.environ.get(size)
+        if here and everywhere:
+            for name, value in launch_settings(kind, devices, int(here) < int(everywhere)).items():
+                os.environ.setdefault(name, value)
