@@ -23,9 +23,11 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
 # A wait in MPI gives its core to others, of which there are more than cores.
 os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
-# Where readline is loaded it puts the width of a terminal, or 80, into the environment of what it starts.
+# Where readline is loaded it puts the width of a terminal, or 80, into the environment of what it starts,
+# past os.environ.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
+    os.unsetenv(name)
 # Hundreds of processes import the package, which none of them needs to compile but the first.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
