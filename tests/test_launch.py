@@ -18,6 +18,7 @@ from tests.mpi import ROOT
 from theanompi.config import ConfigError, RunConfig
 from theanompi.launch import job as module
 from theanompi.launch.job import Job, command, is_worker, mpi_rank
+from theanompi.launch.mpirun import identify
 from theanompi.system.processes import children
 
 WORKER = """
@@ -142,6 +143,9 @@ def test_threads_as_told_and_output_to_a_file(folder, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(
+    identify()[1] == "openmpi", reason="Open MPI's mpirun closes what its ranks would inherit"
+)
 def test_what_is_kept_open_is_so_in_every_rank(folder):
     reader, writer = os.pipe()
     job = Job(RunConfig(devices=["cpu"] * 2, out="sleep"), module="small_worker", keep_open=[writer])
