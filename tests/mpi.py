@@ -19,6 +19,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from theanompi.launch.ends import Notices
 from theanompi.launch.job import _TIED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +75,8 @@ def run_mpi(
     Returns
     -------
     subprocess.CompletedProcess
-        With ``returncode``, ``stdout`` and ``stderr`` (text); a non-zero exit is the caller's to judge.
+        With ``returncode``, ``stdout`` and ``stderr`` (text), without what Open MPI's mpirun itself says of ranks that
+        end badly; a non-zero exit is the caller's to judge.
 
     Raises
     ------
@@ -107,7 +109,16 @@ def run_mpi(
             os.killpg(job.pid, signal.SIGKILL)
             out, err = job.communicate(timeout=10)
         raise AssertionError(f"{' '.join(command)}: not finished after {timeout} s\n{out}\n{err}") from None
-    return subprocess.CompletedProcess(command, job.returncode, out, err)
+    return subprocess.CompletedProcess(command, job.returncode, out, of_ranks(err))
+
+
+def of_ranks(err: str) -> str:
+    """Leave out of a standard error what Open MPI's mpirun itself says of ranks that end badly."""
+    shown: list[bytes] = []
+    notices = Notices(shown.append)
+    notices.feed(err.encode())
+    notices.close()
+    return b"".join(shown).decode()
 
 
 def environ_of_ranks() -> dict[str, str]:

@@ -20,7 +20,7 @@ from tests.test_training_mpi import orderly, processes_of, refused, train, train
 from theanompi import BSP
 from theanompi.config import RunConfig
 from theanompi.launch import job as launch_job
-from theanompi.launch.ends import Account
+from theanompi.launch.ends import Account, Notices
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 from theanompi.record.progress import Doing, Progress
@@ -175,6 +175,89 @@ def test_what_is_only_like_the_banner_is_shown(own):
     account.feed(own)
     account.close()
     assert b"".join(shown) == own and account.deaths == []
+
+
+DASHES = b"-" * 74 + b"\n"
+KILLED = b"""prterun noticed that process rank 1 with PID 4037 on node node0 exited on
+signal 9 (Killed).
+"""
+RETURNED = b"""prterun detected that one or more processes exited with non-zero status,
+thus causing the job to be terminated. The first process to do so was:
+
+   Process name: [prterun-node0-4030@1,1]
+   Exit code:    3
+"""
+ABORTED = b"""MPI_ABORT was invoked on rank 1 in communicator MPI_COMM_WORLD
+  Proc: [[46412,1],1]
+  Errorcode: 3
+
+NOTE: invoking MPI_ABORT causes Open MPI to kill all MPI processes.
+You may or may not see output from other processes, depending on
+exactly when Open MPI kills them.
+"""
+IMPROPER = b"""prterun has exited due to process rank 1 with PID 4037 on node node0 exiting
+improperly. There are three reasons this could occur:
+
+1. this process did not call "init" before exiting, but others in the
+job did. This can cause a job to hang indefinitely while it waits for
+"""
+VERSION_4 = b"""mpirun detected that one or more processes exited with non-zero status, thus causing
+the job to be terminated. The first process to do so was:
+
+  Process name: [[62218,1],1]
+  Exit code:    3
+"""
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    ("text", "place", "how"),
+    [
+        (KILLED, " (node0, pid 4037)", "was ended by SIGKILL"),
+        (KILLED.replace(b"9 (Killed)", b"11"), " (node0, pid 4037)", "was ended by SIGSEGV"),
+        (RETURNED, "", "left with exit status 3"),
+        (ABORTED, "", "left with exit status 3"),
+        (IMPROPER, " (node0, pid 4037)", "left with exit status 0"),
+        (VERSION_4, "", "left with exit status 3"),
+    ],
+)
+def test_whom_open_mpi_names_is_named_in_its_place_before_ranks_have_told_and_after(piece, text, place, how):
+    others = KILLED.replace(b"rank 1", b"rank 0")
+    printed = b"epoch 1\n50 %" + (DASHES + text + DASHES) + b"\0" + (DASHES + others + DASHES)
+    printed += b"the --\nlast-"
+    shown = []
+    notices = Notices(shown.append)
+    for begin in range(0, len(printed), piece):
+        notices.feed(printed[begin : begin + piece])
+    notices.close()
+    assert b"".join(shown) == b"epoch 1\n50 %the --\nlast-"
+    account = Account(lambda _: None, in_order=True)
+    account.notice = notices.first
+    assert account.first_to_leave() == f"rank 1{place} {how}"
+    account.feed(b'@theanompi {"ranks": [["node0.site", 4036], ["node0.site", 4037]]}\n')
+    # Whom it kills may be gone before the one that has called MPI_Abort.
+    account.ends = {0: -15, 1: 3}
+    assert account.first_to_leave() == f"{NAMES[1]} {how}"
+
+
+@pytest.mark.parametrize(
+    "own", [b"-- mine\n", DASHES, DASHES[:-1], DASHES + DASHES, DASHES + b"50 %", DASHES + KILLED]
+)
+def test_what_is_only_like_a_notice_is_shown(own):
+    shown = []
+    notices = Notices(shown.append)
+    notices.feed(own)
+    notices.close()
+    assert b"".join(shown) == own and notices.first is None
+
+
+def test_half_a_line_on_standard_error_is_shown_at_once():
+    shown = []
+    notices = Notices(shown.append)
+    notices.feed(b"a bar: 50 %")
+    # What Open MPI says of the second signal within moments, which ends a run whatever it waits for.
+    notices.feed(b"Abort is in progress...hit ctrl-c again to forcibly terminate\n")
+    assert shown == [b"a bar: 50 %"]
 
 
 def test_what_was_told_stays_when_more_is():
@@ -355,7 +438,8 @@ def small_models(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-LEFT = "left with exit status 0" if LINUX >= (6, 15) else UNSAID
+# Which Open MPI's mpirun says where an older Linux does not.
+LEFT = "left with exit status 0" + ("" if LINUX >= (6, 15) else f"|{UNSAID}")
 
 
 def test_a_rank_that_leaves_early_with_status_0_is_no_good_end(small_models, tmp_path):
@@ -364,8 +448,9 @@ def test_a_rank_that_leaves_early_with_status_0_is_no_good_end(small_models, tmp
     with pytest.raises(RunFailed) as caught:
         rule.wait()
     assert re.fullmatch(
-        # MPICH's mpirun counts how it has ended the other one if it sees that soon enough.
-        r"BSP: 2 ranks (left before the end of the run, though with exit status 0|failed with exit status 9)"
+        # MPICH's mpirun counts how it has ended the other one if it sees that soon enough, Open MPI's takes it for a
+        # failure that the rank has not finalized MPI.
+        r"BSP: 2 ranks (left before the end of the run, though with exit status 0|failed with exit status [19])"
         rf" after \d+ s; (rank 1 \(\S+, pid \d+\) ({LEFT}); )?"
         rf"iteration 2 is saved in {tmp_path}/run: --resume goes on from there",
         str(caught.value),

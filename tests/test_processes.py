@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from theanompi.system.processes import children, exit_status, look_up
+from theanompi.system.processes import LAUNCHER, children, exit_status, launcher_name, launchers, look_up
 
 LINUX = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
 
@@ -28,6 +28,16 @@ def test_a_process_may_be_called_anything(tmp_path: Path) -> None:
             assert process.pid in (children(os.getpid()) or [process.pid])
         finally:
             process.kill()
+
+
+def test_a_python_that_has_started_the_job_is_one_of_its_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its terminal is the one that shows the run: what mpirun prints goes through it."""
+    parent = os.getppid()
+    assert parent not in [found.pid for found in launchers()]
+    monkeypatch.setenv(LAUNCHER, launcher_name(parent))
+    assert launchers()[-1].pid == parent
+    monkeypatch.setenv(LAUNCHER, f"elsewhere:{parent}")
+    assert parent not in [found.pid for found in launchers()]
 
 
 def test_what_has_ended_and_is_not_waited_for_is_no_process() -> None:

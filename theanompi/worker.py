@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, NoReturn
 from theanompi.config import RunConfig, from_environment, run_folder
 from theanompi.config.lineage import DATA
 from theanompi.launch.check import data_by_source
-from theanompi.launch.ends import LAUNCHER, tell, what_is_saved
+from theanompi.launch.ends import tell, what_is_saved
 from theanompi.launch.job import mpi_rank
 from theanompi.record.folder import CHECKPOINT_FILE, RunFolder
 from theanompi.record.progress import Progress
 from theanompi.system.output import print_anything
+from theanompi.system.processes import LAUNCHER
 from theanompi.system.segments import remove_left_behind
 from theanompi.training.stop import StopSignals
 

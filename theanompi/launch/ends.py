@@ -6,19 +6,16 @@ for. So the workers say it, in lines on their standard output that the launcher 
 """
 
 import os
-import platform
 import re
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from theanompi.launch.mpirun import MARK, Outcome, say
-from theanompi.system.processes import signal_name
+from theanompi.system.processes import LAUNCHER, signal_name
 
 STOPPED = 75
 """Exit status of a run that a signal stopped after a checkpoint: sysexits.h's EX_TEMPFAIL, "try again later"."""
-LAUNCHER = "THEANOMPI_LAUNCHER"
-"""The variable that says a launcher listens: its host and process."""
 
 _BANNER = re.compile(
     rb"=+|=   .*|YOUR APPLICATION TERMINATED WITH THE EXIT .*|This typically refers to a problem with your .*"
@@ -29,20 +26,107 @@ _PID = re.compile(rb"\bPID (\d+) RUNNING AT (\S+)")
 _SIGNAL = re.compile(rb"\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)")
 _STATUS = re.compile(rb"EXIT (?:CODE|STATUS): (\d+)")
 
-
-def launcher_name() -> str:
-    """Return what `LAUNCHER` holds where this process is the launcher.
-
-    >>> launcher_name().endswith(f":{os.getpid()}")
-    True
-    """
-    return f"{platform.node()}:{os.getpid()}"
+# Open MPI's, between two lines of dashes on standard error; the words of versions 4 and 5.
+_DASHES = b"-" * 74 + b"\n"
+_NOTICE = re.compile(
+    rb"\S+ (noticed that process rank|has exited due to process rank|detected that one or more processes) "
+    rb"|MPI_ABORT was invoked on rank |Primary job +terminated normally, but "
+)
+_ENDING = b"Abort is in progress...hit ctrl-c again to forcibly terminate\n"
+_NOTICED = re.compile(
+    rb"process rank (?P<rank>\d+) with PID (?P<pid>\d+) on node (?P<node>\S+)\s+"
+    rb"(?:exited on\s+signal (?P<signal>\d+)|exiting)"
+)
+_LEFT = re.compile(
+    rb"invoked on rank (\d+)[^-]*Errorcode: (\d+)|Process name: .*,(\d+)\]\s+Exit code: +(\d+)"
+)
 
 
 def tell(**facts: Any) -> None:
     """Tell the launcher, if there is one: facts that `Account` has as attributes."""
     if LAUNCHER in os.environ:
         say(**facts)
+
+
+class Notice(NamedTuple):
+    """The first rank that Open MPI's mpirun says has ended badly: host and process where it says them, and how."""
+
+    rank: int
+    place: str
+    status: int
+
+
+class Notices:
+    r"""Takes out of what an Open MPI prints on standard error what it says of ranks that ended badly.
+
+    That is up to thirty lines which blame the application whatever the cause. All else is passed on.
+
+    Parameters
+    ----------
+    write : callable
+        Takes the bytes that are passed on.
+
+    Attributes
+    ----------
+    first : Notice or None
+        The first one.
+
+    Examples
+    --------
+    >>> shown = []
+    >>> notices = Notices(shown.append)
+    >>> text = b"prterun noticed that process rank 1 with PID 4037 on node node0 exited on\nsignal 9 (Killed).\n"
+    >>> notices.feed(b"epoch 1\n" + _DASHES + text + _DASHES)
+    >>> b"".join(shown), notices.first
+    (b'epoch 1\n', Notice(rank=1, place=' (node0, pid 4037)', status=-9))
+    """
+
+    def __init__(self, write: Callable[[bytes], Any]) -> None:
+        self._write = write
+        self._rest = self._held = b""
+        self.first: Notice | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take in what was printed since the last call."""
+        # Behind some of what it says is a NUL.
+        *lines, self._rest = (self._rest + data.replace(b"\0", b"")).split(b"\n")
+        for line in lines:
+            self._line(line + b"\n")
+        # Half a line may be all that there will be for long, as of a bar, but for what may become dashes.
+        if not self._held:
+            half = self._rest.rstrip(b"-")
+            self._pass_on(half)
+            self._rest = self._rest[len(half) :]
+
+    def close(self) -> None:
+        """Take note that nothing follows."""
+        self._pass_on(self._held + self._rest)
+
+    def _pass_on(self, data: bytes) -> None:
+        if data:
+            self._write(data)
+
+    def _line(self, line: bytes) -> None:
+        if self._held == _DASHES and not _NOTICE.match(line):
+            self._pass_on(self._held)
+            self._held = b""
+        if not self._held:
+            half, dashes, _ = line.replace(_ENDING, b"").partition(_DASHES)
+            self._pass_on(half)
+            self._held = dashes
+            return
+        self._held += line
+        if line == _DASHES:
+            self._take(self._held)
+            self._held = b""
+
+    def _take(self, text: bytes) -> None:
+        if self.first is None and (found := _NOTICED.search(text)):
+            place = f" ({found['node'].decode(errors='replace')}, pid {int(found['pid'])})"
+            self.first = Notice(int(found["rank"]), place, -int(found["signal"] or 0))
+        elif self.first is None and (found := _LEFT.search(text)):
+            rank, status = filter(None, found.groups())
+            self.first = Notice(int(rank), "", int(status))
 
 
 class Account:
@@ -79,6 +163,8 @@ class Account:
     ends : dict of int to (int or None)
         By rank, in the order in which they were seen to end, the status of each, as
         `theanompi.system.processes.exit_status` has it.
+    notice : Notice or None
+        What an Open MPI has said of the first that ended badly.
     deaths : list of str
         Who ended badly, in words.
     guess : str
@@ -108,6 +194,7 @@ class Account:
         self.well = self.failed = False
         self.resumable = True
         self.ends: dict[int, int | None] = {}
+        self.notice: Notice | None = None
         self.deaths: list[str] = []
         self.guess = ""
 
@@ -187,14 +274,15 @@ class Account:
         return f"{self._name(rank) if rank is not None else f'a rank ({host}, pid {pid})'} {how}"
 
     def first_to_leave(self) -> str:
-        """Who was the first to end and how, in words, where a rank was seen to that mpirun has not ended.
+        """Who was the first to end and how, in words, where a rank was seen to, or noticed, that mpirun has not ended.
 
         Of a run that was stopped, only who did not end in good order.
         """
-        first = self._first()
+        # Open MPI's knows it better than who sees all of them end, where one has called MPI_Abort.
+        first = self._first() if self.notice is None else self.notice.rank
         if first is None:
             return ""
-        status = self.ends[first]
+        status = self.ends[first] if self.notice is None else self.notice.status
         if self.stopped is not None and status in (0, STOPPED, None):
             return ""
         if not self._in_order and status in (None, -signal.SIGKILL):
@@ -217,6 +305,8 @@ class Account:
         return places.index((short, pid)) if (short, pid) in places else None
 
     def _name(self, rank: int) -> str:
+        if rank >= len(self.ranks):  # they have not told
+            return f"rank {rank}{self.notice.place if self.notice else ''}"
         place, pid = self.ranks[rank]
         return f"rank {rank} ({place}, pid {pid})"
 

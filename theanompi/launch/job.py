@@ -23,12 +23,21 @@ from typing import Any
 from theanompi.config import ConfigError, Host, RunConfig, counted, hosts, to_environment
 from theanompi.config.files import reason
 from theanompi.config.modules import hides_pythons_own
-from theanompi.launch.ends import LAUNCHER, STOPPED, Account, launcher_name
+from theanompi.launch.ends import STOPPED, Account, Notices
 from theanompi.launch.libraries import algorithm_settings, launch_settings
 from theanompi.launch.mpirun import identify, launched, without_job, world
 from theanompi.system.cgroup import cores
 from theanompi.system.output import Lenient, put
-from theanompi.system.processes import Process, children, exit_status, has_variable, look_up, signal_name
+from theanompi.system.processes import (
+    LAUNCHER,
+    Process,
+    children,
+    exit_status,
+    has_variable,
+    launcher_name,
+    look_up,
+    signal_name,
+)
 
 WORKER = "theanompi.worker"
 """The module of a rank that trains."""
@@ -276,8 +285,6 @@ class Job:
         self._handlers: dict[int, Any] = {}
         tied = [sys.executable, "-IS", "-c", _TIED, str(os.getpid())]
         self._output = Lenient(output, "a") if output else None
-        # An mpirun ends its job where it cannot write, which no terminal refuses.
-        shown = output is None and os.isatty(2)
         # A session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
         try:
             self._mpirun = subprocess.Popen(
@@ -285,7 +292,7 @@ class Job:
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=None if shown else subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
                 pass_fds=keep_open,
             )
@@ -303,8 +310,8 @@ class Job:
 
     def _read(self) -> None:
         """Read what mpirun prints until nothing can print any more; see which rank ends first."""
-        errors = partial(put, error=True) if self._output is None else self._output.write
-        takers = {self._mpirun.stdout: self.account.feed, self._mpirun.stderr: errors}
+        notices = Notices(partial(put, error=True) if self._output is None else self._output.write)
+        takers = {self._mpirun.stdout: self.account.feed, self._mpirun.stderr: notices.feed}
         with select.epoll() as events, contextlib.ExitStack() as opened:
             printed = {opened.enter_context(pipe).fileno(): take for pipe, take in takers.items() if pipe}
             for file in printed:
@@ -340,6 +347,8 @@ class Job:
             self.account.ends = {
                 rank: None if file is None else exit_status(file) for rank, file in ended.items()
             }
+        notices.close()
+        self.account.notice = notices.first
         self.account.close()
 
     def _forward(self, number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import platform
 import struct
 from pathlib import Path
 from signal import Signals
@@ -12,6 +13,8 @@ LAUNCHERS = {
     *("orterun", "orted", "srun", "slurmstepd", "tmlauncher"),
 }
 """Processes that start ranks, by the first 15 characters of their names, which Linux keeps."""
+LAUNCHER = "THEANOMPI_LAUNCHER"
+"""The variable that says a launcher listens to its ranks: its host and process."""
 
 
 class Process(NamedTuple):
@@ -25,6 +28,15 @@ class Process(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
+
+
+def launcher_name(pid: int | None = None) -> str:
+    """Return what `LAUNCHER` holds where a process of this host, by default this one, is the launcher.
+
+    >>> launcher_name().endswith(f":{os.getpid()}")
+    True
+    """
+    return f"{platform.node()}:{os.getpid() if pid is None else pid}"
 
 
 def look_up(pid: int) -> Process | None:
@@ -98,7 +110,7 @@ def launchers() -> list[Process]:
     last, pid = 0, os.getppid()
     while pid > 1 and (found := look_up(pid)):
         chain.append(found)
-        if found.name in LAUNCHERS:
+        if found.name in LAUNCHERS or os.environ.get(LAUNCHER) == launcher_name(pid):
             last = len(chain)
         pid = found.parent
     return chain[:last]

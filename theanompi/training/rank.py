@@ -29,7 +29,7 @@ from theanompi.config import (
 )
 from theanompi.config.kinds import AUTO
 from theanompi.config.plugins import import_module
-from theanompi.launch.ends import LAUNCHER, STOPPED, tell, what_is_saved
+from theanompi.launch.ends import STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
 from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
 from theanompi.record.loggers import find_logger
@@ -41,6 +41,7 @@ from theanompi.record.terminal import folded, text_columns
 from theanompi.rules import Diverged, get_rule
 from theanompi.rules.rule import comes_due
 from theanompi.system import cgroup
+from theanompi.system.processes import LAUNCHER
 from theanompi.training.links import Links
 from theanompi.training.loop import train_alone, train_epoch, validate
 from theanompi.training.model import Model, hook, refuse_unheeded
