@@ -449,15 +449,16 @@ TWO = '["cuda:0", "cuda:1"]'
 def test_open_mpi_on_one_host(machine):
     config = RunConfig(devices="cuda0,cuda1")
     end = ["-n", "2", "-x", f"THEANOMPI_DEVICES={TWO}", "-x", "OMP_NUM_THREADS=2", *WORDS]
-    assert command(config, "mpirun", "openmpi") == ["mpirun", "--bind-to", "none", *end]
-    bound = ["mpirun", "--map-by", "slot:PE=2", "--bind-to", "core", *end]
+    head = ["mpirun", "--stream-buffering", "0"]
+    assert command(config, "mpirun", "openmpi") == [*head, "--bind-to", "none", *end]
+    bound = [*head, "--map-by", "slot:PE=2", "--bind-to", "core", *end]
     assert command(config, "mpirun", "openmpi", bind=True) == bound
     machine(2, 1000)
     assert "--oversubscribe" not in command(config, "mpirun", "openmpi")
     machine(1, 0)
     root = command(config, "mpirun", "openmpi", threads=False)
     assert root == [
-        *["mpirun", "--bind-to", "none", "--allow-run-as-root", "--oversubscribe"],
+        *[*head, "--bind-to", "none", "--allow-run-as-root", "--oversubscribe"],
         *["-n", "2", "-x", f"THEANOMPI_DEVICES={TWO}", *WORDS],
     ]
 
@@ -466,7 +467,8 @@ def test_open_mpi_on_several_hosts(machine, monkeypatch):
     monkeypatch.setenv("UCX_TLS", "rc")
     exported = ["UCX_TLS", "PATH", "PYTHONPATH", "THEANOMPI_CONFIG", "THEANOMPI_PLAN"]
     assert command(RunConfig(devices="a:cuda0,b:cuda0,cuda1"), "mpirun", "openmpi") == [
-        *["mpirun", "--bind-to", "none", *(word for name in exported for word in ("-x", name))],
+        *["mpirun", "--stream-buffering", "0", "--bind-to", "none"],
+        *(word for name in exported for word in ("-x", name)),
         *[
             "--host",
             "a:1",

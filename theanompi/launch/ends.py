@@ -32,7 +32,7 @@ _NOTICE = re.compile(
     rb"\S+ (noticed that process rank|has exited due to process rank|detected that one or more processes) "
     rb"|MPI_ABORT was invoked on rank |Primary job +terminated normally, but "
 )
-_ENDING = b"Abort is in progress...hit ctrl-c again to forcibly terminate\n"
+_ENDING = b"Abort is in progress...hit ctrl-c again to forcibly terminate\n\n"
 _NOTICED = re.compile(
     rb"process rank (?P<rank>\d+) with PID (?P<pid>\d+) on node (?P<node>\S+)\s+"
     rb"(?:exited on\s+signal (?P<signal>\d+)|exiting)"
@@ -89,7 +89,8 @@ class Notices:
     def feed(self, data: bytes) -> None:
         """Take in what was printed since the last call."""
         # Behind some of what it says is a NUL.
-        *lines, self._rest = (self._rest + data.replace(b"\0", b"")).split(b"\n")
+        text = (self._rest + data).replace(b"\0", b"").replace(_ENDING, b"")
+        *lines, self._rest = text.split(b"\n")
         for line in lines:
             self._line(line + b"\n")
         # Half a line may be all that there will be for long, as of a bar, but for what may become dashes.
@@ -111,7 +112,7 @@ class Notices:
             self._pass_on(self._held)
             self._held = b""
         if not self._held:
-            half, dashes, _ = line.replace(_ENDING, b"").partition(_DASHES)
+            half, dashes, _ = line.partition(_DASHES)
             self._pass_on(half)
             self._held = dashes
             return

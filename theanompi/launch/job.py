@@ -154,6 +154,8 @@ def command(
         raise ConfigError(f"bind: expected at most {cores()} ranks on {cores()} cores, got {most}")
     words = [mpirun]
     if kind == "openmpi":
+        # Whole lines, by default: a bar would be seen when it is done.
+        words += ["--stream-buffering", "0"]
         # Its default binds a rank to one core, where all of its threads would share that core.
         words += (
             ["--map-by", f"slot:PE={cores() // most}", "--bind-to", "core"] if bind else ["--bind-to", "none"]
