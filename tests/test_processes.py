@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from theanompi.record.terminal import terminal_columns
 from theanompi.system.processes import LAUNCHER, children, exit_status, launcher_name, launchers, look_up
 
 LINUX = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
@@ -69,3 +70,17 @@ def test_where_linux_does_not_tell_how_a_process_has_ended_that_is_not_known() -
     os.close(writer)
     assert exit_status(reader) is None
     os.close(reader)
+
+
+def test_a_terminal_without_a_size_that_a_launcher_has_made_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = os.openpty()
+    with open(ends[1], "w") as stream, subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE) as launcher:
+        monkeypatch.setattr("sys.stdout", stream)
+        for started_by, columns in (([], 80), ([look_up(launcher.pid)], None)):
+            monkeypatch.setattr("theanompi.record.terminal.launchers", lambda chain=started_by: chain)
+            assert terminal_columns(output=True) == columns
+        monkeypatch.undo()
+        launcher.kill()
+    os.close(ends[0])

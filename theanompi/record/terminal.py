@@ -23,9 +23,12 @@ def terminal_columns(*, output: bool = False) -> int | None:
     """
     stream = sys.stdout if output else sys.stderr
     try:
-        if stream.isatty():
-            return os.get_terminal_size(stream.fileno()).columns or 80
         started_by = launchers()
+        if stream.isatty():
+            columns = os.get_terminal_size(stream.fileno()).columns
+            # Open MPI gives a rank a terminal of its own for standard output, which has no size.
+            if columns or not started_by:
+                return columns or 80
         if not started_by:
             return None
         # Not blocking: a pipe whose reader is slow must not hold the run up.
