@@ -480,7 +480,8 @@ def test_the_death_of_a_worker_ends_all_even_if_it_has_locked_what_the_others_wa
     rule: str, tmp_path: Path
 ) -> None:
     done = train(2, tmp_path, "kill-holding-6", rule=rule, settings=OWN[rule], **SHORT)
-    assert done.returncode != 0 and "signal 9" in done.stdout + done.stderr
+    # Open MPI's mpirun says it by its status, as a shell does.
+    assert done.returncode == 137 or (done.returncode != 0 and "signal 9" in done.stdout + done.stderr)
     assert "summary" not in (tmp_path / "log.jsonl").read_text() and processes_of(tmp_path) == []
 
 

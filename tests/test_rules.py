@@ -420,7 +420,9 @@ def test_under_the_users_mpirun_the_script_is_the_worker(folder, n):
 
 def test_a_rank_whose_script_ends_before_wait_takes_all_along(folder):
     (folder / "train.py").write_text(
-        SCRIPT.replace("rule.wait()", "import os\nif os.environ['PMI_RANK'] == '1': 1 / 0\nrule.wait()")
+        SCRIPT.replace(
+            "rule.wait()", "from theanompi.launch.job import mpi_rank\nif mpi_rank() == 1: 1 / 0\nrule.wait()"
+        )
     )
     done = run_mpi(
         2, ["-c", f"import os, runpy; os.chdir({str(folder)!r}); runpy.run_path('train.py')"], timeout=60

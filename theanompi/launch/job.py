@@ -430,12 +430,14 @@ class Job:
         if self.ended_by is not None:
             return 128 + self.ended_by
         if not (account.failed or account.deaths):
-            account.guess = left
-            if status and not account.guess:
+            hiding = hides_pythons_own() if status and not account.ranks else ""
+            if left and not hiding:
+                account.deaths.append(left)
+            elif status:
                 starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
                 how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
-                if not account.ranks and (file := hides_pythons_own()):
-                    how = f"{file} hides the module of Python's own that has its name; remedy: rename it"
+                if hiding:
+                    how = f"{hiding} hides the module of Python's own that has its name; remedy: rename it"
                 account.guess = f"no rank has said why: {how}"
         return 128 - status if status < 0 else status
 
