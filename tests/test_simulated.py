@@ -380,13 +380,14 @@ def test_each_worker_of_a_resumed_run_goes_on_with_its_own_weights(
 
 
 def test_a_run_is_the_same_each_time_and_when_it_is_resumed(tmp_path: Path) -> None:
+    """What counts as stale too: all have the centre's weights after a meeting, as after a resume."""
     settings = {
         "rule": "ASGD",
         "base_lr": 0.002,
         "batch_size": 16,
         "epochs": 2,
         "max_iterations": None,
-        "settings": {"clock.steps": "exponential", "clock.straggler": 3},
+        "settings": {"clock.steps": "exponential", "clock.straggler": 3, "rule.staleness_aware": True},
     }
     whole = one_process(tmp_path / "whole", 8, **settings)
     one_process(tmp_path / "parts", 8, **{**settings, "max_iterations": 12})
@@ -395,7 +396,8 @@ def test_a_run_is_the_same_each_time_and_when_it_is_resumed(tmp_path: Path) -> N
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts")]
     ends = [[r["virtual_s"] for r in log if r["kind"] == "val"] for log in logs]
     assert len(ends[0]) == 2 and ends[0] == pytest.approx(ends[1])
-    stale = [r["staleness"] for r in logs[0] if r["kind"] == "meeting"]
+    stale, again = ([r["staleness"] for r in log if r["kind"] == "meeting"] for log in logs)
+    assert stale == again
     # Each worker ends the iteration that it is in when all together have done those of the epoch.
     done = [r["done"] for r in logs[0] if r["kind"] == "meeting"]
     assert [sum(each) // 8 for each in done] == [12, 24] and done[1][7] < 0.7 * done[1][0]
