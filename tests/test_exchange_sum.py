@@ -23,8 +23,8 @@ DESCRIPTIONS = {
     "ar": "host memory, in chunks of 2 MiB",
     "shm": "shared memory",
     "naive": "tensor by tensor through host memory",
-    "fp16": "host memory, weights in float16, sums in float32",
-    "bf16": "host memory, weights in bfloat16, sums in float32",
+    "fp16": "host memory, gradients of weights in float16, sums in float32",
+    "bf16": "host memory, gradients of weights in bfloat16, sums in float32",
     "asa32": "host memory",
 }
 """The strategies that need no GPU; asa16 is another name of fp16."""
@@ -267,7 +267,7 @@ def test_names_of_theano_mpi() -> None:
 
 @pytest.mark.parametrize("strategy", ["fp16", "bf16", "asa16", "nccl16"])
 def test_weights_do_not_travel_in_16_bits(strategy: str) -> None:
-    message = f"^exchange {strategy}: expected one that does not round, as 16 bits are too few for weights"
+    message = f"^exchange {strategy}: expected one that does not round, as weights are averaged here, got one for gradients"
     with pytest.raises(ConfigError, match=message):
         get_exchanger(strategy, SimpleNamespace(size=1), buffer_of(torch.zeros(1)), averages=True)
 

@@ -259,7 +259,7 @@ class RunConfig:
         choice(EXCHANGES),
         "run",
         "overlap: by buckets while backward goes on; ar: all at once after it; shm: in the shared memory of each "
-        "machine; nccl: a GPU for each rank; fp16, bf16: weights in 16 bits; naive: the reference, tensor by "
+        "machine; nccl: a GPU for each rank; fp16, bf16: gradients in 16 bits; naive: the reference, tensor by "
         "tensor; auto: the fastest one that is exact; nccl32, nccl16, asa32, asa16: as in Theano-MPI",
     )
     require_cuda_aware: bool = _option(

@@ -81,7 +81,7 @@ nccl16, asa32, asa16, got 'nccl23'; did you mean 'nccl32'?
         )
     if averages and not STRATEGIES[name].exact:
         raise ConfigError(
-            f"exchange {name}: expected one that does not round, as 16 bits are too few for weights, got one that does"
+            f"exchange {name}: expected one that does not round, as weights are averaged here, got one for gradients"
         )
     exchanger = STRATEGIES[name](comm, buffer)
     if require_cuda_aware and not (buffer.flat.is_cuda and exchanger.direct):

@@ -51,7 +51,9 @@ class AlltoallSumAllgather(Background):
         self._staged = False
         self.description = self._transport()
         if not self.exact:
-            self.description += f", weights in {str(self.wire).removeprefix('torch.')}, sums in float32"
+            self.description += (
+                f", gradients of weights in {str(self.wire).removeprefix('torch.')}, sums in float32"
+            )
 
     def _transport(self) -> str:
         """Choose the way of the messages; gives what the log says of it."""
