@@ -24,6 +24,7 @@ from theanompi.config import (
     read_field,
     resolve,
     to_environment,
+    without_effect,
 )
 from theanompi.config.files import check_new
 
@@ -179,12 +180,43 @@ def test_combinations_that_mean_nothing_are_refused():
             match=f"^ema: expected 0, as with {how} each worker has weights of its own, got 0.99$",
         ):
             RunConfig(ema=0.99, **settings)
+    rounds = "^exchange: expected one that does not round, as with {} weights are averaged, got 'bf16'$"
+    for how, settings in [("rule GOSGD", {"rule": "GOSGD"}), ("sync_type avg", {"sync_type": "avg"})]:
+        with pytest.raises(ConfigError, match=rounds.format(how)):
+            RunConfig(exchange="bf16", **settings)
     nothing = "^scaled: expected rate, as with scaling none there is nothing to scale, got loss$"
     for settings in ({"scaling": "none"}, {"sync_type": "avg"}):
         with pytest.raises(ConfigError, match=nothing):
             RunConfig(scaled="loss", **settings)
     assert resolve(RunConfig(scaled="loss", sync_type="avg", scaling="linear")).scaled == "loss"
     assert resolve(RunConfig(scaled="loss", normalization="worker")).normalization == "worker"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"momentum": 0.8, "nesterov": False, "warmup_epochs": 2, "decay_factor": 0.5}, []),
+        ({"momentum": 0.8, "optimizer": "lars", "momentum_form": "u"}, []),
+        (
+            {"momentum": 0.8, "optimizer": "my_steps.Lion", "schedule": "my_rates.Cyclic", "decay_factor": 1},
+            [],
+        ),
+        ({"momentum": 0.8, "optimizer": "lasagne.momentum"}, []),
+        ({"optimizer": "adam", "schedule": "cosine", "warmup": "none", "recipe": "bag-of-tricks"}, []),
+        ({"momentum": 0.8, "optimizer": "lamb"}, ["momentum, as the optimizer is lamb"]),
+        (
+            {"momentum": 0.8, "nesterov": True, "optimizer": "lasagne.sgd"},
+            ["momentum, nesterov, as the optimizer is lasagne.sgd"],
+        ),
+        (
+            {"decay_epochs": [3], "schedule": "poly", "warmup": "none", "warmup_epochs": 0},
+            ["decay_epochs, as the schedule is poly", "warmup_epochs, as the warmup is none"],
+        ),
+    ],
+)
+def test_what_a_run_gives_without_effect_is_named(settings, said):
+    given = RunConfig(**settings)
+    assert without_effect(given, resolve(given)) == said
 
 
 def test_config_is_frozen():

@@ -267,7 +267,9 @@ def test_names_of_theano_mpi() -> None:
 
 @pytest.mark.parametrize("strategy", ["fp16", "bf16", "asa16", "nccl16"])
 def test_weights_do_not_travel_in_16_bits(strategy: str) -> None:
-    message = f"^exchange {strategy}: expected one that does not round, as weights are averaged here, got one for gradients"
+    message = (
+        f"^exchange {strategy}: expected one that does not round, as weights are averaged here, got one for "
+    )
     with pytest.raises(ConfigError, match=message):
         get_exchanger(strategy, SimpleNamespace(size=1), buffer_of(torch.zeros(1)), averages=True)
 

@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from theanompi.config import RunConfig, from_environment, run_folder
+from theanompi.config import RunConfig, from_environment, run_folder, without_effect
 from theanompi.config.lineage import DATA
 from theanompi.launch.check import data_by_source
 from theanompi.launch.ends import tell, what_is_saved
 from theanompi.launch.job import mpi_rank
 from theanompi.record.folder import CHECKPOINT_FILE, RunFolder
 from theanompi.record.progress import Progress
+from theanompi.record.terminal import folded, text_columns
 from theanompi.system.output import print_anything
 from theanompi.system.processes import LAUNCHER
 from theanompi.system.segments import remove_left_behind
@@ -110,6 +111,9 @@ def run(
                 place = DATA.get(find_model_class(config).__module__)
                 instead = f" in the place of {place}" if place else ""
                 print(f"no data set was given: {config.modelclass} takes {config.data}{instead}", flush=True)
+            idle = without_effect(given, config)
+            if idle and (config.verbose or plan):
+                print(folded(f"without effect: {'; '.join(idle)}", text_columns()), flush=True)
         be = train if config.workers_simulated is None else train_simulated
         be(config, device, plan=plan, folder=folder, comm=comm, progress=progress, stop=stop)
 

@@ -47,6 +47,7 @@ from theanompi.config.run import (
     resolve,
     run_folder,
     to_environment,
+    without_effect,
 )
 from theanompi.config.simulated import STEP_TIMES, ClockSettings, read_clock
 
@@ -85,6 +86,7 @@ __all__ = [
     "run_folder",
     "setting",
     "to_environment",
+    "without_effect",
     "ConfigError",
     "Named",
     "closest",

@@ -57,6 +57,8 @@ EXCHANGES = (
     *("auto", "overlap", "ar", "shm", "nccl", "naive", "fp16", "bf16"),
     *("nccl32", "nccl16", "asa32", "asa16"),
 )
+ROUNDING = ("fp16", "bf16", "nccl16", "asa16")
+"""Those that send 16 bits."""
 ALGORITHMS = ("recursive_doubling", "ring", "segmented_ring", "reduce_scatter_allgather", "tree")
 RULES = ("BSP", "EASGD", "ASGD", "GOSGD")
 ASYNCHRONOUS = RULES[1:]
@@ -493,6 +495,12 @@ class RunConfig:
                 raise ConfigError(
                     f"ema: expected 0, as with {how} each worker has weights of its own, got {self.ema:g}"
                 )
+            averages = self.sync_type == "avg" or self.rule == "GOSGD"
+            if averages and self.exchange in ROUNDING and self.workers_simulated is None:
+                raise ConfigError(
+                    f"exchange: expected one that does not round, as with {how} weights are averaged, got "
+                    f"{self.exchange!r}"
+                )
         if self.scaled == "loss" and (self.scaling or default_scaling(self.sync_type, self.rule)) == "none":
             raise ConfigError(
                 "scaled: expected rate, as with scaling none there is nothing to scale, got loss"
@@ -597,6 +605,41 @@ def default_scaling(sync_type: str, rule: str = "BSP") -> str:
     ('linear', 'none', 'none')
     """
     return "linear" if sync_type == "cdd" and rule not in ASYNCHRONOUS else "none"
+
+
+def without_effect(given: RunConfig, run: RunConfig) -> list[str]:
+    """Say which settings that a run gives change nothing, beside others that it has.
+
+    Those of a class of the user's own, an optimizer or a schedule, may all have an effect.
+
+    Parameters
+    ----------
+    given, run : RunConfig
+        As it was given, and resolved.
+
+    Examples
+    --------
+    >>> given = RunConfig(optimizer="adam", momentum=0.5, schedule="cosine", decay_factor=0.2)
+    >>> without_effect(given, resolve(given))
+    ['momentum, as the optimizer is adam', 'decay_factor, as the schedule is cosine']
+    """
+    kind, _, name = run.optimizer.rpartition(".")
+    idle: list[tuple[str, tuple[str, ...], str]] = []
+    if kind == "lasagne":
+        held = () if name in ("momentum", "nesterov_momentum") else ("momentum",)
+        idle.append(("optimizer", (*held, "momentum_form", "nesterov"), run.optimizer))
+    elif name in OPTIMIZERS and name not in ("momentum", "lars"):
+        idle.append(("optimizer", ("momentum", "momentum_form", "nesterov"), name))
+    if run.schedule in SCHEDULES and run.schedule != "steps":
+        idle.append(("schedule", ("decay_epochs", "decay_factor"), run.schedule))
+    if run.warmup == "none":
+        idle.append(("warmup", ("warmup_epochs",), run.warmup))
+    said = []
+    for what, names, value in idle:
+        named = [name for name in names if getattr(given, name) is not None]
+        if named:
+            said.append(f"{', '.join(named)}, as the {what} is {value}")
+    return said
 
 
 def read_field(name: str, value: Any) -> Any:
