@@ -197,6 +197,10 @@ def test_what_cannot_be_mixed_is_one_line() -> None:
         ConfigError, match="^cutmix: expected 0, as it is for classifiers of pictures, not for .* got 1$"
     ):
         Other(digits, resolve(RunConfig(cutmix=1)))
+    with pytest.raises(
+        ConfigError, match=r"^lighting: expected 0, as it is for pictures, not for .* got 0\.1$"
+    ):
+        Other(digits, resolve(RunConfig(lighting=0.1)))
     batch = {"keys": device.shared(np.arange(2)), "mixed": device.shared(np.full(2, 0.5, "float32"))}
     four = device.shared(np.zeros((4, 3), "float32")), device.shared(np.zeros(4, "int64"))
     model = SimpleNamespace(

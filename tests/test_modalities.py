@@ -129,7 +129,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenFile]:
 
 
 def settings(length: int = 8) -> Any:
-    return SimpleNamespace(seed=SEED, length=length, mixup=0.0, cutmix=0.0, random_erasing=0.0)
+    none = dict.fromkeys(("mixup", "cutmix", "random_erasing", "color_jitter", "lighting"), 0.0)
+    return SimpleNamespace(seed=SEED, length=length, **none)
 
 
 def sampler_for(modality: Modality, size: int = 1, rank: int = 0, accumulation: int = 1) -> Sampler:

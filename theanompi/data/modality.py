@@ -138,10 +138,11 @@ class Modality(ABC):
             raise ConfigError(
                 f"data file {dataset.path}: expected {name}, which the model is made for, got {dataset.modality}"
             )
-        for setting in ("mixup", "cutmix", "random_erasing"):
+        for setting in ("mixup", "cutmix", "random_erasing", "color_jitter", "lighting"):
             if (value := getattr(config, setting)) and setting not in self.augmentations:
+                whose = "pictures" if setting in ("color_jitter", "lighting") else "classifiers of pictures"
                 raise ConfigError(
-                    f"{setting}: expected 0, as it is for classifiers of pictures, not for {self.noun} of {self.name}, "
+                    f"{setting}: expected 0, as it is for {whose}, not for {self.noun} of {self.name}, "
                     f"got {value:g}"
                 )
         self.dataset, self.seed = dataset, config.seed

@@ -79,7 +79,7 @@ class Pictures(Modality):
 
     name = "pictures"
     noun = "images"
-    augmentations = ("mixup", "cutmix", "random_erasing")
+    augmentations = ("mixup", "cutmix", "random_erasing", "color_jitter", "lighting")
     for_networks = ("channels", "class names")
     columns = len(Row._fields)
     dataset: Dataset
