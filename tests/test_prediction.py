@@ -131,7 +131,7 @@ def test_arrays_have_the_probabilities_of_their_files(
     files = [tmp_path / f"{i}.png" for i in range(70)]  # more than a batch
     for file, image in zip(files, pixels, strict=False):
         Image.fromarray(image[:, :, 0]).save(file)
-    from_files = np.stack([p.probabilities for p in classifier.predict_files(files)])  # type: ignore[misc]
+    from_files = np.stack([p.probabilities for p in classifier.predict_files(files)])
     np.testing.assert_array_equal(from_files, found[:70])
     one = theanompi.load(run, batch_size=1)
     np.testing.assert_allclose(one.predict(pixels[:2].repeat(3, axis=3)), found[:2], rtol=1e-5)
@@ -351,7 +351,10 @@ def test_what_cannot_be_predicted_of_arrays_is_one_line(
     assert "a.png: expected one .npz file, of a run whose class has a method predictions, of the" in line(
         "a.png"
     )
-    assert "expected a name that ends in .npz, " in line("good.npz", "out.csv")
+    wrong = line("good.npz", "out.csv")
+    assert "out: expected a name that ends in .npz, of a run whose " in wrong and wrong.endswith(
+        "got 'out.csv'"
+    )
     assert "x: expected float32 (n, 3), got float64 (4, 5)" in line("wide.npz")
     assert "predict: expected the fields x, got no x" in line("none.npz")
     assert "predict: expected the fields x, got train_x, which no batch has" in line("split.npz")
@@ -389,6 +392,8 @@ def test_keys_and_weights_are_not_the_users_to_give(points: Path) -> None:
     ("made", "message"),
     [
         (lambda b: None, "expected a variable, or variables by name, got None"),
+        (lambda b: {}, "expected a variable, or variables by name, got {}"),
+        (lambda b: {"file": b["x"]}, "expected a variable, or variables by name, got {'file': x}"),
         (lambda b: {"y": 3}, "expected a variable, or variables by name, got {'y': 3}"),
         (lambda b: b["x"].sum(), r"predictions: expected an entry for each of 8 items, got shape \(\)"),
         (lambda b: {"y": b["x"].flatten()}, r"y: expected an entry for each of 8 items, got shape \(24,\)"),

@@ -60,7 +60,7 @@ def _predict_arrays(predictor: Predictor, run: str, paths: Sequence[str], out: P
             f"{printable(paths[0])}: expected one .npz file, {wanted}, got {counted(len(paths), 'path')}"
         )
     if out.suffix != ".npz":
-        raise ConfigError(f"out {out}: expected a name that ends in .npz, {wanted}, got another")
+        raise ConfigError(f"out: expected a name that ends in .npz, {wanted}, got {got(out.name)}")
     try:
         with open(paths[0], "rb") as file, np.load(file, allow_pickle=False) as arrays:
             given = dict(arrays)

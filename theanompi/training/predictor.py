@@ -18,6 +18,9 @@ from theanompi.training.objective import refuse_generators
 _MADE = ("weights", "keys")
 """Fields of a batch that are not the user's to give."""
 
+_TAKEN = ("file", "allow_pickle")
+"""What no array in an .npz file that NumPy writes can be called."""
+
 
 class Predictor:
     """What a run has trained; `theanompi.load` makes it of a class with a method `predictions`.
@@ -55,7 +58,8 @@ class Predictor:
         with pytensor.config.change_flags(floatX="float32"), output_keywords(deterministic=True):
             made = model.predictions(Named("a batch", batch))
         outputs = {"predictions": made} if isinstance(made, Variable) else made
-        if not isinstance(outputs, Mapping) or not all(isinstance(v, Variable) for v in outputs.values()):
+        named = isinstance(outputs, Mapping) and all(isinstance(v, Variable) for v in outputs.values())
+        if not outputs or not named or any(not isinstance(name, str) or name in _TAKEN for name in outputs):
             raise ConfigError(f"{where}: expected a variable, or variables by name, got {got(made)}")
         for name, v in outputs.items():
             if v.type.ndim == 0 or v.type.shape[0] not in (self._n, None):
@@ -72,7 +76,7 @@ class Predictor:
             [], list(outputs.values()), mode=devices.mode(precision=model.config.precision)
         )
 
-    def predict(self, **arrays: Any) -> dict[str, NDArray[Any]]:
+    def predict(self, /, **arrays: Any) -> dict[str, NDArray[Any]]:
         """Compute the predictions for some items.
 
         Parameters
