@@ -376,20 +376,36 @@ class Rows(Arrays):
     """Knows how many items it has been asked for at once."""
 
     asked: list[int]
+    items_alone = True
 
     def batch(self, split: Split, epoch: int | None, ids: NDArray[np.int64]) -> Any:
         self.asked.append(len(ids))
         return super().batch(split, epoch, ids)
 
 
-@pytest.mark.parametrize(("batch_size", "asked"), [(16, [512, 80]), (300, [300, 300]), (600, [600])])
-def test_rows_of_several_small_batches_are_asked_for_at_once(
-    tmp_path: Path, batch_size: int, asked: list[int]
+class RowsOfABatch(Rows):
+    """Says nothing of items, and may draw something for all of a batch."""
+
+    def batch(self, split: Split, epoch: int | None, ids: NDArray[np.int64]) -> Any:
+        return super().batch(split, epoch, ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "asked"),
+    [
+        (Rows, 16, [512, 80]),
+        (Rows, 300, [300, 300]),
+        (Rows, 600, [600]),
+        (RowsOfABatch, 150, [150] * 4),
+    ],
+)
+def test_rows_of_several_small_batches_are_asked_for_at_once_where_items_are_each_alone(
+    kind: type[Rows], tmp_path: Path, batch_size: int, asked: list[int]
 ) -> None:
     x = np.arange(600, dtype=np.float32)
     write_arrays(tmp_path / "a.h5", {"x": x}, {"x": x[:100]}, name="a")
     with open_dataset(tmp_path / "a.h5") as data:
-        modality = Rows(data, resolve(RunConfig()))
+        modality = kind(data, resolve(RunConfig()))
         modality.asked = []
         with Loader(modality, batch_size) as loader:
             seen = []

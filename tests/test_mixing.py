@@ -1,6 +1,7 @@
 """Mixup, cutmix and random erasing: laws of what is drawn, pixels against NumPy loops, losses against torch."""
 
 import math
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from theanompi import classification, device
 from theanompi.config import ConfigError, RunConfig, resolve
-from theanompi.data import Pictures, open_dataset
+from theanompi.data import Loader, Pictures, Sampler, open_dataset
 from theanompi.data.arrays import Arrays
 from theanompi.data.pictures import augment
 from theanompi.data.pictures.augment import erased_boxes, mixing
@@ -75,6 +76,18 @@ def test_what_is_drawn_is_a_function_of_seed_epoch_and_the_first_image() -> None
     # From the version that had it first: a run that is resumed with a later one goes on with the same numbers.
     kept = [mixing(0.2, 1, SIZE, 3, 1, np.array([first]))[0] for first in (7, 8)]
     np.testing.assert_allclose(kept, [[0, 0, 40, 40, 0.9507831], [0, 8, 27, 32, 1]], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("forks")
+def test_each_batch_of_a_loader_has_what_its_own_first_image_draws() -> None:
+    with open_dataset("digits") as digits:
+        pictures = Pictures(digits, resolve(RunConfig(image_size=SIZE, mixup=0.2, cutmix=1.0)))
+        sampler = Sampler(digits.n_train, 16, 1, 0, 1, seed=0)
+        with Loader(pictures, 16) as loader:
+            for units in islice(loader.train(sampler, epoch=3), 5):
+                for batch in units:
+                    expected = mixing(0.2, 1.0, SIZE, pictures.seed, 3, batch.ids)
+                    np.testing.assert_array_equal(batch.fields["mixing"], expected)
 
 
 def test_erased_boxes_have_the_papers_areas_and_lie_anywhere() -> None:

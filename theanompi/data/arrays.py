@@ -49,6 +49,7 @@ class Arrays(Modality):
     """
 
     name = "arrays"
+    items_alone = True
     for_networks = ("fields", "class names")
     reader = ReaderClass("theanompi.data.reading.reader", "BytesReader")
     dataset: ArrayFile

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Of what a message shows of a value.
 _MOST_SHOWN = 60
+# Items of small batches that are asked for at once.
+_PLANNED = 512
 
 VALIDATION = -1
 """The epoch whose keys items of validation have."""
@@ -114,6 +116,9 @@ class Modality(ABC):
         What reads items in a loader process.
     augmentations : tuple of str
         Settings that change training items and not every modality has, of those that this one heeds.
+    items_alone : bool
+        Whether `batch` gives of an item what it gives of it alone, so that several small batches may be asked for at
+        once. It is of the class that has the method: a subclass with another one says it anew.
     for_networks : tuple of str
         Attributes of the data file, spelt as words, on which it depends which networks can take its items.
 
@@ -126,6 +131,7 @@ class Modality(ABC):
     name: ClassVar[str]
     noun: str = "items"
     augmentations: ClassVar[tuple[str, ...]] = ()
+    items_alone: ClassVar[bool] = False
     for_networks: ClassVar[tuple[str, ...]] = ("class names",)
     read: Mapping[str, Field]
     given: Mapping[str, Field]
@@ -198,7 +204,7 @@ class Modality(ABC):
         epoch : int or None
             None in validation.
         ids : int64 (n,)
-            Positions in the split: any number, as several small batches are asked for at once.
+            Positions in the split, of a batch, or of several where `items_alone`.
 
         Returns
         -------
@@ -267,6 +273,12 @@ def _is_field(field: Any) -> bool:
         return isinstance(field, Field) and field.nbytes >= 0 and np.dtype(field.dtype).kind in "biuf"
     except TypeError:
         return False
+
+
+def batches_at_once(modality: Modality, n: int) -> int:
+    """How many batches of n items a modality is asked for at once: of small ones it costs hardly more than of one."""
+    writer = next(cls for cls in type(modality).__mro__ if "batch" in vars(cls))
+    return max(1, _PLANNED // n) if vars(writer).get("items_alone", False) else 1
 
 
 def batch_of(

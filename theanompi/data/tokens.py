@@ -64,6 +64,7 @@ class Tokens(Modality):
     """
 
     name = "tokens"
+    items_alone = True
     for_networks = ("kind", "vocabulary", "class names")
     columns = 2
     reader = ReaderClass("theanompi.data.reading.reader", "BytesReader")

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.data.modality import DataFile, Modality, batch_of
+from theanompi.data.modality import DataFile, Modality, batch_of, batches_at_once
 from theanompi.data.reading.errors import LoaderError
 from theanompi.data.reading.messages import Fault, Messages
 from theanompi.data.reading.process import Layout, Work
@@ -45,8 +45,6 @@ _MPI_VARIABLES = ("PMI", "OMPI_", "MPI", "I_MPI_")
 _GRACE_SECONDS = 1.0
 # Kept for `Loader.readings`; who asks after each minibatch, accumulated as it may be, misses none.
 _READINGS = 1024
-# Whose rows are asked for at once: what `Modality.batch` does costs a small batch hardly less.
-_PLANNED = 512
 
 
 class Batch(NamedTuple):
@@ -106,7 +104,8 @@ class _Stream(Iterator[Batch]):
         """Rows of the next batches, and their fields, but for what is read."""
         n, modality = self.loader.batch_size, self.loader._modality
         made = modality.given.keys() - {"weights"}
-        while ahead := list(islice(units, max(1, _PLANNED // n))):
+        at_once = batches_at_once(modality, n)
+        while ahead := list(islice(units, at_once)):
             every = np.concatenate([ids for ids, _ in ahead])
             rows, values = batch_of(modality, self.split, epoch, every)
             for k, (ids, weights) in enumerate(ahead):
