@@ -209,10 +209,9 @@ def test_the_heap_moves_to_huge_pages_when_asked_and_keeps_what_is_freed_and_wha
         [sys.executable, "-c", _BACKING], capture_output=True, encoding="utf-8", check=True, timeout=60
     )
     touched, moved, with_more, ones = map(int, done.stdout.split())
-    if tuple(map(int, re.findall(r"\d+", platform.release())[:2])) >= (
-        6,
-        1,
-    ):  # older ones cannot move what there is
-        assert touched < 10
-    assert 90 <= moved < 110 and 150 <= with_more < 180  # MiB
+    # Older kernels cannot move what there is, and some give huge pages unasked.
+    release = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    if release >= (6, 1) and "[madvise]" in setting.read_text(encoding="ascii"):
+        assert touched < 10  # MiB
+    assert moved >= 90 and with_more >= moved + 60
     assert ones == 160

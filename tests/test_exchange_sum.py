@@ -11,6 +11,7 @@ from mpi4py import MPI
 
 from tests.mpi import run_mpi, run_warm
 from theanompi.config import EXCHANGES, ConfigError
+from theanompi.config.run import ROUNDING
 from theanompi.device import FlatBuffer
 from theanompi.exchange import STRATEGIES, cuda_aware, get_exchanger, nccl, route
 from theanompi.exchange.asa import scale_of
@@ -190,6 +191,10 @@ def test_one_rank_has_nothing_to_do() -> None:
     log: list[object] = []
     Recorded(SimpleNamespace(size=1, log=log), buffer_of(torch.ones(3))).sum()
     assert log == []
+
+
+def test_the_settings_know_which_strategies_round() -> None:
+    assert set(ROUNDING) == {name for name, strategy in STRATEGIES.items() if not strategy.exact}
 
 
 @pytest.mark.parametrize("strategy", ["ar", "overlap"])

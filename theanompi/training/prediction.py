@@ -45,12 +45,11 @@ def predict(run: str, paths: Sequence[str], out: Path, device: str) -> int:
     ConfigError, ValueError, OSError
         As `theanompi.load`; if there is nothing to predict, or the table cannot be written.
     """
-    arrays = len(paths) == 1 and paths[0].endswith(".npz")
-    files = [] if arrays and os.path.isfile(paths[0]) else image_files(paths)
+    files = image_files(paths)
     used = load(run, device=device)
     if isinstance(used, Predictor):
         return _predict_arrays(used, run, paths, out)
-    return _predict_classes(used, run, files or list(paths), out)
+    return _predict_classes(used, run, files, out)
 
 
 def _predict_arrays(predictor: Predictor, run: str, paths: Sequence[str], out: Path) -> int:
