@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -676,6 +677,9 @@ def test_the_results_in_the_repository_are_those_of_their_logs(tmp_path, folder)
     report(tmp_path)
     for name in ("report.md", "report.json"):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == set(re.findall(r"\]\((\w+\.png)\)", (folder / "report.md").read_text()))
+    assert pictures == {path.name for path in folder.glob("*.png")}
     assert not any(cell.incomplete for cell in read_experiment(folder).cells)
 
 
