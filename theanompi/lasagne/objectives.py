@@ -291,8 +291,7 @@ def categorical_accuracy(predictions: Any, targets: Any, top_k: int = 1) -> Any:
     predictions, targets = _of_ranks("categorical_accuracy", predictions, targets, predictions.ndim)
     if targets.ndim == predictions.ndim:
         targets = pt.argmax(targets, axis=-1)
-    # As int64, because torch takes an index of bytes for a mask.
-    targets, classes = targets[..., None].astype("int64"), pt.arange(predictions.shape[-1])
+    targets, classes = targets[..., None], pt.arange(predictions.shape[-1])
     score = pt.take_along_axis(predictions, targets, axis=-1)
     # Counted as "not behind" rather than "ahead", because every comparison with a NaN is false.
     behind = (predictions < score) | (pt.eq(predictions, score) & (classes >= targets))
@@ -342,8 +341,7 @@ def aggregate(loss: Any, weights: Any = None, mode: str = "mean") -> Any:
 
 def _of_target(predictions: Any, targets: Any) -> Any:
     """Pick from each row the prediction of its target class."""
-    # As int64, because torch takes an index of bytes for a mask.
-    return predictions[pt.arange(predictions.shape[0]), targets.astype("int64")]
+    return predictions[pt.arange(predictions.shape[0]), targets]
 
 
 def _aligned(predictions: Any, targets: Any) -> tuple[Any, Any]:
