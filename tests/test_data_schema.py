@@ -451,6 +451,10 @@ def test_writing_what_is_wrong_leaves_no_file_and_spares_the_old_one(path: Path)
     for train, text in (
         ((TRAIN[0], LABELS), "train/labels[3]: expected a label from 0 to 3, got 4"),
         (
+            (TRAIN[0], np.full(20, 2**64 - 1, np.uint64)),
+            "train/labels[0]: expected a label from 0 to 3, got -1",
+        ),
+        (
             (TRAIN[0][:0], TRAIN[1][:0]),
             "train images: expected uint8 (n, h, w, c), got uint8 (0, 6, 5, 3)",
         ),

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -272,6 +273,22 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with Writer(path, {}) as writer:
         writer.discard()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_at_the_end_is_named_in_one_line_and_what_is_packed_stays(tmp_path: Path) -> None:
+    write(tmp_path / "noise.h5", finish=False)
+    files = sorted(os.listdir(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No room for the index, which HDF5 says in a hundred words.
+    full = (tmp_path / "noise.h5.part").stat().st_size, limits[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, full)
+    try:
+        with pytest.raises(OSError) as error:
+            write(tmp_path / "noise.h5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(error.value) == f"[Errno {errno.EFBIG}] File too large: '{tmp_path}/noise.h5'"
+    assert sorted(os.listdir(tmp_path)) == files
 
 
 @pytest.mark.parametrize("full", [ALIGNMENT, 2**14])

@@ -19,6 +19,7 @@ from theanompi.data import open_dataset
 from theanompi.data.pack.command import main
 from theanompi.data.pack.records import _Megabytes
 from theanompi.data.sources import fields, texts
+from theanompi.data.store.record_writer import RecordWriter
 from theanompi.data.store.schema import SPLITS
 
 Content = dict[str, Any]
@@ -339,6 +340,19 @@ def test_a_full_disk(
         f"{tmp_path}/a.h5: No space left on device"
     )
     assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_a_file_that_hdf5_cannot_begin_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "Unable to synchronously create file (…)")
+
+    monkeypatch.setattr(h5py, "File", full)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="No space left on device"):
+        RecordWriter(tmp_path / "a.h5")
+    assert os.listdir("/proc/self/fd") == before and os.listdir(tmp_path) == []
 
 
 # --- Text

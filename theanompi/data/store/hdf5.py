@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import struct
 import zlib
 from abc import ABC, abstractmethod
@@ -364,6 +365,19 @@ def _heap_is_whole(file: BinaryIO, start: int) -> bool:
             return bool(position + size == end)
         position += 16 + -(-size // 8) * 8
     return position == end <= len(heap)
+
+
+@contextmanager
+def hdf5_writes(path: Path) -> Iterator[None]:
+    """Say of a write that failed what the operating system says, instead of all that HDF5 says; it is of `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # Of some failures the number is in the text alone.
+        named = re.search(r"errno = (\d+)", str(error))
+        number = getattr(error, "errno", None) or int(named[1] if named else 0)
+        text = os.strerror(number) if number else shortened(str(error), 120)
+        raise OSError(number, text, os.fspath(path)) from None
 
 
 def reserve(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:

@@ -8,7 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from theanompi.config import ConfigError, shortened
-from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, put_attributes, reserve
+from theanompi.config import shortened
+from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
 from theanompi.data.store.records import (
     STREAM_BLOCK,
     VERSION,
@@ -83,21 +83,21 @@ class RecordWriter:
             self._lock = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise no_folder(path, error) from None
-        try:
+        with ExitStack() as stack:
+            stack.callback(os.close, self._lock)
             lock(self._lock, self._part, self.path)
-        except ConfigError:
-            os.close(self._lock)
-            raise
-        # Older HDF5 layouts hold at most 64 KiB of attributes. The lock is ours: HDF5's would meet it.
-        with self._disk():
-            self._file = h5py.File(
-                self._part,
-                "w",
-                libver="v108",
-                locking=False,
-                alignment_threshold=ALIGNMENT,
-                alignment_interval=ALIGNMENT,
-            )
+            stack.callback(self._part.unlink)
+            # Older HDF5 layouts hold at most 64 KiB of attributes. The lock is ours: HDF5's would meet it.
+            with hdf5_writes(self.path):
+                self._file = h5py.File(
+                    self._part,
+                    "w",
+                    libver="v108",
+                    locking=False,
+                    alignment_threshold=ALIGNMENT,
+                    alignment_interval=ALIGNMENT,
+                )
+            stack.pop_all()
 
     def arrays(
         self,
@@ -235,7 +235,7 @@ class RecordWriter:
         attributes["fields"] = json.dumps(
             {key: {"dtype": field.dtype, "shape": list(field.shape)} for key, field in self._fields.items()}
         )
-        with self._disk():
+        with hdf5_writes(self.path):
             put_attributes(self._file, attributes)
             self._file.attrs["sha256"] = index_sha256(self._file)
             self._file.flush()
@@ -254,7 +254,7 @@ class RecordWriter:
     ) -> Iterator[NDArray[Any]]:
         """Write blocks into an array of a known shape, and give each as it is stored."""
         little = np.dtype(dtype).newbyteorder("<")
-        with self._disk():
+        with hdf5_writes(self.path):
             array = reserve(self._file, name, little, shape)
         done = 0
         for given in blocks:
@@ -263,7 +263,7 @@ class RecordWriter:
                 raise ValueError(
                     f"data file {self.path}: {name}: expected {shape} in all, got a block {block.shape} after {done}"
                 )
-            with self._disk():
+            with hdf5_writes(self.path):
                 array[done : done + len(block)] = block
             done += len(block)
             self._written(block.nbytes)
@@ -272,18 +272,8 @@ class RecordWriter:
             raise ValueError(f"data file {self.path}: {name}: expected {shape[0]:,} in all, got {done:,}")
 
     def _put(self, name: str, values: NDArray[Any]) -> None:
-        with self._disk():
+        with hdf5_writes(self.path):
             reserve(self._file, name, values.dtype.newbyteorder("<"), values.shape)[...] = values
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        """Say what the operating system says when HDF5 cannot write, instead of all that HDF5 says."""
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            number = getattr(error, "errno", None)
-            text = os.strerror(number) if number else shortened(str(error), 120)
-            raise OSError(number or 0, text, os.fspath(self.path)) from None
 
     def close(self) -> None:
         """Close; what is not finished is removed. A second call does nothing."""

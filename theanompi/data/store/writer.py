@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
-from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, put_attributes, reserve
+from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
 from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
 from theanompi.record.checkpoint import sync_folder
 
@@ -341,14 +341,15 @@ class Writer:
                 "augmentation": augmentation,
                 "left_out": self.left_out,
             }
-            payloads = self._make_skeleton(attributes)
+            with hdf5_writes(self.path):
+                payloads = self._make_skeleton(attributes)
             with h5py.File(self._skeleton, "r") as file:
                 check(file)
+            self._copy_metadata(payloads)
         except ValueError as error:
-            self._skeleton.unlink(missing_ok=True)
             raise ValueError(f"data file {self.path}: {error}") from None
-        self._copy_metadata(payloads)
-        self._skeleton.unlink()
+        finally:
+            self._skeleton.unlink(missing_ok=True)
         self._part.replace(self.path)
         self._journal_path.unlink()
         sync_folder(self.path.parent)
@@ -414,7 +415,7 @@ class Writer:
 
     def discard(self) -> None:
         """Close and remove the work files."""
-        for file in (self._part, self._journal_path, self._skeleton):
+        for file in (self._part, self._journal_path):
             file.unlink(missing_ok=True)
         self.close()
 
@@ -515,7 +516,7 @@ def write_dataset(
                 height, width = images.shape[1:3]
                 rows = [
                     Image(str(i), int(label), height, width, pixels.tobytes())
-                    for i, (pixels, label) in enumerate(zip(images, labels, strict=True))
+                    for i, (pixels, label) in enumerate(zip(images, labels.astype(np.int64), strict=True))
                 ]
                 writer.append(split, Block(rows, [], channel_sums(images)))
             writer.finish(
