@@ -348,6 +348,10 @@ def test_hosts():
         "problem host: node1 has python 3.12.1, here 3.11.7; torch not importable, here 2",
         "problem host: node1: expected the data set i.h5 there, got no such file",
     ]
+    for cut_short in ({}, {"theanompi": "0.1.0", "python": "3.11.7"}):  # what looked at this machine crashed
+        assert lines(findings.host(node, cut_short, here, "", "digits")) == [
+            "ok host: node1: a process was started there: Python 3.11.7, theanompi 0.1.0"
+        ]
     assert lines(findings.host(node, here, here, "crashed (Bus error)", "digits")) == [
         "problem host: node1: a process was started there, but it crashed (Bus error)"
     ]

@@ -601,15 +601,17 @@ def host(machine: Host, here: Facts, there: Facts, failure: str, data: str) -> I
             "must be there under the same path",
         )
         return
+    # Of a machine here that could not be examined nothing is known that could be other.
+    ours, theirs = here.get("packages", {}), there.get("packages", {})
     differs = [
         f"{what} {there[what]}, here {here[what]}"
         for what in ("theanompi", "python")
-        if there[what] != here.get(what)
+        if what in here and there[what] != here[what]
     ]
     differs += [
-        f"{package} {about.get('version', 'not importable')}, here {here['packages'][package].get('version', 'not')}"
-        for package, about in there.get("packages", {}).items()
-        if about.get("version") != here.get("packages", {}).get(package, {}).get("version")
+        f"{package} {about.get('version', 'not importable')}, here {ours[package].get('version', 'not')}"
+        for package, about in theirs.items()
+        if package in ours and about.get("version") != ours[package].get("version")
     ]
     if differs:
         yield problem(
