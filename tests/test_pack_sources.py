@@ -468,6 +468,15 @@ def test_an_archive_cut_between_two_images_is_damaged(tmp_path: Path) -> None:
         Ilsvrc(train, val, kit)
 
 
+def test_an_archive_that_another_takes_the_name_of_is_read_anew(tmp_path: Path) -> None:
+    paths = ilsvrc(tmp_path)
+    files_of(Ilsvrc(*paths), "train")
+    paths[0].rename(tmp_path / "before.tar")
+    one = {"n01000001.tar": tar_bytes({"a.JPEG": b"a"})}
+    ilsvrc(tmp_path, train=lambda files: files | one)
+    assert files_of(Ilsvrc(*paths), "train")["n01000001/a.JPEG"] == (0, b"a")
+
+
 def test_an_archive_that_shrinks_afterwards(tmp_path: Path) -> None:
     paths = ilsvrc(tmp_path)
     source = Ilsvrc(*paths)

@@ -8,7 +8,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -44,11 +43,6 @@ from theanompi.data.sources.folders import (
 from theanompi.data.store.schema import SPLITS, Split
 
 
-@lru_cache(maxsize=4)
-def _descriptor(path: str) -> int:
-    return os.open(path, os.O_RDONLY)
-
-
 @dataclass(frozen=True)
 class _ArchiveFiles(Files):
     path: str
@@ -56,15 +50,16 @@ class _ArchiveFiles(Files):
     lengths: NDArray[np.int64]
 
     def contents(self) -> Iterator[bytes | BadImage]:
-        # Opened once in each process, and left to its end to close.
-        descriptor = _descriptor(self.path)
-        for name, offset, length in zip(
-            self.names, self.offsets.tolist(), self.lengths.tolist(), strict=True
-        ):
-            data = os.pread(descriptor, length, offset)
-            if len(data) != length:
-                raise ValueError(f"{self.path}: {name}: expected {length} bytes at {offset}, got {len(data)}")
-            yield data
+        with open(self.path, "rb") as file:
+            for name, offset, length in zip(
+                self.names, self.offsets.tolist(), self.lengths.tolist(), strict=True
+            ):
+                data = os.pread(file.fileno(), length, offset)
+                if len(data) != length:
+                    raise ValueError(
+                        f"{self.path}: {name}: expected {length} bytes at {offset}, got {len(data)}"
+                    )
+                yield data
 
 
 class _Window(io.RawIOBase):
@@ -104,9 +99,12 @@ class _Member(NamedTuple):
 def _members(path: Path, start: int, length: int, ignored: Ignored, name: str = "") -> Iterator[_Member]:
     """List the files in the tar archive at a position of a file; their offsets count from the file's beginning."""
     where = f"{path}: {name}" if name else f"{path}"
-    window = _Window(_descriptor(str(path)), start, length)
     try:
-        with tarfile.open(fileobj=window, mode="r:") as archive:
+        with (
+            open(path, "rb") as file,
+            _Window(file.fileno(), start, length) as window,
+            tarfile.open(fileobj=window, mode="r:") as archive,
+        ):
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else a million would stay in memory
                 if member.isfile() and is_hidden_member(member.name):
