@@ -4,6 +4,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from sklearn.datasets import load_sample_images
 
 from tests.archives import encoded, odd_files, rotated
 from tests.photographs import jpeg, photograph
+from theanompi.data.pack.packing import pack_block
 from theanompi.data.pictures.decode import BadImage, as_jpeg, decode, decode_jpeg, resize_shorter
+from theanompi.data.sources.base import Files
 from theanompi.system import cgroup
 
 GOOD, BAD = odd_files()
@@ -320,6 +324,14 @@ def test_many_pictures_in_a_jpeg_file_stay_as_they_are() -> None:
     np.testing.assert_array_equal(decode_jpeg(data[:scan] + bytes(4) + data[scan:]), decode_jpeg(data))
 
 
+@dataclass(frozen=True)
+class OneFile(Files):
+    data: bytes
+
+    def contents(self) -> Iterator[bytes | BadImage]:
+        yield self.data
+
+
 @pytest.mark.parametrize("size", [30, 60, 97])
 @pytest.mark.parametrize("shape", [(60, 80), (80, 60), (61, 61)])
 def test_resizing_by_the_shorter_side(shape: tuple[int, int], size: int) -> None:
@@ -329,6 +341,20 @@ def test_resizing_by_the_shorter_side(shape: tuple[int, int], size: int) -> None
     assert sorted(got.shape[:2]) == [size, int(size * long / short)]
     want = Image.fromarray(pixels).resize((got.shape[1], got.shape[0]), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(got, np.asarray(want))
+
+
+def test_a_line_whose_resized_picture_memory_does_not_hold_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (100, 1)).save(file, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(cgroup, "free_memory", lambda: 2**22)
+    items = OneFile(["line.png"], np.zeros(1, np.int64), file.getvalue())
+    assert len(pack_block("train", items, "raw", 30).images) == 1
+    assert pack_block("train", items, "raw", 40).left_out == [
+        "train/line.png: more pixels than there is memory for, 16 bytes each of 2 MiB"
+    ]
 
 
 def test_a_picture_of_gigabytes_in_a_few_bytes_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,15 +80,19 @@ def _limits_of_memory() -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, MemoryError):
-        raise BadImage(
-            f"more pixels than there is memory for, {_BYTES_PER_PIXEL} bytes each of {free >> 20} MiB"
-        ) from None
+        raise _too_large(free) from None
     except ValueError as error:
         if not _is_about_text(error):
             raise
         raise BadImage(f"more text in it than there is memory for, {free >> 22} MiB") from None
     finally:
         Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
+
+
+def _too_large(free: int) -> BadImage:
+    return BadImage(
+        f"more pixels than there is memory for, {_BYTES_PER_PIXEL} bytes each of {free >> 20} MiB"
+    )
 
 
 def _is_about_text(error: Exception) -> bool:
@@ -330,6 +334,11 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
     uint8 (H, W, 3)
         The longer side is ``size · long / short``, rounded down.
 
+    Raises
+    ------
+    BadImage
+        If that has more pixels than there is memory for, as of a line of one pixel's height.
+
     Examples
     --------
     >>> resize_shorter(np.zeros((375, 500, 3), np.uint8), 256).shape
@@ -340,4 +349,9 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
     if short == size:
         return pixels
     shape = (size * width // short, size * height // short)
+    # As when a file is opened: up to Pillow's own limit nobody asks.
+    if shape[0] * shape[1] > 2 * (Image.MAX_IMAGE_PIXELS or 0):
+        free = cgroup.free_memory() // 2
+        if shape[0] * shape[1] * _BYTES_PER_PIXEL > free:
+            raise _too_large(free)
     return np.array(Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR))
