@@ -109,6 +109,24 @@ def test_an_item_lies_where_the_file_says_with_its_checksum(arrays: Path) -> Non
             data.locate("val", "x", np.array([7]))
 
 
+def test_what_the_system_gives_in_pieces_is_read_whole(monkeypatch: pytest.MonkeyPatch, arrays: Path) -> None:
+    """As it does with more than 2 GiB."""
+    with (
+        open_dataset("digits") as pictures,
+        open_dataset("sentences") as tokens,
+        open_dataset(arrays) as data,
+    ):
+        expected = pictures.read("val", 3), tokens.ids("val", 0, 900)
+        pread, preadv = os.pread, os.preadv
+        monkeypatch.setattr(os, "pread", lambda file, n, at: pread(file, min(n, 300), at))
+        monkeypatch.setattr(os, "preadv", lambda file, into, at: preadv(file, [into[0][:300]], at))
+        assert pictures.read("val", 3) == expected[0]
+        np.testing.assert_array_equal(tokens.ids("val", 0, 900), expected[1])
+        assert [wrong for _, _, wrong in pictures.verify() if wrong] == []
+        for name, values in ARRAYS["train"].items():
+            np.testing.assert_array_equal(data.column("train", name), values)
+
+
 def test_hdf5_alone_reads_the_arrays(arrays: Path) -> None:
     with h5py.File(arrays) as file:
         for name, values in ARRAYS["train"].items():

@@ -274,11 +274,23 @@ class OpenFile(ABC):
 
     def _bytes(self, position: int, length: int) -> tuple[memoryview, str]:
         """Read some bytes; fewer, and why, if the file does not have them."""
+        data, done, trouble = memoryview(bytearray(length)), 0, ""
         try:
-            data = os.pread(self._descriptor, length, position)
+            # The system gives at most 2 GiB at a time.
+            while done < length and (n := os.preadv(self._descriptor, [data[done:]], position + done)):
+                done += n
         except OSError as error:
-            return memoryview(b""), f" ({error.strerror})"
-        return memoryview(data), ""
+            trouble = f" ({error.strerror})"
+        return data[:done], trouble
+
+    def _read(self, position: int, length: int, where: str) -> memoryview:
+        """Read some bytes; `where` says in a message whose they are."""
+        data, trouble = self._bytes(position, length)
+        if len(data) != length:
+            raise ValueError(
+                f"data file {self.path}: {where}: expected {length} bytes, got {len(data)}{trouble}"
+            )
+        return data
 
     def _verified(
         self, split: Split, start: int, offsets: NDArray[np.int64]

@@ -353,14 +353,6 @@ class RecordDataset(OpenFile):
     def _index(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
         self.fields = _fields_in(attributes["fields"])
 
-    def _read(self, position: int, length: int, where: str) -> memoryview:
-        data, trouble = self._bytes(position, length)
-        if len(data) != length:
-            raise ValueError(
-                f"data file {self.path}: {where}: expected {length} bytes, got {len(data)}{trouble}"
-            )
-        return data
-
 
 class ArrayDataset(RecordDataset):
     """An opened file of arrays: fields by name, each with one value per item.
@@ -432,23 +424,14 @@ class ArrayDataset(RecordDataset):
     def _rows(self, split: Split, field: str, start: int, stop: int) -> NDArray[Any]:
         dtype, shape = self.fields[field]
         size = self.fields[field].nbytes
-        data = b"".join(
-            self._read(
-                self._starts[split, field] + first * size,
-                (min(first + self._step(size), stop) - first) * size,
-                f"{split} field {field}",
-            )
-            for first in range(start, stop, self._step(size))
+        data = self._read(
+            self._starts[split, field] + start * size, (stop - start) * size, f"{split} field {field}"
         )
         return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(stop - start, *shape)
 
-    def _step(self, size: int) -> int:
-        # os.pread gives at most 2 GiB at a time.
-        return max(1, READ_BYTES // size)
-
     def verify(self) -> Iterator[tuple[Split, int, str | None]]:
         sizes = {name: field.nbytes for name, field in self.fields.items()}
-        step = self._step(sum(sizes.values()))
+        step = max(1, READ_BYTES // sum(sizes.values()))
         for split in SPLITS:
             for first in range(0, self.count(split), step):
                 expected = self._checksums[split][first : first + step].tolist()

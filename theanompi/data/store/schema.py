@@ -304,12 +304,7 @@ class Dataset(OpenFile):
             If the file ends before the image does.
         """
         (position,), (length,) = self.locate(split, np.array([i]))
-        data = os.pread(self._descriptor, int(length), int(position))
-        if len(data) != length:
-            raise ValueError(
-                f"data file {self.path}: {split} image {i}: expected {length} bytes, got {len(data)}"
-            )
-        return data
+        return bytes(self._read(int(position), int(length), f"{split} image {i}"))
 
     def pixels(self, split: Split, i: int) -> NDArray[np.uint8]:
         """Read and decode one image.
