@@ -275,6 +275,15 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_write_that_takes_less_than_all_goes_on(
+    tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, memoryview(data)[:1500], at))
+    write(tmp_path / "noise.h5")
+    assert (tmp_path / "noise.h5").read_bytes() == whole
+
+
 def test_a_disk_that_is_full_at_the_end_is_named_in_one_line_and_what_is_packed_stays(tmp_path: Path) -> None:
     write(tmp_path / "noise.h5", finish=False)
     files = sorted(os.listdir(tmp_path))

@@ -246,6 +246,12 @@ class Writer:
         self.left_out += record["left_out"]
         self._end = record["end"]
 
+    def _write(self, data: bytes, position: int) -> None:
+        """Write all of it: at a time the system takes 2 GiB at most, and what fits on a disk that is nearly full."""
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._bytes, memoryview(data)[done:], position + done)
+
     def _write_line(self, record: Mapping[str, Any]) -> None:
         self._journal.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         self._journal.flush()
@@ -273,10 +279,8 @@ class Writer:
         if split == "train" and self.blocks["val"]:
             raise ValueError("writer: expected only blocks of val after the first of them, got one of train")
         start = self._end if split in self._starts else _aligned(self._end)
-        data = memoryview(b"".join(image.data for image in block.images))
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._bytes, data[done:], start + done)
+        data = b"".join(image.data for image in block.images)
+        self._write(data, start)
         os.fsync(self._bytes)
         record = {
             "split": split,
@@ -399,7 +403,7 @@ class Writer:
         with open(self._skeleton, "rb") as skeleton:
             for start, end in ((0, ALIGNMENT), (train_end, val_start), (val_end, size)):
                 skeleton.seek(start)
-                os.pwrite(self._bytes, skeleton.read(end - start), start)
+                self._write(skeleton.read(end - start), start)
         os.ftruncate(self._bytes, size)
         os.fsync(self._bytes)
 
