@@ -607,6 +607,15 @@ def default_scaling(sync_type: str, rule: str = "BSP") -> str:
     return "linear" if sync_type == "cdd" and rule not in ASYNCHRONOUS else "none"
 
 
+def default_loader_processes(cores: int) -> int:
+    """How many processes read ahead for a rank with so many cores, one of which is its own.
+
+    >>> default_loader_processes(1), default_loader_processes(4), default_loader_processes(64)
+    (1, 3, 8)
+    """
+    return min(max(cores - 1, 1), 8)
+
+
 def without_effect(given: RunConfig, run: RunConfig) -> list[str]:
     """Say which settings that a run gives change nothing, beside others that it has.
 

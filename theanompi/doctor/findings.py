@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from theanompi.config import ConfigError, Host, RunConfig, counted, local_device
+from theanompi.config import ConfigError, Host, RunConfig, counted, default_loader_processes, local_device
 from theanompi.launch.mpirun import LATE, World
 from theanompi.record.metrics import as_number
 
@@ -380,7 +380,7 @@ def shares(cores: int, ranks: int, loader_processes: int | None) -> tuple[int, i
     (4, 3)
     """
     threads = max(1, cores // ranks)
-    return threads, loader_processes or min(max(threads - 1, 1), 8)
+    return threads, loader_processes or default_loader_processes(threads)
 
 
 def cores(

@@ -17,7 +17,7 @@ from pytensor.graph.basic import Variable
 from pytensor.tensor.special import Softmax
 
 from theanompi import device as devices
-from theanompi.config import ConfigError, got, read_field
+from theanompi.config import ConfigError, default_loader_processes, got, read_field
 from theanompi.config.modules import look_in_current_folder
 from theanompi.data import Batch, Field, Loader, Pictures
 from theanompi.data.modality import ReaderClass
@@ -290,4 +290,4 @@ def load(run: str | os.PathLike[str], *, device: str = "cpu", batch_size: int | 
     iteration = int(attributes["iteration"])
     if type(model).predictions is not Model.predictions:
         return Predictor(model, iteration)
-    return Classifier(model, iteration, config.loader_processes or min(max(cores - 1, 1), 8))
+    return Classifier(model, iteration, config.loader_processes or default_loader_processes(cores))

@@ -20,6 +20,7 @@ from theanompi import __version__, device
 from theanompi.config import (
     ConfigError,
     RunConfig,
+    default_loader_processes,
     hosts,
     listed,
     local_device,
@@ -218,7 +219,7 @@ def settle(
     together(comm, lambda: check_algorithm(library(), config.allreduce_algorithm))
     name, cores = together(comm, lambda: choose_device(comm, config, devices), errors=(ValueError, OSError))
     if config.loader_processes is None:
-        config = replace(config, loader_processes=min(max(cores - 1, 1), 8))
+        config = replace(config, loader_processes=default_loader_processes(cores))
 
     def settled() -> RunConfig:
         model_class = find_model_class(config)

@@ -81,7 +81,7 @@ class Preparation(NamedTuple):
         if self.channels == 1:
             pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
         sizes = np.array([pixels.shape[:2]])
-        return self._cut(shrunk_to(pixels, int(self._regions(sizes)[0][0])), sizes, target)
+        return self._cut(shrunk(pixels, int(self._regions(sizes)[0][0])), sizes, target)
 
     def _regions(self, sizes: NDArray[np.int64]) -> Any:
         return regions(self.store, self.policy, sizes, evaluation_boxes(self.policy, sizes), self.size)
@@ -92,7 +92,7 @@ class Preparation(NamedTuple):
             # All of it is shown, whatever its sides: as the device would have resized it.
             pixels = _resized(pixels, self.size)
             return self._cut(pixels, np.array([pixels.shape[:2]]), target)
-        piece = shrunk_to(pixels[top : top + height, left : left + width], int(shrink))
+        piece = shrunk(pixels[top : top + height, left : left + width], int(shrink))
         target[: piece.shape[0], : piece.shape[1]] = piece
         return box
 
@@ -120,11 +120,6 @@ def prepare(
     else:
         room = max(held[0], size), max(held[1], size)
     return Preparation(store, policy, size, channels, least, most, *room)
-
-
-def shrunk_to(pixels: Pixels, k: int) -> Pixels:
-    """Average squares of k × k pixels, if k is not 1."""
-    return pixels if k == 1 else shrunk(pixels, k)
 
 
 def _resized(pixels: Pixels, size: int) -> Pixels:

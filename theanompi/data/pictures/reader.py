@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 def shrunk(pixels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
-    """Average squares of k × k pixels; those at the end that are not whole, over what there is.
+    """Average squares of k × k pixels, if k is not 1; those at the end that are not whole, over what there is.
 
     Parameters
     ----------
@@ -57,6 +57,8 @@ def shrunk(pixels: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     >>> shrunk(np.arange(6, dtype=np.uint8).reshape(2, 3, 1), 2)[..., 0].tolist()
     [[2, 4]]
     """
+    if k == 1:
+        return pixels
     rows, columns = np.arange(0, pixels.shape[0], k), np.arange(0, pixels.shape[1], k)
     sums = np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
     counts = np.outer(np.diff(rows, append=pixels.shape[0]), np.diff(columns, append=pixels.shape[1])).astype(
@@ -113,7 +115,7 @@ class PictureReader:
             piece = self._raw(source, canvas.shape[2])
         else:
             piece = self._jpeg(source)
-        target[:] = piece if source.shrink == 1 else shrunk(piece, source.shrink)
+        target[:] = shrunk(piece, source.shrink)
 
     def _raw(self, row: Row, channels: int) -> NDArray[np.uint8]:
         line = row.width * channels

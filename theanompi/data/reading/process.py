@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from math import prod
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -48,14 +47,14 @@ class Layout(NamedTuple):
     @property
     def item_nbytes(self) -> int:
         """Bytes of one item's fields."""
-        return sum(np.dtype(field.dtype).itemsize * prod(field.shape) for field in self.fields.values())
+        return sum(field.nbytes for field in self.fields.values())
 
     def _within(self) -> tuple[dict[str, int], int]:
         """Where each field begins in a slot, and how many bytes a slot has."""
         starts, end = {}, 0
         for name, field in self.fields.items():
             starts[name] = _rounded(end, _ALIGNMENT)
-            end = starts[name] + self.n * np.dtype(field.dtype).itemsize * prod(field.shape)
+            end = starts[name] + self.n * field.nbytes
         return starts, _rounded(end, mmap.PAGESIZE)
 
     @property

@@ -16,7 +16,7 @@ from theanompi.config.files import reason
 from theanompi.data.pictures.decode import BadImage
 from theanompi.data.sources.base import Ignored, Labels, cause, printable, read_regular, stamp_of
 from theanompi.data.sources.folders import check_not_empty, class_files, class_folders, starting_folders
-from theanompi.data.store.records import token_dtype
+from theanompi.data.store.records import token_dtype, vocabulary_size
 from theanompi.data.store.schema import SPLITS, Split
 
 UNKNOWN = "<unk>"
@@ -38,7 +38,7 @@ class Piece(NamedTuple):
 
 def dtype_of(vocabulary: Vocabulary) -> str:
     """Name the dtype of a vocabulary's ids."""
-    return token_dtype(256 if vocabulary == "bytes" else len(vocabulary))
+    return token_dtype(vocabulary_size(vocabulary))
 
 
 class Coder(ABC):
@@ -130,7 +130,8 @@ class Characters(Coder):
 
     def count(self, text: str, training: bool) -> int:
         if training:
-            self._counts += np.bincount(self._points(text), minlength=len(self._counts))
+            found = np.bincount(self._points(text))
+            self._counts[: len(found)] += found
         return len(text)
 
     def learn(self) -> None:

@@ -28,6 +28,7 @@ from theanompi.data.store.records import (
     index_sha256,
     token_dtype,
     token_fields,
+    vocabulary_size,
 )
 from theanompi.data.store.writer import check_output, lock, no_folder
 from theanompi.record.checkpoint import sync_folder
@@ -222,7 +223,7 @@ class RecordWriter:
         if class_names is not None:
             attributes["class_names"] = class_names
         if tokens:
-            n_tokens = 256 if vocabulary == "bytes" else len(vocabulary)
+            n_tokens = vocabulary_size(vocabulary)
             self._fields = token_fields(n_tokens, class_names is not None)
             text = json.dumps(vocabulary)
             if len(text) > MOST_VOCABULARY:
@@ -400,7 +401,7 @@ def write_stream(
     --------
     See `theanompi.data.store.records.TokenDataset`.
     """
-    n_tokens = 256 if vocabulary == "bytes" else len(vocabulary)
+    n_tokens = vocabulary_size(vocabulary)
     with RecordWriter(path, overwrite=True) as writer:
         for split, given in zip(SPLITS, (train, val), strict=True):
             ids = _as_ids(given, n_tokens, f"data file {path}: {split}")
@@ -459,7 +460,7 @@ def write_texts(
     ...         data.offsets("train").tolist(), data.labels("train").tolist()
     ([0, 4, 14], [1, 0])
     """
-    n_tokens = 256 if vocabulary == "bytes" else len(vocabulary)
+    n_tokens = vocabulary_size(vocabulary)
     with RecordWriter(path, overwrite=True) as writer:
         for split, (texts, labels) in zip(SPLITS, (train, val), strict=True):
             ids = [

@@ -83,6 +83,11 @@ _TOKEN_TEXTS = ("kind", "tokens", "vocabulary")
 Kind = Literal["stream", "texts"]
 
 
+def vocabulary_size(vocabulary: Literal["bytes"] | list[str]) -> int:
+    """Count the tokens that ids stand for."""
+    return 256 if vocabulary == "bytes" else len(vocabulary)
+
+
 def token_dtype(n_tokens: int) -> str:
     """Name the dtype of the ids of a vocabulary.
 
@@ -244,7 +249,7 @@ def _check_tokens(file: h5py.File, fields: dict[str, Field]) -> None:
         raise ValueError(
             f"attribute 'vocabulary': expected one of {attributes['tokens']}, got {got(vocabulary)}"
         )
-    n_tokens = 256 if vocabulary == "bytes" else len(vocabulary)
+    n_tokens = vocabulary_size(vocabulary)
     if attributes["n_tokens"] != n_tokens:
         raise ValueError(
             f"attribute 'n_tokens': expected {n_tokens}, the size of the vocabulary, got {attributes['n_tokens']}"
