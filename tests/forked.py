@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from unittest import mock
 
-from theanompi.data.modality import DataFile
 from theanompi.data.reading import process
 from theanompi.data.reading.messages import Messages
 from theanompi.data.reading.process import Work
+from theanompi.data.store.hdf5 import OpenFile
 
 
 @contextmanager
@@ -53,7 +53,7 @@ class Forked:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def fork_loader(dataset: DataFile, memory: int, work: Work) -> tuple[Messages, Forked]:
+def fork_loader(dataset: OpenFile, memory: int, work: Work) -> tuple[Messages, Forked]:
     """Start a loader process as `theanompi.data.reading.loader` does."""
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})

@@ -735,7 +735,7 @@ def test_what_is_no_regular_file_is_named_and_left_out_only_when_asked(
         assert main(words) == 1
         *lines, last = capsys.readouterr().err.splitlines()[1:]
         bad = [
-            "train/a/fifo.jpg: expected a regular file, got a FIFO",
+            "train/a/fifo.jpg: expected a regular file, got a pipe",
             "train/a/gone.jpg: a link to nothing",
             "train/a/self.jpg: Too many levels of symbolic links",
             "train/a/socket.jpg: expected a regular file, got a socket",

@@ -303,7 +303,7 @@ def test_files_that_hold_no_arrays(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     os.mkfifo(tmp_path / "f")
     assert (
-        refused(capsys, "arrays", tmp_path / "f", "-o", out) == f"{tmp_path}/f: expected a file, got a FIFO"
+        refused(capsys, "arrays", tmp_path / "f", "-o", out) == f"{tmp_path}/f: expected a file, got a pipe"
     )
 
 

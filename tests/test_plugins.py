@@ -41,7 +41,7 @@ from theanompi.experiments import storage
 from theanompi.experiments.file import Trial as FileTrial
 from theanompi.experiments.file import read_experiment
 from theanompi.experiments.report import report
-from theanompi.experiments.results import read_experiment as read_results
+from theanompi.experiments.results import read_results
 from theanompi.launch.check import check
 from theanompi.rules import BSP, get_rule
 

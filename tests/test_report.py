@@ -17,7 +17,7 @@ from tests.mpi import ROOT
 from theanompi import cli
 from theanompi.config import ConfigError
 from theanompi.experiments.report import report
-from theanompi.experiments.results import read_experiment, read_run
+from theanompi.experiments.results import read_results, read_run
 from theanompi.experiments.statistics import Cell, Run, difference, time_of
 from theanompi.record.metrics import Reported
 
@@ -313,7 +313,7 @@ def test_claims(tmp_path, a, b, results):
 
     claims = ["a@8 ~ b@4", "a@8 > b@4", "a@8<b@4"]
     cells = {("a", 8): trials(a), ("b", 4): trials(b)}
-    experiment = read_experiment(write_experiment(tmp_path, cells, claims))
+    experiment = read_results(write_experiment(tmp_path, cells, claims))
     assert tuple(experiment.judge(claim).result for claim in claims) == results
 
 
@@ -335,7 +335,7 @@ def test_a_claim_of_no_difference_is_two_one_sided_tests_against_the_margin_that
         folder = tmp_path / f"{shift}, {margin}"
         folder.mkdir()
         cells = {("a", 4): [Trial([(x + shift) / 100]) for x in a], ("b", 4): [Trial([x / 100]) for x in b]}
-        experiment = read_experiment(write_experiment(folder, cells, margin=float(margin)))
+        experiment = read_results(write_experiment(folder, cells, margin=float(margin)))
         assert experiment.judge("a@4 ~ b@4").result == result
 
 
@@ -680,7 +680,7 @@ def test_the_results_in_the_repository_are_those_of_their_logs(tmp_path, folder)
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == set(re.findall(r"\]\((\w+\.png)\)", (folder / "report.md").read_text()))
     assert pictures == {path.name for path in folder.glob("*.png")}
-    assert not any(cell.incomplete for cell in read_experiment(folder).cells)
+    assert not any(cell.incomplete for cell in read_results(folder).cells)
 
 
 def test_a_report_loads_neither_torch_nor_mpi(tmp_path):
@@ -739,7 +739,7 @@ def test_verdicts_do_not_depend_on_the_scale_of_a_metric(tmp_path):
         write_experiment(
             tmp_path / str(i), cells, reports=dict.fromkeys(("mine", "theirs", "theirs_again"), MAE)
         )
-    found = [read_experiment(tmp_path / str(i)).across_arms() for i in range(3)]
+    found = [read_results(tmp_path / str(i)).across_arms() for i in range(3)]
     for one in found:
         assert [d.verdict for d in one] == ["better", "better"]
     mean, half = by_hand(THEIRS_4, MINE_4)
@@ -751,7 +751,7 @@ def test_verdicts_do_not_depend_on_the_scale_of_a_metric(tmp_path):
 
 
 def test_runs_without_a_named_metric_are_compared_by_the_error(tmp_path):
-    experiment = read_experiment(slides(tmp_path))
+    experiment = read_results(slides(tmp_path))
     assert (experiment.metric, experiment.noun) == ("error", "images")
 
 

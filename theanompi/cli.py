@@ -224,18 +224,13 @@ def _settings(args: argparse.Namespace) -> RunConfig:
     flags = {name for name, value in vars(args).items() if value is not None}
     settings = read_cfg(args.cfg, flags, rule=getattr(args, "rule", None)) if args.cfg is not None else {}
     hostfile = getattr(args, "hostfile", settings.pop("hostfile", None))
-    size = settings.pop("size", None) if args.size is None else args.size
-    settings.pop("size", None)
+    size_in_file = settings.pop("size", None)
+    size = size_in_file if args.size is None else args.size
     config = from_args(args, **settings)
     given = config.devices if "devices" in settings or "devices" in args else None
-    if (
-        given is not None
-        and {"devices"} <= flags & {*settings}
-        and hostfile is None
-        and size is None
-        and not launched()
-    ):
-        given = in_place_of(settings["devices"], given)
+    both = "devices" in settings and "devices" in args
+    if both and hostfile is None and size is None and not launched():
+        given = in_place_of(settings["devices"], config.devices)
     devices = _devices(size, hostfile, given)
     return config if devices is None else replace(config, devices=devices)
 

@@ -58,6 +58,11 @@ def _oddity(path: str | os.PathLike[str]) -> str:
         mode = os.stat(path).st_mode
     except ValueError as error:
         raise OSError(errno.EINVAL, reason(error), os.fspath(path)) from None
+    return oddity_of(mode)
+
+
+def oddity_of(mode: int) -> str:
+    """What is no regular file, by the mode that `os.stat` gives; nothing for one."""
     kinds = {stat.S_IFREG: "", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 

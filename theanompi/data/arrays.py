@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.config import ConfigError, RunConfig
-from theanompi.data.modality import DataFile, Field, Modality, ReaderClass
+from theanompi.config import RunConfig
+from theanompi.data.modality import Modality, ReaderClass
 
 if TYPE_CHECKING:
     from pytensor.graph.basic import Variable
 
-    from theanompi.data.store.schema import Split
-
-
-class ArrayFile(DataFile, Protocol):
-    """What `Arrays` asks of a data file besides."""
-
-    @property
-    def fields(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape that each field has in one item."""
-
-    def locate(
-        self, split: Split, field: str, ids: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions and lengths of a field of some items, int64 (n,), in bytes of the file."""
+    from theanompi.data.store.hdf5 import Split
+    from theanompi.data.store.records import ArrayDataset
 
 
 class Arrays(Modality):
@@ -38,32 +26,26 @@ class Arrays(Modality):
 
     Parameters
     ----------
-    dataset : ArrayFile
+    dataset : ArrayDataset
     config : RunConfig
         Resolved.
 
     Raises
     ------
     ConfigError
-        If the file has no arrays, or one with a name that every batch has.
+        If the file has no arrays.
     """
 
     name = "arrays"
     items_alone = True
     for_networks = ("fields", "class names")
     reader = ReaderClass("theanompi.data.reading.reader", "BytesReader")
-    dataset: ArrayFile
+    dataset: ArrayDataset
 
-    def __init__(self, dataset: ArrayFile, config: RunConfig) -> None:
+    def __init__(self, dataset: ArrayDataset, config: RunConfig) -> None:
         super().__init__(dataset, config)
-        self.read = {name: Field(dtype, tuple(shape)) for name, (dtype, shape) in dataset.fields.items()}
+        self.read = dataset.fields
         self.columns = 2 * len(self.read)
-        taken = sorted(self.read.keys() & self.given.keys())
-        if taken:
-            raise ConfigError(
-                f"data file {dataset.path}: expected fields with other names than {' and '.join(self.given)}, which "
-                f"every batch has, got {', '.join(taken)}"
-            )
 
     def batch(
         self, split: Split, epoch: int | None, ids: NDArray[np.int64]

@@ -6,8 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from theanompi.data.reading.random import sample_keys
 if TYPE_CHECKING:
     from pytensor.graph.basic import Variable
 
-    from theanompi.data.store.schema import Split
+    from theanompi.data.store.hdf5 import OpenFile, Split
 
 
 # Of what a message shows of a value.
@@ -67,24 +66,6 @@ class ReaderClass(NamedTuple):
         return getattr(import_module(self.module), self.name)(file, *self.arguments)
 
 
-class DataFile(Protocol):
-    """What every modality and the loader ask of an opened data file."""
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-
-    @property
-    def modality(self) -> str:
-        """Name of the `Modality` that it has been written for."""
-
-    def count(self, split: Split) -> int:
-        """Items of a split."""
-
-    def fileno(self) -> int:
-        """Descriptor of the file, open for reading."""
-
-
 class Modality(ABC):
     """What an item is, of one data file and in one run.
 
@@ -94,7 +75,7 @@ class Modality(ABC):
 
     Parameters
     ----------
-    dataset : DataFile
+    dataset : OpenFile
         Stays open as long as its items are read.
     config : RunConfig
         Resolved.
@@ -138,7 +119,7 @@ class Modality(ABC):
     columns: int
     reader: ReaderClass
 
-    def __init__(self, dataset: DataFile, config: RunConfig) -> None:
+    def __init__(self, dataset: OpenFile, config: RunConfig) -> None:
         if dataset.modality != getattr(self, "name", None):
             name = getattr(self, "name", f"a {type(self).__name__}, whose class has no name")
             raise ConfigError(

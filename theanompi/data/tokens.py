@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, RunConfig
-from theanompi.data.modality import DataFile, Field, Modality, ReaderClass
+from theanompi.data.modality import Field, Modality, ReaderClass
 
 if TYPE_CHECKING:
     from pytensor.graph.basic import Variable
 
-    from theanompi.data.store.schema import Split
-
-
-class TokenFile(DataFile, Protocol):
-    """What `Tokens` asks of a data file besides."""
-
-    @property
-    def kind(self) -> str:
-        """One of "stream" and "texts"."""
-
-    @property
-    def dtype(self) -> Any:
-        """Dtype of the ids in the file."""
-
-    def length(self, split: Split) -> int:
-        """Tokens of a split in all."""
-
-    def start(self, split: Split) -> int:
-        """Byte of the file at which the first token of a split lies."""
-
-    def offsets(self, split: Split) -> NDArray[np.int64]:
-        """Of texts: the token at which each begins, and where the last one ends, int64 (n + 1,)."""
-
-    def labels(self, split: Split) -> NDArray[np.int64]:
-        """Label of each text, int64 (n,)."""
+    from theanompi.data.store.hdf5 import Split
+    from theanompi.data.store.records import TokenDataset
 
 
 class Tokens(Modality):
@@ -53,7 +30,7 @@ class Tokens(Modality):
 
     Parameters
     ----------
-    dataset : TokenFile
+    dataset : TokenDataset
     config : RunConfig
         Resolved: its `length` and `seed`.
 
@@ -68,9 +45,9 @@ class Tokens(Modality):
     for_networks = ("kind", "vocabulary", "class names")
     columns = 2
     reader = ReaderClass("theanompi.data.reading.reader", "BytesReader")
-    dataset: TokenFile
+    dataset: TokenDataset
 
-    def __init__(self, dataset: TokenFile, config: RunConfig) -> None:
+    def __init__(self, dataset: TokenDataset, config: RunConfig) -> None:
         super().__init__(dataset, config)
         self.length: int = config.length
         self.is_stream = dataset.kind == "stream"

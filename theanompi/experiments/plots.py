@@ -60,7 +60,7 @@ def plot_comparison(experiment: Results, png_path: str | Path) -> None:
     Parameters
     ----------
     experiment : Results
-        From `theanompi.experiments.results.read_experiment`.
+        From `theanompi.experiments.results.read_results`.
     png_path : str or Path
         The picture. Two panels a row, of about 850 × 750 pixels each.
     """

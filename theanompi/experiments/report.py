@@ -14,7 +14,7 @@ from typing import Any
 
 from theanompi.config import FIELDS, counted, fields_of, flat
 from theanompi.experiments.plots import plot_comparison, plot_time
-from theanompi.experiments.results import Claim, Results, read_experiment
+from theanompi.experiments.results import Claim, Results, read_results
 from theanompi.experiments.statistics import Cell, Curve, Difference, mean_and_std, quantile_of, time_of
 from theanompi.experiments.words import describe, difference_of, label_of, name_of, number_of, spread_of
 from theanompi.record.folder import CURVES_FILE, replace_text
@@ -54,7 +54,7 @@ def report(folder: str | Path, *, columns: int | None = None) -> str:
         If a log is damaged.
     """
     folder = Path(folder)
-    experiment = read_experiment(folder)
+    experiment = read_results(folder)
     claims = [experiment.judge(claim) for claim in experiment.claims]
     # All that can go wrong with the content comes before the first file is replaced.
     texts = {JSON_FILE: _json(experiment, claims), MARKDOWN_FILE: _markdown(experiment, claims)}

@@ -313,7 +313,7 @@ def _bad_entry(about: Mapping[str, Any]) -> str | None:
     return next((name for name, holds in good.items() if name not in about or not holds(about[name])), None)
 
 
-def read_experiment(folder: Path) -> Results:
+def read_results(folder: Path) -> Results:
     """Read an experiment and all its runs.
 
     Parameters
@@ -330,7 +330,7 @@ def read_experiment(folder: Path) -> Results:
 
     Examples
     --------
-    >>> read_experiment(Path("nowhere"))
+    >>> read_results(Path("nowhere"))
     Traceback (most recent call last):
         ...
     theanompi.config.errors.ConfigError: experiment nowhere: expected a folder, got none there

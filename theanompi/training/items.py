@@ -26,7 +26,7 @@ class Items:
 
     Attributes
     ----------
-    dataset : Dataset or another DataFile
+    dataset : Dataset, ArrayDataset or TokenDataset
     modality : Modality
     sampler : Sampler
     n_batch_train : int

@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theanompi.data.modality import DataFile, Modality, batch_of, batches_at_once
+from theanompi.data.modality import Modality, batch_of, batches_at_once
 from theanompi.data.reading.errors import LoaderError
 from theanompi.data.reading.messages import Fault, Messages
 from theanompi.data.reading.process import Layout, Work
 from theanompi.data.reading.sampler import Sampler, validation_batches
-from theanompi.data.store.schema import Split
+from theanompi.data.store.hdf5 import OpenFile, Split
 from theanompi.record.timeline import Span
 from theanompi.system import cgroup
 from theanompi.system.processes import signal_name
@@ -441,7 +441,7 @@ def _environment() -> dict[str, str]:
     return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
 
 
-def _start(dataset: DataFile, memory: int, work: Work) -> tuple[Messages, subprocess.Popen[bytes]]:
+def _start(dataset: OpenFile, memory: int, work: Work) -> tuple[Messages, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     descriptors = (theirs.fileno(), dataset.fileno(), memory)
     # -P: without the current folder, which may hold a numpy.py or anything else.

@@ -11,7 +11,6 @@ import errno
 import gzip
 import hashlib
 import os
-import stat
 import tarfile
 import zipfile
 import zlib
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import features
 
 from theanompi.config import ConfigError, counted, listed
+from theanompi.config.files import oddity_of
 from theanompi.data.pictures.decode import BadImage
 from theanompi.data.store.schema import Split
 
@@ -86,17 +86,6 @@ class Arrays(Items):
 
 # What is wrong with one name, and not with the file system that it is on.
 OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}
-_KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
-
-
-def _kind(mode: int) -> str:
-    return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def read_regular(path: str) -> bytes:
@@ -108,13 +97,13 @@ def read_regular(path: str) -> bytes:
         if error.errno not in OF_ONE_FILE:
             raise
         if error.errno == errno.ENXIO:  # a socket, or a device that is not there
-            raise BadImage(f"expected a regular file, got {_kind(os.lstat(path).st_mode)}") from None
+            raise BadImage(f"expected a regular file, got {oddity_of(os.lstat(path).st_mode)}") from None
         dangling = error.errno == errno.ENOENT and os.path.islink(path)
         raise BadImage("a link to nothing" if dangling else cause(error)) from None
     with open(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise BadImage(f"expected a regular file, got {_kind(mode)}")
+        odd = oddity_of(os.fstat(descriptor).st_mode)
+        if odd:
+            raise BadImage(f"expected a regular file, got {odd}")
         return file.read()
 
 
@@ -186,8 +175,9 @@ def stamp_of(path: Path) -> tuple[str, int, int]:
         status = path.stat()
     except OSError as error:
         raise ConfigError(f"{path}: expected a file, got: {cause(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{path}: expected a file, got {_kind(status.st_mode)}")
+    odd = oddity_of(status.st_mode)
+    if odd:
+        raise ConfigError(f"{path}: expected a file, got {odd}")
     return path.name, status.st_size, status.st_mtime_ns
 
 

@@ -257,10 +257,6 @@ class Writer:
         self._journal.flush()
         os.fsync(self._journal.fileno())
 
-    def count(self, split: Split) -> int:
-        """Count the images of a split that are written."""
-        return self._counts[split]
-
     def append(self, split: Split, block: Block) -> None:
         """Write the next images; they are on the disk when this returns.
 
