@@ -384,6 +384,48 @@ def test_a_worker_that_is_killed_ends_the_run(photographs: Path, tmp_path: Path)
     assert "Traceback" not in err and blocks(output) >= 5
 
 
+PACKS = """
+from theanompi.data.pack.packing import pack
+from theanompi.data.sources.synthetic import Synthetic
+
+{before}
+pack(Synthetic(classes=2, train=6, val=2, size=4), "small.h5", processes=2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (
+            "",
+            "small.h5: expected a script that packs only where it is run, as each worker process imports it, got one "
+            'that packs there too; remedy: its call of pack under if __name__ == "__main__":',
+        ),
+        (
+            "import sys\nif __name__ != '__main__': sys.exit(3)",
+            "small.h5: a worker process has ended with status 3, as what it printed says; what is packed is kept",
+        ),
+    ],
+    ids=["packs", "ends"],
+)
+def test_a_script_that_a_worker_cannot_import_is_told_so(before: str, said: str, tmp_path: Path) -> None:
+    """A worker that is spawned imports the script that packs; it was said to have been killed for want of memory."""
+    (tmp_path / "packs.py").write_text(PACKS.format(before=before), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "packs.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"theanompi.data.pack.packing.WorkerDied: {said}"
+    # Nor does a worker say anything.
+    assert done.stderr.count("Traceback") == 1
+    assert not (tmp_path / "small.h5").exists()
+
+
 def test_other_children_of_the_process_that_packs_may_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,10 +34,12 @@ LAYOUT = 1
 BLOCKS_IN_FLIGHT = 2
 # Where no terminal shows the bar, a line at most this often says that the work goes on.
 SECONDS_BETWEEN_LINES = 30.0
+# With which a worker ends whose import of the user's script would pack there once more; no other part has it.
+PACKS_AGAIN = 86
 
 
 class WorkerDied(RuntimeError):
-    """A worker process was killed from outside, or by the system when memory ran out."""
+    """A worker process has ended: by itself, killed from outside, or by the system when memory ran out."""
 
 
 class Progress:
@@ -218,21 +220,15 @@ def _pack_blocks(
 ) -> None:
     """Send what is not written yet through the workers, and write it in its order."""
     pending: deque[tuple[Split, int, Future[Block]]] = deque()
-    most = 0  # workers at once
-
-    def workers() -> list[BaseProcess]:
-        """Those that live; the process that packs may have other children."""
-        return [worker for worker in list((pool._processes or {}).values()) if worker.is_alive()]
+    started: dict[int, BaseProcess] = {}  # the process that packs may have other children
 
     def write_first(interrupts: _Interrupts) -> None:
-        nonlocal most
         split, n, future = pending.popleft()
         while not wait([future], timeout=1).done:
             interrupts.check()
             # A worker killed while it sends leaves half a message, behind which the pool would wait for ever.
-            alive = workers()
-            most = max(most, len(alive))
-            if len(alive) < most:
+            alive = [worker for worker in started.values() if worker.is_alive()]
+            if len(alive) < len(started):
                 for worker in alive:
                     worker.kill()
                 pool._result_queue._writer.close()  # type: ignore[attr-defined]  # the last: reading ends there
@@ -249,18 +245,31 @@ def _pack_blocks(
                 items = source.items(split, start, stop)
                 with interrupts.blocked():
                     future = pool.submit(pack_block, split, items, store, size)
+                started.update(pool._processes or {})
                 pending.append((split, stop - start, future))
-                most = max(most, len(workers()))
             while pending:
                 write_first(interrupts)
                 interrupts.check()
         except BrokenProcessPool:
+            pool.shutdown(cancel_futures=True)  # when all have a status
             raise WorkerDied(
-                f"{writer.path}: a worker process was killed, perhaps for want of memory; what is packed is kept: "
-                "run the same command again"
+                f"{writer.path}: {_why_ended([worker.exitcode or 0 for worker in started.values()])}"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _why_ended(statuses: Sequence[int]) -> str:
+    """What to say where one of the workers has ended, upon which the pool ends the others by a signal."""
+    status = max(statuses)
+    if status == PACKS_AGAIN:
+        return (
+            "expected a script that packs only where it is run, as each worker process imports it, got one that packs "
+            'there too; remedy: its call of pack under if __name__ == "__main__":'
+        )
+    if status > 0:
+        return f"a worker process has ended with status {status}, as what it printed says; what is packed is kept"
+    return "a worker process was killed, perhaps for want of memory; what is packed is kept: run the same command again"
 
 
 def pack(
@@ -308,7 +317,8 @@ def pack(
     ValueError, OSError
         If a file cannot be read, or the output not written.
     WorkerDied
-        If a worker process was killed.
+        If a worker process has ended: it was killed, or could not import the script that packs, which it does as it
+        starts. A script therefore has the call under ``if __name__ == "__main__":``.
 
     Examples
     --------
@@ -322,6 +332,9 @@ def pack(
     packed 8 images in ... s: ... images/s, ... ms per image and core
     True
     """
+    # In a worker that still imports the script of which it is a worker.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(PACKS_AGAIN)
     start = monotonic()
     cores = processes or cgroup.cores()
     augmentation = augmentation or source.augmentation
