@@ -212,11 +212,31 @@ def test_combinations_that_mean_nothing_are_refused():
             {"decay_epochs": [3], "schedule": "poly", "warmup": "none", "warmup_epochs": 0},
             ["decay_epochs, as the schedule is poly", "warmup_epochs, as the warmup is none"],
         ),
+        ({"momentum": 0, "nesterov": True}, ["nesterov, as the momentum is 0"]),
+        (
+            {"warmup": "none", "warmup_epochs": 2, "base_batch": 64, "scaling": "none"},
+            ["warmup_epochs, as the warmup is none", "base_batch, as the scaling is none"],
+        ),
     ],
 )
 def test_what_a_run_gives_without_effect_is_named(settings, said):
     given = RunConfig(**settings)
     assert without_effect(given, resolve(given)) == said
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ("arrays", ["image_size, length, as the data are arrays"]),
+        ("tokens", ["image_size, as the data are tokens"]),
+        ("pictures", ["length, as the data are pictures"]),
+        (None, []),
+    ],
+)
+def test_what_the_items_do_not_have_is_without_effect(items, said):
+    given = RunConfig(image_size=8, length=16)
+    assert without_effect(given, resolve(given), items=items) == said
+    assert without_effect(RunConfig(), resolve(RunConfig()), items=items) == []
 
 
 def test_config_is_frozen():

@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 import pytest
 
 from theanompi import device
-from theanompi.config import FIELDS, ConfigError, RunConfig, resolve
+from theanompi.config import FIELDS, ConfigError, RunConfig, resolve, without_effect
 from theanompi.training.optimizers import get_optimizer
 from theanompi.training.plan import plan
 from theanompi.training.schedules import SCHEDULES, Schedule, make_schedule
@@ -80,6 +80,41 @@ def test_rates_are_those_of_the_formula(kind: str, warmup: str, scaling: str) ->
     schedule = make(kind, SETTINGS[kind], warmup=warmup, scaling=scaling)
     np.testing.assert_allclose([schedule(t) for t in range(N)], expected(kind, warmup, scaling), rtol=1e-12)
     assert schedule.target == pytest.approx(BASE * {"linear": 4, "sqrt": 2, "none": 1}[scaling])
+
+
+@KINDS
+@WARMUPS
+@pytest.mark.parametrize("scaling", ["linear", "none"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_setting_changes_rates_unless_it_is_said_to_have_no_effect(
+    kind: str, warmup: str, scaling: str, workers: int
+) -> None:
+    given = {
+        "schedule": kind,
+        "scaling": scaling,
+        "warmup": warmup,
+        "warmup_epochs": 3.0,
+        "base_batch": 100,
+        "decay_epochs": (4.0, 7.0),
+        "decay_factor": 0.3,
+        "batch_size": 64,
+        "epochs": EPOCHS,
+    }
+    others = {"warmup_epochs": 1.0, "base_batch": 60, "decay_epochs": (2.0,), "decay_factor": 0.4}
+    others["warmup"] = "gradual" if warmup == "none" else "none"
+
+    def rates(**more: Any) -> list[float]:
+        made = make_schedule(
+            resolve(RunConfig(**given | more)), minibatch=64 * workers, iterations_per_epoch=T
+        )
+        return [made(t) for t in range(N)]
+
+    idle = without_effect(RunConfig(**given), resolve(RunConfig(**given)), workers=workers)
+    named = {name for line in idle for name in line.rpartition(", as ")[0].split(", ")}
+    unchanged = {name for name, value in others.items() if rates(**{name: value}) == rates()}
+    unchanged -= {"warmup"} if warmup == "none" else set()  # whoever asks for none gets none
+    # Of a rate that is not scaled the base batch only says whether there is a warmup, here with both values alike.
+    assert named == unchanged - ({"base_batch"} if kind in ("poly", "cosine") else set())
 
 
 @KINDS

@@ -422,13 +422,14 @@ def test_more_or_fewer_devices_than_ranks_are_one_line(
 
 
 def test_another_recipe_at_a_resume_is_said_once_and_kept(tmp_path: Path) -> None:
-    trained(2, tmp_path / "run", max_iterations=2)
-    other = {"base_lr": 0.001, "warmup": "none"}
+    trained(2, tmp_path / "run", max_iterations=2, length=16)
+    other = {"base_lr": 0.001, "warmup": "none", "length": 16}
     done = orderly(2, tmp_path / "run", max_iterations=3, **other, resume=True, verbose=True)
     assert done.returncode == 0, done.stderr
     changes = "base_lr 0.1 -> 0.001; warmup gradual -> none"
     assert done.stdout.count(f"resumed with another recipe: {changes}\n") == 1
-    assert done.stdout.count("without effect: warmup_epochs, as the warmup is none\n") == 1
+    idle = "without effect: warmup_epochs, as the warmup is none; length, as the data are pictures\n"
+    assert done.stdout.count(idle) == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["base_lr"] == 0.001
 
 

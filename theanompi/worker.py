@@ -90,7 +90,7 @@ def run(
             rank_of(config, comm, progress, error, last_words, heed=config.save_on_signal)
         )
         with nothing_is_garbage():
-            from theanompi.training.rank import find_model_class, settle, train
+            from theanompi.training.rank import find_model_class, kind_of_items, settle, train
             from theanompi.training.ranks import together
             from theanompi.training.simulated import train_simulated
 
@@ -111,7 +111,9 @@ def run(
                 place = DATA.get(find_model_class(config).__module__)
                 instead = f" in the place of {place}" if place else ""
                 print(f"no data set was given: {config.modelclass} takes {config.data}{instead}", flush=True)
-            idle = without_effect(given, config)
+            workers = config.workers_simulated or comm.Get_size()
+            items = kind_of_items(find_model_class(config))
+            idle = without_effect(given, config, workers=workers, items=items)
             if idle and (config.verbose or plan):
                 print(folded(f"without effect: {'; '.join(idle)}", text_columns()), flush=True)
         be = train if config.workers_simulated is None else train_simulated

@@ -75,6 +75,8 @@ MOMENTUM_FORMS = ("v", "u", "uncorrected")
 SCALED = ("rate", "loss")
 NORMALIZATIONS = ("minibatch", "worker")
 SHUFFLES = ("global", "worker")
+_OF_ITEMS = {"image_size": "pictures", "length": "tokens"}
+"""Settings that items of one modality alone have."""
 ROLES = {
     "run": "another value makes another run: a resume refuses it",
     "recipe": "how weights are updated: a resume goes on with another value and says so",
@@ -616,15 +618,21 @@ def default_loader_processes(cores: int) -> int:
     return min(max(cores - 1, 1), 8)
 
 
-def without_effect(given: RunConfig, run: RunConfig) -> list[str]:
+def without_effect(
+    given: RunConfig, run: RunConfig, *, workers: int | None = None, items: str | None = None
+) -> list[str]:
     """Say which settings that a run gives change nothing, beside others that it has.
 
-    Those of a class of the user's own, an optimizer or a schedule, may all have an effect.
+    Those of a class of the user's own, an optimizer, a schedule or a modality, may all have an effect.
 
     Parameters
     ----------
     given, run : RunConfig
         As it was given, and resolved.
+    workers : int, optional
+        k.
+    items : str, optional
+        Name of the package's modality that the data are read by.
 
     Examples
     --------
@@ -633,21 +641,37 @@ def without_effect(given: RunConfig, run: RunConfig) -> list[str]:
     ['momentum, as the optimizer is adam', 'decay_factor, as the schedule is cosine']
     """
     kind, _, name = run.optimizer.rpartition(".")
-    idle: list[tuple[str, tuple[str, ...], str]] = []
+    idle: list[tuple[tuple[str, ...], str]] = []
     if kind == "lasagne":
         held = () if name in ("momentum", "nesterov_momentum") else ("momentum",)
-        idle.append(("optimizer", (*held, "momentum_form", "nesterov"), run.optimizer))
+        idle.append(((*held, "momentum_form", "nesterov"), f"the optimizer is {run.optimizer}"))
     elif name in OPTIMIZERS and name not in ("momentum", "lars"):
-        idle.append(("optimizer", ("momentum", "momentum_form", "nesterov"), name))
+        idle.append((("momentum", "momentum_form", "nesterov"), f"the optimizer is {name}"))
+    elif name in OPTIMIZERS and run.momentum == 0:
+        idle.append((("momentum_form", "nesterov"), "the momentum is 0"))
     if run.schedule in SCHEDULES and run.schedule != "steps":
-        idle.append(("schedule", ("decay_epochs", "decay_factor"), run.schedule))
+        idle.append((("decay_epochs", "decay_factor"), f"the schedule is {run.schedule}"))
+    warmup: tuple[str, ...] = ("warmup", "warmup_epochs")
     if run.warmup == "none":
-        idle.append(("warmup", ("warmup_epochs",), run.warmup))
-    said = []
-    for what, names, value in idle:
-        named = [name for name in names if getattr(given, name) is not None]
-        if named:
-            said.append(f"{', '.join(named)}, as the {what} is {value}")
+        idle.append((("warmup_epochs",), "the warmup is none"))
+        warmup = ()  # is as it was asked for
+    if run.schedule in SCHEDULES and workers is not None and run.batch_size is not None:
+        minibatch = workers * run.batch_size * run.accumulation
+        if minibatch <= run.base_batch:
+            reason = f"the minibatch of {minibatch} is not above base_batch, {run.base_batch}"
+            idle.append((warmup, reason))
+    # Others begin to decay where the warmup ends, also of a rate that is not scaled.
+    if run.schedule in ("steps", "constant") and run.scaling == "none":
+        idle.append((("base_batch", *warmup), "the scaling is none"))
+    if items is not None:
+        unread = tuple(name for name, of in _OF_ITEMS.items() if of != items)
+        idle.append((unread, f"the data are {items}"))
+    said, named = [], set[str]()
+    for names, reason in idle:
+        new = [name for name in names if getattr(given, name) is not None and name not in named]
+        named.update(new)
+        if new:
+            said.append(f"{', '.join(new)}, as {reason}")
     return said
 
 

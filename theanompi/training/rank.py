@@ -30,6 +30,7 @@ from theanompi.config import (
 )
 from theanompi.config.kinds import AUTO
 from theanompi.config.plugins import import_module
+from theanompi.data import Arrays, Pictures, Tokens
 from theanompi.launch.ends import STOPPED, tell, what_is_saved
 from theanompi.launch.libraries import check_algorithm
 from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
@@ -138,6 +139,12 @@ def defaults_of(model_class: Any) -> Any:
     own = isinstance(model_class, type) and issubclass(model_class, Model)
     given = getattr(model_class, "defaults", {})
     return given if own or not isinstance(given, Mapping) else {"data": None, **given}
+
+
+def kind_of_items(model_class: Any) -> str | None:
+    """The name of the package's modality that a model's data are read by; None where it is a class of the user's."""
+    modality = getattr(model_class, "modality", None)
+    return modality.name if modality in (Pictures, Arrays, Tokens) else None
 
 
 def resolve_by_class(config: RunConfig) -> RunConfig:
