@@ -307,6 +307,15 @@ def test_a_file_that_hides_a_module_of_pythons_own_is_named_where_the_ranks_cann
         rule.wait()
 
 
+def test_a_host_that_cannot_be_reached_is_named(folder):
+    """It was said that a rank had left, of those that had never begun."""
+    rule = BSP()
+    rule.start(RunConfig(devices="nosuchhost.invalid:cpu", **NET))
+    how = "none has begun; 'ssh nosuchhost.invalid true' must work from here without a password, and "
+    with pytest.raises(RunFailed, match=f"; no rank has said why: {how}{re.escape(sys.executable)} must"):
+        rule.wait()
+
+
 # A rank that ends before the launcher has opened its process is one of several that have ended when it looks. And
 # it has memory, as a rank has, which takes its time to free: one that has none is killed and gone before the first
 # one's end is known to anybody but mpirun.

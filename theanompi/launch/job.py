@@ -277,6 +277,7 @@ class Job:
             bind=bind,
         )
         # What mpirun starts on other machines need not be its child: Open MPI's ssh goes to the background.
+        self._machines = machines
         self._local = [machine.name for machine in machines] == [None]
         self._stall_seconds, self._stall_abort = config.stall_seconds, config.stall_abort
         self.ended_by: int | None = None
@@ -436,6 +437,12 @@ class Job:
             elif status:
                 starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
                 how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
+                remote = next((machine.name for machine in self._machines if machine.name), None)
+                if remote is not None and not account.ranks:
+                    how = (
+                        f"none has begun; 'ssh {remote} true' must work from here without a password, and "
+                        f"{sys.executable} must be there under the same path: tmlauncher doctor looks"
+                    )
                 if hiding:
                     how = f"{hiding} hides the module of Python's own that has its name; remedy: rename it"
                 account.guess = f"no rank has said why: {how}"
