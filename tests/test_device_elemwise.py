@@ -1,5 +1,6 @@
 """Fused expressions, in chunks or at once, against NumPy."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from pytensor.scalar.basic import Composite
 from pytensor.tensor.elemwise import Elemwise
 from tolerance import assert_close
+from torch.overrides import TorchFunctionMode
 
 from theanompi import device
 from theanompi.device import elemwise
-from theanompi.device.elemwise import CHUNK
+from theanompi.device.elemwise import CHUNK, elemwise_function
+from theanompi.device.ops.base import Context
 
 MODE = device.mode("cpu")
 SIZES = [CHUNK, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 12345]
@@ -322,3 +325,101 @@ def test_logic_and_identities() -> None:
     for one, value in zip(got[:5] + got[6:], expected[:5] + expected[6:], strict=True):
         assert_close(one, value)
     np.testing.assert_array_equal(got[5], expected[5])
+
+
+SPECIAL = {
+    "float32": [0.0, -0.0, 1.0, -1.5, 0.1, 3e38, -3e38, 1e-45, 1.2e-38, np.inf, -np.inf, np.nan],
+    "float64": [0.0, -0.0, 1.0, -1.5, 0.1, 1e308, -1e308, 5e-324, 1e-308, np.inf, -np.inf, np.nan],
+    "int64": [0, 1, -1, 2**53 + 1, 2**62, -(2**63), 2**63 - 1],
+    "bool": [False, True],
+}
+FLOATS, NUMBERS, ANY = ["float32", "float64"], [*SPECIAL][:3], [*SPECIAL]
+# Graph, NumPy's function, dtypes of both operands.
+ON_NUMBERS: list[tuple[Any, Any, list[str]]] = [
+    *((ps.add, np.add, NUMBERS), (ps.sub, np.subtract, NUMBERS), (ps.mul, np.multiply, NUMBERS)),
+    (lambda x, y: ps.add(x, y, x), lambda x, y: x + y + x, NUMBERS),
+    (ps.true_div, np.true_divide, NUMBERS),
+    *(
+        (ps.lt, np.less, ANY),
+        (ps.gt, np.greater, ANY),
+        (ps.le, np.less_equal, ANY),
+        (ps.ge, np.greater_equal, ANY),
+    ),
+    *((ps.eq, np.equal, ANY), (ps.neq, np.not_equal, ANY)),
+    *(
+        (ps.and_, np.logical_and, ["bool"]),
+        (ps.or_, np.logical_or, ["bool"]),
+        (ps.xor, np.logical_xor, ["bool"]),
+    ),
+    # Of zeros of both signs NumPy takes the other one.
+    (ps.scalar_maximum, lambda x, y: torch.maximum(torch.tensor(x), torch.tensor(y)), NUMBERS),
+    (ps.scalar_minimum, lambda x, y: torch.minimum(torch.tensor(x), torch.tensor(y)), NUMBERS),
+    (lambda x, y: ps.switch(x, y, x), lambda x, y: y if x else x, ANY),
+    (lambda x, y: ps.neg(x), lambda x, y: -x, NUMBERS),
+    (lambda x, y: ps.abs(x), lambda x, y: abs(x), NUMBERS),
+    (lambda x, y: ps.sqr(x), lambda x, y: x * x, NUMBERS),
+    (lambda x, y: ps.sqrt(x), lambda x, y: np.sqrt(x), FLOATS),
+    (lambda x, y: ps.reciprocal(x), lambda x, y: x.dtype.type(1) / x, FLOATS),
+    (lambda x, y: ps.invert(x), lambda x, y: ~x, ["bool"]),
+    *(
+        (lambda x, y, to=to: ps.Cast(getattr(ps, to))(x), lambda x, y, to=to: x.astype(to), ANY)
+        for to in FLOATS
+    ),
+    (lambda x, y: ps.Cast(ps.bool)(x), lambda x, y: x.astype(bool), ANY),
+    (lambda x, y: ps.Cast(ps.int64)(x), lambda x, y: x.astype("int64"), ["int64", "bool"]),
+]
+
+
+class Counted(TorchFunctionMode):
+    """Counts what is asked of torch."""
+
+    calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+def bits(x: Any, dtype: str) -> bytes:
+    """Those of a number; of every NaN the same."""
+    array = np.asarray(x, dtype)
+    return np.where(np.isnan(array), np.asarray(np.nan).astype(dtype), array).tobytes()
+
+
+@pytest.mark.parametrize("dtype", SPECIAL)
+def test_one_element_has_the_bits_that_arrays_have_and_asks_torch_only_to_read_and_keep_it(
+    dtype: str,
+) -> None:
+    x, y = (getattr(ps, dtype)(name) for name in "xy")
+    graphs = [(graph(x, y), f) for graph, f, dtypes in ON_NUMBERS if dtype in dtypes]
+    one = pt.tensor(dtype=dtype, shape=())
+    node = Elemwise(Composite([x, y], [graph for graph, _ in graphs])).make_node(one, one.type())
+    function = elemwise_function(node, Context())
+    numbers = np.array(SPECIAL[dtype], dtype)
+    for a, b in itertools.product(numbers, numbers):
+        with Counted() as counted:
+            results = function(torch.from_numpy(a[...]), torch.from_numpy(b[...]))
+        assert counted.calls == 2 + len(graphs)
+        for (graph, f), got in zip(graphs, results, strict=True):
+            assert str(got.dtype) == f"torch.{graph.type.dtype}"
+            with np.errstate(all="ignore"):
+                assert bits(got, graph.type.dtype) == bits(f(a, b), graph.type.dtype), (graph.owner.op, a, b)
+
+
+def test_numbers_among_which_torch_has_a_part_are_written_over_when_all_have_been_read() -> None:
+    x, y = ps.float64("x"), ps.float64("y")
+    angle = ps.add(x, y)
+    one = pt.tensor(dtype="float64", shape=(1, 1))
+    made = [ps.cos(angle), ps.mul(ps.cos(angle), angle), angle, ps.sub(x, y)]
+    node = Elemwise(Composite([x, y], made)).make_node(one, one.type())
+    a, b = torch.full((1, 1), 0.3, dtype=torch.float64), torch.full((1, 1), 0.2, dtype=torch.float64)
+    results = elemwise_function(node, Context(overwrite={0: 0, 2: 1}))(a, b)
+    assert results[0] is a and results[2] is b
+    cosine = torch.cos(torch.full((1, 1), 0.3 + 0.2, dtype=torch.float64))
+    wanted = [
+        cosine,
+        cosine * (0.3 + 0.2),
+        torch.full_like(cosine, 0.3 + 0.2),
+        torch.full_like(cosine, 0.3 - 0.2),
+    ]
+    assert all(torch.equal(got, right) for got, right in zip(results, wanted, strict=True))

@@ -20,6 +20,7 @@ from pytensor.tensor.type import tensor
 
 from theanompi.device import triton
 from theanompi.device.generated import define
+from theanompi.device.numbers import FUNCTIONS, python_expression
 from theanompi.device.ops.base import Context
 from theanompi.device.scalars import SIGNED, is_native, scalar_function, torch_dtype, where
 
@@ -389,6 +390,63 @@ class _Expression:
             [*numbers, *taken, *lines, f"return {', '.join(results)}"],
         )
 
+    def is_of_numbers(self) -> bool:
+        """Whether it is fused from several instructions, and all operands are of one element on the CPU."""
+        return (
+            self.context.device.type == "cpu"
+            and len(self.nodes) > 1
+            and all(map(is_uniform, [*self.node.inputs, *self.node.outputs]))
+        )
+
+    def of_numbers(self) -> Callable[..., Any]:
+        """Write the node's function as `whole` does, for operands of one element on the CPU, in Python's arithmetic.
+
+        What that has no equal for is left to torch.
+        """
+        self.globals |= {**FUNCTIONS, "full": torch.full, "shape": self.node.outputs[0].type.shape}
+        numbers: dict[Variable, str] = {}
+        lines: list[str] = []
+
+        def number(v: Variable) -> str:
+            if v not in numbers and isinstance(v, Constant):
+                numbers[v] = self.bind(np.asarray(v.data).item(), "s")
+            elif v not in numbers:
+                numbers[v] = f"n{len(lines)}"
+                lines.append(f"{numbers[v]} = {self.names[v]}.item()")
+            return numbers[v]
+
+        def tensor(v: Variable) -> str:
+            if v not in self.names:
+                value, dtype = number(v), self.bind(torch_dtype(v.type.dtype), "dtype")
+                self.names[v] = f"t{len(lines)}"
+                lines.append(f"{self.names[v]} = full(shape, {value}, dtype={dtype})")
+            return self.names[v]
+
+        for inner in self.nodes:
+            expression = python_expression(inner)
+            if expression is not None:
+                right = expression.format(*map(number, inner.inputs))
+                numbers[inner.outputs[0]] = f"n{len(lines)}"
+                lines.append(f"{numbers[inner.outputs[0]]} = {right}")
+                continue
+            for v in inner.inputs:
+                if not isinstance(v, Constant):
+                    tensor(v)
+            right = self.instruction(inner, None)
+            names = [f"t{len(lines)}_{k}" for k in range(len(inner.outputs))]
+            self.names |= zip(inner.outputs, names, strict=True)
+            lines.append(f"{', '.join(names)} = {right}")
+        results = []
+        for k, v in enumerate(self.outputs):
+            if k not in self.context.overwrite:
+                results.append(tensor(v))
+                continue
+            results.append(f"i{self.context.overwrite[k]}")
+            new = f"copy_({self.names[v]})" if v in self.names else f"fill_({number(v)})"
+            lines.append(f"{results[k]}.{new}")
+        parameters = (f"i{k}" for k in range(len(self.inputs)))
+        return self._define(parameters, [*lines, f"return {', '.join(results)}"])
+
     def by_chunks(self) -> Callable[..., tuple[torch.Tensor, ...]]:
         """Write the function of a chunk.
 
@@ -448,6 +506,9 @@ def elemwise_function(node: Apply, context: Context) -> Callable[..., Any]:
         From the input tensors to the output tensor, or a tuple of them.
     """
     expression = _Expression(node, context)
+    # Under bf16 a number may be narrower than its type says.
+    if expression.is_of_numbers() and context.precision != "bf16":
+        return expression.of_numbers()
     whole = expression.whole()
     overwrite, n_outputs = context.overwrite, len(node.outputs)
     shape = node.outputs[0].type.shape
