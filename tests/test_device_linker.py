@@ -513,3 +513,14 @@ def test_a_variable_and_its_clone_are_the_same_memory():
         np.testing.assert_array_equal(twice, np.multiply(2, value))
         np.testing.assert_array_equal(same, [value, value])
     np.testing.assert_array_equal(w.get_value(), [3, 4])
+
+
+def test_a_direct_call_reads_and_updates_the_storage_that_a_variable_has_then() -> None:
+    w, x = device.shared(np.float32([1, 2]), "w"), device.shared(np.int64([3, 4]), "x")
+    step = device.direct(pytensor.function([], (w * x).sum(), updates=[(w, w + 1)], mode=MODE))
+    first = step()[0]
+    home = torch.zeros(3)
+    w.rebind(home[1:])
+    x.adopt(torch.tensor([5, 6]))
+    assert (first, step()[0]) == (11, 2 * 5 + 3 * 6)
+    assert home.tolist() == [0, 3, 4]

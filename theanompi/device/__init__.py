@@ -14,7 +14,7 @@ compile as before), unless ``pytensor.config.mode`` has been set to another. `mo
 from theanompi.device import ops
 from theanompi.device.buffers import FlatBuffer
 from theanompi.device.default import make_default
-from theanompi.device.linker import mode
+from theanompi.device.linker import direct, mode
 from theanompi.device.native import compile_folder
 from theanompi.device.pinned import Pinned
 from theanompi.device.placement import current, use, use_huge_pages
@@ -26,6 +26,7 @@ __all__ = [
     "Pinned",
     "compile_folder",
     "current",
+    "direct",
     "mode",
     "ops",
     "shared",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytensor.compile.executor import Function
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import AbstractFunctionGraph, FrozenFunctionGraph, FunctionGraph
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
@@ -130,9 +131,15 @@ class TorchLinker(JITLinker):
     def create_thunk_inputs(self, storage_map: dict[Variable, list[Any]]) -> list[Any]:
         """The storage cells that the function reads at every call."""
         assert self.fgraph is not None
-        return [storage_map[v] for v in self.fgraph.inputs]
+        self.cells = [storage_map[v] for v in self.fgraph.inputs]
+        return self.cells
 
     def jit_compile(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function that is called, kept for `direct`."""
+        self.program = self._with_precision(fn)
+        return self.program
+
+    def _with_precision(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Bind the precision: tf32 is a switch of torch's that must be right while this function runs."""
         if self.device.type == "cpu":
             return fn
@@ -143,6 +150,33 @@ class TorchLinker(JITLinker):
             return fn(*values)
 
         return Captured(run) if self.capture else run
+
+
+def direct(function: Function) -> Callable[[], tuple[Any, ...]]:
+    """A compiled function without what PyTensor does before and after each call.
+
+    Parameters
+    ----------
+    function : pytensor.compile.executor.Function
+        Of a `mode`, without arguments, that updates variables on the device only: those it updates itself.
+
+    Returns
+    -------
+    callable
+        Gives a tuple that begins with the function's results.
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> from theanompi.device import shared
+    >>> w = shared(np.float32([1, 2]))
+    >>> step = direct(pytensor.function([], w.sum(), updates=[(w, 2 * w)]))
+    >>> step()[0], step()[0], w.get_value()
+    (array(3., dtype=float32), array(6., dtype=float32), array([4., 8.], dtype=float32))
+    """
+    linker = function.maker.linker
+    program, cells = linker.program, linker.cells
+    return lambda: program(*[cell[0] for cell in cells])
 
 
 def results_early(fgraph: FunctionGraph, order: Sequence[Apply]) -> list[Apply]:

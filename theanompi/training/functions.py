@@ -34,7 +34,7 @@ def gradient_function(
     rank: int,
     accumulate: bool,
     mode: Any,
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Compile forward and backward of one batch.
 
     The function leaves in ``state.gradients`` the gradient of the weighted loss times 1 / (`shards` · items), the batch
@@ -96,9 +96,7 @@ def gradient_function(
         name = METRICS if target is None else str(target.name)
         store = device.shared(state.gradients.views[name], name)
         updates.append((store, store + value if accumulate else value))
-    function = pytensor.function([], [], updates=updates, mode=mode)
-    function.trust_input = True
-    return function
+    return device.direct(pytensor.function([], [], updates=updates, mode=mode))
 
 
 def update_function(
@@ -190,9 +188,8 @@ def update_function(
         if state.average is not None:
             average = state.slice(state.average, state.statistics, "average statistics")
             updates.append((average, ema(average, moved, state.made, decay)))
-    function = pytensor.function([], eta, updates=updates, mode=mode)
-    function.trust_input = True
-    return function
+    step = device.direct(pytensor.function([], eta, updates=updates, mode=mode))
+    return lambda: step()[0]
 
 
 def together(state: State, *, by_tensor: bool) -> list[tuple[list[DeviceSharedVariable], bool]]:
@@ -208,7 +205,7 @@ def validation_function(
     mode: Any,
     *,
     instead: Mapping[DeviceSharedVariable, DeviceSharedVariable],
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Compile the validation of one batch.
 
     Parameters
@@ -237,6 +234,6 @@ def validation_function(
         for values in objective.metrics.values():
             metrics += [pt.sum(pt.cast(weight * values, "float64")), counted]
     new = [items, *losses, *metrics]
-    function = pytensor.function([], [], updates=[(sums, pt.stack(new))], givens=instead, mode=mode)
-    function.trust_input = True
-    return function
+    return device.direct(
+        pytensor.function([], [], updates=[(sums, pt.stack(new))], givens=instead, mode=mode)
+    )

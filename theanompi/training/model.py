@@ -230,9 +230,9 @@ class Model:
         self._validation_sums = device.shared(np.zeros(1 + 2 * len(names)), "validation_sums")
         self._validated_batches: list[torch.Tensor] = []
         self._exchangers: Sequence[Exchanger] = ()
-        self._gradients: list[Callable[[], None]] = []
+        self._gradients: list[Callable[[], object]] = []
         self._updates: list[Callable[[], Any]] = []
-        self._validate: Callable[[], None] | None = None
+        self._validate: Callable[[], object] | None = None
         self._feed = Feed(self.inputs, iter(()))
         self._next: tuple[int, int] | None = None
         self._count = self._val_position = 0
