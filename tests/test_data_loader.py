@@ -393,23 +393,23 @@ class RowsOfABatch(Rows):
 @pytest.mark.parametrize(
     ("kind", "batch_size", "asked"),
     [
-        (Rows, 16, [512, 80]),
-        (Rows, 300, [300, 300]),
-        (Rows, 600, [600]),
-        (RowsOfABatch, 150, [150] * 4),
+        (Rows, 16, [2048, 144]),
+        (Rows, 1100, [1100, 1100]),
+        (Rows, 2200, [2200]),
+        (RowsOfABatch, 550, [550] * 4),
     ],
 )
 def test_rows_of_several_small_batches_are_asked_for_at_once_where_items_are_each_alone(
     kind: type[Rows], tmp_path: Path, batch_size: int, asked: list[int]
 ) -> None:
-    x = np.arange(600, dtype=np.float32)
+    x = np.arange(2200, dtype=np.float32)
     write_arrays(tmp_path / "a.h5", {"x": x}, {"x": x[:100]}, name="a")
     with open_dataset(tmp_path / "a.h5") as data:
         modality = kind(data, resolve(RunConfig()))
         modality.asked = []
         with Loader(modality, batch_size) as loader:
             seen = []
-            for units in loader.train(Sampler(600, batch_size, 1, 0, 1, seed=0), epoch=2):
+            for units in loader.train(Sampler(2200, batch_size, 1, 0, 1, seed=0), epoch=2):
                 for batch in units:
                     assert (batch.fields["x"] == x[batch.ids]).all()
                     assert (batch.fields["keys"] == sample_keys(0, 2, batch.ids)).all()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Of what a message shows of a value.
 _MOST_SHOWN = 60
 # Items of small batches that are asked for at once.
-_PLANNED = 512
+_PLANNED = 2048
 
 VALIDATION = -1
 """The epoch whose keys items of validation have."""
