@@ -157,6 +157,9 @@ def _make_vector(op: MakeVector, node: Apply, context: Context) -> Callable[...,
     dtype = torch_dtype(op.dtype)
     if not node.inputs:
         return lambda: torch.empty(0, dtype=dtype, device=context.device)
+    alike = all(v.type.dtype == op.dtype for v in node.inputs) and context.precision != "bf16"
+    if alike and context.device.type == "cpu":
+        return lambda *elements: torch.stack(elements)
     return lambda *elements: torch.stack(
         [placed(torch.as_tensor(e), context.device).to(dtype) for e in elements]
     )
