@@ -16,7 +16,7 @@ from theanompi.config.files import CannotWrite
 from theanompi.launch.check import data_by_source
 from theanompi.record import checkpoint
 from theanompi.record import folder as module
-from theanompi.record.folder import RunFolder, keep_checkpoint, write_config
+from theanompi.record.folder import RunFolder, append_text, keep_checkpoint, write_config
 from theanompi.record.log import json_line
 
 
@@ -53,7 +53,7 @@ def test_a_folder_with_other_things_is_fine(tmp_path: Path) -> None:
 
 def test_overwriting_removes_our_files_only(tmp_path: Path) -> None:
     ours = ["config.json", "log.jsonl", "curves.png", "timeline.json", "checkpoint.h5", "checkpoint.h5.tmp"]
-    ours += ["best.h5", "checkpoint-5.h5", "checkpoint-10.h5"]
+    ours += ["best.h5", "checkpoint-5.h5", "checkpoint-10.h5", "checkpoint-15.h5.tmp"]
     theirs = ["notes.txt", "checkpoint-old.h5", "log.jsonl.bak"]
     for name in ours + theirs:
         (tmp_path / name).write_text(name)
@@ -195,8 +195,10 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
     with pytest.raises(ConfigError) as caught:
         use(Path(tmp_path.name), resume=resume, overwrite=not resume)
     host = os.uname().nodename
-    line = f"in which no run is at work, got one in which process {holder.pid} on {host}, since 20"
-    assert line in str(caught.value) and len(str(caught.value)) < 300
+    line = (
+        f"expected one in which no run is at work, got one in which process {holder.pid} on {host}, since 20"
+    )
+    assert str(caught.value).startswith(f"run folder {tmp_path.name}: {line}")
     assert (tmp_path / "checkpoint.h5").read_text() == "mine"
 
 
@@ -306,3 +308,45 @@ def test_a_run_folder_that_cannot_be(tmp_path: Path, resume: bool) -> None:
         with pytest.raises(ConfigError, match="^run folder ") as caught:
             use(path, resume=resume)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_another_one_has_taken_the_place_of_is_left_alone(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    out = tmp_path / "run"
+    with RunFolder(out, resume=False, overwrite=overwrite) as mine:
+        out.rename(tmp_path / "away")
+        with pytest.raises(ConfigError, match="renamed or removed") as caught:
+            mine.clear()
+        assert len(str(caught.value)) <= 300 + len(str(out))
+        with RunFolder(out, resume=False, overwrite=False) as other:
+            other.clear()
+            write_config(out, {})
+            with pytest.raises(ConfigError, match="renamed or removed"):
+                mine.clear()
+            mine.release()
+            assert sorted(os.listdir(out)) == ["config.json", "run.lock"]
+
+
+def test_a_text_that_was_removed_is_not_begun_in_its_middle(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("a\n")
+    append_text(file, "b\n")
+    assert file.read_text() == "a\nb\n"
+    file.unlink()
+    with pytest.raises(CannotWrite, match="log.csv: cannot be written: No such file"):
+        append_text(file, "c\n")
+    assert not file.exists()
+
+
+def test_a_folder_in_which_nothing_can_be_removed_is_one_line_and_let_go(tmp_path: Path) -> None:
+    (tmp_path / "best.h5.tmp").write_text("unfinished")
+    with mock.patch.object(Path, "unlink", side_effect=OSError(errno.EIO, "Input/output error")):
+        with pytest.raises(ConfigError) as caught:
+            use(tmp_path)
+    assert str(caught.value) == (
+        f"run folder {tmp_path}: expected a folder to write in, got: Input/output error"
+    )
+    use(tmp_path)
+    assert os.listdir(tmp_path) == []

@@ -1138,3 +1138,26 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, clock: Clock, name: s
         step(recorder, clock, 0, 1)
         recorder.flush()
     assert str(caught.value) == f"{out / name}: cannot be written: No such file or directory"
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_nothing_more_is_written_once_the_log_is_not_this_runs_any_more(
+    tmp_path: Path, clock: Clock, other: bool
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    recorder = make(out, log_interval=1)
+    step(recorder, clock, 0, 1)
+    out.rename(tmp_path / "away")
+    out.mkdir()
+    if other:
+        make(out)
+    reason = (
+        "it is another file than this run's, perhaps another run's" if other else "No such file or directory"
+    )
+    for write in (recorder.flush, lambda: step(recorder, clock, 0, 2)):
+        with pytest.raises(CannotWrite) as caught:
+            write()
+        assert str(caught.value) == f"{out / 'log.jsonl'}: cannot be written: {reason}"
+    assert log(out) == [] if other else os.listdir(out) == []
+    assert len(log(tmp_path / "away")) == 1

@@ -471,14 +471,23 @@ def test_what_the_user_got_wrong_is_one_line_on_one_rank(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"), [("gone-2", "No such file or directory"), ("full-2", "File too large")]
+    ("spoils", "file", "reason"),
+    [
+        (["full-2"], r"(log\.jsonl|checkpoint\.h5)", "File too large"),
+        ([], r"checkpoint-1\.h5", "Is a directory"),  # when the checkpoint itself is saved
+    ],
 )
-def test_files_that_can_no_longer_be_written_end_the_run_in_a_line(
-    tmp_path: Path, spoil: str, reason: str
+def test_files_that_can_no_longer_be_written_end_the_run_and_what_is_saved_is_said(
+    tmp_path: Path, spoils: list[str], file: str, reason: str
 ) -> None:
-    done = train(2, tmp_path / "run", spoil, log_interval=1, checkpoint_interval=1)
+    out = tmp_path / "run"
+    if not spoils:
+        (out / "checkpoint-1.h5").mkdir(parents=True)
+    done = train(2, out, *spoils, log_interval=1, checkpoint_interval=1, keep=2)
     assert done.returncode != 0
-    line = next(line for line in done.stderr.splitlines() if line.startswith("theanompi: "))
-    file = rf"(checkpoint )?{tmp_path}/run/(log\.jsonl|checkpoint\.h5)"
-    assert re.match(rf"theanompi: rank 0: {file}: cannot be written: {reason}", line), line
+    line, saved = (line for line in done.stderr.splitlines() if line.startswith("theanompi: "))
+    assert re.match(rf"theanompi: rank 0: (checkpoint )?{out}/{file}: cannot be written: {reason}", line), (
+        line
+    )
+    assert saved == f"theanompi: iteration 1 is saved in {out}: --resume goes on from there"
     assert "Traceback" not in done.stderr

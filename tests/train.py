@@ -4,9 +4,8 @@
 ``no-exchange`` leaves the exchange out, ``own-batches`` lets a rank divide by the batches that it has in a minibatch
 instead of by its workers, ``kill-N`` ends the last rank by SIGKILL after iteration N, ``kill-loader-N`` its loader
 process, ``kill-holding-N`` that rank as it writes for the Nth time what it has locked for all, ``term-N`` sends the
-last rank SIGTERM, ``gone-N`` removes the run's folder after iteration N, ``full-N`` leaves no room in any file from
-then on, ``blind`` has the last rank find no checkpoint, ``slow-validation-N`` lets N seconds pass on the recorder's
-clock while validation is compiled.
+last rank SIGTERM, ``full-N`` leaves no room in any file after iteration N, ``blind`` has the last rank find no
+checkpoint, ``slow-validation-N`` lets N seconds pass on the recorder's clock while validation is compiled.
 
 No run draws curves: nobody looks at them, and they take longer to draw than such a run to train.
 """
@@ -14,7 +13,6 @@ No run draws curves: nobody looks at them, and they take longer to draw than suc
 import json
 import os
 import resource
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
+def spoilt(how: str, comm: "MPI.Intracomm") -> Iterator[None]:
     """A run that goes wrong in one of the ways above."""
     with ExitStack() as stack:
         patch = mock.patch.object
@@ -97,9 +95,7 @@ def spoilt(how: str, out: str, comm: "MPI.Intracomm") -> Iterator[None]:
                 if not due or iteration < due[0]:
                     return
                 due.clear()
-                if how.startswith("gone"):
-                    shutil.rmtree(out, ignore_errors=True)
-                elif how.startswith("full"):
+                if how.startswith("full"):
                     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
                 elif comm.Get_rank() == comm.Get_size() - 1:
                     number = signal.SIGTERM if how.startswith("term") else signal.SIGKILL
@@ -122,7 +118,7 @@ def train(settings: dict[str, Any], comm: "MPI.Intracomm | None" = None, *spoils
         for how in spoils:
             from mpi4py import MPI
 
-            stack.enter_context(spoilt(how, settings["out"], comm or MPI.COMM_WORLD))
+            stack.enter_context(spoilt(how, comm or MPI.COMM_WORLD))
         run(config, config.devices, comm=comm)
 
 

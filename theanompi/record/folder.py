@@ -84,24 +84,26 @@ class RunFolder:
 
     def __init__(self, path: Path, *, resume: bool | str, overwrite: bool) -> None:
         self.path, self._overwrite, self._asked = path, overwrite, resume
+        self._lock: int | None = None
         self._check()
         self._made = not os.path.lexists(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
-            self._lock: int | None = self._hold()
-        except (OSError, ValueError) as error:
-            raise ConfigError(_no_folder(path, error)) from error
-        try:
+            self._lock = self._hold()
             # Again, as the process that has just let it go may have left a run there.
             self._check()
-            for name in RUN_FILES:
-                # What a killed process was about to put in a file's place.
-                (path / f"{name}.tmp").unlink(missing_ok=True)
+            # What a killed process was about to put in a file's place.
+            unfinished = [path / f"{name}.tmp" for name in RUN_FILES]
+            for file in (*unfinished, *path.glob("checkpoint-*.h5.tmp")):
+                file.unlink(missing_ok=True)
         except ConfigError:
             self.release()
             raise
+        except (OSError, ValueError) as error:
+            self.release()
+            raise ConfigError(_no_folder(path, error)) from error
 
     def _check(self) -> None:
         there = {name for name in RUN_FILES if os.path.lexists(self.path / name)}
@@ -161,8 +163,24 @@ class RunFolder:
                 )
             time.sleep(0.1)
 
+    def _is_held(self) -> bool:
+        """Whether the folder of this name is still the one that was taken."""
+        return self._lock is not None and _is(self._lock, self.path / LOCK_FILE)
+
     def clear(self) -> None:
-        """Remove the files of the run that was to be replaced, and nothing else."""
+        """Remove the files of the run that was to be replaced, and nothing else.
+
+        Raises
+        ------
+        ConfigError
+            If another folder has the name by now, in which another run may be.
+        theanompi.config.files.CannotWrite
+        """
+        if not self._is_held():
+            raise ConfigError(
+                f"run folder {self.path}: expected the one that this run has begun in, got another one or none of its "
+                "name: it was renamed or removed meanwhile"
+            )
         if self._overwrite:
             files = [self.path / name for name in RUN_FILES]
             files += [*_numbered(self.path).values(), *self.path.glob("events.out.tfevents.*")]
@@ -174,9 +192,11 @@ class RunFolder:
         """Let another process have the folder; one that was made for nothing is removed."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                (self.path / LOCK_FILE).unlink()
-                if self._made:
-                    self.path.rmdir()
+                # Of a folder that has taken this one's place, the lock may be another run's.
+                if self._is_held():
+                    (self.path / LOCK_FILE).unlink()
+                    if self._made:
+                        self.path.rmdir()
             os.close(self._lock)
             self._lock = None
 
@@ -258,6 +278,21 @@ def write_config(out: Path, config: Mapping[str, Any]) -> None:
         What `theanompi.config.RunConfig` was resolved to, as JSON values, and `NO_SETTINGS`.
     """
     replace_text(out / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a file of a run that is there: one that was removed is not begun in its middle.
+
+    Raises
+    ------
+    theanompi.config.files.CannotWrite
+    """
+
+    def there(name: str, flags: int) -> int:
+        return os.open(name, flags & ~os.O_CREAT)
+
+    with writing(path), open(path, "a", encoding="utf-8", newline="", opener=there) as file:
+        file.write(text)
 
 
 def keep_checkpoint(out: Path, iteration: int, *, best: bool, last: int) -> None:

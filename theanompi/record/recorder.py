@@ -60,11 +60,13 @@ left for it, it makes computing slower.
     training thread with as many helpers. Copies to a CUDA device are not counted.
 """
 
+import errno
 import json
 import math
 import os
 import statistics
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,6 +87,7 @@ from theanompi.record.folder import (
     CURVES_FILE,
     LOG_FILE,
     TIMELINE_FILE,
+    append_text,
     replace_text,
 )
 from theanompi.record.log import (
@@ -289,6 +292,10 @@ class Recorder:
                 for record in records:
                     self._count(record)
                     self._earlier = record.get("virtual_s", 0.0)
+            # Kept open, as its number would else be free for another file.
+            with writing(self._log):
+                self._held = os.open(self._log, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._held)
         self._loggers = [make(records) for make in loggers] if self._out is not None else []
         self._bar: Any = None
         self._columns = 0
@@ -480,8 +487,9 @@ class Recorder:
             self._close_interval()
         if self._log is not None:
             # Before a checkpoint: after a loss of power the log must not end earlier.
-            with writing(self._log), open(self._log, "rb") as log:
-                os.fsync(log.fileno())
+            self._check_own(self._log)
+            with writing(self._log):
+                os.fsync(self._held)
         # What was timed while nothing was trained, as in a validation, is not part of the next interval.
         self._begin_interval(None)
         self._iteration = None
@@ -712,11 +720,20 @@ class Recorder:
             record["virtual_s"] = self._earlier + self._now()
         self._count(record)
         if self._log is not None:
-            with writing(self._log), open(self._log, "a", encoding="utf-8") as log:
-                log.write(json_line(record))
+            self._check_own(self._log)
+            append_text(self._log, json_line(record))
         if record["kind"] in LOGGED:
             for logger in self._loggers:
                 logger.write(record)
+
+    def _check_own(self, log: Path) -> None:
+        """Write nothing more, no checkpoint either, where the log is not this run's any more.
+
+        Its folder was removed or renamed, and another run may be in the one that has its name.
+        """
+        with writing(log):
+            if not os.path.samestat(os.fstat(self._held), log.stat()):
+                raise OSError(errno.ESTALE, "it is another file than this run's, perhaps another run's")
 
     def _count(self, record: dict[str, Any]) -> None:
         """Keep of a record what the summary needs."""

@@ -406,11 +406,11 @@ def train(
                 recorder.diverged(epoch, done, reason)
                 agree(comm, Diverged(f"iteration {done}: {reason}"))
             save_checkpoint(model, rule, out, comm, config, done, own)
-            keep(done)
-            rule.go_on(model)
             progress.saved = done
             if rank == 0:
                 tell(saved=done)
+            keep(done)
+            rule.go_on(model)
 
     def tell_hook() -> None:
         """Let the model's class know that the run has ended in good order."""

@@ -5,8 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from theanompi.config.files import writing
-from theanompi.record.folder import CSV_FILE, replace_text
+from theanompi.record.folder import CSV_FILE, append_text, replace_text
 from theanompi.record.log import BEST, KINDS, LOGGED, MEDIAN
 from theanompi.record.loggers.base import Logger
 
@@ -40,5 +39,4 @@ class CSV(Logger):
         return text.getvalue()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        with writing(self._file), open(self._file, "a", encoding="utf-8", newline="") as file:
-            file.write(self._row(record))
+        append_text(self._file, self._row(record))
