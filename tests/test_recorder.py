@@ -874,7 +874,17 @@ def test_a_log_that_ends_before_the_checkpoint_is_refused(tmp_path: Path, clock:
         f"log {tmp_path / 'log.jsonl'}: expected lines up to iteration 7, to which the checkpoint goes, got them up to "
         "6; remove the log to go on without it"
     )
-    assert (tmp_path / "log.jsonl").read_text() == before
+    lines = before.splitlines(keepends=True)
+    assert '"val"' in lines[-1]
+    make(tmp_path, resume_from=6, validated=True)
+    (tmp_path / "log.jsonl").write_text("".join(lines[:-1]) + lines[-1][:40])
+    with pytest.raises(ConfigError) as raised:
+        make(tmp_path, resume_from=6, validated=True)
+    assert str(raised.value) == (
+        f"log {tmp_path / 'log.jsonl'}: expected the validation after iteration 6, to which the checkpoint goes, got "
+        "none; remove the log to go on without it"
+    )
+    assert (tmp_path / "log.jsonl").read_text() == "".join(lines[:-1]) + lines[-1][:40]
 
 
 def test_the_log_is_on_the_disk_before_a_checkpoint_is(

@@ -331,15 +331,25 @@ def test_resuming_with_other_minibatches_is_refused(tmp_path: Path) -> None:
     assert "checkpoint.h5: batch_size: expected 8 as this run has, got 4" in line
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
-def test_resuming_with_a_log_that_lost_lines_is_refused(n: int, tmp_path: Path) -> None:
-    trained(n, tmp_path / "run", max_iterations=3, log_interval=1)
+@pytest.mark.parametrize(
+    ("n", "batch_size", "left", "expected", "got"),
+    [
+        (1, 400, 3, "the validation after iteration 3", "none"),  # with which the epoch ends
+        (2, 4, 1, "lines up to iteration 3", "them up to 1"),
+        (4, 4, 1, "lines up to iteration 3", "them up to 1"),
+    ],
+)
+def test_resuming_with_a_log_that_lost_lines_is_refused(
+    n: int, batch_size: int, left: int, expected: str, got: str, tmp_path: Path
+) -> None:
+    common = {"batch_size": batch_size, "log_interval": 1}
+    trained(n, tmp_path / "run", max_iterations=3, **common)
     log = tmp_path / "run" / "log.jsonl"
-    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:left]))
     before = (tmp_path / "run" / "checkpoint.h5").read_bytes()
-    assert refused(n, tmp_path / "run", max_iterations=5, log_interval=1, resume=True) == [
-        f"theanompi: log {log}: expected lines up to iteration 3, to which the checkpoint goes, "
-        "got them up to 1; remove the log to go on without it"
+    assert refused(n, tmp_path / "run", max_iterations=5, resume=True, **common) == [
+        f"theanompi: log {log}: expected {expected}, to which the checkpoint goes, got {got}; "
+        "remove the log to go on without it"
     ]
     assert (tmp_path / "run" / "checkpoint.h5").read_bytes() == before
 

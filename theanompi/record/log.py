@@ -182,18 +182,24 @@ def check_metrics(metrics: Sequence[str], headline: str) -> None:
         )
 
 
-def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
-    """What a log has up to an iteration; how the run ended, now out of date, is left out. No log has nothing."""
+def records_until(path: Path, iteration: int, *, validated: bool = False) -> list[dict[str, Any]]:
+    """What a log has up to an iteration; how the run ended, now out of date, is left out. No log has nothing.
+
+    It is refused if it has lost lines: those up to the iteration, or the validation after it where there was one.
+    """
     if not os.path.lexists(path):
         return []
     records = [r for r in read_log(path) if r["kind"] not in ("summary", "diverged")]
     last = max((r["iteration"] for r in records), default=0)
+    kept = [r for r in records if r["iteration"] <= iteration]
+    lost = ""
     if last < iteration:
-        raise ConfigError(
-            f"log {path}: expected lines up to iteration {iteration}, to which the checkpoint goes, got them up to "
-            f"{last}; remove the log to go on without it"
-        )
-    return [r for r in records if r["iteration"] <= iteration]
+        lost = f"lines up to iteration {iteration}, to which the checkpoint goes, got them up to {last}"
+    elif validated and not any(r["kind"] == "val" and r["iteration"] == iteration for r in kept):
+        lost = f"the validation after iteration {iteration}, to which the checkpoint goes, got none"
+    if lost:
+        raise ConfigError(f"log {path}: expected {lost}; remove the log to go on without it")
+    return kept
 
 
 def iteration_record(

@@ -188,6 +188,8 @@ class Recorder:
     loggers : sequence of callable, optional
         Each called on rank 0, with the records that a resumed log keeps; gives a `theanompi.record.loggers.Logger`,
         which is told each line of kind ``train``, ``val`` and ``summary``.
+    validated : bool
+        Whether there was a validation after `resume_from`, which the log must have.
 
     Attributes
     ----------
@@ -203,7 +205,7 @@ class Recorder:
     theanompi.config.files.CannotWrite
         If there is a log in `out` and `resume_from` is None; from any method, if the run's files cannot be written.
     ValueError
-        If the log to go on with is damaged, or ends before `resume_from`.
+        If the log to go on with is damaged, or has lost lines up to `resume_from`.
 
     Examples
     --------
@@ -245,6 +247,7 @@ class Recorder:
         averaged: bool = False,
         mixed: bool = False,
         loggers: Sequence[Callable[[Sequence[dict[str, Any]]], Logger]] = (),
+        validated: bool = False,
     ) -> None:
         check_metrics(metrics, headline)
         self._virtual, self._now = clock is not None, monotonic if clock is None else clock
@@ -287,7 +290,7 @@ class Recorder:
                 with writing(self._log):
                     self._log.touch(exist_ok=False)
             else:
-                records = records_until(self._log, resume_from)
+                records = records_until(self._log, resume_from, validated=validated)
                 replace_text(self._log, "".join(json_line(record) for record in records))
                 for record in records:
                     self._count(record)

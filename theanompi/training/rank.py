@@ -379,6 +379,8 @@ def train(
                 loggers=[
                     partial(logger, out, settings, iteration if config.resume else None) for logger in loggers
                 ],
+                # As each epoch ends with one, before its checkpoint.
+                validated=iteration > 0 and iteration % per_epoch == 0,
             ),
         )
 
