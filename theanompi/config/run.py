@@ -442,7 +442,7 @@ class RunConfig:
         True,
         SWITCH,
         "folder and log",
-        "at SIGINT, SIGTERM or SIGUSR1 save after the update, then end: status 75",
+        "at SIGINT, SIGTERM, SIGHUP or SIGUSR1 save after the update, then end: status 75",
     )
     stall_seconds: float = _option(
         "aside",

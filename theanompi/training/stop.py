@@ -6,8 +6,11 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Self
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""A Ctrl-C, the end of an allocation or preemption, and the warning that Slurm's ``--signal`` asks for."""
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""A Ctrl-C, the end of an allocation or preemption, a terminal that is closed, and Slurm's ``--signal``.
+
+UCX would take the third to print all that it does from then on.
+"""
 SAME = 3.0
 """Seconds in which a further signal is taken for the same: launcher and batch system may each pass it on."""
 

@@ -446,9 +446,11 @@ def _start(dataset: OpenFile, memory: int, work: Work) -> tuple[Messages, subpro
     descriptors = (theirs.fileno(), dataset.fileno(), memory)
     # -P: without the current folder, which may hold a numpy.py or anything else.
     command = [sys.executable, "-P", "-m", "theanompi.data.reading.process"]
-    # Ctrl-C goes to all processes of a terminal, and what an mpirun passes on to all of a rank; it is for this one to
-    # decide what to do then. The mask is inherited, so there is no moment at which the other could be hit.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    # Ctrl-C and the terminal's end go to all its processes, and what an mpirun passes on to all of a rank; it is for
+    # this one to decide what to do then. The mask is inherited, so there is no moment at which the other could be hit.
+    mask = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+    )
     try:
         process = subprocess.Popen(
             [*command, *map(str, descriptors), work.to_text()],
