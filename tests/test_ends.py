@@ -99,6 +99,11 @@ def test_who_ended_first_is_named_and_not_whom_mpirun_killed_after_that(ends, we
     [
         (b"=   EXIT CODE: 11", b"(signal 11)", "was ended by SIGSEGV"),
         (b"=   KILLED BY SIGNAL: 11 (Segmentation fault)", b"", "was ended by SIGSEGV"),
+        (
+            b"=   EXIT CODE: 7",
+            b"(signal 7)",
+            "was ended by SIGBUS, as where /dev/shm is full: tmlauncher doctor looks at it",
+        ),
         (b"=   EXIT CODE: 3", b"", "left with exit status 3"),
         (b"=   EXIT STATUS: 3", b"", "left with exit status 3"),
         (b"=   CLEANING UP", b"", "ended badly"),

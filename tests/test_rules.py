@@ -305,6 +305,14 @@ def test_a_file_that_hides_a_module_of_pythons_own_is_named_where_the_ranks_cann
     file = re.escape(str(folder / "random.py"))
     with pytest.raises(RunFailed, match=f"; no rank has said why: {file} hides the module of Python's own"):
         rule.wait()
+    (folder / "random.py").unlink()
+    (folder / "early.py").write_text("raise SystemExit(1)")
+    rule.start(RunConfig(devices=["cpu"] * 2, **NET), module="early")
+    with pytest.raises(
+        RunFailed, match=r"\(pid \d.*\) was ended; an MPI that could not start .* doctor"
+    ) as caught:
+        rule.wait()
+    assert len(f"tmlauncher: {caught.value}") <= 300
 
 
 def test_a_host_that_cannot_be_reached_is_named(folder):

@@ -316,6 +316,8 @@ def _in_words(status: int | None) -> str:
     """How a rank ended that has not said why."""
     if status is None:
         return "was the first to end, and has not said why: killed, or by os._exit"
+    if status == -signal.SIGBUS:
+        return "was ended by SIGBUS, as where /dev/shm is full: tmlauncher doctor looks at it"
     return f"was ended by {signal_name(-status)}" if status < 0 else f"left with exit status {status}"
 
 

@@ -443,6 +443,8 @@ class Job:
                         f"none has begun; 'ssh {remote} true' must work from here without a password, and "
                         f"{sys.executable} must be there under the same path: tmlauncher doctor looks"
                     )
+                elif not account.ranks:
+                    how += "; an MPI that could not start says so above, and tmlauncher doctor what it needs"
                 if hiding:
                     how = f"{hiding} hides the module of Python's own that has its name; remedy: rename it"
                 account.guess = f"no rank has said why: {how}"
