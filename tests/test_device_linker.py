@@ -524,3 +524,9 @@ def test_a_direct_call_reads_and_updates_the_storage_that_a_variable_has_then() 
     x.adopt(torch.tensor([5, 6]))
     assert (first, step()[0]) == (11, 2 * 5 + 3 * 6)
     assert home.tolist() == [0, 3, 4]
+
+
+def test_a_direct_call_of_a_function_that_updates_a_variable_on_the_host_is_refused() -> None:
+    count = pytensor.shared(np.float32(0), "count")
+    with pytest.raises(ValueError, match="expected updates on the device only, got count"):
+        device.direct(pytensor.function([], [], updates=[(count, count + 1)], mode=MODE))

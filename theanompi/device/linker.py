@@ -165,6 +165,11 @@ def direct(function: Function) -> Callable[[], tuple[Any, ...]]:
     callable
         Gives a tuple that begins with the function's results.
 
+    Raises
+    ------
+    ValueError
+        If it updates a variable that is on no device.
+
     Examples
     --------
     >>> import pytensor
@@ -176,6 +181,11 @@ def direct(function: Function) -> Callable[[], tuple[Any, ...]]:
     """
     linker = function.maker.linker
     program, cells = linker.program, linker.cells
+    for target in (linker.fgraph.update_mapping or {}).values():
+        if not isinstance(cells[target][0], torch.Tensor):
+            raise ValueError(
+                f"direct: expected updates on the device only, got {linker.fgraph.inputs[target]}"
+            )
     return lambda: program(*[cell[0] for cell in cells])
 
 
