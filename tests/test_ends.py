@@ -282,6 +282,17 @@ def test_half_a_line_is_shown_at_once():
     assert shown == [b"50 %"]
 
 
+def test_megabytes_without_the_end_of_a_line_are_not_kept_for_a_message_that_they_may_become():
+    shown = []
+    account = Account(shown.append)
+    for _ in range(40):
+        account.feed(b"@" * 2**16)
+    assert sum(map(len, shown)) > 2**20
+    account.feed(b'\n@theanompi {"saved": 45}\n')
+    account.close()
+    assert b"".join(shown) == b"@" * 40 * 2**16 + b"\n" and account.saved == 45
+
+
 GUARDED = """
 import os, signal, sys, threading, time
 from mpi4py import MPI

@@ -25,6 +25,8 @@ _RULER = re.compile(rb"={40,}")
 _PID = re.compile(rb"\bPID (\d+) RUNNING AT (\S+)")
 _SIGNAL = re.compile(rb"\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)")
 _STATUS = re.compile(rb"EXIT (?:CODE|STATUS): (\d+)")
+# Bytes of a line that may be a message: that of who they are has some 30 for each rank.
+_LONGEST = 2**20
 
 # Open MPI's, between two lines of dashes on standard error; the words of versions 4 and 5.
 _DASHES = b"-" * 74 + b"\n"
@@ -206,7 +208,7 @@ class Account:
             self._line(line + b"\n")
         # Half a line may be all that there will be for long; where it may become a message, it has to wait.
         may_become = self._banner is not None or self._ruler or self._rest[:1] == b"=" or b"@" in self._rest
-        if self._rest and not may_become:
+        if self._rest and (not may_become or len(self._rest) > _LONGEST):
             self._write(self._rest)
             self._rest = b""
 
