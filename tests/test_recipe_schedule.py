@@ -215,6 +215,14 @@ def test_plan_of_a_short_run_in_the_u_form() -> None:
     assert text.splitlines()[-1].startswith("4 – 6 "), "a decay past the end of the run has no row"
 
 
+def test_plan_has_one_correction_for_a_warmup_of_two_updates() -> None:
+    schedule = Steps(minibatch=512, iterations_per_epoch=2, epochs=6, warmup_epochs=1, decay_epochs=(4,))
+    momentum = Momentum(resolve(RunConfig(nesterov=False)))
+    text = text_of(schedule, momentum, workers=2, batch_size=32, accumulation=8, n_train=1024)
+    table = [re.split(r"  +", line) for line in text.split("\n\n")[1].splitlines()]
+    assert table[1] == ["0 – 1", "0 – 2", "0.1 … 0.15", "1, then 1.5"]
+
+
 def test_plan_says_where_a_run_leaves_the_recipe() -> None:
     text = text_of(
         Steps(minibatch=8192, iterations_per_epoch=T, scaled="loss"),

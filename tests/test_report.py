@@ -472,7 +472,8 @@ def test_many_worker_counts_are_rows(tmp_path):
 def test_the_page(tmp_path):
     settings = {"my_way": {"sync_type": "avg", "warmup": "none"}, "their_way": {"nesterov": False}}
     claims = ["their_way@8 ~ their_way@4"]
-    report(slides(tmp_path, claims=claims, settings=settings))
+    machine = {"cpu": "a processor", "cores": 2, "gpus": []}
+    report(slides(tmp_path, claims=claims, settings=settings, machine=machine))
     text = (tmp_path / "report.md").read_text()
     for part in [
         "# slides (small scale)\n\nDoes the error stay when the workers are doubled?\n\n",
@@ -486,7 +487,7 @@ def test_the_page(tmp_path):
         "- n = 8 images per worker; learning rate 0.1 for 64 images; 8 epochs; seeds 0, 1, 2, 3, 4\n",
         "- Workers: simulated on 1 rank by accumulation\n",
         "- Versions: theanompi 0.1, torch 2.13.0\n",
-        "- Machine: cpu a processor, cores 2\n",
+        "- Machine: cpu a processor, cores 2, gpus none\n",
         "`tmlauncher compare slides.toml --scale small --seeds 5 --simulate 1`",
         "|  | sync_type | scaling | warmup | nesterov |\n|---|---|---|---|---|\n"
         "| my way | avg | none | none | yes |\n| their way | cdd | linear | gradual | no |\n",

@@ -256,7 +256,7 @@ def _phases(schedule: Schedule, correction: str | None) -> list[str]:
 
 
 def _range(first: float, last: float) -> str:
-    return f"{first:.4g}" if first == last else f"{first:.4g} … {last:.4g}"
+    return " … ".join(dict.fromkeys((f"{first:.4g}", f"{last:.4g}")))
 
 
 def _corrections(schedule: Schedule, start: int, stop: int) -> str:
@@ -264,5 +264,5 @@ def _corrections(schedule: Schedule, start: int, stop: int) -> str:
     first, last = schedule(start), schedule(stop - 1)
     text = f"{first / schedule(max(start - 1, 0)):.4g}"
     if first != last:
-        text += f", then {schedule(start + 1) / first:.4g} … {last / schedule(stop - 2):.4g}"
+        text += f", then {_range(schedule(start + 1) / first, last / schedule(stop - 2))}"
     return text
