@@ -16,8 +16,9 @@ from theanompi import device
 from theanompi.config import RunConfig, resolve
 from theanompi.data import write_dataset
 from theanompi.device import FlatBuffer, fusion, ops
-from theanompi.device.fusion import BF16_TAG
-from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters
+from theanompi.device.fusion import BF16_TAG, LAUNCH_TAG
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad
+from theanompi.device.ops.together import NarrowWeights, WrittenTogether
 from theanompi.exchange.base import make_buckets
 from theanompi.models.resnet50 import ResNet50
 from theanompi.training.optimizers import get_optimizer
@@ -98,26 +99,28 @@ def test_bf16_rounds_operands_of_convolutions_and_products_only() -> None:
     assert [float(v.max()) for v in got] == [1, 1, fine, 4 * fine, fine]
 
 
-def test_filters_rounded_once_a_step_are_those_rounded_by_each_convolution() -> None:
-    """As modes for CUDA devices do it: forward and backward read one copy, while the filters themselves are updated."""
+def test_weights_rounded_once_a_step_are_those_rounded_by_each_convolution_and_product() -> None:
+    """As modes for CUDA devices do it: forward and backward read one copy, while the weights themselves are updated."""
     random = np.random.default_rng(0)
     images = device.shared(random.normal(size=(2, 3, 6, 5)).astype("float32"))
 
     def trained(tag: str) -> tuple[list[np.ndarray], list[Any]]:
-        filters = [
-            device.shared(np.random.default_rng(n).normal(size=(3, 3, 3, 3)).astype("float32"))
-            for n in (1, 2)
+        weights = [
+            device.shared(np.random.default_rng(n).normal(size=shape).astype("float32"))
+            for n, shape in enumerate([(3, 3, 3, 3), (3, 3, 3, 3), (36, 4)])
         ]
-        out = ops.conv2d(ops.relu(ops.conv2d(images, filters[0], padding=1)), filters[1])
-        gradients = pytensor.grad((out**2).sum(), filters)
-        updates = [(w, w - np.float32(0.01) * g) for w, g in zip(filters, gradients, strict=True)]
+        out = ops.conv2d(ops.relu(ops.conv2d(images, weights[0], padding=1)), weights[1])
+        out = pt.dot(out.flatten(2), weights[2])
+        gradients = pytensor.grad((out**2).sum(), weights)
+        updates = [(w, w - np.float32(0.01) * g) for w, g in zip(weights, gradients, strict=True)]
         step = pytensor.function([], out, updates=updates, mode=device.mode("cpu", "bf16").including(tag))
-        return [step(), step(), *(w.get_value() for w in filters)], step.maker.fgraph.toposort()
+        return [step(), step(), *(w.get_value() for w in weights)], step.maker.fgraph.toposort()
 
     (narrow, nodes), (expected, plain) = trained(BF16_TAG), trained("nothing")
     readers = [node for node in nodes if isinstance(node.op, Convolution | ConvolutionGrad)]
     assert len(nodes) == len(plain) + 1 and len(readers) == 4
-    assert {type(node.inputs[1].owner.op) for node in readers} == {NarrowFilters}
+    (rounded,) = (node for node in nodes if isinstance(node.op, NarrowWeights))
+    assert len(rounded.inputs) == 3 and {node.inputs[1].owner for node in readers} == {rounded}
     for got, value in zip(narrow, expected, strict=True):
         np.testing.assert_array_equal(got, value)
 
@@ -168,18 +171,49 @@ def test_gradients_of_filters_become_float32_by_bucket_and_each_bucket_goes_as_s
             step()
         return casts, buffer, step.maker.fgraph.toposort()
 
-    casts, buffer, nodes = compiled(BF16_TAG)
+    casts, buffer, nodes = compiled(LAUNCH_TAG)
     assert [bucket.names for bucket in make_buckets(buffer, 400)] == [("w4", "w3"), ("w2", "w1"), ("b",)]
-    assert [type(node.op).__name__ for node in nodes].count("WideGradients") == 2
+    assert [type(node.op).__name__ for node in nodes].count("WrittenTogether") == 2
     order = [line for line in casts.seen if line not in ("b", "copy_")]
     backward = "convolution_backward"
     assert order == [
-        *("_foreach_copy_ 4", backward, backward, "_foreach_copy_ 2", "w4", "w3"),
+        *(backward, backward, "_foreach_copy_ 2", "w4", "w3"),
         *(backward, backward, "_foreach_copy_ 2", "w2", "w1"),
     ]
     plain, expected, _ = compiled("nothing")
     assert plain.seen.count("copy_") == casts.seen.count("copy_") + 4
     assert torch.equal(buffer.flat, expected.flat) and buffer.flat.count_nonzero() > 600
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_vectors_of_normalisations_are_written_by_one_call(share: float) -> None:
+    """As modes for CUDA devices do it: the bits of single copies, also of one value for two places, and of a share."""
+    shapes = {"beta": (6,), "beta2": (6,), "gamma": (6,), "mean": (6,), "inv_std": (6,)}
+
+    def compiled(tag: str) -> tuple[Casts, FlatBuffer, list[Any]]:
+        casts, random = Casts(), np.random.default_rng(1)
+        x = device.shared(random.normal(size=(4, 6, 3, 3)).astype("float32"))
+        gamma, beta = (device.shared(random.normal(size=6).astype("float32")) for _ in range(2))
+        y, mean, inv_std = ops.batch_norm(x, gamma, beta)
+        g_beta, g_gamma = pytensor.grad((ops.relu(y) ** 2).sum(), [beta, gamma])
+        values = [g_beta, g_beta, g_gamma, *(v * np.float32(share) for v in (mean, inv_std))]
+        buffer = FlatBuffer(shapes)
+        updates = [
+            (device.shared(view, name), value)
+            for (name, view), value in zip(buffer.views.items(), values, strict=True)
+        ]
+        mode = device.mode("cpu", written=casts.seen.append).including(tag)
+        step = pytensor.function([], [], updates=updates, mode=mode)
+        with casts:
+            step()
+        return casts, buffer, step.maker.fgraph.toposort()
+
+    (casts, buffer, nodes), (_, expected, _) = compiled(LAUNCH_TAG), compiled("nothing")
+    written = [node.op for node in nodes if isinstance(node.op, WrittenTogether)]
+    assert {(op.number, op.factor) for op in written} == ({(5, 1)} if share == 1 else {(3, 1), (2, share)})
+    assert casts.seen.count("copy_") == 0
+    assert sorted(line for line in casts.seen if "copy" not in line) == sorted(shapes)
+    assert torch.equal(buffer.flat, expected.flat) and buffer.flat.count_nonzero() > 20
 
 
 def test_bf16_statistics_are_summed_in_float32() -> None:

@@ -9,16 +9,18 @@ import math
 from pytensor.compile.mode import optdb
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.features import ReplaceValidate
-from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.fg import FunctionGraph, Output
 from pytensor.graph.rewriting.basic import GraphRewriter, in2out, node_rewriter
 from pytensor.graph.traversal import ancestors
 from pytensor.scalar.basic import Add, Mul
-from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.elemwise import DimShuffle, Elemwise
+from pytensor.tensor.math import Dot, Sum
 from pytensor.tensor.type import TensorType
 
 from theanompi.device.buffers import BUCKET, adjacent
 from theanompi.device.ops.activation import Relu, ReluGrad
-from theanompi.device.ops.conv import Convolution, ConvolutionGrad, NarrowFilters, WideGradients
+from theanompi.device.ops.base import TorchOp
+from theanompi.device.ops.conv import Convolution, ConvolutionGrad
 from theanompi.device.ops.fused import (
     BlockEnd,
     JoinedBatchNormGrad,
@@ -29,12 +31,15 @@ from theanompi.device.ops.fused import (
 from theanompi.device.ops.image import CropResize
 from theanompi.device.ops.norm import BatchNorm, BatchNormGrad, Normalize
 from theanompi.device.ops.pool import MaxPool, MaxPoolGrad, MaxPoolPlaces, MaxPoolPlacesGrad
+from theanompi.device.ops.together import NarrowWeights, WrittenTogether
 
 TAG = "theanompi_fusion"
 GPU_TAG = "theanompi_fusion_gpu"
 """Of rewrites for Triton's kernels, which only modes for CUDA devices include."""
 BF16_TAG = "theanompi_fusion_bf16"
 """Of what modes for CUDA devices include whose convolutions compute in bfloat16."""
+LAUNCH_TAG = "theanompi_fusion_launch"
+"""Of what spares kernels their start, which all modes for CUDA devices include."""
 
 
 def _normalised(fgraph: FunctionGraph, variable: Variable) -> bool:
@@ -249,26 +254,44 @@ def crop_in_one_pass(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Varia
     return {result: NormalizedCrop(node.op.size, narrow)(*node.inputs, *affine)}
 
 
-class FiltersNarrowedOnce(GraphRewriter):
-    """All filters that are inputs of the graph are rounded to bfloat16 by one node, for convolutions and gradients."""
+class WeightsNarrowedOnce(GraphRewriter):
+    """Filters and matrices that are inputs of the graph are rounded to bfloat16 by one node, for all readers."""
 
     def add_requirements(self, fgraph: FunctionGraph) -> None:
         fgraph.attach_feature(ReplaceValidate())
 
     def apply(self, fgraph: FunctionGraph) -> None:
-        readers = [n for n in fgraph.toposort() if isinstance(n.op, Convolution | ConvolutionGrad)]
-        filters = dict.fromkeys(n.inputs[1] for n in readers)
-        read = [w for w in filters if w.owner is None and w.type.dtype == "float32"]
-        if not read:
+        reading: dict[Variable, list[tuple[Apply, int]]] = {}
+        for node in fgraph.toposort():
+            for i in self._read(fgraph, node):
+                reading.setdefault(node.inputs[i], []).append((node, i))
+        weights = [w for w in reading if w.owner is None and w.type.dtype == "float32"]
+        if not weights:
             return
-        narrow = dict(zip(read, NarrowFilters()(*read, return_list=True), strict=True))
-        pairs = [(node, narrow[node.inputs[1]]) for node in readers if node.inputs[1] in narrow]
-        for node, new in pairs:
-            fgraph.change_node_input(node, 1, new, reason=type(self).__name__)
+        narrow = NarrowWeights()(*weights, return_list=True)
+        for w, new in zip(weights, narrow, strict=True):
+            for node, i in reading[w]:
+                fgraph.change_node_input(node, i, new, reason=type(self).__name__)
+
+    @staticmethod
+    def _read(fgraph: FunctionGraph, node: Apply) -> list[int]:
+        """Which inputs of a node it rounds itself, if they are not narrow."""
+        if isinstance(node.op, Convolution | ConvolutionGrad):
+            return [1]
+        if isinstance(node.op, Dot):
+            return [i for i, v in enumerate(node.inputs) if not isinstance(v, Constant) and v.type.ndim == 2]
+        # A matrix is transposed for the gradient.
+        readers = [reader for reader, _ in fgraph.clients[node.outputs[0]]]
+        transposed = isinstance(node.op, DimShuffle) and node.op.new_order == (1, 0)
+        return [0] if transposed and all(isinstance(reader.op, Dot) for reader in readers) else []
 
 
-class GradientsWidenedTogether(GraphRewriter):
-    """Filter gradients that are nothing but updates become float32 by one node for each bucket of the exchange."""
+class UpdatesWrittenTogether(GraphRewriter):
+    """What is nothing but an update, and small, is written by one node for each bucket of the exchange.
+
+    Gradients with respect to filters, and vectors: gradients and statistics of normalisations, also if they are
+    multiplied by a number, gradients with respect to biases.
+    """
 
     def add_requirements(self, fgraph: FunctionGraph) -> None:
         fgraph.attach_feature(ReplaceValidate())
@@ -278,21 +301,44 @@ class GradientsWidenedTogether(GraphRewriter):
         targets = {k: fgraph.inputs[i].type for k, i in sorted(mapping.items())}
         places = [k for k, t in targets.items() if isinstance(t, TensorType) and None not in t.shape]
         for bucket in adjacent([targets[k].shape for k in places], BUCKET // 4):
-            values = [fgraph.outputs[places[i]] for i in bucket]
-            gradients = [g for g in values if self._narrow(g) and len(fgraph.clients[g]) == 1]
-            if len(gradients) < 2:
-                continue
-            ends = [fgraph.clients[g][0] for g in gradients]
-            wide = WideGradients(len(gradients))(*gradients, return_list=True)
-            for (node, i), new in zip(ends, wide, strict=True):
-                fgraph.change_node_input(node, i, new, reason=type(self).__name__)
+            alike: dict[float, list[tuple[Apply, Variable]]] = {}
+            for k in (places[i] for i in bucket):
+                value, factor = _times(fgraph.outputs[k])
+                end = next(reader for reader, _ in fgraph.clients[fgraph.outputs[k]] if _ends_at(reader, k))
+                if self._small(fgraph, value):
+                    alike.setdefault(factor, []).append((end, value))
+            for factor, pairs in alike.items():
+                if len(pairs) < 2:
+                    continue
+                written = WrittenTogether(len(pairs), factor)(*(v for _, v in pairs), return_list=True)
+                for (end, _), new in zip(pairs, written, strict=True):
+                    fgraph.change_node_input(end, 0, new, reason=type(self).__name__)
 
     @staticmethod
-    def _narrow(value: Variable) -> bool:
-        """Whether a convolution of bfloat16 leaves it in that."""
+    def _small(fgraph: FunctionGraph, value: Variable) -> bool:
+        """Whether a value may wait for others: a gradient of filters that nothing else reads, or a vector."""
         node = value.owner
-        gradient = node is not None and isinstance(node.op, ConvolutionGrad) and value is node.outputs[1]
-        return gradient and value.type.dtype == "float32"
+        if node is None or value.type.dtype != "float32":
+            return False
+        if isinstance(node.op, ConvolutionGrad):
+            return value is node.outputs[1] and len(fgraph.clients[value]) == 1
+        return value.type.ndim == 1 and isinstance(node.op, TorchOp | Sum)
+
+
+def _ends_at(reader: Apply, position: int) -> bool:
+    """Whether this is what reads the graph's output at `position`."""
+    return isinstance(reader.op, Output) and reader.op.idx == position
+
+
+def _times(value: Variable) -> tuple[Variable, float]:
+    """What a value is the product of, if one factor is a number: the other one, and that number."""
+    node = value.owner
+    if node is not None and isinstance(node.op, Elemwise) and type(node.op.scalar_op) is Mul:
+        numbers = [v for v in node.inputs if isinstance(v, Constant) and v.data.size == 1]
+        others = [v for v in node.inputs if v not in numbers]
+        if len(numbers) == len(others) == 1 and others[0].type == value.type:
+            return others[0], float(numbers[0].data.item())
+    return value, 1.0
 
 
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
@@ -306,5 +352,5 @@ _for_gpus = (
 )
 for _number, _rewriter in enumerate(_for_gpus):
     optdb.register(_rewriter.__name__, in2out(_rewriter), GPU_TAG, position=48.5 + _number / 100)
-optdb.register("filters_narrowed_once", FiltersNarrowedOnce(), BF16_TAG, position=48.9)
-optdb.register("gradients_widened_together", GradientsWidenedTogether(), BF16_TAG, position=48.91)
+optdb.register("weights_narrowed_once", WeightsNarrowedOnce(), BF16_TAG, position=48.9)
+optdb.register("updates_written_together", UpdatesWrittenTogether(), LAUNCH_TAG, position=48.91)

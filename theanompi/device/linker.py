@@ -30,7 +30,7 @@ from theanompi.device.dispatch import (
     destinations,
     torch_function,
 )
-from theanompi.device.fusion import BF16_TAG, GPU_TAG
+from theanompi.device.fusion import BF16_TAG, GPU_TAG, LAUNCH_TAG
 from theanompi.device.generated import define
 from theanompi.device.ops.base import PRECISIONS, Context, TorchOp, placed
 from theanompi.device.placement import current, parse
@@ -531,7 +531,7 @@ def _mode(linker: TorchLinker) -> RememberedMode:
     traces = "scan_save_mem_no_prealloc"
     tags = [TAG]
     if linker.device.type != "cpu":
-        tags += [GPU_TAG] * triton.available() + [BF16_TAG] * (linker.precision == "bf16")
+        tags += [LAUNCH_TAG, *[GPU_TAG] * triton.available(), *[BF16_TAG] * (linker.precision == "bf16")]
     return RememberedMode(linker, RewriteDatabaseQuery(include=["fast_run", traces, *tags]))
 
 

@@ -171,62 +171,6 @@ class ConvolutionGrad(_Geometric):
         return [self(x, ggw, gy)[0], self(ggx, w, gy)[1], conv(ggx, w) + conv(x, ggw)]
 
 
-class NarrowFilters(TorchOp):
-    """Filters rounded to bfloat16, all at once and once a step: convolutions of that precision take them as they are.
-
-    Only :mod:`theanompi.device.fusion` makes such nodes: they have no pullback.
-    """
-
-    __props__ = ()
-
-    def make_node(self, *filters: Variable) -> Apply:
-        return Apply(self, list(filters), [w.type() for w in filters])
-
-    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        several = len(node.outputs) > 1
-
-        def narrow_filters(*filters: torch.Tensor) -> Any:
-            narrow = [torch.empty_like(w, dtype=torch.bfloat16) for w in filters]
-            torch._foreach_copy_(narrow, filters)
-            return tuple(narrow) if several else narrow[0]
-
-        return narrow_filters
-
-
-class WideGradients(TorchOp):
-    """Gradients with respect to filters, which convolutions leave in bfloat16, in float32: all of a bucket at once.
-
-    Only :mod:`theanompi.device.fusion` makes such nodes: they have no pullback.
-
-    Parameters
-    ----------
-    number : int
-        How many there are.
-    """
-
-    __props__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number, self.destinations = number, tuple(range(number))
-
-    def make_node(self, *gradients: Variable) -> Apply:
-        return Apply(self, list(gradients), [g.type() for g in gradients])
-
-    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        number, into = self.number, context.into
-
-        def wide_gradients(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            gradients, given = tensors[:number], dict(zip(into, tensors[number:], strict=True))
-            wide = [
-                given[k] if k in given else torch.empty_like(g, dtype=torch.float32)
-                for k, g in enumerate(gradients)
-            ]
-            torch._foreach_copy_(wide, gradients)
-            return tuple(wide)
-
-        return wide_gradients
-
-
 class TransposedConvolution(_Geometric):
     """The linear map that is the transpose of :class:`Convolution`: its gradient with respect to images."""
 
