@@ -16,7 +16,6 @@ from unittest.mock import patch
 import pytest
 
 from tests.mpi import ROOT
-from tests.mpi import mpirun as real_mpirun
 from theanompi import cli
 from theanompi.config import RunConfig
 from theanompi.doctor import examination, findings, questions
@@ -209,7 +208,7 @@ def test_no_mpirun(other, tmp_path, monkeypatch):
 
 
 def test_an_mpirun_that_hangs(other, monkeypatch):
-    path = other(f'[ "$1" = --version ] && exec {real_mpirun()[0]} --version\nexec sleep 60')
+    path = other('[ "$1" = --version ] && exec echo HYDRA\nexec sleep 60')
     monkeypatch.setitem(examination.TIMEOUTS, "ranks", 1)
     (found,) = diagnose("_mpi")
     assert found.startswith(

@@ -85,14 +85,15 @@ def test_an_mpirun_that_does_not_say_what_it_is(tmp_path, monkeypatch, text, mes
 
 
 RANK = """
-HYDI_CONTROL_FD I_MPI_HYDRA_UUID I_MPI_INFO_NC I_MPI_PIN_INFO MPI_LOCALRANKID OMPI_COMM_WORLD_RANK OPAL_OUTPUT
-PMIX_RANK PMI_FD PMI_RANK PRTE_LAUNCHED SLURM_GTIDS SLURM_LOCALID SLURM_NODEID SLURM_PROCID SLURM_STEP_NUM_TASKS
-SLURM_TASK_PID
+HYDI_CONTROL_FD I_MPI_HYDRA_UUID I_MPI_INFO_NC I_MPI_PIN_INFO MPI_LOCALRANKID OMPI_COMM_WORLD_RANK OMPI_MCA_ess
+OMPI_MCA_ess_base_jobid OMPI_MCA_orte_hnp_uri OPAL_OUTPUT PMIX_RANK PMI_FD PMI_RANK PRTE_LAUNCHED SLURM_GTIDS
+SLURM_LOCALID SLURM_NODEID SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_TASK_PID
 """.split()
 ALLOCATION = "HYDRA_BSTRAP_XTERM LSB_HOSTS PBS_NODEFILE PE_HOSTFILE SLURM_JOB_ID SLURM_NTASKS".split()
-SETTINGS = (
-    "CUDA_VISIBLE_DEVICES HYDRA_IFACE I_MPI_OFFLOAD OMPI_MCA_pml PMIX_MCA_gds PRTE_MCA_rmaps UCX_TLS".split()
-)
+SETTINGS = """
+CUDA_VISIBLE_DEVICES HYDRA_IFACE I_MPI_OFFLOAD OMPI_MCA_orte_base_help_aggregate OMPI_MCA_pml OPAL_PREFIX PMIX_MCA_gds
+PRTE_MCA_rmaps UCX_TLS
+""".split()
 
 
 def test_what_a_job_told_its_processes_is_left_out():
@@ -262,7 +263,16 @@ def test_an_mpirun_is_asked_as_if_by_no_rank(tmp_path, monkeypatch):
     program(tmp_path, '#!/bin/sh\necho "${PMI_RANK-HYDRA}"\n')
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PMI_RANK", "1")
-    assert identify() == (str(tmp_path / "mpirun"), "mpich")
+    assert identify() == (str(tmp_path / "mpirun"), "mpich", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "release"), [("mpirun (Open MPI) 4.1.4", 4), ("mpirun (Open MPI) 5.0.11", 5), ("Open MPI", 0)]
+)
+def test_of_open_mpi_the_release_is_known_too(tmp_path, monkeypatch, text, release):
+    program(tmp_path, f"#!/bin/sh\necho '{text}'\n")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert identify()[1:] == ("openmpi", release)
 
 
 def test_the_library_is_told_what_the_devices_need(monkeypatch):

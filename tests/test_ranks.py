@@ -2,12 +2,14 @@
 
 import io
 import os
+import platform
 import re
 import signal
 import sys
 import threading
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from mpi4py import MPI
@@ -21,6 +23,7 @@ from theanompi.launch.mpirun import world
 from theanompi.record import checkpoint
 from theanompi.record.progress import Progress
 from theanompi.system.processes import LAUNCHER
+from theanompi.system.segments import opened_at_once
 from theanompi.training import ranks
 from theanompi.training.ranks import Agreed, agree, check_launcher, forget_shared_memory, guarded, together
 from theanompi.training.stop import Interrupted
@@ -258,3 +261,24 @@ def test_names_of_shared_memory_that_are_gone_already_are_no_error(tmp_path, mon
     monkeypatch.setattr(ranks, "opened_at_once", lambda: {there, gone})
     forget_shared_memory(MPI.COMM_SELF)
     assert not there.exists()
+
+
+@pytest.mark.parametrize(("size", "left"), [(3, ["mine", "yours"]), (4, ["mine", "ours", "yours"])])
+def test_names_of_shared_memory_stay_that_not_all_of_this_machine_have_opened(
+    tmp_path, monkeypatch, size, left
+):
+    """Or where not all of the job are asked."""
+    mine, ours, yours = (tmp_path / name for name in ("mine", "ours", "yours"))
+    for file in (mine, ours, yours):
+        file.touch()
+    elsewhere = ("another machine", {yours})
+    comm = Mock(allgather=lambda own: [own, (platform.node(), {ours, yours}), elsewhere])
+    monkeypatch.setattr(ranks, "opened_at_once", lambda: {mine, ours})
+    monkeypatch.setattr(ranks, "MPI", Mock(COMM_WORLD=Mock(Get_size=lambda: size)))
+    forget_shared_memory(comm)
+    assert sorted(os.listdir(tmp_path)) == left
+
+
+def test_a_process_alone_leaves_no_name_of_shared_memory():
+    """As Open MPI 5 would; here it is this one, which has loaded MPI."""
+    assert opened_at_once() == set()

@@ -14,7 +14,7 @@ from tests.test_launch import WORKER
 from tests.test_processes import LINUX
 from theanompi import BSP
 from theanompi.config import EXCHANGES, RULES, ConfigError, RunConfig
-from theanompi.launch import check, session
+from theanompi.launch import check, mpirun, session
 from theanompi.launch.job import Job
 from theanompi.rules import Rule, RunFailed, get_rule
 
@@ -281,7 +281,7 @@ def test_init_spawns_and_wait_reports(folder, capfd, n):
     [
         (
             "exit",
-            "left with exit status 3|no rank has said why: one has left by os._exit|by mpirun perhaps when another",
+            "left with exit status 3|no rank has said why: mpirun has above, or one |by mpirun perhaps when another",
         ),
         ("kill", "was ended by SIGKILL"),
     ],
@@ -309,7 +309,7 @@ def test_a_file_that_hides_a_module_of_pythons_own_is_named_where_the_ranks_cann
     (folder / "early.py").write_text("raise SystemExit(1)")
     rule.start(RunConfig(devices=["cpu"] * 2, **NET), module="early")
     with pytest.raises(
-        RunFailed, match=r"\(pid \d.*\) was ended; an MPI that could not start .* doctor"
+        RunFailed, match=r"\(pid \d.*\) was ended; tmlauncher doctor says what MPI needs$"
     ) as caught:
         rule.wait()
     assert len(f"tmlauncher: {caught.value}") <= 300
@@ -321,6 +321,19 @@ def test_a_host_that_cannot_be_reached_is_named(folder):
     rule.start(RunConfig(devices="nosuchhost.invalid:cpu", **NET))
     how = "none has begun; 'ssh nosuchhost.invalid true' must work from here without a password, and "
     with pytest.raises(RunFailed, match=f"; no rank has said why: {how}{re.escape(sys.executable)} must"):
+        rule.wait()
+
+
+def test_an_mpirun_that_starts_no_rank_is_pointed_to(folder, monkeypatch):
+    (folder / "mpirun").write_text('#!/bin/sh\n[ "$1" = --version ] && exec echo HYDRA\nexit 7\n')
+    (folder / "mpirun").chmod(0o755)
+    monkeypatch.setattr(mpirun, "find_mpirun", lambda: str(folder / "mpirun"))
+    rule = BSP()
+    rule.start(RunConfig(devices="cpu,cpu", **NET))
+    why = r"mpirun has above, or one has left by os._exit, or what started it \(pid \d+\) was ended; tmlauncher doctor"
+    with pytest.raises(
+        RunFailed, match=rf"failed with exit status 7 after \d+ s; no rank has said why: {why}"
+    ):
         rule.wait()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from theanompi.system.segments import left_behind, opened_at_once, remove_left_behind
 
-USED = ("mpich_shm_used_0", "vader_segment.used_0")
+USED = ("mpich_shm_used_0", "sm_segment.vm.0.used", "vader_segment.used_0")
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_the_next_run_removes_what_mpich_has_left(shared_memory):
     }
 
 
-def test_only_mpichs_are_opened_by_all_at_once(shared_memory):
-    assert opened_at_once(shared_memory) == {shared_memory / "mpich_shm_used_0"}
+def test_only_mpichs_and_open_mpi_5s_are_opened_by_all_at_once(shared_memory):
+    assert opened_at_once(shared_memory) == {shared_memory / name for name in USED[:2]}
 
 
 def test_shared_memory_that_is_not_there(tmp_path):

@@ -211,7 +211,7 @@ class Doctor:
             return
         n = min(max(self.ranks, 2), MOST_RANKS)
         try:
-            mpirun, kind = identify()
+            mpirun, kind = identify()[:2]
             outcome = self._sum(["cpu"] * n, ["host"])
         except ConfigError as error:
             text, _, remedy = str(error).partition("; remedy: ")
@@ -268,7 +268,7 @@ class Doctor:
         if self.machines[0].name is None:
             return
         try:
-            mpirun, kind = identify()
+            mpirun, kind = identify()[:2]
         except ConfigError:  # which is a finding already
             return
         with ThreadPoolExecutor(MOST_RANKS) as pool:

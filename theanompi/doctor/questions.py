@@ -28,7 +28,7 @@ from theanompi.launch.mpirun import say
 from theanompi.record.folder import at_work
 from theanompi.system import cgroup
 from theanompi.system.output import print_anything
-from theanompi.system.segments import SHARED_MEMORY, left_behind
+from theanompi.system.segments import SHARED_MEMORY, forget_alone, left_behind
 
 PACKAGES = ("torch", "pytensor", "numpy", "h5py", "mpi4py", "PIL", "simplejpeg")
 _DISTRIBUTIONS = {"PIL": "pillow"}
@@ -57,6 +57,7 @@ def machine(data: str | None = None) -> None:
     say(shm=shared_memory())
     say(packages={name: _package(name) for name in PACKAGES})
     if "mpi4py.MPI" in sys.modules:
+        forget_alone()
         say(library=library_version())
     say(gpus=list(_gpus()), driver=_driver(), cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
     if data is not None:

@@ -125,7 +125,9 @@ class Notices:
 
     def _take(self, text: bytes) -> None:
         if self.first is None and (found := _NOTICED.search(text)):
-            place = f" ({found['node'].decode(errors='replace')}, pid {int(found['pid'])})"
+            # Open MPI 5 says 0 of each.
+            pid = f", pid {int(found['pid'])}" * bool(int(found["pid"]))
+            place = f" ({found['node'].decode(errors='replace')}{pid})"
             self.first = Notice(int(found["rank"]), place, -int(found["signal"] or 0))
         elif self.first is None and (found := _LEFT.search(text)):
             rank, status = filter(None, found.groups())

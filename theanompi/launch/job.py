@@ -110,6 +110,7 @@ def command(
     config: RunConfig,
     mpirun: str,
     kind: str,
+    release: int = 0,
     *,
     threads: bool = True,
     module: str = WORKER,
@@ -125,8 +126,8 @@ def command(
     ----------
     config
         The run; its devices say how many ranks start where.
-    mpirun, kind
-        The path of mpirun, and its `flavour`.
+    mpirun, kind, release
+        As in `theanompi.launch.mpirun.Launcher`.
     threads
         Whether to set ``OMP_NUM_THREADS`` to a machine's cores divided by its ranks, but at least 1.
     module
@@ -154,8 +155,9 @@ def command(
         raise ConfigError(f"bind: expected at most {cores()} ranks on {cores()} cores, got {most}")
     words = [mpirun]
     if kind == "openmpi":
-        # Whole lines, by default: a bar would be seen when it is done.
-        words += ["--stream-buffering", "0"]
+        if release >= 5:
+            # Whole lines, by default: a bar would be seen when it is done. Before, it had no such option.
+            words += ["--stream-buffering", "0"]
         # Its default binds a rank to one core, where all of its threads would share that core.
         words += (
             ["--map-by", f"slot:PE={cores() // most}", "--bind-to", "core"] if bind else ["--bind-to", "none"]
@@ -255,7 +257,7 @@ class Job:
         threads: int | None = None,
         keep_open: Sequence[int] = (),
     ):
-        mpirun, kind = identify()
+        mpirun, kind, release = identify()
         several = hosts(config.devices)[0].name is not None
         # In a job of one process: that job's variables are not for these ranks.
         outer = without_job(os.environ, allocation=several) if world() else os.environ
@@ -272,6 +274,7 @@ class Job:
             config,
             mpirun,
             kind,
+            release,
             threads="OMP_NUM_THREADS" not in environ,
             module=module,
             bind=bind,
@@ -438,13 +441,13 @@ class Job:
                 starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
                 how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
                 remote = next((machine.name for machine in self._machines if machine.name), None)
-                if remote is not None and not account.ranks:
+                if not account.ranks and remote is None:
+                    how = f"mpirun has above, or {how}; tmlauncher doctor says what MPI needs"
+                elif not account.ranks:
                     how = (
                         f"none has begun; 'ssh {remote} true' must work from here without a password, and "
                         f"{sys.executable} must be there under the same path: tmlauncher doctor looks"
                     )
-                elif not account.ranks:
-                    how += "; an MPI that could not start says so above, and tmlauncher doctor what it needs"
                 if hiding:
                     how = f"{hiding} hides the module of Python's own that has its name; remedy: rename it"
                 account.guess = f"no rank has said why: {how}"

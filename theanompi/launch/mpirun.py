@@ -35,7 +35,19 @@ _OF_A_RANK = (
     *("SLURM_GTIDS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_PROCID", "SLURM_STEP", "SLURM_TASK_PID"),
 )
 _OF_A_JOB = (*_OF_A_RANK, "HYDRA_BSTRAP_", "LSB_", "PBS_", "PE_HOSTFILE", "SLURM_")
-_SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_")
+_SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "OPAL_PREFIX", "PMIX_PREFIX", "PRTE_PREFIX")
+# But for these, by which Open MPI 4's mpirun is found by its ranks.
+_ORTE = (
+    *("OMPI_MCA_ess", "OMPI_MCA_initial_wdir", "OMPI_MCA_pmix", "OMPI_MCA_orte_app_num"),
+    *(
+        "OMPI_MCA_orte_bound_at_launch",
+        "OMPI_MCA_orte_ess_",
+        "OMPI_MCA_orte_hnp_uri",
+        "OMPI_MCA_orte_jobfam_",
+    ),
+    *("OMPI_MCA_orte_launch", "OMPI_MCA_orte_local_daemon_uri", "OMPI_MCA_orte_num_nodes"),
+    *("OMPI_MCA_orte_precondition_transports", "OMPI_MCA_orte_top_session_dir"),
+)
 
 # Each of these is set by every launcher of its kind for each process, and by nothing else; Slurm's PMIx tells no size.
 _RANKS = {"PMI_RANK": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE", "PMIX_RANK": ""}
@@ -99,7 +111,8 @@ def without_job(environ: Mapping[str, str], allocation: bool = False) -> dict[st
     {'SLURM_JOB_ID': '9'}
     """
     gone = _OF_A_RANK if allocation else _OF_A_JOB
-    return {k: v for k, v in environ.items() if k.startswith(_SETTINGS) or not k.startswith(gone)}
+    kept = [k for k in environ if k.startswith(_SETTINGS) or not k.startswith(gone)]
+    return {k: environ[k] for k in kept if not k.startswith(_ORTE)}
 
 
 class Outcome(NamedTuple):
@@ -182,8 +195,16 @@ def find_mpirun() -> str:
     return found
 
 
-def identify() -> tuple[str, str]:
-    """Return path and `flavour` of the mpirun that `find_mpirun` finds.
+class Launcher(NamedTuple):
+    """An mpirun: its path, its `flavour`, and the first number of Open MPI's version, of others 0."""
+
+    path: str
+    kind: str
+    release: int = 0
+
+
+def identify() -> Launcher:
+    """Say which mpirun `find_mpirun` finds.
 
     Raises
     ------
@@ -198,7 +219,9 @@ def identify() -> tuple[str, str]:
     if version.status is None:
         raise ConfigError(f"{mpirun} --version: expected an answer, got none: it {LATE} {ANSWER:g} s")
     # Without a library that it needs, a program says only that, on standard error.
-    return mpirun, flavour(version.out.strip() or version.err)
+    said = version.out.strip() or version.err
+    release = re.search(r"\(Open MPI\) (\d+)", said)
+    return Launcher(mpirun, flavour(said), int(release[1]) if release else 0)
 
 
 def environment(program: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -307,7 +330,7 @@ def run_ranks(ranks: int, args: Sequence[str], timeout: float, devices: Sequence
     >>> run_ranks(2, ["-c", "print('here')"], timeout=60).out.count("here")
     2
     """
-    mpirun, kind = identify()
+    mpirun, kind = identify()[:2]
     words = {
         "mpich": [],
         "openmpi": ["--bind-to", "none", "--oversubscribe", "--allow-run-as-root"],

@@ -8,8 +8,10 @@ from pathlib import Path
 SHARED_MEMORY = Path("/dev/shm")
 # MPICH, Open MPI (two generations), UCX, Intel MPI, PSM and NCCL.
 _NAMES = re.compile(r"(mpich_shm_|sm_segment\.|vader_segment\.|ucx_shm_posix_|Intel_MPI_|psm2_shm|nccl-)")
-# Of MPICH, which lets all of a segment's users open it before any of them goes on.
-_OPENED_AT_ONCE = re.compile("mpich_shm_")
+_MPICH = re.compile("mpich_shm_")
+# Of MPICH and Open MPI 5, which let all of a segment's users open it before any of them goes on. Open MPI leaves it to
+# mpirun to remove the name, and where there is none nobody does. Open MPI 4 complains at its end if it is gone.
+_OPENED_AT_ONCE = re.compile(r"mpich_shm_|sm_segment\.")
 # A segment is in no process's memory for the moment between its making and its mapping.
 _MAKING_SECONDS = 1.0
 
@@ -43,14 +45,20 @@ def left_behind(folder: Path = SHARED_MEMORY, *, of: re.Pattern[str] = _NAMES) -
 
 
 def opened_at_once(folder: Path = SHARED_MEMORY) -> set[Path]:
-    """Return MPICH's segments in the memory of this process, whose names nobody needs any more."""
+    """Return the segments in the memory of this process whose names nobody needs once all users have opened them."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
     files = re.findall(rf"{re.escape(str(folder))}/(\S+)$", maps, re.MULTILINE)
     return {folder / name for name in files if _OPENED_AT_ONCE.match(name)}
 
 
+def forget_alone() -> None:
+    """Remove the names of the shared memory of a process that is the only one of its job."""
+    for segment in opened_at_once():
+        segment.unlink(missing_ok=True)
+
+
 def remove_left_behind(folder: Path = SHARED_MEMORY) -> None:
     """Remove MPICH's segments that a job has left which was killed while MPI started."""
     if folder.is_dir():
-        for name in left_behind(folder, of=_OPENED_AT_ONCE):
+        for name in left_behind(folder, of=_MPICH):
             (folder / name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from theanompi.launch.ends import STOPPED, tell
 from theanompi.launch.libraries import flavour
 from theanompi.launch.mpirun import world
 from theanompi.record.progress import Progress
-from theanompi.system.segments import opened_at_once
+from theanompi.system.segments import forget_alone, opened_at_once
 from theanompi.training.stop import Interrupted
 
 # Where code is that its users did not write. Libraries may also be the system's, a user's own installation's
@@ -39,8 +39,9 @@ _LIBRARIES = re.compile("/(site|dist)-packages/")
 # Seconds for which each rank leaves it to those before it to say what goes wrong on all.
 _TURN = 0.3
 _PRINTING = 0.2
-# Seconds within which Open MPI kills whom it has sent SIGTERM, because another one has failed: a quarter of one.
-_TERMINATED = 0.5
+# Seconds within which Open MPI kills whom it has sent SIGTERM, because another one has failed: one of release 4, a
+# quarter of one later.
+_TERMINATED = 1.5
 
 
 class Guard:
@@ -228,12 +229,19 @@ def library() -> str:
 
 
 def forget_shared_memory(comm: MPI.Intracomm) -> None:
-    """Remove the names of MPICH's shared memory, which all that use it have opened; collective.
+    """Remove the names of MPI's shared memory that all ranks of this machine have opened; collective.
 
-    The memory lives as long as it is used. With its name, a job that is killed would leave it behind for ever.
+    The memory lives as long as it is used. With its name, a job that is killed would leave it behind for ever. Of a
+    part of the job nothing is removed: others may yet open it.
     """
     comm.Barrier()  # which may be the first to need it
-    segments = opened_at_once()
-    comm.Barrier()
-    for segment in segments:
-        segment.unlink(missing_ok=True)
+    here = platform.node()
+    opened = comm.allgather((here, opened_at_once()))
+    if len(opened) == MPI.COMM_WORLD.Get_size():
+        for segment in set.intersection(*(segments for node, segments in opened if node == here)):
+            segment.unlink(missing_ok=True)
+
+
+# As one that predicts, or exports, is.
+if MPI.Is_initialized() and MPI.COMM_WORLD.Get_size() == 1:
+    forget_alone()
