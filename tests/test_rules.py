@@ -59,7 +59,7 @@ NET = {"modelfile": "mymodel", "modelclass": "Net"}
             {"modelfile": "mymodle"},
             "modelfile: expected a module on sys.path, got 'mymodle'; did you mean 'mymodel'",
         ),
-        ({"modelfile": "models.resnt50"}, "got 'models.resnt50'; did you mean 'resnet50'"),
+        ({"modelfile": "models.resnt50"}, "got 'models.resnt50'; did you mean 'models.resnet50'"),
         (
             {"modelfile": "nowhere.resnet50"},
             "modelfile: expected a module on sys.path, got 'nowhere.resnet50'$",
@@ -207,7 +207,7 @@ def test_the_zoo_is_found_whatever_else_is_called_models(folder, name):
     (folder / "models" / "own.py").write_text("class Net: pass")
     check.check(RunConfig(modelfile=name, modelclass="ResNet50"))
     check.check(RunConfig(modelfile="models.own", modelclass="Net"))
-    with pytest.raises(ConfigError, match="got 'models.wide_resnets'; did you mean 'wide_resnet'"):
+    with pytest.raises(ConfigError, match="got 'models.wide_resnets'; did you mean 'models.wide_resnet'"):
         check.check(RunConfig(modelfile="models.wide_resnets", modelclass="Wide_ResNet"))
 
 
@@ -222,7 +222,7 @@ def test_a_module_in_folders_without_an_init_file_is_found(folder):
     (folder / "nets" / "small").mkdir(parents=True)
     (folder / "nets" / "small" / "own.py").write_text("class Own: pass")
     check.check(RunConfig(modelfile="nets.small.own", modelclass="Own"))
-    with pytest.raises(ConfigError, match="got 'nets.small.owm'; did you mean 'own'"):
+    with pytest.raises(ConfigError, match="got 'nets.small.owm'; did you mean 'nets.small.own'"):
         check.check(RunConfig(modelfile="nets.small.owm", modelclass="Own"))
 
 

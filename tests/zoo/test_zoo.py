@@ -349,8 +349,11 @@ def test_the_list_fits_a_screen_and_names_everything(
     assert any(line.split() == ["conv1_1", "64", "×", "224", "×", "224", "1,792"] for line in lines)
     whole = listing().splitlines()
     assert max(map(len, whole)) <= 100 and sum(not line.startswith(" ") for line in whole) == len(ZOO)
-    with pytest.raises(SystemExit):
-        cli.main(["models", "VGG15"])
-    assert capsys.readouterr().err == (
-        "tmlauncher models: error: model: expected one of the zoo, got 'VGG15'; did you mean 'VGG19'?\n"
-    )
+    # As the list has it, and as it is given to a run.
+    assert listing(["theanompi.models.nin:NIN"]) == listing(["models.nin:NIN"]) == listing(["NIN"])
+    for wrong in ("VGG15", "models.vgg:VGG15", "models.nin:VGG19"):
+        with pytest.raises(SystemExit):
+            cli.main(["models", wrong])
+        assert capsys.readouterr().err == (
+            f"tmlauncher models: error: model: expected one of the zoo, got {wrong!r}; did you mean 'VGG19'?\n"
+        )

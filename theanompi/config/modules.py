@@ -98,7 +98,9 @@ def find_module(name: str, setting: str = "modelfile") -> ModuleSpec:
                     f"{setting}: expected a module on sys.path, got {name!r}; {top} is {_place(package)} here, which "
                     f"hides {_place(other)}: rename it, or start elsewhere"
                 )
-    hint = closest(name.rpartition(".")[2], [module.name for module in pkgutil.iter_modules(folder)])
+    above = name.rpartition(".")[0]
+    there = [f"{above}.{module.name}".removeprefix(".") for module in pkgutil.iter_modules(folder)]
+    hint = closest(name, there)
     raise ConfigError(f"{setting}: expected a module on sys.path, got {name!r}{hint}")
 
 

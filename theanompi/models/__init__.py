@@ -122,7 +122,8 @@ def listing(names: Sequence[str] = (), width: int = 100) -> str:
     Parameters
     ----------
     names : sequence of str
-        Classes; each is described with all of its layers. Without any, all networks are, without layers.
+        Classes, or MODULE:CLASS as it is in the list; each is described with all of its layers. Without any, all
+        networks are, without layers.
     width : int
         The most characters of a line.
 
@@ -132,11 +133,12 @@ def listing(names: Sequence[str] = (), width: int = 100) -> str:
         For an unknown name, with the closest known one.
     """
     known = {where.partition(":")[2]: where for where in ZOO}
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"model: expected one of the zoo, got {got(name)}{closest(name, known)}")
+    classes = [name.rpartition(":")[2] for name in names]
+    for name, cls in zip(names, classes, strict=True):
+        if cls not in known or not f".{__name__}.{known[cls]}".endswith(f".{name}") and name != cls:
+            raise ConfigError(f"model: expected one of the zoo, got {got(name)}{closest(cls, known)}")
     lines = []
-    for where in [known[name] for name in names] or ZOO:
+    for where in [known[cls] for cls in classes] or ZOO:
         card = describe(where)
         size = (
             f"{card.parameters:,} parameters, {card.multiply_adds / 1e6:,.0f} M multiply-adds, {card.input}"

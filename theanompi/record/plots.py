@@ -296,12 +296,14 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
     >>> _labels([Path("runs/a/seed-0"), Path("runs/b/seed-0")]), _labels([Path("runs/a")])
     (['a/seed-0', 'b/seed-0'], ['a'])
+    >>> _labels([Path("/runs/a"), Path("b")])
+    ['/runs/a', 'b']
     """
     parts = [folder.resolve().parts if folder.name in ("", "..") else folder.parts for folder in folders]
     shared = 0
     while all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
         shared += 1
-    return ["/".join(p[shared:]) for p in parts]
+    return [str(Path(*p[shared:])) for p in parts]
 
 
 def _stack(axes: Any, at: np.ndarray, shares: dict[str, np.ndarray], hatched: bool = False) -> None:
