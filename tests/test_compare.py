@@ -363,9 +363,11 @@ def test_runs_of_other_experiments_are_reused(folder, capsys):
     assert err.count("taken from") == 2 and "6 runs, 2 of them done" in err
     one, two = (Path(f"{name}/2-workers/seed-1/log.jsonl") for name in ("first/theirs", "second/baseline"))
     assert one.read_text() == two.read_text()
-    assert (
-        refused(capsys, "--reuse", "nowhere") == "reuse: expected the folder of an experiment, got 'nowhere'"
-    )
+    os.symlink("loop", "loop")
+    for nowhere in ("nowhere", "loop"):
+        assert refused(capsys, "--reuse", nowhere) == (
+            f"reuse: expected the folder of an experiment, got {nowhere!r}"
+        )
 
 
 def logs(folder: str) -> dict[Path, int]:

@@ -151,6 +151,12 @@ def test_every_ending_of_an_image_that_pillow_decodes_counts(tmp_path: Path) -> 
     assert set(files_of(source, "train")) == set(names) and source.notes == []
 
 
+def test_a_folder_that_is_a_link_to_itself_is_none(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with says("loop: expected a folder of class folders, got: Too many levels", error=ConfigError):
+        Folder(tmp_path / "loop", tmp_path)
+
+
 def test_a_class_may_have_no_images_in_val(folders: Path) -> None:
     (folders / "val" / "dog").mkdir()
     source = Folder(folders / "train", folders / "val")

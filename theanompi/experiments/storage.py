@@ -164,7 +164,7 @@ def runs_elsewhere(missing: Iterable[Trial], out: Path, reuse: Iterable[Path]) -
     found: dict[RunConfig, Path] = {}
     classes: list[dict[str, Any]] = []
     for folder in reuse:
-        if folder.resolve() == out.resolve():
+        if os.path.realpath(folder) == os.path.realpath(out):
             raise ConfigError(
                 f"reuse: expected the folder of another experiment, got that of this one, {str(out)!r}"
             )

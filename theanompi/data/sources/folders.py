@@ -86,7 +86,8 @@ class Folder(FolderSource):
     def __init__(self, train: str | os.PathLike[str], val: str | os.PathLike[str]) -> None:
         self._roots = {"train": Path(train), "val": Path(val)}
         self._names, self.labels = {}, {}
-        self.name = Path(train).resolve().parent.name or "folder"
+        # Not by `Path.resolve`, which older Pythons end at a link to itself.
+        self.name = Path(os.path.realpath(train)).parent.name or "folder"
         self.source = f"the folders {printable(Path(train).name)} and {printable(Path(val).name)}"
         ignored = Ignored()
         folders = {split: class_folders(root, ignored) for split, root in self._roots.items()}
