@@ -25,7 +25,7 @@ def run(
     devices : tuple of str
         The devices of this machine, one per local rank, or one name for all.
     plan : bool
-        There is none.
+        Not used, as an evaluation has none: whoever starts workers calls all of them alike.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks; all there are by default.
 
