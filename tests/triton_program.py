@@ -14,6 +14,7 @@ import numpy as np
 import pytensor
 import torch
 from pytensor.scalar.basic import Composite
+from pytensor.tensor.basic import Alloc
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.type import TensorType
 
@@ -22,8 +23,11 @@ from theanompi.device import ops
 from theanompi.device.elemwise import _Expression
 from theanompi.device.fusion import GPU_TAG
 from theanompi.device.ops import norm as norms
+from theanompi.device.ops.activation import Relu, ReluGrad
 from theanompi.device.ops.base import Context
 from theanompi.device.ops.fused import (
+    BiasedRelu,
+    BiasedReluGrad,
     BlockEnd,
     JoinedBatchNormGrad,
     NormalizedCrop,
@@ -144,6 +148,24 @@ def whole(dtype: torch.dtype, keep: bool, overwrite: bool) -> Iterator[tuple[str
     yield "g_beta", g_beta, g_.sum(0)
     if keep:
         yield "g", g, g_
+
+
+def biased(
+    shape: tuple[int, ...], dtype: torch.dtype, overwrite: bool
+) -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """A bias and a rectifier, and their gradients, the cotangent in another layout unless it may be written over."""
+    x, gy = tensor(shape, dtype), tensor(shape, dtype)
+    (bias, _), before = vectors(shape[1]), (x.data_ptr(), gy.data_ptr())
+    gy = gy if overwrite else gy.contiguous()
+    y_ = np.maximum(rows(x) + bias.double().numpy(), 0)
+    y = norm.biased(x, bias, overwrite=overwrite)
+    g_ = rows(gy) * (rows(y) > 0)
+    g, g_bias = norm.biased_backward(gy, y, overwrite=overwrite)
+    yield "y", y, y_
+    yield "g", g, g_
+    yield "g_bias", g_bias, g_.sum(0)
+    taken = (y.data_ptr(), g.data_ptr()) == before
+    yield "memory taken", torch.tensor([float(taken)]), np.array([float(overwrite)])
 
 
 def pooled(
@@ -401,6 +423,34 @@ def branches() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     yield "gradients of the scales", torch.from_numpy(np.concatenate(others)), np.concatenate(wanted)
 
 
+def biases() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
+    """Biases before rectifiers, of pixels and of features, and a mean over pixels, with the rewrites for GPUs."""
+    image, matrix, weights = (tensor(shape, torch.float32) for shape in ((2, 5, 4, 3), (5, 6), (2, 6)))
+    x = device.shared(image.numpy(), "x")
+    given = [vectors(5)[1], *vectors(5), matrix, vectors(6)[1]]
+    parameters = [device.shared(v.numpy()) for v in given]
+    b1, gamma, beta, w, b2 = parameters
+    h = ops.relu(x * 2 + b1.dimshuffle("x", 0, "x", "x"))
+    h = ops.relu(ops.batch_norm(h, gamma, beta, EPSILON)[0])
+    out = ops.relu(pytensor.tensor.dot(h.mean((2, 3)), w) + b2)
+    gradients = pytensor.grad((out * weights.numpy()).sum(), [x, *parameters])
+    compute = pytensor.function([], [out, *gradients], mode=device.mode("cpu").including(GPU_TAG))
+    nodes = [type(node.op) for node in compute.maker.fgraph.toposort()]
+    kinds = BiasedRelu, BiasedReluGrad, JoinedBatchNormGrad, Relu, ReluGrad, Alloc
+    assert [nodes.count(kind) for kind in kinds] == [2, 2, 1, 0, 0, 0], nodes
+    leaves = [v.double().requires_grad_() for v in (image, *given)]
+    pixels, b1, gamma, beta, w, b2 = leaves
+    h = torch.relu(pixels * 2 + b1[:, None, None])
+    h = torch.relu(torch.nn.functional.batch_norm(h, None, None, gamma, beta, True, 0, EPSILON))
+    expected = torch.relu(h.mean((2, 3)) @ w + b2)
+    (expected * weights.double()).sum().backward()
+    y, *others = compute()
+    yield "y", torch.from_numpy(y), expected.detach().numpy()
+    for name, got, leaf in zip(("x", "b1", "gamma", "beta", "w", "b2"), others, leaves, strict=True):
+        assert leaf.grad is not None
+        yield f"gradient of {name}", torch.from_numpy(got), leaf.grad.numpy()
+
+
 def not_numbers() -> Iterator[tuple[str, torch.Tensor, np.ndarray]]:
     """What is not a number must not become one."""
     x = tensor((40, 3), torch.float32)
@@ -430,6 +480,8 @@ def main() -> None:
         for rectify, shortcut, two, mask in options:
             name = f"rectify={rectify} shortcut={shortcut or None} two={two} mask={mask} {kind}"
             report(name, partial(case, (2, 67, 5, 4), dtype, rectify, shortcut, two, mask))
+        for shape, overwrite in product([(2, 70, 11, 9), (396, 3)], (False, True)):
+            report(f"biased {shape} overwrite={overwrite} {kind}", partial(biased, shape, dtype, overwrite))
         for keep, overwrite in product((False, True), repeat=2):
             report(f"keep={keep} overwrite={overwrite} {kind}", partial(whole, dtype, keep, overwrite))
         windows = [
@@ -461,12 +513,13 @@ def main() -> None:
     torch.native_batch_norm = None
     report("graph", graph)
     report("graph of branches", branches)
+    report("graph of biases", biases)
     # Pieces of several tiles.
     norm.PROGRAMS = 2
     report("large pieces", partial(case, (150, 3), torch.float32, True, "projection", True, "bits"))
     norm.PROGRAMS = 528
     # More pieces than the second stage takes at once.
-    norm.ROWS = 2
+    norm.ROWS, norm.PIECES = 2, 16
     report("many pieces", partial(case, (140, 1), torch.float32, True, "", False, "bits"))
     report("not a number", not_numbers)
 

@@ -13,6 +13,7 @@ from pytensor.graph.fg import FunctionGraph, Output
 from pytensor.graph.rewriting.basic import GraphRewriter, in2out, node_rewriter
 from pytensor.graph.traversal import ancestors
 from pytensor.scalar.basic import Add, Mul
+from pytensor.tensor.basic import Alloc
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.math import Dot, Sum
 from pytensor.tensor.type import TensorType
@@ -22,6 +23,8 @@ from theanompi.device.ops.activation import Relu, ReluGrad
 from theanompi.device.ops.base import TorchOp
 from theanompi.device.ops.conv import Convolution, ConvolutionGrad
 from theanompi.device.ops.fused import (
+    BiasedRelu,
+    BiasedReluGrad,
     BlockEnd,
     JoinedBatchNormGrad,
     NormalizedCrop,
@@ -124,6 +127,41 @@ def written_out(fgraph: FunctionGraph, node: Apply) -> list[Variable]:
     return [node.op.written_out(*node.inputs)]
 
 
+@node_rewriter([Relu])
+def biased_relu(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
+    """A rectifier with the bias that is added before it, and their gradients as one node too."""
+    (total,), (y,) = node.inputs, node.outputs
+    added = total.owner
+    if added is None or not isinstance(added.op, Elemwise) or type(added.op.scalar_op) is not Add:
+        return None
+    by_channel = ("x", 0, *("x",) * (total.type.ndim - 2))
+    biases = [v for v in added.inputs if v.owner is not None and isinstance(v.owner.op, DimShuffle)]
+    biases = [v for v in biases if v.owner.op.new_order == by_channel and v.owner.inputs[0].type.ndim == 1]
+    others = [v for v in added.inputs if v not in biases]
+    known = None not in total.type.shape and 0 not in total.type.shape and total.type.dtype == "float32"
+    if not known or len(biases) != 1 or len(others) != 1 or len(fgraph.clients[total]) != 1:
+        return None
+    (bias,) = biases[0].owner.inputs
+    if (
+        others[0].type != total.type
+        or bias.type.shape != total.type.shape[1:2]
+        or bias.type.dtype != "float32"
+    ):
+        return None
+    new_y = BiasedRelu()(others[0], bias)
+    replaced = {y: new_y}
+    sums = tuple(axis for axis in range(total.type.ndim) if axis != 1)
+    for pulled, i in fgraph.clients[y]:
+        if i != 1 or not isinstance(pulled.op, ReluGrad):
+            continue
+        g = pulled.outputs[0]
+        of_bias = [n.outputs[0] for n, _ in fgraph.clients[g] if isinstance(n.op, Sum) and n.op.axis == sums]
+        if of_bias:
+            new_g, g_bias = BiasedReluGrad()(pulled.inputs[0], new_y)
+            replaced |= {g: new_g, of_bias[0]: g_bias}
+    return replaced
+
+
 @node_rewriter([BatchNorm])
 def block_end(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variable] | None:
     """A rectified normalisation with a residual as a node that keeps bits for its gradient, and normalises that too."""
@@ -154,6 +192,10 @@ def joined_gradient(fgraph: FunctionGraph, node: Apply) -> dict[Variable, Variab
         alike = None not in gy.type.shape and all(term.type == gy.type for term in total.inputs)
         if alike and len(total.inputs) == 2 and len(fgraph.clients[gy]) == 1:
             terms = total.inputs
+    if total is not None and isinstance(total.op, Alloc) and None not in gy.type.shape:
+        # The same for all pixels, as of their mean: not written out before it is read.
+        if total.inputs[0].type.ndim == gy.type.ndim and total.inputs[0].type.dtype == gy.type.dtype:
+            terms = total.inputs[:1]
     if mask == "y" and len(terms) == 1:
         return None
     op = JoinedBatchNormGrad(mask, joined=len(terms) == 2)
@@ -346,7 +388,7 @@ for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
 # Each finds what those before it have made.
 _for_gpus = (
-    *(block_end, joined_gradient, gradients_of_both),
+    *(biased_relu, block_end, joined_gradient, gradients_of_both),
     *(small_places, pooled_normalisation),
     crop_in_one_pass,
 )

@@ -41,6 +41,36 @@ class NormalizedCrop(TorchOp):
         return partial(crop.crop, size=self.size, dtype=torch.bfloat16 if bf16 else torch.float32)
 
 
+class BiasedRelu(TorchOp):
+    """relu(x + b) with b one number for each channel, the second axis."""
+
+    __props__ = ()
+    overwrites = {0: (0,)}
+
+    def make_node(self, x: Variable, bias: Variable) -> Apply:
+        return Apply(self, [x, bias], [x.type()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import norm  # imports Triton
+
+        return partial(norm.biased, overwrite=bool(context.overwrite))
+
+
+class BiasedReluGrad(TorchOp):
+    """Gradients of `BiasedRelu`, of whose output y, with respect to input and bias."""
+
+    __props__ = ()
+    overwrites = {0: (0,)}
+
+    def make_node(self, gy: Variable, y: Variable) -> Apply:
+        return Apply(self, [gy, y], [gy.type(), tensor_type(gy, (gy.type.shape[1],))()])
+
+    def function(self, node: Apply, context: Context) -> Callable[..., Any]:
+        from theanompi.device.triton import norm  # imports Triton
+
+        return partial(norm.biased_backward, overwrite=0 in context.overwrite)
+
+
 class BlockEnd(TorchOp):
     """relu(batch_norm(x) + residual), where the residual may be normalised too; for the gradient one bit an element.
 
@@ -134,7 +164,8 @@ class JoinedBatchNormGrad(TorchOp):
         What the sixth input is, which tells where the rectifier has let something through: its output, or beta, of
         which and of `x` that output is computed again, or what `BlockEnd` has kept.
     joined : bool
-        The cotangent is the sum of the first input and the seventh.
+        The cotangent is the sum of the first input and the seventh. A single one may have axes of one element for
+        those along which it is the same.
     projected : bool
         The residual was normalised as well: the last inputs are it, its gamma, mean and inv_std. In the place of the
         cotangent of what was rectified there are then the gradients with respect to it and its gamma.
@@ -148,7 +179,7 @@ class JoinedBatchNormGrad(TorchOp):
 
     def make_node(self, gy: Variable, x: Variable, gamma: Variable, *others: Variable) -> Apply:
         first = [x.type(), gamma.type(), gamma.type()]
-        last = [v.type() for v in others[-4:-2]] if self.projected else [gy.type()]
+        last = [v.type() for v in others[-4:-2]] if self.projected else [x.type()]
         return Apply(self, [gy, x, gamma, *others], [*first, *last])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
@@ -171,6 +202,8 @@ class JoinedBatchNormGrad(TorchOp):
                 options["gy2"] = others[0]
             if projected:
                 options["projection"] = others[-4:]
-            return norm.backward(gy, x, gamma, mean, inv_std, **options, keep=keep, overwrite=overwrite)
+            return norm.backward(
+                gy.expand(x.shape), x, gamma, mean, inv_std, **options, keep=keep, overwrite=overwrite
+            )
 
         return joined_batch_norm_grad

@@ -37,8 +37,8 @@ PASS_ROWS = 8 * ROWS
 BYTES = CHANNELS // 8
 """Of a row of a tile, with one bit for each element."""
 
-PIECES, PIECE_CHANNELS = 64, 16
-"""A tile of the second stage."""
+PIECES, PIECE_CHANNELS = 256, 16
+"""A tile of the second stage: few programs, each of which waits for memory as often as it has tiles."""
 
 
 @triton.jit
@@ -78,7 +78,8 @@ def _statistics_of_pieces(
     origin = _floats(x + first, column, known)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     square = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for start in range(0, count, ROWS):
+    # Of one operand twice the rows are on their way at once, or too few bytes are.
+    for start in tl.range(0, count, ROWS, loop_unroll_factor=2):
         inside = (start + row < count)[:, None] & known[None, :]
         value = _floats(x + first + start * channels, tile, inside)
         moved = tl.where(inside, value - origin[None, :], 0)
@@ -151,22 +152,27 @@ def _apply(
 ):
     """Normalise, add the residual, which may be normalised itself, rectify; keep where the gradient will pass.
 
-    Not x · scale + shift, which loses digits where a channel varies little.
+    Not x · scale + shift, which loses digits where a channel varies little. Without `gamma` beta is added, no more.
     """
     number = tl.program_id(0)
     row, column = tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known, tile = column < channels, row[:, None] * channels + column[None, :]
     count = tl.minimum(rows - number * piece, piece)
     first = number.to(tl.int64) * piece * channels
-    centre, shift = _floats(mean, column, known), _floats(beta, column, known)
-    scale = _floats(gamma, column, known) * _floats(inv_std, column, known)
+    shift = _floats(beta, column, known)
+    if gamma is not None:
+        centre = _floats(mean, column, known)
+        scale = _floats(gamma, column, known) * _floats(inv_std, column, known)
     if gamma2 is not None:
         centre2, shift2 = _floats(mean2, column, known), _floats(beta2, column, known)
         scale2 = _floats(gamma2, column, known) * _floats(inv_std2, column, known)
     for start in range(0, count, ROWS):
         inside = (start + row < count)[:, None] & known[None, :]
         here = first + start * channels
-        out = (_floats(x + here, tile, inside) - centre[None, :]) * scale[None, :] + shift[None, :]
+        out = _floats(x + here, tile, inside)
+        if gamma is not None:
+            out = (out - centre[None, :]) * scale[None, :]
+        out += shift[None, :]
         if residual is not None:
             shortcut = _floats(residual + here, tile, inside)
             if gamma2 is not None:
@@ -223,15 +229,16 @@ def _sums_of_pieces(
     CHANNELS: tl.constexpr,
     BYTES: tl.constexpr,
 ):
-    """Σg, Σg·x̂ and of a projection Σg·x̂₂ of each piece of the rows; g itself where it is wanted."""
+    """Σg, with `x` Σg·x̂, and of a projection Σg·x̂₂ of each piece of the rows; g itself where it is wanted."""
     number = tl.program_id(0)
     row, column = tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known, tile = column < channels, row[:, None] * channels + column[None, :]
     count = tl.minimum(rows - number * piece, piece)
     first = number.to(tl.int64) * piece * channels
-    centre, deviation = _floats(mean, column, known), _floats(inv_std, column, known)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
-    product = tl.zeros((ROWS, CHANNELS), tl.float32)
+    if x is not None:
+        centre, deviation = _floats(mean, column, known), _floats(inv_std, column, known)
+        product = tl.zeros((ROWS, CHANNELS), tl.float32)
     if beta is not None:
         scale, shift = _floats(gamma, column, known) * deviation, _floats(beta, column, known)
     if x2 is not None:
@@ -240,7 +247,8 @@ def _sums_of_pieces(
     for start in range(0, count, ROWS):
         inside = (start + row < count)[:, None] & known[None, :]
         here = first + start * channels
-        moved = _floats(x + here, tile, inside) - centre[None, :]
+        if x is not None:
+            moved = _floats(x + here, tile, inside) - centre[None, :]
         out, passes = None, None
         if beta is not None:
             out = moved * scale[None, :] + shift[None, :]
@@ -249,14 +257,16 @@ def _sums_of_pieces(
             passes = _kept_bits(bits, offset, start + row < count, ROWS, BYTES)
         cotangent = _cotangent(gy, gy2, y, here, tile, inside, out, passes)
         total += cotangent
-        product += cotangent * moved
+        if x is not None:
+            product += cotangent * moved
         if x2 is not None:
             product2 += cotangent * (_floats(x2 + here, tile, inside) - centre2[None, :])
         if g is not None:
             tl.store(g + here + tile, cotangent.to(g.dtype.element_ty), mask=inside)
     sums += number * channels
     tl.store(sums + column, tl.sum(total, 0), mask=known)
-    tl.store(sums + pieces * channels + column, tl.sum(product, 0) * deviation, mask=known)
+    if x is not None:
+        tl.store(sums + pieces * channels + column, tl.sum(product, 0) * deviation, mask=known)
     if x2 is not None:
         sum2 = tl.sum(product2, 0) * _floats(inv_std2, column, known)
         tl.store(sums + 2 * pieces * channels + column, sum2, mask=known)
@@ -376,7 +386,7 @@ def pieces_of(rows: int, channels: int) -> tuple[int, int]:
 
 
 def _resident(x: torch.Tensor) -> dict[str, int]:
-    """The launch option that keeps all programs that share sums over `x` on the GPU at once."""
+    """The launch option that lets four programs that read `x` be in a multiprocessor at once."""
     return {"maxnreg": REGISTERS} if x.dtype == torch.bfloat16 else {}
 
 
@@ -441,10 +451,10 @@ def statistics(x: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Ten
 
 def apply(
     x: torch.Tensor,
-    gamma: torch.Tensor,
+    gamma: torch.Tensor | None,
     beta: torch.Tensor,
-    mean: torch.Tensor,
-    inv_std: torch.Tensor,
+    mean: torch.Tensor | None = None,
+    inv_std: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     *,
     projection: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
@@ -459,6 +469,7 @@ def apply(
     x, residual : torch.Tensor, shape (n, c) or (n, c, h, w)
         Such that they are `fit`.
     gamma, beta, mean, inv_std : torch.Tensor, shape (c,), float32
+        Without gamma, mean and inv_std beta is added to what `x` is.
     projection : tuple of torch.Tensor, optional
         If the residual is to be normalised before it is added: its gamma, beta, mean, inv_std.
     rectify : bool
@@ -573,10 +584,10 @@ def block_end(
 
 def sums(
     gy: torch.Tensor,
-    x: torch.Tensor,
-    gamma: torch.Tensor,
-    mean: torch.Tensor,
-    inv_std: torch.Tensor,
+    x: torch.Tensor | None = None,
+    gamma: torch.Tensor | None = None,
+    mean: torch.Tensor | None = None,
+    inv_std: torch.Tensor | None = None,
     *,
     gy2: torch.Tensor | None = None,
     y: torch.Tensor | None = None,
@@ -593,7 +604,8 @@ def sums(
         Such that they are `fit`. The cotangent, or two whose sum it is; the input; if there was a rectifier its output;
         where to write its cotangent, which may be `gy`.
     gamma, mean, inv_std, beta : torch.Tensor, shape (c,), float32
-        With `beta` the rectifier's output is computed from `x` again and not read.
+        With `beta` the rectifier's output is computed from `x` again and not read. Without `x`, gamma, mean and inv_std
+        what was rectified was no normalisation.
     bits : torch.Tensor, optional
         What `apply` has written, in the place of the rectifier's output.
     projection : tuple of torch.Tensor, optional
@@ -601,14 +613,14 @@ def sums(
 
     Returns
     -------
-    torch.Tensor, shape (2, c) or (3, c)
-        The gradients of beta, of gamma, and of the projection's gamma.
+    torch.Tensor, shape (1, c), (2, c) or (3, c)
+        The gradients of beta, with `x` of gamma, and of the projection's gamma.
     """
-    channels = x.shape[1]
-    rows = x.numel() // channels
+    channels = gy.shape[1]
+    rows = gy.numel() // channels
     piece, pieces = pieces_of(rows, channels)
-    n_sums = 2 if projection is None else 3
-    partial = torch.empty(n_sums, pieces, channels, device=x.device)
+    n_sums = 1 if x is None else 2 if projection is None else 3
+    partial = torch.empty(n_sums, pieces, channels, device=gy.device)
     _sums_of_pieces[(pieces, _columns(channels))](
         *(gy, gy2, y, bits, x, gamma, beta, mean, inv_std, *(projection or (None,) * 3), g, partial),
         *(rows, channels, piece, pieces),
@@ -616,7 +628,7 @@ def sums(
         CHANNELS=CHANNELS,
         BYTES=BYTES,
         **OPTIONS,
-        **_resident(x),
+        **_resident(gy),
     )
     return sums_of(partial)
 
@@ -739,3 +751,46 @@ def backward(
     gx = gradient(gy, *given, g_beta, g_gamma, **masks, out=own)
     rectified = any(mask is not None for mask in (y, beta, bits))
     return (gx, g_gamma, g_beta, gy) if rectified else (gx, g_gamma, g_beta)
+
+
+def biased(x: torch.Tensor, bias: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
+    """Add a bias to each channel and rectify.
+
+    Parameters
+    ----------
+    x : torch.Tensor, shape (n, c) or (n, c, h, w), float32 or bfloat16
+        In any layout, best in rows of channels.
+    bias : torch.Tensor, shape (c,), float32
+    overwrite : bool
+        Whether the memory of `x` may be taken.
+
+    Returns
+    -------
+    torch.Tensor
+    """
+    x = in_rows(x)
+    return apply(x, None, bias.contiguous(), rectify=True, out=x if overwrite else None)
+
+
+def biased_backward(
+    gy: torch.Tensor, y: torch.Tensor, *, overwrite: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of what `biased` computes.
+
+    Parameters
+    ----------
+    gy, y : torch.Tensor, shape (n, c) or (n, c, h, w), float32 or bfloat16
+        The cotangent, and what came out, in any layout.
+    overwrite : bool
+        Whether the memory of `gy` may be taken.
+
+    Returns
+    -------
+    g, g_bias : torch.Tensor
+        With respect to input and bias.
+    """
+    y = in_rows(y)
+    if gy.dtype != y.dtype or not gy.is_contiguous(memory_format=layout(y.ndim)):
+        gy, overwrite = gy.to(y.dtype, memory_format=layout(y.ndim), copy=True), True
+    g = gy if overwrite else torch.empty_like(y)
+    return g, sums(gy, y=y, g=g)[0]

@@ -18,7 +18,7 @@ PIXELS = 32
 CHANNELS = 64
 """A tile: what a program has in its registers at a time."""
 GATHER_ROWS = 16
-"""Of a tile of `_pooled_pass`, which needs the registers for its places in memory."""
+"""Of a tile where what is pooled is normalised, which needs the registers for its places in memory."""
 
 
 @triton.jit
@@ -261,10 +261,11 @@ def forward(
         for dtype in (x.dtype, torch.int8)
     )
     pixels = n * out_size[0] * out_size[1]
-    _pool[(triton.cdiv(pixels, PIXELS), triton.cdiv(channels, CHANNELS))](
+    tile = PIXELS if normal is None else GATHER_ROWS
+    _pool[(triton.cdiv(pixels, tile), triton.cdiv(channels, CHANNELS))](
         *(x, *(normal or (None,) * 4), y, places, pixels, channels, height, width, *out_size),
         **_geometry(size, stride, padding),
-        PIXELS=PIXELS,
+        PIXELS=tile,
         CHANNELS=CHANNELS,
         **OPTIONS,
     )
