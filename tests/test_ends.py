@@ -263,6 +263,8 @@ def test_half_a_line_on_standard_error_is_shown_at_once():
     notices.feed(b"a bar: 50 %")
     # What Open MPI says of the second signal within moments, which ends a run whatever it waits for.
     notices.feed(b"Abort is in progress...hit ctrl-c again to forcibly terminate\n\n")
+    # And what Open MPI 4 says of one that it passes on.
+    notices.feed(b"mpirun: Forwarding signal 10 to job\n")
     assert shown == [b"a bar: 50 %"]
 
 

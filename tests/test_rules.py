@@ -14,7 +14,7 @@ from tests.test_launch import WORKER
 from tests.test_processes import LINUX
 from theanompi import BSP
 from theanompi.config import EXCHANGES, RULES, ConfigError, RunConfig
-from theanompi.launch import check, mpirun, session
+from theanompi.launch import check, ends, mpirun, session
 from theanompi.launch.job import Job
 from theanompi.rules import Rule, RunFailed, get_rule
 
@@ -322,6 +322,27 @@ def test_a_host_that_cannot_be_reached_is_named(folder):
     how = "none has begun; 'ssh nosuchhost.invalid true' must work from here without a password, and "
     with pytest.raises(RunFailed, match=f"; no rank has said why: {how}{re.escape(sys.executable)} must"):
         rule.wait()
+
+
+# As Intel's is: a script that waits for what it starts.
+SHELL = r"""#!/bin/sh
+[ "$1" = --version ] && exec echo HYDRA
+bash -c "trap 'cat stopped; exit' USR1; cat ranks; while :; do sleep 0.05; done"
+exit $?
+"""
+
+
+def test_an_mpirun_that_is_a_script_is_not_sent_what_the_ranks_shall_heed(folder, monkeypatch):
+    (folder / "stopped").write_text('@theanompi {"stopped": "SIGUSR1"}\n')
+    (folder / "ranks").write_text('@theanompi {"ranks": [["elsewhere", 1]]}\n')
+    (folder / "mpirun").write_text(SHELL)
+    (folder / "mpirun").chmod(0o755)
+    monkeypatch.setattr(mpirun, "find_mpirun", lambda: str(folder / "mpirun"))
+    job = Job(RunConfig(devices="cpu,cpu", **NET))
+    while not job.account.ranks:
+        time.sleep(0.01)
+    job.ask()
+    assert job.wait() == ends.STOPPED
 
 
 def test_an_mpirun_that_starts_no_rank_is_pointed_to(folder, monkeypatch):

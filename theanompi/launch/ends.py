@@ -34,7 +34,10 @@ _NOTICE = re.compile(
     rb"\S+ (noticed that process rank|has exited due to process rank|detected that one or more processes) "
     rb"|MPI_ABORT was invoked on rank |Primary job +terminated normally, but "
 )
-_ENDING = b"Abort is in progress...hit ctrl-c again to forcibly terminate\n\n"
+# Of a second signal, and of one that it passes on.
+_SIGNALS = re.compile(
+    rb"Abort is in progress...hit ctrl-c again to forcibly terminate\n\n|mpirun: Forwarding signal \d+ to job\n"
+)
 _NOTICED = re.compile(
     rb"process rank (?P<rank>\d+) with PID (?P<pid>\d+) on node (?P<node>\S+)\s+"
     rb"(?:exited on\s+signal (?P<signal>\d+)|exiting)"
@@ -91,7 +94,7 @@ class Notices:
     def feed(self, data: bytes) -> None:
         """Take in what was printed since the last call."""
         # Behind some of what it says is a NUL.
-        text = (self._rest + data).replace(b"\0", b"").replace(_ENDING, b"")
+        text = _SIGNALS.sub(b"", (self._rest + data).replace(b"\0", b""))
         *lines, self._rest = text.split(b"\n")
         for line in lines:
             self._line(line + b"\n")

@@ -373,12 +373,11 @@ class Job:
         self.ended_by = number
         if number != WARNING:
             self._deadline = time.monotonic() + SAVING
-        # mpirun passes it on. Intel's is a shell script, which would only end.
+        # mpirun passes it on. Intel's is a shell script, which would only end: its process has the script's name.
         pid = self._mpirun.pid
-        process = look_up(pid)
-        if process is not None and process.name in ("sh", "bash", "dash"):
-            pid = next(iter(children(pid) or ()), pid)
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
+            if os.path.basename(os.readlink(f"/proc/{pid}/exe")) in ("sh", "bash", "dash"):
+                pid = next(iter(children(pid) or ()), pid)
             os.kill(pid, WARNING)
 
     def cancel(self, number: int = signal.SIGTERM) -> None:
