@@ -4,6 +4,9 @@ ResNet-50 at 224 pixels in bf16 on a CUDA GPU, ours and torch's under torch.comp
 channels_last, AMP, fused SGD and cudnn.benchmark. torch's profiler gives the time of each kernel; what class it is of,
 its name says. Milliseconds per step. The result is a JSON file under benchmarks/results/ with the time of every kernel.
 Exit status: 2 without a GPU.
+
+With --predict, without a GPU: how many kernels our step starts and what each kind of them reads and writes, counted by
+`step_traffic.py` on tensors that have no elements; of any model of ours, as --model resnet:ResNet152.
 """
 
 import re
@@ -111,13 +114,33 @@ def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[32, 256], help="images per step")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--out", type=Path, default=common.RESULTS / "step_profile.json")
+    parser.add_argument("--predict", action="store_true", help="count what our step reads and writes; no GPU")
+    parser.add_argument("--model", default="resnet50:ResNet50", help="of theanompi.models, with --predict")
+    parser.add_argument("--size", type=int, default=224, help="pixels, with --predict")
+    parser.add_argument("--rate", type=float, default=4e12, help="bytes/s of the memory, with --predict")
+    parser.add_argument(
+        "--out", type=Path, help="(default: step_profile.json or step_traffic.json in results/)"
+    )
     args = parser.parse_args()
+    if args.predict:
+        from theanompi.device import triton  # after the arguments, which shall be answered at once
+
+        if triton.problem():
+            print(f"step_profile: --predict: expected Triton, got: {triton.problem()}", file=sys.stderr)
+            return 2
+        import step_traffic  # only here, as it imports torch
+
+        predicted = step_traffic.predict(args.model, args.n, args.size, args.rate)
+        common.write_json(
+            args.out or common.RESULTS / "step_traffic.json", {"benchmark": "step_traffic"} | predicted
+        )
+        return 0
     if not torch.cuda.is_available():
         print(f"step_profile: expected a CUDA GPU, torch {torch.__version__} sees none", file=sys.stderr)
         return 2
     result: dict[str, Any] = {"benchmark": "step_profile", "environment": common.environment()}
-    common.write_json(args.out, result | measure(args.device, args.n))
+    out = args.out or common.RESULTS / "step_profile.json"
+    common.write_json(out, result | measure(args.device, args.n))
     return 0
 
 

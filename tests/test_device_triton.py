@@ -1,5 +1,6 @@
 """The Triton kernels without a GPU: what they compute, in Triton's interpreter, and what they compile to, for sm_90."""
 
+import importlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytest
 import torch
 from pytensor.scalar.basic import Composite, float32
@@ -19,7 +21,7 @@ from pytensor.scalar.basic import Composite, float32
 from tests.mpi import ROOT
 from tests.without_memory import GpuWithoutMemory, compiled
 from theanompi import device
-from theanompi.device import placement
+from theanompi.device import ops, placement
 from theanompi.device.ops import softmax_cross_entropy
 from theanompi.device.triton import OPTIONS
 from theanompi.lasagne.layers import get_all_params, get_output
@@ -222,6 +224,38 @@ def test_a_step_of_resnet50_starts_kernels_that_compile_for_sm_90(monkeypatch):
     assert started["_apply"] == started["_sums_of_pieces"] == started["_gradient"] == 48
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(lambda one: triton.compile(one[0], target=target, options=one[1]), sources.values()))
+
+
+def test_a_prediction_counts_each_operand_of_each_kernel_once(beside_the_benchmarks):
+    """A convolution, a bias, a rectifier and their gradients at n = 2, of 8 filters, in bf16, by hand."""
+    step_traffic = importlib.import_module("step_traffic")
+    with step_traffic.counted() as traffic:
+        x, w = (
+            device.shared(np.zeros((2, 4, 6, 6), "float32")),
+            device.shared(np.zeros((8, 4, 3, 3), "float32")),
+        )
+        b = device.shared(np.zeros(8, "float32"))
+        out = ops.relu(ops.conv2d(x, w, padding=1) + b.dimshuffle("x", 0, "x", "x"))
+        g_w, g_b = pytensor.grad(out.sum(), [w, b])
+        step = compiled([], [], updates=[(w, g_w), (b, g_b)], precision="bf16")
+        traffic.calls.clear()
+        before = sum(traffic.held.values())
+        with step_traffic.Gpu(traffic):
+            step()
+    x, y, w, b, pieces = 2 * 4 * 36, 2 * 8 * 36, 8 * 4 * 9, 4 * 8, 4 * 8 * 3
+    kernels = [call for call in traffic.calls if call[0] not in ("_to_copy", "clone")]
+    assert kernels == [
+        ("_foreach_copy_", 4 * w, 2 * w),
+        ("convolution", 2 * x + 2 * w, 2 * y),
+        ("_apply", 2 * y + b, 2 * y),
+        ("_sums_of_pieces", 2 * y + 2 * y, 2 * y + pieces),
+        ("_sums", pieces, b),
+        ("copy_", b, b),
+        ("convolution_backward", 2 * y + 2 * x, 2 * w),
+        ("copy_", 2 * w, 4 * w),
+    ]
+    # The output, its cotangent, in the end the gradient of the filters; both are bf16.
+    assert 4 * y < traffic.peak - before < 4 * (4 * y + 4 * x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
