@@ -85,7 +85,7 @@ def write_experiment(
         "simulate": 1,
         "arms": arms,
         "claims": list(claims),
-        "machine": {"cpu": "a processor", "cores": 2},
+        "machine": {"cpu": "a processor", "cores": 2, "gpus": []},
     }
     (folder / "experiment.json").write_text(json.dumps(content | about), encoding="utf-8")
     return folder

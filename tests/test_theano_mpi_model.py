@@ -124,7 +124,9 @@ from tests.train import train
 os.chdir(sys.argv[1])
 settings = {"modelfile": "test_theano_mpi_model", "sync_type": "avg", "devices": ["cpu"], "max_iterations": 1}
 for name, more in [("Ours", {}), ("LeastSquares", {}), ("LeastSquares", {"data": "digits"})]:
+    os.environ["COLUMNS"] = "40" if name == "Ours" else "200"
     train(settings | more | {"modelclass": name}, comm)
+del os.environ["COLUMNS"]
 try:
     train(settings | {"modelclass": "LeastSquares", "epochs": 5}, comm)
 except SystemExit:
@@ -133,7 +135,8 @@ except SystemExit:
     done = run_warm(2, program, str(tmp_path))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "test_theano_mpi_model"
-    said = done.stdout
+    assert "no data set was given:\n  Ours takes mine.h5\n" in done.stdout
+    said = done.stdout.replace("\n  ", " ")
     for out, data, line in (
         (f"{folder}-mine", "mine.h5", "Ours on mine.h5"),
         (folder, None, "LeastSquares on its own data"),

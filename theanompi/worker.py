@@ -110,7 +110,8 @@ def run(
             if given.data is None and config.data is not None and config.verbose and not plan:
                 place = DATA.get(find_model_class(config).__module__)
                 instead = f" in the place of {place}" if place else ""
-                print(f"no data set was given: {config.modelclass} takes {config.data}{instead}", flush=True)
+                text = f"no data set was given: {config.modelclass} takes {config.data}{instead}"
+                print(folded(text, text_columns()), flush=True)
             workers = config.workers_simulated or comm.Get_size()
             items = kind_of_items(find_model_class(config))
             idle = without_effect(given, config, workers=workers, items=items)

@@ -406,7 +406,8 @@ def _how(experiment: Results) -> Iterable[str]:
     )
     for version in versions:
         yield f"Versions: {version}"
-    yield "Machine: " + ", ".join(f"{name} {_value(value)}" for name, value in experiment.machine.items())
+    about = [f"{name} {_value(value)}" for name, value in experiment.machine.items() if value not in ([], ())]
+    yield f"Machine: {', '.join(about)}"
     seeds = f" --seeds {len(experiment.seeds)}" * (experiment.seeds == tuple(range(len(experiment.seeds))))
     ranks_flag = [] if experiment.clock else [f"--simulate {ranks or 0}"]
     flags = "".join(f" {flag}" for flag in (*ranks_flag, *experiment.flags))
