@@ -227,13 +227,14 @@ def test_squared_error_of_a_column_and_a_vector():
     np.testing.assert_array_equal(value, [[4], [9]])
 
 
-def test_categorical_accuracy():
-    x, labels, one_hot = pt.fmatrix(), pt.lvector(), pt.fmatrix()
+@pytest.mark.parametrize("dtype", ["int64", "uint8"])
+def test_categorical_accuracy(dtype):
+    x, labels, one_hot = pt.fmatrix(), pt.vector(dtype=dtype), pt.fmatrix()
     rng = np.random.default_rng(0)
     scores = rng.integers(6, size=(200, 7)).astype("float32")  # with ties
     y = rng.integers(7, size=200)
     for k in (1, 2, 5, 7):
-        got = run(objectives.categorical_accuracy(x, labels, top_k=k), (x, scores), (labels, y))
+        got = run(objectives.categorical_accuracy(x, labels, top_k=k), (x, scores), (labels, y.astype(dtype)))
         expected = [
             label in np.argsort(-row, kind="stable")[:k] for row, label in zip(scores, y, strict=True)
         ]

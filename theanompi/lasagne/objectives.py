@@ -291,7 +291,8 @@ def categorical_accuracy(predictions: Any, targets: Any, top_k: int = 1) -> Any:
     predictions, targets = _of_ranks("categorical_accuracy", predictions, targets, predictions.ndim)
     if targets.ndim == predictions.ndim:
         targets = pt.argmax(targets, axis=-1)
-    targets, classes = targets[..., None], pt.arange(predictions.shape[-1])
+    # As int64, because take_along_axis takes no unsigned integers, which labels often are.
+    targets, classes = targets[..., None].astype("int64"), pt.arange(predictions.shape[-1])
     score = pt.take_along_axis(predictions, targets, axis=-1)
     # Counted as "not behind" rather than "ahead", because every comparison with a NaN is false.
     behind = (predictions < score) | (pt.eq(predictions, score) & (classes >= targets))
