@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
+from theanompi.config.files import write_whole
 from theanompi.record import checkpoint
-from theanompi.record.folder import replace_text
 
 ROOT = Path(__file__).resolve().parents[1]
 ARRAYS = {
@@ -236,14 +235,8 @@ def test_an_exception_while_writing_keeps_the_previous_one(
     assert checkpoint.load(tmp_path / "c.h5")[1] == {"iteration": 1}
 
 
-@pytest.mark.parametrize(
-    ("write", "folder"),
-    [(checkpoint.replace, True), (lambda path, few: replace_text(path, few.decode()), False)],
-)
-def test_the_bytes_reach_the_disk_before_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], None], folder: bool
-) -> None:
-    """All of them, few as they are; where it matters, the name does then; and no file stays open."""
+def test_the_bytes_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, few as they are; the name does then; and no file stays open."""
     calls: list[object] = []
     fsync, replace, opened = os.fsync, os.replace, len(os.listdir("/proc/self/fd"))
 
@@ -254,8 +247,8 @@ def test_the_bytes_reach_the_disk_before_the_name(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
-    write(tmp_path / "c.h5", b"few")
-    assert calls == [(str(tmp_path / "c.h5.tmp"), 3), "replace"] + [(str(tmp_path), None)] * folder
+    write_whole(tmp_path / "c.h5", b"few")
+    assert calls == [(str(tmp_path / "c.h5.tmp"), 3), "replace", (str(tmp_path), None)]
     assert os.listdir(tmp_path) == ["c.h5"] and len(os.listdir("/proc/self/fd")) == opened
 
 

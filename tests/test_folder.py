@@ -12,11 +12,10 @@ import pytest
 
 from tests.mpi import ROOT
 from theanompi.config import ConfigError, RunConfig
-from theanompi.config.files import CannotWrite
+from theanompi.config.files import CannotWrite, write_whole
 from theanompi.launch.check import data_by_source
-from theanompi.record import checkpoint
 from theanompi.record import folder as module
-from theanompi.record.folder import RunFolder, append_text, keep_checkpoint, write_config
+from theanompi.record.folder import RunFolder, append_text, keep_checkpoint, replace_text, write_config
 from theanompi.record.log import json_line
 
 
@@ -115,7 +114,7 @@ def test_a_kept_checkpoint_is_not_written_over(
     (tmp_path / "checkpoint-99.h5").write_text("of a run from which this one goes on earlier")
     (tmp_path / "checkpoint-8.h5.tmp").write_text("what a killed process has left")
     for iteration in (8, 9, 10, 10, 11):
-        checkpoint.replace(tmp_path / "checkpoint.h5", f"{iteration}".encode())
+        write_whole(tmp_path / "checkpoint.h5", f"{iteration}".encode())
         # Twice after the same iteration: a run that was killed in between does so when it is resumed.
         keep_checkpoint(tmp_path, iteration, best=iteration == 10, last=2)
     # Or has the names already.
@@ -150,6 +149,15 @@ def test_the_config_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_config(tmp_path, {"seed": float("nan")})
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0, "devices": ["cpu"], "out": None}
     assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_text_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(CannotWrite, match=r"log\.csv: cannot be written: No space left on device$"):
+        replace_text(tmp_path / "log.csv", "kind,epoch\n")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_config_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from theanompi.config.errors import ConfigError, got
 
@@ -221,3 +222,33 @@ def writing(path: str | os.PathLike[str], rest: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         raise CannotWrite(f"{path}: cannot be written: {reason(error)}{rest}") from error
+
+
+def write_whole(path: Path, content: memoryview | bytes) -> None:
+    """Put a file in the place of another one so that whoever opens it finds the old content or the new.
+
+    Raises
+    ------
+    OSError
+        Which has changed nothing.
+    """
+    # Always the same name, so that the next one overwrites what a killed process left behind.
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on the disk: without this a power cut may bring an old file back."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from theanompi.config import got
-from theanompi.config.files import reason, trouble, writing
+from theanompi.config.files import reason, trouble, write_whole, writing
 
 VERSION = 1
 HEADER = "theanompi checkpoint, version {}, {} bytes, checksums at {} with crc32 {:08x}\n"
@@ -86,7 +86,7 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
         _file_content(arrays, attributes) as content,
         writing(f"checkpoint {path}", "; a previous one is kept as it was"),
     ):
-        replace(path, content)
+        write_whole(path, content)
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
@@ -276,36 +276,6 @@ def _file_content(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Sca
     memory.seek(0)
     memory.write(HEADER.format(VERSION, start + len(table), start, zlib.crc32(table)).encode())
     return memory.getbuffer()
-
-
-def replace(path: Path, content: memoryview | bytes) -> None:
-    """Put a file in the place of another one so that whoever opens it finds the old content or the new.
-
-    Raises
-    ------
-    OSError
-        Which has changed nothing.
-    """
-    # Always the same name, so that the next one overwrites what a killed process left behind.
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Have the names in a folder on the disk: without this a power cut may bring an old file back."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _damage(path: Path) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from theanompi.config import ConfigError, RunConfig, counted, got, is_text
-from theanompi.config.files import read_text, reason, trouble, writing
+from theanompi.config.files import read_text, reason, trouble, write_whole, writing
 from theanompi.config.kinds import AUTO
 from theanompi.record.log import read_log
+from theanompi.record.metrics import CLASSIFIER, Reported, reported
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -415,8 +416,20 @@ def read_settings_of(folder: Path) -> RunConfig:
         raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from None
 
 
+def reported_by(folder: Path) -> Reported:
+    """Read what the run in a folder reports, or what a classifier does where there is no ``config.json``.
+
+    Raises
+    ------
+    ConfigError
+        If that is damaged.
+    """
+    path = folder / CONFIG_FILE
+    return reported(read_json(path), str(path)) if path.exists() else CLASSIFIER
+
+
 def to_use(checkpoint: Path, devices: tuple[str, ...]) -> RunConfig:
-    """Give the settings to build a run's model with, and none of how it was trained by several.
+    """Give the settings to build a run's model with, and none of how it was trained, which may not fit its use.
 
     Parameters
     ----------
@@ -439,6 +452,9 @@ def to_use(checkpoint: Path, devices: tuple[str, ...]) -> RunConfig:
         rule="BSP",
         sync_type="cdd",
         workers_simulated=None,
+        accumulation=1,
+        mixup=0.0,
+        cutmix=0.0,
         allreduce_algorithm=None,
         init=None,
         resume=False,
@@ -474,10 +490,5 @@ def replace_text(path: Path, text: str) -> None:
     theanompi.config.files.CannotWrite
         Which has changed nothing.
     """
-    temporary = path.with_name(path.name + ".tmp")
     with writing(path):
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, text.encode())

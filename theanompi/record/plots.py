@@ -3,7 +3,7 @@
 ``tmlauncher plot RUN`` draws them again, also while the run is going on.
 """
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from theanompi.config import ConfigError
-from theanompi.record.folder import CONFIG_FILE, LOG_FILE, read_json
+from theanompi.config.files import write_whole
+from theanompi.record.folder import LOG_FILE, reported_by
 from theanompi.record.log import EXPOSED, HIDDEN, read_log
-from theanompi.record.metrics import CLASSIFIER, Reported, as_text, is_fraction, reported
+from theanompi.record.metrics import CLASSIFIER, Reported, as_text, is_fraction
 
 _TRAIN, _VALIDATION, _RATE = "#4477aa", "#cc3311", "#222222"
 # Of several losses in one panel, which tell training and validation apart by the line.
@@ -268,9 +269,9 @@ def _literal(name: str) -> str:
 
 def _save(figure: Any, path: Path) -> None:
     """Write a picture so that who looks at it meanwhile has the old one or the new one, as a whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, path)
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png")
+    write_whole(path, memory.getvalue())
 
 
 class _Run(NamedTuple):
@@ -288,7 +289,7 @@ def _read_run(log: Path) -> _Run:
         raise ValueError(f"log {log}: expected lines of kind 'train' or 'val', got none to draw")
     # A validation is at the end of an epoch.
     per_epoch = val[0]["iteration"] // (val[0]["epoch"] + 1) if val else None
-    return _Run(folder, _reported(folder), train, val, per_epoch or None)
+    return _Run(folder, reported_by(folder), train, val, per_epoch or None)
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -331,12 +332,6 @@ def _from_zero(axes: Any, values: np.ndarray, room: float) -> None:
     finite = values[np.isfinite(values)]
     if np.max(finite, initial=0) > 0 <= np.min(finite, initial=0):
         axes.set_ylim(0, room * np.max(finite))
-
-
-def _reported(folder: Path) -> Reported:
-    """What the run in a folder reports."""
-    path = folder / CONFIG_FILE
-    return reported(read_json(path), str(path)) if path.exists() else CLASSIFIER
 
 
 def _iterations_per_epoch(train: list[dict[str, Any]]) -> int:

@@ -6,9 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from theanompi.record.folder import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, read_json
+from theanompi.record.folder import CHECKPOINT_FILE, LOG_FILE, reported_by
 from theanompi.record.log import read_log
-from theanompi.record.metrics import CLASSIFIER, as_text, reported
+from theanompi.record.metrics import as_text
 
 
 class Result:
@@ -39,8 +39,7 @@ class Result:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.log = read_log(self.folder / LOG_FILE)
-        config = self.folder / CONFIG_FILE
-        self.metric = (reported(read_json(config), str(config)) if config.exists() else CLASSIFIER).headline
+        self.metric = reported_by(self.folder).headline
         values = [r[self.metric] for r in self.log if r["kind"] == "val" and r.get(self.metric) is not None]
         self.best: float | None = min(values, default=None)
         self.last: float | None = values[-1] if values else None

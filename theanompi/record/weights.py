@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from theanompi.config import ConfigError, got, shortened
-from theanompi.config.files import check_new, reason, trouble, writing
+from theanompi.config.files import check_new, reason, trouble, write_whole, writing
 from theanompi.record import checkpoint, pickles
 from theanompi.record.folder import CHECKPOINT_FILE
 
@@ -293,7 +293,7 @@ def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray], *, overwri
             torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, memory)
         content = memory.getvalue()
     with writing(path):
-        checkpoint.replace(path, content)
+        write_whole(path, content)
 
 
 def check_out(path: str | Path, *, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pytensor
@@ -43,24 +43,27 @@ class Prediction(NamedTuple):
 
 
 class _Paths:
-    """A list of files, as a loader wants a data file: its descriptor has the list."""
+    """A list of files, as a loader wants a data file: its descriptor, which is made when asked for, has the list."""
 
     modality = "pictures"
 
     def __init__(self, paths: Sequence[str], mean: NDArray[np.float64], std: NDArray[np.float64]) -> None:
-        self.path, self.mean, self.std, self._n = Path("the files to predict"), mean, std, len(paths)
-        self._descriptor = os.memfd_create("theanompi")
-        with open(os.dup(self._descriptor), "w", encoding="utf-8") as file:
-            json.dump(paths, file)
+        self.path, self.mean, self.std, self._paths = Path("the files to predict"), mean, std, paths
+        self._list: TextIO | None = None
 
     def count(self, split: Split) -> int:
-        return self._n if split == "val" else 0
+        return len(self._paths) if split == "val" else 0
 
     def fileno(self) -> int:
-        return self._descriptor
+        if self._list is None:
+            self._list = open(os.memfd_create("theanompi"), "w", encoding="utf-8")
+            json.dump(self._paths, self._list)
+            self._list.flush()
+        return self._list.fileno()
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        if self._list is not None:
+            self._list.close()
 
 
 class _Seen(Pictures):

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from theanompi.config import ConfigError, counted, got, listed, one_line
-from theanompi.config.files import trouble, writing
+from theanompi.config.files import trouble, write_whole, writing
 from theanompi.data.sources.base import cause, printable
 from theanompi.data.sources.folders import images_below
-from theanompi.record.checkpoint import replace
 from theanompi.record.folder import replace_text
 from theanompi.training.classifier import Classifier, load
 from theanompi.training.predictor import Predictor
@@ -70,7 +69,7 @@ def _predict_arrays(predictor: Predictor, run: str, paths: Sequence[str], out: P
     made = predictor.predict(**given)
     with writing(out), io.BytesIO() as memory:
         np.savez(memory, **made)  # type: ignore[arg-type]
-        replace(out, memory.getvalue())
+        write_whole(out, memory.getvalue())
     n = len(next(iter(made.values())))
     print(f"{out}: {listed(made)} of {counted(n, 'item')} by iteration {predictor.iteration} of {run}")
     return 0

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theanompi.config import shortened
+from theanompi.config.files import sync_folder
 from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
 from theanompi.data.store.records import (
     STREAM_BLOCK,
@@ -31,7 +32,6 @@ from theanompi.data.store.records import (
     vocabulary_size,
 )
 from theanompi.data.store.writer import check_output, lock, no_folder
-from theanompi.record.checkpoint import sync_folder
 
 MOST_VOCABULARY = 16 * 2**20
 """Bytes of a vocabulary as JSON."""

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
+from theanompi.config.files import sync_folder
 from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
 from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
-from theanompi.record.checkpoint import sync_folder
 
 
 class Image(NamedTuple):
