@@ -34,7 +34,7 @@ def main() -> None:
     begin = json.loads((out / CHECKPOINT_FILE).read_text(encoding="utf-8")) if config.resume else 0
     total = (config.epochs or 0) * PER_EPOCH
     resume_from = begin if config.resume else None
-    recorder = Recorder(out, 0, 1, total, config.log_interval, False, resume_from, **about._asdict())
+    recorder = Recorder(out, 0, 1, total, config.log_interval, False, resume_from, reported=about)
     print("begins at", begin, flush=True)
     for iteration in range(begin + 1, total + 1):
         epoch = (iteration - 1) // PER_EPOCH

@@ -345,7 +345,7 @@ class SpoiltVelocity(SpoiltUpdate):
 
     def spoil(self) -> None:
         if self.state.iteration.get_value() == 3 and self.rank == self.size - 1:
-            self.state.velocity.flat[0] = float("nan")
+            self.state.slots["velocity"].flat[0] = float("nan")
 
 
 def after(function: Callable[..., Any], more: Callable[[], None]) -> Callable[..., Any]:

@@ -21,8 +21,9 @@ from tests.mpi import mpirun, run_warm
 from theanompi.config import ConfigError
 from theanompi.config.files import CannotWrite
 from theanompi.record import recorder as module
-from theanompi.record.log import read_log
+from theanompi.record.log import check_metrics, read_log
 from theanompi.record.meetings import Meetings
+from theanompi.record.metrics import Reported
 from theanompi.record.recorder import Recorder
 from theanompi.record.terminal import terminal_columns
 from theanompi.record.timeline import Span
@@ -179,8 +180,9 @@ def test_numbers_of_numpy_are_taken(tmp_path: Path, clock: Clock) -> None:
     assert (val["loss"], val["error"]) == (0.5, 0.25)
 
 
-REGRESSION: dict[str, Any] = {"metrics": ("loss", "mae"), "headline": "mae", "noun": "items"}
-GAN: dict[str, Any] = {"metrics": ("critic", "generator"), "headline": "critic"}
+REGRESSION = Reported(("loss", "mae"), "mae", "items")
+PIXELS = Reported(("loss", "error_px"), "error_px", "images")
+GAN = Reported(("critic", "generator"), "critic", "images")
 
 
 def go(recorder: Recorder, clock: Clock, iteration: int, **by_name: tuple[float, float]) -> None:
@@ -230,7 +232,7 @@ def test_a_run_of_one_validation_has_no_median_and_one_iteration_no_plural(
 def test_a_regression_has_its_own_names_in_every_line(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recorder = make(tmp_path, verbose=True, iterations=8, **REGRESSION)
+    recorder = make(tmp_path, verbose=True, iterations=8, reported=REGRESSION)
     for epoch, mae in ((0, 3.0), (1, 1.0)):
         for iteration in range(4 * epoch + 1, 4 * epoch + 5):
             # Of the weights that the items have only the sum counts: 10 items, of which 4 have a target.
@@ -262,7 +264,7 @@ def test_a_regression_has_its_own_names_in_every_line(
 def test_losses_that_are_updated_now_and_then_have_the_mean_of_their_updates(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recorder = make(tmp_path, verbose=True, iterations=8, **GAN)
+    recorder = make(tmp_path, verbose=True, iterations=8, reported=GAN)
     for iteration in range(1, 9):
         generator = (3.0 * iteration, 10.0) if iteration % 4 == 0 else (0.0, 0.0)
         go(recorder, clock, iteration, critic=(-20.0, 10.0), generator=generator)
@@ -281,7 +283,7 @@ def test_losses_that_are_updated_now_and_then_have_the_mean_of_their_updates(
 
 
 def test_a_metric_that_is_not_a_number_is_null(tmp_path: Path, clock: Clock) -> None:
-    recorder = make(tmp_path, log_interval=1, **REGRESSION)
+    recorder = make(tmp_path, log_interval=1, reported=REGRESSION)
     go(recorder, clock, 1, loss=(1.0, 10.0), mae=(float("nan"), 10.0))
     go(recorder, clock, 2, loss=(1.0, 10.0), mae=(float("inf"), 10.0))
     recorder.validation(0, 2, 10, {"loss": (1.0, 10.0), "mae": (float("nan"), 10.0)})
@@ -291,18 +293,16 @@ def test_a_metric_that_is_not_a_number_is_null(tmp_path: Path, clock: Clock) -> 
 
 
 @pytest.mark.parametrize(
-    ("metrics", "headline", "message"),
+    ("metrics", "message"),
     [
-        (["loss", "iteration"], "loss", "expected names that the log has for nothing else, got 'iteration'"),
-        (["loss", "calc_s"], "loss", "expected names that the log has for nothing else, got 'calc_s'"),
-        (["images"], "images", "expected names that the log has for nothing else, got 'images'"),
-        (["loss", "best_loss"], "loss", "expected names that the log has for nothing else, got 'best_loss'"),
-        (["loss", "loss"], "loss", "expected each name once, got 'loss' twice"),
-        (["loss", "mae"], "rmse", "expected 'rmse', the headline, among them, got loss, mae"),
+        (["loss", "iteration"], "expected names that the log has for nothing else, got 'iteration'"),
+        (["loss", "calc_s"], "expected names that the log has for nothing else, got 'calc_s'"),
+        (["images"], "expected names that the log has for nothing else, got 'images'"),
+        (["loss", "best_loss"], "expected names that the log has for nothing else, got 'best_loss'"),
+        (["loss", "loss"], "expected each name once, got 'loss' twice"),
         *(
             (
                 ["loss", name],
-                "loss",
                 "expected names of at most 40 letters, digits and '_', which begin with a letter, got " + shown,
             )
             for name, shown in [
@@ -312,23 +312,20 @@ def test_a_metric_that_is_not_a_number_is_null(tmp_path: Path, clock: Clock) -> 
         ),
     ],
 )  # fmt: skip
-def test_a_name_that_no_metric_can_have_is_refused_in_one_line(
-    tmp_path: Path, metrics: list[str], headline: str, message: str
-) -> None:
+def test_a_name_that_no_metric_can_have_is_refused_in_one_line(metrics: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make(tmp_path, metrics=metrics, headline=headline)
+        check_metrics(metrics)
     assert str(caught.value).startswith(f"metrics: {message}")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
-    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_called_an_error_has_to_be_a_fraction(tmp_path: Path, clock: Clock) -> None:
-    recorder = make(tmp_path, log_interval=1, metrics=("loss", "error_px"), headline="error_px")
+    recorder = make(tmp_path, log_interval=1, reported=PIXELS)
     # Rounding may lead a little out of it.
     go(recorder, clock, 1, loss=(1.0, 10.0), error_px=(10.000001, 10.0))
     assert log(tmp_path)[0]["error_px"] == 1
     for total, mean in ((10.02, "1.002"), (-0.02, "-0.002")):
-        recorder = make(None, log_interval=1, metrics=("loss", "error_px"), headline="error_px")
+        recorder = make(None, log_interval=1, reported=PIXELS)
         with pytest.raises(ConfigError) as caught:
             go(recorder, clock, 1, loss=(1.0, 10.0), error_px=(total, 10.0))
         assert str(caught.value) == (
@@ -381,7 +378,7 @@ def test_beside_the_bar_are_the_first_metrics_that_fit(
 ) -> None:
     monkeypatch.setattr(module, "terminal_columns", lambda: columns)
     monkeypatch.setattr(module, "tqdm", Bar)
-    recorder = make(None, verbose=True, metrics=metrics, headline=headline, noun="items")
+    recorder = make(None, verbose=True, reported=Reported(metrics, headline, "items"))
     go(recorder, clock, 3, **dict.fromkeys(metrics, (3.0, 10.0)))
     shown = recorder._bar.shown
     assert shown.endswith(f"left, 1.25 items/s, {expected}, η 0.1]")

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from tests.mpi import run_warm
+from theanompi.config import ClockSettings
 from theanompi.record.clocks import clock_offsets
 from theanompi.record.log import read_log
+from theanompi.record.recorder import Recorder
 from theanompi.record.timeline import Span, Timeline
 from theanompi.record.trace import trace
+from theanompi.training.simulated.baton import run_workers
+from theanompi.training.simulated.communicator import Communicator
+from theanompi.training.simulated.world import World
 
 SETTINGS: dict[str, Any] = {
     "modelfile": "small_models",
@@ -24,8 +29,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def check_format(trace: dict[str, Any]) -> list[dict[str, Any]]:
+def check_format(trace: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The rules of the trace event format for what is used of it; gives the complete events."""
+    assert trace is not None
     assert set(trace) == {"traceEvents", "displayTimeUnit", "otherData"}
     assert trace["displayTimeUnit"] in ("ms", "ns")
     named: dict[str, set[Any]] = defaultdict(set)
@@ -63,18 +69,15 @@ def check_format(trace: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_spans_become_events_on_one_time_axis() -> None:
-    timeline = Timeline(2, 0)
-    timeline.iteration(5, 0, 1)
-    timeline.iteration(6, 1, 2)
-    ranks = [
-        ("cpu on node0", {"main": [Span("iteration", 10.0, 10.5, "5"), Span("compute", 10.0, 10.25)]}),
-        (
-            "cuda:1 on node1",
-            {"loader": [Span("read", 90.0, 90.5)], "exchange": [Span("sync", 110.0, 110.125, "bucket 0")]},
-        ),
-    ]
-    got = trace(ranks, [(0.0, 0.0), (100.0, 35e-6)], timeline)
+    first, second = Timeline(2, 0), Timeline(2, 0)
+    first.add("main", [Span("compute", 10.0, 10.25)])
+    first.iteration(5, 10.0, 10.5)
+    second.add("loader", [Span("read", 90.0, 90.5)])
+    second.add("exchange", [Span("sync", 110.0, 110.125, "bucket 0")])
+    second.first, second.last = 5, 6
+    got = trace([("cpu on node0", first), ("cuda:1 on node1", second)], [(0.0, 0.0), (100.0, 35e-6)])
     events = check_format(got)
+    assert got is not None
     # Rank 1 is 100 s ahead: what it read, it read at -10.
     assert [(e["name"], e["pid"], e["tid"], e["ts"], e["dur"]) for e in events] == [
         ("iteration: 5", 1, 1000, 20e6, 0.5e6),
@@ -92,10 +95,10 @@ def test_spans_become_events_on_one_time_axis() -> None:
 
 def test_times_that_are_rounded_still_nest() -> None:
     timeline = Timeline(1, 0)
-    spans = [Span("outer", 1 / 3, 2 / 3)] + [
-        Span("inner", 1 / 3 + k / 300, 1 / 3 + (k + 1) / 300 if k < 99 else 2 / 3) for k in range(100)
-    ]
-    events = check_format(trace([("", {"main": spans})], [(1e-7 / 3, 0.0)], timeline))
+    inner = [Span("inner", 1 / 3 + k / 300, 1 / 3 + (k + 1) / 300 if k < 99 else 2 / 3) for k in range(100)]
+    timeline.add("main", inner)
+    timeline.iteration(1, 1 / 3, 2 / 3)
+    events = check_format(trace([("", timeline)], [(1e-7 / 3, 0.0)]))
     last = events[-1]
     assert last["ts"] + last["dur"] == pytest.approx(events[0]["ts"] + events[0]["dur"], abs=1e-6)
 
@@ -149,6 +152,25 @@ def test_of_several_round_trips_the_shortest_counts() -> None:
     network = Network([(0.25, 0.75)] * 12 + [(0.0625, 0.0)] + [(0.75, 0.25)] * 12)
     offsets = clock_offsets(network, lambda: network.now)  # type: ignore[arg-type]
     assert offsets == [(0.0, 0.0), (100.03125, 0.03125)]
+
+
+def test_ranks_that_are_not_in_step_end_together_also_where_one_has_kept_no_iteration(tmp_path: Path) -> None:
+    """Each would wait for the others in another call."""
+    world = World(2, ClockSettings(), 0)
+
+    def be(rank: int) -> None:
+        comm = Communicator(world.meet, rank, 2)
+        recorder = Recorder(tmp_path, rank, 2, 9, 1, False, None, timeline=5, comm=comm, lockstep=False)
+        for iteration in range(1, 5 if rank else 2):
+            recorder.start()
+            recorder.end("calc")
+            recorder.train(0, iteration, 1, {}, 0.1)
+        recorder.close()
+
+    run_workers(world.baton, be)
+    trace = json.loads((tmp_path / "timeline.json").read_text())
+    assert trace["otherData"]["iterations"] == "3 to 4"
+    assert [line["kind"] for line in read_log(tmp_path / "log.jsonl")] == ["train", "summary"]
 
 
 def train(n: int, out: Path, **settings: Any) -> dict[str, Any]:

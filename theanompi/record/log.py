@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from theanompi.config import ConfigError, got, is_text, listed
+from theanompi.config import ConfigError, got, is_text
 from theanompi.config.files import read_bytes, reason
 from theanompi.record.metrics import is_fraction, mean_of
 
-# The phases that `Recorder.end` takes, and what each is called in a timeline.
-PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
 # What the wall time consists of, beside what none of it is, and how that is called in the summary.
 EXPOSED = {"calc": "compute", "comm": "communication", "sync": "waiting for slower ranks", "wait": "loading"}
 # What goes on at the same time, by what it would be if it were waited for.
@@ -21,8 +19,6 @@ HIDDEN = {"comm": "comm_hidden", "sync": "sync_hidden", "wait": "load_hidden"}
 KINDS = (*EXPOSED, *HIDDEN.values())
 # The kinds of lines that tell how the training goes, which loggers and hooks are told too.
 LOGGED = ("train", "val", "summary")
-# Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
-WAITS = 4096
 # What earlier versions called it, when all items were images.
 _RENAMED = {"images": "items", "images_per_s": "items_per_s"}
 
@@ -142,25 +138,23 @@ _TAKEN = {*_VALUES, *_RENAMED, "seed", "state", "train", "validation", "versions
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 
-def check_metrics(metrics: Sequence[str], headline: str) -> None:
+def check_metrics(metrics: Sequence[str]) -> None:
     """Check the names under which a log is to have a model's losses and metrics.
 
     Parameters
     ----------
     metrics : sequence of str
-        First those of the losses, then those of the metrics.
-    headline : str
-        The one that runs are compared by: the first metric or, without any, the first loss.
+        Those of the losses and of the metrics.
 
     Raises
     ------
     theanompi.config.ConfigError
         If a name is not one of at most 40 letters, digits and underscores, or is there twice, or the log has it for
-        something else; if `headline` is none of them.
+        something else.
 
     Examples
     --------
-    >>> check_metrics(["loss", "iteration"], "loss")
+    >>> check_metrics(["loss", "iteration"])
     Traceback (most recent call last):
         ...
     theanompi.config.errors.ConfigError: metrics: expected names that the log has for nothing else, got 'iteration'
@@ -176,10 +170,6 @@ def check_metrics(metrics: Sequence[str], headline: str) -> None:
     twice = next((name for i, name in enumerate(metrics) if name in metrics[:i]), None)
     if twice is not None:
         raise ConfigError(f"metrics: expected each name once, got {twice!r} twice")
-    if headline not in metrics:
-        raise ConfigError(
-            f"metrics: expected {got(headline)}, the headline, among them, got {listed(metrics)}"
-        )
 
 
 def records_until(path: Path, iteration: int, *, validated: bool = False) -> list[dict[str, Any]]:

@@ -96,9 +96,6 @@ from theanompi.record.log import (
     KINDS,
     LOGGED,
     MEDIAN,
-    PHASES,
-    WAITS,
-    check_metrics,
     json_line,
     records_until,
     validation_record,
@@ -112,6 +109,10 @@ from theanompi.record.terminal import SECONDS_BETWEEN_LINES, folded, terminal_co
 from theanompi.record.timeline import Span, Timeline
 from theanompi.record.trace import gather_trace
 
+# The phases that `Recorder.end` takes, and what each is called in a timeline.
+PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
+# Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
+WAITS = 4096
 # Of the time since curves were last drawn, at most this share is spent on drawing them again; and how long the first
 # drawing is expected to take, in seconds.
 DRAWING, FIRST_DRAWING = 0.05, 1.5
@@ -169,12 +170,8 @@ class Recorder:
         Where this rank is, as in "cuda:1 on node0".
     progress : Progress, optional
         Told of each phase.
-    metrics : sequence of str
-        Names of the losses, then of the metrics, in the order in which they are shown.
-    headline : str
-        The one whose best and median the summary has: the first metric or, without any, the first loss.
-    noun : str
-        What items are called, in the plural.
+    reported : Reported
+        The losses and metrics of the model; the summary has best and median of the headline.
     lockstep : bool
         Whether all ranks call the methods in the same iterations. Otherwise the log has rank 0's own figures, `meeting`
         is collective and `train` is not.
@@ -201,7 +198,7 @@ class Recorder:
     Raises
     ------
     theanompi.config.ConfigError
-        If a name is none that a metric can have; from any method, if one that begins with "error" is no fraction.
+        From any method, if a metric whose name begins with "error" is no fraction.
     theanompi.config.files.CannotWrite
         If there is a log in `out` and `resume_from` is None; from any method, if the run's files cannot be written.
     ValueError
@@ -214,7 +211,7 @@ class Recorder:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     recorder = Recorder(
     ...         Path(folder), 0, 1, 1, log_interval=10, verbose=False, resume_from=None,
-    ...         metrics=["loss", "mae"], headline="mae", noun="items",
+    ...         reported=Reported(("loss", "mae"), "mae", "items"),
     ...     )
     ...     recorder.start()
     ...     recorder.end("calc")
@@ -239,9 +236,7 @@ class Recorder:
         comm: Any = None,
         place: str = "",
         progress: Progress | None = None,
-        metrics: Sequence[str] = CLASSIFIER.metrics,
-        headline: str = CLASSIFIER.headline,
-        noun: str = CLASSIFIER.noun,
+        reported: Reported = CLASSIFIER,
         lockstep: bool = True,
         clock: Callable[[], float] | None = None,
         averaged: bool = False,
@@ -249,10 +244,9 @@ class Recorder:
         loggers: Sequence[Callable[[Sequence[dict[str, Any]]], Logger]] = (),
         validated: bool = False,
     ) -> None:
-        check_metrics(metrics, headline)
         self._virtual, self._now = clock is not None, monotonic if clock is None else clock
         self._earlier = 0.0
-        self._reported = Reported(tuple(metrics), headline, noun)
+        self._reported = reported
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._interval = _Interval()
         self._clock: float | None = None
@@ -276,7 +270,7 @@ class Recorder:
         self._averaged, self._mixed = averaged, mixed
         self._log_interval, self._draw = log_interval, draw
         # Sums and no lists: a run may have millions of intervals.
-        self._all, self._own = Totals(metrics), Totals(())
+        self._all, self._own = Totals(reported.metrics), Totals(())
         self._epochs: dict[int, Totals] = {}
         self._validations: list[dict[str, Any]] = []
         self._meetings = Meetings()
@@ -611,7 +605,7 @@ class Recorder:
     def close(self) -> None:
         """End the run: write the last interval and the summary, draw the curves, and print how it went."""
         self.flush()
-        if self._timeline is not None and self._timeline.first is not None:
+        if self._timeline is not None:
             self._write_timeline()
         ranks = self._compare()
         self._close_bar()

@@ -1,10 +1,10 @@
 """The spans of all ranks in one file, in Chrome's trace format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from theanompi.record.clocks import clock_offsets
-from theanompi.record.timeline import Span, Timeline
+from theanompi.record.timeline import Timeline
 
 if TYPE_CHECKING:
     # Importing it starts MPI, which who only draws a log does not want.
@@ -30,7 +30,7 @@ def gather_trace(comm: "MPI.Intracomm | None", place: str, timeline: Timeline) -
     Returns
     -------
     dict or None
-        The trace as JSON values, on rank 0.
+        The trace as JSON values, on rank 0, if a rank has kept an iteration: one that is not in step may not.
 
     Examples
     --------
@@ -42,39 +42,38 @@ def gather_trace(comm: "MPI.Intracomm | None", place: str, timeline: Timeline) -
     {'name': 'iteration: 7', 'cat': 'iteration', 'ph': 'X', 'ts': 0.0, 'dur': 250000.0, 'pid': 1, 'tid': 1000}
     """
     if comm is None:
-        return trace([(place, timeline.rows)], [(0.0, 0.0)], timeline)
+        return trace([(place, timeline)], [(0.0, 0.0)])
     clocks = clock_offsets(comm)
-    ranks = comm.gather((place, timeline.rows), root=0)
-    return None if ranks is None or clocks is None else trace(ranks, clocks, timeline)
+    ranks = comm.gather((place, timeline), root=0)
+    return None if ranks is None or clocks is None else trace(ranks, clocks)
 
 
 def trace(
-    ranks: Sequence[tuple[str, Mapping[str, Sequence[Span]]]],
-    clocks: Sequence[tuple[float, float]],
-    timeline: Timeline,
-) -> dict[str, Any]:
+    ranks: Sequence[tuple[str, Timeline]], clocks: Sequence[tuple[float, float]]
+) -> dict[str, Any] | None:
     """Make a trace of the spans of all ranks.
 
     Parameters
     ----------
-    ranks : sequence of (str, dict)
-        Where each rank is, and its rows of spans.
+    ranks : sequence of (str, Timeline)
+        Where each rank is, and its spans.
     clocks : sequence of (float, float)
         As `clock_offsets` gives them.
-    timeline : Timeline
-        Whose iterations these are.
 
     Returns
     -------
-    dict
-        JSON values.
+    dict or None
+        JSON values, if there is an iteration.
     """
+    kept = [number for _, own in ranks for number in (own.first, own.last) if number is not None]
+    if not kept:
+        return None
     shifted = [
         {
             row: [(span, span.start - offset, span.end - offset) for span in spans]
-            for row, spans in rows.items()
+            for row, spans in own.rows.items()
         }
-        for (_, rows), (offset, _) in zip(ranks, clocks, strict=True)
+        for (_, own), (offset, _) in zip(ranks, clocks, strict=True)
     ]
     zero = min((start for rows in shifted for row in rows.values() for _, start, _ in row), default=0.0)
 
@@ -108,7 +107,7 @@ def trace(
         "traceEvents": names + events,
         "displayTimeUnit": "ms",
         "otherData": {
-            "iterations": f"{timeline.first} to {timeline.last}",
+            "iterations": f"{min(kept)} to {max(kept)}",
             "clocks": uncertain or "one machine, one clock",
         },
     }

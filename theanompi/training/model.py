@@ -200,7 +200,7 @@ class Model:
         objectives = self.traced.objectives
         names, found = (measured(traced.objectives) for traced in (self.traced, self._validated))
         headline = names[len(objectives)] if len(names) > len(objectives) else names[0]
-        check_metrics(names, headline)
+        check_metrics(names)
         if found != names:
             raise ConfigError(
                 f"{type(self).__name__}.objectives: expected {', '.join(names)} in validation too, "

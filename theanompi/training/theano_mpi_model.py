@@ -323,7 +323,7 @@ def _reported(model: Any) -> Reported:
     if not isinstance(names, list | tuple) or not 2 <= len(names) <= 3:
         raise ConfigError(f"{where}: expected two or three names of what it reports, got {got(names)}")
     try:
-        check_metrics(names, names[0])
+        check_metrics(names)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return Reported(tuple(names), names[1] if is_fraction(names[1]) else names[0], "items")
