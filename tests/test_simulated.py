@@ -12,16 +12,18 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from mpi4py import MPI
 from toy_replica import MOMENTUM, RATE, Toy
 
 from tests.test_training_mpi import orderly, refused, trained
 from theanompi.config import ClockSettings, ConfigError, RunConfig
+from theanompi.exchange import centre
 from theanompi.launch.check import check
 from theanompi.record.log import read_log
 from theanompi.record.progress import Progress
 from theanompi.rules import Diverged, get_rule
+from theanompi.training import simulated
 from theanompi.training.replica import Measures
-from theanompi.training.simulated import exchanges
 from theanompi.training.simulated.baton import Deadlock, run_workers
 from theanompi.training.simulated.communicator import Communicator
 from theanompi.training.simulated.links import SimulatedLinks
@@ -228,7 +230,7 @@ def test_swapped_networks_change_places_in_pairs_and_none_is_lost() -> None:
 def test_a_centre_of_several_parts_is_one_worker_at_a_time_and_the_order_is_that_of_all_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exchanges, "LEAST", 8)
+    monkeypatch.setattr(centre, "LEAST", 8)
     clock = ClockSettings(step_s=0.1, exchange_s=0.4)
     world, toys, rules = run("EASGD", (3,) * 4, clock, still=True, period=1)
     assert rules[0]._centre.n_parts == 4
@@ -248,7 +250,7 @@ def test_what_takes_no_longer_than_a_gradient_is_hidden_by_it(name: str, setting
 def test_200_random_schedules_with_delays_end_and_conserve_what_they_must(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exchanges, "LEAST", 8)
+    monkeypatch.setattr(centre, "LEAST", 8)
     rng = np.random.default_rng(11)
     for _ in range(200):
         name, size = ASYNCHRONOUS[rng.integers(3)], int(rng.integers(2, 6))
@@ -377,6 +379,34 @@ def test_each_worker_of_a_resumed_run_goes_on_with_its_own_weights(
     one_process(tmp_path / "parts", 4, **settings, max_iterations=6)
     assert read_log(tmp_path / "parts" / "log.jsonl")[-2]["kind"] == "val"
     assert same(whole, one_process(tmp_path / "parts", 4, **settings, max_iterations=None, resume=True))
+    # Another run's order is gone through from its beginning.
+    settings["settings"] = {**own, "clock.order": str(tmp_path / "whole" / "log.jsonl")}
+    (line,) = refused(1, tmp_path / "parts", workers_simulated=4, resume=True, **settings)
+    assert line.startswith("theanompi: clock.order: expected no resume")
+
+
+def test_what_any_worker_does_is_news_of_the_process(tmp_path: Path) -> None:
+    """The watchdog looks at the first one's progress, which may wait for many others."""
+    first, seen = Progress(), list[str]()
+
+    def be(*_: Any, comm: Communicator, progress: Progress, **__: Any) -> None:
+        progress.now("computing")
+        comm.Barrier()
+        seen.append(first.doing.what)
+        progress.iteration, progress.saved = 3 + comm.rank, comm.rank
+
+    with mock.patch.object(simulated, "train", be):
+        simulated.train_simulated(
+            RunConfig(workers_simulated=2, devices="cpu"),
+            "cpu",
+            plan=False,
+            folder=None,
+            comm=MPI.COMM_SELF,
+            progress=first,
+            stop=cast(Any, None),
+        )
+    assert set(seen) == {"worker 1: computing"}
+    assert (first.iteration, first.saved) == (3, 0)
 
 
 def test_a_run_is_the_same_each_time_and_when_it_is_resumed(tmp_path: Path) -> None:

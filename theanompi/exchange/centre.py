@@ -17,6 +17,16 @@ LEAST = 1 << 14
 """Elements of a part: of a smaller centre not every rank has one."""
 
 
+def parts(total: int, workers: int) -> list[slice]:
+    """Divide so many elements among the workers, or fewer of them, as each part has `LEAST` or is the only one.
+
+    >>> parts(40_000, 4)
+    [slice(0, 20000, None), slice(20000, 40000, None)]
+    """
+    n = max(1, min(workers, total // LEAST))
+    return [slice(total * i // n, total * (i + 1) // n) for i in range(n)]
+
+
 class Centre(Protocol):
     """Numbers that belong to all workers, in parts that one worker at a time has to itself.
 
@@ -85,9 +95,8 @@ class WindowCentre:
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer, progress: Progress) -> None:
         flat = buffer.flat
         total = flat.numel()
-        self.n_parts = max(1, min(comm.size, total // LEAST))
-        bounds = [total * i // self.n_parts for i in range(self.n_parts + 1)]
-        self._slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+        self._slices = parts(total, comm.size)
+        self.n_parts = len(self._slices)
         rank = comm.rank
         own = self._slices[rank] if rank < self.n_parts else slice(0, 0)
         self.window = LockedWindow(comm, 4 * (own.stop - own.start))

@@ -50,6 +50,18 @@ from theanompi.training.simulated.world import World
 from theanompi.training.stop import StopSignals
 
 
+class _OfAnother(Progress):
+    """What a further worker is doing, which is news of the process: the watchdog looks at the first one's."""
+
+    def __init__(self, first: Progress, rank: int) -> None:
+        self._first, self._rank = first, rank
+        super().__init__()
+
+    def now(self, what: str) -> None:
+        super().now(what)
+        self._first.now(f"worker {self._rank}: {what}")
+
+
 def train_simulated(
     config: RunConfig,
     name: str,
@@ -80,6 +92,10 @@ def train_simulated(
                 f"workers_simulated: expected one process, which is all workers, got {comm.Get_size()} ranks"
             )
         clock = read_clock(config)
+        if clock.order and folder is not None and folder.resume:
+            raise ConfigError(
+                "clock.order: expected no resume, as the order of a run is gone through from its beginning, got one"
+            )
         return World(size, clock, config.seed if clock.seed is None else clock.seed)
 
     world: World = together(comm, make_world)
@@ -92,7 +108,7 @@ def train_simulated(
             plan=plan,
             folder=folder if rank == 0 else None,
             comm=cast(MPI.Intracomm, Communicator(world.meet, rank, size)),
-            progress=progress if rank == 0 else Progress(),
+            progress=_OfAnother(progress, rank) if rank else progress,
             stop=stop if rank == 0 else StopSignals(heed=False),
             means=Means(loan.model, partial(SimulatedLinks, world), lambda: world.now(rank)),
         ),

@@ -81,20 +81,21 @@ class Baton:
 
     def _hand_over(self, rank: int) -> None:
         if not self._next:
-            waits = ", ".join(f"{of} for {what}" for of, what in sorted(self._waiting.items()))
-            raise Deadlock(f"simulated workers wait for each other: {waits}")
+            raise Deadlock(f"simulated workers wait for each other: {self._waits()}")
         _, other = heapq.heappop(self._next)
         if other != rank:
             self._turns[other].release()
             self.take(rank)
+
+    def _waits(self) -> str:
+        return ", ".join(f"{of} for {what}" for of, what in sorted(self._waiting.items()))
 
     def leave(self) -> None:
         """Let the others run: the worker that runs has come to its end."""
         if self._next:
             self._turns[heapq.heappop(self._next)[1]].release()
         elif self._waiting:
-            waits = ", ".join(f"{of} for {what}" for of, what in sorted(self._waiting.items()))
-            self.end(Deadlock(f"a simulated worker has ended before the others: {waits}"))
+            self.end(Deadlock(f"a simulated worker has ended before the others: {self._waits()}"))
 
     def end(self, error: BaseException) -> None:
         """End all workers; the first error is kept."""

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from theanompi.config import counted
 from theanompi.exchange import Exchanger
 from theanompi.exchange.base import Bucket, Buffer
-from theanompi.exchange.centre import LEAST
+from theanompi.exchange.centre import parts
 from theanompi.exchange.mailbox import Letter
 from theanompi.record.timeline import Span
 from theanompi.training.simulated.communicator import Communicator
@@ -71,9 +71,8 @@ class SimulatedCentre:
 
     def __init__(self, world: World, rank: int, buffer: Buffer, number: int) -> None:
         total = buffer.flat.numel()
-        self.n_parts = max(1, min(world.size, total // LEAST))
-        bounds = [total * i // self.n_parts for i in range(self.n_parts + 1)]
-        self._slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+        self._slices = parts(total, world.size)
+        self.n_parts = len(self._slices)
         self._world, self._rank, self._replayed = world, rank, number == 0
 
         def begin(values: list[torch.Tensor]) -> tuple[_Numbers, int]:
