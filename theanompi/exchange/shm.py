@@ -1,22 +1,20 @@
 """Inside a machine the ranks add up each other's buffers where they lie; between machines, one rank of each."""
 
-import os
 from typing import Any
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
-from theanompi.config import ConfigError
 from theanompi.device import Pinned
 from theanompi.device.ops.base import ALIGNMENT
 from theanompi.exchange.background import Background
 from theanompi.exchange.base import Bucket, Buffer
 from theanompi.exchange.route import CHUNK
+from theanompi.exchange.window import check_room
 
 # Elements that are added up at a time: what comes from all ranks is still in the core's L2 when it is copied.
 BLOCK = 1 << 16
-_SHARED_MEMORY = "/dev/shm"
 
 
 class SharedMemory(Background):
@@ -42,7 +40,10 @@ class SharedMemory(Background):
         self._leaders = self.comm.Split(0 if first else MPI.UNDEFINED, self.comm.rank)
         machines = self.comm.allreduce(int(first))
         size = buffer.flat.numel() * buffer.flat.element_size()
-        self._check_room(size * self._node.size)
+        check_room(
+            *(self.comm, size + ALIGNMENT, "exchange shm: expected room for the gradients of all ranks"),
+            otherwise=", or --exchange overlap",
+        )
         self._window = MPI.Win.Allocate_shared(size + ALIGNMENT, 1, comm=self._node)
         self._flats = [self._part(rank, size) for rank in range(self._node.size)]
         self._own = self._flats[self._node.rank]
@@ -64,20 +65,6 @@ class SharedMemory(Background):
     def _machine(self) -> Any:
         """The ranks that can share memory with this one."""
         return self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-
-    def _check_room(self, needed: int) -> None:
-        """Without room for it, memory in a file system is granted, and writing to it kills the process."""
-        free = needed
-        if self._node.rank == 0 and os.path.isdir(_SHARED_MEMORY):
-            status = os.statvfs(_SHARED_MEMORY)
-            free = status.f_bavail * status.f_frsize
-        least = self.comm.allreduce(free - needed, MPI.MIN)
-        if least < 0:
-            raise ConfigError(
-                f"exchange shm: expected room for the gradients of all ranks in {_SHARED_MEMORY} of each machine, "
-                f"got {-least >> 20} MiB too little on one; remedy: a larger one (docker run --shm-size), "
-                "or --exchange overlap"
-            )
 
     def _sum(self, bucket: Bucket) -> None:
         start, end = bucket.start, bucket.end

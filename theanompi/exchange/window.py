@@ -65,7 +65,7 @@ class LockedWindow:
         self.spans: list[Span] = []
         self.progress = Progress()
         self.hurried: Callable[[], bool] = lambda: True
-        check_room(self.comm, _HEADER + nbytes)
+        check_room(self.comm, _HEADER + nbytes, "window: expected room for what the ranks share")
         self._window = MPI.Win.Allocate(_HEADER + nbytes, 1, comm=self.comm)
         np.asarray(self._window.tomemory()).view(np.uint8)[:] = 0
         self._window.Lock_all(MPI.MODE_NOCHECK)
@@ -181,8 +181,8 @@ class LockedWindow:
         self.comm.Free()
 
 
-def check_room(comm: MPI.Intracomm, needed: int) -> None:
-    """Refuse a window for which a machine has no room; collective.
+def check_room(comm: MPI.Intracomm, needed: int, expected: str, otherwise: str = "") -> None:
+    """Refuse memory that ranks share and for which a machine has no room; collective.
 
     Without room, memory in a file system is granted, and writing to it kills the process.
 
@@ -191,6 +191,8 @@ def check_room(comm: MPI.Intracomm, needed: int) -> None:
     comm : mpi4py.MPI.Intracomm
     needed : int
         Bytes of this rank.
+    expected, otherwise : str
+        What the message begins with, and which other remedy it has.
 
     Raises
     ------
@@ -206,6 +208,6 @@ def check_room(comm: MPI.Intracomm, needed: int) -> None:
     least = comm.allreduce(free - total, MPI.MIN)
     if least < 0:
         raise ConfigError(
-            f"window: expected room for what the ranks share in {_SHARED_MEMORY} of each machine, got "
-            f"{-least >> 20} MiB too little on one; remedy: a larger one (docker run --shm-size)"
+            f"{expected} in {_SHARED_MEMORY} of each machine, got {-least >> 20} MiB too little on one; remedy: a "
+            f"larger one (docker run --shm-size){otherwise}"
         )
