@@ -182,6 +182,13 @@ def test_slots_are_no_text() -> None:
         made({"optimizer": own_steps("v", lambda w, slots: (w, slots))})
 
 
+@pytest.mark.parametrize("name", ["weights", "raw", "rule"])
+def test_no_slot_takes_the_place_of_what_else_is_in_a_checkpoint(name: str) -> None:
+    """It would be saved as the run's weights, which were lost, or taken for what a rule keeps."""
+    with pytest.raises(ConfigError, match=rf"^Own\.slots: expected other names than .*, got '{name}'$"):
+        made({"optimizer": own_steps((name,), lambda w, slots: (w, slots))})
+
+
 def own_steps(slots: Any, step: Any) -> Any:
     """What gives an optimizer of a user's own, which has a setting that is a text."""
 

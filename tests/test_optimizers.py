@@ -16,7 +16,7 @@ from pytensor.tensor.elemwise import Elemwise
 from theanompi import device
 from theanompi.config import ConfigError
 from theanompi.lasagne import updates as lasagne_updates
-from theanompi.training.functions import together
+from theanompi.training.functions import parameter_groups
 from theanompi.training.optimizers import OPTIMIZERS, Optimizer, Rates, get_optimizer
 from theanompi.training.optimizers.lasagne import rules
 from theanompi.training.schedules import Schedule
@@ -525,10 +525,14 @@ def test_arrays_are_passed_over_once(name: str) -> None:
 def test_what_does_not_decay_is_one_vector_also_where_others_go_by_tensor() -> None:
     """LARS and LAMB are compiled in a time that grows with the weight matrices, and not with all γ, β and biases."""
     state: Any = SimpleNamespace(decayed=["a.W", "b.W"], undecayed=["a.b", "b.b"])
-    assert together(state, by_tensor=True) == [(["a.W"], True), (["b.W"], True), (["a.b", "b.b"], False)]
-    assert together(state, by_tensor=False) == [(["a.W", "b.W"], True), (["a.b", "b.b"], False)]
+    assert parameter_groups(state, by_tensor=True) == [
+        (["a.W"], True),
+        (["b.W"], True),
+        (["a.b", "b.b"], False),
+    ]
+    assert parameter_groups(state, by_tensor=False) == [(["a.W", "b.W"], True), (["a.b", "b.b"], False)]
     nothing: Any = SimpleNamespace(decayed=[], undecayed=["a.b"])
-    assert all(together(nothing, by_tensor=flag) == [(["a.b"], False)] for flag in (True, False))
+    assert all(parameter_groups(nothing, by_tensor=flag) == [(["a.b"], False)] for flag in (True, False))
 
 
 def test_momentums_graph_is_that_of_its_formula_alone() -> None:

@@ -239,9 +239,13 @@ def test_a_schedule_of_ones_own_is_one_class(tmp_path: Any, monkeypatch: pytest.
 def test_the_plan_says_how_rate_and_weights_change() -> None:
     schedule = make("cosine", {"schedule.end_factor": 0.1}, base_batch=64)
     lars = get_optimizer("lars")(run("cosine", {"optimizer.trust": 0.02}, nesterov=False))
-    values: dict[str, Any] = {"workers": 4, "batch_size": 64, "accumulation": 1, "n_train": 256 * T}
+    config, values = resolve(RunConfig(batch_size=64)), {"workers": 4, "n_train": 256 * T}
     text = plan(
-        schedule, {"loss": lars}, **values, parameters=[("fc.W", (8, 3), True), ("fc.b", (3,), False)]
+        config,
+        schedule,
+        {"loss": lars},
+        **values,
+        parameters=[("fc.W", (8, 3), True), ("fc.b", (3,), False)],
     )
     for words in [
         "\ndecay           cosine, to 0.1 of the rate at the end\n",
@@ -255,7 +259,7 @@ def test_the_plan_says_how_rate_and_weights_change() -> None:
     assert rows[2].startswith(f"2 – 9 6 – 27 0.4 … {last:.4g} 1.143, then 0.995 … 0.8")
 
     adam = get_optimizer("adam")(run("poly"))
-    text = plan(make("poly"), {"loss": adam}, **values, parameters=[("fc.W", (8, 3), True)])
+    text = plan(config, make("poly"), {"loss": adam}, **values, parameters=[("fc.W", (8, 3), True)])
     assert "\ndecay           polynomial, power 2, to 0 of the rate at the end\n" in text
     assert (
         "\noptimizer       Adam, β1 = 0.9, β2 = 0.999, ε = 1e-08, weight decay as part of the gradient\n"
@@ -264,7 +268,7 @@ def test_the_plan_says_how_rate_and_weights_change() -> None:
     assert "correction" not in text
 
     both = {"critic": lars, "generator, once in 3 iterations": adam}
-    text = plan(make("poly"), both, **values, parameters=[("fc.W", (8, 3), True)])
+    text = plan(config, make("poly"), both, **values, parameters=[("fc.W", (8, 3), True)])
     assert "\nobjectives      critic: LARS, trust = 0.02, momentum 0.9" in text
     assert "\n                generator, once in 3 iterations: Adam, β1 = 0.9" in text
     assert "correction" not in text.split("\n\n")[1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from theanompi.config import ConfigError, RunConfig, read_settings, setting
 from theanompi.config.kinds import SWITCH
-from theanompi.rules.rule import Asynchronous, Step, check_own, of_this_rank
+from theanompi.rules.rule import Asynchronous, Step, check_own
 
 if TYPE_CHECKING:
     from theanompi.exchange import Exchanger
@@ -75,7 +75,7 @@ class ASGD(Asynchronous):
         )
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
-        items, etas, loss = 0, [], 0.0
+        items, etas = 0, []
         sums: dict[str, tuple[float, float]] = {}
         for objective in replica.due(count):
             replica.train_iter(count, record, objective)
@@ -86,9 +86,9 @@ class ASGD(Asynchronous):
             # Before it spoils the centre.
             check_own(sum(measures.losses), self._links)
             etas.append(self._update(replica, objective, record))
-            items, loss = measures.items, loss + sum(measures.losses)
+            items = measures.items
             sums |= measures.sums
-        return of_this_rank(Step(items, sums, etas[0], False), loss, self._links)
+        return Step(items, sums, etas[0], self._links.called())
 
     def _update(self, replica: "Replica", objective: int, record: Any) -> float:
         master = self._centres[0][1]

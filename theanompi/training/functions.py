@@ -156,7 +156,7 @@ def update_function(
             rate=1.0 if decayed else bias_rate,
             average=None if state.average is None else state.slice(state.average, variables, "average"),
         )
-        for variables, decayed in together(state, by_tensor=optimizer.by_tensor)
+        for variables, decayed in parameter_groups(state, by_tensor=optimizer.by_tensor)
     ]
     eta, updates = update_graph(
         groups,
@@ -192,7 +192,7 @@ def update_function(
     return lambda: step()[0]
 
 
-def together(state: State, *, by_tensor: bool) -> list[tuple[list[DeviceSharedVariable], bool]]:
+def parameter_groups(state: State, *, by_tensor: bool) -> list[tuple[list[DeviceSharedVariable], bool]]:
     """Which parameters are updated as one vector: as many as decay alike, or each of those that decay by itself."""
     decayed = [[p] for p in state.decayed] if by_tensor else [state.decayed]
     return [(ps, True) for ps in decayed if ps] + [(ps, False) for ps in [state.undecayed] if ps]

@@ -60,7 +60,7 @@ from theanompi.training.inputs import Feed, Inputs
 from theanompi.training.items import Items
 from theanompi.training.objective import Objective, Traced, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
-from theanompi.training.plan import plan, recipe_words
+from theanompi.training.plan import plan
 from theanompi.training.replica import Measures
 from theanompi.training.schedules import make_schedule
 from theanompi.training.state import METRICS, load_views, make_states
@@ -709,30 +709,19 @@ class Model:
 
     def plan(self) -> str:
         """The schedule of this run, as a table."""
-        run = self.config
-        assert run.batch_size
         decayed = {p for state in self.states for p in state.decayed}
         return plan(
+            self.config,
             self.schedule,
             {
                 o.words(): optimizer
                 for o, optimizer in zip(self.traced.objectives, self.optimizers, strict=True)
             },
             workers=self.size,
-            batch_size=run.batch_size,
-            accumulation=run.accumulation,
             n_train=self.data.sampler.n_images,
             parameters=[(str(p.name), p.type.shape, p in decayed) for p in reversed(self.params)],
-            normalization=run.normalization,
-            shuffle=run.shuffle,
             bias_rate=self.bias_rate,
             noun=self.data.modality.noun,
-            label_smoothing=run.label_smoothing,
-            mixup=run.mixup,
-            cutmix=run.cutmix,
-            random_erasing=run.random_erasing,
-            ema=run.ema,
-            recipe=recipe_words(run, self.schedule),
         )
 
     def finite(self) -> bool:

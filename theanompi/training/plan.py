@@ -14,66 +14,41 @@ _EMA = "e becomes d·e + (1 - d)·w in each update, with (1 + t)/(10 + t) for d 
 
 
 def plan(
+    run: RunConfig,
     schedule: Schedule,
     optimizers: Mapping[str, Optimizer],
     *,
     workers: int,
-    batch_size: int,
-    accumulation: int,
     n_train: int,
     parameters: Sequence[tuple[str, tuple[int, ...], bool]],
-    normalization: str = "minibatch",
-    shuffle: str = "global",
     bias_rate: float = 1.0,
     noun: str = "images",
-    label_smoothing: float = 0.0,
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
-    random_erasing: float = 0.0,
-    ema: float = 0.0,
-    recipe: str = "",
 ) -> str:
     """Describe what a run will do, as a table to read before it starts.
 
     Parameters
     ----------
+    run : RunConfig
+        Resolved.
     schedule : Schedule
+        Its own.
     optimizers : mapping of str to Optimizer
         By what is said of each objective, where there are several.
-    workers, batch_size, accumulation : int
-        k, n and A.
+    workers : int
+        k.
     n_train : int
         Training items in the data set.
     parameters : sequence of (name, shape, decayed)
         Every trainable parameter.
-    normalization : {"minibatch", "worker"}
-        What the summed loss is divided by: A·k·n or n.
-    shuffle : {"global", "worker"}
-        As in `theanompi.data.Sampler`.
     bias_rate : float
         What the rate is multiplied by for biases.
     noun : str
         What several items are called.
-    label_smoothing : float
-        What share of each label is spread over all classes.
-    mixup, cutmix : float
-        α of each, 0 for none.
-    random_erasing : float
-        Probability that a box of an image is blanked out.
-    ema : float
-        d of the moving average of the weights.
-    recipe : str
-        What there is to say of the recipe, if the run has one.
 
     Returns
     -------
     str
         Lines without a newline at the end, of any length.
-
-    Raises
-    ------
-    ValueError
-        When `schedule` is not of this minibatch or this many iterations per epoch.
 
     Examples
     --------
@@ -82,33 +57,27 @@ def plan(
     >>> from theanompi.training.schedules.steps import Steps
     >>> schedule = Steps(minibatch=512, iterations_per_epoch=20, epochs=9, decay_epochs=(6,))
     >>> parameters = [("fc.W", (64, 10), True), ("fc.b", (10,), False)]
-    >>> shares = {"workers": 8, "batch_size": 32, "accumulation": 2}
-    >>> text = plan(schedule, {"loss": Momentum(resolve(RunConfig()))}, **shares, n_train=10_000, parameters=parameters)
+    >>> run = resolve(RunConfig(batch_size=32, accumulation=2))
+    >>> text = plan(run, schedule, {"loss": Momentum(run)}, workers=8, n_train=10_000, parameters=parameters)
     >>> print(text.splitlines()[3])
     learning rate   0.2, linearly from 0.1 for 256 images
     """
-    shards = accumulation * workers
-    units = n_train // batch_size
-    for name, expected in [("minibatch", shards * batch_size), ("iterations_per_epoch", -(-units // shards))]:
-        if getattr(schedule, name) != expected:
-            raise ValueError(
-                f"plan: expected the schedule's {name} to be {expected:,} (k = {workers}, n = {batch_size}, "
-                f"A = {accumulation}, {n_train:,} {noun}), got {getattr(schedule, name):,}"
-            )
+    assert run.batch_size
+    recipe, batch_size, shards = recipe_words(run, schedule), run.batch_size, run.accumulation * workers
     epochs = counted(schedule.epochs, "epoch")
     k = counted(workers, "worker")
-    trailing = units % shards * batch_size
+    trailing = n_train // batch_size % shards * batch_size
     iterations = f"{schedule.iterations:,}: {epochs} of T = {schedule.iterations_per_epoch:,}"
     weight_decays = list(dict.fromkeys(optimizer.weight_decay for optimizer in optimizers.values()))
     rows = [
         *([("recipe", recipe)] * bool(recipe)),
-        ("minibatch", f"{schedule.minibatch:,} {noun}: k = {k} · n = {batch_size} · A = {accumulation}"),
+        ("minibatch", f"{schedule.minibatch:,} {noun}: k = {k} · n = {batch_size} · A = {run.accumulation}"),
         *(
             [("", f"the summed loss is divided by n only: {shards:,} times the mean")]
-            * (normalization == "worker")
+            * (run.normalization == "worker")
         ),
         ("iterations", iterations + (f"; each epoch's last has {trailing:,} {noun}" if trailing else "")),
-        ("left out", _left_out(n_train, batch_size, shards, shuffle, noun)),
+        ("left out", _left_out(n_train, batch_size, shards, run.shuffle, noun)),
         ("learning rate", _scaling(schedule, noun)),
         *([("", f"biases: {bias_rate:g} times as much")] * (bias_rate != 1)),
         ("warmup", _warmup(schedule, noun)),
@@ -117,12 +86,12 @@ def plan(
         ("weight decay", ", ".join(f"{value:g}" for value in weight_decays)),
         *(("", line) for line in _decay(parameters, max(weight_decays))),
         *(
-            [("erased", f"a box of {random_erasing:.4g} of all {noun}, in training only")]
-            * (random_erasing > 0)
+            [("erased", f"a box of {run.random_erasing:.4g} of all {noun}, in training only")]
+            * (run.random_erasing > 0)
         ),
-        *([("mixed", _mixing(mixup, cutmix, noun))] * (mixup > 0 or cutmix > 0)),
-        *([("labels", f"smoothed by {label_smoothing:g}, in training only")] * (label_smoothing > 0)),
-        *([("average", f"of the weights, d = {ema:g}, which counts: {_EMA}")] * (ema > 0)),
+        *([("mixed", _mixing(run, noun))] * (run.mixup > 0 or run.cutmix > 0)),
+        *([("labels", f"smoothed by {run.label_smoothing:g}, in training only")] * (run.label_smoothing > 0)),
+        *([("average", f"of the weights, d = {run.ema:g}, which counts: {_EMA}")] * (run.ema > 0)),
     ]
     # Several objectives may be updated at rates and in iterations of their own, which the phases do not show.
     correction = next(iter(optimizers.values())).correction if len(optimizers) == 1 else None
@@ -147,9 +116,9 @@ def recipe_words(run: RunConfig, schedule: Schedule) -> str:
     return words + f"; {recipe.left_out}" * bool(recipe.left_out)
 
 
-def _mixing(mixup: float, cutmix: float, noun: str) -> str:
+def _mixing(run: RunConfig, noun: str) -> str:
     ways = " or ".join(
-        f"{name}, α = {alpha:g}" for name, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha
+        f"{name}, α = {alpha:g}" for name, alpha in (("mixup", run.mixup), ("cutmix", run.cutmix)) if alpha
     )
     return f"{noun} of one worker's n, in training only: {ways}; training errors are of the label of the larger share"
 

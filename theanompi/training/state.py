@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from theanompi import device
-from theanompi.config import ConfigError
+from theanompi.config import ConfigError, got
 from theanompi.device import DeviceSharedVariable, FlatBuffer
 from theanompi.lasagne.layers import Layer, get_all_layers, get_all_params
 from theanompi.training.objective import Objective, Traced
@@ -17,6 +17,8 @@ from theanompi.training.optimizers import Optimizer
 METRICS = "metrics"
 """The view of a gradient buffer that holds the sums of an objective: of the weights, the weighted losses and metrics,
 how many batches they are of, how many ranks were asked to stop, and each rank's own loss."""
+# What a checkpoint has beside what optimizers keep, by the first part of the names in it.
+_OF_CHECKPOINTS = ("weights", "raw", "rule")
 
 
 class State:
@@ -80,11 +82,6 @@ class State:
         """Its parameters in the order of the buffers."""
         return [*self.decayed, *self.undecayed]
 
-    @property
-    def velocity(self) -> FlatBuffer:
-        """The slot of that name."""
-        return self.slots["velocity"]
-
     def slice(
         self, buffer: FlatBuffer, variables: Sequence[DeviceSharedVariable], name: str
     ) -> DeviceSharedVariable:
@@ -120,8 +117,16 @@ def make_states(
     Raises
     ------
     ConfigError
-        If parameters have no names of their own, or do not belong to one objective each.
+        If parameters have no names of their own, or do not belong to one objective each, or a slot has a name that a
+        checkpoint has for something else.
     """
+    for optimizer in optimizers:
+        for name in (*optimizer.slots, *optimizer.scalars):
+            if name.partition("/")[0] in _OF_CHECKPOINTS:
+                raise ConfigError(
+                    f"{type(optimizer).__name__}.slots: expected other names than {', '.join(_OF_CHECKPOINTS)}, by "
+                    f"which checkpoints have something else, got {got(name)}"
+                )
     name_parameters(layers)
     trainable = get_all_params(layers, trainable=True)
     statistics = get_all_params(layers, batch_norm_stat=True)

@@ -46,8 +46,8 @@ class Optimizer(ABC):
     scalars : tuple of str
         float64 scalars that it keeps, zero at first, one for all parameters.
     by_tensor : bool
-        Whether `step` is called on each parameter that decays, in its own shape. Those that do not decay (biases, γ,
-        β) are one flat vector, and so are for other optimizers those that do.
+        Whether `step` is called on each parameter that decays by itself, as a vector of its values. Those that do not
+        decay (biases, γ, β) are one vector together, and so are for other optimizers those that do.
     label : str
         What the plan's row is called.
     correction : str or None
@@ -87,8 +87,8 @@ class Optimizer(ABC):
 
         Parameters
         ----------
-        w, g : float tensor
-            Weights, and the gradient of the loss averaged over the whole minibatch, of one shape and dtype.
+        w, g : float vector
+            Weights, and the gradient of the loss averaged over the whole minibatch, of one length and dtype.
         slots : mapping
             By the names in `slots`, of the shape and dtype of `w`, and in `scalars`.
         rates : Rates
