@@ -126,7 +126,10 @@ def main() -> int:
         from theanompi.device import triton  # after the arguments, which shall be answered at once
 
         if triton.problem():
-            print(f"step_profile: --predict: expected Triton, got: {triton.problem()}", file=sys.stderr)
+            print(
+                f"step_profile: --predict: expected Triton (pip install 'theanompi[triton]'), got: {triton.problem()}",
+                file=sys.stderr,
+            )
             return 2
         import step_traffic  # only here, as it imports torch
 

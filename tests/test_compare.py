@@ -470,7 +470,7 @@ def test_bad_calls_are_one_line(folder, capsys):
     assert refused(capsys, "--jobs", "0") == "jobs: expected a whole number of at least 1, got 0"
     Path("test.toml").write_text(EXPERIMENT.replace("small_models", "smal_models"))
     assert refused(capsys) == (
-        "theirs: modelfile: expected a module on sys.path, got 'tests.smal_models'; did you mean 'small_models'?"
+        "theirs: modelfile: expected a module on sys.path, got 'tests.smal_models'; did you mean 'tests.small_models'?"
     )
     Path("test.toml").write_text(EXPERIMENT.replace('"digits"', '"nowhere.h5"'))
     assert refused(capsys) == (

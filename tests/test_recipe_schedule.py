@@ -213,8 +213,7 @@ def test_plan_of_a_short_run_in_the_u_form() -> None:
 
 def test_plan_has_one_correction_for_a_warmup_of_two_updates() -> None:
     schedule = Steps(minibatch=512, iterations_per_epoch=2, epochs=6, warmup_epochs=1, decay_epochs=(4,))
-    momentum = Momentum(resolve(RunConfig(nesterov=False)))
-    text = text_of(schedule, momentum, workers=2, batch_size=32, accumulation=8, n_train=1024)
+    text = text_of(schedule, workers=2, n_train=1024, accumulation=8, nesterov=False)
     table = [re.split(r"  +", line) for line in text.split("\n\n")[1].splitlines()]
     assert table[1] == ["0 – 1", "0 – 2", "0.1 … 0.15", "1, then 1.5"]
 

@@ -360,9 +360,10 @@ def test_an_mpirun_that_starts_no_rank_is_pointed_to(folder, monkeypatch):
 
 # A rank that ends before the launcher has opened its process is one of several that have ended when it looks. And
 # it has memory, as a rank has, which takes its time to free: one that has none is killed and gone before the first
-# one's end is known to anybody but mpirun.
+# one's end is known to anybody but mpirun. The others have more of it than the one that is killed, lest a busy machine
+# turn the order round.
 TELL_AND_AWAIT_THE_WATCH = """
-    memory = bytearray(os.urandom(4096)) * 25_000
+    memory = bytearray(os.urandom(4096)) * (25_000 if rank == 3 else 75_000)
     places = comm.gather((os.uname().nodename, os.getpid()))
     rank or tell(ranks=places)
     await_the_watch()

@@ -406,7 +406,7 @@ def _how(experiment: Results) -> Iterable[str]:
     )
     for version in versions:
         yield f"Versions: {version}"
-    about = [f"{name} {_value(value)}" for name, value in experiment.machine.items() if value not in ([], ())]
+    about = [f"{name} {_value(value)}" for name, value in experiment.machine.items()]
     yield f"Machine: {', '.join(about)}"
     seeds = f" --seeds {len(experiment.seeds)}" * (experiment.seeds == tuple(range(len(experiment.seeds))))
     ranks_flag = [] if experiment.clock else [f"--simulate {ranks or 0}"]
