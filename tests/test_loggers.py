@@ -55,6 +55,16 @@ def test_the_table_has_a_row_for_each_line_of_the_log(tmp_path: Path, twice: Cal
     ]
 
 
+def test_what_a_logger_takes_out_of_a_record_the_next_one_has(tmp_path: Path, clock: Clock) -> None:  # noqa: F811
+    told: list[dict[str, Any]] = []
+    writers = [lambda record: record.clear(), told.append]
+    loggers = [lambda _, w=w: SimpleNamespace(write=w, close=lambda: None) for w in writers]
+    recorder = make(tmp_path, loggers=loggers)
+    step(recorder, clock, 0, 1)
+    recorder.close()
+    assert told == read_log(tmp_path / "log.jsonl")
+
+
 @pytest.mark.parametrize("name", ["csv", "tensorboard"])
 def test_a_record_of_mixed_labels_has_no_figure_more(name: str, tmp_path: Path, clock: Clock) -> None:  # noqa: F811
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -721,7 +721,7 @@ class Recorder:
             append_text(self._log, json_line(record))
         if record["kind"] in LOGGED:
             for logger in self._loggers:
-                logger.write(record)
+                logger.write(dict(record))  # its own: it may take out of it what it likes
 
     def _check_own(self, log: Path) -> None:
         """Write nothing more, no checkpoint either, where the log is not this run's any more.
