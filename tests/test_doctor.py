@@ -11,8 +11,10 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
+import mpi4py
 import pytest
 
 from tests.mpi import ROOT
@@ -437,6 +439,15 @@ def test_how_much_room_checkpoints_take(monkeypatch, settings, copies):
     doctor.facts = {"machine": {}, "model": {"parameters": 1000}}
     assert list(doctor._run())
     assert asked["folder"]["bytes"] == 4 * (4 * 1000 * copies)
+
+
+def test_a_package_without_metadata_has_the_version_that_it_says(monkeypatch):
+    """Of one that is only on the path, the doctor ended where it looked at this machine."""
+    monkeypatch.setitem(sys.modules, "simplejpeg", SimpleNamespace(__version__="9.8"))
+    monkeypatch.setattr("importlib.metadata.version", None)
+    assert questions._package("simplejpeg") == {"version": "9.8"}
+    assert questions._package("mpi4py") == {"version": mpi4py.__version__}
+    assert "ModuleNotFoundError" in questions._package("no_such_package")["error"]
 
 
 def test_a_file_system_is_that_of_the_deepest_mount(monkeypatch):

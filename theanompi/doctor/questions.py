@@ -8,7 +8,6 @@ questions are the functions of `QUESTIONS`; nothing here judges, that is for `th
 import ctypes
 import errno
 import importlib
-import importlib.metadata
 import json
 import mmap
 import os
@@ -31,7 +30,6 @@ from theanompi.system.output import print_anything
 from theanompi.system.segments import SHARED_MEMORY, forget_alone, left_behind
 
 PACKAGES = ("torch", "pytensor", "numpy", "h5py", "mpi4py", "PIL", "simplejpeg")
-_DISTRIBUTIONS = {"PIL": "pillow"}
 READ_SECONDS = 0.5
 
 
@@ -72,9 +70,10 @@ def machine(data: str | None = None) -> None:
 def _package(name: str) -> dict[str, str]:
     try:
         importlib.import_module("mpi4py.MPI" if name == "mpi4py" else name)
+        # Its own word: one that is only on the path has no metadata.
+        return {"version": str(sys.modules[name].__version__)}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-    return {"version": importlib.metadata.version(_DISTRIBUTIONS.get(name, name))}
 
 
 def library_version() -> str:
