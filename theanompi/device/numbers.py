@@ -81,7 +81,7 @@ _OF_BOOLS: dict[type[ScalarOp], str] = {
     ps.XOR: "{} is not {}",
     ps.Invert: "not {}",
 }
-_COMPARISONS: dict[type[ScalarOp], str] = {
+COMPARISONS: dict[type[ScalarOp], str] = {
     ps.LT: "{} < {}",
     ps.GT: "{} > {}",
     ps.LE: "{} <= {}",
@@ -89,6 +89,7 @@ _COMPARISONS: dict[type[ScalarOp], str] = {
     ps.EQ: "{} == {}",
     ps.NEQ: "{} != {}",
 }
+"""As Python and Triton write them."""
 _REPRESENTED = {
     "bool": "({})",
     "float64": "({})",
@@ -134,8 +135,8 @@ def python_expression(node: Apply) -> str | None:
     if kind is ps.Cast:
         return _cast(places[0], sources[0], result)
     template: str | None
-    if kind in _COMPARISONS:
-        template, wanted = _COMPARISONS[kind], [np.result_type(*sources).name] * 2
+    if kind in COMPARISONS:
+        template, wanted = COMPARISONS[kind], [np.result_type(*sources).name] * 2
     elif kind is ps.Switch:
         template, wanted = "{1} if {0} else {2}", ["bool", result, result]
     elif result == "bool":

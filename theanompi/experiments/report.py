@@ -406,8 +406,7 @@ def _how(experiment: Results) -> Iterable[str]:
     )
     for version in versions:
         yield f"Versions: {version}"
-    about = [f"{name} {_value(value)}" for name, value in experiment.machine.items()]
-    yield f"Machine: {', '.join(about)}"
+    yield "Machine: " + ", ".join(f"{name} {_value(value)}" for name, value in experiment.machine.items())
     seeds = f" --seeds {len(experiment.seeds)}" * (experiment.seeds == tuple(range(len(experiment.seeds))))
     ranks_flag = [] if experiment.clock else [f"--simulate {ranks or 0}"]
     flags = "".join(f" {flag}" for flag in (*ranks_flag, *experiment.flags))

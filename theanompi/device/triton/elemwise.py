@@ -18,6 +18,7 @@ from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.scalar.basic import ScalarOp
 
 from theanompi.device.generated import define
+from theanompi.device.numbers import COMPARISONS
 from theanompi.device.triton import OPTIONS
 
 ELEMENTS = 1024
@@ -36,15 +37,9 @@ _FORMS: dict[type[ScalarOp], str] = {
     ps.ScalarMaximum: "tl.maximum({}, {}, propagate_nan=tl.PropagateNan.ALL)",
     ps.ScalarMinimum: "tl.minimum({}, {}, propagate_nan=tl.PropagateNan.ALL)",
     ps.Switch: "tl.where({}, {}, {})",
-    ps.LT: "{} < {}",
-    ps.GT: "{} > {}",
-    ps.LE: "{} <= {}",
-    ps.GE: "{} >= {}",
-    ps.EQ: "{} == {}",
-    ps.NEQ: "{} != {}",
+    **COMPARISONS,
 }
 _VARIADIC = (ps.Add, ps.Mul)
-_COMPARISONS = (ps.LT, ps.GT, ps.LE, ps.GE, ps.EQ, ps.NEQ)
 
 
 def _operand(variable: Variable, names: Mapping[Variable, str]) -> str | None:
@@ -60,7 +55,7 @@ def _instruction(node: Apply, names: Mapping[Variable, str]) -> str | None:
     kind = type(node.op)
     dtypes = [v.type.dtype for v in node.inputs if not isinstance(v, Constant)]
     wanted = ["bool", *["float32"] * (len(dtypes) - 1)] if kind is ps.Switch else ["float32"] * len(dtypes)
-    result = "bool" if kind in _COMPARISONS else "float32"
+    result = "bool" if kind in COMPARISONS else "float32"
     operands = [_operand(v, names) for v in node.inputs]
     if kind not in _FORMS or dtypes != wanted or node.outputs[0].type.dtype != result or None in operands:
         return None
