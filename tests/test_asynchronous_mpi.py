@@ -416,7 +416,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_ends_all_with_its_line(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "spoilt", ["links.ThreadHelper", "model.Model.compile_iter_fns", "rank.Recorder", "rank.train_alone"]
+    "spoilt", ["links.ThreadHelper", "model.Model.compile_iter_fns", "rank.Recorder", "trainer.train_alone"]
 )
 def test_ranks_that_all_end_for_an_error_leave_no_window_for_mpi_to_complain_of(
     spoilt: str, tmp_path: Path

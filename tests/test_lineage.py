@@ -33,8 +33,8 @@ from theanompi.launch.ends import Account
 from theanompi.lib.helper_funcs import save_model
 from theanompi.lib.recorder import Recorder
 from theanompi.record.recorder import Recorder as Times
+from theanompi.training.model_class import find_model_class, resolve_by_class
 from theanompi.training.optimizers.adam import Adam
-from theanompi.training.rank import find_model_class, resolve_by_class
 
 
 @pytest.fixture

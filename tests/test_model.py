@@ -28,8 +28,8 @@ from theanompi.lasagne.layers import (
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
 from theanompi.training.model import _TAKEN, hook, refuse_unheeded
+from theanompi.training.model_class import make_model
 from theanompi.training.optimizers import Optimizer
-from theanompi.training.rank import make_model
 
 
 def made(namespace: dict[str, Any]) -> Any:

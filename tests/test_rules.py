@@ -187,7 +187,7 @@ def test_a_rank_that_does_not_find_the_model_says_what_hides_it(folder):
     (folder / "lacks.py").write_text("import tests.nothing")
     program = (
         "from mpi4py import MPI; from theanompi.config import RunConfig\n"
-        "from theanompi.training.rank import make_model, together\n"
+        "from theanompi.training.model_class import make_model; from theanompi.training.ranks import together\n"
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         # That of an editable installation gives a hidden package's modules out all the same.
         "sys.meta_path[:] = [finder for finder in sys.meta_path if '_editable_' not in repr(finder)]\n"

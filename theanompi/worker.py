@@ -90,7 +90,8 @@ def run(
             rank_of(config, comm, progress, error, last_words, heed=config.save_on_signal)
         )
         with nothing_is_garbage():
-            from theanompi.training.rank import find_model_class, kind_of_items, settle, train
+            from theanompi.training.model_class import find_model_class, kind_of_items
+            from theanompi.training.rank import settle, train
             from theanompi.training.ranks import together
             from theanompi.training.simulated import train_simulated
 

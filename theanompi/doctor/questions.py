@@ -238,7 +238,7 @@ def model(given: dict[str, Any]) -> None:
     """Import the class of the run's model, say what the run is with its defaults, build it and count its parameters."""
     import numpy as np
 
-    from theanompi.training.rank import find_model_class, resolve_by_class
+    from theanompi.training.model_class import find_model_class, resolve_by_class
 
     config = resolve_by_class(RunConfig.from_dict(given))
     settings = config.to_dict()

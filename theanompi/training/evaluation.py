@@ -16,7 +16,8 @@ from theanompi.record.terminal import folded, terminal_columns
 from theanompi.record.weights import WEIGHTS
 from theanompi.training.loop import validation_of
 from theanompi.training.model import Model
-from theanompi.training.rank import make_model, resolve_by_class, settle
+from theanompi.training.model_class import make_model, resolve_by_class
+from theanompi.training.rank import settle
 from theanompi.training.ranks import together
 from theanompi.training.saving import DIGITS, take_fixed, without_fixed
 from theanompi.training.state import load_views

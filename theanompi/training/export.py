@@ -12,7 +12,7 @@ from theanompi.record.folder import read_settings_of
 from theanompi.record.weights import Weights
 from theanompi.rules import get_rule
 from theanompi.training.model import Model
-from theanompi.training.rank import make_model
+from theanompi.training.model_class import make_model
 from theanompi.training.weights import as_torch
 
 

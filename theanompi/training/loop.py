@@ -29,8 +29,8 @@
 Under the sync type ``avg`` the sum is one of weights, after each rank's own update. Under an asynchronous rule a rank
 may exchange while it computes its gradients (`theanompi.exchange.helper`), and no rank waits within an epoch, which is
 over when all together have done its iterations, whoever did them (`train_alone`): all meet then, at a checkpoint, and
-when one of them is asked to stop or its loss is not finite, each after the iteration that it is in (`rank.train`'s
-``meet``); after that each goes on with its own weights (`Rule.go_on`).
+when one of them is asked to stop or its loss is not finite, each after the iteration that it is in (`Trainer`'s
+``_meet``); after that each goes on with its own weights (`Rule.go_on`).
 """
 
 import math

@@ -15,7 +15,7 @@ from theanompi.exchange import Exchanger
 from theanompi.training.inputs import Feed
 from theanompi.training.items import Items
 from theanompi.training.model import Model
-from theanompi.training.rank import make_model
+from theanompi.training.model_class import make_model
 from theanompi.training.replica import Replica
 from theanompi.training.simulated.communicator import Communicator
 from theanompi.training.simulated.world import World
