@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from theanompi.device import FlatBuffer
-from theanompi.training.replica import Measures
+from theanompi.training.replica import Measures, Replica
 
 RATE, MOMENTUM = 0.05, 0.9
 
@@ -17,7 +17,7 @@ def target(rank: int, n: int) -> np.ndarray:
     return np.random.default_rng([7, rank]).normal(size=n).astype("float32")
 
 
-class Toy:
+class Toy(Replica):
     """Worker `rank` makes ½·|w - target|² small: the gradient is w - target; `still`, it has none and stays."""
 
     def __init__(self, rank: int, n: int, per_epoch: int = 10**6, *, still: bool = False) -> None:
@@ -25,9 +25,6 @@ class Toy:
         self.weights, self.velocity = FlatBuffer({"w": (n,)}), FlatBuffer({"w": (n,)})
         self.gradient, self._still = FlatBuffer({"w": (n,)}), still
         self._target = torch.from_numpy(target(rank, n))
-
-    def due(self, count: int) -> list[int]:
-        return [0]
 
     def train_iter(self, count: int, record: Any, objective: int = 0) -> None:
         self.gradient.flat.copy_(self.weights.flat - self._target)
@@ -41,23 +38,14 @@ class Toy:
             self.weights.flat.add_(self.velocity.flat)
         return RATE
 
-    def advance(self, count: int) -> int:
-        return count + 1
-
     def scale_gradients(self, objective: int, factor: float) -> None:
         self.gradient.flat.mul_(factor)
-
-    def readings(self) -> list[Any]:
-        return []
 
     def gradient_buffers(self) -> list[FlatBuffer]:
         return [self.gradient]
 
     def weights_to_average(self) -> FlatBuffer:
         return self.weights
-
-    def weights_averaged(self) -> None:
-        pass
 
     def networks(self) -> list[list[torch.Tensor]]:
         """Two: that of the first objective is the first half."""
@@ -66,6 +54,3 @@ class Toy:
 
     def state_to_share(self) -> list[FlatBuffer]:
         return [self.weights, self.velocity]
-
-    def state_shared(self) -> None:
-        pass

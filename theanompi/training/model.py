@@ -61,7 +61,7 @@ from theanompi.training.items import Items
 from theanompi.training.objective import Objective, Traced, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
 from theanompi.training.plan import plan
-from theanompi.training.replica import Measures
+from theanompi.training.replica import Measures, Replica
 from theanompi.training.schedules import make_schedule
 from theanompi.training.state import METRICS, load_views, make_states
 
@@ -112,7 +112,7 @@ class _BatchSize:
         return None if model is None else model.config.batch_size
 
 
-class Model:
+class Model(Replica):
     """A network with its data, its compiled functions and its place among the ranks.
 
     Parameters
@@ -161,6 +161,7 @@ class Model:
     n_subb: ClassVar[int] = 1
     file_batch_size = _BatchSize()
 
+    data: Items
     # Which of its own methods a model is asked by just now.
     _asked: str | None = None
 
@@ -450,14 +451,7 @@ class Model:
     def compile_iter_fns(self, sync_type: str = "cdd", exchangers: Sequence[Exchanger] = ()) -> None:
         """Compile the gradient and update functions; that of validation is compiled by `compile_validation`.
 
-        The loader processes start meanwhile.
-
-        Parameters
-        ----------
-        sync_type : {"cdd", "avg"}
-            Whether gradients are summed over the ranks before an update.
-        exchangers : sequence of Exchanger
-            Of the gradients of each objective, or none: each is told of a gradient as soon as backward has written it.
+        The loader processes start meanwhile. The arguments are those of `theanompi.training.replica.Replica`.
         """
         run = self.config
         # Gradients are normalised over all ranks when they are summed, over this one's workers otherwise.
@@ -548,7 +542,6 @@ class Model:
         self._validate = None
 
     def due(self, count: int) -> list[int]:
-        """Which objectives are updated at position `count` of the epoch that `epoch` names, in their order."""
         iteration = self.epoch * self.data.n_batch_train + count
         return [i for i, o in enumerate(self.traced.objectives) if (iteration + 1) % o.every == 0]
 
@@ -611,23 +604,13 @@ class Model:
                 recorder.end("wait")
 
     def at(self, iteration: int) -> None:
-        """Let the schedule go on at an iteration, whatever this rank has done itself."""
         for objective, state in zip(self.traced.objectives, self.states, strict=True):
             state.iteration.set_value(np.int64(iteration // objective.every))
 
-    def advance(self, count: int) -> int:
-        """The position after `count`."""
-        return count + 1
-
     def ask_to_stop(self) -> None:
-        """Let all ranks know, by the next sum of gradients, that this one was asked to stop."""
         self._stop.tensor.fill_(1)
 
     def measures(self, objective: int = 0) -> Measures:
-        """What the gradients of an objective came with: of all ranks once they are summed, else this rank's own.
-
-        Waits for the device.
-        """
         state, sampler = self.states[objective], self.data.sampler
         weights, *sums, _, asked = (values := state.gradients.views[METRICS].tolist())[: state.n_sums + 2]
         batches = sampler.units(self._count) if self._sums_gradients else sampler.own_units(self._count)
@@ -639,7 +622,6 @@ class Model:
         )
 
     def update(self, objective: int = 0) -> Any:
-        """Apply the compiled update to the gradients in the buffer; gives η."""
         return self._updates[objective]()
 
     def val_iter(self, count: int, recorder: Any) -> None:
@@ -691,24 +673,18 @@ class Model:
         return self.state.last_eta
 
     def validation_sums(self) -> np.ndarray:
-        """For each batch of this rank's validation its items, then for each metric its sum and the weights; float64."""
         if not self._validated_batches:
             return np.empty((0, 1 + 2 * len(self.reported.metrics)))
         return torch.stack(self._validated_batches).cpu().numpy()
 
     def readings(self) -> list[list[Span]]:
-        """For each loader process, when it made the batches that it has finished since the last call."""
         return self.data.readings()
-
-    def adjust_hyperp(self, epoch: int) -> None:
-        """Nothing: the learning rate is part of the compiled update."""
 
     def cleanup(self) -> None:
         """Stop reading ahead."""
         self.data.close()
 
     def plan(self) -> str:
-        """The schedule of this run, as a table."""
         decayed = {p for state in self.states for p in state.decayed}
         return plan(
             self.config,
@@ -725,7 +701,6 @@ class Model:
         )
 
     def finite(self) -> bool:
-        """Whether all that a checkpoint holds is finite numbers; waits for the device."""
         return all(bool(b.flat.isfinite().all()) for buffers in self._groups().values() for b in buffers)
 
     def _groups(self) -> dict[str, list[FlatBuffer]]:
@@ -779,19 +754,13 @@ class Model:
         return [state.gradients for state in self.states]
 
     def n_validated(self) -> int:
-        """How many items the validation of all ranks has."""
         return self.data.modality.count("val")
 
     def rate(self, iteration: int) -> float:
-        """η of the iteration with this index."""
         return self.schedule(iteration)
 
     def weights_to_average(self) -> FlatBuffer:
-        """The buffer that the sync type ``avg`` averages, in place: weights and running statistics."""
         return self.state.weights
-
-    def weights_averaged(self) -> None:
-        """Nothing: the parameters are views of the buffer."""
 
     def state_to_share(self) -> list[FlatBuffer]:
         """The buffers of all that updates read and write, numbers of double precision as their bits in the last one."""
@@ -800,7 +769,6 @@ class Model:
         return [self.state.weights, *(b for state in self.states for b in state.slots.values()), self._bits]
 
     def state_shared(self) -> None:
-        """Take over what these buffers have now."""
         numbers = self._bits.flat.cpu().view(torch.float64).tolist()
         for variable, number in zip(self._numbers(), numbers, strict=True):
             variable.set_value(variable.get_value().dtype.type(number))
@@ -809,13 +777,11 @@ class Model:
         return [v for state in self.states for v in (state.last_eta, state.made, *state.scalars.values())]
 
     def scale_gradients(self, objective: int, factor: float) -> None:
-        """Multiply the gradients in an objective's buffer, and nothing else in it."""
         state = self.states[objective]
         end = state.gradients.offsets[str(state.parameters[-1].name)][1]
         state.gradients.flat[:end].mul_(factor)
 
     def networks(self) -> list[list[torch.Tensor]]:
-        """Of each objective the weights that it updates, and the running statistics: where they lie in the buffer."""
         found = []
         for state in self.states:
             places = [state.weights.offsets[str(p.name)] for p in (*state.parameters, *state.statistics)]
@@ -857,7 +823,7 @@ def _refuse_taken(model: Model) -> None:
     ]
     for where, namespace in places:
         for name, value in namespace.items():
-            ours = name in _TAKEN or (name in vars(Model) and not name.startswith("__"))
+            ours = name in _TAKEN or (name in dir(Model) and not name.startswith("__"))
             if ours and name not in _MAY_BE_OWN and name not in _FOR_FIELDS:
                 raise ConfigError(
                     f"{where}: expected another name than {name}, which is the trainer's on a Model, got {name} = "

@@ -33,8 +33,7 @@ from theanompi.exchange import Exchanger
 from theanompi.lib.recorder import Recorder
 from theanompi.record.log import check_metrics
 from theanompi.record.metrics import CLASSIFIER, Reported, is_fraction
-from theanompi.record.timeline import Span
-from theanompi.training.replica import Measures
+from theanompi.training.replica import Measures, Replica
 
 REQUIRED = (
     "params",
@@ -90,8 +89,8 @@ class _Batches:
         return int(self._data.n_batch_val) * self._parts
 
 
-class TheanoMPIModel:
-    """Makes a :class:`theanompi.training.replica.Replica` of a model of that interface.
+class TheanoMPIModel(Replica):
+    """A model of that interface as a replica.
 
     Parameters
     ----------
@@ -154,19 +153,12 @@ class TheanoMPIModel:
         self._listener = _Listener(name, config.verbose and rank == 0)
         self._listener.folder = config.out or "."
 
-    def gradient_buffers(self) -> list[FlatBuffer]:
-        """None: the model keeps its gradients to itself."""
-        return []
-
     def compile_iter_fns(self, sync_type: str, exchangers: Sequence[Exchanger] = ()) -> None:
         """Let the model compile."""
         compile_ = self.model.compile_iter_fns
         compile_(*[sync_type][: _takes(compile_, sync_type)])
         if self._scaling == "linear":
             self._call("scale_lr", self._size)
-
-    def compile_validation(self) -> None:
-        """Nothing: the model has compiled all."""
 
     @property
     def epoch(self) -> int:
@@ -177,17 +169,10 @@ class TheanoMPIModel:
     def epoch(self, epoch: int) -> None:
         self.model.epoch = epoch
 
-    def due(self, count: int) -> list[int]:
-        """The only one."""
-        return [0]
-
     def train_iter(self, count: int, recorder: Any, objective: int = 0) -> None:
         """One iteration of the model, its own update included."""
         self._listener.recorder = recorder
         self._returned, self._following = self.model.train_iter(count, self._listener), None
-
-    def at(self, iteration: int) -> None:
-        """Nothing: the model has a rate of its own."""
 
     def advance(self, count: int) -> int:
         """The count that the model has returned, the largest of all ranks, or the position after `count`."""
@@ -206,9 +191,6 @@ class TheanoMPIModel:
         if callable(function) and _takes(function, *arguments):
             function(*arguments)
 
-    def ask_to_stop(self) -> None:
-        """Nothing: there is no sum of gradients that could carry it."""
-
     def measures(self, objective: int = 0) -> Measures:
         """This rank's metrics of the iteration; of its training two are known."""
         n = self.images_per_batch
@@ -221,12 +203,6 @@ class TheanoMPIModel:
     def update(self, objective: int = 0) -> float:
         """Nothing is left to update; the model keeps its learning rate to itself."""
         return float("nan")
-
-    def n_validated(self) -> None:
-        """Not known."""
-
-    def rate(self, iteration: int) -> None:
-        """Not known."""
 
     def val_iter(self, count: int, recorder: Any) -> None:
         """Let the model validate its next batch; the first one begins a new validation."""
@@ -254,23 +230,9 @@ class TheanoMPIModel:
             value = self._buffer.views[str(i)].cpu().numpy()
             p.set_value(np.array(value, dtype=np.asarray(p.get_value()).dtype))
 
-    def state_to_share(self) -> list[FlatBuffer]:
-        """None: the model keeps what it updates to itself."""
-        return []
-
-    def state_shared(self) -> None:
-        """Nothing."""
-
-    def scale_gradients(self, objective: int, factor: float) -> None:
-        """Nothing: the model keeps its gradients to itself."""
-
     def networks(self) -> list[list[torch.Tensor]]:
         """The parameters, which in Theano-MPI are those of one network; `weights_to_average` fills them in."""
         return [[self._buffer.flat]]
-
-    def readings(self) -> list[list[Span]]:
-        """Nothing: the model reads its data by itself."""
-        return []
 
     def adjust_hyperp(self, epoch: int) -> None:
         """Let the model end an epoch."""
@@ -292,10 +254,6 @@ class TheanoMPIModel:
     def plan(self) -> str:
         """There is none: the model keeps its schedule to itself."""
         return f"{type(self.model).__name__} keeps its own schedule: {counted(self.n_epochs, 'epoch')}."
-
-    def finite(self) -> bool:
-        """Whether all parameters are finite numbers."""
-        return all(bool(np.isfinite(value).all()) for value in self.state_arrays().values())
 
     def state_arrays(self) -> Mapping[str, np.ndarray]:
         """The parameters as ``weights/NUMBER``."""
