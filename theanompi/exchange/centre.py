@@ -9,7 +9,7 @@ import torch
 from mpi4py import MPI
 
 from theanompi.exchange.base import Buffer
-from theanompi.exchange.window import COUNT, LockedWindow
+from theanompi.exchange.window import COUNT, InWindow, LockedWindow
 from theanompi.record.progress import Progress
 from theanompi.record.timeline import Span
 
@@ -73,7 +73,7 @@ class Centre(Protocol):
         ...
 
 
-class WindowCentre:
+class WindowCentre(InWindow):
     """A `Centre` in an MPI-3 window, of which each rank holds a part.
 
     Parts on a CUDA device travel through pinned memory of the host.
@@ -86,10 +86,6 @@ class WindowCentre:
         What the centre is like; it begins with rank 0's values.
     progress : Progress
         Told what is done.
-
-    Attributes
-    ----------
-    window : LockedWindow
     """
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer, progress: Progress) -> None:
@@ -110,14 +106,8 @@ class WindowCentre:
         self.window.comm.Bcast([first.numpy(), MPI.FLOAT])
         self.write(first)
 
-    @property
-    def spans(self) -> list[Span]:
-        """As in `Centre`."""
-        return self.window.spans
-
     @contextmanager
     def part(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """As in `Centre`."""
         if i == 0:
             self.window.begin()
         self._take(i)
@@ -151,7 +141,6 @@ class WindowCentre:
             self._values[where].copy_(self._host[where])
 
     def read(self, out: torch.Tensor) -> None:
-        """As in `Centre`."""
         for i, where in enumerate(self._slices):
             with self.window.locked(i):
                 self._fetch(i)
@@ -159,14 +148,9 @@ class WindowCentre:
         self.number = self.window.add(0, COUNT, 0) - 1
 
     def write(self, values: torch.Tensor) -> None:
-        """As in `Centre`."""
         rank = self.window.comm.rank
         self.window.comm.Barrier()
         if rank < self.n_parts:
             own: np.ndarray = values[self._slices[rank]].cpu().numpy()
             self.window.put(rank, np.ascontiguousarray(own))
         self.window.comm.Barrier()
-
-    def close(self) -> None:
-        """As in `Centre`."""
-        self.window.close()

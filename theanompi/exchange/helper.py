@@ -60,14 +60,12 @@ class ThreadHelper:
         return not self._computing
 
     def begin(self, task: Callable[[], None]) -> None:
-        """As in `Helper`."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._computing = True
         self._tasks.put(task)
 
     def join(self) -> None:
-        """As in `Helper`."""
         self._computing = False
         error = self._ends.get()
         if error is not None:

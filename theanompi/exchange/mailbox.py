@@ -7,7 +7,7 @@ import torch
 from mpi4py import MPI
 
 from theanompi.exchange.base import Buffer
-from theanompi.exchange.window import LockedWindow
+from theanompi.exchange.window import InWindow, LockedWindow
 from theanompi.record.progress import Progress
 from theanompi.record.timeline import Span
 
@@ -65,7 +65,7 @@ class Mailbox(Protocol):
         ...
 
 
-class WindowMailbox:
+class WindowMailbox(InWindow):
     """A `Mailbox` in an MPI-3 window: a box for each rank, into which the others write by themselves.
 
     Letters that meet in a box are made one there, the mean by their shares: that is what their receiver would make of
@@ -80,10 +80,6 @@ class WindowMailbox:
         What letters are like.
     progress : Progress
         Told what is done.
-
-    Attributes
-    ----------
-    window : LockedWindow
     """
 
     def __init__(self, comm: MPI.Intracomm, buffer: Buffer, progress: Progress) -> None:
@@ -98,13 +94,7 @@ class WindowMailbox:
         self.window.progress = progress
         self.description = self.window.description
 
-    @property
-    def spans(self) -> list[Span]:
-        """As in `Mailbox`."""
-        return self.window.spans
-
     def post(self, to: int, values: torch.Tensor, share: float) -> None:
-        """As in `Mailbox`."""
         self.window.begin()
         self._host.copy_(values)
         with self.window.locked(to), self.window.span("comm", f"a letter to rank {to}"):
@@ -119,7 +109,6 @@ class WindowMailbox:
             self.window.put(to, np.array([share], np.float64))
 
     def collect(self) -> list[Letter]:
-        """As in `Mailbox`."""
         self.window.begin()
         if not self._share(self._rank):
             return []
@@ -139,9 +128,4 @@ class WindowMailbox:
         return float(share[0])
 
     def settle(self) -> None:
-        """As in `Mailbox`."""
         self.window.comm.Barrier()
-
-    def close(self) -> None:
-        """As in `Mailbox`."""
-        self.window.close()

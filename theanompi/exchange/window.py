@@ -181,6 +181,28 @@ class LockedWindow:
         self.comm.Free()
 
 
+class InWindow:
+    """What lies in a window, a copy for each rank or a part of it.
+
+    Attributes
+    ----------
+    window : LockedWindow
+    description : str
+    """
+
+    window: LockedWindow
+    description: str
+
+    @property
+    def spans(self) -> list[Span]:
+        """What was done since this rank's last pass, or call, began."""
+        return self.window.spans
+
+    def close(self) -> None:
+        """Give the memory back; collective."""
+        self.window.close()
+
+
 def check_room(comm: MPI.Intracomm, needed: int, expected: str, otherwise: str = "") -> None:
     """Refuse memory that ranks share and for which a machine has no room; collective.
 

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from theanompi.config import ConfigError, RunConfig, read_settings, setting
 from theanompi.config.kinds import SWITCH
-from theanompi.rules.rule import Asynchronous, Step, check_own
+from theanompi.rules.rule import AtCentre, Step, check_own, own_step
 
 if TYPE_CHECKING:
     from theanompi.exchange import Exchanger
     from theanompi.training.links import Links
-    from theanompi.training.replica import Replica
+    from theanompi.training.replica import Measures, Replica
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Settings:
     )
 
 
-class ASGD(Asynchronous):
+class ASGD(AtCentre):
     """Asynchronous SGD (Dean et al. 2012, "Downpour", with one step between two fetches).
 
     The weights and all that the optimizer keeps, its velocity too, live at the centre, spread over the ranks. A worker
@@ -32,9 +33,8 @@ class ASGD(Asynchronous):
     it takes what is there, updates it by its gradient, as the run's optimizer would, and leaves it there. With that it
     goes on.
 
-    The *staleness* of an update is how many of other workers there were since this one's last. With `staleness_aware`
-    the gradient is divided by it where it is above 1 (Zhang, Gupta, Lian, Liu 2016, arXiv 1511.05950, who divide the
-    rate); weight decay, which is of the centre's own weights, is not.
+    With `staleness_aware` the gradient is divided by the staleness of its pass where that is above 1 (Zhang, Gupta,
+    Lian, Liu 2016, arXiv 1511.05950, who divide the rate); weight decay, which is of the centre's own weights, is not.
 
     Nothing of the exchange is hidden: the next gradient is that of the weights which it brings. A gradient at those
     before would be staler by one update of its own worker, always.
@@ -59,8 +59,7 @@ class ASGD(Asynchronous):
         self._replica = replica
         self._aware = read_settings(Settings, links.config.settings, "rule").staleness_aware
         self._centres = [(buffer, links.centre(buffer)) for buffer in replica.state_to_share()]
-        self._passes: list[tuple[int, int]] = []
-        self._last = -1
+        self._centre = self._centres[0][1]
         return told
 
     def plan(self, config: RunConfig, size: int) -> str:
@@ -68,30 +67,12 @@ class ASGD(Asynchronous):
         each = ", each divided by its staleness" if aware else ""
         return f"{self.name}: {size} workers update the centre by their gradients, one after another{each}"
 
-    def words(self) -> str:
-        return (
-            f"{self.plan(self._links.config, self._links.size)}; no device is a server, as Theano-MPI's first one was: "
-            f"the centre is {self._centres[0][1].description}"
-        )
-
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
-        items, etas = 0, []
-        sums: dict[str, tuple[float, float]] = {}
-        for objective in replica.due(count):
-            replica.train_iter(count, record, objective)
-            record.loaded(replica.readings())
-            record.start("computing gradients")
-            measures = replica.measures(objective)  # waits for the device
-            record.end("calc")
-            # Before it spoils the centre.
-            check_own(sum(measures.losses), self._links)
-            etas.append(self._update(replica, objective, record))
-            items = measures.items
-            sums |= measures.sums
-        return Step(items, sums, etas[0], self._links.called())
+        step, _ = own_step(replica, count, record, update=partial(self._update, replica, record))
+        return step._replace(asked=self._links.called())
 
-    def _update(self, replica: "Replica", objective: int, record: Any) -> float:
-        master = self._centres[0][1]
+    def _update(self, replica: "Replica", record: Any, objective: int, measures: "Measures") -> float:
+        check_own(sum(measures.losses), self._links)  # before it spoils the centre
         record.start("taking the centre's weights")
         with ExitStack() as held:
             taken = []
@@ -101,12 +82,10 @@ class ASGD(Asynchronous):
                     buffer.flat[where].copy_(values)
                     taken.append((buffer.flat[where], values))
             replica.state_shared()
-            staleness = master.number - self._last - 1
-            self._passes.append((master.number, staleness))
-            self._last = master.number
+            staleness = self.passed()
             record.end("comm")
-            spans = [span for _, centre in self._centres for span in centre.spans]
-            record.exchanged(spans)
+            taking = [len(centre.spans) for _, centre in self._centres]
+            record.exchanged([span for _, centre in self._centres for span in centre.spans])
 
             record.start("updating")
             if self._aware and staleness > 1:
@@ -119,18 +98,15 @@ class ASGD(Asynchronous):
             for own, values in taken:
                 values.copy_(own)
         record.end("comm")
-        record.exchanged([span for _, centre in self._centres for span in centre.spans if span not in spans])
+        of_each = zip(self._centres, taking, strict=True)
+        record.exchanged([span for (_, centre), before in of_each for span in centre.spans[before:]])
         return eta
-
-    def passes(self) -> list[tuple[int, int]]:
-        found, self._passes = self._passes, []
-        return found
 
     def consensus(self, replica: "Replica") -> None:
         for buffer, centre in self._centres:
             centre.read(buffer.flat)
         replica.state_shared()
-        self._last = self._centres[0][1].number
+        self._last = self._centre.number
 
     def go_on(self, replica: "Replica") -> None:
         self._own = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from theanompi.config import RunConfig, counted, read_settings, setting
 from theanompi.config.kinds import number, whole
-from theanompi.rules.rule import Asynchronous, Step, of_this_rank, own_step
+from theanompi.rules.rule import AtCentre, Step, of_this_rank, own_step
 
 if TYPE_CHECKING:
     from theanompi.exchange import Exchanger
@@ -36,7 +36,7 @@ def _chosen(config: RunConfig, size: int) -> tuple[int, float]:
     return own.period, BETA / size if own.alpha is None else own.alpha
 
 
-class EASGD(Asynchronous):
+class EASGD(AtCentre):
     """Asynchronous elastic averaging SGD (Zhang, Choromanska, LeCun 2015, arXiv 1412.6651).
 
     Each of k workers trains by itself, with a momentum of its own (EAMSGD). In each τ-th iteration it takes its
@@ -60,8 +60,6 @@ class EASGD(Asynchronous):
         self._period, self._alpha = _chosen(links.config, links.size)
         self._centre, self._helper = links.centre(self._weights), links.helper(self._weights)
         self._distance = self._weights.flat.clone()
-        self._passes: list[tuple[int, int]] = []
-        self._last = -1
         return told
 
     def plan(self, config: RunConfig, size: int) -> str:
@@ -69,12 +67,6 @@ class EASGD(Asynchronous):
         return (
             f"{self.name}: {size} workers update by themselves, and every {counted(period, 'iteration')} each and the "
             f"centre pull each other by α = {alpha:g}"
-        )
-
-    def words(self) -> str:
-        return (
-            f"{self.plan(self._links.config, self._links.size)}; no device is a server, as Theano-MPI's first one was: "
-            f"the centre is {self._centre.description}"
         )
 
     def step(self, replica: "Replica", count: int, record: Any) -> Step:
@@ -103,13 +95,7 @@ class EASGD(Asynchronous):
         replica.weights_averaged()
         record.end("comm")
         record.exchanged(self._centre.spans)
-        number = self._centre.number
-        self._passes.append((number, number - self._last - 1))
-        self._last = number
-
-    def passes(self) -> list[tuple[int, int]]:
-        found, self._passes = self._passes, []
-        return found
+        self.passed()
 
     def consensus(self, replica: "Replica") -> None:
         self._centre.read(replica.weights_to_average().flat)

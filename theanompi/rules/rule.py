@@ -15,8 +15,9 @@ from theanompi.record.result import Result
 
 if TYPE_CHECKING:
     from theanompi.exchange import Exchanger
+    from theanompi.exchange.centre import Centre
     from theanompi.training.links import Links
-    from theanompi.training.replica import Replica
+    from theanompi.training.replica import Measures, Replica
 
 
 class Diverged(ConfigError):
@@ -223,6 +224,38 @@ class Asynchronous(Rule):
         self._own.copy_(arrays["weights"])
 
 
+class AtCentre(Asynchronous):
+    """An asynchronous rule whose workers pass at a centre, one after another.
+
+    The *staleness* of a pass is how many of other workers there were since this one's last.
+    """
+
+    _centre: "Centre"
+    """Whose passes are counted."""
+
+    def attach(self, replica: "Replica", links: "Links") -> "Sequence[Exchanger]":
+        self._passes: list[tuple[int, int]] = []
+        self._last = -1
+        return super().attach(replica, links)
+
+    def words(self) -> str:
+        return (
+            f"{self.plan(self._links.config, self._links.size)}; no device is a server, as Theano-MPI's first one was: "
+            f"the centre is {self._centre.description}"
+        )
+
+    def passed(self) -> int:
+        """Take note of this worker's pass at the centre; gives its staleness."""
+        number = self._centre.number
+        staleness, self._last = number - self._last - 1, number
+        self._passes.append((number, staleness))
+        return staleness
+
+    def passes(self) -> list[tuple[int, int]]:
+        found, self._passes = self._passes, []
+        return found
+
+
 def check_finite(losses: Sequence[float]) -> None:
     """Refuse to go on with losses that are no numbers.
 
@@ -277,7 +310,12 @@ def added_up(steps: Sequence[Step]) -> Step:
 
 
 def own_step(
-    replica: "Replica", count: int, record: Any, *, before_update: Callable[[], None] | None = None
+    replica: "Replica",
+    count: int,
+    record: Any,
+    *,
+    before_update: Callable[[], None] | None = None,
+    update: "Callable[[int, Measures], float] | None" = None,
 ) -> tuple[Step, float]:
     """An iteration of this rank alone: gradients of each objective that is due, and an update by them.
 
@@ -290,6 +328,8 @@ def own_step(
     record : Recorder
     before_update : callable, optional
         Called once, when the first gradients are there.
+    update : callable, optional
+        Called with each objective and its measures in the place of `Replica.update`; gives η, and tells `record`.
 
     Returns
     -------
@@ -309,9 +349,12 @@ def own_step(
         if before_update is not None:
             before_update()
             before_update = None
-        record.start("updating")
-        etas.append(float(replica.update(objective)))  # waits for it, too
-        record.end("calc", "update")
+        if update is not None:
+            etas.append(update(objective, measures))
+        else:
+            record.start("updating")
+            etas.append(float(replica.update(objective)))  # waits for it, too
+            record.end("calc", "update")
         items, asked, loss = measures.items, asked or measures.asked, loss + sum(measures.losses)
         sums |= measures.sums
     return Step(items, sums, etas[0], asked), loss

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from theanompi.exchange.base import Buffer
 from theanompi.exchange.centre import Centre, WindowCentre
 from theanompi.exchange.helper import Helper, ThreadHelper
 from theanompi.exchange.mailbox import Mailbox, WindowMailbox
-from theanompi.exchange.window import COUNT, FLAG, LockedWindow
+from theanompi.exchange.window import COUNT, FLAG, InWindow, LockedWindow
 from theanompi.record.progress import Progress
 from theanompi.training.ranks import Agreed
 from theanompi.training.stop import StopSignals
+
+W = TypeVar("W", bound=InWindow)
 
 
 class Links:
@@ -48,7 +51,7 @@ class Links:
         self.rng = np.random.default_rng([config.seed, self.rank])
         self._comm, self._progress, self._stop = comm, progress, stop
         self._exchangers: list[Exchanger] = []
-        self._windows: list[WindowCentre | WindowMailbox] = []
+        self._windows: list[InWindow] = []
         self._helper: ThreadHelper | None = None
         self._bell: LockedWindow | None = None
         self._rung = False
@@ -92,10 +95,7 @@ class Links:
         ConfigError
             If a machine has no room for its part.
         """
-        centre = WindowCentre(self._comm, buffer, self._progress)
-        centre.window.hurried = self._hurried
-        self._windows.append(centre)
-        return centre
+        return self._kept(WindowCentre(self._comm, buffer, self._progress))
 
     def mailbox(self, buffer: Buffer) -> Mailbox:
         """Letters that are like a buffer, from worker to worker; collective.
@@ -105,10 +105,15 @@ class Links:
         ConfigError
             If a machine has no room for its box.
         """
-        mailbox = WindowMailbox(self._comm, buffer, self._progress)
-        mailbox.window.hurried = self._hurried
-        self._windows.append(mailbox)
-        return mailbox
+        return self._kept(WindowMailbox(self._comm, buffer, self._progress))
+
+    def _kept(self, made: W) -> W:
+        made.window.hurried = self._hurried
+        self._windows.append(made)
+        return made
+
+    def _hurried(self) -> bool:
+        return self._helper is None or self._helper.hurried()
 
     def helper(self, buffer: Buffer) -> Helper:
         """A thread that exchanges while this rank computes, on the device on which a buffer lies; one of a rule's.
@@ -120,9 +125,6 @@ class Links:
         """
         self._helper = ThreadHelper(buffer.flat.device)
         return self._helper
-
-    def _hurried(self) -> bool:
-        return self._helper is None or self._helper.hurried()
 
     def trade(self, values: torch.Tensor, partner: int) -> None:
         """Change places with the values that another rank gives for it at the same time."""

@@ -60,6 +60,8 @@ class _Numbers:
 class SimulatedCentre:
     """A `theanompi.exchange.centre.Centre` of simulated workers, of as many parts as that of real ones.
 
+    To read it takes no time.
+
     Parameters
     ----------
     world : World
@@ -87,7 +89,6 @@ class SimulatedCentre:
 
     @contextmanager
     def part(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """As in `theanompi.exchange.centre.Centre`."""
         if i == 0:
             self._reached, self.spans = -1, []
         self._take(i)
@@ -141,12 +142,10 @@ class SimulatedCentre:
             self._world.baton.wake(following, self._world.now(self._rank))
 
     def read(self, out: torch.Tensor) -> None:
-        """As in `theanompi.exchange.centre.Centre`; takes no time."""
         out.copy_(self._numbers.values)
         self.number = self._numbers.count - 1
 
     def write(self, values: torch.Tensor) -> None:
-        """As in `theanompi.exchange.centre.Centre`."""
         self._numbers.values.copy_(values)
         self._world.meet(self._rank, "new values of a centre", None)
 
@@ -156,6 +155,8 @@ class SimulatedCentre:
 
 class SimulatedMailbox:
     """A `theanompi.exchange.mailbox.Mailbox` of simulated workers.
+
+    To collect takes no time, unless letters are still to come.
 
     Parameters
     ----------
@@ -178,7 +179,6 @@ class SimulatedMailbox:
         self.description = "boxes in one process"
 
     def post(self, to: int, values: torch.Tensor, share: float) -> None:
-        """As in `theanompi.exchange.mailbox.Mailbox`."""
         world, rank, began, letter = self._world, self._rank, self._world.now(self._rank), values.clone()
         world.spend(rank, world.clock.exchange_s)
         self._boxes[to].append(Letter(letter, share, (rank,)))
@@ -188,7 +188,6 @@ class SimulatedMailbox:
         self.spans = [Span("comm", began, world.now(rank), f"a letter to worker {to}")]
 
     def collect(self) -> list[Letter]:
-        """As in `theanompi.exchange.mailbox.Mailbox`; takes no time, unless letters are still to come."""
         self.spans = []
         planned = self._world.replay.letters(self._rank, self._meetings, self._own())
         if planned is None or self._settled:
@@ -209,7 +208,6 @@ class SimulatedMailbox:
         return found
 
     def settle(self) -> None:
-        """As in `theanompi.exchange.mailbox.Mailbox`."""
         self._world.meet(self._rank, "all letters", None)
         self._settled = True
 
@@ -233,12 +231,10 @@ class SimulatedHelper:
         self._world, self._rank, self._end = world, rank, 0.0
 
     def begin(self, task: Callable[[], None]) -> None:
-        """As in `theanompi.exchange.helper.Helper`."""
         began = self._world.now(self._rank)
         task()
         self._end = self._world.now(self._rank)
         self._world.baton.times[self._rank] = began
 
     def join(self) -> None:
-        """As in `theanompi.exchange.helper.Helper`."""
         self._world.spend(self._rank, max(0.0, self._end - self._world.now(self._rank)))
