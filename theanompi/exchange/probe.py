@@ -59,7 +59,6 @@ def measure(comm: MPI.Comm, path: str, flat: torch.Tensor, repeats: int) -> Sum:
 
     Parameters
     ----------
-    comm : mpi4py.MPI.Comm
     path : str
         ``"host"``, ``"direct"`` or ``"staged"``.
     flat : float32 tensor (values,)

@@ -35,11 +35,6 @@ class Route:
     The calls block: nonblocking ones do not take device memory in every library, and know other algorithms. So
     that they leave the core to others while the network works, see `theanompi.launch.libraries.launch_settings`.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-    buffer : Buffer
-
     Attributes
     ----------
     direct : bool

@@ -210,7 +210,6 @@ def check_room(comm: MPI.Intracomm, needed: int, expected: str, otherwise: str =
 
     Parameters
     ----------
-    comm : mpi4py.MPI.Intracomm
     needed : int
         Bytes of this rank.
     expected, otherwise : str

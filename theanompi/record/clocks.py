@@ -29,7 +29,6 @@ def clock_offsets(
 
     Parameters
     ----------
-    comm : mpi4py.MPI.Intracomm
     clock : callable
         Gives seconds.
     machine : str, optional

@@ -243,7 +243,6 @@ def validation_record(
         Their names, in the order of the log.
     epoch, iteration : int
         After which it was.
-    items : int
     sums : mapping of str to (float, float)
         Of each metric the weighted sum and the sum of the weights.
     averaged : bool

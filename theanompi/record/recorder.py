@@ -415,7 +415,6 @@ class Recorder:
         ----------
         row : str
             Of this rank; a new name makes a new row. Spans of a row may contain, but not partly overlap, each other.
-        spans : sequence of Span
         """
         if self._timeline is not None:
             self._timeline.add(row, spans)

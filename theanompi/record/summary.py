@@ -9,12 +9,7 @@ from theanompi.record.metrics import as_number, ratio, values_of
 
 
 class Totals:
-    """The sums of several intervals, and the means of metrics over the items of those intervals that have one.
-
-    Parameters
-    ----------
-    metrics : sequence of str
-    """
+    """The sums of several intervals, and the means of metrics over the items of those intervals that have one."""
 
     def __init__(self, metrics: Sequence[str]) -> None:
         self._seconds = dict.fromkeys(("wall_s", *(f"{kind}_s" for kind in KINDS)), 0.0)

@@ -57,7 +57,6 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
 
     Parameters
     ----------
-    text : str
     columns : int or None
         The width; None breaks nothing.
     indent : int

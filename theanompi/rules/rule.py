@@ -365,7 +365,6 @@ def average_weights(replica: "Replica", exchanger: "Exchanger", size: int, recor
 
     Parameters
     ----------
-    replica : Replica
     exchanger : Exchanger
         Of its `weights_to_average`.
     size : int
@@ -388,7 +387,6 @@ def of_this_rank(step: Step, loss: float, links: "Links") -> Step:
     ----------
     step, loss
         As from `own_step`.
-    links : Links
 
     Raises
     ------
@@ -406,7 +404,6 @@ def over_all_ranks(step: Step, loss: float, links: "Links") -> Step:
     ----------
     step, loss
         This rank's, as from `own_step`.
-    links : Links
 
     Raises
     ------

@@ -44,8 +44,6 @@ def gradient_function(
 
     Parameters
     ----------
-    objective : Objective
-    state : State
     statistics : mapping of running statistic to that of the batch
     shards : int
         A·k where gradients are summed over all ranks, else A.
@@ -123,8 +121,6 @@ def update_function(
     ----------
     objective, state, shards, summed
         As for `gradient_function`.
-    optimizer : Optimizer
-    schedule : Schedule
     alphas : mapping of running statistic to float
     normalization : {"minibatch", "worker"}
         Whether summed losses are divided by all weights, or by those of one worker's batch.

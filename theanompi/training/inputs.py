@@ -23,7 +23,6 @@ class Inputs:
 
     Parameters
     ----------
-    modality : Modality
     n : int
         Items in a batch.
 
@@ -68,7 +67,6 @@ class Feed:
 
     Parameters
     ----------
-    inputs : Inputs
     batches : iterator of :class:`theanompi.data.Batch`
         A batch is not touched any more once the next one is asked for.
     """

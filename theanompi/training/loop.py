@@ -61,11 +61,9 @@ def train_epoch(
 
     Parameters
     ----------
-    replica : Replica
     rule : Rule
         Attached.
     recorder : Recorder
-    epoch, start, end : int
     stop : StopSignals
         That this rank was asked to stop travels with the metrics of each step, so that all agree when; or the others
         are called.
@@ -112,7 +110,6 @@ def train_alone(
 
     Parameters
     ----------
-    replica : Replica
     rule : Rule
         Attached, and not `lockstep`.
     recorder : Recorder
@@ -120,8 +117,6 @@ def train_alone(
         This rank's finished iterations.
     total, until : int
         Those of all `size` ranks: so far, and in the end.
-    size : int
-    stop : StopSignals
     count : callable
         Adds to what all have done; gives their total.
     before : callable
@@ -208,11 +203,7 @@ def validation_of(
 
     Parameters
     ----------
-    replica : Replica
-    comm : mpi4py.MPI.Comm
     recorder : Recorder or None
-    stop : StopSignals
-    progress : Progress
 
     Returns
     -------

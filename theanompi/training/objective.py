@@ -166,7 +166,6 @@ def trace(model: Any, batch: Mapping[str, Variable], n: int, *, training: bool) 
     model : Model
     batch : mapping of str to Variable
         The fields of a batch of `n` items; ``keys`` decide what dropout drops.
-    n : int
     training : bool
         Or validation.
 
@@ -287,7 +286,6 @@ def refuse_generators(graphs: Sequence[Variable], where: str, keys: str) -> None
 
     Parameters
     ----------
-    graphs : sequence of Variable
     where : str
         What the message begins with.
     keys : str
@@ -311,7 +309,6 @@ def of_no_layer(objectives: Sequence[Objective], layers: Any) -> list[SharedVari
 
     Parameters
     ----------
-    objectives : sequence of Objective
     layers : Layer or list of Layer
         The outputs of the model's network.
 

@@ -49,7 +49,6 @@ class Guard:
 
     Parameters
     ----------
-    comm : MPI.Comm
     progress : Progress
         Whose checkpoint is spoken of at the end.
     last_words : callable
@@ -186,8 +185,6 @@ def together(
 
     Parameters
     ----------
-    comm : MPI.Comm
-    action : callable
     errors : tuple of exception types
         What `agree` is told of. An action in which ranks wait for each other may not come to that after any other
         one: that ends all ranks where it is.

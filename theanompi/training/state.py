@@ -102,7 +102,6 @@ def make_states(
 
     Parameters
     ----------
-    traced : Traced
     layers : Layer or list of Layer
         The outputs of the model's network.
     optimizers : sequence of Optimizer

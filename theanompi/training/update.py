@@ -56,7 +56,6 @@ def ema(
         e and w, of one shape.
     updates : int64 scalar
         t.
-    decay : float
 
     Examples
     --------

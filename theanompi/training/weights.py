@@ -72,8 +72,6 @@ def start_from(model: Model, config: RunConfig, comm: MPI.Comm) -> tuple[str, di
     ----------
     model : Model
         Whose parameters are at their initial values, the same on all ranks.
-    config : RunConfig
-    comm : mpi4py.MPI.Comm
 
     Returns
     -------
@@ -129,7 +127,6 @@ def fit(
 
     Parameters
     ----------
-    weights : Weights
     network : sequence of Layer
         The outputs.
     torch_names : mapping of str to str, optional
@@ -257,10 +254,8 @@ def to_torch(layer: Layer, suffix: str, value: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    layer : Layer
     suffix : str
         The parameter's name in it, such as ``"W"``.
-    value : ndarray
 
     Examples
     --------

@@ -105,13 +105,7 @@ class Baton:
 
 
 class Meeting:
-    """Where all workers wait for the last one, and then go on with what all have brought.
-
-    Parameters
-    ----------
-    baton : Baton
-    size : int
-    """
+    """Where all workers wait for the last one, and then go on with what all have brought."""
 
     def __init__(self, baton: Baton, size: int) -> None:
         self._baton, self._size = baton, size

@@ -14,7 +14,6 @@ class Communicator:
     ----------
     meet : callable
         As `World.meet`.
-    rank, size : int
     """
 
     def __init__(self, meet: Callable[..., Any], rank: int, size: int) -> None:

@@ -64,9 +64,6 @@ class SimulatedCentre:
 
     Parameters
     ----------
-    world : World
-    rank : int
-    buffer : Buffer
     number : int
         Which of its worker's centres it is; the first one's order can be replayed.
     """
@@ -160,8 +157,6 @@ class SimulatedMailbox:
 
     Parameters
     ----------
-    world : World
-    rank : int
     number : int
         Which of its worker's mailboxes it is.
     own : callable
@@ -220,11 +215,6 @@ class SimulatedHelper:
 
     Its task is done at once, and then the worker goes back in time to where it began: what it does until it joins
     nobody sees.
-
-    Parameters
-    ----------
-    world : World
-    rank : int
     """
 
     def __init__(self, world: World, rank: int) -> None:

@@ -26,8 +26,6 @@ class SimulatedLinks(Links):
 
     Parameters
     ----------
-    world : World
-    comm : Communicator
     config, progress, stop
         As for `Links`.
     """

@@ -27,10 +27,6 @@ class Loan:
 
     What is one worker's own goes in and out: weights, what the optimizer keeps, gradients, counters, the stream of
     batches.
-
-    Parameters
-    ----------
-    world : World
     """
 
     def __init__(self, world: World) -> None:

@@ -99,10 +99,8 @@ class Replay:
 
         Parameters
         ----------
-        rank : int
         meeting : int
             How many meetings were before.
-        own : int
         """
         if meeting >= len(self._letters):
             return None

@@ -15,8 +15,6 @@ class World:
 
     Parameters
     ----------
-    size : int
-    clock : ClockSettings
     seed : int
         Of the drawn step times.
 
