@@ -149,6 +149,20 @@ def test_nccl_is_refused_where_ranks_share_a_gpu(monkeypatch: pytest.MonkeyPatch
         nccl.join(comm, gpu)
 
 
+def test_nccl_is_refused_on_all_ranks_where_one_computes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the others would wait for it, to connect."""
+    given: list[object] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(nccl.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(nccl, "_connect", lambda *_: pytest.fail("waits for the other rank"))
+    on_cpu = SimpleNamespace(size=2, allgather=lambda value: given.append(value) or ["a", value])
+    with pytest.raises(ConfigError, match="^exchange nccl: expected CUDA devices .*, got cpu$"):
+        nccl.join(on_cpu, torch.zeros(1))
+    on_gpu = SimpleNamespace(size=2, allgather=lambda value: [value, *given])
+    with pytest.raises(ConfigError, match="^exchange nccl: expected CUDA devices .*, got none on rank 1$"):
+        nccl.join(on_gpu, SimpleNamespace(is_cuda=True, device="cuda:0"))
+
+
 class Recorded(Naive):
     """Writes down when it was asked to sum."""
 

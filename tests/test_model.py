@@ -436,6 +436,15 @@ def test_memory_moves_to_huge_pages_once_the_first_minibatch_is_over(
     model.cleanup()
 
 
+def test_the_validation_is_compiled_once_though_each_simulated_worker_asks_for_it() -> None:
+    model = Normalised({"batch_size": 4, "verbose": False})
+    with mock.patch("theanompi.training.model.validation_function") as compiled:
+        for _ in range(2):
+            model.compile_validation()
+    model.cleanup()
+    assert compiled.call_count == 1
+
+
 def test_gradients_alone_are_scaled() -> None:
     model = Normalised({"batch_size": 4, "verbose": False})
     model.compile_iter_fns()

@@ -234,6 +234,21 @@ def test_the_model_may_be_an_imported_or_assigned_name(folder):
         check.check(RunConfig(modelfile=f"m{number}", modelclass="Net"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "try:\n    from x import Net\nexcept ImportError:\n    pass\n",
+        "import x\nif x.old:\n    class Net: pass\nelse:\n    class New: pass\n",
+        "with open('x') as file:\n    class Net: pass\n",
+        "Other, Net = 1, 2\n",
+        "Net: type = 1\n",
+    ],
+)
+def test_a_class_may_be_made_in_any_statement_of_the_module(folder, text):
+    (folder / "branches.py").write_text(text)
+    check.check(RunConfig(modelfile="branches", modelclass="Net"))
+
+
 def test_a_class_inside_a_function_is_none_of_the_module(folder):
     (folder / "inner.py").write_text("def f():\n    class Net: pass\n")
     with pytest.raises(ConfigError, match="modelclass: expected a class of"):

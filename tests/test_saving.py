@@ -169,6 +169,17 @@ def test_a_worker_that_is_behind_the_others_may_not_have_come_to_an_objective_ye
     assert (resumed.iteration, resumed.own, model.last_etas()) == (2, 1, [0.01, 0])
 
 
+def test_another_number_of_objectives_is_said(tmp_path: Path) -> None:
+    model, rule = make(), AtOwnPace()
+    train(model, 0, 1)
+    save_checkpoint(model, rule, tmp_path, MPI.COMM_SELF, model.config, iteration=1)
+    arrays, attributes = checkpoint.load(tmp_path / "checkpoint.h5")
+    arrays["rule/0/last_eta"] = np.array([0.01, 0.02])
+    checkpoint.save(tmp_path / "checkpoint.h5", arrays, attributes)
+    with pytest.raises(ConfigError, match="last_eta: expected that of 1 objective, got 2$"):
+        load_checkpoint(model, rule, tmp_path, MPI.COMM_SELF, model.config)
+
+
 def test_parameters_that_no_update_changes_are_saved_too(tmp_path: Path) -> None:
     """They need not be what the seed makes of them: a run may have begun with weights of a file."""
     fixed = {"weights/conv.W", "weights/conv.b"}

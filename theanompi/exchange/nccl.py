@@ -28,13 +28,14 @@ def join(comm: MPI.Intracomm, flat: torch.Tensor) -> str:
         On all ranks, where a rank is not on a GPU of its own, or torch comes without NCCL.
     """
     global _users
-    found = torch.cuda.get_device_properties(flat.device).uuid if flat.is_cuda else flat.device.type
-    everyones = comm.allgather(str(found))
-    if not flat.is_cuda or not distributed.is_nccl_available():
-        raise ConfigError(f"exchange nccl: expected CUDA devices and torch with NCCL, got {flat.device}")
-    if len(set(everyones)) < comm.size:
+    usable = flat.is_cuda and distributed.is_nccl_available()
+    gpus = comm.allgather(str(torch.cuda.get_device_properties(flat.device).uuid) if usable else None)
+    if None in gpus:
+        there = f"none on rank {gpus.index(None)}" if usable else str(flat.device)
+        raise ConfigError(f"exchange nccl: expected CUDA devices and torch with NCCL, got {there}")
+    if len(set(gpus)) < comm.size:
         raise ConfigError(
-            f"exchange nccl: expected a GPU for each of the {comm.size} ranks, got {len(set(everyones))}; "
+            f"exchange nccl: expected a GPU for each of the {comm.size} ranks, got {len(set(gpus))}; "
             "remedy: --exchange shm or overlap, which let ranks share one"
         )
     if not _users:

@@ -152,18 +152,22 @@ def _parse(setting: str, module: str) -> tuple[str, ast.Module]:
 
 
 def _names(tree: ast.Module) -> list[str]:
-    """List what a module binds at its top level: classes, and names imported or assigned that may be some.
+    """List what a module binds: classes, and names imported or assigned that may be some.
 
     A ``*`` stands for any name, of an import or of the module's own ``__getattr__``.
     """
     names: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            names.append(node.name)
-        elif isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
-            names.append("*")
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names += [alias.asname or alias.name for alias in node.names]
-        elif isinstance(node, ast.Assign):
-            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:
+        match node:
+            case ast.ClassDef():
+                names.append(node.name)
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                names += ["*"] * (node.name == "__getattr__")
+            case ast.alias():
+                names.append(node.asname or node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.append(node.id)
+            case _:  # such as the branches of an if, or what a try tries
+                nodes += ast.iter_child_nodes(node)
     return names

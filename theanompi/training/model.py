@@ -501,10 +501,12 @@ class Model(Replica):
             )
 
     def compile_validation(self) -> None:
-        """Compile the validation function, which else is done when it is first needed.
+        """Compile the validation function, if that was not done yet: simulated workers share one model.
 
         It is of the weights' moving average, if the run has one.
         """
+        if self._validate is not None:
+            return
         run, average = self.config, self.state.average
         held = [p for state in self.states for p in (*state.parameters, *state.statistics)]
         self._validate = validation_function(
@@ -640,9 +642,8 @@ class Model(Replica):
         else:
             device.use_huge_pages()
         self._feed.load()
-        if self._validate is None:
-            self.compile_validation()
-            assert self._validate is not None
+        self.compile_validation()
+        assert self._validate is not None
         self._validate()
         self._validated_batches.append(self._validation_sums.tensor.clone())
         self._feed.stage()

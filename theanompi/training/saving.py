@@ -131,6 +131,10 @@ def load_checkpoint(
     if rule.own_state:
         of_rule = _of_this_rank(of_rule, comm, path)
         own, last_etas = int(of_rule.pop(_ITERATION)), of_rule.pop(_ETAS).tolist()
+    if len(last_etas) != len(model.states):
+        raise ConfigError(
+            f"{path}: last_eta: expected that of {counted(len(model.states), 'objective')}, got {len(last_etas)}"
+        )
     etas: list[float] = []
     for eta, objective in zip(last_etas, model.traced.objectives, strict=True):
         # One that has not been updated yet has none.
