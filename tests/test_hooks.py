@@ -11,7 +11,7 @@ from tests.small_models import Plain
 from tests.test_training_mpi import orderly, refused, train
 from theanompi.config import ConfigError
 from theanompi.record.log import read_log
-from theanompi.training.model import refuse_unheeded
+from theanompi.training.own_class import refuse_unheeded
 
 
 def told(run: Path, rank: int) -> list[tuple[str, dict[str, Any]]]:

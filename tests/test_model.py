@@ -27,9 +27,10 @@ from theanompi.lasagne.layers import (
     get_output,
 )
 from theanompi.lasagne.nonlinearities import rectify, softmax
-from theanompi.training.model import _TAKEN, hook, refuse_unheeded
+from theanompi.training.model import hook
 from theanompi.training.model_class import make_model
 from theanompi.training.optimizers import Optimizer
+from theanompi.training.own_class import TAKEN, refuse_unheeded
 
 
 def made(namespace: dict[str, Any]) -> Any:
@@ -211,7 +212,7 @@ def test_a_setting_that_is_a_text_is_in_the_plan() -> None:
 
 def test_the_names_that_are_the_trainers_are_all_that_a_model_has() -> None:
     model = made({})
-    assert vars(model).keys() - {"network"} == _TAKEN
+    assert vars(model).keys() - {"network"} == TAKEN
 
 
 def with_factor(factor: Any) -> type[Plain]:

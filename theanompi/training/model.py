@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from inspect import isabstract, signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,7 +31,6 @@ from pytensor.graph.basic import Variable
 from theanompi import device
 from theanompi.config import (
     FIELDS,
-    OF_MODELS,
     ConfigError,
     Named,
     NoSettings,
@@ -44,9 +42,8 @@ from theanompi.config import (
     resolve,
 )
 from theanompi.config.kinds import POSITIVE
-from theanompi.config.lineage import ours
 from theanompi.data import Modality, Pictures
-from theanompi.device import DeviceSharedVariable, FlatBuffer
+from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
 from theanompi.lasagne.layers import Layer, get_all_layers, get_all_params, get_output
 from theanompi.lasagne.random import set_rng
@@ -60,49 +57,12 @@ from theanompi.training.inputs import Feed, Inputs
 from theanompi.training.items import Items
 from theanompi.training.objective import Objective, Traced, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
+from theanompi.training.own_class import TAKEN, check_kinds, check_names
+from theanompi.training.own_class import refuse_unheeded as refuse_unheeded
 from theanompi.training.plan import plan
 from theanompi.training.replica import Measures, Replica
 from theanompi.training.schedules import make_schedule
-from theanompi.training.state import METRICS, load_views, make_states
-
-# What a subclass might set in the hope that it counts: a field of RunConfig, or what Theano-MPI's models had for one.
-_FOR_FIELDS = {name: name for name in FIELDS if name not in ("init", "optimizer", "settings")} | {
-    name: str(ours(name))
-    for name in (
-        *("n_epochs", "learning_rate", "lr", "lr_policy", "lr_step", "file_batch_size"),
-        *("use_momentum", "use_nesterov_momentum"),
-    )
-}
-# What other trainers call by these names, and what does it here. Not `forward` and the like, which a build_model may
-# well use itself.
-_NOT_CALLED = {
-    "loss": "objectives",
-    "cost": "objectives",
-    "objective": "objectives",
-    "training_step": "objectives",
-    "configure_optimizers": "optimizer",
-    "on_train_batch_end": "on_iteration",
-    "on_validation_end": "on_validation",
-    "on_train_end": "on_end",
-    "predict_step": "predictions",
-}
-# What a subclass may have of its own: all else of a model is the trainer's. The second line is Theano-MPI's contract.
-_MAY_BE_OWN = frozenset(
-    """modality defaults bias_rate Settings build build_model objectives scores predictions optimizer torch_names
-    compile_iter_fns train_iter val_iter reset_iter adjust_hyperp cleanup n_subb
-    on_iteration on_validation on_end""".split()
-)
-# Its methods that the trainer calls with as many arguments as those of `Model` have.
-_CALLED = (
-    *("build", "build_model", "objectives", "scores", "predictions", "optimizer", "torch_names"),
-    *("on_iteration", "on_validation", "on_end"),
-)
-# What the constructor puts on a model; `network` aside, which many a `build` sets to what it returns.
-_TAKEN = frozenset(
-    """config settings bias_rate rank size verbose n_epochs epoch data dataset inputs traced reported optimizers
-    states state params fixed schedule _batches _validated _bits _stop _validation_sums _validated_batches
-    _exchangers _gradients _updates _validate _feed _next _count _val_position _kept _asked""".split()
-)
+from theanompi.training.state import METRICS, make_states
 
 
 class _BatchSize:
@@ -138,7 +98,7 @@ class Model(Replica):
         Those that no update changes, such as of layers that are not ``trainable``.
     traced : Traced
         The objectives in training, as graphs.
-    states : list of State
+    states : States
         For each objective its weights, slots, gradients and statistics in flat buffers.
     optimizers : list of Optimizer
         One for each objective.
@@ -166,8 +126,8 @@ class Model(Replica):
     _asked: str | None = None
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        _refuse_taken(self)
-        _refuse_other_kinds(self)
+        check_names(self)
+        check_kinds(self)
         given = RunConfig.from_dict({k: v for k, v in config.items() if k in FIELDS})
         self.config = resolve(given, self.defaults, model=type(self).__name__)
         self.settings: Any = read_settings(self.Settings, self.config.settings, "model")
@@ -221,7 +181,6 @@ class Model(Replica):
             self.traced, layers, self.optimizers, self.size, type(self).__name__, averaged=run.ema > 0
         )
         self.state = self.states[0]
-        self._bits = FlatBuffer({"bits": (2 * len(self._numbers()),)})
         self.params = [p for state in self.states for p in state.parameters]
         self.fixed = [p for p in get_all_params(layers) if p.name not in self.state.weights.views]
         self.schedule = make_schedule(
@@ -241,7 +200,7 @@ class Model(Replica):
         self._kept: list[list[torch.Tensor]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if self._asked and name in _TAKEN:
+        if self._asked and name in TAKEN:
             raise ConfigError(
                 f"{type(self).__name__}.{self._asked}: expected another name than {name}, which is the trainer's on a "
                 f"Model, got {name} = {type(value).__name__}"
@@ -571,13 +530,12 @@ class Model(Replica):
         objective = objective or 0
         first, *others = self.due(count)
         reads = objective == first
-        if reads and self._next is not None:
-            device.use_huge_pages()
-        if reads and (self.epoch, count) != self._next:
-            self._feed = Feed(self.inputs, self.data.train(self.epoch, count))
         if reads:
-            self._kept = []
-            self._next = (self.epoch, count + 1)
+            if self._next is not None:
+                device.use_huge_pages()
+            if (self.epoch, count) != self._next:
+                self._feed = Feed(self.inputs, self.data.train(self.epoch, count))
+            self._kept, self._next = [], (self.epoch, count + 1)
         self._count = count
         run, own_units = self.config, self.data.sampler.own_units(count)
         state = self.states[objective]
@@ -606,8 +564,8 @@ class Model(Replica):
                 recorder.end("wait")
 
     def at(self, iteration: int) -> None:
-        for objective, state in zip(self.traced.objectives, self.states, strict=True):
-            state.iteration.set_value(np.int64(iteration // objective.every))
+        for state in self.states:
+            state.iteration.set_value(np.int64(iteration // state.every))
 
     def ask_to_stop(self) -> None:
         self._stop.tensor.fill_(1)
@@ -701,36 +659,15 @@ class Model(Replica):
             noun=self.data.modality.noun,
         )
 
-    def finite(self) -> bool:
-        return all(bool(b.flat.isfinite().all()) for buffers in self._groups().values() for b in buffers)
-
-    def _groups(self) -> dict[str, list[FlatBuffer]]:
-        """The buffers that a checkpoint holds, by the first part of the names in it.
-
-        The ``weights`` are those that count: the average, if there is one, and then updates go on with ``raw``.
-        """
-        weights, average = self.state.weights, self.state.average
-        groups = {"weights": [weights]} if average is None else {"weights": [average], "raw": [weights]}
-        for state in self.states:
-            for slot, buffer in state.slots.items():
-                groups.setdefault(slot, []).append(buffer)
-        return groups
-
     def state_arrays(self) -> dict[str, np.ndarray]:
         """All parameters and running statistics as ``weights/NAME``, what optimizers keep of each as ``SLOT/NAME``.
 
         Of a run with a moving average that is ``weights/NAME``, and what updates go on with ``raw/NAME``.
         """
-        arrays = {
-            f"{group}/{name}": view.cpu().numpy().copy(order="C")
-            for group, buffers in self._groups().items()
-            for buffer in buffers
-            for name, view in buffer.views.items()
-        }
-        arrays |= {f"weights/{p.name}": p.get_value() for p in self.fixed}
-        for state in self.states:
-            arrays |= {f"{name}/{state.name}": scalar.get_value() for name, scalar in state.scalars.items()}
-        return arrays
+        return self.states.arrays() | {f"weights/{p.name}": p.get_value() for p in self.fixed}
+
+    def finite(self) -> bool:
+        return self.states.finite()
 
     def last_etas(self) -> list[float]:
         """η of each objective's last update."""
@@ -740,15 +677,7 @@ class Model(Replica):
         self, arrays: Mapping[str, np.ndarray], iteration: int, last_etas: Sequence[float]
     ) -> None:
         """Take over what `state_arrays` gave after `iteration` iterations, and what `last_etas` did."""
-        for group, buffers in self._groups().items():
-            for buffer in buffers:
-                load_views(buffer, {name: arrays[f"{group}/{name}"] for name in buffer.views})
-        for objective, state, eta in zip(self.traced.objectives, self.states, last_etas, strict=True):
-            for name, scalar in state.scalars.items():
-                scalar.set_value(arrays[f"{name}/{state.name}"])
-            state.iteration.set_value(iteration // objective.every)
-            state.made.set_value(iteration // objective.every)
-            state.last_eta.set_value(np.float64(eta))
+        self.states.load(arrays, iteration, last_etas)
 
     def gradient_buffers(self) -> list[FlatBuffer]:
         """The buffer of each objective's gradients, batch statistics and metrics."""
@@ -764,36 +693,16 @@ class Model(Replica):
         return self.state.weights
 
     def state_to_share(self) -> list[FlatBuffer]:
-        """The buffers of all that updates read and write, numbers of double precision as their bits in the last one."""
-        numbers = [float(variable.get_value()) for variable in self._numbers()]
-        self._bits.flat.copy_(torch.tensor(numbers, dtype=torch.float64).view(torch.float32))
-        return [self.state.weights, *(b for state in self.states for b in state.slots.values()), self._bits]
+        return self.states.to_share()
 
     def state_shared(self) -> None:
-        numbers = self._bits.flat.cpu().view(torch.float64).tolist()
-        for variable, number in zip(self._numbers(), numbers, strict=True):
-            variable.set_value(variable.get_value().dtype.type(number))
-
-    def _numbers(self) -> list[DeviceSharedVariable]:
-        return [v for state in self.states for v in (state.last_eta, state.made, *state.scalars.values())]
+        self.states.shared()
 
     def scale_gradients(self, objective: int, factor: float) -> None:
-        state = self.states[objective]
-        end = state.gradients.offsets[str(state.parameters[-1].name)][1]
-        state.gradients.flat[:end].mul_(factor)
+        self.states[objective].scale_gradients(factor)
 
     def networks(self) -> list[list[torch.Tensor]]:
-        found = []
-        for state in self.states:
-            places = [state.weights.offsets[str(p.name)] for p in (*state.parameters, *state.statistics)]
-            joined: list[tuple[int, int]] = []
-            for start, end in places:
-                if joined and joined[-1][1] == start:
-                    joined[-1] = joined[-1][0], end
-                else:
-                    joined.append((start, end))
-            found.append([state.weights.flat[start:end] for start, end in joined])
-        return found
+        return [state.pieces() for state in self.states]
 
 
 def hook(replica: Any, name: str) -> Callable[[dict[str, Any]], None] | None:
@@ -813,85 +722,3 @@ def hook(replica: Any, name: str) -> Callable[[dict[str, Any]], None] | None:
         return None
     own: Callable[[dict[str, Any]], None] = getattr(replica, name)
     return lambda record: own(Named("a record", record))
-
-
-def _refuse_taken(model: Model) -> None:
-    """Refuse what a subclass calls as the trainer calls something of its own, as either would get it for the other."""
-    classes = type(model).__mro__
-    places = [
-        *((own.__name__, vars(own)) for own in classes[: classes.index(Model)]),
-        (f"{type(model).__name__}.__init__", vars(model)),  # what it sets before it calls Model's
-    ]
-    for where, namespace in places:
-        for name, value in namespace.items():
-            ours = name in _TAKEN or (name in dir(Model) and not name.startswith("__"))
-            if ours and name not in _MAY_BE_OWN and name not in _FOR_FIELDS:
-                raise ConfigError(
-                    f"{where}: expected another name than {name}, which is the trainer's on a Model, got {name} = "
-                    f"{type(value).__name__}"
-                )
-
-
-def _refuse_other_kinds(model: Model) -> None:
-    """Refuse what a subclass has in the place of a modality or of a method and cannot be used as one."""
-    where, modality = type(model).__name__, model.modality
-    if not isinstance(modality, type) or not issubclass(modality, Modality):
-        raise ConfigError(
-            f"{where}.modality: expected a subclass of theanompi.data.Modality such as Pictures, Arrays or Tokens, "
-            f"got {got(modality)}"
-        )
-    if isabstract(modality):
-        missing = " and ".join(sorted(modality.__abstractmethods__))
-        raise ConfigError(f"{where}.modality: expected methods {missing} of {modality.__name__}, got none")
-    for name in _CALLED:
-        own, taken = getattr(model, name), list(signature(getattr(Model, name)).parameters)[1:]
-        wanted = f"{where}.{name}: expected a method ({', '.join(['self', *taken])})"
-        if not callable(own):
-            field = FIELDS.get(name)
-            hint = f"; remedy: {name} in defaults of its class" if field is not None else ""
-            raise ConfigError(f"{wanted}, got {got(own)}{hint}")
-        try:
-            signature(own).bind(*taken)
-        except TypeError:
-            raise ConfigError(f"{wanted}, got one that takes {signature(own)} after self") from None
-
-
-def refuse_unheeded(model: Model) -> None:
-    """Refuse what a model's class or constructor has set that looks as if it decided something, but does not.
-
-    Raises
-    ------
-    ConfigError
-        For the first attribute that is named as a setting or as a method that other trainers call.
-    """
-    for cls in type(model).__mro__:
-        if cls is Model:
-            break
-        for name in vars(cls):
-            if name in _FOR_FIELDS:
-                raise ConfigError(
-                    f"{cls.__name__}.{name}: expected no such attribute, as a model does not decide this, got one; "
-                    f"remedy: {_remedy(name)}"
-                )
-            if name in _NOT_CALLED:
-                raise ConfigError(
-                    f"{cls.__name__}.{name}: expected no such attribute, as nothing here uses it, got one; "
-                    f"remedy: the method {_NOT_CALLED[name]}"
-                )
-    own, ours = vars(model), ("data", "verbose", "n_epochs", "schedule")
-    changed = [name for name in own if name in _FOR_FIELDS and name not in ours]
-    if changed or own["n_epochs"] != model.config.epochs:
-        name = changed[0] if changed else "n_epochs"
-        raise ConfigError(
-            f"{type(model).__name__}: expected its constructor to leave {name} alone, as a model does not decide this, "
-            f"got {name} = {own[name]!r}; remedy: {_remedy(name)}"
-        )
-
-
-def _remedy(name: str) -> str:
-    field = _FOR_FIELDS[name]
-    return (
-        f"{field} in defaults of its class, or the setting {field}"
-        if field in OF_MODELS
-        else f"the setting {field}"
-    )

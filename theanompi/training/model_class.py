@@ -9,8 +9,9 @@ from mpi4py import MPI
 from theanompi.config import ConfigError, RunConfig, listed, one_line, resolve
 from theanompi.config.plugins import import_module
 from theanompi.data import Arrays, Pictures, Tokens
-from theanompi.training.model import Model, refuse_unheeded
+from theanompi.training.model import Model
 from theanompi.training.objective import of_no_layer
+from theanompi.training.own_class import refuse_unheeded
 from theanompi.training.replica import Replica
 from theanompi.training.theano_mpi_model import TheanoMPIModel
 

@@ -1,7 +1,7 @@
 """What a run has learnt: parameters, what optimizers keep, statistics and counters, in flat buffers on the device."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class State:
         What its optimizer keeps for each parameter, by name.
     scalars : dict of str to DeviceSharedVariable
         What its optimizer keeps beside that.
+    every : int
+        It is updated in every so-many-th iteration.
     iteration : DeviceSharedVariable, int64 scalar
         The number of its finished updates.
     made : DeviceSharedVariable, int64 scalar
@@ -73,6 +75,7 @@ class State:
         self.gradients = FlatBuffer(shapes | kept | {METRICS: (self.n_sums + 2 + size,)})
         self.slots = {slot: FlatBuffer(shapes) for slot in optimizer.slots}
         self.scalars = {name: device.shared(np.float64(0), name) for name in optimizer.scalars}
+        self.every = objective.every
         self.iteration = device.shared(np.int64(0), "iteration")
         self.made = device.shared(np.int64(0), "made")
         self.last_eta = device.shared(np.float64(0), "last_eta")
@@ -89,10 +92,88 @@ class State:
         start, end = buffer.offsets[str(variables[0].name)][0], buffer.offsets[str(variables[-1].name)][1]
         return device.shared(buffer.flat[start:end], name)
 
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply the gradients in the buffer, and nothing else in it."""
+        end = self.gradients.offsets[str(self.parameters[-1].name)][1]
+        self.gradients.flat[:end].mul_(factor)
+
+    def pieces(self) -> list[torch.Tensor]:
+        """The weights that it updates, and the running statistics: where they lie in the buffer."""
+        places: list[tuple[int, int]] = []
+        for variable in (*self.parameters, *self.statistics):
+            start, end = self.weights.offsets[str(variable.name)]
+            if places and places[-1][1] == start:
+                start, _ = places.pop()
+            places.append((start, end))
+        return [self.weights.flat[start:end] for start, end in places]
+
+
+class States(list[State]):
+    """The states of all objectives of a model, whose weights lie in one buffer."""
+
+    def __init__(self, states: Iterable[State]) -> None:
+        super().__init__(states)
+        self.bits = FlatBuffer({"bits": (2 * len(self._numbers()),)})
+
+    def groups(self) -> dict[str, list[FlatBuffer]]:
+        """The buffers that a checkpoint holds, by the first part of the names in it.
+
+        The ``weights`` are those that count: the average, if there is one, and then updates go on with ``raw``.
+        """
+        weights, average = self[0].weights, self[0].average
+        groups = {"weights": [weights]} if average is None else {"weights": [average], "raw": [weights]}
+        for state in self:
+            for slot, buffer in state.slots.items():
+                groups.setdefault(slot, []).append(buffer)
+        return groups
+
+    def finite(self) -> bool:
+        """Whether all that a checkpoint holds is finite numbers; waits for the device."""
+        return all(bool(b.flat.isfinite().all()) for buffers in self.groups().values() for b in buffers)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds, by the names in it."""
+        arrays = {
+            f"{group}/{name}": view.cpu().numpy().copy(order="C")
+            for group, buffers in self.groups().items()
+            for buffer in buffers
+            for name, view in buffer.views.items()
+        }
+        for state in self:
+            arrays |= {f"{name}/{state.name}": scalar.get_value() for name, scalar in state.scalars.items()}
+        return arrays
+
+    def load(self, arrays: Mapping[str, np.ndarray], iteration: int, last_etas: Sequence[float]) -> None:
+        """Take over what `arrays` gave after so many iterations, with η of each objective's last update."""
+        for group, buffers in self.groups().items():
+            for buffer in buffers:
+                load_views(buffer, {name: arrays[f"{group}/{name}"] for name in buffer.views})
+        for state, eta in zip(self, last_etas, strict=True):
+            for name, scalar in state.scalars.items():
+                scalar.set_value(arrays[f"{name}/{state.name}"])
+            state.iteration.set_value(iteration // state.every)
+            state.made.set_value(iteration // state.every)
+            state.last_eta.set_value(np.float64(eta))
+
+    def to_share(self) -> list[FlatBuffer]:
+        """The buffers of all that updates read and write, numbers of double precision as their bits in the last one."""
+        numbers = [float(variable.get_value()) for variable in self._numbers()]
+        self.bits.flat.copy_(torch.tensor(numbers, dtype=torch.float64).view(torch.float32))
+        return [self[0].weights, *(buffer for state in self for buffer in state.slots.values()), self.bits]
+
+    def shared(self) -> None:
+        """Take over what these buffers have now."""
+        numbers = self.bits.flat.cpu().view(torch.float64).tolist()
+        for variable, number in zip(self._numbers(), numbers, strict=True):
+            variable.set_value(variable.get_value().dtype.type(number))
+
+    def _numbers(self) -> list[DeviceSharedVariable]:
+        return [v for state in self for v in (state.last_eta, state.made, *state.scalars.values())]
+
 
 def make_states(
     traced: Traced, layers: Any, optimizers: Sequence[Optimizer], size: int, where: str, *, averaged: bool
-) -> list[State]:
+) -> States:
     """Lay out what the objectives of a model update, in flat buffers; the parameters become views of them.
 
     The buffers hold for each objective first the parameters that decay, in the order in which backward reaches them (so
@@ -154,13 +235,13 @@ def make_states(
         p.rebind(weights.views[p.name])
     if average is not None:
         average.flat.copy_(weights.flat)
-    return [
+    return States(
         State(
             *(objective, ps, decays, [s for s in statistics if moved.get(s) == i]),
             *(weights, average, optimizer, size),
         )
         for i, (objective, ps, optimizer) in enumerate(zip(traced.objectives, order, optimizers, strict=True))
-    ]
+    )
 
 
 def name_parameters(layers: Layer | Sequence[Layer]) -> None:

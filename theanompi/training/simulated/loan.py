@@ -55,7 +55,7 @@ class Loan:
         """All of the model's that are one worker's."""
         model = self._model
         assert model is not None
-        buffers = [model.state.weights, model._bits, *model.gradient_buffers()]
+        buffers = [model.state.weights, model.states.bits, *model.gradient_buffers()]
         buffers += [buffer for state in model.states for buffer in state.slots.values()]
         if model.state.average is not None:
             buffers.append(model.state.average)
