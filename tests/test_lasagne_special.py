@@ -10,7 +10,7 @@ from keyed import keyed_normal, keyed_uniform
 from layer_reference import check, close, draw, feed
 
 from theanompi import device
-from theanompi.lasagne import layers, nonlinearities
+from theanompi.lasagne import layers, nonlinearities, objectives
 from theanompi.lasagne.layers import InputLayer, corrmm, cuda_convnet, dnn, get_all_layers, get_output
 from theanompi.lasagne.layers.base import Layer
 from theanompi.lasagne.layers.noise import salt_of
@@ -492,3 +492,39 @@ def test_no_layer_is_left_out_of_the_package():
     }
     old = {name for module in (dnn, corrmm, cuda_convnet) for name in module.__all__}
     assert here - old <= set(layers.__all__)
+
+
+# Whole numbers
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_numbers_of_a_layer_or_a_loss_are_not_rounded_where_whole_numbers_come_in(dtype):
+    small, wide = (InputLayer((None, 3), pt.matrix(dtype=kind)) for kind in (dtype, "float32"))
+    made = [
+        lambda x: layers.GaussianNoiseLayer(x, sigma=0.5, name="noise"),
+        lambda x: layers.ElemwiseSumLayer([x, x], coeffs=[0.5, 1]),
+        lambda x: layers.LocalResponseNormalization2DLayer(x, alpha=0.1),
+        layers.StandardizationLayer,
+        lambda x: layers.ParametricRectifierLayer(x, alpha=0.5),
+        lambda x: layers.RandomizedRectifierLayer(x, name="rrelu"),
+        *(
+            lambda x, function=function: layers.NonlinearityLayer(x, function)
+            for function in (nonlinearities.ScaledTanH(0.5, 1.5), nonlinearities.selu, nonlinearities.leaky_rectify)
+        ),
+    ]  # fmt: skip
+    losses = [
+        objectives.squared_error,
+        objectives.huber_loss,
+        lambda p, t: objectives.binary_hinge_loss(p, t, delta=0.5, log_odds=True),
+        lambda p, t: objectives.multiclass_hinge_loss(p, t, delta=0.5),
+        objectives.binary_accuracy,
+    ]
+    keys, targets = np.arange(2), np.array([[0, 1, 0], [1, 0, 0]])
+    got = [get_output(make(source), sample_keys=keys) for make in made for source in (small, wide)]
+    got += [loss(source.input_var, targets) for loss in losses for source in (small, wide)]
+    values = np.array([[0, 2, 200], [1, 0, 3]]) if dtype == "uint8" else np.array([[0, 2, -9], [-1, 0, 3]])
+    f = pytensor.function([small.input_var, wide.input_var], got, mode=device.mode())
+    results = f(values.astype(dtype), values.astype("float32"))
+    for whole, floats in zip(results[::2], results[1::2], strict=True):
+        assert whole.dtype == np.float32
+        np.testing.assert_array_equal(whole, floats)

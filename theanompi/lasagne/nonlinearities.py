@@ -8,6 +8,7 @@ from pytensor.tensor.special import softmax as _softmax
 
 from theanompi.device.ops import leaky_relu as _leaky_relu
 from theanompi.device.ops import relu as _relu
+from theanompi.lasagne.utils import as_floats
 
 __all__ = [
     "SELU",
@@ -107,6 +108,7 @@ class ScaledTanH:
 
     def __call__(self, x: Any) -> Any:
         """Apply it to a pytensor variable."""
+        x = as_floats(x)
         return pt.tanh(x * pt.cast(self.scale_in, x.dtype)) * pt.cast(self.scale_out, x.dtype)
 
 
@@ -156,6 +158,7 @@ class LeakyRectify:
 
     def __call__(self, x: Any) -> Any:
         """Apply it to a pytensor variable."""
+        x = as_floats(x)
         if isinstance(self.leakiness, float | int | np.number):
             return _leaky_relu(x, self.leakiness)
         return pt.switch(x > 0, x, x * pt.cast(self.leakiness, x.dtype))
@@ -210,6 +213,7 @@ class SELU:
 
     def __call__(self, x: Any) -> Any:
         """Apply it to a pytensor variable."""
+        x = as_floats(x)
         negative = pt.cast(self.scale_neg, x.dtype) * pt.expm1(pt.minimum(x, 0))
         return pt.cast(self.scale, x.dtype) * pt.switch(x > 0, x, negative)
 

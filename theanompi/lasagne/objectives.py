@@ -18,7 +18,7 @@ import pytensor.tensor as pt
 from pytensor.tensor.special import Softmax
 
 from theanompi.device import ops
-from theanompi.lasagne.utils import as_theano_expression
+from theanompi.lasagne.utils import as_floats, as_theano_expression
 
 __all__ = [
     "aggregate",
@@ -228,6 +228,7 @@ def multiclass_hinge_loss(predictions: Any, targets: Any, delta: Any = 1) -> Any
        machines. JMLR 2.
     """
     predictions, targets = _of_ranks("multiclass_hinge_loss", predictions, targets)
+    predictions = as_floats(predictions)
     if targets.ndim == 1:
         targets = pt.eq(targets[:, None], pt.arange(predictions.shape[1])[None, :])
     right = pt.gt(targets, 0)
@@ -253,6 +254,7 @@ def binary_accuracy(predictions: Any, targets: Any, threshold: Any = 0.5) -> Any
         Of that shape, 0 or 1, in the dtype of `predictions`, so that its mean is the accuracy. No gradient.
     """
     predictions, targets = align_targets(predictions, targets)
+    predictions = as_floats(predictions)
     positive = pt.ge(predictions, pt.cast(threshold, predictions.dtype))
     return pt.eq(positive, targets).astype(predictions.dtype)
 
@@ -346,8 +348,9 @@ def _of_target(predictions: Any, targets: Any) -> Any:
 
 
 def _aligned(predictions: Any, targets: Any) -> tuple[Any, Any]:
-    """As `align_targets`, with integers as floats of the predictions' dtype."""
+    """As `align_targets`, with integers as floats: of targets in the predictions' dtype."""
     predictions, targets = align_targets(predictions, targets)
+    predictions = as_floats(predictions)
     return predictions, targets if targets.dtype.startswith("float") else targets.astype(predictions.dtype)
 
 

@@ -93,6 +93,25 @@ def as_theano_expression(input: Any) -> Variable:
         raise TypeError(f"expected an expression, a number or an array, got {input!r}"[:300]) from error
 
 
+def as_floats(x: Any) -> Any:
+    """A variable itself if it holds floats, and float32 of whole numbers, which cannot hold what becomes of them.
+
+    Parameters
+    ----------
+    x : pytensor variable
+
+    Returns
+    -------
+    pytensor variable
+
+    Examples
+    --------
+    >>> as_floats(pt.vector(dtype="uint8")).dtype, as_floats(pt.vector(dtype="float64")).dtype
+    ('float32', 'float64')
+    """
+    return x if x.dtype.startswith("float") else pt.cast(x, "float32")
+
+
 def one_hot(x: Any, m: Any = None) -> Any:
     """Represent integers by rows of zeros with a single one.
 

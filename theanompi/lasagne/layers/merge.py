@@ -8,7 +8,7 @@ import pytensor.tensor as pt
 
 from theanompi.lasagne.layers.base import Incoming, MergeLayer
 from theanompi.lasagne.layers.dense import known_or_symbolic_size
-from theanompi.lasagne.utils import Shape
+from theanompi.lasagne.utils import Shape, as_floats
 
 __all__ = [
     "ConcatLayer",
@@ -242,11 +242,12 @@ class ElemwiseSumLayer(ElemwiseMergeLayer):
 
     def get_output_for(self, inputs: Sequence[Any], **kwargs: Any) -> Any:
         """Multiply by the factors and sum."""
+        ones = [isinstance(factor, int | float) and factor == 1 for factor in self.coeffs]
         scaled = [
-            variable
-            if isinstance(factor, int | float) and factor == 1
-            else variable * pt.cast(factor, variable.dtype)
-            for variable, factor in zip(inputs, self.coeffs, strict=True)
+            variable if one else variable * pt.cast(factor, variable.dtype)
+            for variable, factor, one in zip(
+                inputs if all(ones) else map(as_floats, inputs), self.coeffs, ones, strict=True
+            )
         ]
         return super().get_output_for(scaled, **kwargs)
 

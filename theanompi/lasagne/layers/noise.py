@@ -12,6 +12,7 @@ from theanompi.lasagne.layers.base import Incoming, Layer
 from theanompi.lasagne.layers.dense import known_or_symbolic_size
 from theanompi.lasagne.layers.helper import get_all_layers
 from theanompi.lasagne.random import fresh_keys
+from theanompi.lasagne.utils import as_floats
 
 __all__ = [
     "DropoutLayer",
@@ -273,6 +274,6 @@ class GaussianNoiseLayer(Layer):
         """
         if deterministic or (isinstance(self.sigma, int | float) and self.sigma == 0):
             return input
-        keys = keys_of(input, sample_keys)
+        keys, input = keys_of(input, sample_keys), as_floats(input)
         noise: Any = ops.normal(keys, drawn_shape(input), self.salt)
         return input + pt.cast(self.sigma, input.dtype) * noise.astype(input.dtype)

@@ -20,6 +20,7 @@ from theanompi.lasagne.layers.special import (
     unshared_shape,
 )
 from theanompi.lasagne.theano_extensions import padding
+from theanompi.lasagne.utils import as_floats
 
 __all__ = [
     "BatchNormLayer",
@@ -273,6 +274,7 @@ class LocalResponseNormalization2DLayer(Layer):
 
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Normalise."""
+        input = as_floats(input)
         squares = padding.pad(pt.sqr(input), [self.n // 2], batch_ndim=1)
         channels = known_or_symbolic_size(input, 1)
         total = sum(squares[:, i : i + channels] for i in range(self.n))
@@ -325,6 +327,7 @@ class StandardizationLayer(Layer):
 
     def get_output_for(self, input: Any, **kwargs: Any) -> Any:
         """Normalise."""
+        input = as_floats(input)
         centred = input - input.mean(self.axes, keepdims=True)
         variance = pt.sqr(centred).mean(self.axes, keepdims=True)
         return centred / pt.sqrt(variance + pt.cast(self.epsilon, input.dtype))
