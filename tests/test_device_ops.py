@@ -425,6 +425,13 @@ def test_pool2d_shape_of_every_small_size(mode: str, ceil: bool) -> None:
                     assert static == tuple(run_time.shape), (length, size, stride, padding)
 
 
+@pytest.mark.parametrize("mode", ["max", "average_inc_pad", "average_exc_pad", "sum"])
+def test_wide_padding_takes_images_whose_shape_is_not_known(mode: str) -> None:
+    x, value = pt.tensor4(dtype="float32"), data(2, 3, 5, 4)
+    (got,) = pytensor.function([x], [ops.pool2d(x, 3, 2, 2, mode)], mode=device.mode("cpu"))(value)
+    assert_close(got, loop_pool2d(value, 3, 2, 2, mode, False))
+
+
 @pytest.mark.parametrize("mode", ["max", "average_inc_pad", "average_exc_pad"])
 def test_pool2d_gradients_by_finite_differences(mode: str) -> None:
     check_gradient(lambda x: ops.pool2d(x, 3, 2, 1, mode, True), data(1, 2, 5, 6))

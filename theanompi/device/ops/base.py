@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytensor
+import pytensor.tensor as pt
 import torch
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Constant, Variable
@@ -169,6 +170,21 @@ def pulled_back(
 def tensor_type(like: Variable, shape: Sequence[int | None]) -> TensorType:
     """The type of a tensor with the dtype of `like` and the given static shape."""
     return TensorType(like.type.dtype, shape=tuple(shape))
+
+
+def lengths(x: Variable) -> list[Any]:
+    """A tensor's lengths, as numbers where its type says them."""
+    return [length if known is None else known for known, length in zip(x.type.shape, x.shape, strict=True)]
+
+
+def bordered(x: Variable, widths: Sequence[tuple[int, int]], value: Any) -> Variable:
+    """A tensor in a border of `value`, for each axis so wide before and after."""
+    sides = lengths(x)
+    full = pt.full(
+        [side + sum(pair) for side, pair in zip(sides, widths, strict=True)], pt.cast(value, x.dtype)
+    )
+    inside = tuple(slice(before, before + side) for side, (before, _) in zip(sides, widths, strict=True))
+    return pt.set_subtensor(full[inside], x)
 
 
 def expect(condition: bool, op: str, what: str, expected: object, got: object) -> None:

@@ -9,7 +9,16 @@ from pytensor.gradient import DisconnectedType, disconnected_type
 from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
-from theanompi.device.ops.base import Context, TorchOp, Variables, each, expect, tensor_type
+from theanompi.device.ops.base import (
+    Context,
+    TorchOp,
+    Variables,
+    bordered,
+    each,
+    expect,
+    lengths,
+    tensor_type,
+)
 
 POOL_MODES = ("max", "average_inc_pad", "average_exc_pad", "sum")
 _AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
@@ -210,18 +219,6 @@ class AveragePoolGrad(_AveragePool):
         return [inputs[0].zeros_like(), AveragePool(*self.arguments)(cotangents[0])]
 
 
-def _bordered(x: Variable, padding: Sizes, value: float) -> Variable:
-    """`x` in a border of `value`."""
-    sides = [length if known is None else known for length, known in zip(x.shape, x.type.shape, strict=True)]
-    full = pt.full(
-        [*sides[:2], *(s + 2 * p for s, p in zip(sides[2:], padding, strict=True))], pt.cast(value, x.dtype)
-    )
-    inside = (slice(None),) * 2 + tuple(
-        slice(p, p + side) for p, side in zip(padding, sides[2:], strict=True)
-    )
-    return pt.set_subtensor(full[inside], x)
-
-
 def _pool(
     axes: int,
     x: Variable,
@@ -253,11 +250,12 @@ def _pool(
     if any(2 * p > k for p, k in zip(pad, window, strict=True)):
         # More than torch pads by itself.
         expect(not ceil_mode, name, "padding in ceil mode", f"at most half the window {window}", pad)
-        bordered, none = _bordered(x, pad, -float("inf") if mode == "max" else 0), (0,) * axes
+        widths, none = [(0, 0)] * 2 + [(p, p) for p in pad], (0,) * axes
+        padded = bordered(x, widths, -float("inf") if mode == "max" else 0)
         if mode != "average_exc_pad":
-            return _pool(axes, bordered, window, steps, none, mode, False)
-        ones = _bordered(pt.ones_like(x[:1, :1]), pad, 0)
-        sums, counts = (_pool(axes, v, window, steps, none, "sum", False) for v in (bordered, ones))
+            return _pool(axes, padded, window, steps, none, mode, False)
+        ones = bordered(pt.ones((1, 1, *lengths(x)[2:]), x.dtype), widths, 0)
+        sums, counts = (_pool(axes, v, window, steps, none, "sum", False) for v in (padded, ones))
         return sums / counts
     if mode == "max":
         return MaxPool(window, steps, pad, bool(ceil_mode))(x)

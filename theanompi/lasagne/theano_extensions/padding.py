@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pytensor.tensor as pt
+from theanompi.device.ops.base import bordered
 
 __all__ = ["pad"]
 
@@ -36,16 +36,12 @@ def pad(x: Any, width: Width, val: Any = 0, batch_ndim: int = 1) -> Any:
 
     Examples
     --------
+    >>> import pytensor.tensor as pt
     >>> pad(pt.tensor("x", dtype="float32", shape=(None, 3, 8)), [(0, 2)], batch_ndim=2).type.shape
     (None, 3, 10)
     """
     widths = [(0, 0)] * batch_ndim + pairs(width, x.ndim - batch_ndim)
-    sizes = [length if known is None else known for known, length in zip(x.type.shape, x.shape, strict=True)]
-    full = pt.full(
-        [size + sum(pair) for size, pair in zip(sizes, widths, strict=True)], pt.cast(val, x.dtype)
-    )
-    inside = tuple(slice(before, before + size) for size, (before, _) in zip(sizes, widths, strict=True))
-    return pt.set_subtensor(full[inside], x)
+    return bordered(x, widths, val)
 
 
 def pairs(width: Width, axes: int) -> list[tuple[int, int]]:
