@@ -201,10 +201,16 @@ def expect(condition: bool, op: str, what: str, expected: object, got: object) -
         raise ValueError(f"{op}: {what}: expected {expected}, got {got}")
 
 
+AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+"""What the axes of images after the second are, by their number."""
+
+Sizes = tuple[int, ...]
+"""One number for each of them."""
+
 _COUNTS = ("one", "two", "three")
 
 
-def each(value: int | Sequence[int], axes: int, op: str, what: str) -> tuple[int, ...]:
+def each(value: int | Sequence[int], axes: int, op: str, what: str) -> Sizes:
     """`value` for every spatial axis, from one integer or as many as there are axes.
 
     Examples

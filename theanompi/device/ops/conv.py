@@ -9,12 +9,7 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
 from theanompi.device.ops import columns
-from theanompi.device.ops.base import Context, TorchOp, Variables, each, expect, tensor_type
-
-_AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
-
-Sizes = tuple[int, ...]
-
+from theanompi.device.ops.base import AXES, Context, Sizes, TorchOp, Variables, each, expect, tensor_type
 
 _ENOUGH = 16
 
@@ -50,21 +45,34 @@ def _connected(cotangent: Variable, like: Variable) -> Variable:
     return pt.zeros_like(like) if isinstance(cotangent.type, DisconnectedType) else cotangent
 
 
-def _expect_operands(op: str, axes: int, x: Variable, w: Variable, order: str) -> None:
-    expect(x.ndim == axes + 2, op, "images", f"{axes + 2} dimensions (n, channels, {_AXES[axes]})", x.type)
-    expect(w.ndim == axes + 2, op, "filters", f"{axes + 2} dimensions ({order}, {_AXES[axes]})", w.type)
-    expect(x.dtype == w.dtype, op, "filters", f"the dtype of the images, {x.dtype}", w.dtype)
-
-
 class _Geometric(TorchOp):
-    """What the ops of convolutions are told."""
+    """What the ops of convolutions are told, and what they expect."""
 
     __props__: tuple[str, ...] = ("stride", "padding", "dilation", "groups")
+    word = "conv"
 
     def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> None:
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.geometry = stride, padding, dilation, groups
         self.axes = len(stride)
+        self.called = f"{self.word}{self.axes}d"
+
+    def expect_operands(self, x: Variable, w: Variable, order: str) -> None:
+        """Expect images and filters of one dtype, with the axes that they have."""
+        ndim, along = self.axes + 2, AXES[self.axes]
+        expect(x.ndim == ndim, self.called, "images", f"{ndim} dimensions (n, channels, {along})", x.type)
+        expect(w.ndim == ndim, self.called, "filters", f"{ndim} dimensions ({order}, {along})", w.type)
+        expect(x.dtype == w.dtype, self.called, "filters", f"the dtype of the images, {x.dtype}", w.dtype)
+
+    def expect_size(self, size: Sequence[int | None], x: Variable, w: Variable) -> None:
+        """Expect an output of one pixel or more."""
+        expect(
+            all(s is None or s > 0 for s in size),
+            self.called,
+            "output size",
+            f"at least {' x '.join('1' * self.axes)}",
+            f"{size} from images {[*x.type.shape[2:]]} and filters {[*w.type.shape[2:]]}",
+        )
 
 
 class Convolution(_Geometric):
@@ -72,8 +80,8 @@ class Convolution(_Geometric):
 
     def make_node(self, x: Any, w: Any) -> Apply:
         x, w = pt.as_tensor_variable(x), pt.as_tensor_variable(w)
-        op = f"conv{self.axes}d"
-        _expect_operands(op, self.axes, x, w, "out, in")
+        op = self.called
+        self.expect_operands(x, w, "out, in")
         n, channels, *image = x.type.shape
         out, in_per_group, *kernel = w.type.shape
         if out is not None:
@@ -90,13 +98,7 @@ class Convolution(_Geometric):
             None if i is None or k is None else (i + 2 * p - d * (k - 1) - 1) // s + 1
             for i, k, p, s, d in zip(image, kernel, self.padding, self.stride, self.dilation, strict=True)
         ]
-        expect(
-            all(s is None or s > 0 for s in size),
-            op,
-            "output size",
-            f"at least {' x '.join('1' * self.axes)}",
-            f"{size} from images {image} and filters {kernel}",
-        )
+        self.expect_size(size, x, w)
         return Apply(self, [x, w], [tensor_type(x, (n, out, *size))()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
@@ -175,6 +177,7 @@ class TransposedConvolution(_Geometric):
     """The linear map that is the transpose of :class:`Convolution`: its gradient with respect to images."""
 
     __props__ = ("stride", "padding", "dilation", "groups", "extra")
+    word = "transposed_conv"
 
     def __init__(self, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int, extra: Sizes) -> None:
         super().__init__(stride, padding, dilation, groups)
@@ -182,8 +185,8 @@ class TransposedConvolution(_Geometric):
 
     def make_node(self, x: Any, w: Any) -> Apply:
         x, w = pt.as_tensor_variable(x), pt.as_tensor_variable(w)
-        op = f"transposed_conv{self.axes}d"
-        _expect_operands(op, self.axes, x, w, "in, out")
+        op = self.called
+        self.expect_operands(x, w, "in, out")
         n, channels, *image = x.type.shape
         in_channels, out_per_group, *kernel = w.type.shape
         if channels is not None and in_channels is not None:
@@ -196,13 +199,7 @@ class TransposedConvolution(_Geometric):
                 image, kernel, self.stride, self.padding, self.dilation, self.extra, strict=True
             )
         ]
-        expect(
-            all(s is None or s > 0 for s in size),
-            op,
-            "output size",
-            f"at least {' x '.join('1' * self.axes)}",
-            f"{size} from images {image} and filters {kernel}",
-        )
+        self.expect_size(size, x, w)
         out = None if out_per_group is None else out_per_group * self.groups
         return Apply(self, [x, w], [tensor_type(x, (n, out, *size))()])
 
@@ -222,25 +219,21 @@ class TransposedConvolution(_Geometric):
         return [Convolution(*self.geometry)(gy, w), ConvolutionGrad(*self.geometry)(gy, w, x)[1]]
 
 
-def _expect_geometry(name: str, op: Convolution | TransposedConvolution) -> None:
-    for what, values, least in (
-        ("stride", op.stride, 1),
-        ("padding", op.padding, 0),
-        ("dilation", op.dilation, 1),
-        ("groups", (op.groups,), 1),
-    ):
-        expect(min(values) >= least, name, what, f"at least {least}", values)
-
-
-def _conv(axes: int, x: Variable, w: Variable, geometry: Sequence[Any], groups: int) -> Variable:
-    name = f"conv{axes}d"
-    words = ("stride", "padding", "dilation")
-    stride, padding, dilation = (
-        each(value, axes, name, what) for value, what in zip(geometry, words, strict=True)
-    )
-    op = Convolution(stride, padding, dilation, int(groups))
-    _expect_geometry(name, op)
-    return op(x, w)
+def _conv(
+    kind: type[_Geometric], axes: int, x: Variable, w: Variable, groups: int, *geometry: Any
+) -> Variable:
+    """Apply an op of convolutions that is told `geometry`: stride, padding, dilation, and `extra` if it takes that."""
+    name = f"{kind.word}{axes}d"
+    words = ("stride", "padding", "dilation", "extra")
+    told = {what: each(value, axes, name, what) for what, value in zip(words, geometry, strict=False)}
+    stride, padding, dilation, *more = told.values()
+    for what, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        expect(min(told[what]) >= least, name, what, f"at least {least}", told[what])
+    expect(groups >= 1, name, "groups", "at least 1", (groups,))
+    for extra in more:
+        fits = all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True))
+        expect(fits, name, "extra", f"at least 0 and less than the stride {stride}", extra)
+    return kind(stride, padding, dilation, int(groups), *more)(x, w)
 
 
 def conv1d(
@@ -252,7 +245,7 @@ def conv1d(
     groups: int = 1,
 ) -> Variable:
     """Cross-correlate signals, shape (n, c, length), with filters, shape (out, c / groups, k): see `conv2d`."""
-    return _conv(1, x, w, (stride, padding, dilation), groups)
+    return _conv(Convolution, 1, x, w, groups, stride, padding, dilation)
 
 
 def conv2d(
@@ -291,7 +284,7 @@ def conv2d(
     >>> conv2d(x, w, stride=2, padding=1).type.shape
     (2, 4, 4, 4)
     """
-    return _conv(2, x, w, (stride, padding, dilation), groups)
+    return _conv(Convolution, 2, x, w, groups, stride, padding, dilation)
 
 
 def conv3d(
@@ -303,7 +296,7 @@ def conv3d(
     groups: int = 1,
 ) -> Variable:
     """Cross-correlate volumes, shape (n, c, d, h, w), with filters, (out, c / groups, kd, kh, kw): see `conv2d`."""
-    return _conv(3, x, w, (stride, padding, dilation), groups)
+    return _conv(Convolution, 3, x, w, groups, stride, padding, dilation)
 
 
 def transposed_conv(
@@ -348,20 +341,5 @@ def transposed_conv(
     (2, 3, 8, 8)
     """
     x = pt.as_tensor_variable(x)
-    expect(x.ndim - 2 in _AXES, "transposed_conv", "images", "3 to 5 dimensions (n, channels, …)", x.type)
-    axes = x.ndim - 2
-    name = f"transposed_conv{axes}d"
-    sides, pads, steps, more = (
-        each(value, axes, name, what)
-        for value, what in (
-            (stride, "stride"),
-            (padding, "padding"),
-            (dilation, "dilation"),
-            (extra, "extra"),
-        )
-    )
-    op = TransposedConvolution(sides, pads, steps, int(groups), more)
-    _expect_geometry(name, op)
-    fits = all(0 <= e < max(s, d) for e, s, d in zip(more, sides, steps, strict=True))
-    expect(fits, name, "extra", f"at least 0 and less than the stride {sides}", more)
-    return op(x, w)
+    expect(x.ndim - 2 in AXES, "transposed_conv", "images", "3 to 5 dimensions (n, channels, …)", x.type)
+    return _conv(TransposedConvolution, x.ndim - 2, x, w, groups, stride, padding, dilation, extra)

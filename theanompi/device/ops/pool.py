@@ -10,7 +10,9 @@ from pytensor.graph.basic import Apply, Variable
 from pytensor.tensor.type import TensorType
 
 from theanompi.device.ops.base import (
+    AXES,
     Context,
+    Sizes,
     TorchOp,
     Variables,
     bordered,
@@ -21,9 +23,6 @@ from theanompi.device.ops.base import (
 )
 
 POOL_MODES = ("max", "average_inc_pad", "average_exc_pad", "sum")
-_AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
-
-Sizes = tuple[int, ...]
 
 
 def _pooled(size: int | None, window: int, stride: int, padding: int, ceil_mode: bool) -> int | None:
@@ -230,7 +229,7 @@ def _pool(
 ) -> Variable:
     name = f"pool{axes}d"
     x = pt.as_tensor_variable(x)
-    expect(x.ndim == axes + 2, name, "images", f"{axes + 2} dimensions (n, channels, {_AXES[axes]})", x.type)
+    expect(x.ndim == axes + 2, name, "images", f"{axes + 2} dimensions (n, channels, {AXES[axes]})", x.type)
     expect(mode in POOL_MODES, name, "mode", f"one of {', '.join(POOL_MODES)}", repr(mode))
     window = each(size, axes, name, "size")
     steps = window if stride is None else each(stride, axes, name, "stride")
