@@ -61,9 +61,9 @@ _ARITHMETIC: dict[type[ScalarOp], Callable[..., Any]] = {
 """Functions whose operands have the dtype of their result, and that can write into ``out``."""
 
 _SIMPLE = (LogicalComparison, UnaryBitOp, BinaryBitOp)
-# Of any number of operands, down to one, which rewriting may leave of a sum; torch's functions take two.
-_VARIADIC = (ps.Add, ps.Mul)
 """Ops whose functions take a constant from the CPU without waiting."""
+_VARIADIC = (ps.Add, ps.Mul)
+"""Of any number of operands, down to one, which rewriting may leave of a sum; torch's functions take two."""
 
 
 def _constant(value: Any, dtype: str) -> torch.Tensor:

@@ -23,8 +23,14 @@ from theanompi.device.scalars import signed
 from theanompi.device.versions import INC_SUBTENSORS, SUBTENSORS
 
 
-def _integers(numbers: Sequence[Any]) -> list[int]:
-    return [int(number) for number in numbers]
+def _entries(op: Any, inputs: Sequence[Any]) -> list[Any]:
+    """An op's indices of these inputs, with slices of integers."""
+    return [
+        slice(*(None if n is None else int(n) for n in (entry.start, entry.stop, entry.step)))
+        if isinstance(entry, slice)
+        else entry
+        for entry in indices_from_subtensor(inputs, op.idx_list)
+    ]
 
 
 def _is_awaited(number: Any) -> bool:
@@ -33,14 +39,8 @@ def _is_awaited(number: Any) -> bool:
 
 
 def _basic_entries(op: Subtensor | IncSubtensor, numbers: Sequence[Any]) -> list[Any]:
-    """Integers and slices of integers; an integer that would have to be waited for stays a tensor."""
-    inputs = [n.to(torch.int64) if _is_awaited(n) else int(n) for n in numbers]
-    return [
-        slice(*(None if n is None else int(n) for n in (entry.start, entry.stop, entry.step)))
-        if isinstance(entry, slice)
-        else entry
-        for entry in indices_from_subtensor(inputs, op.idx_list)
-    ]
+    """Integers and slices; an integer that would have to be waited for stays a tensor."""
+    return _entries(op, [n.to(torch.int64) if _is_awaited(n) else int(n) for n in numbers])
 
 
 def _forward(x: torch.Tensor, entries: Sequence[Any]) -> tuple[torch.Tensor, list[int]]:
@@ -62,6 +62,12 @@ def _forward(x: torch.Tensor, entries: Sequence[Any]) -> tuple[torch.Tensor, lis
     return x[tuple(forward)], backwards
 
 
+def _part(x: torch.Tensor, entries: Sequence[Any]) -> torch.Tensor:
+    """What integers and slices select, a view of `x` if none of them runs backwards."""
+    view, backwards = _forward(x, entries)
+    return signed(view).flip(backwards).view(x.dtype) if backwards else view
+
+
 def _by_tensor(entries: Sequence[Any]) -> list[tuple[int, torch.Tensor]]:
     """The integers that are tensors, with the axes that are theirs when the other integers are applied."""
     left = [entry for entry in entries if not isinstance(entry, int)]
@@ -72,8 +78,7 @@ def _by_tensor(entries: Sequence[Any]) -> list[tuple[int, torch.Tensor]]:
 def _subtensor(op: Subtensor, node: Apply, context: Context) -> Callable[..., Any]:
     def subtensor(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
         entries = _basic_entries(op, numbers)
-        view, backwards = _forward(x, entries)
-        view = signed(view).flip(backwards).view(x.dtype) if backwards else view
+        view = _part(x, entries)
         # The last one first: the axes before it stay where they are.
         for axis, index in reversed(_by_tensor(entries)):
             view = torch.ops.aten.index.Tensor(view, [*(None,) * axis, index])
@@ -82,7 +87,7 @@ def _subtensor(op: Subtensor, node: Apply, context: Context) -> Callable[..., An
     numbers = node.inputs[1:]
     if not all(isinstance(n, Constant) for n in numbers):
         return subtensor
-    fixed = _integers([n.data for n in numbers])
+    fixed = [int(n.data) for n in numbers]
     entries = indices_from_subtensor(fixed, op.idx_list)
     if any(isinstance(entry, slice) and (entry.step or 1) < 0 for entry in entries):
         return lambda x, *_: subtensor(x, *fixed)
@@ -131,33 +136,6 @@ def _fitted(y: torch.Tensor, shape: Sequence[int], ndim: int) -> torch.Tensor:
         ) from None
 
 
-def _entries(op: Any, node: Apply) -> Callable[[Sequence[Any]], list[Any]]:
-    """From an advanced op's index inputs to slices of integers, masks and tensors of int64."""
-
-    def entries(inputs: Sequence[Any]) -> list[Any]:
-        return [
-            slice(*(None if n is None else int(n) for n in (entry.start, entry.stop, entry.step)))
-            if isinstance(entry, slice)
-            else (entry if entry.dtype == torch.bool else entry.to(torch.int64))
-            for entry in indices_from_subtensor(inputs, op.idx_list)
-        ]
-
-    return entries
-
-
-def _expanded(entries: Sequence[Any]) -> list[Any]:
-    """One entry for each axis: slices stay, a mask gives way to the positions at which it is true."""
-    return [
-        e
-        for entry in entries
-        for e in (
-            entry.nonzero(as_tuple=True)
-            if isinstance(entry, torch.Tensor) and entry.dtype == torch.bool
-            else (entry,)
-        )
-    ]
-
-
 def _check_masks(x: torch.Tensor, entries: Sequence[Any]) -> None:
     """Expect masks to have the lengths of the axes that they stand for."""
     axis = 0
@@ -173,16 +151,25 @@ def _check_masks(x: torch.Tensor, entries: Sequence[Any]) -> None:
             axis += 1
 
 
-def _advanced_subtensor(op: AdvancedSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
-    to_entries = _entries(op, node)
+def _advanced_entries(op: Any, x: torch.Tensor, inputs: Sequence[Any]) -> list[Any]:
+    """One entry for each axis, slices and tensors of int64: a mask gives way to the positions at which it is true."""
+    entries = _entries(op, [i if i.dtype == torch.bool else i.to(torch.int64) for i in inputs])
+    _check_masks(x, entries)
+    return [
+        e
+        for entry in entries
+        for e in (
+            entry.nonzero(as_tuple=True)
+            if isinstance(entry, torch.Tensor) and entry.dtype == torch.bool
+            else (entry,)
+        )
+    ]
 
+
+def _advanced_subtensor(op: AdvancedSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
     def advanced_subtensor(x: torch.Tensor, *inputs: Any) -> torch.Tensor:
-        entries = to_entries(inputs)
-        _check_masks(x, entries)
-        entries = _expanded(entries)
-        view, backwards = _forward(x, entries)
-        if backwards:
-            view = signed(view).flip(backwards).view(x.dtype)
+        entries = _advanced_entries(op, x, inputs)
+        view = _part(x, entries)
         indices = [None if isinstance(entry, slice) else entry for entry in entries]
         if all(index is None for index in indices):
             return view.clone()
@@ -237,7 +224,6 @@ def _check_broadcast(broadcastable: Sequence[bool], y: torch.Tensor, shape: Sequ
 
 
 def _advanced_inc_subtensor(op: AdvancedIncSubtensor, node: Apply, context: Context) -> Callable[..., Any]:
-    to_entries = _entries(op, node)
     once = getattr(op, "ignore_duplicates", False)
     rows = node.inputs[2].type
     by_rows = op.idx_list == (0,) and rows.ndim == 1 and rows.dtype != "bool"
@@ -245,9 +231,7 @@ def _advanced_inc_subtensor(op: AdvancedIncSubtensor, node: Apply, context: Cont
     def advanced_inc_subtensor(x: torch.Tensor, y: torch.Tensor, *inputs: Any) -> torch.Tensor:
         if by_rows:
             _check_broadcast(node.inputs[1].type.broadcastable, y, (*inputs[0].shape, *x.shape[1:]))
-        entries = to_entries(inputs)
-        _check_masks(x, entries)
-        entries = _expanded(entries)
+        entries = _advanced_entries(op, x, inputs)
         result = x.clone()
         view, backwards = _forward(result, entries)
         view, value = signed(view), signed(placed(y.to(x.dtype), x.device))
