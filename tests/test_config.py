@@ -26,7 +26,7 @@ from theanompi.config import (
     to_environment,
     without_effect,
 )
-from theanompi.config.files import check_new
+from theanompi.config.files import check_new, write_whole
 
 FLAGS = """
 --data --image-size --batch-size --accumulation --epochs --max-iterations --seed --device --precision
@@ -468,10 +468,23 @@ def test_a_folder_in_which_nothing_may_be_written(tmp_path, monkeypatch):
         check_new(tmp_path / "a", "out a", overwrite=False)
 
 
-def test_a_link_that_leads_nowhere_is_a_file_that_is_there(tmp_path):
-    (tmp_path / "a").symlink_to("nowhere")
+def test_what_is_written_under_a_links_name_lies_where_it_leads_and_the_link_stays(tmp_path):
+    """The link was replaced by a file; one to nothing without --overwrite, too."""
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "a", tmp_path / "there" / "b"
+    link.symlink_to("there/b")
+    check_new(link, "out a", overwrite=False)
+    write_whole(link, b"new")
+    assert os.readlink(link) == "there/b" and target.read_bytes() == b"new"
     with pytest.raises(
-        ConfigError, match="out a: expected no file of this name, got one; --overwrite replaces it"
+        ConfigError, match="out a: expected no file of this name, got one; --overwrite replaces"
     ):
-        check_new(tmp_path / "a", "out a", overwrite=False)
-    check_new(tmp_path / "a", "out a", overwrite=True)
+        check_new(link, "out a", overwrite=False)
+    check_new(link, "out a", overwrite=True)
+    write_whole(link, b"newer")
+    assert os.readlink(link) == "there/b" and target.read_bytes() == b"newer"
+    for odd, expected in (("self", "one;"), ("there", "a folder"), ("/dev/null", "a device")):
+        (tmp_path / "self").unlink(missing_ok=True)
+        (tmp_path / "self").symlink_to(odd)
+        with pytest.raises(ConfigError, match=f"out self: expected no file of this name, got {expected}"):
+            check_new(tmp_path / "self", "out self", overwrite=odd != "self")

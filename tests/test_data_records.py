@@ -665,5 +665,5 @@ def test_a_file_that_is_there_is_not_replaced_unasked(stream: Path) -> None:
         RecordWriter(stream)
     assert (
         str(error.value)
-        == f"data file {stream}: expected no such file yet, got one; replace it with --overwrite"
+        == f"data file {stream}: expected no file of this name, got one; --overwrite replaces it"
     )

@@ -479,7 +479,9 @@ def test_writing_into_no_folder(tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "noise.h5"
     with pytest.raises(ConfigError) as error:
         write_dataset(file, TRAIN, VAL, **TEXTS)
-    assert str(error.value) == f"data file {file}: expected an existing folder, got {file.parent}"
+    assert str(error.value) == (
+        f"data file {file}: expected a folder to write in, got '{file.parent}' (No such file or directory)"
+    )
 
 
 def test_a_file_is_searched_for_damaged_heaps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.mpi import ROOT
 from theanompi.config import ConfigError
 from theanompi.data.store.hdf5 import ALIGNMENT
+from theanompi.data.store.record_writer import write_stream
 from theanompi.data.store.schema import SPLITS, open_dataset
 from theanompi.data.store.writer import (
     Block,
@@ -169,7 +170,7 @@ def test_an_existing_file_is_not_replaced_unasked(tmp_path: Path, whole: bytes) 
     path.write_bytes(b"precious")
     with pytest.raises(ConfigError) as error:
         Writer(path, {})
-    expected = "expected no such file yet, got one; replace it with --overwrite"
+    expected = "expected no file of this name, got one; --overwrite replaces it"
     assert str(error.value) == f"data file {path}: {expected}"
     with Writer(path, {"what": "noise"}, overwrite=True) as writer:
         for split in SPLITS:
@@ -179,6 +180,23 @@ def test_an_existing_file_is_not_replaced_unasked(tmp_path: Path, whole: bytes) 
         writer.finish(**TEXTS)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_leads_to_where_the_file_is_written(tmp_path: Path, whole: bytes) -> None:
+    """It was replaced by the file, where it led to nothing even unasked."""
+    (tmp_path / "disk").mkdir()
+    for name in ("noise.h5", "stream.h5"):
+        (tmp_path / name).symlink_to(f"disk/{name}")
+    write(tmp_path / "noise.h5", 3)
+    assert (tmp_path / "disk" / "noise.h5.part").exists()
+    write(tmp_path / "noise.h5")
+    for tokens in ([1, 2], [3, 4]):
+        write_stream(tmp_path / "stream.h5", tokens, tokens, name="s")
+        with open_dataset(tmp_path / "disk" / "stream.h5") as data:
+            assert data.ids("val", 0, 2).tolist() == tokens
+    assert (tmp_path / "disk" / "noise.h5").read_bytes() == whole
+    assert all((tmp_path / name).is_symlink() for name in ("noise.h5", "stream.h5"))
+    assert sorted(os.listdir(tmp_path / "disk")) == ["noise.h5", "stream.h5"]
 
 
 def test_another_commands_work_is_not_touched(tmp_path: Path, whole: bytes) -> None:
@@ -260,7 +278,7 @@ def test_who_comes_while_another_one_ends_is_refused(
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         Writer(tmp_path / "no" / "noise.h5", {})
-    assert str(error.value).endswith(f"noise.h5: expected an existing folder, got {tmp_path / 'no'}")
+    assert "noise.h5: expected a folder to write in, got " in str(error.value)
     path = tmp_path / "noise.h5"
     with Writer(path, {}) as writer:
         with pytest.raises(ValueError) as wrong:

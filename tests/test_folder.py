@@ -128,6 +128,16 @@ def test_a_kept_checkpoint_is_not_written_over(
         assert (f"{tmp_path}/checkpoint-{iteration}.h5.tmp" in synced) != links
 
 
+def test_a_checkpoint_that_a_user_has_put_elsewhere_by_a_link_stays_there_and_is_kept(tmp_path: Path) -> None:
+    """The link was kept instead, and led to the next checkpoint."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "checkpoint.h5").symlink_to("disk/c.h5")
+    for iteration in (1, 2):
+        write_whole(tmp_path / "checkpoint.h5", f"{iteration}".encode())
+        keep_checkpoint(tmp_path, iteration, best=iteration == 1, last=1)
+    assert (tmp_path / "best.h5").read_text() == "1" and (tmp_path / "disk" / "c.h5").read_text() == "2"
+
+
 def test_what_is_no_folder_to_write_in_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out, reason in (

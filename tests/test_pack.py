@@ -645,13 +645,13 @@ def test_wrong_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["synthetic", *small, str(made)]) == 0
     capsys.readouterr()
     assert errors(capsys, "synthetic", *small, made) == (
-        f"data file {made}: expected no such file yet, got one; replace it with --overwrite"
+        f"data file {made}: expected no file of this name, got one; --overwrite replaces it"
     )
     assert main(["synthetic", *small, str(made), "--overwrite"]) == 0
     capsys.readouterr()
     nowhere = tmp_path / "no" / "x.h5"
     assert errors(capsys, "synthetic", *small, nowhere).startswith(
-        f"data file {nowhere}: expected an existing folder"
+        f"data file {nowhere}: expected a folder to write in, got "
     )
     assert errors(capsys, "folder", nowhere, nowhere, "-o", made).startswith(
         f"{nowhere}: expected a folder of class folders, got: No such file"

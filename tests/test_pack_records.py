@@ -257,7 +257,7 @@ def test_options_that_do_not_fit_the_arrays(tmp_path: Path, capsys: pytest.Captu
     packed("arrays", path, "-o", out)
     capsys.readouterr()
     assert refused(capsys, "arrays", path, "-o", out) == (
-        f"data file {out}: expected no such file yet, got one; replace it with --overwrite"
+        f"data file {out}: expected no file of this name, got one; --overwrite replaces it"
     )
     packed("arrays", path, "-o", out, "--overwrite")
 

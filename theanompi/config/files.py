@@ -156,6 +156,11 @@ def read_text(path: str | os.PathLike[str], what: str, kind: str = "text file") 
     raise ConfigError(f"{what}: expected a readable {kind}, got {got(os.fspath(path))} ({wrong})")
 
 
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Say where a file of this name is written: a link is followed and stays, as for whoever opens it to write."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
+
+
 def check_new(path: str | os.PathLike[str], what: str, *, overwrite: bool) -> None:
     """Check that a file may be written under a name.
 
@@ -171,7 +176,7 @@ def check_new(path: str | os.PathLike[str], what: str, *, overwrite: bool) -> No
     Raises
     ------
     theanompi.config.ConfigError
-        If there is something of that name, or no folder to write it in.
+        If there is something of that name, at the end of a link as well, or no folder to write it in.
 
     Examples
     --------
@@ -181,15 +186,18 @@ def check_new(path: str | os.PathLike[str], what: str, *, overwrite: bool) -> No
     theanompi.config.errors.ConfigError: out nowhere/a.csv: expected a folder to write in, got 'nowhere' (No such \
 file or directory)
     """
-    folder = os.path.dirname(os.fspath(path)) or "."
+    path = destination(path)
+    folder = os.path.dirname(path) or "."
     wrong = trouble(folder) or "a file"
     if wrong == "a folder" and not os.access(folder, os.W_OK | os.X_OK):
         wrong = os.strerror(errno.EACCES)
     if wrong != "a folder":
         raise ConfigError(f"{what}: expected a folder to write in, got {got(folder)} ({wrong})")
-    if os.path.isdir(path) or (os.path.lexists(path) and not overwrite):
-        hint = "a folder" if os.path.isdir(path) else "one; --overwrite replaces it"
-        raise ConfigError(f"{what}: expected no file of this name, got {hint}")
+    odd = oddity_of(os.stat(path).st_mode) if os.path.exists(path) else ""
+    if odd or (os.path.lexists(path) and not overwrite):
+        raise ConfigError(
+            f"{what}: expected no file of this name, got {odd or 'one; --overwrite replaces it'}"
+        )
 
 
 @contextlib.contextmanager
@@ -232,6 +240,7 @@ def write_whole(path: Path, content: memoryview | bytes) -> None:
     OSError
         Which has changed nothing.
     """
+    path = destination(path)
     # Always the same name, so that the next one overwrites what a killed process left behind.
     temporary = path.with_name(path.name + ".tmp")
     try:

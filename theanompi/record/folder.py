@@ -343,7 +343,7 @@ def _link(source: Path, name: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         try:
-            os.link(source, temporary)
+            os.link(os.path.realpath(source), temporary)  # not the link that a user has put there
         except OSError:  # a file system without links
             shutil.copyfile(source, temporary)
             with open(temporary, "rb") as file:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theanompi.config import shortened
-from theanompi.config.files import sync_folder
+from theanompi.config.files import check_new, destination, sync_folder
 from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
 from theanompi.data.store.records import (
     STREAM_BLOCK,
@@ -31,7 +31,7 @@ from theanompi.data.store.records import (
     token_fields,
     vocabulary_size,
 )
-from theanompi.data.store.writer import check_output, lock, no_folder
+from theanompi.data.store.writer import lock, no_folder
 
 MOST_VOCABULARY = 16 * 2**20
 """Bytes of a vocabulary as JSON."""
@@ -75,11 +75,12 @@ class RecordWriter:
         self, path: str | os.PathLike[str], overwrite: bool = False, written: Callable[[int], None] = _ignore
     ) -> None:
         self.path = Path(path)
-        self._part = self.path.with_name(f"{self.path.name}.writing")
+        check_new(path, f"data file {path}", overwrite=overwrite)
+        self._target = destination(path)
+        self._part = self._target.with_name(f"{self._target.name}.writing")
         self._written = written
         self._fields: dict[str, Field] = {}
         self._counts: dict[Split, int] = {}
-        check_output(self.path, overwrite)
         try:
             self._lock = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -246,8 +247,8 @@ class RecordWriter:
                 raise ValueError(f"data file {self.path}: {error}") from None
             self._file.close()
             os.fsync(self._lock)
-            self._part.replace(self.path)
-            sync_folder(self.path.parent)
+            self._part.replace(self._target)
+            sync_folder(self._target.parent)
         self.close()
 
     def _fill(

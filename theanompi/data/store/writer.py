@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theanompi.config import ConfigError
-from theanompi.config.files import sync_folder
+from theanompi.config.files import check_new, destination, sync_folder
 from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
 from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
 
@@ -79,22 +79,6 @@ def merge(a: ChannelSums, b: ChannelSums) -> ChannelSums:
     sums = tuple(x + y for x, y in zip(a.sums, b.sums, strict=True))
     squares = tuple(x + y for x, y in zip(a.squares, b.squares, strict=True))
     return ChannelSums(a.pixels + b.pixels, sums, squares)
-
-
-def check_output(path: Path, overwrite: bool) -> None:
-    """See that a file may be written: its folder is there, and it is not, or may be replaced.
-
-    Raises
-    ------
-    ConfigError
-        One line about what is in the way.
-    """
-    if not path.parent.is_dir():
-        raise ConfigError(f"data file {path}: expected an existing folder, got {path.parent}")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ConfigError(
-            f"data file {path}: expected no such file yet, got one; replace it with --overwrite"
-        )
 
 
 def no_folder(path: str | os.PathLike[str], error: OSError) -> ConfigError:
@@ -187,10 +171,11 @@ class Writer:
         self, path: str | os.PathLike[str], identity: Mapping[str, Any], overwrite: bool = False
     ) -> None:
         self.path = Path(path)
-        self._part = self.path.with_name(f"{self.path.name}.part")
-        self._skeleton = self.path.with_name(f"{self.path.name}.skeleton")
-        self._journal_path = self.path.with_name(f"{self.path.name}.journal")
-        check_output(self.path, overwrite)
+        check_new(path, f"data file {path}", overwrite=overwrite)
+        self._target = destination(path)
+        self._part, self._skeleton, self._journal_path = (
+            self._target.with_name(f"{self._target.name}.{what}") for what in ("part", "skeleton", "journal")
+        )
         self.blocks: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.left_out: list[str] = []
         self._counts: dict[Split, int] = dict.fromkeys(SPLITS, 0)
@@ -350,9 +335,9 @@ class Writer:
             raise ValueError(f"data file {self.path}: {error}") from None
         finally:
             self._skeleton.unlink(missing_ok=True)
-        self._part.replace(self.path)
+        self._part.replace(self._target)
         self._journal_path.unlink()
-        sync_folder(self.path.parent)
+        sync_folder(self._target.parent)
 
     def _make_skeleton(self, attributes: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Write an HDF5 file that lacks only the images; gives where they begin and end."""
