@@ -111,7 +111,7 @@ def execute(words: list[str], folder: Path, shown: str = "") -> None:
     done = subprocess.run(
         [*COMMANDS[words[0]], *words[1:]],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         encoding="utf-8",
         timeout=300,
@@ -129,9 +129,9 @@ def defined(block: Block) -> dict[str, Any]:
 
 
 def of_examples(block: Block, folder: Path) -> None:
-    """A cfg file of the examples, cut to an iteration."""
+    """A cfg file of the examples makes ranks plan a run of its model on its data."""
     (folder / "examples").symlink_to(ROOT / "examples")
-    execute([*shlex.split(block.text), "--max-iterations=1"], folder, "1 of 1 iteration")
+    execute([*shlex.split(block.text), "--plan"], folder, "k = 2 workers")
 
 
 def regression(block: Block, folder: Path) -> None:
@@ -148,7 +148,7 @@ def regression(block: Block, folder: Path) -> None:
     }
     np.savez(folder / "fields.npz", **arrays)
     execute(["tmpack", "arrays", "fields.npz", "-o", "fields.h5"], folder)
-    flags = "-file regression -class Regression --data fields.h5 --device cpu --epochs 2"
+    flags = "-file regression -class Regression --data fields.h5 --device cpu --epochs 2 --no-curves"
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
 
 
@@ -163,14 +163,14 @@ def predicted(block: Block, folder: Path) -> None:
 def views(block: Block, folder: Path) -> None:
     """They are learnt from the arrays of the block above, of which the last batch of a validation is filled up."""
     (folder / "views.py").write_text(block.text, "utf-8")
-    flags = "-file views -class Views --data fields.h5 --device cpu --epochs 1 --batch-size 20"
+    flags = "-file views -class Views --data fields.h5 --device cpu --epochs 1 --batch-size 20 --no-curves"
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
 
 
 def pairs(block: Block, folder: Path) -> None:
     """They are made of the same arrays."""
     (folder / "pairs.py").write_text(block.text, "utf-8")
-    flags = "-file pairs -class Distances --data fields.h5 --device cpu --epochs 1"
+    flags = "-file pairs -class Distances --data fields.h5 --device cpu --epochs 1 --no-curves"
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
 
 
@@ -225,8 +225,8 @@ def with_its_settings(block: Block, folder: Path) -> None:
     of_page = next(blocks(ROOT / block.page)).text
     base = "RULE=BSP\nMODELFILE=net\nMODELCLASS=Net\nDEVICES=cpu\n"
     (folder / "run.cfg").write_text(base + (folder / "settings.cfg").read_text("utf-8"), "utf-8")
-    more = ["--epochs=1", "--batch-size=64", "--logger=csv,my_loggers.Printed", "--out=runs/net"]
-    execute([*shlex.split(of_page), *more], folder, "runs/net 22 0.")
+    more = "--epochs=1 --batch-size=64 --logger=csv,my_loggers.Printed --out=runs/net --no-curves"
+    execute([*shlex.split(of_page), *more.split()], folder, "runs/net 22 0.")
 
 
 def use(block: Block, folder: Path) -> None:
@@ -235,18 +235,15 @@ def use(block: Block, folder: Path) -> None:
 
     from theanompi.data import open_dataset
 
-    # With as many threads a rank as it is evaluated with.
-    train = (
-        "-file examples.digits_net -class DigitsNet --device cpu,cpu --epochs 1 --out runs/resnet50-digits"
-    )
-    execute(["tmlauncher", *train.split()], folder)
+    flags = "-file examples.digits_net -class DigitsNet --device cpu --epochs 1 --out runs/resnet50-digits"
+    execute(["tmlauncher", *flags.split(), "--no-curves"], folder)
     (folder / "photos").mkdir()
     for i in range(3):
         pixels = open_dataset("digits").pixels("val", i)[:, :, 0]
         Image.fromarray(pixels).save(folder / "photos" / f"{i}.png")
     evaluate, predict = map(shlex.split, block.text.splitlines())
     execute(evaluate, folder, "as log.jsonl has them")
-    execute(predict, folder, "photos.csv: 3 images by iteration 45")
+    execute(predict, folder, "photos.csv: 3 images by iteration 89")
 
 
 def load(block: Block, folder: Path) -> None:
