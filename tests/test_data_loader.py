@@ -165,6 +165,18 @@ def children() -> set[int]:
     return {int(pid) for task in tasks for pid in task.read_text("utf-8").split()}
 
 
+@pytest.fixture
+def own_processes() -> None:
+    """Loader processes begin as in a run, for a test that is about them."""
+
+
+@pytest.fixture(autouse=True)
+def forked_elsewhere(request: pytest.FixtureRequest) -> None:
+    """Where nobody looks at them they are forks, which begin at once."""
+    if "own_processes" not in request.fixturenames:
+        request.getfixturevalue("forks")
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     gc.collect()
@@ -600,6 +612,7 @@ def test_another_file_of_the_same_name_changes_nothing(jpegs: Dataset, files: di
 # --- processes that die
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_process_killed_while_it_is_waited_for(digits: Dataset) -> None:
     with Loader(pictures(digits), 16, processes=2, depth=3) as loader:
         batches = loader.train(sampler_for(digits, n=16), epoch=0)
@@ -624,6 +637,7 @@ def test_a_process_killed_while_it_is_waited_for(digits: Dataset) -> None:
     assert all(map(gone, pids)) and loader.pids == ()
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_process_killed_at_any_moment(digits: Dataset) -> None:
     draw = np.random.default_rng(0)
     for attempt in range(8):
@@ -644,6 +658,7 @@ def test_a_process_killed_at_any_moment(digits: Dataset) -> None:
         ("SIGBUS", "the file was cut short while it was read, or its disk has failed"),
     ],
 )
+@pytest.mark.usefixtures("own_processes")
 def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset, name: str, hint: str) -> None:
     with Loader(pictures(digits), 16, processes=2) as loader:
         assert len(list(loader.validation(1, 0))) == 23
@@ -657,6 +672,7 @@ def test_a_process_killed_when_it_has_nothing_to_do(digits: Dataset, name: str, 
             loader.validation(1, 0)
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_process_killed_by_a_signal_without_a_name(digits: Dataset) -> None:
     with Loader(pictures(digits), 16) as loader:
         list(loader.validation(1, 0))
@@ -667,6 +683,7 @@ def test_a_process_killed_by_a_signal_without_a_name(digits: Dataset) -> None:
             loader.validation(1, 0)
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_process_that_ends_by_itself_says_why(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with Loader(pictures(digits), 16) as loader:
@@ -679,6 +696,7 @@ def test_a_process_that_ends_by_itself_says_why(digits: Dataset, monkeypatch: py
 # --- the end
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_closing_at_any_moment(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = sampler_for(digits, n=16)
     monkeypatch.setattr("theanompi.data.reading.loader._GRACE_SECONDS", 60.0)
@@ -700,6 +718,7 @@ def test_closing_at_any_moment(digits: Dataset, monkeypatch: pytest.MonkeyPatch)
             next(next(batches))
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_an_error_in_the_consumer_closes_it(digits: Dataset) -> None:
     with pytest.raises(KeyError), Loader(pictures(digits), 16) as loader:
         pids = loader.pids
@@ -707,6 +726,7 @@ def test_an_error_in_the_consumer_closes_it(digits: Dataset) -> None:
     assert all(map(gone, pids))
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_forgotten_loader_is_closed(digits: Dataset) -> None:
     loader = Loader(pictures(digits), 16, processes=2)
     batches = loader.validation(1, 0)
@@ -719,6 +739,7 @@ def test_a_forgotten_loader_is_closed(digits: Dataset) -> None:
     np.testing.assert_array_equal(batch.fields["images"], images)
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_the_processes_are_what_they_are_meant_to_be(
     photographs: Dataset, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -811,6 +832,7 @@ def test_a_training_process_that_ends(program: Any, end: str, code: int, last: s
     assert err.endswith(last) if last else err == ""
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_a_module_in_the_current_folder_is_not_imported(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -843,6 +865,7 @@ def test_the_processes_run_the_same_package(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "the copy\n")
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_signals_that_ask_a_run_to_stop_leave_the_processes_to_the_training_process(digits: Dataset) -> None:
     with Loader(pictures(digits), 16, processes=2) as loader:
         for pid in loader.pids:
@@ -869,6 +892,7 @@ def test_a_lost_loader_process_ends_the_job_with_its_message() -> None:
 # --- use
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_what_is_resident_does_not_grow(digits: Dataset) -> None:
     def resident(pid: int | str) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGESIZE")
