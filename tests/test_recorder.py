@@ -20,6 +20,7 @@ import pytest
 from tests.mpi import mpirun, run_warm
 from theanompi.config import ConfigError
 from theanompi.config.files import CannotWrite
+from theanompi.record import display
 from theanompi.record import recorder as module
 from theanompi.record.log import check_metrics, read_log
 from theanompi.record.meetings import Meetings
@@ -47,7 +48,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "monotonic", clock)
+    for place in (module, display):
+        monkeypatch.setattr(place, "monotonic", clock)
     return clock
 
 
@@ -376,13 +378,13 @@ class Bar:
 def test_beside_the_bar_are_the_first_metrics_that_fit(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, metrics: Any, headline: str, columns: int, expected: str
 ) -> None:
-    monkeypatch.setattr(module, "terminal_columns", lambda: columns)
-    monkeypatch.setattr(module, "tqdm", Bar)
+    monkeypatch.setattr(display, "terminal_columns", lambda: columns)
+    monkeypatch.setattr(display, "tqdm", Bar)
     recorder = make(None, verbose=True, reported=Reported(metrics, headline, "items"))
     go(recorder, clock, 3, **dict.fromkeys(metrics, (3.0, 10.0)))
-    shown = recorder._bar.shown
+    shown = recorder._display.bar.shown
     assert shown.endswith(f"left, 1.25 items/s, {expected}, η 0.1]")
-    assert len(shown) <= recorder._bar.columns == columns - len("^C")
+    assert len(shown) <= recorder._display.bar.columns == columns - len("^C")
 
 
 def test_without_a_clock_there_is_no_rate(tmp_path: Path) -> None:

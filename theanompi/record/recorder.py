@@ -60,25 +60,19 @@ left for it, it makes computing slower.
     training thread with as many helpers. Copies to a CUDA device are not counted.
 """
 
-import errno
 import json
 import math
 import os
 import statistics
-import sys
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tqdm import tqdm
-
 from theanompi.config import counted
 from theanompi.config.files import writing
+from theanompi.record.display import Display
 from theanompi.record.folder import (
     BEST_FILE,
     CHECKPOINT_FILE,
@@ -87,12 +81,10 @@ from theanompi.record.folder import (
     CURVES_FILE,
     LOG_FILE,
     TIMELINE_FILE,
-    append_text,
     replace_text,
 )
 from theanompi.record.log import (
     BEST,
-    HIDDEN,
     KINDS,
     LOGGED,
     MEDIAN,
@@ -103,16 +95,14 @@ from theanompi.record.log import (
 from theanompi.record.loggers.base import Logger
 from theanompi.record.meetings import Meetings, Told, meeting_record
 from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
+from theanompi.record.own_log import OwnLog
+from theanompi.record.phases import Phases
 from theanompi.record.progress import Progress
-from theanompi.record.summary import Totals, progress_line, slowest_rank, use_of_time
-from theanompi.record.terminal import SECONDS_BETWEEN_LINES, folded, terminal_columns, text_columns
-from theanompi.record.timeline import Span, Timeline
+from theanompi.record.summary import Totals, slowest_rank, use_of_time
+from theanompi.record.terminal import folded, text_columns
+from theanompi.record.timeline import Timeline
 from theanompi.record.trace import gather_trace
 
-# The phases that `Recorder.end` takes, and what each is called in a timeline.
-PHASES = {"calc": "compute", "comm": "exchange", "wait": "load"}
-# Phases of waiting to remember: more than there are between the begin of a batch and `loaded`.
-WAITS = 4096
 # Of the time since curves were last drawn, at most this share is spent on drawing them again; and how long the first
 # drawing is expected to take, in seconds.
 DRAWING, FIRST_DRAWING = 0.05, 1.5
@@ -136,7 +126,7 @@ class _Interval:
         return mean_of(name, *self.sums.get(name, (0.0, 0.0)))
 
 
-class Recorder:
+class Recorder(Phases):
     """Times the phases of a step, and on rank 0 shows the progress and writes the log.
 
     The clock of an interval runs from the first `start` on. `flush` stops it: call that before a validation
@@ -244,24 +234,15 @@ class Recorder:
         loggers: Sequence[Callable[[Sequence[dict[str, Any]]], Logger]] = (),
         validated: bool = False,
     ) -> None:
-        self._virtual, self._now = clock is not None, monotonic if clock is None else clock
-        self._earlier = 0.0
-        self._reported = reported
-        self.seconds = dict.fromkeys(KINDS, 0.0)
-        self._interval = _Interval()
-        self._clock: float | None = None
-        self._phase: float | None = None
-        self._iteration: float | None = None
-        self._exchange: tuple[float, float] | None = None
-        self._waits: deque[tuple[float, float]] = deque(maxlen=WAITS)
-        self._timeline: Timeline | None = None
+        super().__init__(monotonic if clock is None else clock, Progress() if progress is None else progress)
+        self._virtual, self._earlier = clock is not None, 0.0
+        self._reported, self._interval = reported, _Interval()
         if timeline is not None:
             left_over = iterations - (resume_from or 0) - timeline
             self._timeline = Timeline(timeline, skip=min(WARM_UP, max(0, left_over)))
         self._comm, self._place = comm, place
         self._lockstep, self._traced = lockstep, False
-        self._progress = Progress() if progress is None else progress
-        self._said = self._drawn = monotonic()
+        self._drawn = monotonic()
         self._drawing, self._drawable = FIRST_DRAWING, False
         # The other ranks do the same sums, and nothing comes of them.
         self._out = out if rank == 0 else None
@@ -276,148 +257,22 @@ class Recorder:
         self._meetings = Meetings()
         self.last: dict[str, Any] = {}
         self._last, self._reached = 0, resume_from or 0
-        self._log: Path | None = None
+        self._log: OwnLog | None = None
         records: list[dict[str, Any]] = []
         if self._out is not None:
-            self._log = self._out / LOG_FILE
+            path = self._out / LOG_FILE
             if resume_from is None:
-                with writing(self._log):
-                    self._log.touch(exist_ok=False)
+                with writing(path):
+                    path.touch(exist_ok=False)
             else:
-                records = records_until(self._log, resume_from, validated=validated)
-                replace_text(self._log, "".join(json_line(record) for record in records))
+                records = records_until(path, resume_from, validated=validated)
+                replace_text(path, "".join(json_line(record) for record in records))
                 for record in records:
                     self._count(record)
                     self._earlier = record.get("virtual_s", 0.0)
-            # Kept open, as its number would else be free for another file.
-            with writing(self._log):
-                self._held = os.open(self._log, os.O_RDONLY)
-            weakref.finalize(self, os.close, self._held)
+            self._log = OwnLog(path)
         self._loggers = [make(records) for make in loggers] if self._out is not None else []
-        self._bar: Any = None
-        self._columns = 0
-        columns = terminal_columns() if self._verbose else None
-        if columns is not None:
-            # Room for the ^C that a terminal shows.
-            self._columns = columns - 2
-            self._bar = tqdm(
-                total=iterations,
-                initial=resume_from or 0,
-                file=sys.stderr,
-                ncols=self._columns,
-                # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
-                nrows=20,
-                leave=False,
-                # Not before the first iteration: lines of standard output may still be on their way through mpirun.
-                delay=1e-3,
-                bar_format="{desc}{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
-            )
-
-    def start(self, doing: str = "computing") -> None:
-        """Begin a phase, which `end` names; the first one after a `flush` starts the interval's clock.
-
-        Parameters
-        ----------
-        doing : str
-            What is said of this rank if it never ends.
-        """
-        self._progress.now(doing)
-        self._phase = self._now()
-        if self._clock is None:
-            self._clock = self._phase
-        if self._iteration is None:
-            self._iteration = self._phase
-
-    def end(self, kind: str, name: str = "") -> None:
-        """Add the seconds since `start` to a kind of work.
-
-        Parameters
-        ----------
-        kind : {"calc", "comm", "wait"}
-            Computing, exchanging, waiting for data.
-        name : str
-            What a timeline calls it, if not by its kind.
-
-        Raises
-        ------
-        ValueError
-            If `kind` is another one, or if no phase was begun.
-        """
-        if kind not in PHASES:
-            raise ValueError(f"recorder: expected a phase of {', '.join(PHASES)}, got {kind!r}")
-        if self._phase is None:
-            raise ValueError(f"recorder: expected start() before end({kind!r}), got none")
-        phase = self._phase, self._now()
-        self.seconds[kind] += phase[1] - phase[0]
-        if kind == "comm":
-            self._exchange = phase
-        if kind == "wait":
-            self._waits.append(phase)
-        self.spans("main", [Span(name or PHASES[kind], *phase)])
-        self._phase = None
-        self._progress.now("in the training loop")
-
-    def exchanged(self, spans: Sequence[Span]) -> None:
-        """Take in what the exchange consisted of that the last phase "comm" waited for.
-
-        In the phase, "sync" is waiting for slower ranks and all else communication; outside of it, what the
-        spans say was hidden.
-
-        Parameters
-        ----------
-        spans : sequence of Span
-            Not overlapping each other.
-
-        Raises
-        ------
-        ValueError
-            If there was no phase "comm" since the last call.
-        """
-        if self._exchange is None:
-            raise ValueError('recorder: expected a phase "comm" before exchanged(), got none')
-        exposed, hidden = {"comm": 0.0, "sync": 0.0}, {"comm": 0.0, "sync": 0.0}
-        for span in spans:
-            if span.kind in exposed:
-                within = span.within(*self._exchange)
-                exposed[span.kind] += within
-                hidden[span.kind] += span.end - span.start - within
-        self.seconds["sync"] += exposed["sync"]
-        # Not below 0 where rounding would have it there.
-        self.seconds["comm"] = max(0.0, self.seconds["comm"] - exposed["sync"])
-        for kind, seconds in hidden.items():
-            self.seconds[HIDDEN[kind]] += seconds
-        self._exchange = None
-        self.spans("exchange", spans)
-
-    def loaded(self, readings: Sequence[Sequence[Span]]) -> None:
-        """Take in when batches were read.
-
-        Parameters
-        ----------
-        readings : sequence of sequences of Span
-            For each loader process the batches that it has finished since the last call; ended phases "wait"
-            are those in which they were waited for.
-        """
-        for i, spans in enumerate(readings, 1):
-            for span in spans:
-                hidden = span.end - span.start
-                for wait in reversed(self._waits):
-                    if wait[1] <= span.start:
-                        break
-                    hidden -= span.within(*wait)
-                self.seconds["load_hidden"] += max(0.0, hidden) / len(readings)
-            self.spans("loader" if len(readings) == 1 else f"loader {i}", spans)
-
-    def spans(self, row: str, spans: Sequence[Span]) -> None:
-        """Put spans of this iteration into the timeline, if there is to be one.
-
-        Parameters
-        ----------
-        row : str
-            Of this rank; a new name makes a new row. Spans of a row may contain, but not partly overlap, each other.
-        """
-        if self._timeline is not None:
-            self._timeline.add(row, spans)
+        self._display = Display(reported, iterations, resume_from or 0) if self._verbose else None
 
     def train(
         self, epoch: int, iteration: int, items: int, sums: Mapping[str, tuple[float, float]], lr: float
@@ -446,19 +301,15 @@ class Recorder:
         for name, (total, weight) in sums.items():
             before = now.sums.get(name, (0.0, 0.0))
             now.sums[name] = before[0] + float(total), before[1] + float(weight)
-        if self._bar is not None:
-            record = self._train_record(self._now())
-            self._bar.set_description_str(f"epoch {epoch + 1} ", refresh=False)
-            self._bar.set_postfix_str(self._beside_the_bar(record), refresh=False)
-            self._bar.update(iteration - self._bar.n)
+        if self._display is not None and self._display.bar is not None:
+            self._display.advance(self._train_record(self._now()))
         # A model that says itself how far an iteration went may pass over the number.
         passed = iteration // self._log_interval > self._reached // self._log_interval
         self._reached = iteration
         if passed:
             record = self._close_interval()
-            if self._bar is None and monotonic() - self._said >= SECONDS_BETWEEN_LINES:
-                line = progress_line(record, self._reported.main[:3], self._reported.noun)
-                self._say(f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: {line}")
+            if self._display is not None:
+                self._display.alive(record)
         began, self._iteration = self._iteration, None
         if self._timeline is not None and self._timeline.iteration(
             iteration, ended if began is None else began, ended
@@ -468,35 +319,16 @@ class Recorder:
             else:
                 self._traced = True
 
-    def _beside_the_bar(self, record: dict[str, Any]) -> str:
-        """Three metrics, or two where no more fit beside a bar of three characters."""
-        done = f"{record['iteration']}/{self._iterations}"
-        room = self._columns - len(f"epoch {record['epoch'] + 1} ███| {done} [00:00:00 left, ]")
-        line = progress_line(record, self._reported.main[:3], self._reported.noun)
-        return (
-            line if len(line) <= room else progress_line(record, self._reported.main[:2], self._reported.noun)
-        )
-
     def flush(self) -> None:
         """Write down the interval so far, on the disk, and stop its clock until the next `start`."""
         if self._interval.iterations:
             self._close_interval()
         if self._log is not None:
             # Before a checkpoint: after a loss of power the log must not end earlier.
-            self._check_own(self._log)
-            with writing(self._log):
-                os.fsync(self._held)
+            self._log.sync()
         # What was timed while nothing was trained, as in a validation, is not part of the next interval.
         self._begin_interval(None)
         self._iteration = None
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Keep what is done in the block, between two iterations, out of all times: it is no training."""
-        before = self._now()
-        yield
-        if self._clock is not None:
-            self._clock += self._now() - before
 
     def validation(
         self, epoch: int, iteration: int, items: int, sums: Mapping[str, tuple[float, float]]
@@ -518,12 +350,13 @@ class Recorder:
         )
         self._write(record)
         about, trained = self._reported, self._epochs.pop(epoch, Totals(self._reported.metrics)).means()
-        self._say(
-            f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: "
-            f"{as_number(trained['items_per_s'])} {about.noun}/s; "
-            f"training {f'on mixed {about.noun}: ' * self._mixed}{values_of(trained, about.main)}; "
-            f"validation {'of the EMA: ' * self._averaged}{values_of(record, about.metrics)}"
-        )
+        if self._display is not None:
+            self._display.say(
+                f"epoch {epoch + 1}, iteration {iteration}/{self._iterations}: "
+                f"{as_number(trained['items_per_s'])} {about.noun}/s; "
+                f"training {f'on mixed {about.noun}: ' * self._mixed}{values_of(trained, about.main)}; "
+                f"validation {'of the EMA: ' * self._averaged}{values_of(record, about.metrics)}"
+            )
         if self._drawing < DRAWING * (monotonic() - self._drawn):
             self._draw_curves()
 
@@ -558,16 +391,12 @@ class Recorder:
         """
         self.flush()
         self._write({"kind": "diverged", "epoch": int(epoch), "iteration": int(iteration), "reason": reason})
-        self._close_bar()
-        self._close_loggers()
-        self._draw_curves()
+        self._close_shown()
 
     def stopped(self) -> None:
         """End a run in good order before its end: a resumed one goes on with its log."""
         self.flush()
-        self._close_bar()
-        self._close_loggers()
-        self._draw_curves()
+        self._close_shown()
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -591,15 +420,14 @@ class Recorder:
         self._drawn = monotonic()
         self._drawing = self._drawn - began
 
-    def _close_loggers(self) -> None:
+    def _close_shown(self) -> None:
+        """End what shows the log: the bar, the loggers, and the curves, which are drawn a last time."""
+        if self._display is not None:
+            self._display.close()
         for logger in self._loggers:
             logger.close()
         self._loggers = []
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._draw_curves()
 
     def close(self) -> None:
         """End the run: write the last interval and the summary, draw the curves, and print how it went."""
@@ -607,7 +435,6 @@ class Recorder:
         if self._timeline is not None:
             self._write_timeline()
         ranks = self._compare()
-        self._close_bar()
         totals = self._all.means()
         headline = self._reported.headline
         best, last = self.best, [record[headline] for record in self._judged[-5:]]
@@ -620,8 +447,7 @@ class Recorder:
             | self._meetings.totals()
             | ({"ranks": ranks} if len(ranks) > 1 else {})
         )
-        self._close_loggers()
-        self._draw_curves()
+        self._close_shown()
         if self._verbose:
             # An empty line first: mpirun may let out what it holds of the bar only after this.
             summary = "\n".join(self._summary(iteration, totals, ranks, best, median, len(last)))
@@ -682,8 +508,7 @@ class Recorder:
 
     def _begin_interval(self, clock: float | None) -> None:
         self._interval = _Interval()
-        self._clock = clock
-        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self._begin_times(clock)
 
     def _close_interval(self) -> dict[str, Any]:
         now = self._now()
@@ -696,7 +521,7 @@ class Recorder:
 
     def _train_record(self, now: float) -> dict[str, Any]:
         interval = self._interval
-        wall = 0.0 if self._clock is None else now - self._clock
+        wall = self._wall(now)
         return {
             "kind": "train",
             "epoch": int(interval.epoch),
@@ -716,20 +541,10 @@ class Recorder:
             record["virtual_s"] = self._earlier + self._now()
         self._count(record)
         if self._log is not None:
-            self._check_own(self._log)
-            append_text(self._log, json_line(record))
+            self._log.append(json_line(record))
         if record["kind"] in LOGGED:
             for logger in self._loggers:
                 logger.write(dict(record))  # its own: it may take out of it what it likes
-
-    def _check_own(self, log: Path) -> None:
-        """Write nothing more, no checkpoint either, where the log is not this run's any more.
-
-        Its folder was removed or renamed, and another run may be in the one that has its name.
-        """
-        with writing(log):
-            if not os.path.samestat(os.fstat(self._held), log.stat()):
-                raise OSError(errno.ESTALE, "it is another file than this run's, perhaps another run's")
 
     def _count(self, record: dict[str, Any]) -> None:
         """Keep of a record what the summary needs."""
@@ -744,11 +559,3 @@ class Recorder:
             self._validations.append(record)
         elif record["kind"] == "meeting":
             self._meetings.add(record)
-
-    def _say(self, text: str) -> None:
-        self._said = monotonic()
-        text = folded(text, text_columns() if self._verbose else None)
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        elif self._verbose:
-            print(text, file=sys.stderr, flush=True)
