@@ -23,6 +23,13 @@ _LOSSES = (_TRAIN, _VALIDATION, "#228833", "#ee7733", "#aa3377", "#ccbb44", "#66
 _RUNS = ("#4477aa", "#cc3311", "#228833", "#ee7733", "#aa3377", "#ccbb44", "#66ccee", "#222222", "#999999")
 # How far their panel goes, as a multiple of the median of the highest values of all.
 _ROOM = 1.5
+# A legend above its panel.
+_ABOVE: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": 8,
+    "loc": "lower center",
+    "bbox_to_anchor": (0.5, 0.98),
+}
 # Colour and name of each kind of work, in the order in which they are stacked.
 _SHARES = {
     "calc": ("#4477aa", "compute"),
@@ -54,12 +61,12 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     ValueError
         If there is no log, it or ``config.json`` is damaged, or nothing was trained or validated in it.
     """
-    log_path, png_path = Path(log_path), Path(png_path)
-    _, about, train, val, _ = _read_run(log_path)
-
     # Heavy, and needed only here. A Figure, not pyplot: no display, no state shared with the user's plots.
     from matplotlib.figure import Figure
 
+    log_path = Path(log_path)
+    curves = _Curves(_read_run(log_path))
+    about, train = curves.about, curves.train
     metrics = [name for name in about.main if name not in about.losses]
     # The headline first, the losses beside it; an odd one out, at the end, is as wide as two.
     cells: list[str | None] = [*metrics[:1], None, *metrics[1:]]
@@ -71,49 +78,75 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
     grid = figure.add_gridspec(
         rows + 1 + hides, 2, height_ratios=[1.0] * rows + [0.7, 0.3] if hides else None
     )
-    panels: list[Any] = []
+    values: list[Any] = []
     for i in range(len(cells)):
         wide = i == len(cells) - 1 and i % 2 == 0
         place = grid[i // 2, :] if wide else grid[i // 2, i % 2]
-        panels.append(figure.add_subplot(place, sharex=panels[0] if panels else None))
-    values = list(panels)
-    rate = figure.add_subplot(grid[rows:, 0], sharex=panels[0])
-    time = figure.add_subplot(grid[rows, 1], sharex=panels[0])
-    per_epoch = _iterations_per_epoch(train)
-    at, val_at = _column(train, "iteration") / per_epoch, _column(val, "iteration") / per_epoch
-    thin = 1.1 if len(train) < 1000 else 0.4
-    # A single point without a mark would not be seen at all.
-    mark: dict[str, Any] = {"marker": "o", "markersize": 3.5 if len(val) <= 30 else 2}
-    train_mark = mark if len(train) < 3 else {}
-    on_mixed = f", mixed {about.noun}" * any(record.get("labels") == "mixed" for record in train)
-
+        values.append(figure.add_subplot(place, sharex=values[0] if values else None))
+    rate = figure.add_subplot(grid[rows:, 0], sharex=values[0])
+    time = figure.add_subplot(grid[rows, 1], sharex=values[0])
     for axes, metric in zip(values, cells, strict=True):
+        curves.draw_values(axes, metric)
+    curves.draw_rate(rate)
+    speed = curves.draw_time(time)
+    panels = [*values, rate, time]
+    if hides:
+        hidden = figure.add_subplot(grid[rows + 1, 1], sharex=values[0])
+        curves.draw_hidden(hidden)
+        time.tick_params(labelbottom=False)
+        panels.append(hidden)
+    for axes in panels:
+        _tidy(axes)
+    speed.spines["top"].set_visible(False)
+    for axes in (*values, rate, panels[-1]):
+        axes.set_xlabel(curves.unit)
+    _save(figure, Path(png_path))
+
+
+class _Curves:
+    """What the panels of one run show."""
+
+    def __init__(self, run: "_Run") -> None:
+        self.about, self.train, self.val = run.about, run.train, run.val
+        per_epoch = _iterations_per_epoch(run.train)
+        self.unit = "iteration" if per_epoch == 1 else f"epoch (of {per_epoch} iterations)"
+        self._at = _column(run.train, "iteration") / per_epoch
+        self._val_at = _column(run.val, "iteration") / per_epoch
+        self._thin = 1.1 if len(run.train) < 1000 else 0.4
+        # A single point without a mark would not be seen at all.
+        self._mark: dict[str, Any] = {"marker": "o", "markersize": 3.5 if len(run.val) <= 30 else 2}
+        self._train_mark = self._mark if len(run.train) < 3 else {}
+        self._wall = _column(run.train, "wall_s")
+        self._wall[self._wall == 0] = np.nan
+
+    def draw_values(self, axes: Any, metric: str | None) -> None:
+        """Draw a metric, or for None the losses."""
+        about, val = self.about, self.val
         names = about.losses if metric is None else (metric,)
         scale = 100 if all(map(is_fraction, names)) else 1
+        on_mixed = f", mixed {about.noun}" * any(record.get("labels") == "mixed" for record in self.train)
         drawn: list[np.ndarray] = []
         for i, name in enumerate(names):
             several = f"{name}, " if len(names) > 1 else ""
             colours = (_LOSSES[i % len(_LOSSES)],) * 2 if several else (_TRAIN, _VALIDATION)
-            style: dict[str, Any] = {"lw": thin, "alpha": 0.85, **train_mark}
-            x, y = _known(at, scale * _column(train, name))
+            style: dict[str, Any] = {"lw": self._thin, "alpha": 0.85, **self._train_mark}
+            x, y = _known(self._at, scale * _column(self.train, name))
             if len(x):
                 axes.plot(x, y, color=colours[0], label=f"{several}training{on_mixed}", **style)
-            style = {"lw": 1.6, "ls": "--" if several else "-", **mark}
-            val_x, val_y = _known(val_at, scale * _column(val, name))
+            style = {"lw": 1.6, "ls": "--" if several else "-", **self._mark}
+            val_x, val_y = _known(self._val_at, scale * _column(val, name))
             if len(val_x):
                 axes.plot(val_x, val_y, color=colours[1], label=f"{several}validation", **style)
             drawn += [y, val_y]
         _from_zero(axes, np.concatenate(drawn), 1.08)
         title_above = 6.0  # matplotlib's own
         if len(names) == 1 and axes.lines:
-            axes.legend(frameon=False, loc="lower left" if train_mark else "upper right")
+            axes.legend(frameon=False, loc="lower left" if self._train_mark else "upper right")
         elif axes.lines:
             # Above the panel, a loss under the other's name in three columns: curves of any form leave no corner free.
             columns = min(len(names), 3)
             title_above += 13 * 2 * -(-len(names) // columns)
-            axes.legend(
-                frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=columns, fontsize=8
-            )
+            axes.legend(**_ABOVE, ncols=columns)
         unit = " (%)" if scale == 100 else ""
         if metric is None:
             axes.set_title("Losses" if len(names) > 1 else "Loss", fontsize=11, pad=title_above)
@@ -126,49 +159,44 @@ def plot_curves(log_path: str | Path, png_path: str | Path) -> None:
             axes.set_title(("Error" if metric == "error" else metric) + title, fontsize=11)
             axes.set_ylabel(f"{metric}{unit}")
 
-    lr = _column(train, "lr")
-    rate.plot(at, lr, color=_RATE, lw=1.4, drawstyle="steps-pre", **train_mark)
-    if (lr > 0).any():
-        rate.set_yscale("log")
-    rate.set_title("Learning rate", fontsize=11)
-    rate.set_ylabel("η")
+    def draw_rate(self, axes: Any) -> None:
+        """Draw the learning rate."""
+        lr = _column(self.train, "lr")
+        axes.plot(self._at, lr, color=_RATE, lw=1.4, drawstyle="steps-pre", **self._train_mark)
+        if (lr > 0).any():
+            axes.set_yscale("log")
+        axes.set_title("Learning rate", fontsize=11)
+        axes.set_ylabel("η")
 
-    wall = _column(train, "wall_s")
-    wall[wall == 0] = np.nan
-    parts = {kind: 100 * _column(train, f"{kind}_s", 0.0) / wall for kind in EXPOSED}
-    parts["other"] = np.clip(100 - sum(parts.values()), 0, None)
-    _stack(time, at, parts)
-    time.set_ylim(0, 100)
-    time.set_ylabel("share of the time (%)")
-    speed = time.twinx()
-    items_per_s = _column(train, "items_per_s")
-    speed.plot(at, items_per_s, color=_RATE, lw=thin, label=f"{about.noun}/s", **train_mark)
-    # Half-way up, where it lies on one colour and hides none.
-    _from_zero(speed, items_per_s, 2)
-    speed.set_ylabel(f"{about.noun}/s")
-    time.set_title("Use of time, and speed", fontsize=11, pad=32)
-    handles, labels = (
-        a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (time, speed)), strict=True)
-    )
-    legend = {"ncols": 3, "frameon": False, "fontsize": 8, "columnspacing": 1.2, "handlelength": 1.2}
-    time.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.98), **legend)
-    panels += [rate, time]
-    if hides:
-        hidden = figure.add_subplot(grid[rows + 1, 1], sharex=values[0])
-        of_wall = {kind: 100 * _column(train, f"{name}_s", 0.0) / wall for kind, name in HIDDEN.items()}
-        _stack(hidden, at, of_wall, hatched=True)
-        _from_zero(hidden, sum(of_wall.values()), 1.08)
-        hidden.set_title("meanwhile, hidden behind computing", fontsize=8, pad=3)
-        hidden.set_ylabel("(%)")
-        time.tick_params(labelbottom=False)
-        panels.append(hidden)
+    def draw_time(self, axes: Any) -> Any:
+        """Draw what fills the wall time, and the speed; gives the axes of that."""
+        shares = {kind: 100 * _column(self.train, f"{kind}_s", 0.0) / self._wall for kind in EXPOSED}
+        shares["other"] = np.clip(100 - sum(shares.values()), 0, None)
+        _stack(axes, self._at, shares)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("share of the time (%)")
+        speed = axes.twinx()
+        items_per_s, noun = _column(self.train, "items_per_s"), self.about.noun
+        speed.plot(self._at, items_per_s, color=_RATE, lw=self._thin, label=f"{noun}/s", **self._train_mark)
+        # Half-way up, where it lies on one colour and hides none.
+        _from_zero(speed, items_per_s, 2)
+        speed.set_ylabel(f"{noun}/s")
+        axes.set_title("Use of time, and speed", fontsize=11, pad=32)
+        handles, labels = (
+            a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (axes, speed)), strict=True)
+        )
+        axes.legend(handles, labels, **_ABOVE, ncols=3, columnspacing=1.2, handlelength=1.2)
+        return speed
 
-    for axes in panels:
-        _tidy(axes)
-    speed.spines["top"].set_visible(False)
-    for axes in (*values, rate, panels[-1]):
-        axes.set_xlabel("iteration" if per_epoch == 1 else f"epoch (of {per_epoch} iterations)")
-    _save(figure, Path(png_path))
+    def draw_hidden(self, axes: Any) -> None:
+        """Draw what went on meanwhile."""
+        shares = {
+            kind: 100 * _column(self.train, f"{name}_s", 0.0) / self._wall for kind, name in HIDDEN.items()
+        }
+        _stack(axes, self._at, shares, hatched=True)
+        _from_zero(axes, sum(shares.values()), 1.08)
+        axes.set_title("meanwhile, hidden behind computing", fontsize=8, pad=3)
+        axes.set_ylabel("(%)")
 
 
 def plot_runs(folders: Sequence[str | Path], png_path: str | Path) -> None:
