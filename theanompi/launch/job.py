@@ -25,7 +25,7 @@ from theanompi.config.files import reason
 from theanompi.config.modules import hides_pythons_own
 from theanompi.launch.ends import STOPPED, Account, Notices
 from theanompi.launch.libraries import algorithm_settings, launch_settings
-from theanompi.launch.mpirun import identify, launched, without_job, world
+from theanompi.launch.mpirun import Launcher, identify, launched, without_job, world
 from theanompi.system.cgroup import cores
 from theanompi.system.output import Lenient, put
 from theanompi.system.processes import (
@@ -199,6 +199,24 @@ def _context(config: RunConfig, machine: Host, kind: str, threads: bool) -> list
     return words
 
 
+def _environment(config: RunConfig, launcher: Launcher, plan: bool) -> dict[str, str]:
+    """The environment of an mpirun and its ranks, but for the number of their threads."""
+    machines = hosts(config.devices)
+    # In a job of one process: that job's variables are not for these ranks.
+    outer = without_job(os.environ, allocation=machines[0].name is not None) if world() else os.environ
+    environ = {
+        **launch_settings(launcher.kind, config.devices, len(machines) > 1),
+        **outer,
+        **to_environment(config, config.devices, plan),
+        LAUNCHER: launcher_name(),
+        **algorithm_settings(launcher.kind, config.allreduce_algorithm),
+    }
+    # Workers find modules where this process finds them. Intel's mpirun looks for its parts on PATH.
+    environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    environ["PATH"] = os.pathsep.join([str(Path(launcher.path).parent), environ.get("PATH", os.defpath)])
+    return environ
+
+
 # Becomes mpirun, which from now on gets SIGTERM when the thread that started it is gone, by SIGKILL too. This is
 # no preexec_fn, because that may hang when there are other threads.
 _TIED = """
@@ -257,17 +275,10 @@ class Job:
         threads: int | None = None,
         keep_open: Sequence[int] = (),
     ):
-        mpirun, kind, release = identify()
-        several = hosts(config.devices)[0].name is not None
-        # In a job of one process: that job's variables are not for these ranks.
-        outer = without_job(os.environ, allocation=several) if world() else os.environ
-        environ = {**outer, **to_environment(config, config.devices, plan), LAUNCHER: launcher_name()}
-        # Workers find modules where this process finds them. Intel's mpirun looks for its parts on PATH.
-        environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        environ["PATH"] = os.pathsep.join([str(Path(mpirun).parent), environ.get("PATH", os.defpath)])
+        launcher = identify()
+        mpirun, kind, release = launcher
         machines = hosts(config.devices)
-        environ = {**launch_settings(kind, config.devices, len(machines) > 1), **environ}
-        environ |= algorithm_settings(kind, config.allreduce_algorithm)
+        environ = _environment(config, launcher, plan)
         if threads is not None:
             environ.setdefault("OMP_NUM_THREADS", str(threads))
         words = command(
@@ -424,8 +435,12 @@ class Job:
                 # MPICH's does not see it when the process that was to start the ranks is killed right away.
                 self.cancel(signal.SIGKILL)
         self.stop()
+        return self._verdict()
+
+    def _verdict(self) -> int:
+        """What `wait` gives, once all is over; in `account` is then who ended badly, or a guess."""
         status, account = self._mpirun.returncode, self.account
-        if status is not None and status < 0 and self.ended_by is None:
+        if self.ended_by is None and status < 0:
             account.deaths.append(f"mpirun (pid {self._mpirun.pid}) was ended by {signal_name(-status)}")
         left = account.first_to_leave()
         if account.stopped is not None and not (account.deaths or left):
@@ -437,20 +452,24 @@ class Job:
             if left and not hiding:
                 account.deaths.append(left)
             elif status:
-                starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
-                how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
-                remote = next((machine.name for machine in self._machines if machine.name), None)
-                if not account.ranks and remote is None:
-                    how = f"mpirun has above, or {how}; tmlauncher doctor says what MPI needs"
-                elif not account.ranks:
-                    how = (
-                        f"none has begun; 'ssh {remote} true' must work from here without a password, and "
-                        f"{sys.executable} must be there under the same path: tmlauncher doctor looks"
-                    )
-                if hiding:
-                    how = f"{hiding} hides the module of Python's own that has its name; remedy: rename it"
-                account.guess = f"no rank has said why: {how}"
+                account.guess = f"no rank has said why: {self._guess(hiding)}"
         return 128 - status if status < 0 else status
+
+    def _guess(self, hiding: str) -> str:
+        """What may have happened where no rank has said it; `hiding` is a file that Python takes for its own."""
+        if hiding:
+            return f"{hiding} hides the module of Python's own that has its name; remedy: rename it"
+        starters = ", ".join(map(str, [self._mpirun.pid, *sorted(self._proxies)]))
+        how = f"one has left by os._exit, or what started it (pid {starters}) was ended"
+        if self.account.ranks:
+            return how
+        remote = next((machine.name for machine in self._machines if machine.name), None)
+        if remote is None:
+            return f"mpirun has above, or {how}; tmlauncher doctor says what MPI needs"
+        return (
+            f"none has begun; 'ssh {remote} true' must work from here without a password, and {sys.executable} must be "
+            "there under the same path: tmlauncher doctor looks"
+        )
 
     def _look_for_stopped(self) -> None:
         """Say so when mpirun, or a process of it that ranks speak through, does not run, and end the job if asked."""
