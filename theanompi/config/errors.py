@@ -68,7 +68,7 @@ def escaped(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def one_line(text: object, most: int = MOST_MESSAGE) -> str:
+def one_line(text: object) -> str:
     r"""Make a message fit one line of any terminal: what cannot be printed is escaped, what is too long is cut.
 
     Every message about something refused goes through here just before it is printed.
@@ -76,7 +76,7 @@ def one_line(text: object, most: int = MOST_MESSAGE) -> str:
     >>> one_line("a\nb \udcff")
     'a\\nb \\udcff'
     """
-    return shortened(escaped(str(text)), most)
+    return shortened(escaped(str(text)), MOST_MESSAGE)
 
 
 def is_text(value: Any) -> bool:

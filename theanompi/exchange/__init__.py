@@ -36,6 +36,9 @@ STRATEGIES: dict[str, type[Exchanger]] = {
     "asa16": Float16,
 }
 
+# About how long `choose` may take in all.
+_SECONDS = 3.0
+
 
 def get_exchanger(
     name: str,
@@ -117,9 +120,7 @@ class Choice(NamedTuple):
         return "\n".join([*lines, *(f"  {name:<9}{why}" for name, why in self.refused.items())])
 
 
-def choose(
-    comm: MPI.Intracomm, buffer: Buffer, *, seconds: float = 3.0, require_cuda_aware: bool = False
-) -> Choice:
+def choose(comm: MPI.Intracomm, buffer: Buffer, *, require_cuda_aware: bool = False) -> Choice:
     """Time the strategies that sum float32 numbers on the real buffer, and take the fastest; collective.
 
     All ranks take the same one. The buffer, which holds the weights under ``avg``, keeps its values.
@@ -128,8 +129,6 @@ def choose(
     ----------
     comm, buffer, require_cuda_aware
         As in `get_exchanger`.
-    seconds : float
-        About how long it may take in all.
 
     Raises
     ------
@@ -137,7 +136,7 @@ def choose(
         When none is possible.
     """
     candidates = ("overlap", "ar", "shm", "nccl")
-    share = seconds / len(candidates)
+    share = _SECONDS / len(candidates)
     found: dict[str, float] = {}
     refused: dict[str, str] = {}
     # A measurement must not use up what it measures.

@@ -172,7 +172,7 @@ def check_metrics(metrics: Sequence[str]) -> None:
         raise ConfigError(f"metrics: expected each name once, got {twice!r} twice")
 
 
-def records_until(path: Path, iteration: int, *, validated: bool = False) -> list[dict[str, Any]]:
+def records_until(path: Path, iteration: int, *, validated: bool) -> list[dict[str, Any]]:
     """What a log has up to an iteration; how the run ended, now out of date, is left out. No log has nothing.
 
     It is refused if it has lost lines: those up to the iteration, or the validation after it where there was one.

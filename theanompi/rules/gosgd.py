@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from theanompi.config import RunConfig, read_settings, setting
-from theanompi.config.kinds import number
+from theanompi.config.kinds import FRACTION
 from theanompi.rules.rule import Asynchronous, Step, of_this_rank, own_step
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ class Settings:
     """What may be set of the rule."""
 
     p: float = setting(
-        0.01,
-        number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "probability that a worker sends its weights to another one after an iteration",
+        0.01, FRACTION, "probability that a worker sends its weights to another one after an iteration"
     )
 
 

@@ -108,8 +108,8 @@ def update_function(
     summed: bool,
     normalization: str,
     clip_norm: float | None,
-    bias_rate: float = 1.0,
-    decay: float = 0.0,
+    bias_rate: float,
+    decay: float,
     mode: Any,
 ) -> Callable[[], Any]:
     """Compile the whole update: it reads ``state.gradients`` and gives η (Goyal et al. 2017, equations 9 and 10).

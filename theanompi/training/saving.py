@@ -13,13 +13,14 @@ from theanompi.config import FIELDS, MOMENTUM_FORMS, ConfigError, RunConfig, cou
 from theanompi.config.kinds import PLUGINS
 from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE
+from theanompi.record.weights import WEIGHTS
 from theanompi.rules import Rule
 from theanompi.training.model import Model
 from theanompi.training.optimizers.momentum import Momentum
 from theanompi.training.replica import Replica
 from theanompi.training.schedules import Schedule, make_schedule
 
-_WEIGHTS, _RULE = "weights/", "rule/"
+_RULE = "rule/"
 # Of each rank, if they are not in step: its finished iterations, and η of each objective's last update.
 _ITERATION, _ETAS = "iteration", "last_eta"
 _OF_PLUGINS = tuple(f"{plugin}." for plugin in PLUGINS)
@@ -55,7 +56,7 @@ def save_checkpoint(
     """
     arrays = dict(model.state_arrays())
     if rule.own_slots:
-        own = {name: array for name, array in arrays.items() if not name.startswith(_WEIGHTS)}
+        own = {name: array for name, array in arrays.items() if not name.startswith(WEIGHTS)}
         everyone = comm.gather(own, root=0) or []
         arrays = {name: array for name, array in arrays.items() if name not in own}
         for rank, slots in enumerate(everyone):
@@ -143,8 +144,8 @@ def load_checkpoint(
             raise ConfigError(f"{path}: last_eta: expected a rate above 0, got {eta!r}")
         etas.append(eta)
     if rule.own_slots:
-        names = {_of_rank(name, comm.Get_rank()): name for name in expected if not name.startswith(_WEIGHTS)}
-        arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(_WEIGHTS)}
+        names = {_of_rank(name, comm.Get_rank()): name for name in expected if not name.startswith(WEIGHTS)}
+        arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(WEIGHTS)}
     checkpoint.check(arrays, expected, path)
     model.load_state_arrays(_in_form(arrays, model, etas, form), own, etas)
     changes = _changes(attributes, recipe)
@@ -154,7 +155,7 @@ def load_checkpoint(
 
 def without_fixed(model: Model, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All of a checkpoint's arrays but the parameters that no update changes."""
-    fixed = {f"{_WEIGHTS}{p.name}" for p in model.fixed}
+    fixed = {f"{WEIGHTS}{p.name}" for p in model.fixed}
     return {name: array for name, array in arrays.items() if name not in fixed}
 
 
@@ -169,7 +170,7 @@ def take_fixed(model: Model, arrays: Mapping[str, np.ndarray], path: Path) -> di
         If one has another shape or dtype.
     """
     for p in model.fixed:
-        name, now = f"{_WEIGHTS}{p.name}", p.get_value()
+        name, now = f"{WEIGHTS}{p.name}", p.get_value()
         found = arrays.get(name, now)
         if (found.shape, found.dtype) != (now.shape, now.dtype):
             raise ConfigError(

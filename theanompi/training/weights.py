@@ -26,6 +26,7 @@ from theanompi.lasagne.layers.cuda_convnet import Conv2DCCLayer, NINLayer_c01b
 from theanompi.record.weights import Weights, read_weights
 from theanompi.training.model import Model
 from theanompi.training.ranks import together
+from theanompi.training.saving import DIGITS
 
 SUFFIXES = {
     **{"W": "weight", "b": "bias", "alpha": "weight", "gamma": "weight", "beta": "bias"},
@@ -34,7 +35,6 @@ SUFFIXES = {
 """What torch calls a parameter, by its name in a layer; others have the same name there."""
 # What batch normalisation counts in torch, and nobody needs.
 _COUNTER = "num_batches_tracked"
-_DIGITS = 12
 
 
 class Fitted(NamedTuple):
@@ -106,7 +106,7 @@ def start_from(model: Model, config: RunConfig, comm: MPI.Comm) -> tuple[str, di
     if not found:
         return "", {}
     weights, fitted = found
-    words = f"weights of {weights.path} (SHA-256 {weights.sha256[:_DIGITS]}): {len(taken)} of {len(parameters)} arrays"
+    words = f"weights of {weights.path} (SHA-256 {weights.sha256[:DIGITS]}): {len(taken)} of {len(parameters)} arrays"
     words += f"; left at their initial values: {listed(fitted.left)}" if fitted.left else ""
     words += f"; not used: {listed(fitted.unused)}" if fitted.unused else ""
     return words, {"init_sha256": weights.sha256}

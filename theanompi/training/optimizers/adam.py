@@ -6,13 +6,10 @@ from typing import Any
 import pytensor.tensor as pt
 from pytensor.tensor.variable import TensorVariable
 
-from theanompi.config.kinds import POSITIVE, number
+from theanompi.config.kinds import POSITIVE, SHARE
 from theanompi.config.plugins import setting
 from theanompi.training.optimizers.base import Optimizer, Rates, Slots, Stepped
 from theanompi.training.scalars import double, scalar
-
-AVERAGE = number("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
-"""How much of a moving average stays at each step."""
 
 
 class Adam(Optimizer):
@@ -27,8 +24,8 @@ class Adam(Optimizer):
     class Settings:
         """What may be set."""
 
-        beta1: float = setting(0.9, AVERAGE, "β1, of the average of gradients")
-        beta2: float = setting(0.999, AVERAGE, "β2, of the average of their squares")
+        beta1: float = setting(0.9, SHARE, "β1, of the average of gradients")
+        beta2: float = setting(0.999, SHARE, "β2, of the average of their squares")
         epsilon: float = setting(1e-8, POSITIVE, "ε, added to the root of the average of squares")
 
     slots = ("m", "v")

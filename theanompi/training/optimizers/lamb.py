@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from pytensor.tensor.variable import TensorVariable
 
-from theanompi.config.kinds import POSITIVE
+from theanompi.config.kinds import POSITIVE, SHARE
 from theanompi.config.plugins import setting
-from theanompi.training.optimizers.adam import AVERAGE, Adam
+from theanompi.training.optimizers.adam import Adam
 from theanompi.training.optimizers.base import Rates, Slots, Stepped
 from theanompi.training.optimizers.lars import norm, trust_ratio
 from theanompi.training.scalars import double, scalar
@@ -24,8 +24,8 @@ class LAMB(Adam):
     class Settings:
         """What may be set."""
 
-        beta1: float = setting(0.9, AVERAGE, "β1, of the average of gradients")
-        beta2: float = setting(0.999, AVERAGE, "β2, of the average of their squares")
+        beta1: float = setting(0.9, SHARE, "β1, of the average of gradients")
+        beta2: float = setting(0.999, SHARE, "β2, of the average of their squares")
         epsilon: float = setting(1e-6, POSITIVE, "ε, added to the root of the average of squares")
 
     by_tensor = True

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from theanompi.config.kinds import FRACTION
 from theanompi.config.plugins import setting
 from theanompi.training.schedules.base import Functions, Schedule
-from theanompi.training.schedules.poly import SHARE
 
 
 class Cosine(Schedule):
@@ -26,7 +26,7 @@ class Cosine(Schedule):
     class Settings:
         """What may be set."""
 
-        end_factor: float = setting(0.0, SHARE, "c, what is left of the rate at the end")
+        end_factor: float = setting(0.0, FRACTION, "c, what is left of the rate at the end")
 
     def decayed(self, eta: Any, t: Any, f: Functions) -> Any:
         end = self.settings.end_factor

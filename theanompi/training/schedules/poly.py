@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from theanompi.config.kinds import POSITIVE, number
+from theanompi.config.kinds import FRACTION, POSITIVE
 from theanompi.config.plugins import setting
 from theanompi.training.schedules.base import Functions, Schedule
-
-SHARE = number("a number from 0 to 1", lambda x: 0 <= x <= 1)
 
 
 class Poly(Schedule):
@@ -29,7 +27,7 @@ class Poly(Schedule):
         """What may be set."""
 
         power: float = setting(2.0, POSITIVE, "p, of the share of the iterations that are left")
-        end_factor: float = setting(0.0, SHARE, "c, what is left of the rate at the end")
+        end_factor: float = setting(0.0, FRACTION, "c, what is left of the rate at the end")
 
     def decayed(self, eta: Any, t: Any, f: Functions) -> Any:
         end = self.settings.end_factor
