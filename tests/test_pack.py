@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from theanompi.data.sources.folders import Folder
 from theanompi.data.sources.ilsvrc import Ilsvrc
 from theanompi.data.sources.synthetic import Synthetic
 from theanompi.data.store.schema import SPLITS, open_dataset
+from theanompi.data.store.writer import Writer
 from theanompi.record import checkpoint
 from theanompi.record.log import read_log
 
@@ -346,29 +348,26 @@ def test_ctrl_c_says_how_to_continue(photographs: Path, whole: Path, tmp_path: P
     assert output.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("place", ["submit", "wait", "shutdown"])
-def test_ctrl_c_is_kept_from_the_pool(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raised within it, it could leave a lock held, or a worker unknown, for which the pool then waits for ever."""
-    owner: Any = packing if place == "wait" else packing.ProcessPoolExecutor
-    call = getattr(owner, place)
-    inside = []
+@pytest.mark.parametrize(
+    ("owner", "name"), [(SpawnProcess, "start"), (Synthetic, "items"), (Writer, "append")]
+)
+def test_ctrl_c_leaves_no_worker_wherever_it_comes(
+    owner: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, threads = getattr(owner, name), threading.active_count()
 
-    def interrupted(*args: Any, **more: Any) -> Any:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            # Unblocked, as it is in threads that others have started.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-            time.sleep(0.01)
-        except KeyboardInterrupt:
-            inside.append(place)
-            raise
-        return call(*args, **more)
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return call(*args)
 
-    monkeypatch.setattr(owner, place, interrupted)
+    monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         packing.pack(Synthetic(classes=2, train=4, val=2, size=4), tmp_path / "s.h5", processes=1)
-    assert inside == []
-    assert signal.signal(signal.SIGINT, signal.default_int_handler) is signal.default_int_handler
+    assert multiprocessing.active_children() == []
+    end = time.monotonic() + 10
+    while threading.active_count() > threads:
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def test_a_worker_that_is_killed_ends_the_run(photographs: Path, tmp_path: Path) -> None:
@@ -426,29 +425,6 @@ def test_a_script_that_a_worker_cannot_import_is_told_so(before: str, said: str,
     assert not (tmp_path / "small.h5").exists()
 
 
-def test_other_children_of_the_process_that_packs_may_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context, wait = multiprocessing.get_context("spawn"), packing.wait
-    ends, stays = (context.Process(target=time.sleep, args=(600,)) for _ in range(2))
-    ends.start()
-    stays.start()
-
-    def ended(*given: Any, **options: Any) -> Any:
-        monkeypatch.setattr(packing, "wait", wait)
-        ends.kill()
-        ends.join()
-        return wait([])
-
-    monkeypatch.setattr(packing, "wait", ended)
-    try:
-        assert packing.pack(Synthetic(2, 6, 2, 4), tmp_path / "out.h5", processes=1)
-        assert stays.is_alive()
-    finally:
-        stays.kill()
-        stays.join()
-
-
 def test_a_worker_killed_while_it_sends_ends_the_run(photographs: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
     # A block larger than the pipe holds, sent to a parent that does not read: a worker stops in the middle of it.
@@ -466,14 +442,14 @@ def test_a_worker_killed_while_it_sends_ends_the_run(photographs: Path, tmp_path
         wait_for(lambda: len(workers(process.pid)) == 2, process)
         sender = None
         end = time.monotonic() + 60
-        # One holds the pipe, the other waits for its turn; unless they had nothing to do when the parent stopped.
+        # Unless they had nothing to do when the parent stopped.
         while sender is None:
             children = workers(process.pid)
             process.send_signal(signal.SIGSTOP)
             stopped = time.monotonic()
             while sender is None and time.monotonic() < stopped + 3:
                 sending = [child for child in children if waits(child) == "write"]
-                sender = sending[0] if len(sending) == 1 else None
+                sender = sending[0] if sending else None
                 time.sleep(0.1)
             if sender is None:
                 assert time.monotonic() < end, [waits(child) for child in children]
@@ -496,10 +472,14 @@ def waits(pid: int) -> str:
     return {"x86_64": {"1": "write"}, "aarch64": {"64": "write"}}[platform.machine()].get(call, call)
 
 
-def test_workers_do_not_outlive_their_parent(photographs: Path, tmp_path: Path) -> None:
+def test_workers_do_not_outlive_their_parent_nor_have_semaphores(photographs: Path, tmp_path: Path) -> None:
     with in_the_middle(photographs, tmp_path / "out.h5") as process:
         children = workers(process.pid)
         assert len(children) == 2
+        # Whose names would outlive them all, if all were killed.
+        assert not any(
+            "/dev/shm" in Path(f"/proc/{pid}/maps").read_text() for pid in (process.pid, *children)
+        )
         process.kill()
         process.wait()
         end = time.monotonic() + 60

@@ -351,8 +351,8 @@ class Bar:
     n = 0
     shown: str
 
-    def __init__(self, **settings: Any) -> None:
-        self.columns = settings["ncols"]
+    def __init__(self, columns: int, **settings: Any) -> None:
+        self.columns = columns - len("^C")
 
     def set_description_str(self, text: str, refresh: bool) -> None:
         self.shown = text
@@ -379,7 +379,7 @@ def test_beside_the_bar_are_the_first_metrics_that_fit(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, metrics: Any, headline: str, columns: int, expected: str
 ) -> None:
     monkeypatch.setattr(display, "terminal_columns", lambda: columns)
-    monkeypatch.setattr(display, "tqdm", Bar)
+    monkeypatch.setattr(display, "bar", Bar)
     recorder = make(None, verbose=True, reported=Reported(metrics, headline, "items"))
     go(recorder, clock, 3, **dict.fromkeys(metrics, (3.0, 10.0)))
     shown = recorder._display.bar.shown
@@ -1170,3 +1170,14 @@ def test_nothing_more_is_written_once_the_log_is_not_this_runs_any_more(
         assert str(caught.value) == f"{out / 'log.jsonl'}: cannot be written: {reason}"
     assert log(out) == [] if other else os.listdir(out) == []
     assert len(log(tmp_path / "away")) == 1
+
+
+def test_a_bar_has_no_semaphore_which_a_kill_would_leave_behind() -> None:
+    program = """if __name__ == "__main__":
+    import multiprocessing
+    multiprocessing.set_start_method("forkserver")  # as from Python 3.14 on
+    from theanompi.record.terminal import bar
+    bar(80, total=1)
+    print("/dev/shm" in open("/proc/self/maps").read())"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n" and " 0/1 " in done.stderr

@@ -18,8 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from theanompi.config import ConfigError, counted, one_line, resolve
 from theanompi.experiments.file import Experiment, Trial
 from theanompi.experiments.presets import GLYPHS
@@ -42,7 +40,7 @@ from theanompi.launch.job import WORKER, handle_signals
 from theanompi.launch.mpirun import Outcome, world
 from theanompi.record.folder import BEST_FILE, CHECKPOINT_FILE, replace_text
 from theanompi.record.metrics import as_number, is_fraction
-from theanompi.record.terminal import SECONDS_BETWEEN_LINES, terminal_columns
+from theanompi.record.terminal import SECONDS_BETWEEN_LINES, bar, terminal_columns
 from theanompi.rules import Rule, RunFailed, get_rule
 from theanompi.system.cgroup import cores
 
@@ -309,13 +307,10 @@ class _Runner:
     def _progress(self) -> Iterator[None]:
         columns = terminal_columns()
         if columns is not None:
-            self._bar = tqdm(
+            self._bar = bar(
+                columns,
                 total=sum(map(_length, self._epochs)),
                 initial=self._before,
-                file=sys.stderr,
-                ncols=columns - 2,  # room for a ^C
-                nrows=20,
-                leave=False,
                 # The mean speed: epochs end in bursts, all runs begun together.
                 smoothing=0,
                 bar_format="{desc}{bar}| {n_fmt}/{total_fmt} epochs [{remaining} left]",

@@ -4,11 +4,9 @@ import sys
 from time import monotonic
 from typing import Any
 
-from tqdm import tqdm
-
 from theanompi.record.metrics import Reported
 from theanompi.record.summary import progress_line
-from theanompi.record.terminal import SECONDS_BETWEEN_LINES, folded, terminal_columns, text_columns
+from theanompi.record.terminal import SECONDS_BETWEEN_LINES, bar, folded, terminal_columns, text_columns
 
 
 class Display:
@@ -32,16 +30,11 @@ class Display:
         self.bar: Any = None
         columns = terminal_columns()
         if columns is not None:
-            # Room for the ^C that a terminal shows.
             self._columns = columns - 2
-            self.bar = tqdm(
+            self.bar = bar(
+                columns,
                 total=iterations,
                 initial=done,
-                file=sys.stderr,
-                ncols=self._columns,
-                # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
-                nrows=20,
-                leave=False,
                 # Not before the first iteration: lines of standard output may still be on their way through mpirun.
                 delay=1e-3,
                 bar_format="{desc}{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",

@@ -1,11 +1,18 @@
 """The terminal that shows a run, and how lines are laid out for it."""
 
+from __future__ import annotations
+
 import os
 import re
 import sys
 import textwrap
+import threading
+from typing import TYPE_CHECKING, Any
 
 from theanompi.system.processes import launchers
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # Where no terminal shows the bar, a line at most this often says that the run is alive.
 SECONDS_BETWEEN_LINES = 60.0
@@ -95,3 +102,14 @@ def folded(text: str, columns: int | None, indent: int = 2) -> str:
                 break
         lines += [part.replace("\0", " ") for part in parts]
     return "\n".join(lines)
+
+
+def bar(columns: int, **options: Any) -> tqdm[Any]:
+    """Show a bar on a terminal of so many columns, until it is closed, with more options of tqdm's."""
+    # Not of everything that asks for the width of a line.
+    from tqdm import tqdm
+
+    # Its own lock may be a semaphore with a name, which a kill would leave behind.
+    tqdm.set_lock(threading.RLock())
+    # Room for the ^C that a terminal shows; without nrows, tqdm asks it, and shows no bar where it knows no size.
+    return tqdm(file=sys.stderr, ncols=columns - 2, nrows=20, leave=False, **options)

@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +28,7 @@ from theanompi.data.sources.base import Arrays, Files, Items, Source, printable
 from theanompi.data.store.schema import SPLITS, Split, Store, open_pictures
 from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
 from theanompi.record.metrics import as_number
+from theanompi.record.terminal import bar
 from theanompi.system import cgroup
 
 # Of how images become blocks; a change makes unfinished work of before unusable.
@@ -59,14 +62,10 @@ class Progress:
         self._start = self._last = monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
-            self._bar = tqdm(
+            self._bar = bar(
+                os.get_terminal_size(sys.stderr.fileno()).columns or 80,
                 total=total,
                 initial=done,
-                file=sys.stderr,
-                ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 2,  # room for a ^C
-                # Else tqdm asks the terminal, and shows no bar on one that does not know its size.
-                nrows=20,
-                leave=False,
                 smoothing=0.05,
                 unit=f" {noun}",
                 bar_format=f"{{bar}}| {{n_fmt}}/{{total_fmt}} {noun}, {{rate_noinv_fmt}}, {{remaining}} left",
@@ -150,61 +149,63 @@ def _pixel_block(items: Arrays) -> Block:
     return Block(images, [], channel_sums(pixels))
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent does, even if that was killed: nobody else would tell it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def _work(connection: Connection, store: Store, size: int | None) -> None:
+    """Answer each task with its block, or what was raised, until the other side closes the connection or dies."""
+    with suppress(EOFError, ConnectionError):
+        while True:
+            split, items = connection.recv()
+            answer: Block | Exception
+            try:
+                answer = pack_block(split, items, store, size)
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                answer = error
+            connection.send(answer)
 
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+def _ask(worker: SpawnProcess, connection: Connection, tasks: SimpleQueue[Any]) -> None:
+    """Give a worker one task after another, and hand on its answers, or its status where it has ended.
 
-
-class _Interrupts:
-    """Keeps Ctrl-C until it is asked for, while there are workers.
-
-    Raised wherever Python happens to be, within the pool as well, `KeyboardInterrupt` could leave one of its locks
-    held, or a worker that nobody knows: then the pool would wait for ever. Workers are started with the signal blocked
-    and never see it; that alone does not keep it from this process, whose other threads may take it.
+    In a thread of its own, so that no worker waits while a block is written.
     """
+    with connection:
+        for task, answers in iter(tasks.get, None):
+            try:
+                connection.send(task)
+                answers.put(connection.recv())
+            except (EOFError, OSError):  # in the middle of a message as well
+                worker.join(10)  # its connection closes a little before it has a status
+                answers.put(worker.exitcode or 0)
+                return
 
-    def __init__(self) -> None:
-        self._came = False
-        self._before: Any = None
 
-    def _keep(self, *_: object) -> None:
-        self._came = True
-
-    def __enter__(self) -> Self:
-        # In another thread than the main one no signal is heard; and who ignores it goes on ignoring it.
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-        ):
-            self._before = signal.signal(signal.SIGINT, self._keep)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-        if kind is None:
-            self.check()
-
-    def check(self) -> None:
-        """Raise `KeyboardInterrupt` if Ctrl-C came."""
-        if self._came:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def blocked(self) -> Iterator[None]:
-        """Have processes started within never see Ctrl-C; they end when their parent says so."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+@contextmanager
+def _workers(processes: int, store: Store, size: int | None) -> Iterator[SimpleQueue[Any]]:
+    """Workers on one queue of tasks. They and their sockets have no names: whoever is killed, nothing is left."""
+    context, tasks = multiprocessing.get_context("spawn"), SimpleQueue[Any]()
+    workers: list[SpawnProcess] = []
+    # Ctrl-C goes to all processes of a terminal, but is for this one to hear; the mask is inherited. The tracker, which
+    # the first worker would start, takes it away.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
         try:
-            yield
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                worker = context.Process(target=_work, args=(theirs, store, size), daemon=True)
+                worker.start()
+                workers.append(worker)
+                theirs.close()
+                threading.Thread(target=_ask, args=(worker, ours, tasks), daemon=True).start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield tasks
+    finally:
+        for worker in workers:
+            tasks.put(None)
+            worker.kill()
+        for worker in workers:
+            worker.join()
 
 
 def _tasks(source: Source, writer: Writer) -> Iterator[tuple[Split, int, int]]:
@@ -219,49 +220,31 @@ def _pack_blocks(
     source: Source, writer: Writer, store: Store, size: int | None, processes: int, progress: Progress
 ) -> None:
     """Send what is not written yet through the workers, and write it in its order."""
-    pending: deque[tuple[Split, int, Future[Block]]] = deque()
-    started: dict[int, BaseProcess] = {}  # the process that packs may have other children
+    pending: deque[tuple[Split, int, SimpleQueue[Block | Exception | int]]] = deque()
 
-    def write_first(interrupts: _Interrupts) -> None:
-        split, n, future = pending.popleft()
-        while not wait([future], timeout=1).done:
-            interrupts.check()
-            # A worker killed while it sends leaves half a message, behind which the pool would wait for ever.
-            alive = [worker for worker in started.values() if worker.is_alive()]
-            if len(alive) < len(started):
-                for worker in alive:
-                    worker.kill()
-                pool._result_queue._writer.close()  # type: ignore[attr-defined]  # the last: reading ends there
-        writer.append(split, future.result())
+    def write_first() -> None:
+        split, n, answers = pending.popleft()
+        answer = answers.get()
+        if isinstance(answer, int):
+            raise WorkerDied(f"{writer.path}: {_why_ended(answer)}")
+        if isinstance(answer, Exception):
+            raise answer
+        writer.append(split, answer)
         progress.add(n)
 
-    with _Interrupts() as interrupts:
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
-        try:
-            for split, start, stop in _tasks(source, writer):
-                if len(pending) == BLOCKS_IN_FLIGHT * processes:
-                    write_first(interrupts)
-                interrupts.check()
-                items = source.items(split, start, stop)
-                with interrupts.blocked():
-                    future = pool.submit(pack_block, split, items, store, size)
-                started.update(pool._processes or {})
-                pending.append((split, stop - start, future))
-            while pending:
-                write_first(interrupts)
-                interrupts.check()
-        except BrokenProcessPool:
-            pool.shutdown(cancel_futures=True)  # when all have a status
-            raise WorkerDied(
-                f"{writer.path}: {_why_ended([worker.exitcode or 0 for worker in started.values()])}"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    todo = list(_tasks(source, writer))
+    with _workers(min(processes, len(todo)), store, size) as tasks:
+        for split, start, stop in todo:
+            if len(pending) == BLOCKS_IN_FLIGHT * processes:
+                write_first()
+            pending.append((split, stop - start, SimpleQueue()))
+            tasks.put(((split, source.items(split, start, stop)), pending[-1][2]))
+        while pending:
+            write_first()
 
 
-def _why_ended(statuses: Sequence[int]) -> str:
-    """What to say where one of the workers has ended, upon which the pool ends the others by a signal."""
-    status = max(statuses)
+def _why_ended(status: int) -> str:
+    """What to say where a worker has ended."""
     if status == PACKS_AGAIN:
         return (
             "expected a script that packs only where it is run, as each worker process imports it, got one that packs "
