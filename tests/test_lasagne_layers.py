@@ -405,6 +405,11 @@ def test_reshape_refers_to_unknown_sizes():
     close(got, x.reshape(5, 3, 2, 2))
 
 
+def test_reshape_of_no_samples():
+    layer = ReshapeLayer(InputLayer((None, 3, 4)), ([0], -1))
+    assert get_output(layer, np.zeros((0, 3, 4), "float32")).eval(mode=device.mode()).shape == (0, 12)
+
+
 def test_dimshuffle():
     source, x = feed(2, 1, 4)
     check(DimshuffleLayer(source, (3, "x", 0, 1)), [x], lambda x: x[:, :, 0].permute(2, 0, 1)[:, None])

@@ -85,7 +85,7 @@ def categorical_crossentropy(predictions: Any, targets: Any) -> Any:
         return -pt.sum(targets * pt.log(predictions), axis=1)
     if predictions.owner is not None and isinstance(predictions.owner.op, Softmax):
         return ops.softmax_cross_entropy(predictions.owner.inputs[0], targets.astype("int64"))
-    return -pt.log(_of_target(predictions, targets))
+    return -pt.log(predictions[pt.arange(predictions.shape[0]), targets])
 
 
 def binary_crossentropy(predictions: Any, targets: Any) -> Any:
@@ -340,11 +340,6 @@ def aggregate(loss: Any, weights: Any = None, mode: str = "mean") -> Any:
     if weights is None:
         raise ValueError("aggregate: mode 'normalized_sum' needs weights, got None")
     return loss.sum() / weights.sum()
-
-
-def _of_target(predictions: Any, targets: Any) -> Any:
-    """Pick from each row the prediction of its target class."""
-    return predictions[pt.arange(predictions.shape[0]), targets]
 
 
 def _aligned(predictions: Any, targets: Any) -> tuple[Any, Any]:

@@ -364,13 +364,23 @@ def adam(
     >>> list(adam(w**2, [w]))
     [w.m, w.v, w, adam.t]
     """
-    t_previous, t = _count("adam.t")
+    return _adam("adam", loss_or_grads, params, learning_rate, beta1, beta2, epsilon)
+
+
+def _adam(
+    name: str, loss_or_grads: Any, params: Sequence[Any], *numbers: Any, keeps_largest: bool = False
+) -> Updates:
+    """Adam; where it keeps the largest v so far, that takes the place of v."""
+    t_previous, t = _count(f"{name}.t")
     updates: Updates = OrderedDict()
     for param, grad in zip(params, get_or_compute_grads(loss_or_grads, params), strict=True):
-        eta, b1, b2, eps = (_cast(value, param) for value in (learning_rate, beta1, beta2, epsilon))
+        eta, b1, b2, eps = (_cast(value, param) for value in numbers)
         m_previous, v_previous = _state(param, "m"), _state(param, "v")
         updates[m_previous] = m = b1 * m_previous + (1 - b1) * grad
         updates[v_previous] = v = b2 * v_previous + (1 - b2) * pt.sqr(grad)
+        if keeps_largest:
+            largest = _state(param, "v_hat")
+            updates[largest] = v = pt.maximum(largest, v)
         corrected = eta * pt.sqrt(1 - b2**t) / (1 - b1**t)
         updates[param] = param - corrected * m / (pt.sqrt(v) + eps)
     updates[t_previous] = t
@@ -437,19 +447,7 @@ def amsgrad(
     ----------
     .. [1] S. Reddi et al. (2018): On the convergence of Adam and beyond. ICLR, algorithm 2.
     """
-    t_previous, t = _count("amsgrad.t")
-    updates: Updates = OrderedDict()
-    for param, grad in zip(params, get_or_compute_grads(loss_or_grads, params), strict=True):
-        eta, b1, b2, eps = (_cast(value, param) for value in (learning_rate, beta1, beta2, epsilon))
-        m_previous, v_previous = _state(param, "m"), _state(param, "v")
-        largest_previous = _state(param, "v_hat")
-        updates[m_previous] = m = b1 * m_previous + (1 - b1) * grad
-        updates[v_previous] = v = b2 * v_previous + (1 - b2) * pt.sqr(grad)
-        updates[largest_previous] = largest = pt.maximum(largest_previous, v)
-        corrected = eta * pt.sqrt(1 - b2**t) / (1 - b1**t)
-        updates[param] = param - corrected * m / (pt.sqrt(largest) + eps)
-    updates[t_previous] = t
-    return updates
+    return _adam("amsgrad", loss_or_grads, params, learning_rate, beta1, beta2, epsilon, keeps_largest=True)
 
 
 def norm_constraint(

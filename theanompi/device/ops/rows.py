@@ -40,7 +40,8 @@ def compiled() -> bool:
     return _library() is not None
 
 
-def _layout(ndim: int) -> torch.memory_format:
+def layout(ndim: int) -> torch.memory_format:
+    """The layout of rows of channels."""
     return torch.channels_last if ndim == 4 else torch.contiguous_format
 
 
@@ -52,7 +53,6 @@ def _fold(channels: int) -> int:
 def fit(*tensors: torch.Tensor) -> bool:
     """Whether the functions below can read these: float32 on the CPU, all of one shape, in rows of channels."""
     shape = tensors[0].shape
-    layout = _layout(len(shape))
     return (
         shape.numel() > 0
         and shape.numel() % (shape[1] * _fold(shape[1])) == 0
@@ -60,7 +60,7 @@ def fit(*tensors: torch.Tensor) -> bool:
             t.device.type == "cpu"
             and t.dtype == torch.float32
             and t.shape == shape
-            and t.is_contiguous(memory_format=layout)
+            and t.is_contiguous(memory_format=layout(len(shape)))
             for t in tensors
         )
         and compiled()
@@ -153,7 +153,7 @@ def backward(
         With `y`: with respect to what was rectified. Without meaning unless kept.
     """
     if not fit(gy):
-        gy, overwrite = gy.clone(memory_format=_layout(gy.ndim)), True
+        gy, overwrite = gy.clone(memory_format=layout(gy.ndim)), True
     work, scratch = _work(x)
     gamma, mean, inv_std = gamma.contiguous(), mean.contiguous(), inv_std.contiguous()
     g_gamma, g_beta = torch.empty(2, x.shape[1]).unbind()

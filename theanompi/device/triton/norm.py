@@ -18,6 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
+from theanompi.device.ops.rows import layout
 from theanompi.device.triton import OPTIONS, computes
 
 ROWS = 32
@@ -345,11 +346,6 @@ def _gradient(
             moved2 = _floats(x2 + here, tile, inside) - centre2[None, :]
             gradient2 = scale2[None, :] * (cotangent - share[None, :] - moved2 * slope2[None, :])
             tl.store(gx2 + here + tile, gradient2.to(gx2.dtype.element_ty), mask=inside)
-
-
-def layout(ndim: int) -> torch.memory_format:
-    """The layout of rows of channels."""
-    return torch.channels_last if ndim == 4 else torch.contiguous_format
 
 
 def in_rows(t: torch.Tensor) -> torch.Tensor:

@@ -5,26 +5,20 @@ from typing import Any
 
 from theanompi.lasagne import init, nonlinearities
 from theanompi.lasagne.layers.base import Incoming
-from theanompi.lasagne.layers.conv import Conv2DLayer, Sizes
+from theanompi.lasagne.layers.conv import Conv2DLayer, Sizes, _PlainConvLayer
 
 __all__ = ["Conv2DMMLayer"]
 
 
-class Conv2DMMLayer(Conv2DLayer):
-    """:class:`Conv2DLayer` that does not mirror the filters unless told to.
-
-    Parameters
-    ----------
-    incoming, num_filters, filter_size, stride, pad, untie_biases, W, b, nonlinearity, flip_filters, num_groups, name
-        As for :class:`Conv2DLayer`.
-    """
+class _UnmirroredConvLayer(_PlainConvLayer):
+    """A convolution that does not mirror the filters unless told to, of as many axes as a subclass says."""
 
     def __init__(
         self,
         incoming: Incoming,
         num_filters: int,
         filter_size: Sizes,
-        stride: Sizes = (1, 1),
+        stride: Sizes = 1,
         pad: Sizes | str = 0,
         untie_biases: bool = False,
         W: Any = init.GlorotUniform(),  # noqa: B008 - holds no state
@@ -48,3 +42,13 @@ class Conv2DMMLayer(Conv2DLayer):
             num_groups=num_groups,
             name=name,
         )
+
+
+class Conv2DMMLayer(_UnmirroredConvLayer, Conv2DLayer):
+    """:class:`Conv2DLayer` that does not mirror the filters unless told to.
+
+    Parameters
+    ----------
+    incoming, num_filters, filter_size, stride, pad, untie_biases, W, b, nonlinearity, flip_filters, num_groups, name
+        As for :class:`Conv2DLayer`.
+    """

@@ -3,13 +3,8 @@
 The convolutions differ in one thing: they do not mirror the filters unless told to.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-from theanompi.lasagne import init, nonlinearities
-from theanompi.lasagne.layers.base import Incoming
-from theanompi.lasagne.layers.conv import Conv3DLayer, Sizes
-from theanompi.lasagne.layers.corrmm import Conv2DMMLayer
+from theanompi.lasagne.layers.conv import Conv3DLayer
+from theanompi.lasagne.layers.corrmm import Conv2DMMLayer, _UnmirroredConvLayer
 from theanompi.lasagne.layers.normalization import BatchNormLayer, batch_norm
 from theanompi.lasagne.layers.pool import (
     MaxPool2DLayer,
@@ -41,7 +36,7 @@ batch_norm_dnn = batch_norm
 Conv2DDNNLayer = Conv2DMMLayer
 
 
-class Conv3DDNNLayer(Conv3DLayer):
+class Conv3DDNNLayer(_UnmirroredConvLayer, Conv3DLayer):
     """:class:`Conv3DLayer` that does not mirror the filters unless told to.
 
     Parameters
@@ -49,33 +44,3 @@ class Conv3DDNNLayer(Conv3DLayer):
     incoming, num_filters, filter_size, stride, pad, untie_biases, W, b, nonlinearity, flip_filters, num_groups, name
         As for :class:`Conv3DLayer`.
     """
-
-    def __init__(
-        self,
-        incoming: Incoming,
-        num_filters: int,
-        filter_size: Sizes,
-        stride: Sizes = (1, 1, 1),
-        pad: Sizes | str = 0,
-        untie_biases: bool = False,
-        W: Any = init.GlorotUniform(),  # noqa: B008 - holds no state
-        b: Any = init.Constant(0.0),  # noqa: B008
-        nonlinearity: Callable[[Any], Any] | None = nonlinearities.rectify,
-        flip_filters: bool = False,
-        num_groups: int = 1,
-        name: str | None = None,
-    ):
-        super().__init__(
-            incoming,
-            num_filters,
-            filter_size,
-            stride,
-            pad,
-            untie_biases,
-            W,
-            b,
-            nonlinearity,
-            flip_filters,
-            num_groups=num_groups,
-            name=name,
-        )

@@ -83,13 +83,19 @@ class _LoopLayer(MergeLayer):
         if unroll_scan and shape[1] is None:
             raise ValueError(f"{self}: unroll_scan: expected a known number of steps, got {shape}")
 
-    def _add_gate(self, gate: "Gate", name: str, inputs: int, units: int) -> tuple[Any, Any, Any]:
-        """A gate's parameters."""
-        return (
-            self.add_param(gate.W_in, (inputs, units), name=f"W_in_to_{name}"),
-            self.add_param(gate.W_hid, (units, units), name=f"W_hid_to_{name}"),
-            self.add_param(gate.b, (units,), name=f"b_{name}", regularizable=False),
-        )
+    def _add_gates(self, units: int, **gates: "Gate") -> None:
+        """Add the parameters of gates, as attributes of these names."""
+        trailing: Any = self.input_shapes[0][2:]
+        if None in trailing:
+            raise ValueError(f"{self}: expected known sizes from axis 2 on, got {self.input_shapes[0]}")
+        for name, gate in gates.items():
+            for kind, spec, shape in (
+                ("W_in_to", gate.W_in, (math.prod(trailing), units)),
+                ("W_hid_to", gate.W_hid, (units, units)),
+                ("b", gate.b, (units,)),
+            ):
+                parameter = self.add_param(spec, shape, name=f"{kind}_{name}", regularizable=kind != "b")
+                setattr(self, f"{kind}_{name}", parameter)
 
     def _add_state(self, name: str, initial: Any, shape: Shape) -> Any:
         """The initial value of a state of that shape, without the samples: a layer, or a parameter of one sample."""
@@ -571,17 +577,7 @@ class LSTMLayer(_LoopLayer):
         )
         self.num_units, self.peepholes = num_units, peepholes
         self.nonlinearity = nonlinearities.identity if nonlinearity is None else nonlinearity
-        inputs = _features(self)
-        self.W_in_to_ingate, self.W_hid_to_ingate, self.b_ingate = self._add_gate(
-            ingate, "ingate", inputs, num_units
-        )
-        self.W_in_to_forgetgate, self.W_hid_to_forgetgate, self.b_forgetgate = self._add_gate(
-            forgetgate, "forgetgate", inputs, num_units
-        )
-        self.W_in_to_cell, self.W_hid_to_cell, self.b_cell = self._add_gate(cell, "cell", inputs, num_units)
-        self.W_in_to_outgate, self.W_hid_to_outgate, self.b_outgate = self._add_gate(
-            outgate, "outgate", inputs, num_units
-        )
+        self._add_gates(num_units, ingate=ingate, forgetgate=forgetgate, cell=cell, outgate=outgate)
         self.nonlinearity_ingate, self.nonlinearity_forgetgate = ingate.nonlinearity, forgetgate.nonlinearity
         self.nonlinearity_cell, self.nonlinearity_outgate = cell.nonlinearity, outgate.nonlinearity
         if peepholes:
@@ -671,8 +667,8 @@ class GRULayer(_LoopLayer):
     resetgate, updategate, hidden_update : Gate
         r, u and c; none of them has a `W_cell`.
     hid_init, backwards, learn_init, gradient_steps, grad_clipping, unroll_scan, precompute_input, mask_input
-        As for :class:`CustomRecurrentLayer`; `learn_init` is True by default. Clipped are the gradients of the
-        products, and of what the hidden update's nonlinearity is applied to.
+        As for :class:`CustomRecurrentLayer`. Clipped are the gradients of the products, and of what the hidden update's
+        nonlinearity is applied to.
     only_return_final, **kwargs
         As for :class:`CustomRecurrentLayer`.
 
@@ -723,16 +719,7 @@ class GRULayer(_LoopLayer):
             **kwargs,
         )
         self.num_units = num_units
-        inputs = _features(self)
-        self.W_in_to_updategate, self.W_hid_to_updategate, self.b_updategate = self._add_gate(
-            updategate, "updategate", inputs, num_units
-        )
-        self.W_in_to_resetgate, self.W_hid_to_resetgate, self.b_resetgate = self._add_gate(
-            resetgate, "resetgate", inputs, num_units
-        )
-        self.W_in_to_hidden_update, self.W_hid_to_hidden_update, self.b_hidden_update = self._add_gate(
-            hidden_update, "hidden_update", inputs, num_units
-        )
+        self._add_gates(num_units, updategate=updategate, resetgate=resetgate, hidden_update=hidden_update)
         self.nonlinearity_updategate = updategate.nonlinearity
         self.nonlinearity_resetgate = resetgate.nonlinearity
         self.nonlinearity_hid = hidden_update.nonlinearity
@@ -764,14 +751,6 @@ class GRULayer(_LoopLayer):
 
         fixed = [W_hid, *([] if self.precompute_input else [W_in, b])]
         return self._repeat(step, [x], inputs, [self._initial("hid_init", inputs, samples)], fixed)
-
-
-def _features(layer: MergeLayer) -> int:
-    """How many numbers a step of the input has."""
-    trailing: Any = layer.input_shapes[0][2:]
-    if None in trailing:
-        raise ValueError(f"{layer}: expected known sizes from axis 2 on, got {layer.input_shapes[0]}")
-    return math.prod(trailing)
 
 
 def _stacked(layer: MergeLayer, x: Any, gates: Sequence[str]) -> tuple[Any, Any, Any, Any]:

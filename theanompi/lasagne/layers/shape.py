@@ -123,12 +123,12 @@ class ReshapeLayer(Layer):
         output: list[int | None] = [
             input_shape[entry[0]] if isinstance(entry, list | tuple) else entry for entry in entries
         ]
-        # A size that is unknown, but the same in the input and the output, is on both sides of the balance.
+        # A size of the input that is one of the output is on both sides of the balance: it may be unknown, or 0.
         given, wanted = list(input_shape), list(output)
         for entry in entries:
-            if isinstance(entry, list | tuple) and input_shape[entry[0]] is None and None in given:
-                given.remove(None)
-                wanted.remove(None)
+            if isinstance(entry, list | tuple) and (size := input_shape[entry[0]]) in given:
+                given.remove(size)
+                wanted.remove(size)
         if None in given or None in wanted:
             return tuple(None if size == -1 else size for size in output)
         elements = math.prod(size for size in given if size is not None)
