@@ -18,6 +18,7 @@ from pytensor.graph.basic import Apply, Variable
 from tolerance import assert_close
 
 from theanompi import device
+from theanompi.device import ops
 from theanompi.device.generated import define
 from theanompi.device.ops.base import Context, TorchOp
 
@@ -156,6 +157,20 @@ def test_two_updates_with_one_value() -> None:
     call([], (a, y), (b, y))
     a.set_value(OLD)
     assert_close(b.get_value(), 2 * OLD)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("float64", (8, 16)), ("float32", (8, 16, 3, 3))])
+def test_an_update_by_an_op_that_may_take_its_storage_is_written(dtype: str, shape: tuple[int, ...]) -> None:
+    """Of float64, or where axes lie in another order, batch normalisation leaves that storage as it is."""
+    rng = np.random.default_rng(0)
+    value, start = rng.normal(size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
+    x, state = pt.tensor(dtype=dtype, shape=shape), device.shared(start, "state")
+    y, _, _ = ops.batch_norm(x, pt.ones(16, dtype), pt.zeros(16, dtype))
+    for new in (ops.relu(y + state), pytensor.grad(None, x, known_grads={y: state})):
+        (expected,) = pytensor.function([x], [new], mode=device.mode("cpu"))(value)
+        pytensor.function([x], [], updates=[(state, new)], mode=device.mode("cpu"))(value)
+        assert_close(state.get_value(), expected)
+        state.set_value(start)
 
 
 def test_constant_update_does_not_take_the_constants_storage() -> None:

@@ -63,6 +63,16 @@ def test_set_value_converts_between_floats_but_not_into_integers() -> None:
         n.set_value(np.ones(3, "float32"))
 
 
+def test_values_however_they_lie_in_memory() -> None:
+    fixed = OLD.copy()
+    fixed.flags.writeable = False
+    for value in (OLD[::-1, ::-1], fixed, OLD.astype(">f4"), OLD.T.copy().T):
+        w = device.shared(np.zeros((2, 3), "float32"), "w")
+        w.set_value(value)
+        assert_close(w.get_value(), np.array(value, "float32"))
+        assert_close(device.shared(value).get_value(), np.array(value, "float32"))
+
+
 def test_zero() -> None:
     w = device.shared(OLD, "w")
     tensor = w.tensor

@@ -32,7 +32,7 @@ from theanompi.device.dispatch import (
 )
 from theanompi.device.fusion import BF16_TAG, GPU_TAG, LAUNCH_TAG
 from theanompi.device.generated import define
-from theanompi.device.ops.base import PRECISIONS, Context, TorchOp, placed
+from theanompi.device.ops.base import PRECISIONS, Context, TorchOp, placed, shared_memory
 from theanompi.device.placement import current, parse
 from theanompi.device.rewrites import RememberedMode
 from theanompi.device.shapes import TAG
@@ -320,6 +320,8 @@ class _Program:
             for i in sorted(inputs, key=lambda i: node.inputs[i] not in targets):
                 v = node.inputs[i]
                 own_target = targets == [v] and v in self.writable and result not in self.results
+                # Another op may take an operand's storage, but need not: an update has to be there.
+                own_target = own_target and isinstance(node.op, Elemwise)
                 if (
                     (own_target or self._owned(v))
                     and v.type == result.type
@@ -497,10 +499,7 @@ def _to_device(device: torch.device) -> Callable[[Any], torch.Tensor]:
     def as_tensor(value: Any) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
             return value.to(device)
-        array = np.asarray(value)
-        # Torch shares an array's memory on the CPU, but not one that is read-only or runs backwards.
-        shareable = array.flags.writeable and min(array.strides, default=0) >= 0
-        return torch.from_numpy(array if shareable else array.copy()).to(device)
+        return shared_memory(value).to(device)
 
     return as_tensor
 

@@ -9,6 +9,7 @@ from pytensor.link.basic import Container
 from pytensor.tensor.sharedvar import TensorSharedVariable
 from pytensor.tensor.type import TensorType
 
+from theanompi.device.ops.base import shared_memory
 from theanompi.device.placement import current
 
 
@@ -20,7 +21,7 @@ class _DeviceContainer(Container):
 
     def __set__(self, value: Any) -> None:
         tensor = self.storage[0]
-        value = torch.as_tensor(np.asarray(value) if not isinstance(value, torch.Tensor) else value)
+        value = value if isinstance(value, torch.Tensor) else shared_memory(value)
         if tuple(value.shape) != tuple(tensor.shape):
             raise ValueError(
                 f"shared variable {self.name!r}: expected shape {tuple(tensor.shape)}, got {tuple(value.shape)}"
@@ -183,8 +184,7 @@ def shared(value: Any, name: str | None = None) -> DeviceSharedVariable:
     if isinstance(value, torch.Tensor):
         tensor = value.to(current())
     else:
-        array = np.asarray(value)
-        tensor = torch.from_numpy(np.array(array)).to(current())
+        tensor = shared_memory(np.array(value)).to(current())
         if tensor.ndim == 4 and tensor.is_floating_point():
             tensor = tensor.contiguous(memory_format=torch.channels_last)
     dtype = str(tensor.dtype).removeprefix("torch.")

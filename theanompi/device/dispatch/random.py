@@ -6,7 +6,6 @@ So they are bit for bit what PyTensor's interpreter draws. The generator itself 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
@@ -14,7 +13,7 @@ from pytensor.tensor.random.op import AbstractRNGConstructor, RandomVariable
 from pytensor.tensor.type import TensorType
 
 from theanompi.device.dispatch.base import torch_function
-from theanompi.device.ops.base import Context
+from theanompi.device.ops.base import Context, shared_memory
 
 
 def _on_host(value: Any, variable: Variable) -> Any:
@@ -30,11 +29,8 @@ def _random(op: Op, node: Apply, context: Context) -> Callable[..., Any]:
     def draw(*inputs: Any) -> Any:
         storage: list[list[Any]] = [[None] for _ in node.outputs]
         op.perform(node, [_on_host(x, v) for x, v in zip(inputs, node.inputs, strict=True)], storage)
-        # Torch takes no array that is read-only or runs backwards.
         outputs = [
-            torch.from_numpy(np.require(cell[0], requirements=["C", "W"])).to(context.device)
-            if isinstance(v.type, TensorType)
-            else cell[0]
+            shared_memory(cell[0]).to(context.device) if isinstance(v.type, TensorType) else cell[0]
             for cell, v in zip(storage, node.outputs, strict=True)
         ]
         return tuple(outputs) if len(outputs) > 1 else outputs[0]

@@ -73,6 +73,20 @@ def placed(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     return x.to(device)
 
 
+def shared_memory(value: Any) -> torch.Tensor:
+    """An array as a tensor, in its own memory unless that is read-only, runs backwards or has another order of bytes.
+
+    Examples
+    --------
+    >>> shared_memory(np.arange(3, dtype=">i4")[::-1])
+    tensor([2, 1, 0], dtype=torch.int32)
+    """
+    array = np.asarray(value)
+    if not array.flags.writeable or min(array.strides, default=0) < 0 or not array.dtype.isnative:
+        array = np.array(array, array.dtype.newbyteorder("="))
+    return torch.from_numpy(array)
+
+
 def numbers_of(vector: Variable) -> Callable[[torch.Tensor], list[int]]:
     """From a vector's tensor to its numbers; a constant's are known, else the device is asked and waited for."""
     if isinstance(vector, Constant):
