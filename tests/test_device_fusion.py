@@ -301,6 +301,17 @@ def test_resnet50_has_no_rectifier_of_its_own_left() -> None:
     assert sum(node.op.rectify for node in nodes(f, BatchNorm)) == 49
 
 
+def test_a_quotient_of_whole_numbers_is_fused_under_another_floatx_than_it_was_made_under(capfd: Any) -> None:
+    hits, all_of_them = pt.lvector("hits"), pt.lvector("all_of_them")
+    with pytensor.config.change_flags(floatX="float32"):
+        share = pt.switch(all_of_them > 0, hits / pt.maximum(all_of_them, 1), 1.0)
+    with pytensor.config.change_flags(floatX="float64"):
+        f = pytensor.function([hits, all_of_them], share, mode=device.mode("cpu"))
+    assert [type(node.op.scalar_op).__name__ for node in f.maker.fgraph.apply_nodes] == ["Composite"]
+    np.testing.assert_array_equal(f([1, 5], [3, 0]), np.array([1 / 3, 1], "float32"))
+    assert capfd.readouterr().err == ""
+
+
 # The compiler
 
 

@@ -12,11 +12,11 @@ from pytensor.graph.features import ReplaceValidate
 from pytensor.graph.fg import FunctionGraph, Output
 from pytensor.graph.rewriting.basic import GraphRewriter, in2out, node_rewriter
 from pytensor.graph.traversal import ancestors
-from pytensor.scalar.basic import Add, Mul
-from pytensor.tensor.basic import Alloc
+from pytensor.scalar.basic import Add, Mul, TrueDiv
+from pytensor.tensor.basic import Alloc, cast
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.math import Dot, Sum
-from pytensor.tensor.type import TensorType
+from pytensor.tensor.type import TensorType, discrete_dtypes
 
 from theanompi.device.buffers import BUCKET, adjacent
 from theanompi.device.ops.activation import Relu, ReluGrad
@@ -383,6 +383,32 @@ def _times(value: Variable) -> tuple[Variable, float]:
     return value, 1.0
 
 
+@node_rewriter([Elemwise])
+def quotient_of_floats(fgraph: FunctionGraph, node: Apply) -> list[Variable] | None:
+    """A quotient of whole numbers with its dtype written out: PyTensor takes that of its setting floatX for it.
+
+    A graph made under another floatX could not be rewritten: each new node with that quotient is of another dtype.
+
+    Examples
+    --------
+    >>> import pytensor, pytensor.tensor as pt
+    >>> from theanompi.device import mode
+    >>> x = pt.lvector("x")
+    >>> with pytensor.config.change_flags(floatX="float32"):
+    ...     share = pt.exp(x / 2)
+    >>> f = pytensor.function([x], share, mode=mode("cpu"))
+    >>> f([2])
+    array([2.7182817], dtype=float32)
+    """
+    if type(node.op.scalar_op) is not TrueDiv or any(
+        v.type.dtype not in discrete_dtypes for v in node.inputs
+    ):
+        return None
+    return [node.op(*(cast(v, node.outputs[0].type.dtype) for v in node.inputs))]
+
+
+# Before everything that makes nodes anew.
+optdb.register("quotient_of_floats", in2out(quotient_of_floats), TAG, position=0.05)
 # After what simplifies the graph, before PyTensor's own fusion of element-wise nodes (position 49).
 for _rewriter in (rectify_normalised, rectified_gradient, written_out):
     optdb.register(_rewriter.__name__, in2out(_rewriter), TAG, position=48)
