@@ -98,8 +98,17 @@ def fresh_keys(n: Any, rng: np.random.Generator | np.random.RandomState | None =
     >>> bool((draw() != draw()).all())
     True
     """
+    return keys_of(fresh_state(rng), n)
+
+
+def fresh_state(rng: np.random.Generator | np.random.RandomState | None = None) -> Any:
+    """The state of :func:`fresh_keys`: a shared integer scalar, drawn from `rng` or :func:`get_rng`."""
     rng = get_rng() if rng is None else rng
     integers = rng.integers if isinstance(rng, np.random.Generator) else rng.randint
-    state = device.shared(np.int64(integers(2**62)), name="random.state")
+    return device.shared(np.int64(integers(2**62)), name="random.state")
+
+
+def keys_of(state: Any, n: Any) -> Any:
+    """The next `n` sample keys of `state`, which then counts on by itself."""
     state.default_update = state + pt.cast(n, "int64")
     return state + pt.arange(n, dtype="int64")

@@ -12,20 +12,49 @@ unless ``PYTENSOR_FLAGS`` says what it is.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
+import numpy as np
 import pytensor
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import clone_replace
-from pytensor.printing import pp
+from pytensor.printing import pp, pprint
 from pytensor.scan import views
 
-from theanompi.theano import ifelse, sandbox, tensor
+from theanompi.theano.modules import Finder
 
-__all__ = ["OpFromGraph", "clone", "dot", "ifelse", "pp", "sandbox", "scan", "tensor"]
+# What is imported below may be asked for by any of Theano's names.
+sys.meta_path.insert(0, Finder())
+
+from theanompi.theano import gof, gradient, ifelse, sandbox, scan_module, tensor  # noqa: E402
+from theanompi.theano.flags import config  # noqa: E402
+from theanompi.theano.functions import In, Param, function  # noqa: E402
+from theanompi.theano.updates import OrderedUpdates  # noqa: E402
+
+__all__ = [
+    "In",
+    "OpFromGraph",
+    "OrderedUpdates",
+    "Param",
+    "clone",
+    "config",
+    "dot",
+    "function",
+    "gof",
+    "gradient",
+    "ifelse",
+    "pp",
+    "pprint",
+    "sandbox",
+    "scan",
+    "scan_module",
+    "tensor",
+]
 
 if "floatX" not in os.environ.get("PYTENSOR_FLAGS", ""):
     pytensor.config.floatX = "float32"
@@ -36,7 +65,16 @@ dot = tensor.dot
 def __getattr__(name: str) -> Any:
     if name in ("foldl", "foldr", "map", "reduce"):
         return partial(_loop, getattr(views, name))
-    return getattr(pytensor, name)
+    if hasattr(pytensor, name):
+        return getattr(pytensor, name)
+    try:
+        return import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError:
+        raise AttributeError(f"{__name__}: expected a name of PyTensor's or Theano's, got {name!r}") from None
+
+
+def _asarray(a: Any, dtype: Any, order: Any = None) -> Any:
+    return np.asarray(a, dtype=dtype, order=order)
 
 
 def scan(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -54,7 +92,7 @@ def _loop(loop: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Any
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Scan return signature", DeprecationWarning)
         outputs, updates = loop(*args, **kwargs)
-    return outputs, updates
+    return outputs, OrderedUpdates(updates)
 
 
 def clone(output: Any, replace: Any = None, strict: bool = True, share_inputs: bool = True) -> Any:

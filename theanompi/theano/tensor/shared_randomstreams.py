@@ -8,7 +8,7 @@ import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
 
 from theanompi.device import ops
-from theanompi.lasagne.random import fresh_keys
+from theanompi.lasagne.random import fresh_state, keys_of
 
 __all__ = ["RandomStreams"]
 
@@ -36,6 +36,22 @@ class RandomStreams:
 
     def __init__(self, seed: Any = 12345, use_cuda: Any = None):
         self._rng = np.random.default_rng(seed)
+        self._states: list[Any] = []
+
+    @property
+    def state_updates(self) -> list[tuple[Any, Any]]:
+        """What each of the draws so far continues by: a compiled function does it without being told, too."""
+        return [(state, state.default_update) for state in self._states]
+
+    def updates(self) -> list[tuple[Any, Any]]:
+        """Give :attr:`state_updates`."""
+        return self.state_updates
+
+    def seed(self, seed: Any = 12345) -> None:
+        """Begin anew, in functions that are compiled already too."""
+        self._rng = np.random.default_rng(seed)
+        for state in self._states:
+            state.set_value(np.int64(self._rng.integers(2**62)))
 
     def uniform(
         self,
@@ -71,8 +87,10 @@ class RandomStreams:
         ndim: Any = None,
         dtype: str = "int64",
         nstreams: Any = None,
+        prob: Any = None,
     ) -> Any:
-        """Draw 1 with probability p, else 0; or count the ones of `n` such draws."""
+        """Draw 1 with probability p, else 0; or count the ones of `n` such draws; `prob` is a former name of p."""
+        p = p if prob is None else prob
         return sum(pt.lt(self._draw(ops.uniform, size, p), p).astype(dtype) for _ in range(n))
 
     def multinomial(
@@ -86,15 +104,81 @@ class RandomStreams:
     ) -> Any:
         """Draw for each row of the matrix `pvals` one of its columns, `n` times: counts, of the shape of `pvals`."""
         ends = pt.cumsum(pvals, axis=1)
-        # A last end below 1, by rounding, leaves no number over.
+        # A last end below 1, by rounding, leaves no number over; nor does a product that is rounded up to it.
         drawn = [self._draw(ops.uniform, (pvals.shape[0],)) * ends[:, -1] for _ in range(n)]
-        columns = [pt.sum(u[:, None] >= ends, axis=1, keepdims=True) for u in drawn]
+        columns = [pt.sum(u[:, None] >= ends[:, :-1], axis=1, keepdims=True) for u in drawn]
         return sum(pt.eq(column, pt.arange(pvals.shape[1])).astype(dtype) for column in columns)
+
+    def truncated_normal(
+        self,
+        size: Any,
+        avg: Any = 0.0,
+        std: Any = 1.0,
+        ndim: Any = None,
+        dtype: str | None = None,
+        nstreams: Any = None,
+    ) -> Any:
+        """Draw from a normal distribution what is at most two standard deviations from the mean."""
+        # Of the distribution function, scaled to (−1, 1), what lies between -2 and 2: erf(√2).
+        drawn = avg + std * np.sqrt(2) * pt.erfinv(
+            np.float32(0.9544997) * self.uniform(size, -1, 1, dtype="float32")
+        )
+        return drawn.astype(dtype or pytensor.config.floatX)
+
+    def random_integers(
+        self, size: Any = None, low: Any = 0, high: Any = 1, ndim: Any = None, dtype: str = "int64"
+    ) -> Any:
+        """Draw whole numbers from `low` up to and including `high`, all of them as often."""
+        count = high - low + 1
+        # The product may be rounded up to the count.
+        drawn = pt.minimum(pt.floor(self._draw(ops.uniform, size, low, high) * count), count - 1)
+        return low + drawn.astype(dtype)
+
+    def choice(
+        self,
+        size: Any = None,
+        a: Any = 2,
+        replace: bool = True,
+        p: Any = None,
+        ndim: Any = None,
+        dtype: str = "int64",
+    ) -> Any:
+        """Draw from the vector `a`, or the numbers below `a`, each with the probability that the vector `p` says.
+
+        Raises
+        ------
+        ValueError
+            If `replace` is false: :meth:`permutation` draws each number once.
+        """
+        if not replace:
+            raise ValueError(
+                "RandomStreams.choice: expected replace=True; permutation draws each number once"
+            )
+        values = pt.as_tensor_variable(a)
+        if p is None:
+            drawn = self.random_integers(size, 0, (values.shape[0] if values.ndim else values) - 1)
+        else:
+            ends = pt.cumsum(p)
+            u = pt.shape_padright(self._draw(ops.uniform, () if size is None else size)) * ends[-1]
+            drawn = pt.sum(u >= ends[:-1], axis=-1)
+        return (values[drawn] if values.ndim else drawn).astype(dtype)
+
+    def permutation(self, size: Any = None, n: Any = 1, ndim: Any = None, dtype: str = "int64") -> Any:
+        """Draw the numbers below `n` in some order: along the last axis, after those of `size`."""
+        drawn = self._draw(ops.uniform, (*(() if size is None else size), n))
+        return pt.argsort(drawn, axis=-1).astype(dtype)
+
+    def shuffle_row_elements(self, input: Any) -> Any:
+        """Put what lies along the last axis into another order, for each row one of its own."""
+        sizes = [input.shape[axis] for axis in range(input.ndim)]
+        return pt.take_along_axis(input, self.permutation(sizes[:-1], sizes[-1]), -1)
 
     def _draw(self, draw: Any, size: Any, *parameters: Any) -> Any:
         if size is None:
             size = sum(map(pt.as_tensor_variable, parameters)).shape
         sizes = [size[i] for i in range(size.type.shape[0])] if isinstance(size, Variable) else list(size)
         first, *others = sizes or [1]
-        drawn = draw(fresh_keys(first, self._rng), others, salt=0)
+        state = fresh_state(self._rng)
+        self._states.append(state)
+        drawn = draw(keys_of(state, first), others, salt=0)
         return drawn if sizes else drawn[0]
