@@ -10,34 +10,10 @@ from theanompi import device
 __all__ = ["config"]
 
 # Words before a dot in the names of Theano's flags.
-GROUPS = {
-    *(
-        "blas",
-        "cmodule",
-        "compile",
-        "conv",
-        "cuda",
-        "DebugMode",
-        "dnn",
-        "dnn__conv",
-        "experimental",
-        "gcc",
-        "gpu",
-    ),
-    *(
-        "gpuarray",
-        "lib",
-        "magma",
-        "NanGuardMode",
-        "nvcc",
-        "optdb",
-        "profiling",
-        "scan",
-        "tensor",
-        "traceback",
-    ),
-    *("vm", "warn"),
-}
+GROUPS = frozenset(
+    """blas cmodule compile conv cuda DebugMode dnn dnn__conv experimental gcc gpu gpuarray lib magma NanGuardMode nvcc
+    optdb profiling scan tensor traceback vm warn""".split()
+)
 AT_THE_START = {"base_compiledir", "compiledir", "optimizer", "optimizer_excluding", "optimizer_including"}
 
 
