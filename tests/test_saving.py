@@ -15,7 +15,8 @@ from theanompi.data import open_dataset
 from theanompi.record import checkpoint
 from theanompi.rules import BSP
 from theanompi.training.evaluation import trained
-from theanompi.training.saving import Resumed, _identity, _settings, load_checkpoint, save_checkpoint
+from theanompi.training.recipe_change import settings_of
+from theanompi.training.saving import Resumed, _identity, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("forks")
 
@@ -286,7 +287,7 @@ def test_what_another_length_means_for_the_rate_is_said(
     folder = shutil.copytree(saved["v"], tmp_path / "run")
     model = make(**settings)
     model.cleanup()
-    recipe = _settings(model.config, "recipe")
+    recipe = settings_of(model.config, "recipe")
     rewrite(folder, lambda attributes: attributes.update(recipe, iteration=895, epoch=5, position=0))
     found = load(make(**settings, epochs=epochs), folder)
     assert (found.changes, found.rate) == (changes, rate)
@@ -444,7 +445,7 @@ def test_the_role_decides_what_a_resume_refuses_and_what_it_says() -> None:
     model.cleanup()
     derived = {"data_sha256", "minibatch", "velocities"}
     assert _identity(model, RULE).keys() - derived == set(fields_of("run"))
-    recipe = _settings(model.config, "recipe")
+    recipe = settings_of(model.config, "recipe")
     assert recipe.keys() - {"optimizer.beta2"} == set(fields_of("recipe")) - {"settings"}
     assert recipe["optimizer.beta2"] == 0.98 and recipe["clip_norm"] == "none"
 

@@ -1,4 +1,4 @@
-"""A run's state, from the ranks into one checkpoint and back, and what a resumed run may have other than before."""
+"""A run's state, from the ranks into one checkpoint and back, where that is the same run's."""
 
 import math
 from collections.abc import Mapping
@@ -9,21 +9,19 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from theanompi.config import FIELDS, MOMENTUM_FORMS, ConfigError, RunConfig, counted, fields_of, flat
-from theanompi.config.kinds import PLUGINS
+from theanompi.config import MOMENTUM_FORMS, ConfigError, RunConfig, counted
 from theanompi.record import checkpoint
 from theanompi.record.folder import CHECKPOINT_FILE
 from theanompi.record.weights import WEIGHTS
 from theanompi.rules import Rule
 from theanompi.training.model import Model
 from theanompi.training.optimizers.momentum import Momentum
+from theanompi.training.recipe_change import changes_of, fields_added, settings_of, words_on_rate
 from theanompi.training.replica import Replica
-from theanompi.training.schedules import Schedule, make_schedule
 
 _RULE = "rule/"
 # Of each rank, if they are not in step: its finished iterations, and η of each objective's last update.
 _ITERATION, _ETAS = "iteration", "last_eta"
-_OF_PLUGINS = tuple(f"{plugin}." for plugin in PLUGINS)
 DIGITS = 12
 """How many digits of a digest a message shows."""
 
@@ -78,7 +76,7 @@ def save_checkpoint(
         }
         if isinstance(model, Model):
             attributes |= dict(zip(_eta_names(model), model.last_etas(), strict=True))
-            attributes |= _identity(model, rule) | _settings(config, "recipe")
+            attributes |= _identity(model, rule) | settings_of(config, "recipe")
         checkpoint.save(out / CHECKPOINT_FILE, arrays, attributes)
     comm.Barrier()
 
@@ -115,7 +113,7 @@ def load_checkpoint(
     path = out / CHECKPOINT_FILE
     arrays, attributes = checkpoint.load(path)
     iteration = _check_same(path, attributes, model, rule)
-    recipe = _settings(config, "recipe")
+    recipe = settings_of(config, "recipe")
     last_etas, form = [attributes.get(name) for name in _eta_names(model)], attributes.get("momentum_form")
     known = ("momentum_form", "epochs") if _is_old(attributes) else ()
     for name in known or ("momentum_form",) * (form not in MOMENTUM_FORMS):
@@ -148,8 +146,8 @@ def load_checkpoint(
         arrays = {names.get(k, k): v for k, v in arrays.items() if k in names or k.startswith(WEIGHTS)}
     checkpoint.check(arrays, expected, path)
     model.load_state_arrays(_in_form(arrays, model, etas, form), own, etas)
-    changes = _changes(attributes, recipe)
-    rate = _rates(attributes, model, iteration) if changes else ""
+    changes = changes_of(attributes, recipe)
+    rate = words_on_rate(attributes, model.config, model.schedule, iteration) if changes else ""
     return Resumed(iteration, changes, own, rate), {k: torch.from_numpy(v) for k, v in of_rule.items()}
 
 
@@ -190,96 +188,15 @@ def _of_this_rank(arrays: Mapping[str, np.ndarray], comm: MPI.Comm, path: Path) 
     return found
 
 
-def _recipe_before(
-    attributes: Mapping[str, checkpoint.Scalar], recipe: Mapping[str, checkpoint.Scalar]
-) -> dict[str, checkpoint.Scalar]:
-    """The recipe that a checkpoint has."""
-    # What a checkpoint of an earlier version does not have is not known to be another.
-    before = {name: value for name, value in recipe.items() if name in FIELDS} | _added("recipe")
-    return before | {k: v for k, v in attributes.items() if k in before or k.startswith(_OF_PLUGINS)}
-
-
-def _changes(attributes: Mapping[str, checkpoint.Scalar], recipe: Mapping[str, checkpoint.Scalar]) -> str:
-    """What a checkpoint has of a recipe, and what the run has, where they differ."""
-    before = _recipe_before(attributes, recipe)
-    names = [name for name in {**recipe, **before} if before.get(name) != recipe.get(name)]
-    default = "by default"
-    return "; ".join(f"{name} {before.get(name, default)} -> {recipe.get(name, default)}" for name in names)
-
-
-def _rates(attributes: Mapping[str, checkpoint.Scalar], model: Model, iteration: int) -> str:
-    """Say what another schedule means for η after `iteration` updates; nothing if it is the same, or is over."""
-    now, before = model.schedule, _schedule_before(attributes, model)
-    if before == now or not 0 < iteration < now.iterations:
-        return ""
-    following = f"is {_rate(now, iteration):g} from iteration {iteration + 1} on"
-    if before is None:
-        return f"η {following}; the schedule before cannot be read any more"
-    last, epochs = iteration - 1, counted(now.epochs, "epoch")
-    first = next((t for t in range(iteration) if _rate(before, t) != _rate(now, t)), None)
-    if first is None:
-        return f"as in a run of {epochs} from the start: η was {_rate(now, last):g}, and {following}"
-    return (
-        f"not as in a run of {epochs} from the start, whose η differs from iteration {first + 1} on: "
-        f"η was {_rate(before, last):g}, there {_rate(now, last):g}, and {following}"
-    )
-
-
-def _rate(schedule: Schedule, t: int) -> float:
-    """What the gradient is multiplied by, be it in the rate or in the loss."""
-    return schedule(t) * schedule.loss_scale(t)
-
-
-def _schedule_before(attributes: Mapping[str, checkpoint.Scalar], model: Model) -> Schedule | None:
-    """The schedule of the run that has written a checkpoint; None if its class is not there any more."""
-    recipe = _recipe_before(attributes, _settings(model.config, "recipe"))
-    fields = {name: _unscalar(name, value) for name, value in recipe.items() if name in FIELDS}
-    plugins = {name: value for name, value in recipe.items() if name not in FIELDS}
-    now = model.schedule
-    try:
-        return make_schedule(
-            RunConfig.from_dict({**model.config.to_dict(), **fields, "settings": plugins}),
-            minibatch=now.minibatch,
-            iterations_per_epoch=now.iterations_per_epoch,
-        )
-    except ConfigError:
-        return None
-
-
-def _unscalar(name: str, value: checkpoint.Scalar) -> checkpoint.Scalar | None:
-    """Undo `_scalars` for one field, as far as the field itself does not read it."""
-    kind = FIELDS[name].metadata["kind"]
-    return None if value == "none" and ", none" not in kind.expected else value
-
-
 def _is_old(attributes: Mapping[str, checkpoint.Scalar]) -> bool:
     """Whether a checkpoint is of the time before rate, recipe and the digest of the images were saved."""
     return "data_sha256" not in attributes
 
 
-def _settings(config: RunConfig, role: str) -> dict[str, checkpoint.Scalar]:
-    """The fields of a role as a checkpoint holds them: each setting of a plug-in by its name, other values as text."""
-    values = config.to_dict()
-    return _scalars(flat({name: values[name] for name in fields_of(role)}))
-
-
-def _scalars(values: Mapping[str, Any]) -> dict[str, checkpoint.Scalar]:
-    return {
-        name: ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else value
-        for name, value in values.items()
-    }
-
-
-def _added(role: str) -> dict[str, checkpoint.Scalar]:
-    """The fields of a role that version 0.1.0 did not have, with their defaults, which then were all there was."""
-    items = {name: FIELDS[name].metadata for name in fields_of(role) if name != "settings"}
-    return _scalars({name: about["default"] for name, about in items.items() if about["later"]})
-
-
 def _identity(model: Model, rule: Rule) -> dict[str, checkpoint.Scalar]:
     """What must not change between a checkpoint and its resumption, by name."""
     return {
-        **_settings(model.config, "run"),
+        **settings_of(model.config, "run"),
         "data_sha256": model.data.dataset.sha256,
         "minibatch": model.schedule.minibatch,
         # Where every rank has one, their number counts, whatever the minibatch.
@@ -289,7 +206,7 @@ def _identity(model: Model, rule: Rule) -> dict[str, checkpoint.Scalar]:
 
 def _check_same(path: Path, attributes: Mapping[str, checkpoint.Scalar], model: Model, rule: Rule) -> int:
     """Refuse what another run has saved; gives its number of updates."""
-    found, expected = _added("run") | dict(attributes), _identity(model, rule)
+    found, expected = fields_added("run") | dict(attributes), _identity(model, rule)
     if _is_old(attributes):
         found["modelfile"], _, found["modelclass"] = str(found.get("model")).rpartition(".")
         found["data"] = Path(str(found.get("data"))).name
