@@ -3,7 +3,9 @@
 This package needs neither torch nor MPI.
 """
 
+from theanompi.config.defaults import default_loader_processes, read_defaults, resolve, run_folder
 from theanompi.config.devices import HOST, MOST_RANKS, Host, hosts, in_place_of, local_device, parse_devices
+from theanompi.config.environment import from_environment, to_environment
 from theanompi.config.errors import (
     MOST_MESSAGE,
     ConfigError,
@@ -18,6 +20,7 @@ from theanompi.config.errors import (
     shortened,
 )
 from theanompi.config.flags import OneLineParser, add_arguments, from_args
+from theanompi.config.idle import without_effect
 from theanompi.config.kinds import RANKS, SIMULATED
 from theanompi.config.plugins import NoSettings, find_class, read_settings, setting
 from theanompi.config.run import (
@@ -37,18 +40,11 @@ from theanompi.config.run import (
     SHUFFLES,
     WARMUPS,
     RunConfig,
-    default_loader_processes,
     fields_of,
     flat,
-    from_environment,
     over,
     read_as,
-    read_defaults,
     read_field,
-    resolve,
-    run_folder,
-    to_environment,
-    without_effect,
 )
 from theanompi.config.simulated import STEP_TIMES, ClockSettings, read_clock
 

@@ -1,14 +1,15 @@
-"""The settings of one run: what a user may choose, its defaults, its limits and its flags, all in one table.
+"""The settings of one run: what a user may choose, its limits and its flags, all in one table.
 
 Everything that starts a run (a script's flags, ``tmlauncher``'s cfg file, ``rule.init``) ends in one frozen
-`RunConfig`, which is what the workers receive and what is saved with the run. This module imports nothing but
-the standard library and opens no file.
+`RunConfig`, which is what the workers receive and what is saved with the run. What it is where they say nothing is
+in `theanompi.config.defaults`.
 
 Examples
 --------
 >>> config = RunConfig(data="digits", epochs=2)
 >>> config.batch_size is None
 True
+>>> from theanompi.config import resolve
 >>> resolve(config).batch_size
 16
 >>> RunConfig(epochs=0)
@@ -17,12 +18,8 @@ Traceback (most recent call last):
 theanompi.config.errors.ConfigError: epochs: expected a whole number of at least 1, got 0
 """
 
-import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from theanompi.config.errors import ConfigError, got
@@ -49,7 +46,7 @@ from theanompi.config.kinds import (
     several,
     whole,
 )
-from theanompi.config.lineage import instead, meant, ours
+from theanompi.config.lineage import instead, meant
 from theanompi.config.recipes import RECIPES
 
 SYNC_TYPES = ("cdd", "avg", "swap")
@@ -75,8 +72,6 @@ MOMENTUM_FORMS = ("v", "u", "uncorrected")
 SCALED = ("rate", "loss")
 NORMALIZATIONS = ("minibatch", "worker")
 SHUFFLES = ("global", "worker")
-_OF_ITEMS = {"image_size": "pictures", "length": "tokens"}
-"""Settings that items of one modality alone have."""
 ROLES = {
     "run": "another value makes another run: a resume refuses it",
     "recipe": "how weights are updated: a resume goes on with another value and says so",
@@ -609,72 +604,6 @@ def default_scaling(sync_type: str, rule: str = "BSP") -> str:
     return "linear" if sync_type == "cdd" and rule not in ASYNCHRONOUS else "none"
 
 
-def default_loader_processes(cores: int) -> int:
-    """How many processes read ahead for a rank with so many cores, one of which is its own.
-
-    >>> default_loader_processes(1), default_loader_processes(4), default_loader_processes(64)
-    (1, 3, 8)
-    """
-    return min(max(cores - 1, 1), 8)
-
-
-def without_effect(
-    given: RunConfig, run: RunConfig, *, workers: int | None = None, items: str | None = None
-) -> list[str]:
-    """Say which settings that a run gives change nothing, beside others that it has.
-
-    Those of a class of the user's own, an optimizer, a schedule or a modality, may all have an effect.
-
-    Parameters
-    ----------
-    given, run : RunConfig
-        As it was given, and resolved.
-    workers : int, optional
-        k.
-    items : str, optional
-        Name of the package's modality that the data are read by.
-
-    Examples
-    --------
-    >>> given = RunConfig(optimizer="adam", momentum=0.5, schedule="cosine", decay_factor=0.2)
-    >>> without_effect(given, resolve(given))
-    ['momentum, as the optimizer is adam', 'decay_factor, as the schedule is cosine']
-    """
-    kind, _, name = run.optimizer.rpartition(".")
-    idle: list[tuple[tuple[str, ...], str]] = []
-    if kind == "lasagne":
-        held = () if name in ("momentum", "nesterov_momentum") else ("momentum",)
-        idle.append(((*held, "momentum_form", "nesterov"), f"the optimizer is {run.optimizer}"))
-    elif name in OPTIMIZERS and name not in ("momentum", "lars"):
-        idle.append((("momentum", "momentum_form", "nesterov"), f"the optimizer is {name}"))
-    elif name in OPTIMIZERS and run.momentum == 0:
-        idle.append((("momentum_form", "nesterov"), "the momentum is 0"))
-    if run.schedule in SCHEDULES and run.schedule != "steps":
-        idle.append((("decay_epochs", "decay_factor"), f"the schedule is {run.schedule}"))
-    warmup: tuple[str, ...] = ("warmup", "warmup_epochs")
-    if run.warmup == "none":
-        idle.append((("warmup_epochs",), "the warmup is none"))
-        warmup = ()  # is as it was asked for
-    if run.schedule in SCHEDULES and workers is not None and run.batch_size is not None:
-        minibatch = workers * run.batch_size * run.accumulation
-        if minibatch <= run.base_batch:
-            reason = f"the minibatch of {minibatch} is not above base_batch, {run.base_batch}"
-            idle.append((warmup, reason))
-    # Others begin to decay where the warmup ends, also of a rate that is not scaled.
-    if run.schedule in ("steps", "constant") and run.scaling == "none":
-        idle.append((("base_batch", *warmup), "the scaling is none"))
-    if items is not None:
-        unread = tuple(name for name, of in _OF_ITEMS.items() if of != items)
-        idle.append((unread, f"the data are {items}"))
-    said, named = [], set[str]()
-    for names, reason in idle:
-        new = [name for name in names if getattr(given, name) is not None and name not in named]
-        named.update(new)
-        if new:
-            said.append(f"{', '.join(new)}, as {reason}")
-    return said
-
-
 def read_field(name: str, value: Any) -> Any:
     """Return the value of a field from text (a flag, a cfg file) or a plain value, checked.
 
@@ -706,156 +635,3 @@ def read_as(kind: Kind, name: str, value: Any) -> Any:
     except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
         hint = instead(name, value) or (str(error) if str(error).startswith("; ") else "")
         raise ConfigError(f"{name}: expected {kind.expected}, got {got(value)}{hint}") from None
-
-
-def to_environment(config: RunConfig, devices: Sequence[str], plan: bool = False) -> dict[str, str]:
-    """Make the environment variables that tell a spawned worker what to run.
-
-    Parameters
-    ----------
-    config
-        The run.
-    devices
-        The devices of the worker's machine, one per local rank.
-    plan
-        Whether the worker shall only print the plan.
-    """
-    return {
-        "THEANOMPI_CONFIG": json.dumps(config.to_dict()),
-        "THEANOMPI_DEVICES": json.dumps(list(devices)),
-        "THEANOMPI_PLAN": json.dumps(plan),
-    }
-
-
-def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[RunConfig, tuple[str, ...], bool]:
-    """Read what `to_environment` wrote: the arguments of `theanompi.worker.run`.
-
-    Raises
-    ------
-    ConfigError
-        When the process was not started by `theanompi.launch.job`.
-
-    Examples
-    --------
-    >>> from_environment({})
-    Traceback (most recent call last):
-        ...
-    theanompi.config.errors.ConfigError: THEANOMPI_CONFIG: expected a worker of rule.init or tmlauncher, got none
-    """
-    if "THEANOMPI_CONFIG" not in environ:
-        raise ConfigError("THEANOMPI_CONFIG: expected a worker of rule.init or tmlauncher, got none")
-    return (
-        RunConfig.from_dict(json.loads(environ["THEANOMPI_CONFIG"])),
-        tuple(json.loads(environ["THEANOMPI_DEVICES"])),
-        json.loads(environ["THEANOMPI_PLAN"]),
-    )
-
-
-def run_folder(config: RunConfig) -> str:
-    """The folder of a run whose data are known, also of one that names none.
-
-    >>> run_folder(RunConfig(data="sets/imagenet.h5"))
-    'runs/resnet50-imagenet'
-    """
-    data = "" if config.data is None else f"-{Path(config.data).stem}"
-    return config.out or f"runs/{re.split('[./]', config.modelfile)[-1]}{data}"
-
-
-def read_defaults(defaults: Any, model: str) -> dict[str, Any]:
-    """Return the defaults of a model's class, checked, as JSON types.
-
-    Parameters
-    ----------
-    defaults
-        The attribute ``defaults`` of the class: values by the names in `OF_MODELS`. With None for ``data`` it reads
-        data of its own.
-    model
-        The name of the class, for the message.
-
-    Raises
-    ------
-    ConfigError
-        For anything else.
-
-    Examples
-    --------
-    >>> read_defaults({"epoch": 30}, "ResNet")
-    Traceback (most recent call last):
-        ...
-    theanompi.config.errors.ConfigError: ResNet.defaults: unknown setting 'epoch'; did you mean 'epochs'?
-    """
-    where = f"{model}.defaults"
-    if not isinstance(defaults, Mapping):
-        raise ConfigError(f"{where}: expected settings by name such as {{'epochs': 30}}, got {got(defaults)}")
-    for name in defaults:
-        if name not in FIELDS and (ours(name) not in FIELDS or ours(name) in OF_MODELS):
-            raise ConfigError(f"{where}: unknown setting {got(name)}{meant(name, OF_MODELS)}")
-        if name not in OF_MODELS:
-            raise ConfigError(
-                f"{where}: expected settings of the recipe or the data, got {name!r}, which a model does not decide"
-            )
-    try:
-        values = {name: read_field(name, value) for name, value in defaults.items()}
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    for name in values.get("settings", ()):
-        if not name.startswith(("optimizer.", "schedule.")):
-            raise ConfigError(f"{where}: expected settings of an optimizer or a schedule, got {name!r}")
-    return {name: value for name, value in RunConfig(**values).to_dict().items() if name in defaults}
-
-
-def resolve(config: RunConfig, defaults: Mapping[str, Any] = {}, *, model: str = "Model") -> RunConfig:
-    """Fill in every default that does not depend on the machine.
-
-    `max_iterations`, `checkpoint_interval`, `clip_norm`, `init`, `recipe`, `timeline`, `logger` and `workers_simulated`
-    may stay None (no limit, none), and so does `loader_processes`, which each rank chooses.
-
-    What the run does not give, its recipe may, then the model's class, its data set too. Else these are the packaged
-    digits, with n = 16, 12 epochs and 32 pixels; any other data set gets what Goyal et al. 2017 (arXiv 1706.02677,
-    §5.1) used: n = 32, 90 epochs, 224 pixels. Warmup and decay keep the paper's shares of a run: 5, 30, 60 and 80 of 90
-    epochs.
-
-    Parameters
-    ----------
-    config
-        The run.
-    defaults, model
-        Of the model's class, as for `read_defaults`.
-
-    Raises
-    ------
-    ConfigError
-        When the model's class has defaults that it may not have.
-
-    Examples
-    --------
-    >>> resolve(RunConfig(data="imagenet.h5")).decay_epochs
-    (30.0, 60.0, 80.0)
-    >>> resolve(RunConfig(sync_type="avg")).scaling
-    'none'
-    >>> resolve(RunConfig(base_lr=0.2), {"base_lr": 0.05, "epochs": 18}).decay_epochs
-    (6.0, 12.0, 16.0)
-    >>> resolve(RunConfig(modelfile="models.lstm"), {"data": "reviews"}).out
-    'runs/lstm-reviews'
-    >>> resolve(RunConfig(recipe="bag-of-tricks", epochs=40), {"mixup": 0.4}).mixup
-    0.2
-    """
-    given = {name: value for name, value in config.to_dict().items() if value is not None}
-    values = read_defaults(defaults, model)
-    if config.recipe is not None:
-        values = over(values, RECIPES[config.recipe].defaults(config.epochs))
-    values = over(values, given)
-    general: dict[str, Any] = {name: FIELDS[name].metadata["default"] for name in OF_MODELS}
-    data = {**general, **values}["data"]
-    batch_size, epochs, image_size = (16, 12, 32) if data in ("digits", None) else (32, 90, 224)
-    epochs = values.get("epochs", epochs)
-    general |= {
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "image_size": image_size,
-        "scaling": default_scaling(config.sync_type, config.rule),
-        "warmup_epochs": epochs * 5 / 90,
-        "decay_epochs": tuple(epochs * share / 90 for share in (30, 60, 80)),
-        "out": run_folder(replace(config, data=data)),
-    }
-    return RunConfig(**{**general, **values})
