@@ -20,6 +20,7 @@ theanompi.config.errors.ConfigError: epochs: expected a whole number of at least
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Self
 
 from theanompi.config.errors import ConfigError, got
@@ -83,28 +84,32 @@ ROLES = {
 
 
 def _option(
+    group: str,
     role: str,
     default: Any,
     kind: Kind,
-    group: str = "",
     help: str = "",
     flags: tuple[str, ...] = (),
     *,
+    of_model: bool = False,
     later: bool = False,
 ) -> Any:
     """Make a field of `RunConfig`; one with a `group` has a command-line flag, by default its own name.
 
-    One that came `later` is missing in what version 0.1.0 has written, where its default counted.
+    One `of_model` is None until `resolve`, which takes what the model's class says, or else the `default`. One that
+    came `later` is missing in what version 0.1.0 has written, where its default counted.
     """
     assert role in ROLES
     about = {"role": role, "kind": kind, "group": group, "help": help, "flags": flags, "later": later}
-    return field(default=default, metadata=about | {"default": default, "model": False})
+    about |= {"default": default, "model": of_model}
+    return field(default=None if of_model else default, metadata=about)
 
 
-def _model_option(role: str, default: Any, kind: Kind, group: str, help: str, *, later: bool = False) -> Any:
-    """Make a field that is None until `resolve`, which takes what the model's class says, or else the `default`."""
-    made = _option(role, None, kind, group, help, later=later)
-    return field(default=None, metadata={**made.metadata, "default": default, "model": True})
+# By the groups of their flags.
+_GROUPS = ("data", "run", "recipe", "folder and log")
+_data, _run, _recipe, _folder = (partial(_option, group) for group in _GROUPS)
+_model_data, _model_run, _model_recipe = (partial(_option, group, of_model=True) for group in _GROUPS[:3])
+_no_flag = partial(_option, "")
 
 
 @dataclass(frozen=True)
@@ -122,358 +127,293 @@ class RunConfig:
         From the constructor, when a field has a value that it may not have.
     """
 
-    rule: str = _option("run", "BSP", named(RULES, "my_rules.Halves"))
-    modelfile: str = _option("run", "models.resnet50", MODULE)
-    modelclass: str = _option("run", "ResNet50", TEXT)
+    rule: str = _no_flag("run", "BSP", named(RULES, "my_rules.Halves"))
+    modelfile: str = _no_flag("run", "models.resnet50", MODULE)
+    modelclass: str = _no_flag("run", "ResNet50", TEXT)
 
-    data: str | None = _model_option(
-        "run", "digits", DATA, "data", f"{', '.join(PACKAGED)} (packaged) or the path of an HDF5 data set"
+    data: str | None = _model_data(
+        "run", "digits", DATA, f"{', '.join(PACKAGED)} (packaged) or the path of an HDF5 data set"
     )
-    image_size: int | None = _model_option(
-        "run", None, whole(1), "data", "side of the images in pixels (default: 32 for digits, else 224)"
+    image_size: int | None = _model_data(
+        "run", None, whole(1), "side of the images in pixels (default: 32 for digits, else 224)"
     )
-    batch_size: int | None = _model_option(
-        "run", None, whole(1), "data", "n, images per worker and step (default: 16 for digits, else 32)"
+    batch_size: int | None = _model_data(
+        "run", None, whole(1), "n, images per worker and step (default: 16 for digits, else 32)"
     )
-    length: int = _model_option(
-        "run", 128, whole(1), "data", "tokens of an item, where the data are tokens", later=True
+    length: int = _model_data(
+        "run", 128, whole(1), "tokens of an item, where the data are tokens", later=True
     )
-    accumulation: int = _option(
-        "machine", 1, whole(1), "data", "A, steps before one update, as if each were a worker of its own"
+    accumulation: int = _data(
+        "machine", 1, whole(1), "A, steps before one update, as if each were a worker of its own"
     )
-    shuffle: str = _option(
+    shuffle: str = _data(
         "run",
         "global",
         choice(SHUFFLES),
-        "data",
         "global: one order of the images in each epoch, shared out; worker: an order for each (pitfall 4)",
     )
 
-    color_jitter: float = _model_option(
+    color_jitter: float = _model_data(
         "run",
         0.0,
         FRACTION,
-        "data",
         "of brightness, contrast and saturation, as in fb.resnet.torch, which has 0.4; 0: none",
     )
-    lighting: float = _model_option(
+    lighting: float = _model_data(
         "run",
         0.0,
         NOT_NEGATIVE,
-        "data",
         "noise along the principal components of colour, as in fb.resnet.torch, which has 0.1; 0: none",
     )
-    mixup: float = _model_option(
+    mixup: float = _model_data(
         "recipe",
         0.0,
         NOT_NEGATIVE,
-        "data",
         "α of mixup: each training image is blended with another, their labels too, by shares from Beta(α, α), such as "
         "0.2; 0: none",
         later=True,
     )
-    cutmix: float = _model_option(
+    cutmix: float = _model_data(
         "recipe",
         0.0,
         NOT_NEGATIVE,
-        "data",
         "α of cutmix: a box of each training image is another's, and that share of its label, such as 1; 0: none; with "
         "mixup too: the one or the other for each batch",
         later=True,
     )
-    random_erasing: float = _model_option(
+    random_erasing: float = _model_data(
         "recipe",
         0.0,
         FRACTION,
-        "data",
         "probability that a box of a training image is blanked out, such as 0.25; 0: none",
         later=True,
     )
-    loader_processes: int | None = _option(
+    loader_processes: int | None = _data(
         "aside",
         None,
         whole(1),
-        "data",
         "processes per rank that read ahead (default: its share of the cores, less one, from 1 to 8)",
     )
 
-    epochs: int | None = _model_option(
-        "recipe", None, whole(1), "run", "passes over the training images (default: 12 for digits, else 90)"
+    epochs: int | None = _model_run(
+        "recipe", None, whole(1), "passes over the training images (default: 12 for digits, else 90)"
     )
-    max_iterations: int | None = _option(
-        "ends", None, whole(1), "run", "stop after so many updates; the schedule stays that of all epochs"
+    max_iterations: int | None = _run(
+        "ends", None, whole(1), "stop after so many updates; the schedule stays that of all epochs"
     )
-    seed: int = _option("run", 0, whole(0), "run", "of the weights, the order, the augmentation and dropout")
-    init: str | None = _option(
+    seed: int = _run("run", 0, whole(0), "of the weights, the order, the augmentation and dropout")
+    init: str | None = _run(
         "ends",
         None,
         TEXT,
-        "run",
         "FILE[#PREFIX], weights to start from: a run's folder or checkpoint, .npz, pickle, .pt or .safetensors "
         "(default: at random)",
         later=True,
     )
-    devices: tuple[str, ...] = _option(
+    devices: tuple[str, ...] = _run(
         "machine",
         ("auto",),
         DEVICES,
-        "run",
         "cpu, cuda:N, cuda (by local rank) or auto (cuda if any, else cpu)",
         ("--device", "--devices"),
     )
-    precision: str = _option(
-        "run", "float32", choice(PRECISIONS), "run", "arithmetic of the computation; the weights stay float32"
+    precision: str = _run(
+        "run", "float32", choice(PRECISIONS), "arithmetic of the computation; the weights stay float32"
     )
-    workers_simulated: int | None = _option(
+    workers_simulated: int | None = _run(
         "run",
         None,
         whole(1, MOST_SIMULATED),
-        "run",
         "be so many workers in one process, in the order of a virtual clock: see --set clock.… (default: each device "
         "is a worker)",
         later=True,
     )
-    cuda_graph: bool = _option(
-        "machine", True, SWITCH, "run", "on a CUDA device, record each step's kernels once and replay them"
+    cuda_graph: bool = _run(
+        "machine", True, SWITCH, "on a CUDA device, record each step's kernels once and replay them"
     )
-    deterministic: bool = _option(
+    deterministic: bool = _run(
         "machine",
         False,
         SWITCH,
-        "run",
         "on a CUDA device, choose algorithms that give the same bits in every run, not the fastest",
         later=True,
     )
-    sync_type: str = _option(
+    sync_type: str = _run(
         "run",
         "cdd",
         choice(SYNC_TYPES),
-        "run",
         "cdd sums gradients ('their way'), avg averages weights ('my way'), swap lets discriminators of "
         "GANs change places",
     )
-    exchange: str = _option(
+    exchange: str = _run(
         "machine",
         "overlap",
         choice(EXCHANGES),
-        "run",
         "overlap: by buckets while backward goes on; ar: all at once after it; shm: in the shared memory of each "
         "machine; nccl: a GPU for each rank; fp16, bf16: gradients in 16 bits; naive: the reference, tensor by "
         "tensor; auto: the fastest one that is exact; nccl32, nccl16, asa32, asa16: as in Theano-MPI",
     )
-    require_cuda_aware: bool = _option(
-        "machine",
-        False,
-        SWITCH,
-        "run",
-        "refuse to take gradients through host memory if MPI is not CUDA-aware",
+    require_cuda_aware: bool = _run(
+        "machine", False, SWITCH, "refuse to take gradients through host memory if MPI is not CUDA-aware"
     )
-    allreduce_algorithm: str | None = _option(
+    allreduce_algorithm: str | None = _run(
         "machine",
         None,
         choice(ALGORITHMS),
-        "run",
         f"MPI's own way of summing: {', '.join(ALGORITHMS)} (default: the library's choice)",
     )
 
-    recipe: str | None = _option(
+    recipe: str | None = _recipe(
         "aside",
         None,
         choice(tuple(RECIPES)),
-        "recipe",
         "defaults from a paper, before those of the model's class (default: none)",
         later=True,
     )
-    optimizer: str = _model_option(
+    optimizer: str = _model_recipe(
         "run",
         "momentum",
         named(OPTIMIZERS, "my_steps.Lion, or lasagne.adam"),
-        "recipe",
         f"{', '.join(OPTIMIZERS)}, lasagne.NAME (a function of theanompi.lasagne.updates), or a class of your own: "
         "MODULE.CLASS",
         later=True,
     )
-    schedule: str = _model_option(
+    schedule: str = _model_recipe(
         "recipe",
         "steps",
         named(SCHEDULES, "my_rates.Cyclic"),
-        "recipe",
         f"of the rate after the warmup: {', '.join(SCHEDULES)}, or a class of your own: MODULE.CLASS",
         later=True,
     )
-    base_lr: float = _model_option(
-        "recipe", 0.1, POSITIVE, "recipe", "learning rate for a minibatch of base-batch images"
+    base_lr: float = _model_recipe(
+        "recipe", 0.1, POSITIVE, "learning rate for a minibatch of base-batch images"
     )
-    base_batch: int = _model_option(
-        "recipe", 256, whole(1), "recipe", "the minibatch that base-lr is meant for"
-    )
-    scaling: str | None = _model_option(
+    base_batch: int = _model_recipe("recipe", 256, whole(1), "the minibatch that base-lr is meant for")
+    scaling: str | None = _model_recipe(
         "recipe",
         None,
         choice(SCALINGS),
-        "recipe",
         "of base-lr with the minibatch (default: linear where gradients are summed, or else none)",
     )
-    scaled: str = _option(
+    scaled: str = _recipe(
         "run",
         "rate",
         choice(SCALED),
-        "recipe",
         "what scaling and warmup multiply: the rate, or the loss without its weight decay (pitfall 1)",
     )
-    normalization: str = _option(
+    normalization: str = _recipe(
         "run",
         "minibatch",
         choice(NORMALIZATIONS),
-        "recipe",
         "what the summed loss is divided by: all images, or those of one worker (pitfall 3)",
     )
-    warmup: str = _model_option(
-        "recipe", "gradual", choice(WARMUPS), "recipe", "from base-lr to the scaled rate, when that is larger"
+    warmup: str = _model_recipe(
+        "recipe", "gradual", choice(WARMUPS), "from base-lr to the scaled rate, when that is larger"
     )
-    warmup_epochs: float | None = _model_option(
-        "recipe", None, NOT_NEGATIVE, "recipe", "length of the warmup (default: epochs * 5/90)"
+    warmup_epochs: float | None = _model_recipe(
+        "recipe", None, NOT_NEGATIVE, "length of the warmup (default: epochs * 5/90)"
     )
-    decay_epochs: tuple[float, ...] | None = _model_option(
-        "recipe", None, EPOCHS, "recipe", "where the rate decays (default: epochs * 30/90, 60/90, 80/90)"
+    decay_epochs: tuple[float, ...] | None = _model_recipe(
+        "recipe", None, EPOCHS, "where the rate decays (default: epochs * 30/90, 60/90, 80/90)"
     )
-    decay_factor: float = _model_option(
+    decay_factor: float = _model_recipe(
         "recipe",
         0.1,
         number("a number above 0 and at most 1", lambda x: 0 < x <= 1),
-        "recipe",
         "of the rate, each time",
     )
-    momentum: float = _model_option("recipe", 0.9, SHARE, "recipe", "m of the velocity")
-    momentum_form: str = _model_option(
+    momentum: float = _model_recipe("recipe", 0.9, SHARE, "m of the velocity")
+    momentum_form: str = _model_recipe(
         "recipe",
         "v",
         choice(MOMENTUM_FORMS),
-        "recipe",
         "v: velocity holds the rate, corrected when it changes; u: without; uncorrected: with it, but not corrected "
         "(pitfall 2)",
     )
-    nesterov: bool = _model_option("recipe", True, SWITCH, "recipe", "Nesterov's momentum, or plain")
-    weight_decay: float = _model_option(
-        "recipe", 1e-4, NOT_NEGATIVE, "recipe", "L2 penalty on the weights of convolutions and dense layers"
+    nesterov: bool = _model_recipe("recipe", True, SWITCH, "Nesterov's momentum, or plain")
+    weight_decay: float = _model_recipe(
+        "recipe", 1e-4, NOT_NEGATIVE, "L2 penalty on the weights of convolutions and dense layers"
     )
-    clip_norm: float | None = _model_option(
+    clip_norm: float | None = _model_recipe(
         "recipe",
         None,
         NOT_NEGATIVE,
-        "recipe",
         "longest gradient of all parameters together, after the exchange; 0: any (default: any)",
         later=True,
     )
-    label_smoothing: float = _model_option(
+    label_smoothing: float = _model_recipe(
         "recipe",
         0.0,
         SHARE,
-        "recipe",
         "share of each label that is spread over all classes, in the training loss of a classifier; 0: none",
         later=True,
     )
-    ema: float = _model_option(
+    ema: float = _model_recipe(
         "run",
         0.0,
         SHARE,
-        "recipe",
         "d of an exponential moving average of the weights, such as 0.9999, which is then what is validated and used; "
         "0: none",
         later=True,
     )
-    zero_gamma: bool = _option(
-        "ends",
-        True,
-        SWITCH,
-        "recipe",
-        "start each residual block as the identity: 0 for gamma of its last batch norm",
+    zero_gamma: bool = _recipe(
+        "ends", True, SWITCH, "start each residual block as the identity: 0 for gamma of its last batch norm"
     )
 
-    settings: Mapping[str, str | int | float | bool] = _option(
+    settings: Mapping[str, str | int | float | bool] = _recipe(
         "recipe",
         FrozenMapping(),
         SETTINGS,
-        "recipe",
         f"a setting of the {', '.join(PLUGINS[:-1])} or {PLUGINS[-1]} alone, such as optimizer.beta2=0.98; may be "
         "repeated",
         ("--set",),
         later=True,
     )
 
-    out: str | None = _option(
-        "aside", None, TEXT, "folder and log", "the run's folder (default: runs/<model>-<data>)"
+    out: str | None = _folder("aside", None, TEXT, "the run's folder (default: runs/<model>-<data>)")
+    resume: bool | str = _folder(
+        "aside", False, RESUME, "go on from the folder's last checkpoint; auto: if it has one, else begin"
     )
-    resume: bool | str = _option(
-        "aside",
-        False,
-        RESUME,
-        "folder and log",
-        "go on from the folder's last checkpoint; auto: if it has one, else begin",
+    overwrite: bool = _folder("aside", False, SWITCH, "replace the run that is in the folder")
+    log_interval: int = _folder("aside", 10, whole(1), "updates between two lines of the log")
+    checkpoint_interval: int | None = _folder(
+        "aside", None, whole(1), "updates between checkpoints (default: at the end of each epoch)"
     )
-    overwrite: bool = _option(
-        "aside", False, SWITCH, "folder and log", "replace the run that is in the folder"
-    )
-    log_interval: int = _option(
-        "aside", 10, whole(1), "folder and log", "updates between two lines of the log"
-    )
-    checkpoint_interval: int | None = _option(
-        "aside",
-        None,
-        whole(1),
-        "folder and log",
-        "updates between checkpoints (default: at the end of each epoch)",
-    )
-    keep: int = _option(
+    keep: int = _folder(
         "aside",
         1,
         whole(1),
-        "folder and log",
         "checkpoints to keep: above 1 the last ones are also checkpoint-ITERATION.h5",
         later=True,
     )
-    save_on_signal: bool = _option(
+    save_on_signal: bool = _folder(
         "aside",
         True,
         SWITCH,
-        "folder and log",
         "at SIGINT, SIGTERM, SIGHUP or SIGUSR1 save after the update, then end: status 75",
     )
-    stall_seconds: float = _option(
-        "aside",
-        60.0,
-        POSITIVE,
-        "folder and log",
-        "say where each rank is when one has done nothing for so long",
+    stall_seconds: float = _folder(
+        "aside", 60.0, POSITIVE, "say where each rank is when one has done nothing for so long"
     )
-    stall_abort: bool = _option(
-        "aside", False, SWITCH, "folder and log", "then also end the run, with a stack of each rank"
+    stall_abort: bool = _folder("aside", False, SWITCH, "then also end the run, with a stack of each rank")
+    curves: bool = _folder(
+        "aside", True, SWITCH, "draw curves.png; tmlauncher plot does it later as well", later=True
     )
-    curves: bool = _option(
-        "aside",
-        True,
-        SWITCH,
-        "folder and log",
-        "draw curves.png; tmlauncher plot does it later as well",
-        later=True,
-    )
-    timeline: int | None = _option(
+    timeline: int | None = _folder(
         "aside",
         None,
         whole(1),
-        "folder and log",
         "updates to trace on all ranks, in a timeline.json for https://ui.perfetto.dev (default: none)",
     )
-    logger: tuple[str, ...] | None = _option(
+    logger: tuple[str, ...] | None = _folder(
         "aside",
         None,
         several(named(LOGGERS, "my_loggers.Mine")),
-        "folder and log",
         f"what else is told of the log, with commas between: {', '.join(LOGGERS)}, or classes of your own: "
         "MODULE.CLASS (default: none)",
         later=True,
     )
-    verbose: bool = _option("aside", True, SWITCH)
+    verbose: bool = _no_flag("aside", True, SWITCH)
 
     def __post_init__(self) -> None:
         for item in fields(self):
