@@ -53,6 +53,16 @@ def trouble(path: str | os.PathLike[str]) -> str:
         return reason(error)
 
 
+def instead_of_file(path: str | os.PathLike[str]) -> str:
+    """Say what there is instead of a regular file, for the end of a message; nothing when it is one.
+
+    >>> instead_of_file("nowhere.txt"), instead_of_file("/")
+    ('none there', 'a folder')
+    """
+    wrong = trouble(path)
+    return "none there" if wrong == os.strerror(errno.ENOENT) else wrong
+
+
 def _oddity(path: str | os.PathLike[str]) -> str:
     """What is there instead of a regular file; an OSError when nothing is."""
     try:

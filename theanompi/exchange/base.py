@@ -24,7 +24,6 @@ class Buffer(Protocol):
 
     def move(self, flat: torch.Tensor) -> None:
         """Go on in other memory, with the same values."""
-        ...
 
 
 class Bucket(NamedTuple):

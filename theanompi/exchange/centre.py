@@ -58,19 +58,15 @@ class Centre(Protocol):
         What they are at the end of the block is the centre's from then on; of a block that raises, nothing is.
         The next part may be taken after the block or within it.
         """
-        ...
 
     def read(self, out: torch.Tensor) -> None:
         """Copy the whole of it into a vector; this is no pass."""
-        ...
 
     def write(self, values: torch.Tensor) -> None:
         """Begin with other values, the same on all ranks; collective."""
-        ...
 
     def close(self) -> None:
         """Give back what it holds; collective."""
-        ...
 
 
 class WindowCentre(InWindow):

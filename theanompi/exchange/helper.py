@@ -20,11 +20,9 @@ class Helper(Protocol):
 
     def begin(self, task: Callable[[], None]) -> None:
         """Let it do a task."""
-        ...
 
     def join(self) -> None:
         """Wait for the task that was begun; raises what it has raised."""
-        ...
 
 
 class ThreadHelper:

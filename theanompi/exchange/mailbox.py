@@ -50,19 +50,15 @@ class Mailbox(Protocol):
 
     def post(self, to: int, values: torch.Tensor, share: float) -> None:
         """Send a copy of a vector, and a share above 0, to a worker."""
-        ...
 
     def collect(self) -> list[Letter]:
         """What has arrived; never waits for a letter. The vectors hold until the next call."""
-        ...
 
     def settle(self) -> None:
         """See to it that all letters have arrived; collective."""
-        ...
 
     def close(self) -> None:
         """Give back what it holds; collective."""
-        ...
 
 
 class WindowMailbox(InWindow):

@@ -15,10 +15,8 @@ file: it sees only files that have passed. Equal states give bit-identical files
 order and HDF5 records no times.
 """
 
-import errno
 import io
 import json
-import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -29,7 +27,7 @@ import h5py
 import numpy as np
 
 from theanompi.config import got
-from theanompi.config.files import reason, trouble, write_whole, writing
+from theanompi.config.files import instead_of_file, reason, write_whole, writing
 
 VERSION = 1
 HEADER = "theanompi checkpoint, version {}, {} bytes, checksums at {} with crc32 {:08x}\n"
@@ -117,10 +115,9 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
     ValueError: checkpoint nowhere.h5: expected a file, got none there
     """
     path = Path(path)
-    wrong = trouble(path)
+    wrong = instead_of_file(path)
     if wrong:
-        what = "none there" if wrong == os.strerror(errno.ENOENT) else wrong
-        raise ValueError(f"checkpoint {path}: expected a file, got {what}")
+        raise ValueError(f"checkpoint {path}: expected a file, got {wrong}")
     try:
         problem = _damage(path)
         if not problem:

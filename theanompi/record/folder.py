@@ -1,7 +1,6 @@
 """A run's folder: which files are in it, who is at work in it, and that no run in it is lost."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from theanompi.config import ConfigError, RunConfig, counted, got, is_text
-from theanompi.config.files import read_text, reason, trouble, write_whole, writing
+from theanompi.config.files import instead_of_file, read_text, reason, trouble, write_whole, writing
 from theanompi.config.kinds import AUTO
 from theanompi.record.log import read_log
 from theanompi.record.metrics import CLASSIFIER, Reported, reported
@@ -392,12 +391,9 @@ or directory)
     else:
         folder = path.parent
     for name, words in ((CONFIG_FILE, "with its settings"), (path.name, "which the run has saved")):
-        wrong = trouble(folder / name)
+        wrong = instead_of_file(folder / name)
         if wrong:
-            raise ConfigError(
-                f"run {folder}: expected {name}, {words}, got "
-                f"{'none there' if wrong == os.strerror(errno.ENOENT) else wrong}"
-            )
+            raise ConfigError(f"run {folder}: expected {name}, {words}, got {wrong}")
     return path
 
 

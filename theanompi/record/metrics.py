@@ -122,6 +122,19 @@ def mean_of(name: str, total: float, weight: float) -> float | None:
     return min(max(mean, 0.0), 1.0)
 
 
+def add_sums(into: dict[str, tuple[float, float]], sums: Mapping[str, tuple[float, float]]) -> None:
+    """Add to the weighted sum and the sum of the weights of each metric those of more items.
+
+    >>> sums = {"mae": (1.0, 4.0)}
+    >>> add_sums(sums, {"mae": (2.0, 4.0), "loss": (1.0, 1.0)})
+    >>> sums
+    {'mae': (3.0, 8.0), 'loss': (1.0, 1.0)}
+    """
+    for name, (total, weight) in sums.items():
+        before = into.get(name, (0.0, 0.0))
+        into[name] = before[0] + float(total), before[1] + float(weight)
+
+
 def ratio(numerator: float, denominator: float) -> float | None:
     """Return the quotient, or None where it is not a finite number."""
     quotient = float(numerator) / float(denominator) if denominator else math.nan

@@ -94,7 +94,16 @@ from theanompi.record.log import (
 )
 from theanompi.record.loggers.base import Logger
 from theanompi.record.meetings import Meetings, Told, meeting_record
-from theanompi.record.metrics import CLASSIFIER, Reported, as_number, as_text, mean_of, ratio, values_of
+from theanompi.record.metrics import (
+    CLASSIFIER,
+    Reported,
+    add_sums,
+    as_number,
+    as_text,
+    mean_of,
+    ratio,
+    values_of,
+)
 from theanompi.record.own_log import OwnLog
 from theanompi.record.phases import Phases
 from theanompi.record.progress import Progress
@@ -298,9 +307,7 @@ class Recorder(Phases):
         now.epoch, now.iteration, now.lr = epoch, iteration, float(lr)
         now.iterations += 1
         now.items += int(items)
-        for name, (total, weight) in sums.items():
-            before = now.sums.get(name, (0.0, 0.0))
-            now.sums[name] = before[0] + float(total), before[1] + float(weight)
+        add_sums(now.sums, sums)
         if self._display is not None and self._display.bar is not None:
             self._display.advance(self._train_record(self._now()))
         # A model that says itself how far an iteration went may pass over the number.

@@ -10,7 +10,6 @@ What a file is shows in its first bytes, not in its name:
   dependency is worth.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from theanompi.config import ConfigError, got, shortened
-from theanompi.config.files import check_new, reason, trouble, write_whole, writing
+from theanompi.config.files import check_new, instead_of_file, reason, write_whole, writing
 from theanompi.record import checkpoint, pickles
 from theanompi.record.folder import CHECKPOINT_FILE
 
@@ -98,10 +97,9 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     if os.path.isdir(path):
         path /= CHECKPOINT_FILE
-    wrong = trouble(path)
+    wrong = instead_of_file(path)
     if wrong:
-        what = "none there" if wrong == os.strerror(errno.ENOENT) else wrong
-        raise ConfigError(f"weights {path}: expected a file, got {what}")
+        raise ConfigError(f"weights {path}: expected a file, got {wrong}")
     try:
         with open(path, "rb") as file:
             start = file.read(512)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 from theanompi.config import ConfigError, RunConfig, read_settings, run_folder
 from theanompi.launch.mpirun import launched
 from theanompi.launch.session import Session
+from theanompi.record.metrics import add_sums
 from theanompi.record.result import Result
 
 if TYPE_CHECKING:
@@ -302,9 +303,7 @@ def added_up(steps: Sequence[Step]) -> Step:
     """
     sums: dict[str, tuple[float, float]] = {}
     for step in steps:
-        for name, (value, weight) in step.sums.items():
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = before[0] + value, before[1] + weight
+        add_sums(sums, step.sums)
     asked = any(step.asked for step in steps)
     return Step(sum(step.items for step in steps), sums, steps[-1].eta, asked)
 

@@ -39,12 +39,10 @@ class Batches(Protocol):
     @property
     def n_batch_train(self) -> int:
         """Iterations in an epoch, the same on every rank."""
-        ...
 
     @property
     def n_batch_val(self) -> int:
         """Validation batches of this rank."""
-        ...
 
 
 class Replica:
