@@ -187,6 +187,10 @@ def test_a_crop_does_not_depend_on_the_batch() -> None:
         assert_close(crop("cpu", IMAGES[k : k + 1], BOXES[k : k + 1], 6), together[k : k + 1])
 
 
+def test_crops_of_no_images() -> None:
+    assert crop("cpu", np.zeros((0, 3, 9, 7), "uint8"), BOXES[:0], 5).shape == (0, 3, 5, 5)
+
+
 def test_a_mirrored_crop_is_the_mirror_image_of_the_crop() -> None:
     boxes = np.array([[0.3, 1.1, 7.9, 5.2, 0, 9, 7], [0.3, 1.1, 7.9, 5.2, 1, 9, 7]], "float32")
     for size in (3, 7):

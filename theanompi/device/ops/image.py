@@ -66,6 +66,8 @@ def _crop_resize(images: torch.Tensor, boxes: torch.Tensor, steps: torch.Tensor,
     """
     n, channels, *canvas = images.shape
     size = len(steps)
+    if n == 0:
+        return torch.empty(0, channels, size, size, device=images.device)
     # The box of an image that stays as it is.
     whole = [0, 0, size, size, 0, size, size]
     if tight and canvas == [size, size] and torch.equal(boxes, boxes.new_tensor(whole).expand(n, 7)):
