@@ -1,5 +1,7 @@
 """Importing the device makes plain `pytensor.function` and `.eval()` work with what lies on it."""
 
+import pickle
+
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
@@ -80,3 +82,15 @@ def test_a_mode_that_the_user_chose_stays(chosen):
     with pytensor.config.change_flags(mode="Mode"):
         make_default()
         assert isinstance(pytensor.config.mode, DefaultMode)
+
+
+def test_a_pickled_function_is_compiled_again_and_shares_what_was_pickled_with_it() -> None:
+    w, x = device.shared(np.float32([1, 2]), name="w"), pt.fvector("x")
+    step = pytensor.function([x], (w * x).sum(), updates=[(w, w + x)])
+    read = pytensor.function([x], (w * x.shape[0]).sum(), mode=device.mode("cpu"))
+    one = np.float32([1, 1])
+    step(one)
+    again, read_again, w_again = pickle.loads(pickle.dumps((step, read, w)))
+    assert again(one) == 5 and again(one) == 7
+    np.testing.assert_array_equal(w_again.get_value(), [4, 5])
+    assert read_again(one) == 18 and read(one) == 10

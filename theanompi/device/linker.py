@@ -85,6 +85,10 @@ class TorchLinker(JITLinker):
         self.device, self.precision, self.return_internal_type = device, precision, return_internal_type
         self.written, self.capture = written, capture
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: a function that is read again is compiled again."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("program", "cells")}
+
     def accept(self, fgraph: FunctionGraph, no_recycling: Any = None, profile: Any = None) -> "TorchLinker":
         """Take a graph: a new linker of the same kind for each."""
         linker = copy.copy(self)

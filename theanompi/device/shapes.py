@@ -5,7 +5,6 @@ every output has it, and makes a new constant of every length.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from pytensor.compile.mode import optdb
@@ -29,12 +28,13 @@ class StaticShapes(ShapeFeature):
     def on_attach(self, fgraph: FunctionGraph) -> None:
         """Begin with all variables that there are."""
         # Constants of the graph's own: a graph's variables are in no other graph.
-        self._length = cache(self._constant)
+        self._lengths: dict[int, Constant] = {}
         super().on_attach(fgraph)
 
-    @staticmethod
-    def _constant(length: int) -> Constant:
-        return constant(length, dtype="int64")
+    def _length(self, length: int) -> Constant:
+        if length not in self._lengths:
+            self._lengths[length] = constant(length, dtype="int64")
+        return self._lengths[length]
 
     def shape_ir(self, i: int, r: Variable) -> Any:
         """Length `i` of a variable, as a number or a graph."""
