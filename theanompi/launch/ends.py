@@ -295,7 +295,10 @@ class Account:
             return ""
         if not self._in_order and status in (None, -signal.SIGKILL):
             return ""
-        return f"{self._name(first)} {_in_words(status)}"
+        how = _in_words(status)
+        if not self.ranks and status is not None and status >= 0:
+            how += " before it had begun; tmlauncher doctor says what MPI needs"
+        return f"{self._name(first)} {how}"
 
     def _first(self) -> int | None:
         """The rank that was the first to end, as far as that was seen."""
