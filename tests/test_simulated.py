@@ -16,17 +16,18 @@ from mpi4py import MPI
 from toy_replica import MOMENTUM, RATE, Toy
 
 from tests.test_training_mpi import orderly, refused, trained
-from theanompi.config import ClockSettings, ConfigError, RunConfig
+from theanompi.config import ClockSettings, ConfigError, RunConfig, resolve
 from theanompi.exchange import centre
 from theanompi.launch.check import check
 from theanompi.record.log import read_log
 from theanompi.record.progress import Progress
 from theanompi.rules import Diverged, get_rule
-from theanompi.training import simulated
+from theanompi.training import items, simulated
 from theanompi.training.replica import Measures
 from theanompi.training.simulated.baton import Deadlock, run_workers
 from theanompi.training.simulated.communicator import Communicator
 from theanompi.training.simulated.links import SimulatedLinks
+from theanompi.training.simulated.loan import Loan
 from theanompi.training.simulated.replay import Replay
 from theanompi.training.simulated.world import World
 
@@ -292,6 +293,16 @@ def one_process(out: Path, workers: int, **settings: Any) -> dict[str, np.ndarra
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_all_workers_read_one_open_data_file() -> None:
+    """There may be more of them than a process may open files."""
+    world = World(3, ClockSettings(), 0)
+    config = resolve(RunConfig(modelfile="small_models", modelclass="Plain", devices="cpu", batch_size=4))
+    with mock.patch.object(items, "open_dataset", wraps=items.open_dataset) as opened:
+        model: Any = Loan(world).model(config, Communicator(world.meet, 0, 3))
+    model.cleanup()
+    assert opened.call_count == 1
 
 
 def test_summed_gradients_give_the_bits_of_accumulation(tmp_path: Path) -> None:

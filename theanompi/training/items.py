@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 from theanompi.config import RunConfig
 from theanompi.data import Batch, Loader, Modality, Sampler, open_dataset, validation_batches
@@ -23,6 +24,8 @@ class Items:
         Resolved.
     rank, size : int
         Which rank this is, and of how many.
+    dataset : Dataset, ArrayDataset or TokenDataset, optional
+        That of `config`, if it is open already.
 
     Attributes
     ----------
@@ -40,9 +43,11 @@ class Items:
         If there is no such data set, it does not fit the modality, or it has too few items.
     """
 
-    def __init__(self, modality: type[Modality], config: RunConfig, rank: int, size: int) -> None:
+    def __init__(
+        self, modality: type[Modality], config: RunConfig, rank: int, size: int, dataset: Any = None
+    ) -> None:
         assert config.batch_size is not None and config.data is not None
-        self.dataset = open_dataset(config.data)
+        self.dataset = open_dataset(config.data) if dataset is None else dataset
         self.modality = modality(self.dataset, config)
         check_modality(self.modality)
         self.rank, self.size, self.batch_size = rank, size, config.batch_size

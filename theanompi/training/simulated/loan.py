@@ -92,12 +92,12 @@ class Loan:
 
     def _take(self, model: Model) -> None:
         self._model = model
-        tensors = self._tensors()
+        tensors, modality, dataset = self._tensors(), type(model.data.modality), model.dataset
         for rank in range(self._world.size):
             own = {
                 "rank": rank,
                 "epoch": 0,
-                "data": _Items(type(model.data.modality), model.config, rank, self._world.size),
+                "data": _Items(modality, model.config, rank, self._world.size, dataset),
                 "_feed": Feed(model.inputs, iter(())),
                 "_next": None,
                 "_count": 0,
