@@ -158,25 +158,8 @@ class Model(Replica):
         layers = self._outputs()
         # What the network refuses is known now, and not after the first part of compiling.
         self.traced, self._validated = (self._trace(training=training) for training in (True, False))
-        objectives = self.traced.objectives
-        names, found = (measured(traced.objectives) for traced in (self.traced, self._validated))
-        headline = names[len(objectives)] if len(names) > len(objectives) else names[0]
-        check_metrics(names)
-        if found != names:
-            raise ConfigError(
-                f"{type(self).__name__}.objectives: expected {', '.join(names)} in validation too, "
-                f"got {', '.join(found)}"
-            )
-        self.reported = Reported(names, headline, self.data.modality.noun)
-        with self._asking("optimizer"):
-            optimizers = [self.optimizer(objective) for objective in objectives]
-        for one in optimizers:
-            if not isinstance(one, Optimizer):
-                raise ConfigError(
-                    f"{type(self).__name__}.optimizer: "
-                    f"expected a theanompi.training.optimizers.Optimizer, got {got(one)}"
-                )
-        self.optimizers = optimizers
+        self.reported = self._name_metrics()
+        self.optimizers = self._make_optimizers()
         self.states = make_states(
             self.traced, layers, self.optimizers, self.size, type(self).__name__, averaged=run.ema > 0
         )
@@ -187,7 +170,7 @@ class Model(Replica):
             run, minibatch=self.data.sampler.minibatch, iterations_per_epoch=self.data.n_batch_train
         )
         self._stop = device.shared(np.float32(0), "stop")
-        self._validation_sums = device.shared(np.zeros(1 + 2 * len(names)), "validation_sums")
+        self._validation_sums = device.shared(np.zeros(1 + 2 * len(self.reported.metrics)), "validation_sums")
         self._validated_batches: list[torch.Tensor] = []
         self._exchangers: Sequence[Exchanger] = ()
         self._gradients: list[Callable[[], object]] = []
@@ -232,6 +215,29 @@ class Model(Replica):
         assert n
         with self._asking("objectives"):
             return trace(self, self._batches[training], n, training=training)
+
+    def _name_metrics(self) -> Reported:
+        """What the objectives report, the same in training and in validation."""
+        n = len(self.traced.objectives)
+        names, found = (measured(traced.objectives) for traced in (self.traced, self._validated))
+        check_metrics(names)
+        if found != names:
+            raise ConfigError(
+                f"{type(self).__name__}.objectives: expected {', '.join(names)} in validation too, "
+                f"got {', '.join(found)}"
+            )
+        return Reported(names, names[n] if len(names) > n else names[0], self.data.modality.noun)
+
+    def _make_optimizers(self) -> list[Optimizer]:
+        with self._asking("optimizer"):
+            made = [self.optimizer(objective) for objective in self.traced.objectives]
+        for one in made:
+            if not isinstance(one, Optimizer):
+                raise ConfigError(
+                    f"{type(self).__name__}.optimizer: "
+                    f"expected a theanompi.training.optimizers.Optimizer, got {got(one)}"
+                )
+        return made
 
     def build(self, batch: Mapping[str, Variable]) -> Layer | Mapping[str, Layer] | Sequence[Layer]:
         """Make the layers; a model of pictures may have `build_model` instead.
@@ -393,15 +399,10 @@ class Model(Replica):
 
     def _outputs(self) -> list[Layer]:
         """The output layers of `network`."""
-        given = self.network
-        found = (
-            given.values()
-            if isinstance(given, Mapping)
-            else given
-            if isinstance(given, list | tuple)
-            else [given]
-        )
-        layers = list(found)
+        given: Any = self.network
+        if isinstance(given, Mapping):
+            given = list(given.values())
+        layers = list(given) if isinstance(given, list | tuple) else [given]
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             got = ", ".join(sorted({type(layer).__name__ for layer in layers})) or "none"
             raise ConfigError(f"{type(self).__name__}.build: expected output layers, got {got}")
