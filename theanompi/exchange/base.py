@@ -1,9 +1,7 @@
 """What every exchange strategy is: a buffer that is summed over the ranks, in place."""
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -11,7 +9,7 @@ from mpi4py import MPI
 
 from theanompi.device.buffers import adjacent
 from theanompi.exchange.waiting import barrier
-from theanompi.record.progress import Doing, Progress
+from theanompi.record.progress import Progress
 from theanompi.record.timeline import Span
 
 
@@ -156,14 +154,9 @@ class Exchanger(ABC):
         """Whether nothing is computed meanwhile."""
         return True
 
-    @contextmanager
-    def _span(self, kind: str, detail: str) -> Iterator[None]:
-        start, waits = time.monotonic(), kind == "sync"
-        doing = "waiting for the other ranks" if waits else "summing"
-        self.progress.exchange = Doing(f"{doing}: {detail}", start, waits)
-        yield
-        self.progress.exchange = None
-        self.spans.append(Span(kind, start, time.monotonic(), detail))
+    def _span(self, kind: str, detail: str) -> AbstractContextManager[None]:
+        doing = "waiting for the other ranks" if kind == "sync" else "summing"
+        return self.progress.exchanging(f"{doing}: {detail}", kind, detail, self.spans)
 
     @abstractmethod
     def _sum(self, bucket: Bucket) -> None:

@@ -4,14 +4,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 from mpi4py import MPI
 
 from theanompi.config import ConfigError
 from theanompi.exchange.waiting import poll
-from theanompi.record.progress import Doing, Progress
+from theanompi.record.progress import Progress
 from theanompi.record.timeline import Span
 
 TICKETS, SERVED, COUNT, FLAG = range(4)
@@ -151,14 +151,10 @@ class LockedWindow:
         """Forget the spans so far."""
         self.spans = []
 
-    @contextmanager
-    def span(self, kind: str, detail: str) -> Iterator[None]:
+    def span(self, kind: str, detail: str) -> AbstractContextManager[None]:
         """Note how long the block takes."""
-        start, waits = time.monotonic(), kind == "sync"
-        self.progress.exchange = Doing(f"{'waiting for' if waits else 'copying'} {detail}", start, waits)
-        yield
-        self.progress.exchange = None
-        self.spans.append(Span(kind, start, time.monotonic(), detail))
+        doing = "waiting for" if kind == "sync" else "copying"
+        return self.progress.exchanging(f"{doing} {detail}", kind, detail, self.spans)
 
     def get(self, rank: int, into: np.ndarray, start: int = 0) -> None:
         """Read a rank's piece, from byte `start` on, into a contiguous array."""

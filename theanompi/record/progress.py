@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import NamedTuple
 
+from theanompi.record.timeline import Span
+
 
 class Doing(NamedTuple):
     """What a thread is doing, since when (seconds of `time.monotonic`), and whether that is waiting for other ranks."""
@@ -41,6 +43,15 @@ class Progress:
     def now(self, what: str) -> None:
         """Say what is done from now on."""
         self.doing = Doing(what, monotonic())
+
+    @contextmanager
+    def exchanging(self, what: str, kind: str, detail: str, spans: list[Span]) -> Iterator[None]:
+        """Say what the exchange does within the block, and add to `spans` how long it took, of that kind."""
+        start = monotonic()
+        self.exchange = Doing(what, start, waits=kind == "sync")
+        yield
+        self.exchange = None
+        spans.append(Span(kind, start, monotonic(), detail))
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
