@@ -63,40 +63,40 @@ def plan(
     learning rate   0.2, linearly from 0.1 for 256 images
     """
     assert run.batch_size
-    recipe, batch_size, shards = recipe_words(run, schedule), run.batch_size, run.accumulation * workers
-    epochs = counted(schedule.epochs, "epoch")
-    k = counted(workers, "worker")
+    batch_size, shards = run.batch_size, run.accumulation * workers
+    epochs, k = counted(schedule.epochs, "epoch"), counted(workers, "worker")
     trailing = n_train // batch_size % shards * batch_size
-    iterations = f"{schedule.iterations:,}: {epochs} of T = {schedule.iterations_per_epoch:,}"
+    last = f"; each epoch's last has {trailing:,} {noun}" * (trailing > 0)
     weight_decays = list(dict.fromkeys(optimizer.weight_decay for optimizer in optimizers.values()))
     rows = [
-        *([("recipe", recipe)] * bool(recipe)),
+        ("recipe", recipe_words(run, schedule)),
         ("minibatch", f"{schedule.minibatch:,} {noun}: k = {k} · n = {batch_size} · A = {run.accumulation}"),
-        *(
-            [("", f"the summed loss is divided by n only: {shards:,} times the mean")]
-            * (run.normalization == "worker")
+        (
+            "",
+            f"the summed loss is divided by n only: {shards:,} times the mean"
+            * (run.normalization == "worker"),
         ),
-        ("iterations", iterations + (f"; each epoch's last has {trailing:,} {noun}" if trailing else "")),
+        ("iterations", f"{schedule.iterations:,}: {epochs} of T = {schedule.iterations_per_epoch:,}{last}"),
         ("left out", _left_out(n_train, batch_size, shards, run.shuffle, noun)),
         ("learning rate", _scaling(schedule, noun)),
-        *([("", f"biases: {bias_rate:g} times as much")] * (bias_rate != 1)),
+        ("", f"biases: {bias_rate:g} times as much" * (bias_rate != 1)),
         ("warmup", _warmup(schedule, noun)),
-        *([("decay", schedule.words())] if schedule.words() else []),
+        ("decay", schedule.words()),
         *_optimizers(optimizers),
         ("weight decay", ", ".join(f"{value:g}" for value in weight_decays)),
         *(("", line) for line in _decay(parameters, max(weight_decays))),
-        *(
-            [("erased", f"a box of {run.random_erasing:.4g} of all {noun}, in training only")]
-            * (run.random_erasing > 0)
+        (
+            "erased",
+            f"a box of {run.random_erasing:.4g} of all {noun}, in training only" * (run.random_erasing > 0),
         ),
-        *([("mixed", _mixing(run, noun))] * (run.mixup > 0 or run.cutmix > 0)),
-        *([("labels", f"smoothed by {run.label_smoothing:g}, in training only")] * (run.label_smoothing > 0)),
-        *([("average", f"of the weights, d = {run.ema:g}, which counts: {_EMA}")] * (run.ema > 0)),
+        ("mixed", _mixing(run, noun)),
+        ("labels", f"smoothed by {run.label_smoothing:g}, in training only" * (run.label_smoothing > 0)),
+        ("average", f"of the weights, d = {run.ema:g}, which counts: {_EMA}" * (run.ema > 0)),
     ]
     # Several objectives may be updated at rates and in iterations of their own, which the phases do not show.
     correction = next(iter(optimizers.values())).correction if len(optimizers) == 1 else None
     phases = _phases(schedule, correction)
-    return "\n".join([*(f"{name:<16}{text}" for name, text in rows), "", *phases])
+    return "\n".join([*(f"{name:<16}{text}" for name, text in rows if text), "", *phases])
 
 
 def recipe_words(run: RunConfig, schedule: Schedule) -> str:
@@ -120,6 +120,8 @@ def _mixing(run: RunConfig, noun: str) -> str:
     ways = " or ".join(
         f"{name}, α = {alpha:g}" for name, alpha in (("mixup", run.mixup), ("cutmix", run.cutmix)) if alpha
     )
+    if not ways:
+        return ""
     return f"{noun} of one worker's n, in training only: {ways}; training errors are of the label of the larger share"
 
 
