@@ -1,7 +1,8 @@
 """What the tests of the exchange run: `main`, or ``python tests/exchange_program.py CASE DEVICE STRATEGY…``.
 
-The device "cpu as cuda" runs the code for a CUDA buffer on host memory that says it is one; with ", aware" MPI claims
-to take it. The case says what is done to the buffer; each rank checks its result against NumPy.
+The device "cpu as cuda" runs the code for a CUDA buffer on host memory that says it is one, "cpu on rank 0" only on the
+others; with ", aware" MPI claims to take it. The case says what is done to the buffer; each rank checks its result
+against NumPy.
 """
 
 import contextlib
@@ -156,8 +157,8 @@ BOUND: list[str] = []
 
 
 @contextlib.contextmanager
-def disguised(aware: bool) -> Iterator[None]:
-    """Let everything that the strategies ask of torch.cuda be there."""
+def disguised(aware: bool | None) -> Iterator[None]:
+    """Let everything that the strategies ask of torch.cuda be there; for None, ranks decide what they do."""
 
     def unpinned(make: Any) -> Any:
         return lambda *shape, pin_memory=False, **more: make(*shape, **more)
@@ -173,7 +174,9 @@ def disguised(aware: bool) -> Iterator[None]:
         ),
         mock.patch.multiple(torch, empty=unpinned(torch.empty), zeros=unpinned(torch.zeros)),
         mock.patch.object(shm, "Pinned", Pinned),
-        mock.patch.object(cuda_aware, "decide", lambda comm, device: cuda_aware.Decision(aware, "told so")),
+        contextlib.nullcontext()
+        if aware is None
+        else mock.patch.object(cuda_aware, "decide", lambda *_: cuda_aware.Decision(aware, "told so")),
     ):
         yield
 
@@ -372,7 +375,10 @@ def main(comm: MPI.Intracomm, case: str, name: str, *strategies: str) -> None:
     """Do a case with each strategy, on the ranks of a communicator."""
     global COMM
     COMM = Counted(comm)
-    cuda = disguised(name.endswith("aware")) if name.startswith("cpu as cuda") else contextlib.nullcontext()
+    aware = None if name == "cpu on rank 0" else name.endswith("aware")
+    if name == "cpu on rank 0":
+        name = "cpu as cuda" if COMM.rank else "cpu"
+    cuda = disguised(aware) if name.startswith("cpu as cuda") else contextlib.nullcontext()
     with (
         mock.patch.object(background, "BUCKET", 4 * UNIT),
         mock.patch.object(route, "CHUNK", 3 * UNIT),

@@ -96,6 +96,11 @@ def test_paths_of_a_device_buffer(aware: str, strategy: str, case: str) -> None:
         assert said == [f"{way} (told so), in chunks of 0 MiB"] * 2
 
 
+@pytest.mark.parametrize("strategy", DESCRIPTIONS)
+def test_a_rank_on_the_cpu_sums_with_others_on_devices(strategy: str) -> None:
+    right(run(3, "sums", tuple(DESCRIPTIONS), "cpu on rank 0"), strategy, 3)
+
+
 @CUDA
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize("strategy", DESCRIPTIONS)

@@ -57,9 +57,10 @@ class AlltoallSumAllgather(Background):
 
     def _transport(self) -> str:
         """Choose the way of the messages; gives what the log says of it."""
+        direct, reason = cuda_aware.decide(self.comm, self.buffer.flat.device)
         if not self.buffer.flat.is_cuda:
             return "host memory"
-        self.direct, reason = cuda_aware.decide(self.comm, self.buffer.flat.device)
+        self.direct = direct
         self._staged = not self.direct
         return f"device memory ({reason})" if self.direct else f"staged through host memory ({reason})"
 

@@ -46,8 +46,10 @@ class Route:
         self.comm, self.buffer, self.direct = comm, buffer, True
         self.description = "host memory"
         flat = buffer.flat
-        if flat.is_cuda and comm.size > 1:
-            self.direct, reason = cuda_aware.decide(comm, flat.device)
+        # All ranks take part, those on the CPU too.
+        decision = cuda_aware.decide(comm, flat.device) if comm.size > 1 else None
+        if flat.is_cuda and decision is not None:
+            self.direct, reason = decision
             if self.direct:
                 self.description = f"device memory ({reason})"
             else:

@@ -49,6 +49,8 @@ class SharedMemory(Background):
         self._own = self._flats[self._node.rank]
         self._several = machines > 1
         self.description = "shared memory" + (f", then between {machines} machines" if self._several else "")
+        # Who has its values in the window all the time waits for those that have to put them there.
+        self._copies = bool(self._node.allreduce(buffer.flat.is_cuda, MPI.LOR))
         self._pinned: Pinned | None = None
         if buffer.flat.is_cuda:
             self.direct = False
@@ -71,6 +73,7 @@ class SharedMemory(Background):
         if self._stream is not None:
             self._own[start:end].copy_(self.buffer.flat[start:end], non_blocking=True)
             self._stream.synchronize()
+        if self._copies:
             self._meet(self._node)
         size, ranks = end - start, self._node.size
         first = start + size * self._node.rank // ranks
