@@ -353,7 +353,7 @@ def test_a_line_whose_resized_picture_memory_does_not_hold_is_left_out(
     items = OneFile(["line.png"], np.zeros(1, np.int64), file.getvalue())
     assert len(pack_block("train", items, "raw", 30).images) == 1
     assert pack_block("train", items, "raw", 40).left_out == [
-        "train/line.png: more pixels than there is memory for, 16 bytes each of 2 MiB"
+        (0, "train/line.png: more pixels than there is memory for, 16 bytes each of 2 MiB")
     ]
 
 

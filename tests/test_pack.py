@@ -7,6 +7,7 @@ import os
 import platform
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ from theanompi.config import ConfigError
 from theanompi.data.pack import packing
 from theanompi.data.pack.command import main
 from theanompi.data.pictures.decode import as_jpeg, decode, resize_shorter
+from theanompi.data.sources import base
 from theanompi.data.sources.folders import Folder
 from theanompi.data.sources.ilsvrc import Ilsvrc
 from theanompi.data.sources.synthetic import Synthetic
@@ -531,6 +533,63 @@ def folders(tmp_path: Path, *classes: str, n: int = 2) -> list[str]:
         )
     paths = [str(tmp_path / name) for name in ("train", "val")]
     return ["folder", *paths, "-o", str(tmp_path / "out.h5"), "--processes", "1"]
+
+
+def test_what_was_bad_and_is_mended_removed_or_renamed_is_packed_and_nothing_else_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command was refused as another's, whose work was to be replaced."""
+    monkeypatch.setattr(base, "_BLOCK_FILES", 2)
+    train, val = tmp_path / "train", tmp_path / "val"
+    words = folders(tmp_path, "a", "b", n=6)
+    out, source = tmp_path / "out.h5", tmp_path / "val" / "b"
+    for bad in (train / "a" / "0.jpg", train / "b" / "3.jpg", val / "a" / "2.jpg", source / "5.jpg"):
+        bad.write_bytes(b"none")
+    assert main(words) == 1
+    (train / "a" / "0.jpg").write_bytes(jpeg(90, 30, 40))  # larger than any: all that follows is moved
+    (train / "b" / "3.jpg").unlink()
+    (val / "a" / "2.jpg").rename(val / "a" / "2.png")
+    (val / "a" / "2.png").write_bytes(jpeg(91, 30, 40))
+    (train / "b" / "9.jpg").write_bytes(jpeg(92, 8, 8))
+    capsys.readouterr()
+    assert main(words) == 1  # the last one is still none
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == (
+        f"tmpack: {out}: keeping 16 of 24 images; what is new, or showed no picture, is packed with what lies around it"
+    )
+    assert [line.partition(":")[0] for line in lines[2:-1]] == ["val/b/5.jpg"]
+    (source / "5.jpg").write_bytes(jpeg(93, 8, 8))
+    assert main(words) == 0
+    anew = [*words[:4], str(tmp_path / "anew.h5")]
+    assert main([*anew, "--name", tmp_path.name]) == 0
+    assert out.read_bytes() == (tmp_path / "anew.h5").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.h5*")) == ["anew.h5", "out.h5"]
+
+
+def test_another_source_than_that_of_unfinished_work_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = folders(tmp_path, "b", "c")
+    place, kept = tmp_path / "train" / "b", tmp_path / "out.h5.part"
+    (place / "bad.jpg").write_bytes(b"none")
+    assert main(words) == 1
+    before = kept.read_bytes()
+
+    def another(of: str) -> None:
+        assert main(words) == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert f"expected unfinished work of the same {of}, got " in last and "with --overwrite" in last
+        assert kept.read_bytes() == before
+
+    write_files(tmp_path / "train" / "a", {"a.jpg": jpeg(0, 8, 8)})
+    another("command")
+    shutil.rmtree(tmp_path / "train" / "a")
+    os.utime(place / "1.jpg", (1, 1))
+    another("images")
+    for name in ("1.jpg", "bad.jpg"):
+        (place / name).unlink()
+    another("images")
+    assert main([*words, "--overwrite"]) == 0
 
 
 def test_classes_that_are_empty_or_become_so_are_named(

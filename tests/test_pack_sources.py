@@ -225,12 +225,12 @@ def test_a_name_that_is_no_utf8_can_be_read_and_printed(folders: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["touch", "rename", "grow", "move"])
-def test_the_fingerprint_tells_other_files(folders: Path, change: str) -> None:
-    def fingerprint() -> str:
-        return Folder(folders / "train", folders / "val").fingerprint
+def test_the_stamps_tell_other_files(folders: Path, change: str) -> None:
+    def stamps() -> object:
+        return Folder(folders / "train", folders / "val").stamps
 
-    before, path = fingerprint(), folders / "train" / "dog" / "b.JPEG"
-    assert fingerprint() == before
+    before, path = stamps(), folders / "train" / "dog" / "b.JPEG"
+    assert stamps() == before
     if change == "touch":
         os.utime(path, (1, 1))
     elif change == "rename":
@@ -241,7 +241,7 @@ def test_the_fingerprint_tells_other_files(folders: Path, change: str) -> None:
         status = path.stat()
         path.write_bytes(b"11")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert fingerprint() != before
+    assert stamps() != before
 
 
 def test_wrong_folders(folders: Path) -> None:

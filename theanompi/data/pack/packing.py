@@ -32,7 +32,7 @@ from theanompi.record.terminal import bar
 from theanompi.system import cgroup
 
 # Of how images become blocks; a change makes unfinished work of before unusable.
-LAYOUT = 1
+LAYOUT = 2
 # For each worker process: one in its hands, one waiting for it.
 BLOCKS_IN_FLIGHT = 2
 # Where no terminal shows the bar, a line at most this often says that the work goes on.
@@ -118,8 +118,9 @@ def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Bl
         return _pixel_block(items)
     assert isinstance(items, Files)
     images, left_out, sums = [], [], ChannelSums(0, (), ())
-    for name, label, content in zip(
-        map(printable, items.names), items.labels.tolist(), items.contents(), strict=True
+    names = map(printable, items.names)
+    for i, (name, label, content) in enumerate(
+        zip(names, items.labels.tolist(), items.contents(), strict=True)
     ):
         try:
             if isinstance(content, BadImage):
@@ -131,7 +132,7 @@ def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Bl
                 pixels = resize_shorter(decode(content), size)
                 data = pixels.tobytes()
         except BadImage as error:
-            left_out.append(f"{split}/{name}: {error}")
+            left_out.append((i, f"{split}/{name}: {error}"))
             continue
         images.append(Image(name, label, pixels.shape[0], pixels.shape[1], data))
         sums = merge(sums, channel_sums(pixels))
@@ -208,37 +209,46 @@ def _workers(processes: int, store: Store, size: int | None) -> Iterator[SimpleQ
             worker.join()
 
 
-def _tasks(source: Source, writer: Writer) -> Iterator[tuple[Split, int, int]]:
+def _tasks(source: Source, writer: Writer) -> Iterator[tuple[Split, int, int, bool]]:
+    """What is left to do: images from one to another of a split, and whether the writer keeps them as a block."""
     step = source.block_images
     for split in SPLITS:
-        n = len(source.labels[split])
-        for start in range(writer.blocks[split] * step, n, step):
-            yield split, start, min(start + step, n)
+        at, n = writer.done[split], len(source.labels[split])
+        kept = [(block.start, block.stop) for block in writer.kept if block.record["split"] == split]
+        for start, stop in (*kept, (n, n)):
+            for first in range(at, start, step):
+                yield split, first, min(first + step, start), False
+            if start < stop:
+                yield split, start, stop, True
+            at = stop
 
 
 def _pack_blocks(
     source: Source, writer: Writer, store: Store, size: int | None, processes: int, progress: Progress
 ) -> None:
     """Send what is not written yet through the workers, and write it in its order."""
-    pending: deque[tuple[Split, int, SimpleQueue[Block | Exception | int]]] = deque()
+    pending: deque[tuple[Split, int, int, SimpleQueue[Block | Exception | int] | None]] = deque()
 
     def write_first() -> None:
-        split, n, answers = pending.popleft()
+        split, start, stop, answers = pending.popleft()
+        if answers is None:
+            return writer.keep()
         answer = answers.get()
         if isinstance(answer, int):
             raise WorkerDied(f"{writer.path}: {_why_ended(answer)}")
         if isinstance(answer, Exception):
             raise answer
-        writer.append(split, answer)
-        progress.add(n)
+        writer.append(split, answer, source.stamps.get(split, [])[start:stop])
+        return progress.add(stop - start)
 
     todo = list(_tasks(source, writer))
-    with _workers(min(processes, len(todo)), store, size) as tasks:
-        for split, start, stop in todo:
+    with _workers(min(processes, sum(not kept for *_, kept in todo)), store, size) as tasks:
+        for split, start, stop, kept in todo:
             if len(pending) == BLOCKS_IN_FLIGHT * processes:
                 write_first()
-            pending.append((split, stop - start, SimpleQueue()))
-            tasks.put(((split, source.items(split, start, stop)), pending[-1][2]))
+            pending.append((split, start, stop, None if kept else SimpleQueue()))
+            if not kept:
+                tasks.put(((split, source.items(split, start, stop)), pending[-1][3]))
         while pending:
             write_first()
 
@@ -334,13 +344,18 @@ def pack(
         "size": size,
         "name": name,
         "augmentation": augmentation,
-        "block": source.block_images,
     }
     counts = {split: len(source.labels[split]) for split in SPLITS}
-    with Writer(output, identity, overwrite) as writer:
-        before = sum(min(writer.blocks[split] * source.block_images, counts[split]) for split in SPLITS)
+    # Without --skip-bad what showed no picture is tried again: it may have been mended where nothing tells it.
+    with Writer(output, identity, overwrite, source.stamps, retry=not skip_bad) as writer:
+        before = sum(writer.done.values()) + sum(kept.stop - kept.start for kept in writer.kept)
         total = sum(counts.values())
-        if before:
+        if writer.changed:
+            say(
+                f"{output}: keeping {before:,} of {total:,} images; what is new, or showed no picture, is packed with "
+                "what lies around it"
+            )
+        elif before:
             say(f"{output}: continuing after {before:,} of {total:,} images")
         blocks = sum(-(-n // source.block_images) for n in counts.values())
         with Progress(total, before) as progress:

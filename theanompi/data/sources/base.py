@@ -16,9 +16,10 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,10 @@ class Source(ABC):
     image_bytes : int or None
         Size of one image's pixels; None for files to decode.
     fingerprint : str
-        Differs whenever the images do: SHA-256 of their names, labels, sizes and times of modification.
+        Differs whenever the images do, but for what `stamps` tells: SHA-256.
+    stamps : dict of split to list of int
+        Of images that are files of their own, a number for each that differs whenever the image does: its name, label,
+        size or time of modification. Empty for others.
     notes : list of str
         What the user should hear about.
     """
@@ -137,6 +141,7 @@ class Source(ABC):
     labels: dict[Split, Labels]
     image_bytes: int | None = None
     fingerprint: str
+    stamps: Mapping[Split, list[int]] = MappingProxyType({})
     notes: Sequence[str] = ()
 
     @abstractmethod

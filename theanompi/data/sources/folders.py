@@ -54,11 +54,16 @@ class FolderSource(Source):
             self._names[split][start:stop], self.labels[split][start:stop], str(self._roots[split])
         )
 
-    def _rows(self) -> Iterator[tuple[object, ...]]:
-        """What tells the images from others, for the fingerprint."""
-        for split, root in self._roots.items():
-            for name, label in zip(self._names[split], self.labels[split].tolist(), strict=True):
-                yield split, name, label, *_size_and_time(root / name)
+    def _identify(self) -> None:
+        """Say what tells the classes, and each image, from others."""
+        self.fingerprint = fingerprint((name,) for name in self.class_names)
+        self.stamps = {
+            split: [
+                int(fingerprint([(name, label, *_size_and_time(root / name))])[:15], 16)
+                for name, label in zip(self._names[split], self.labels[split].tolist(), strict=True)
+            ]
+            for split, root in self._roots.items()
+        }
 
 
 class Folder(FolderSource):
@@ -111,7 +116,7 @@ class Folder(FolderSource):
                 raise ConfigError(f"{root}: expected images in its class folders, got none")
             self._names[split] = [name for found in of_class for name in found]
             self.labels[split] = np.repeat(np.arange(len(classes)), [len(found) for found in of_class])
-        self.fingerprint = fingerprint(self._rows())
+        self._identify()
         self.notes = ignored.notes()
 
 

@@ -8,7 +8,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -344,7 +343,8 @@ class KaggleIlsvrc(_OfIlsvrc, FolderSource):
         for name in ("LOC_synset_mapping.txt", "LOC_val_solution.csv"):
             around = (top, data, *data.absolute().parents[:3])
             tables[name] = next((p / name for p in around if (p / name).is_file()), top / name)
-        stamps = [stamp_of(table) for table in tables.values()]
+        for table in tables.values():
+            stamp_of(table)
         words = _mapping(tables["LOC_synset_mapping.txt"])
         label_of = {wnid: label for label, wnid in enumerate(words)}
         self.class_names = [f"{wnid} {text}" for wnid, text in words.items()]
@@ -365,7 +365,7 @@ class KaggleIlsvrc(_OfIlsvrc, FolderSource):
         names = _flat(self._roots["val"], set(truth), tables["LOC_val_solution.csv"].name, ignored)
         self._names["val"] = names
         self.labels["val"] = np.array([truth[Path(name).stem] for name in names], np.int64)
-        self.fingerprint = fingerprint(chain(stamps, self._rows()))
+        self._identify()
         self.notes = ignored.notes()
 
 

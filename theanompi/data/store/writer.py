@@ -2,7 +2,8 @@
 
 Beside ``OUT`` stand two work files. ``OUT.part`` holds the bytes of the images where they will stay, with room
 for HDF5's metadata in front of them; ``OUT.journal`` has one JSON object a line: first what is being packed,
-then each block, written when its bytes are on the disk. At the end an empty HDF5 file of the same layout gives
+then each block, written when its bytes are on the disk. Where files have changed since, the blocks without such a
+file stay, and their bytes are moved to where they then belong. At the end an empty HDF5 file of the same layout gives
 the metadata, which is copied around the bytes; then the file is renamed. So the images are written once, in one
 piece that `os.pread` can read, and HDF5 never has a file open that a kill could damage.
 """
@@ -12,9 +13,12 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
 import h5py
@@ -25,6 +29,9 @@ from theanompi.config import ConfigError
 from theanompi.config.files import check_new, destination, sync_folder
 from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
 from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
+
+# Images that are packed anew in front of kept blocks; as many as that are held in memory while those are moved.
+MOST_NEW = 4096
 
 
 class Image(NamedTuple):
@@ -46,10 +53,13 @@ class ChannelSums(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Some images that follow each other, why others among them are left out ("name: reason"), and their sums."""
+    """Some images that follow each other, others among them that are left out, and their sums.
+
+    What is left out has its position among all of them, and ``"name: reason"``.
+    """
 
     images: list[Image]
-    left_out: list[str]
+    left_out: list[tuple[int, str]]
     sums: ChannelSums
 
 
@@ -106,6 +116,11 @@ def lock(descriptor: int, work_file: Path, path: Path) -> None:
         raise ConfigError(f"data file {path}: expected no other process writing it, got one")
 
 
+def _images(record: Mapping[str, Any]) -> int:
+    """Count the images of a block, left-out ones included."""
+    return len(record["labels"]) + len(record["left_out"])
+
+
 def _aligned(position: int) -> int:
     return -(-position // ALIGNMENT) * ALIGNMENT
 
@@ -125,6 +140,26 @@ def _lines(journal: Any) -> Iterator[tuple[int, Any]]:
         yield end, record
 
 
+@dataclass
+class Kept:
+    """A block of earlier work that is still right, but comes after images that have changed, or has other neighbours.
+
+    Attributes
+    ----------
+    start, stop : int
+        Its images in the split as it is now, left-out ones included.
+    record : dict
+        Its line of the journal.
+    data : bytes or None
+        What is to be written in its old place, or just has been, is read before.
+    """
+
+    start: int
+    stop: int
+    record: dict[str, Any]
+    data: bytes | None = None
+
+
 class Writer:
     """Writes a data set block by block: all of train, then all of val.
 
@@ -138,13 +173,22 @@ class Writer:
         Whatever determines the contents.
     overwrite : bool
         Replace a file of that name, and forget work files of another identity.
+    stamps : mapping of str to list of int
+        Of each image of a split a number that changes with it, where images may change one by one. All that were
+        written before have to be as they were, in their order; what was left out may have changed, others may be new.
+    retry : bool
+        Expect blocks of which something was left out anew.
 
     Attributes
     ----------
-    blocks : dict of str to int
-        Blocks of each split that are written.
+    done : dict of str to int
+        Images of each split that are written or left out.
+    kept : deque of Kept
+        Blocks that come after those, which `keep` takes, one after another, where they belong.
+    changed : bool
+        Whether some of the earlier work is not where it was any more.
     left_out : list of str
-        What was left out of them.
+        What was left out of what is done.
 
     Raises
     ------
@@ -168,7 +212,12 @@ class Writer:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], identity: Mapping[str, Any], overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        overwrite: bool = False,
+        stamps: Mapping[Split, list[int]] = MappingProxyType({}),
+        retry: bool = False,
     ) -> None:
         self.path = Path(path)
         check_new(path, f"data file {path}", overwrite=overwrite)
@@ -176,11 +225,7 @@ class Writer:
         self._part, self._skeleton, self._journal_path = (
             self._target.with_name(f"{self._target.name}.{what}") for what in ("part", "skeleton", "journal")
         )
-        self.blocks: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-        self.left_out: list[str] = []
-        self._counts: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-        self._starts: dict[Split, int] = {"train": ALIGNMENT}
-        self._end = ALIGNMENT
+        self._forget()
         self._ours = False
         self._bytes = -1
         try:
@@ -193,42 +238,99 @@ class Writer:
                 self._bytes = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise no_folder(path, error) from None
-            self._continue(json.loads(json.dumps(dict(identity))), overwrite)
+            self._continue(json.loads(json.dumps(dict(identity))), overwrite, stamps, retry)
         except BaseException:
             self.close()
             raise
 
-    def _continue(self, identity: dict[str, Any], overwrite: bool) -> None:
-        position = 0
-        for end, record in _lines(self._journal):
-            if position == 0:
-                got = record["identity"]
-                if got != identity:
-                    if overwrite:
-                        break
-                    key = next(k for k in {**identity, **got} if identity.get(k) != got.get(k))
-                    raise ConfigError(
-                        f"{self._part}: expected unfinished work of the same command, got another's ({key}: "
-                        f"expected {identity.get(key)!r}, got {got.get(key)!r}); replace it with --overwrite"
-                    )
-            elif os.fstat(self._bytes).st_size < record["end"]:
-                break
-            else:
-                self._take(record)
-            position = end
+    def _forget(self) -> None:
+        self.done: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.kept: deque[Kept] = deque()
+        self.changed = False
+        self.left_out: list[str] = []
+        self._counts: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._starts: dict[Split, int] = {"train": ALIGNMENT}
+        self._end = ALIGNMENT
+
+    def _continue(
+        self, identity: dict[str, Any], overwrite: bool, stamps: Mapping[Split, list[int]], retry: bool
+    ) -> None:
+        position, size = 0, os.fstat(self._bytes).st_size
+        at, split, new = 0, SPLITS[0], 0
+        try:
+            for end, record in _lines(self._journal):
+                if position == 0:
+                    self._compare(record["identity"], identity)
+                    position = end
+                    continue
+                if size < record["end"]:
+                    break
+                if record["split"] != split:
+                    new += len(stamps.get(split, [])[at:])
+                    at, split = 0, record["split"]
+                stop, still = self._still(record, stamps.get(split), at, retry)
+                self.changed = self.changed or new > 0 or still is not record
+                if still is None:
+                    new += stop - at
+                elif self.changed:
+                    self.kept.append(Kept(at, stop, still))
+                else:
+                    self._take(still)
+                    position = end
+                at = stop
+                if new > MOST_NEW:
+                    break
+        except ConfigError:
+            if not overwrite:
+                raise
+            self._forget()
+            position = 0
         self._ours = True
         self._journal.seek(position)
         self._journal.truncate()
-        os.ftruncate(self._bytes, self._end)
+        os.fsync(self._journal.fileno())  # before the bytes change of which it told
+        if not self.kept:
+            os.ftruncate(self._bytes, self._end)
         if position == 0:
             self._write_line({"identity": identity})
 
+    def _compare(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+        if theirs != ours:
+            key = next(k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k))
+            raise ConfigError(
+                f"{self._part}: expected unfinished work of the same command, got another's ({key}: "
+                f"expected {ours.get(key)!r}, got {theirs.get(key)!r}); replace it with --overwrite"
+            )
+
+    def _still(
+        self, record: dict[str, Any], stamps: list[int] | None, start: int, retry: bool
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Say where the images of a block now end, and what of it stays: all, all that is there, or nothing."""
+        stop, left_out = start + _images(record), dict(record["left_out"])
+        if stamps is None or (record["stamps"] == stamps[start:stop] and not (retry and left_out)):
+            return stop, record
+        stop, new, still = start, retry and bool(left_out), []
+        for i, stamp in enumerate(record["stamps"]):
+            try:
+                at = stamps.index(stamp, stop)
+            except ValueError:
+                if i in left_out:
+                    continue
+                raise ConfigError(
+                    f"{self._part}: expected unfinished work of the same images, got that of others: one of them has "
+                    "changed since, or is not there any more; replace it with --overwrite"
+                ) from None
+            if i in left_out:
+                still.append([at - start, left_out[i]])
+            stop, new = at + 1, new or at > stop
+        return stop, None if new else {**record, "stamps": stamps[start:stop], "left_out": still}
+
     def _take(self, record: Mapping[str, Any]) -> None:
         split = record["split"]
-        self.blocks[split] += 1
+        self.done[split] += _images(record)
         self._counts[split] += len(record["labels"])
         self._starts.setdefault(split, record["start"])
-        self.left_out += record["left_out"]
+        self.left_out += [text for _, text in record["left_out"]]
         self._end = record["end"]
 
     def _write(self, data: bytes, position: int) -> None:
@@ -242,13 +344,15 @@ class Writer:
         self._journal.flush()
         os.fsync(self._journal.fileno())
 
-    def append(self, split: Split, block: Block) -> None:
+    def append(self, split: Split, block: Block, stamps: Sequence[int] = ()) -> None:
         """Write the next images; they are on the disk when this returns.
 
         Parameters
         ----------
         split : "train" or "val"
         block : Block
+        stamps : sequence of int
+            Those of its images, left-out ones included.
 
         Raises
         ------
@@ -257,24 +361,40 @@ class Writer:
         OSError
             As when the disk is full; what was written before stays whole.
         """
-        if split == "train" and self.blocks["val"]:
+        if split == "train" and self.done["val"]:
             raise ValueError("writer: expected only blocks of val after the first of them, got one of train")
-        start = self._end if split in self._starts else _aligned(self._end)
-        data = b"".join(image.data for image in block.images)
-        self._write(data, start)
-        os.fsync(self._bytes)
         record = {
             "split": split,
-            "start": start,
-            "end": start + len(data),
             "names": [image.name for image in block.images],
             "labels": [int(image.label) for image in block.images],
             "sizes": [[image.height, image.width] for image in block.images],
             "lengths": [len(image.data) for image in block.images],
             "crc32": [zlib.crc32(image.data) for image in block.images],
             "left_out": block.left_out,
+            "stamps": list(stamps),
             "sums": block.sums,
         }
+        self._add(record, b"".join(image.data for image in block.images))
+
+    def keep(self) -> None:
+        """Take the next block that is kept; it is on the disk when this returns."""
+        kept = self.kept.popleft()
+        self._add(kept.record, self._read(kept))
+
+    def _read(self, kept: Kept) -> bytes:
+        start, end = kept.record["start"], kept.record["end"]
+        return os.pread(self._bytes, end - start, start) if kept.data is None else kept.data
+
+    def _add(self, record: dict[str, Any], data: bytes) -> None:
+        split = record["split"]
+        start = self._end if split in self._starts else _aligned(self._end)
+        end = start + len(data)
+        for later in takewhile(lambda kept: kept.record["start"] < end, self.kept):
+            later.data = self._read(later)
+        if record.get("start") != start:
+            self._write(data, start)
+            os.fsync(self._bytes)
+        record = {**record, "start": start, "end": end}
         self._write_line(record)
         self._take(record)
 
@@ -391,7 +511,7 @@ class Writer:
     def close(self) -> None:
         """Close the work files; those of unfinished work stay, if there is any work in them."""
         if not self._journal.closed:
-            if self._ours and not any(self.blocks.values()):
+            if self._ours and not any(self.done.values()):
                 self._part.unlink(missing_ok=True)
                 self._journal_path.unlink(missing_ok=True)
             if self._bytes >= 0:
