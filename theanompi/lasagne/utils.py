@@ -93,16 +93,19 @@ def as_theano_expression(input: Any) -> Variable:
         raise TypeError(f"expected an expression, a number or an array, got {input!r}"[:300]) from error
 
 
+def in_float32(x: Any) -> Any:
+    """The float32 values of a float64 variable, which networks compute in; any other as it is.
+
+    Examples
+    --------
+    >>> in_float32(pt.vector(dtype="float64")).dtype, in_float32(pt.vector(dtype="int64")).dtype
+    ('float32', 'int64')
+    """
+    return pt.cast(x, "float32") if getattr(x, "dtype", None) == "float64" else x
+
+
 def as_floats(x: Any) -> Any:
     """A variable itself if it holds floats, and float32 of whole numbers, which cannot hold what becomes of them.
-
-    Parameters
-    ----------
-    x : pytensor variable
-
-    Returns
-    -------
-    pytensor variable
 
     Examples
     --------

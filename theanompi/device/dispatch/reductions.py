@@ -10,7 +10,6 @@ from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.tensor import math as ptm
 from pytensor.tensor.basic import Nonzero
-from pytensor.tensor.elemwise import CAReduce
 from pytensor.tensor.extra_ops import (
     Bartlett,
     CumOp,
@@ -31,7 +30,8 @@ from theanompi.device.scalars import COMPUTED, ordered, torch_dtype, unordered
 from theanompi.device.versions import axis_and_rest
 
 
-def _reduced(op: CAReduce, node: Apply) -> tuple[int, ...]:
+def _reduced(op: Any, node: Apply) -> tuple[int, ...]:
+    """The axes that an op goes along: all if it names none."""
     return tuple(range(node.inputs[0].type.ndim)) if op.axis is None else tuple(op.axis)
 
 
@@ -116,8 +116,7 @@ def _all(op: ptm.All | ptm.Any, node: Apply, context: Context) -> Callable[..., 
 
 @torch_function.register(Argmax)
 def _argmax(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
-    ndim = node.inputs[0].ndim
-    axes = tuple(range(ndim)) if op.axis is None else tuple(op.axis)
+    axes = _reduced(op, node)
 
     def argmax(x: torch.Tensor) -> torch.Tensor:
         """The first of several, and NaN before all numbers."""
@@ -132,8 +131,7 @@ def _argmax(op: Argmax, node: Apply, context: Context) -> Callable[..., Any]:
 def _softmax(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     def register(op: Softmax | LogSoftmax, node: Apply, context: Context) -> Callable[..., Any]:
         dtype = torch_dtype(node.outputs[0].type.dtype)
-        given = node.inputs[0].type
-        axes = tuple(range(given.ndim)) if op.axis is None else tuple(op.axis)
+        given, axes = node.inputs[0].type, _reduced(op, node)
         if len(axes) == 1 and given.dtype == node.outputs[0].type.dtype and given.shape[axes[0]]:
             return lambda x: function(x, axes[0])
 

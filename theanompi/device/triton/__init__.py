@@ -19,12 +19,7 @@ bits: a rectifier's mask that is computed again is that of the first time. The k
 
 @cache
 def problem() -> str:
-    """Why the kernels cannot be used, in a few words, or nothing.
-
-    Returns
-    -------
-    str
-    """
+    """Why the kernels cannot be used, in a few words, or nothing."""
     if find_spec("triton") is None:
         return "not installed"
     # Whatever is wrong with it must not end a run that torch's calls can do.
@@ -42,24 +37,10 @@ def problem() -> str:
 
 
 def available() -> bool:
-    """Whether there are kernels to run: Triton is installed, and new enough.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether there are kernels to run: Triton is installed, and new enough."""
     return not problem()
 
 
 def computes(x: torch.Tensor) -> bool:
-    """Whether a tensor is of a device that the kernels run on.
-
-    Parameters
-    ----------
-    x : torch.Tensor
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a tensor is of a device that the kernels run on."""
     return not x.is_cpu

@@ -354,16 +354,7 @@ def in_rows(t: torch.Tensor) -> torch.Tensor:
 
 
 def fit(*tensors: torch.Tensor) -> bool:
-    """Whether the functions below can read these: float32 or bfloat16 on CUDA, of one shape, in rows of channels.
-
-    Parameters
-    ----------
-    *tensors : torch.Tensor
-
-    Returns
-    -------
-    bool
-    """
+    """Whether the functions below can read these: float32 or bfloat16 on CUDA, of one shape, in rows of channels."""
     shape = tensors[0].shape
     return shape.numel() > 0 and all(
         computes(t)

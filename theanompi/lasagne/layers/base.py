@@ -4,10 +4,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, Union, no_type_check
 
-import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
 
-from theanompi.lasagne.utils import Shape, collect_shared_vars, create_param
+from theanompi.lasagne.utils import Shape, collect_shared_vars, create_param, in_float32
 
 __all__ = ["Layer", "MergeLayer"]
 
@@ -157,9 +156,7 @@ class Layer:
         """
         if name is not None and self.name is not None:
             name = f"{self.name}.{name}"
-        param = create_param(spec, shape, name)
-        if param.dtype == "float64":
-            param = pt.cast(param, "float32")
+        param = in_float32(create_param(spec, shape, name))
         tags = {"trainable": True, "regularizable": True} | tags
         self.params[param] = {tag for tag, present in tags.items() if present}
         return param

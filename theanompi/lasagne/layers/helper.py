@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytensor
-import pytensor.tensor as pt
 
 from theanompi.config import ConfigError, closest
 from theanompi.lasagne.layers.base import Layer, MergeLayer
 from theanompi.lasagne.layers.input import InputLayer
-from theanompi.lasagne.utils import Shape, as_theano_expression, inspect_kwargs, unique
+from theanompi.lasagne.utils import Shape, as_theano_expression, in_float32, inspect_kwargs, unique
 
 __all__ = [
     "count_params",
@@ -140,7 +139,7 @@ def get_output(layer_or_layers: Any, inputs: Any = None, **kwargs: Any) -> Any:
     _check_keywords(layers, kwargs)
     if "sample_keys" in kwargs and not kwargs.get("deterministic"):
         _check_salts(layers)
-    outputs = {layer: _in_float32(as_theano_expression(value)) for layer, value in given.items()}
+    outputs = {layer: in_float32(as_theano_expression(value)) for layer, value in given.items()}
     if inputs is not None and not isinstance(inputs, Mapping):
         outputs[_only_input(layers, "get_output")] = as_theano_expression(inputs)
     for layer in layers:
@@ -319,10 +318,6 @@ def set_all_param_values(layer: Layer | Iterable[Layer], values: Sequence[np.nda
             raise ValueError(f"parameter {str(param)!r}: expected a value of shape {expected}, got {got}")
     for param, value in zip(params, values, strict=True):
         param.set_value(np.asarray(value, dtype=param.type.dtype))
-
-
-def _in_float32(value: Any) -> Any:
-    return pt.cast(value, "float32") if getattr(value, "dtype", None) == "float64" else value
 
 
 def _as_list(layer: Any) -> list[Any]:

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pytensor.tensor as pt
 from pytensor.tensor.type import TensorType
 
 from theanompi.lasagne.layers.base import Layer
-from theanompi.lasagne.utils import Shape, compatible
+from theanompi.lasagne.utils import Shape, compatible, in_float32
 
 __all__ = ["InputLayer"]
 
@@ -79,4 +78,4 @@ class InputLayer(Layer):
         """
         if value.type.ndim != len(self.shape):
             raise ValueError(f"{self}: expected an input of shape {self.shape}, got {value.type}")
-        return pt.cast(value, "float32") if value.dtype == "float64" else value
+        return in_float32(value)

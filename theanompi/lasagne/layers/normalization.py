@@ -1,6 +1,7 @@
 """Normalisation: of batches, of samples, of neighbouring channels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytensor.tensor as pt
@@ -212,16 +213,7 @@ def batch_norm(layer: Layer, **kwargs: Any) -> Layer:
     >>> network.name, [param.name for param in get_all_params(network, trainable=True)]
     ('fc_bn_nonlin', ['fc.W', 'fc_bn.beta', 'fc_bn.gamma'])
     """
-    nonlinearity = take_nonlinearity(layer)
-    remove_bias(layer)
-    if layer.name is not None:
-        kwargs.setdefault("name", f"{layer.name}_bn")
-    normalized = BatchNormLayer(layer, **kwargs)
-    if nonlinearity is None:
-        return normalized
-    return NonlinearityLayer(
-        normalized, nonlinearity, name=None if normalized.name is None else f"{normalized.name}_nonlin"
-    )
+    return _normalized(BatchNormLayer, layer, "_bn", kwargs)
 
 
 class LocalResponseNormalization2DLayer(Layer):
@@ -365,7 +357,9 @@ def instance_norm(layer: Layer, learn_scale: bool = True, learn_bias: bool = Tru
     >>> network.name, [param.name for param in get_all_params(network)]
     ('conv_in_nonlin', ['conv.W', 'conv_in_scale.scales', 'conv_in_bias.b'])
     """
-    return _normalized(layer, "spatial", "_in", learn_scale, learn_bias, kwargs)
+    wanted = {"scale": learn_scale, "bias": learn_bias}
+    followed = {part: kind for part, kind in _SCALE_AND_BIAS.items() if wanted[part]}
+    return _normalized(partial(StandardizationLayer, axes="spatial"), layer, "_in", kwargs, followed)
 
 
 def layer_norm(layer: Layer, **kwargs: Any) -> Layer:
@@ -398,25 +392,28 @@ def layer_norm(layer: Layer, **kwargs: Any) -> Layer:
     >>> network.name, [param.name for param in get_all_params(network)]
     ('fc_ln_nonlin', ['fc.W', 'fc_ln_scale.scales', 'fc_ln_bias.b'])
     """
-    return _normalized(layer, "features", "_ln", True, True, kwargs)
+    return _normalized(partial(StandardizationLayer, axes="features"), layer, "_ln", kwargs, _SCALE_AND_BIAS)
+
+
+_SCALE_AND_BIAS: dict[str, Callable[..., Layer]] = {"scale": ScaleLayer, "bias": BiasLayer}
 
 
 def _normalized(
-    layer: Layer, axes: str, suffix: str, scale: bool, bias: bool, kwargs: dict[str, Any]
+    normalization: Callable[..., Layer],
+    layer: Layer,
+    suffix: str,
+    kwargs: dict[str, Any],
+    followed: Mapping[str, Callable[..., Layer]] = {},  # noqa: B006 - is not changed
 ) -> Layer:
-    """Put a normalisation of each sample, with what follows it, before the nonlinearity of a layer."""
+    """Put a normalisation, and the layers that follow it, by the ends of their names, before a layer's nonlinearity."""
     nonlinearity = take_nonlinearity(layer)
     remove_bias(layer)
     if layer.name is not None:
         kwargs.setdefault("name", f"{layer.name}{suffix}")
-    name = kwargs.get("name")
-
-    def named(part: str) -> str | None:
-        return None if name is None else f"{name}_{part}"
-
-    top: Layer = StandardizationLayer(layer, axes, **kwargs)
-    if scale:
-        top = ScaleLayer(top, name=named("scale"))
-    if bias:
-        top = BiasLayer(top, name=named("bias"))
-    return top if nonlinearity is None else NonlinearityLayer(top, nonlinearity, name=named("nonlin"))
+    top = normalization(layer, **kwargs)
+    name, parts = top.name, dict(followed)
+    if nonlinearity is not None:
+        parts["nonlin"] = partial(NonlinearityLayer, nonlinearity=nonlinearity)
+    for part, kind in parts.items():
+        top = kind(top, name=None if name is None else f"{name}_{part}")
+    return top
