@@ -423,6 +423,15 @@ def test_pad():
     check(PadLayer(source, [1, 0, 2], batch_ndim=1), [x], lambda x: F.pad(x, (2, 2, 0, 0, 1, 1)))
 
 
+def test_arguments_may_be_numpys():
+    (one, x), (two, _) = feed(4, 5), feed(4, 5)
+    check(ElemwiseSumLayer([one, two], coeffs=np.array([2, 0.1])), [x, x], lambda x, y: 2 * x + 0.1 * y)
+    check(ElemwiseSumLayer([one, two], coeffs=np.float64(2)), [x, x], lambda x, y: 2 * x + 2 * y)
+    check(DimshuffleLayer(one, np.array([2, 0, 1])), [x], lambda x: x.permute(2, 0, 1))
+    check(PadLayer(one, np.array([1, 2]), batch_ndim=1), [x], lambda x: F.pad(x, (2, 2, 1, 1)))
+    assert BatchNormLayer(one, axes=np.int64(0)).axes == BatchNormLayer(one, axes=np.array([0])).axes == (0,)
+
+
 ERRORS = [
     (
         lambda: InputLayer((None, 0)),

@@ -236,7 +236,8 @@ class ElemwiseSumLayer(ElemwiseMergeLayer):
     ):
         super().__init__(incomings, pt.add, cropping, name=name)
         count = len(self.input_shapes)
-        self.coeffs = list(coeffs) if isinstance(coeffs, Sequence) else [coeffs] * count
+        several = isinstance(coeffs, Sequence) or getattr(coeffs, "ndim", 0) > 0
+        self.coeffs: list[Any] = list(coeffs) if several else [coeffs] * count  # type: ignore[arg-type]
         if len(self.coeffs) != count:
             raise ValueError(f"{self}: expected {count} coeffs, one for each input, got {len(self.coeffs)}")
 

@@ -177,7 +177,7 @@ class DimshuffleLayer(Layer):
 
     def __init__(self, incoming: Incoming, pattern: Sequence[int | str], name: str | None = None):
         super().__init__(incoming, name=name)
-        self.pattern = tuple(pattern)
+        self.pattern = tuple(int(entry) if isinstance(entry, np.integer) else entry for entry in pattern)
         axes = [entry for entry in self.pattern if entry != "x"]
         if any(axis not in range(len(self.input_shape)) for axis in axes) or len(set(axes)) < len(axes):
             raise ValueError(

@@ -737,10 +737,10 @@ def shared_axes_tuple(layer: Layer, axes: str | int | Sequence[int]) -> tuple[in
     dimensions = len(layer.input_shape)
     if axes == "auto":
         return (0, *range(2, dimensions))
-    numbers = (axes,) if isinstance(axes, int) else axes
+    numbers = (axes,) if isinstance(axes, int | np.integer) else axes
     if isinstance(numbers, str) or any(not -dimensions <= axis < dimensions for axis in numbers):
         raise ValueError(f"{layer}: expected axes 'auto' or within {dimensions} dimensions, got {axes!r}")
-    return tuple(sorted(axis % dimensions for axis in numbers))
+    return tuple(sorted(int(axis) % dimensions for axis in numbers))
 
 
 def unshared_shape(layer: Layer, shared_axes: Sequence[int]) -> Shape:

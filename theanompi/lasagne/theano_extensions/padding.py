@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from theanompi.device.ops.base import bordered
 
 __all__ = ["pad"]
@@ -46,6 +48,7 @@ def pad(x: Any, width: Width, val: Any = 0, batch_ndim: int = 1) -> Any:
 
 def pairs(width: Width, axes: int) -> list[tuple[int, int]]:
     """Before and after of each of `axes` axes, from a `width` as :func:`pad` takes it."""
+    width = width.tolist() if isinstance(width, np.ndarray) else width
     entries = list(width) if isinstance(width, Sequence) else [width] * axes
     result = [tuple(entry) if isinstance(entry, Sequence) else (entry, entry) for entry in entries]
     if len(result) > axes or any(len(pair) != 2 or min(pair) < 0 for pair in result):
