@@ -167,6 +167,19 @@ def views(block: Block, folder: Path) -> None:
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
 
 
+def codebook(block: Block, folder: Path) -> None:
+    """It hands out what moves it, and gives the nearest vectors."""
+    import numpy as np
+    import pytensor.tensor as pt
+
+    layer = defined(block)["Codebook"]((4, 2), 3, name="codes")
+    x = layer.sums.get_value()[[2, 0, 2, 1]]
+    statistics: dict[Any, Any] = {}
+    given = layer.get_output_for(pt.as_tensor(x), batch_norm_statistics=statistics)
+    assert np.allclose(given.eval(), x, atol=1e-6)
+    assert statistics[layer.counts].eval().tolist() == [1, 1, 2]
+
+
 def pairs(block: Block, folder: Path) -> None:
     """They are made of the same arrays."""
     (folder / "pairs.py").write_text(block.text, "utf-8")
@@ -275,7 +288,7 @@ BLOCKS: dict[str, list[Check]] = {
         *(use, load, parsed, of_examples, printed, tested(f"{README}::{RUNS}"), printed),
     ],
     "docs/ops.md": [printed],
-    "docs/own.md": [OWN, OWN, regression, predicted, views, pairs, watched],
+    "docs/own.md": [OWN, OWN, regression, predicted, views, codebook, pairs, watched],
     "docs/port.md": [PORT] * 17,
     "docs/recipe.md": [tested(f"{README}::test_the_rates_of_the_recipe_are_these")],
     "docs/settings.md": [

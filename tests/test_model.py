@@ -16,6 +16,7 @@ from theanompi import Model, Objective, classification, device
 from theanompi.config import ConfigError, RunConfig, resolve, setting
 from theanompi.config.kinds import choice, whole
 from theanompi.data import Modality, Pictures
+from theanompi.lasagne.init import Constant
 from theanompi.lasagne.layers import (
     BatchNormLayer,
     Conv2DLayer,
@@ -390,6 +391,70 @@ def test_each_objective_moves_the_statistics_of_its_layers_wherever_they_are() -
     for name, expected in statistics[0].items():
         np.testing.assert_allclose(statistics[1][name], expected, rtol=1e-5, err_msg=name)
         assert np.abs(expected - initial[name]).max() > 1e-3, name
+
+
+class Follower(Layer):
+    """An average of the images that it has seen, which nothing else depends on."""
+
+    tags = {"trainable": False, "regularizable": False, "batch_norm_stat": True}
+    alpha: Any = 0.25
+
+    def __init__(self, incoming: Any, **kwargs: Any) -> None:
+        super().__init__(incoming, **kwargs)
+        self.average = self.add_param(Constant(1), (), "average", **self.tags)
+
+    def of(self, input: Any) -> Any:
+        return input.mean()
+
+    def get_output_for(self, input: Any, batch_norm_statistics: Any = None, **kwargs: Any) -> Any:
+        if batch_norm_statistics is not None:
+            batch_norm_statistics[self.average] = self.of(input)
+        return input
+
+
+def following(**namespace: Any) -> Any:
+    class Net(Plain):
+        def build_model(self, input_shape: Any, num_classes: int) -> Layer:
+            kind = type("Kind", (Follower,), namespace)
+            self.follower = kind(InputLayer(input_shape), name="follower")
+            return DenseLayer(self.follower, num_classes, nonlinearity=softmax, name="dense")
+
+    return Net({"batch_size": 4, "verbose": False})
+
+
+def test_an_average_of_ones_own_moves_towards_what_its_layer_says() -> None:
+    model = following()
+    model.compile_iter_fns()
+    seen = pytensor.function([], model._batches[True]["images"].mean(), mode=device.mode("cpu"))
+    expected = 1.0
+    for count in range(3):
+        model.train_iter(count, mock.Mock())
+        model.update()
+        expected = 0.75 * expected + 0.25 * float(seen())
+    model.cleanup()
+    assert float(model.follower.average.get_value()) == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - 1) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("namespace", "message"),
+    [
+        ({"alpha": None}, "Kind.alpha, of follower.average: expected a number from 0 to 1, got None"),
+        ({"alpha": 3}, "Kind.alpha, of follower.average: expected a number from 0 to 1, got 3"),
+        (
+            {"of": lambda self, input: input.mean(1)},
+            r"layer 'follower': batch_norm_statistics: follower.average: expected shape \(\), got \(4, .*\)",
+        ),
+        (
+            {"tags": {"trainable": False}},
+            "batch_norm_statistics: follower.average: expected a parameter that add_param made with "
+            "batch_norm_stat=True, got one without",
+        ),
+    ],
+)
+def test_an_average_that_cannot_move_as_it_should_is_refused(namespace: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        following(**namespace)
 
 
 def test_an_objective_sees_all_batches_that_the_one_before_it_has_read() -> None:

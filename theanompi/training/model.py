@@ -45,7 +45,7 @@ from theanompi.config.kinds import POSITIVE
 from theanompi.data import Modality, Pictures
 from theanompi.device import FlatBuffer
 from theanompi.exchange import Exchanger
-from theanompi.lasagne.layers import Layer, get_all_layers, get_all_params, get_output
+from theanompi.lasagne.layers import Layer, get_all_params, get_output
 from theanompi.lasagne.random import set_rng
 from theanompi.lib.recorder import Recorder as TheanoMPIRecorder
 from theanompi.record.log import check_metrics
@@ -158,6 +158,7 @@ class Model(Replica):
         layers = self._outputs()
         # What the network refuses is known now, and not after the first part of compiling.
         self.traced, self._validated = (self._trace(training=training) for training in (True, False))
+        self._alphas = alphas(self.traced.statistics, layers)
         self.reported = self._name_metrics()
         self.optimizers = self._make_optimizers()
         self.states = make_states(
@@ -426,7 +427,6 @@ class Model(Replica):
             device.mode, precision=run.precision, return_internal_type=True, capture=run.cuda_graph
         )
         shards = run.accumulation * (self.size if self._sums_gradients else 1)
-        moves = alphas(get_all_layers(self._outputs()))
         self._gradients, self._updates = [], []
         for i, (objective, state) in enumerate(zip(self.traced.objectives, self.states, strict=True)):
             written = exchangers[i].written if exchangers and exchangers[i].listens else None
@@ -449,7 +449,7 @@ class Model(Replica):
                     state,
                     self.optimizers[i],
                     self.schedule,
-                    moves,
+                    self._alphas,
                     shards=shards,
                     summed=self._sums_gradients,
                     normalization=run.normalization,

@@ -15,10 +15,10 @@ from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.special import Softmax
 
 from theanompi.config import ConfigError, got, read_as
-from theanompi.config.kinds import POSITIVE, whole
+from theanompi.config.kinds import FRACTION, POSITIVE, whole
 from theanompi.device import DeviceSharedVariable
 from theanompi.device.ops import partners, softmax_cross_entropy
-from theanompi.lasagne.layers import BatchNormLayer, get_all_params, output_keywords
+from theanompi.lasagne.layers import get_all_layers, get_all_params, output_keywords
 from theanompi.lasagne.objectives import categorical_accuracy
 from theanompi.lasagne.utils import collect_shared_vars
 
@@ -138,15 +138,28 @@ def _cross_entropy(scores: Variable, labels: Variable, targets: Targets | None) 
 
 
 class Statistics(dict[Variable, Variable]):
-    """The statistics that batch normalisation hands out in a pass: of several passes through a layer, their mean."""
+    """The statistics that layers such as batch normalisation hand out: of several passes through a layer, their mean.
+
+    Raises
+    ------
+    ConfigError
+        If a statistic has another shape than the average that moves towards it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._values: dict[Variable, list[Variable]] = {}
 
-    def __setitem__(self, running: Variable, value: Variable) -> None:
+    def __setitem__(self, running: Variable, value: Any) -> None:
+        value = pt.as_tensor_variable(value)
+        there, wanted = value.type.shape, running.type.shape
+        if len(there) != len(wanted) or any(
+            i != j and None not in (i, j) for i, j in zip(there, wanted, strict=True)
+        ):
+            raise ConfigError(f"batch_norm_statistics: {running}: expected shape {wanted}, got {there}")
         values = self._values.setdefault(running, [])
-        values.append(value)
+        values.append(value if value.dtype == "float32" else pt.cast(value, "float32"))
+        value = values[0]
         mean = value if len(values) == 1 else sum(values[1:], values[0]) * np.float32(1 / len(values))
         super().__setitem__(running, mean)
 
@@ -328,11 +341,30 @@ def measured(objectives: Sequence[Objective]) -> tuple[str, ...]:
     return (*(o.name for o in objectives), *(name for o in objectives for name in o.metrics))
 
 
-def alphas(layers: Sequence[Any]) -> dict[DeviceSharedVariable, float]:
-    """By running statistic, what share of the way it moves towards the batch's in an update."""
-    return {
-        statistic: layer.alpha
-        for layer in layers
-        if isinstance(layer, BatchNormLayer)
-        for statistic in (layer.mean, layer.inv_std)
-    }
+def alphas(statistics: Statistics, layers: Any) -> dict[DeviceSharedVariable, float]:
+    """By running statistic, what share of the way it moves towards the batch's in an update: its layer's `alpha`.
+
+    Parameters
+    ----------
+    statistics : Statistics
+        What the layers have handed out.
+    layers : Layer or list of Layer
+        The outputs of the model's network.
+
+    Raises
+    ------
+    ConfigError
+        If that is no such share, or something that is no running statistic is to move.
+    """
+    found: dict[DeviceSharedVariable, float] = {}
+    for layer in get_all_layers(layers):
+        for statistic in layer.get_params(batch_norm_stat=True):
+            alpha = getattr(layer, "alpha", None)
+            found[statistic] = read_as(FRACTION, f"{type(layer).__name__}.alpha, of {statistic}", alpha)
+    for p in get_all_params(layers):
+        if p in statistics and p not in found:
+            raise ConfigError(
+                f"batch_norm_statistics: {p}: expected a parameter that add_param made with batch_norm_stat=True, "
+                "got one without"
+            )
+    return found

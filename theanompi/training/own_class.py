@@ -46,7 +46,7 @@ _CALLED = (
 # What the constructor puts on a model; `network` aside, which many a `build` sets to what it returns.
 TAKEN = frozenset(
     """config settings bias_rate rank size verbose n_epochs epoch data dataset inputs traced reported optimizers
-    states state params fixed schedule _batches _validated _stop _validation_sums _validated_batches
+    states state params fixed schedule _batches _validated _alphas _stop _validation_sums _validated_batches
     _exchangers _gradients _updates _validate _feed _next _count _val_position _kept _asked""".split()
 )
 
