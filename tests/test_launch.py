@@ -176,6 +176,8 @@ def test_bound_ranks_have_cores_of_their_own(folder):
 def test_several_hosts_get_the_devices_of_their_own(folder, monkeypatch):
     # Two names of one machine: what differs between hosts really goes to each of them. Open MPI 4 sees one host.
     monkeypatch.setenv("OMPI_MCA_rmaps_base_oversubscribe", "1")
+    # Intel's ends ranks for GPUs where there is no driver; these have none.
+    monkeypatch.setenv("I_MPI_OFFLOAD", "0")
     assert Job(RunConfig(devices="localhost:cpu0,127.0.0.1:cuda0,cuda1"), module="small_worker").wait() == 0
     got = facts(folder)
     assert [item["devices"] for item in got] == [["cpu"], ["cuda:0", "cuda:1"], ["cuda:0", "cuda:1"]]

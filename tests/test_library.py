@@ -36,11 +36,15 @@ def test_a_library_without_a_counterpart_says_so():
 
 def test_settings_of_intel_mpi(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("I_MPI_OFFLOAD_CUDA_LIBRARY", "libc.so.6")
     assert launch_settings("intel", ("cuda:0",), False) == {
         "I_MPI_OFFLOAD": "1",
         "I_MPI_OFFLOAD_MODE": "cuda",
         "I_MPI_FABRICS": "shm",
     }
+    # Without a driver it would end the ranks before they can say that there are no GPUs. Other hosts may have one.
+    monkeypatch.setenv("I_MPI_OFFLOAD_CUDA_LIBRARY", str(tmp_path / "libcuda.so"))
+    assert launch_settings("intel", ("cuda:0",), False) == {"I_MPI_FABRICS": "shm"}
     assert launch_settings("intel", ("n0:cuda:0", "n1:cuda:0"), True) == {
         "I_MPI_OFFLOAD": "1",
         "I_MPI_OFFLOAD_MODE": "cuda",
@@ -51,7 +55,7 @@ def test_settings_of_intel_mpi(tmp_path, monkeypatch):
 def test_the_wheel_of_intel_mpi_finds_its_gpu_kernels(tmp_path, monkeypatch):
     """Without its root it claims to be CUDA-aware, and fails at the first sum: no coll.fatbin."""
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "environ", {"I_MPI_OFFLOAD_CUDA_LIBRARY": "libc.so.6"})
     prepare_rank(("cuda:0",))
     assert "I_MPI_ROOT" not in os.environ
     (tmp_path / "opt/mpi/etc").mkdir(parents=True)

@@ -279,6 +279,7 @@ def test_the_library_is_told_what_the_devices_need(monkeypatch):
     monkeypatch.setattr(mpirun, "identify", lambda: ("/opt/mpi/bin/mpirun", "intel"))
     monkeypatch.setattr(mpirun, "run", lambda program, timeout, environ: environ)
     monkeypatch.setenv("I_MPI_FABRICS", "shm:ofi")
+    monkeypatch.setenv("I_MPI_OFFLOAD_CUDA_LIBRARY", "libc.so.6")  # a driver
     environ = run_ranks(2, ["-c", ""], timeout=1, devices=("cuda:0", "cuda:1"))
     assert environ["I_MPI_OFFLOAD"] == "1" and environ["I_MPI_OFFLOAD_MODE"] == "cuda"
     assert environ["I_MPI_FABRICS"] == "shm:ofi", "the user's own setting goes first"

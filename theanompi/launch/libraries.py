@@ -3,6 +3,7 @@
 Each of them reads its settings from the environment when MPI starts, and not later.
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Mapping
@@ -174,7 +175,7 @@ def launch_settings(kind: str, devices: tuple[str, ...], several_hosts: bool) ->
     cuda = any("cuda" in name for name in devices)
     settings: dict[str, str] = {}
     if kind == "intel":
-        if cuda:
+        if cuda and (several_hosts or _has_driver()):
             settings |= {"I_MPI_OFFLOAD": "1", "I_MPI_OFFLOAD_MODE": "cuda"} | _intel_root()
         if not several_hosts:
             settings["I_MPI_FABRICS"] = "shm"
@@ -186,6 +187,15 @@ def launch_settings(kind: str, devices: tuple[str, ...], several_hosts: bool) ->
         # Whose windows are in shared memory then. Without a network for it, UCX says twice a window that it has none.
         settings["OMPI_MCA_osc"] = "^ucx"
     return settings
+
+
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is here: without it Intel MPI would end ranks that shall send device memory, unheard."""
+    try:
+        ctypes.CDLL(os.environ.get("I_MPI_OFFLOAD_CUDA_LIBRARY", "libcuda.so"))
+    except OSError:
+        return False
+    return True
 
 
 def _intel_root() -> dict[str, str]:
