@@ -289,7 +289,7 @@ links.close()
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_a_hundred_random_schedules_with_delays_come_to_their_meetings(n: int) -> None:
+def test_random_schedules_with_delays_come_to_their_meetings(n: int) -> None:
     check(
         n,
         """
@@ -299,7 +299,7 @@ rules = [start(name, still=True, **more) for name, more in (
 for toy, *_ in rules:
     toy.weights.flat.copy_(torch.from_numpy(target(rank, N)))
 own = random.Random(f"schedules {rank}")
-for schedule in range(100):
+for schedule in range(30):
     toy, rule, _ = rules[schedule % 3]
     for count in range(own.randrange(5)):
         rule.step(toy, count, Quiet())
@@ -476,7 +476,7 @@ def test_a_loss_that_is_not_finite_on_one_worker_ends_all_with_its_line(rule: st
     assert last["kind"] == "diverged" and "rank 1 (nan)" in last["reason"]
 
 
-@pytest.mark.parametrize("rule", OWN)
+@pytest.mark.parametrize("rule", ["EASGD", "GOSGD"])  # a centre, of which ASGD has one too, and a mailbox
 def test_the_death_of_a_worker_ends_all_even_if_it_has_locked_what_the_others_want(
     rule: str, tmp_path: Path
 ) -> None:

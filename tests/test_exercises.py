@@ -18,8 +18,10 @@ COMMANDS = {
 } | {"python": [sys.executable]}
 
 
-def do(page: Path, folder: Path) -> list[str]:
+def do(page: Path, folder: Path, *more: str) -> list[str]:
     """Write each file of a page and run each command, in their order; gives what the commands print.
+
+    What names its devices has `more` flags.
 
     A block of code is the file that its first line names. A line of a console block that begins with ``$`` is a command
     that must end well, one with ``!`` one that must be refused in one line, in which the words below it are.
@@ -32,7 +34,7 @@ def do(page: Path, folder: Path) -> list[str]:
         for command, expected in re.findall(r"^([$!] .*)\n((?:(?![$!] ).*\n)*)", text, re.MULTILINE):
             sign, name, *words = command.split()
             done = subprocess.run(
-                [*COMMANDS[name], *words],
+                [*COMMANDS[name], *words, *(more if " --device" in command else ())],
                 cwd=folder,
                 capture_output=True,
                 text=True,
