@@ -4,8 +4,6 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -324,14 +322,6 @@ def test_many_pictures_in_a_jpeg_file_stay_as_they_are() -> None:
     np.testing.assert_array_equal(decode_jpeg(data[:scan] + bytes(4) + data[scan:]), decode_jpeg(data))
 
 
-@dataclass(frozen=True)
-class OneFile(Files):
-    data: bytes
-
-    def contents(self) -> Iterator[bytes | BadImage]:
-        yield self.data
-
-
 @pytest.mark.parametrize("size", [30, 60, 97])
 @pytest.mark.parametrize("shape", [(60, 80), (80, 60), (61, 61)])
 def test_resizing_by_the_shorter_side(shape: tuple[int, int], size: int) -> None:
@@ -350,7 +340,7 @@ def test_a_line_whose_resized_picture_memory_does_not_hold_is_left_out(
     Image.new("RGB", (100, 1)).save(file, "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     monkeypatch.setattr(cgroup, "free_memory", lambda: 2**22)
-    items = OneFile(["line.png"], np.zeros(1, np.int64), file.getvalue())
+    items = Files(["line.png"], np.zeros(1, np.int64), lambda: iter([file.getvalue()]))
     assert len(pack_block("train", items, "raw", 30).images) == 1
     assert pack_block("train", items, "raw", 40).left_out == [
         (0, "train/line.png: more pixels than there is memory for, 16 bytes each of 2 MiB")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from theanompi.config import counted, escaped, listed, one_line
 from theanompi.data.pictures.decode import BadImage, as_jpeg, decode, resize_shorter
-from theanompi.data.sources.base import Arrays, Files, Items, Source, printable
+from theanompi.data.sources.base import Arrays, Items, Source, printable
 from theanompi.data.store.schema import SPLITS, Split, Store, open_pictures
 from theanompi.data.store.writer import Block, ChannelSums, Image, Writer, channel_sums, merge
 from theanompi.record.metrics import as_number
@@ -116,7 +116,6 @@ def pack_block(split: Split, items: Items, store: Store, size: int | None) -> Bl
     """
     if isinstance(items, Arrays):
         return _pixel_block(items)
-    assert isinstance(items, Files)
     images, left_out, sums = [], [], ChannelSums(0, (), ())
     names = map(printable, items.names)
     for i, (name, label, content) in enumerate(

@@ -4,7 +4,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,6 @@ from theanompi.data.sources.base import (
 from theanompi.data.store.schema import SPLITS, Split
 
 
-@dataclass(frozen=True)
-class _InMemory(Arrays):
-    values: Pixels
-
-    def pixels(self) -> Pixels:
-        return self.values
-
-
 class PixelSource(Source):
     """A source whose pixels are all in memory."""
 
@@ -53,7 +45,8 @@ class PixelSource(Source):
 
     def items(self, split: Split, start: int, stop: int) -> Items:
         names = [self._name(split, i) for i in range(start, min(stop, len(self.labels[split])))]
-        return _InMemory(names, self.labels[split][start:stop], self._pixels[split][start:stop])
+        pixels = self._pixels[split][start:stop]
+        return Arrays(names, self.labels[split][start:stop], partial(np.asarray, pixels))
 
 
 def check_labels(labels: NDArray[Any], n_classes: int, where: str, noun: str = "image") -> None:

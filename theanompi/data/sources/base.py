@@ -16,10 +16,10 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,34 +55,39 @@ MOST_IMAGES = 10**8
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
 
 
-@dataclass(frozen=True)
-class Items(ABC):
-    """Some images that follow each other, picklable; their contents are read by whoever asks.
+class Files(NamedTuple):
+    """Images that follow each other and are files to decode, picklable.
 
     Attributes
     ----------
     names : list of str
     labels : int64 (n,)
+    contents : callable
+        Reads one file after another, in the process that decodes them; what cannot be read has its reason instead.
     """
 
     names: list[str]
     labels: Labels
+    contents: Callable[[], Iterator[bytes | BadImage]]
 
 
-class Files(Items):
-    """Images that are files to decode."""
+class Arrays(NamedTuple):
+    """Images that follow each other and are pixels, all of one size, picklable.
 
-    @abstractmethod
-    def contents(self) -> Iterator[bytes | BadImage]:
-        """Read one file after another; what cannot be read has its reason instead."""
+    Attributes
+    ----------
+    names : list of str
+    labels : int64 (n,)
+    pixels : callable
+        Gives the pixels of all, uint8 (n, h, w, c).
+    """
+
+    names: list[str]
+    labels: Labels
+    pixels: Callable[[], Pixels]
 
 
-class Arrays(Items):
-    """Images that are pixels, all of one size."""
-
-    @abstractmethod
-    def pixels(self) -> Pixels:
-        """Give the pixels of all, uint8 (n, h, w, c)."""
+Items = Files | Arrays
 
 
 # What is wrong with one name, and not with the file system that it is on.

@@ -4,7 +4,7 @@ import os
 import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +30,12 @@ from theanompi.data.sources.base import (
 from theanompi.data.store.schema import Split
 
 
-@dataclass(frozen=True)
-class _FolderFiles(Files):
-    folder: str
-
-    def contents(self) -> Iterator[bytes | BadImage]:
-        for name in self.names:
-            try:
-                yield read_regular(os.path.join(self.folder, name))
-            except BadImage as error:
-                yield error
+def _contents(folder: Path, names: list[str]) -> Iterator[bytes | BadImage]:
+    for name in names:
+        try:
+            yield read_regular(os.path.join(folder, name))
+        except BadImage as error:
+            yield error
 
 
 class FolderSource(Source):
@@ -50,9 +46,8 @@ class FolderSource(Source):
     _names: dict[Split, list[str]]
 
     def items(self, split: Split, start: int, stop: int) -> Items:
-        return _FolderFiles(
-            self._names[split][start:stop], self.labels[split][start:stop], str(self._roots[split])
-        )
+        names = self._names[split][start:stop]
+        return Files(names, self.labels[split][start:stop], partial(_contents, self._roots[split], names))
 
     def _identify(self) -> None:
         """Say what tells the classes, and each image, from others."""

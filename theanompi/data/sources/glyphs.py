@@ -5,8 +5,7 @@ noisy. Some characters look alike in some fonts (O, o and 0; I and l), so that n
 """
 
 import string
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,17 +98,6 @@ def glyphs(seed: int, split: int, ids: Labels, labels: Labels) -> Pixels:
     return images
 
 
-@dataclass(frozen=True)
-class _Drawings(Arrays):
-    seed: int
-    split: int
-    first: int
-
-    def pixels(self) -> Pixels:
-        ids = np.arange(self.first, self.first + len(self.labels))
-        return glyphs(self.seed, self.split, ids, self.labels)
-
-
 class Glyphs(Source):
     """Pictures of the 62 letters and digits, 32 × 32, grey.
 
@@ -156,4 +144,5 @@ class Glyphs(Source):
     def items(self, split: Split, start: int, stop: int) -> Items:
         labels = self.labels[split][start:stop]
         names = [f"{CHARACTERS[label]}-{i}" for i, label in enumerate(labels.tolist(), start)]
-        return _Drawings(names, labels, self._seed, SPLITS.index(split), start)
+        ids = np.arange(start, start + len(labels))
+        return Arrays(names, labels, partial(glyphs, self._seed, SPLITS.index(split), ids, labels))

@@ -6,16 +6,15 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from theanompi.config import ConfigError, got
-from theanompi.data.pictures.decode import BadImage
 from theanompi.data.sources.base import (
     DAMAGE,
     HIDDEN_FILES,
@@ -39,26 +38,16 @@ from theanompi.data.sources.folders import (
     is_folder,
     starting_folders,
 )
-from theanompi.data.store.schema import SPLITS, Split
+from theanompi.data.store.schema import Split
 
 
-@dataclass(frozen=True)
-class _ArchiveFiles(Files):
-    path: str
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-
-    def contents(self) -> Iterator[bytes | BadImage]:
-        with open(self.path, "rb") as file:
-            for name, offset, length in zip(
-                self.names, self.offsets.tolist(), self.lengths.tolist(), strict=True
-            ):
-                data = os.pread(file.fileno(), length, offset)
-                if len(data) != length:
-                    raise ValueError(
-                        f"{self.path}: {name}: expected {length} bytes at {offset}, got {len(data)}"
-                    )
-                yield data
+def _contents(path: Path, members: Sequence["_Member"]) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        for name, offset, length in members:
+            data = os.pread(file.fileno(), length, offset)
+            if len(data) != length:
+                raise ValueError(f"{path}: {name}: expected {length} bytes at {offset}, got {len(data)}")
+            yield data
 
 
 class _Window(io.RawIOBase):
@@ -217,31 +206,22 @@ class Ilsvrc(_OfIlsvrc, Source):
         by_wnid = {synset.wnid: synset for synset in synsets.values()}
         label_of = {wnid: label for label, wnid in enumerate(wnids)}
         self.class_names = [f"{wnid} {by_wnid[wnid].words}" for wnid in wnids]
-        self._names: dict[Split, list[str]] = {}
-        self._offsets: dict[Split, NDArray[np.int64]] = {}
-        self._lengths: dict[Split, NDArray[np.int64]] = {}
-        self.labels = {}
-        self._set("train", *self._list_train(stamps[0][1], by_wnid, label_of))
-        val_files = self._list_val(stamps[1][1], len(truth))
-        self._set("val", val_files, [label_of[synsets[i].wnid] for i in truth])
+        files, labels = self._list_train(stamps[0][1], by_wnid, label_of)
+        self._members: dict[Split, list[_Member]] = {
+            "train": files,
+            "val": self._list_val(stamps[1][1], len(truth)),
+        }
+        self.labels = {
+            "train": np.array(labels, np.int64),
+            "val": np.array([label_of[synsets[i].wnid] for i in truth], np.int64),
+        }
         rows = (
-            zip(
-                self._names[s],
-                self.labels[s].tolist(),
-                self._offsets[s].tolist(),
-                self._lengths[s].tolist(),
-                strict=True,
-            )
-            for s in SPLITS
+            (name, label, offset, size)
+            for split, members in self._members.items()
+            for (name, offset, size), label in zip(members, self.labels[split].tolist(), strict=True)
         )
-        self.fingerprint = fingerprint((*stamps, *(row for split in rows for row in split)))
+        self.fingerprint = fingerprint(chain(stamps, rows))
         self.notes = [*self.notes, *self._ignored.notes()]
-
-    def _set(self, split: Split, files: list[_Member], labels: list[int]) -> None:
-        self._names[split] = [file.name for file in files]
-        self._offsets[split] = np.array([file.offset for file in files], np.int64)
-        self._lengths[split] = np.array([file.size for file in files], np.int64)
-        self.labels[split] = np.array(labels, np.int64)
 
     def _list_train(
         self, size: int, synsets: dict[str, _Synset], label_of: dict[str, int]
@@ -300,14 +280,9 @@ class Ilsvrc(_OfIlsvrc, Source):
         return [files[number] for number in sorted(files)]
 
     def items(self, split: Split, start: int, stop: int) -> Items:
-        part = slice(start, stop)
-        return _ArchiveFiles(
-            self._names[split][part],
-            self.labels[split][part],
-            str(self._paths[split]),
-            self._offsets[split][part],
-            self._lengths[split][part],
-        )
+        members = self._members[split][start:stop]
+        names = [member.name for member in members]
+        return Files(names, self.labels[split][start:stop], partial(_contents, self._paths[split], members))
 
 
 class KaggleIlsvrc(_OfIlsvrc, FolderSource):

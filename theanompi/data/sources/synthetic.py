@@ -1,6 +1,6 @@
 """Made-up pictures of any number and size."""
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,20 +17,6 @@ from theanompi.data.sources.base import (
     fingerprint,
 )
 from theanompi.data.store.schema import SPLITS, Split
-
-
-@dataclass(frozen=True)
-class _Patterns(Arrays):
-    seed: int
-    split: int
-    first: int
-    size: int
-    channels: int
-
-    def pixels(self) -> Pixels:
-        ids = np.arange(self.first, self.first + len(self.labels))
-        return _patterns(self.seed, self.split, ids, self.labels, self.size, self.channels)
-
 
 # Waves across the image and down, of which each class has its own mixture in each channel.
 _WAVES = np.array([(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)])
@@ -119,5 +105,6 @@ class Synthetic(Source):
 
     def items(self, split: Split, start: int, stop: int) -> Items:
         labels = self.labels[split][start:stop]
-        names = [str(i) for i in range(start, start + len(labels))]
-        return _Patterns(names, labels, self._seed, SPLITS.index(split), start, self._size, self.channels)
+        ids = np.arange(start, start + len(labels))
+        make = partial(_patterns, self._seed, SPLITS.index(split), ids, labels, self._size, self.channels)
+        return Arrays([str(i) for i in ids.tolist()], labels, make)
