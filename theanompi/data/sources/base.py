@@ -10,6 +10,7 @@ Nothing is unpacked on the disk: an archive is listed once, and its files are th
 import errno
 import gzip
 import hashlib
+import math
 import os
 import tarfile
 import zipfile
@@ -159,6 +160,14 @@ class Source(ABC):
         if self.image_bytes is None:
             return _BLOCK_FILES
         return min(max(_BLOCK_BYTES // self.image_bytes, 1), _BLOCK_MOST)
+
+
+def check_number(option: str, number: int, most: float = math.inf, least: int = 1) -> None:
+    """Refuse a number that is too small or too large."""
+    if number < least:
+        raise ConfigError(f"--{option}: expected at least {least}, got {number}")
+    if number > most:
+        raise ConfigError(f"--{option}: expected at most {most}, got {number}")
 
 
 def printable(name: str) -> str:

@@ -39,7 +39,6 @@ class Array:
 class _Content:
     """What a file has: arrays by split and field, texts for the classes, and names of what else there is."""
 
-    kind: str
     arrays: dict[Split, dict[str, Array]]
     class_names: list[str] | None
     others: list[str] = field(default_factory=list)
@@ -84,7 +83,7 @@ def npz_array(path: Path, info: zipfile.ZipInfo) -> Array:
 
 
 def _npz(path: Path) -> _Content:
-    content = _Content("an .npz file of arrays", {split: {} for split in SPLITS}, None)
+    content = _Content({split: {} for split in SPLITS}, None)
     if not zipfile.is_zipfile(path):
         raise ValueError("neither a zip archive nor HDF5")
     with zipfile.ZipFile(path) as archive:
@@ -101,8 +100,7 @@ def _npz(path: Path) -> _Content:
                 raise ValueError(f"class_names of {array.dtype} {array.shape}, expected texts (n,)")
             content.class_names = [str(text) for block in array.rows(0, array.shape[0]) for text in block]
         else:
-            split: Split = "train" if first == "train" else "val"
-            content.arrays[split][name] = array
+            content.arrays["train" if first == "train" else "val"][name] = array
     return content
 
 
@@ -122,7 +120,7 @@ def _hdf5_array(path: Path, name: str, array: h5py.Dataset, size: int) -> Array:
 
 
 def _hdf5(path: Path) -> _Content:
-    content = _Content("an HDF5 file of arrays", {split: {} for split in SPLITS}, None)
+    content = _Content({split: {} for split in SPLITS}, None)
     with open_hdf5(path) as file:
         if file.attrs.get("format") == FORMAT:
             raise ValueError("a data set that is packed already")

@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -92,12 +92,7 @@ class Folder(FolderSource):
         ignored = Ignored()
         folders = {split: class_folders(root, ignored) for split, root in self._roots.items()}
         classes = list(folders["train"])
-        unknown = [name for name in folders["val"] if name not in folders["train"]]
-        if unknown:
-            raise ConfigError(
-                f"{val}: expected only classes of {train}, got {printable(unknown[0])!r}"
-                + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            )
+        check_known(folders["val"], folders["train"], val, train)
         self.class_names = [printable(name) for name in classes]
         starts = starting_folders(
             self._roots, {split: list(found.values()) for split, found in folders.items()}
@@ -113,6 +108,17 @@ class Folder(FolderSource):
             self.labels[split] = np.repeat(np.arange(len(classes)), [len(found) for found in of_class])
         self._identify()
         self.notes = ignored.notes()
+
+
+def check_known(
+    val: Iterable[str], train: Iterable[str], where: str | os.PathLike[str], of: str | os.PathLike[str]
+) -> None:
+    """Refuse classes of val that train lacks."""
+    known = set(train)
+    unknown = [name for name in val if name not in known]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise ConfigError(f"{where}: expected only classes of {of}, got {printable(unknown[0])!r}{more}")
 
 
 def check_not_empty(root: Path, files: Mapping[str, list[str]], noun: str = "images") -> None:

@@ -11,9 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from theanompi.config import ConfigError
 from theanompi.data.reading.random import Purpose, uniforms
-from theanompi.data.sources.base import MOST_IMAGES, Arrays, Items, Labels, Pixels, Source, fingerprint
+from theanompi.data.sources.base import (
+    MOST_IMAGES,
+    Arrays,
+    Items,
+    Labels,
+    Pixels,
+    Source,
+    check_number,
+    fingerprint,
+)
 from theanompi.data.store.schema import SPLITS, Split
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -127,11 +135,9 @@ class Glyphs(Source):
     augmentation = "none"
 
     def __init__(self, train: int = TRAIN_GLYPHS, val: int = VAL_GLYPHS, seed: int = 0) -> None:
-        for option, number, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
-            if number < least:
-                raise ConfigError(f"--{option}: expected at least {least}, got {number}")
-            if option != "seed" and number > MOST_IMAGES:
-                raise ConfigError(f"--{option}: expected at most {MOST_IMAGES}, got {number}")
+        check_number("train", train, MOST_IMAGES)
+        check_number("val", val, MOST_IMAGES)
+        check_number("seed", seed, least=0)
         self._seed = seed
         self.description = (
             f"Pictures of letters and digits in {len(FONTS)} fonts, 32 × 32 pixels, seed {seed}."

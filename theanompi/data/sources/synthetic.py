@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 
-from theanompi.config import ConfigError
 from theanompi.data.reading.random import Purpose, splitmix64, uniforms
 from theanompi.data.sources.base import (
     MOST_CLASSES,
@@ -14,6 +13,7 @@ from theanompi.data.sources.base import (
     Labels,
     Pixels,
     Source,
+    check_number,
     fingerprint,
 )
 from theanompi.data.store.schema import SPLITS, Split
@@ -81,27 +81,18 @@ class Synthetic(Source):
     def __init__(
         self, classes: int, train: int, val: int, size: int, channels: int = 3, seed: int = 0
     ) -> None:
-        numbers = {"classes": classes, "train": train, "val": val, "size": size, "channels": channels}
-        most = {
-            "classes": MOST_CLASSES,
-            "train": MOST_IMAGES,
-            "val": MOST_IMAGES,
-            "size": 1 << 14,
-            "channels": 16,
-        }
-        for option, number in numbers.items():
-            if number < 1:
-                raise ConfigError(f"--{option}: expected at least 1, got {number}")
-            if number > most[option]:
-                raise ConfigError(f"--{option}: expected at most {most[option]}, got {number}")
-        if seed < 0:
-            raise ConfigError(f"--seed: expected at least 0, got {seed}")
+        check_number("classes", classes, MOST_CLASSES)
+        check_number("train", train, MOST_IMAGES)
+        check_number("val", val, MOST_IMAGES)
+        check_number("size", size, 1 << 14)
+        check_number("channels", channels, 16)
+        check_number("seed", seed, least=0)
         self._seed, self._size, self.channels = seed, size, channels
         self.description = f"Generated patterns of {size} × {size} pixels in {classes} classes, seed {seed}."
         self.class_names = [str(i) for i in range(classes)]
         self.labels = {"train": np.arange(train) % classes, "val": np.arange(val) % classes}
         self.image_bytes = size * size * channels
-        self.fingerprint = fingerprint([(*numbers.values(), seed)])
+        self.fingerprint = fingerprint([(classes, train, val, size, channels, seed)])
 
     def items(self, split: Split, start: int, stop: int) -> Items:
         labels = self.labels[split][start:stop]

@@ -15,7 +15,13 @@ from theanompi.config import ConfigError, listed
 from theanompi.config.files import reason
 from theanompi.data.pictures.decode import BadImage
 from theanompi.data.sources.base import Ignored, Labels, cause, printable, read_regular, stamp_of
-from theanompi.data.sources.folders import check_not_empty, class_files, class_folders, starting_folders
+from theanompi.data.sources.folders import (
+    check_known,
+    check_not_empty,
+    class_files,
+    class_folders,
+    starting_folders,
+)
 from theanompi.data.store.records import token_dtype, vocabulary_size
 from theanompi.data.store.schema import SPLITS, Split
 
@@ -503,7 +509,7 @@ class TextFolder(LabelledTexts):
         classes = list(folders["train"])
         self.class_names = [printable(name) for name in classes]
         starts = starting_folders(roots, {split: list(found.values()) for split, found in folders.items()})
-        self._paths: dict[Split, list[Path]] = {split: [] for split in SPLITS}
+        self._paths: dict[Split, list[Path]] = {}
         found: dict[Split, list[list[Path]]] = {}
         for split, path in roots.items():
             files = class_files(path, list(folders[split].values()), starts, ignored, TEXT_ENDINGS)
@@ -515,28 +521,20 @@ class TextFolder(LabelledTexts):
             found["train"] = [files[:-n] for files, n in zip(found["train"], last, strict=True)]
             self.notes.append(f"the last {sum(last):,} texts of the classes, by name, are for validation")
         for split in SPLITS:
-            self._set(split, found[split])
+            self._paths[split] = [file for files in found[split] for file in files]
+            self.labels[split] = np.repeat(np.arange(len(classes)), [len(files) for files in found[split]])
             if not self._paths[split]:
                 raise ConfigError(f"--val-share: expected texts on both sides, got none for {split}")
         self.notes += ignored.notes()
 
     def _compare(self, folders: dict[Split, dict[str, str]], val: str) -> None:
         train = folders["train"]
-        unknown = [name for name in folders["val"] if name not in train]
-        if unknown:
-            raise ConfigError(
-                f"{self._root / val}: expected only classes of train, got {printable(unknown[0])!r}"
-                + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            )
+        check_known(folders["val"], train, self._root / val, "train")
         alone = [name for name in train if name not in folders["val"]]
         if alone:
             names = printable(listed(alone, 80))
             self.notes.append(f"{val} has no folder of these, which are no classes and are left out: {names}")
         folders["train"] = {name: folder for name, folder in train.items() if name in folders["val"]}
-
-    def _set(self, split: Split, found: list[list[Path]]) -> None:
-        self._paths[split] = [path for files in found for path in files]
-        self.labels[split] = np.repeat(np.arange(len(found)), [len(files) for files in found])
 
     @property
     def count(self) -> int:

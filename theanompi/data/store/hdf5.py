@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Literal, Self
 
 import h5py
@@ -55,19 +56,7 @@ def plain(value: Any) -> Any:
 
 
 def digest(file: h5py.File, columns: Iterable[str]) -> str:
-    """Digest the attributes (but ``sha256``) as sorted JSON, then the arrays, little-endian, in the order given.
-
-    Parameters
-    ----------
-    file : h5py.File
-    columns : iterable of str
-        Paths of arrays in the file.
-
-    Returns
-    -------
-    str
-        SHA-256 in 64 hexadecimal digits.
-    """
+    """SHA-256 of the attributes (but ``sha256``) as sorted JSON, then of the arrays, little-endian, in this order."""
     attributes = {name: plain(value) for name, value in file.attrs.items() if name != "sha256"}
     found = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
     for name in columns:
@@ -88,26 +77,15 @@ def check_version(file: h5py.File, version: int) -> None:
 def check_attributes(
     file: h5py.File,
     *,
-    texts: Iterable[str] = (),
-    lists: Iterable[str] = (),
-    whole: Iterable[str] = (),
-    others: Iterable[str] = (),
-    known: Mapping[str, Sequence[str]] | None = None,
+    texts: Sequence[str] = (),
+    lists: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    others: Sequence[str] = (),
+    known: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
-    """See that attributes are there and of their kind.
+    """See that texts, lists of texts and whole numbers are there, `others` too, and texts one of those that are known.
 
-    Parameters
-    ----------
-    file : h5py.File
-    texts, lists, whole, others : iterable of str
-        Names of those that must be a text, a list of texts, a whole number, or only there.
-    known : mapping of str to sequence of str
-        Of some of the texts: what they may be.
-
-    Raises
-    ------
-    ValueError
-        One line about the first that is not.
+    ValueError is one line about the first that is not.
     """
     attributes = file.attrs
     for name in (*texts, *lists, *whole, *others):
@@ -125,7 +103,7 @@ def check_attributes(
             raise ValueError(
                 f"attribute {name!r}: expected a whole number, got {got(plain(attributes[name]))}"
             )
-    for name, values in (known or {}).items():
+    for name, values in known.items():
         if attributes[name] not in values:
             raise ValueError(
                 f"attribute {name!r}: expected one of {', '.join(values)}; got {got(attributes[name])}"

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import h5py
@@ -35,10 +34,6 @@ from theanompi.data.store.writer import lock, no_folder
 
 MOST_VOCABULARY = 16 * 2**20
 """Bytes of a vocabulary as JSON."""
-
-
-def _ignore(n_bytes: int) -> None:
-    pass
 
 
 class RecordWriter:
@@ -72,7 +67,10 @@ class RecordWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], overwrite: bool = False, written: Callable[[int], None] = _ignore
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        written: Callable[[int], object] = lambda n_bytes: None,
     ) -> None:
         self.path = Path(path)
         check_new(path, f"data file {path}", overwrite=overwrite)
@@ -293,9 +291,7 @@ class RecordWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

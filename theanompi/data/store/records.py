@@ -115,23 +115,14 @@ def field_trouble(name: str, field: Field) -> str:
     return ""
 
 
-def _columns(attributes: Any) -> list[str]:
-    """Paths of the arrays that a digest covers; all others are covered by ``crc32``, which is one of them."""
-    texts = attributes.get("kind") == "texts"
-    return [f"{split}/{name}" for split in SPLITS for name in ("crc32", *(["offsets", "labels"] * texts))]
-
-
 def index_sha256(file: h5py.File) -> str:
     """Digest the attributes (but ``sha256``) as sorted JSON, then each split's ``crc32``, ``offsets`` and ``labels``.
 
     The last two are those of texts: the labels of arrays are a field, which ``crc32`` stands for.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
     """
-    return digest(file, _columns(file.attrs))
+    texts = file.attrs.get("kind") == "texts"
+    columns = ("crc32", *(["offsets", "labels"] * texts))
+    return digest(file, [f"{split}/{name}" for split in SPLITS for name in columns])
 
 
 def _json(text: str, name: str) -> Any:
@@ -139,10 +130,6 @@ def _json(text: str, name: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError(f"attribute {name!r}: expected JSON text, got {got(text)}") from None
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _fields_in(text: str) -> dict[str, Field]:
@@ -159,7 +146,7 @@ def _fields_in(text: str) -> dict[str, Field]:
             and set(given) == {"dtype", "shape"}
             and isinstance(given["dtype"], str)
             and isinstance(given["shape"], list)
-            and all(_is_whole(size) and 0 < size < 2**63 for size in given["shape"])
+            and all(type(size) is int and 0 < size < 2**63 for size in given["shape"])
         )
         if not right:
             raise ValueError(

@@ -39,7 +39,7 @@ a lock and without a copy.
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -77,23 +77,8 @@ _NUMBERS = ("mean", "std")
 _COLUMNS = {"offsets": "int64", "sizes": "int32", "labels": "int64", "names": "S", "crc32": "uint32"}
 
 
-def is_store(text: str) -> TypeGuard[Store]:
-    """Whether `text` names a way to store images."""
-    return text in STORES
-
-
 def index_sha256(file: h5py.File) -> str:
-    """Digest the attributes (but ``sha256``) as sorted JSON, then each split's arrays (but ``data``), little-endian.
-
-    Parameters
-    ----------
-    file : h5py.File
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """Digest the attributes (but ``sha256``) as sorted JSON, then each split's arrays (but ``data``), little-endian."""
     return digest(file, [f"{split}/{name}" for split in SPLITS for name in _COLUMNS])
 
 

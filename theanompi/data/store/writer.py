@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import h5py
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from theanompi.config import ConfigError
 from theanompi.config.files import check_new, destination, sync_folder
 from theanompi.data.store.hdf5 import ALIGNMENT, FORMAT, SPLITS, Split, hdf5_writes, put_attributes, reserve
-from theanompi.data.store.schema import VERSION, check, index_sha256, is_store
+from theanompi.data.store.schema import VERSION, check, index_sha256
 
 # Images that are packed anew in front of kept blocks; as many as that are held in memory while those are moved.
 MOST_NEW = 4096
@@ -398,54 +398,24 @@ class Writer:
         self._write_line(record)
         self._take(record)
 
-    def finish(
-        self,
-        *,
-        name: str,
-        description: str,
-        source: str,
-        licence: str,
-        class_names: list[str],
-        store: str,
-        channels: int,
-        augmentation: str,
-    ) -> None:
+    def finish(self, **attributes: Any) -> None:
         """Complete the file and give it its name.
 
         Parameters
         ----------
-        name, description, source, licence : str
-            What is in the file, where it comes from and on what terms it may be used.
-        class_names : list of str
-            One per class, in the order of the labels.
-        store : "jpeg" or "raw"
-        channels : int
-        augmentation : str
-            One of `theanompi.data.pictures.augment.POLICIES`.
+        **attributes
+            Those of `theanompi.data.store.schema` from ``name`` to ``augmentation``.
 
         Raises
         ------
         ValueError
             If the contents do not satisfy the schema; the work files stay.
         """
-        assert is_store(store)
         try:
             for split in SPLITS:
                 if not self._counts[split]:
                     raise ValueError(f"{split}: expected at least one image, got none")
-            attributes = {
-                "format": FORMAT,
-                "version": VERSION,
-                "name": name,
-                "description": description,
-                "source": source,
-                "licence": licence,
-                "class_names": class_names,
-                "store": store,
-                "channels": channels,
-                "augmentation": augmentation,
-                "left_out": self.left_out,
-            }
+            attributes = {"format": FORMAT, "version": VERSION, **attributes, "left_out": self.left_out}
             with hdf5_writes(self.path):
                 payloads = self._make_skeleton(attributes)
             with h5py.File(self._skeleton, "r") as file:
@@ -527,9 +497,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
