@@ -147,15 +147,19 @@ class _Expression:
             if self.uniform and all(isinstance(v, Constant) or v in self.uniform for v in inner.inputs):
                 self.uniform.update(inner.outputs)
         self.last_use |= dict.fromkeys(self.outputs, len(self.nodes))
+        # On other devices reading a number would wait for them.
+        self.reads_numbers = context.device.type == "cpu" and not is_uniform(node.outputs[0])
         self.scaled = self._find_scaled()
         self.blended = self._find_blended()
         self.often_one = self._find_often_one()
 
+    def _readers(self, variable: Variable) -> int:
+        return sum(n.inputs.count(variable) for n in self.nodes) + self.outputs.count(variable)
+
     def _find_scaled(self) -> dict[Variable, tuple[Variable, str]]:
         """Products s·b that one addition or subtraction takes over as its alpha, without a temporary: b and s."""
         scaled: dict[Variable, tuple[Variable, str]] = {}
-        # On other devices reading s would wait for them.
-        if self.context.device.type != "cpu" or is_uniform(self.node.outputs[0]):
+        if not self.reads_numbers:
             return scaled
         products = {n.outputs[0]: n for n in self.nodes if type(n.op) is ps.Mul and len(n.inputs) == 2}
         for position, inner in enumerate(self.nodes):
@@ -163,8 +167,7 @@ class _Expression:
                 continue
             left, right = inner.inputs
             for v in (right, left) if type(inner.op) is ps.Add else (right,):
-                readers = sum(n.inputs.count(v) for n in self.nodes) + self.outputs.count(v)
-                if v not in products or readers != 1:
+                if v not in products or self._readers(v) != 1:
                     continue
                 numbers = self.uniform & set(self.inputs)
                 factors = [f for f in products[v].inputs if isinstance(f, Constant) or f in numbers]
@@ -188,8 +191,7 @@ class _Expression:
             difference = self.scaled[product][0]
             other = next(v for v in inner.inputs if v is not product)
             made = next((n for n in self.nodes if n.outputs[0] is difference), None)
-            readers = sum(n.inputs.count(difference) for n in self.nodes) + self.outputs.count(difference)
-            if made is None or type(made.op) is not ps.Sub or readers != 1:
+            if made is None or type(made.op) is not ps.Sub or self._readers(difference) != 1:
                 continue
             new, old = made.inputs
             if old is other and new not in self.uniform and not isinstance(new, Constant):
@@ -201,7 +203,7 @@ class _Expression:
     def _find_often_one(self) -> dict[Variable, tuple[Variable, str]]:
         """Other products n·b of an input b and one n that holds one element: where n is 1, they are b itself."""
         often_one: dict[Variable, tuple[Variable, str]] = {}
-        if self.context.device.type != "cpu" or is_uniform(self.node.outputs[0]):
+        if not self.reads_numbers:
             return often_one
         inputs = set(self.inputs)
         for inner in self.nodes:

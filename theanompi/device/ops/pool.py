@@ -45,6 +45,8 @@ class Pool(TorchOp):
         self.size, self.stride, self.padding, self.ceil_mode = size, stride, padding, ceil_mode
         self.geometry = size, stride, padding, ceil_mode
         self.axes = len(size)
+        # As torch's maximum pooling takes it.
+        self.for_torch = size, stride, padding, (1,) * self.axes, ceil_mode
 
     def output_shape(self, x: Variable) -> tuple[int | None, ...]:
         n, channels, *image = x.type.shape
@@ -77,14 +79,8 @@ class MaxPool(Pool):
         return Apply(self, [x], [tensor_type(x, shape)(), TensorType("int64", shape=shape)()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        size, stride, padding, ceil_mode = self.size, self.stride, self.padding, self.ceil_mode
-        pool = getattr(torch.ops.aten, f"max_pool{self.axes}d_with_indices").default
-        dilation = (1,) * self.axes
-
-        def max_pool(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return pool(x, size, stride, padding, dilation, ceil_mode)
-
-        return max_pool
+        pool, geometry = getattr(torch.ops.aten, f"max_pool{self.axes}d_with_indices").default, self.for_torch
+        return lambda x: pool(x, *geometry)
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True, False]]
@@ -102,14 +98,9 @@ class MaxPoolGrad(Pool):
         return Apply(self, [x, indices, gy], [x.type()])
 
     def function(self, node: Apply, context: Context) -> Callable[..., Any]:
-        size, stride, padding, ceil_mode = self.size, self.stride, self.padding, self.ceil_mode
         backward = getattr(torch.ops.aten, f"max_pool{self.axes}d_with_indices_backward").default
-        dilation = (1,) * self.axes
-
-        def max_pool_grad(x: torch.Tensor, indices: torch.Tensor, gy: torch.Tensor) -> torch.Tensor:
-            return backward(gy.to(x.dtype), x, size, stride, padding, dilation, ceil_mode, indices)
-
-        return max_pool_grad
+        geometry = self.for_torch
+        return lambda x, indices, gy: backward(gy.to(x.dtype), x, *geometry, indices)
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [[True], [False], [True]]
