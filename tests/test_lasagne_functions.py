@@ -175,6 +175,16 @@ def test_categorical_crossentropy_of_labels(dtype, from_softmax):
     np.testing.assert_allclose(gradient, leaf.grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("axis", [0, None])
+def test_categorical_crossentropy_of_a_softmax_along_another_axis(axis):
+    x, labels = pt.fmatrix(), pt.lvector()
+    loss = objectives.categorical_crossentropy(pt.special.softmax(x, axis=axis), labels)
+    scores = torch.tensor(PREDICTIONS if axis == 0 else PREDICTIONS.ravel())
+    logarithms = torch.log_softmax(scores, 0).reshape(PREDICTIONS.shape)
+    expected = F.nll_loss(logarithms, torch.tensor(LABELS), reduction="none")
+    np.testing.assert_allclose(run(loss, (x, PREDICTIONS), (labels, LABELS)), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("from_softmax", [True, False])
 def test_categorical_crossentropy_of_distributions(from_softmax):
     x, targets = pt.fmatrix(), pt.fmatrix()

@@ -83,7 +83,8 @@ def categorical_crossentropy(predictions: Any, targets: Any) -> Any:
     predictions, targets = _of_ranks("categorical_crossentropy", predictions, targets)
     if targets.ndim == 2:
         return -pt.sum(targets * pt.log(predictions), axis=1)
-    if predictions.owner is not None and isinstance(predictions.owner.op, Softmax):
+    op = None if predictions.owner is None else predictions.owner.op
+    if isinstance(op, Softmax) and op.axis == (1,):
         return ops.softmax_cross_entropy(predictions.owner.inputs[0], targets.astype("int64"))
     return -pt.log(predictions[pt.arange(predictions.shape[0]), targets])
 
