@@ -30,6 +30,14 @@ def test_the_files_that_contributing_names_are_there() -> None:
     assert named == found
 
 
+def test_quick_collects_modules_that_ask_an_mpirun_for_its_version() -> None:
+    words = ["-q", "-n0", "-m", "not mpirun and not slow", "--collect-only", "tests/test_library.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-300:]
+
+
 def test_the_plan_is_what_is_printed() -> None:
     _, *expected = block("docs/index.md", "--plan").splitlines()
     done = run_mpi(2, ["examples/train_resnet50.py", "--plan"])
