@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from theanompi.data.pictures import augment
-from theanompi.data.pictures.augment import POLICIES, color_transforms, evaluation_boxes, train_boxes
+from theanompi.data.pictures.augment import color_transforms, evaluation_boxes, train_boxes
 
 IDS = np.arange(20_000)
 LOG = math.log(4 / 3)
@@ -243,18 +243,6 @@ def test_imagenet_evaluation_shows_what_resizing_and_cropping_shows() -> None:
     resized = image.resize((341, 256), Image.Resampling.BILINEAR)
     expected = resized.crop((58, 16, 58 + 224, 16 + 224))
     assert np.abs(np.asarray(got, int) - np.asarray(expected, int)).mean() < 0.01
-
-
-def test_what_augmentation_refuses() -> None:
-    assert POLICIES == ("none", "shift", "crop", "imagenet")
-    text = "^augmentation: expected one of none, shift, crop, imagenet; got 'flip'$"
-    with pytest.raises(ValueError, match=text):
-        train_boxes("flip", sizes_of(32, 32), 0, 0, IDS)
-    with pytest.raises(ValueError, match=text):
-        evaluation_boxes("flip", sizes_of(32, 32, 1))
-    text = r"^augmentation: sizes: expected a height and a width per image \(n, 2\), got \(4, 3\)$"
-    with pytest.raises(ValueError, match=text):
-        evaluation_boxes("none", np.ones((4, 3), np.int32))
 
 
 # Colours

@@ -12,17 +12,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from theanompi.data.arrays import Arrays
-    from theanompi.data.modality import Field, Modality, ReaderClass
-    from theanompi.data.pictures.modality import Pictures
-    from theanompi.data.reading.errors import LoaderError
-    from theanompi.data.reading.loader import Batch, Loader
-    from theanompi.data.reading.sampler import Sampler, validation_batches
-    from theanompi.data.store.record_writer import write_arrays, write_stream, write_texts
-    from theanompi.data.store.records import ArrayDataset, RecordDataset, TokenDataset
-    from theanompi.data.store.schema import Dataset, open_dataset, open_pictures
-    from theanompi.data.store.writer import write_dataset
-    from theanompi.data.tokens import Tokens
+    from theanompi.data.arrays import Arrays as Arrays
+    from theanompi.data.modality import Field as Field
+    from theanompi.data.modality import Modality as Modality
+    from theanompi.data.modality import ReaderClass as ReaderClass
+    from theanompi.data.pictures.modality import Pictures as Pictures
+    from theanompi.data.reading.errors import LoaderError as LoaderError
+    from theanompi.data.reading.loader import Batch as Batch
+    from theanompi.data.reading.loader import Loader as Loader
+    from theanompi.data.reading.sampler import Sampler as Sampler
+    from theanompi.data.reading.sampler import validation_batches as validation_batches
+    from theanompi.data.store.record_writer import write_arrays as write_arrays
+    from theanompi.data.store.record_writer import write_stream as write_stream
+    from theanompi.data.store.record_writer import write_texts as write_texts
+    from theanompi.data.store.records import ArrayDataset as ArrayDataset
+    from theanompi.data.store.records import RecordDataset as RecordDataset
+    from theanompi.data.store.records import TokenDataset as TokenDataset
+    from theanompi.data.store.schema import Dataset as Dataset
+    from theanompi.data.store.schema import open_dataset as open_dataset
+    from theanompi.data.store.schema import open_pictures as open_pictures
+    from theanompi.data.store.writer import write_dataset as write_dataset
+    from theanompi.data.tokens import Tokens as Tokens
 
 _HOMES = {
     "ArrayDataset": "store.records",
@@ -48,29 +58,7 @@ _HOMES = {
     "write_texts": "store.record_writer",
 }
 
-__all__ = [
-    "ArrayDataset",
-    "Arrays",
-    "Batch",
-    "Dataset",
-    "Field",
-    "Loader",
-    "LoaderError",
-    "Modality",
-    "Pictures",
-    "ReaderClass",
-    "RecordDataset",
-    "Sampler",
-    "TokenDataset",
-    "Tokens",
-    "open_dataset",
-    "open_pictures",
-    "validation_batches",
-    "write_arrays",
-    "write_dataset",
-    "write_stream",
-    "write_texts",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

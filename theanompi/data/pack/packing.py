@@ -357,25 +357,11 @@ def pack(
         with Progress(total, before) as progress:
             _pack_blocks(source, writer, store, size, min(cores, blocks), progress)
         if writer.left_out and not skip_bad:
-            for line in writer.left_out:
-                print(escaped(line), file=sys.stderr)
-            say(
-                f"{output}: expected only images, got {counted(len(writer.left_out), 'file')} of {total:,} that "
-                f"show{'s' * (len(writer.left_out) == 1)} none (above); mend them, or leave them out: the same command "
-                "with --skip-bad"
-            )
+            verb = "shows" if len(writer.left_out) == 1 else "show"
+            say_bad(output, writer.left_out, f"images, got {{}} of {total:,} that {verb}")
             return False
         left_out = list(writer.left_out)
-        writer.finish(
-            name=name,
-            description=source.description,
-            source=source.source,
-            licence=source.licence,
-            class_names=source.class_names,
-            store=store,
-            channels=source.channels,
-            augmentation=augmentation,
-        )
+        writer.finish(**about(source, name), store=store, channels=source.channels, augmentation=augmentation)
     _print_written(output, left_out, empty)
     seconds, packed = monotonic() - start, total - before
     if packed:
@@ -389,6 +375,35 @@ def pack(
 def _empty_classes(labels: NDArray[np.int64], class_names: Sequence[str]) -> list[str]:
     counts = np.bincount(labels, minlength=len(class_names))
     return [class_names[label] for label in np.flatnonzero(counts == 0).tolist()]
+
+
+def about(source: Any, name: str | None) -> dict[str, Any]:
+    """What a data set says of itself, in the order in which a file has it."""
+    return {
+        "name": name or source.name,
+        "description": source.description,
+        "source": source.source,
+        "licence": source.licence,
+        "class_names": source.class_names,
+    }
+
+
+def say_bad(output: str | os.PathLike[str], left_out: Sequence[str], expected: str) -> None:
+    """Say which files are in the way of packing, each a line, and what to do."""
+    for line in left_out:
+        print(escaped(line), file=sys.stderr)
+    say(
+        f"{output}: expected only {expected.format(counted(len(left_out), 'file'))} none (above); mend them, or leave "
+        "them out: the same command with --skip-bad"
+    )
+
+
+def print_left_out(left_out: Sequence[str], one: str, several: str) -> None:
+    """Print what is not in a data set that has been packed."""
+    if left_out:
+        print(f"left out {counted(len(left_out), one, several)}:")
+        for line in left_out:
+            print(f"  {escaped(line)}")
 
 
 def say_empty_classes(
@@ -435,9 +450,4 @@ def _print_written(
             f"{counted(dataset.n_classes, 'class', 'classes')}, {size_in_words(Path(path).stat().st_size)}"
         )
         print(f"mean {numbers_in_words(dataset.mean)}, std {numbers_in_words(dataset.std)}")
-    if left_out:
-        print(
-            f"left out {counted(len(left_out), 'file that shows no picture', 'files that show no picture')}:"
-        )
-        for line in left_out:
-            print(f"  {escaped(line)}")
+    print_left_out(left_out, "file that shows no picture", "files that show no picture")

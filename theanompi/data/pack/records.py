@@ -1,13 +1,20 @@
 """Packing of arrays and of texts, in this process and block by block."""
 
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from theanompi.config import counted, escaped
-from theanompi.data.pack.packing import Progress, say, say_empty_classes, size_in_words
+from theanompi.config import counted
+from theanompi.data.pack.packing import (
+    Progress,
+    about,
+    print_left_out,
+    say,
+    say_bad,
+    say_empty_classes,
+    size_in_words,
+)
 from theanompi.data.sources.fields import FieldSource
 from theanompi.data.sources.texts import LabelledTexts, TextStream, dtype_of
 from theanompi.data.store.record_writer import RecordWriter
@@ -66,13 +73,7 @@ def pack_arrays(
         with RecordWriter(output, overwrite, _Megabytes(progress).add) as writer:
             for split in SPLITS:
                 writer.arrays(split, source.counts[split], source.fields, partial(source.blocks, split))
-            writer.finish(
-                name=name or source.name,
-                description=source.description,
-                source=source.source,
-                licence=source.licence,
-                class_names=source.class_names,
-            )
+            writer.finish(**about(source, name))
     for note in source.not_finite():
         say(note)
     fields = counted(len(source.fields), "field")
@@ -129,13 +130,8 @@ def pack_text(
             read = progress.add if texts else _Megabytes(progress).add
             source.survey(read)
             if source.left_out and not skip_bad:
-                for line in source.left_out:
-                    print(escaped(line), file=sys.stderr)
-                say(
-                    f"{output}: expected only texts, got {counted(len(source.left_out), 'file')} of {total:,} that "
-                    f"{'is' if len(source.left_out) == 1 else 'are'} none (above); mend them, or leave them out: the "
-                    "same command with --skip-bad"
-                )
+                verb = "is" if len(source.left_out) == 1 else "are"
+                say_bad(output, source.left_out, f"texts, got {{}} of {total:,} that {verb}")
                 return False
             if isinstance(source, LabelledTexts):
                 for split in SPLITS:
@@ -150,11 +146,7 @@ def pack_text(
                 else:
                     writer.stream(split, source.counts[split], dtype, blocks)
             writer.finish(
-                name=name or source.name,
-                description=source.description,
-                source=source.source,
-                licence=source.licence,
-                class_names=source.class_names,
+                **about(source, name),
                 left_out=source.left_out,
                 tokens=source.tokens,
                 vocabulary=source.vocabulary,
@@ -180,10 +172,7 @@ def pack_text(
         print(
             f"{output}: {tokens['train']:,} training and {counted(tokens['val'], 'validation token')}: {of}, {size}"
         )
-    if source.left_out:
-        print(f"left out {counted(len(source.left_out), 'file that is no text', 'files that are no text')}:")
-        for line in source.left_out:
-            print(f"  {escaped(line)}")
+    print_left_out(source.left_out, "file that is no text", "files that are no text")
     _print_rate(sum(tokens.values()), "tokens", monotonic() - start)
     return True
 

@@ -85,15 +85,6 @@ _POLICIES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64], _Draw],
 POLICIES = tuple(_POLICIES)
 
 
-def _check(policy: str, sizes: Sizes) -> None:
-    if policy not in POLICIES:
-        raise ValueError(f"augmentation: expected one of {', '.join(POLICIES)}; got {policy!r}")
-    if sizes.ndim != 2 or sizes.shape[1] != 2:
-        raise ValueError(
-            f"augmentation: sizes: expected a height and a width per image (n, 2), got {sizes.shape}"
-        )
-
-
 def train_boxes(policy: str, sizes: Sizes, seed: int, epoch: int, ids: NDArray[np.int64]) -> Boxes:
     """Draw boxes for training.
 
@@ -124,11 +115,6 @@ def train_boxes(policy: str, sizes: Sizes, seed: int, epoch: int, ids: NDArray[n
     float32 (n, 5)
         y0, x0, height, width in source pixels, and flip, 0 or 1.
 
-    Raises
-    ------
-    ValueError
-        If there is no such policy, or `sizes` has another shape.
-
     Examples
     --------
     >>> train_boxes("none", np.array([[32, 40]]), seed=0, epoch=0, ids=np.array([5])).tolist()
@@ -136,7 +122,6 @@ def train_boxes(policy: str, sizes: Sizes, seed: int, epoch: int, ids: NDArray[n
     >>> train_boxes("imagenet", np.array([[375, 500], [500, 333]]), 0, 0, np.array([7, 8])).shape
     (2, 5)
     """
-    _check(policy, sizes)
     draw = partial(uniforms, seed, epoch, ids, Purpose.CROP)
     height, width = sizes.T.astype(np.float64)
     return np.stack(_POLICIES[policy](height, width, draw), axis=1).astype(np.float32)
@@ -162,17 +147,11 @@ def evaluation_boxes(policy: str, sizes: Sizes) -> Boxes:
     float32 (n, 5)
         y0, x0, height, width in source pixels, and flip, which is 0.
 
-    Raises
-    ------
-    ValueError
-        If there is no such policy, or `sizes` has another shape.
-
     Examples
     --------
     >>> evaluation_boxes("imagenet", np.array([[256, 320], [512, 512]])).tolist()
     [[16.0, 48.0, 224.0, 224.0, 0.0], [32.0, 32.0, 448.0, 448.0, 0.0]]
     """
-    _check(policy, sizes)
     boxes = np.zeros((len(sizes), 5))
     boxes[:, 2:4] = sizes
     if policy == "imagenet":

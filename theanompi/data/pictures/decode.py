@@ -175,8 +175,6 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1, size: tuple[int, i
     ------
     BadImage
         If the file is empty, truncated, not a JPEG file, or of another size.
-    ValueError
-        If there is no such reduction.
 
     Examples
     --------
@@ -184,8 +182,6 @@ def decode_jpeg(data: bytes | memoryview, reduction: int = 1, size: tuple[int, i
     >>> decode_jpeg(data).shape, decode_jpeg(data, reduction=4).shape
     ((30, 45, 3), (8, 12, 3))
     """
-    if reduction not in (1, 2, 4, 8):
-        raise ValueError(f"decode_jpeg: expected a reduction of 1, 2, 4 or 8, got {reduction}")
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         _check_size((height, width), size)
