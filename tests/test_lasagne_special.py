@@ -173,6 +173,21 @@ def test_affine_transformer(border_mode):
     close(run(unknown, x, theta), reference(torch.tensor(x), torch.tensor(theta)))
 
 
+@pytest.mark.parametrize(
+    "made", [layers.TransformerLayer, lambda *inputs: layers.TPSTransformerLayer(*inputs, control_points=4)]
+)
+def test_places_are_as_fine_where_products_compute_in_bf16(made):
+    (image, x), numbers = feed(1, 40, 40), 6 if made is layers.TransformerLayer else 8
+    located = 0.05 * draw(3, numbers) + (np.float32([1, 0, 0, 0, 1, 0]) if numbers == 6 else 0)
+    symbols = [image.input_var, pt.fmatrix()]
+    output = get_output(made(image, InputLayer((None, numbers), symbols[1])))
+    exact, narrow = (
+        pytensor.function(symbols, output, mode=device.mode("cpu", precision))(x, located.astype("float32"))
+        for precision in ("float32", "bf16")
+    )
+    close(narrow, exact)
+
+
 def spline(x, moved, side, rows, columns):
     """A thin plate spline by solving for its coefficients in torch, each sample by itself."""
 

@@ -331,6 +331,11 @@ def _grid(rows: Any, columns: Any) -> Any:
     return pt.stack([x, y]).astype("float32")
 
 
+def _product(a: Any, b: Any) -> Any:
+    """A product that says places, by float64: bf16 and tf32, which products of float32 may compute in, have too few."""
+    return pt.cast(pt.dot(pt.cast(a, "float64"), pt.cast(b, "float64")), "float32")
+
+
 def _within(position: Any, length: Any, border_mode: str) -> Any:
     """Which of `length` pixels stands for one that may lie beyond the border."""
     if border_mode == "nearest":
@@ -428,7 +433,7 @@ class TransformerLayer(_WarpLayer):
         image, theta = inputs
         size = self._output_size(image)
         matrix = theta.reshape((known_or_symbolic_size(theta, 0), 2, 3))
-        places = pt.dot(matrix[:, :, :2], _grid(*size)) + matrix[:, :, 2:]
+        places = _product(matrix[:, :, :2], _grid(*size)) + matrix[:, :, 2:]
         return _read(image, places, size, self.border_mode)
 
 
@@ -515,8 +520,8 @@ class TPSTransformerLayer(_WarpLayer):
             size = self._output_size(image)
             basis = _spline_basis(pt.as_tensor_variable(_grid(*size)), self.source_points, pt)
         offsets = moved.reshape((known_or_symbolic_size(moved, 0), 2, self.control_points))
-        coefficients = pt.dot(offsets + self.source_points, self._solution)
-        return _read(image, pt.dot(coefficients, basis), size, self.border_mode)
+        coefficients = _product(offsets + self.source_points, self._solution)
+        return _read(image, _product(coefficients, basis), size, self.border_mode)
 
 
 def _spline_basis(points: Any, control_points: Any, xp: Any) -> Any:
