@@ -246,14 +246,19 @@ def test_the_plan_says_in_a_line_which_recipe_it_is_its_rate_and_what_is_not_in_
     assert "recipe" not in made(Model.objectives).plan()
 
 
-def test_a_parameter_that_the_loss_does_not_reach_is_named() -> None:
+@pytest.mark.parametrize("reach", [lambda p: 0, lambda p: pt.cast(pt.argmax(p), "float32")])
+def test_a_parameter_that_no_gradient_of_the_loss_reaches_is_named(reach: Any) -> None:
+    """Of an argmax PyTensor has zeros: the run would train nothing."""
+
     def objectives(self: Two, batch: Any, training: bool) -> Objective:
-        return Objective(pt.sum(self.of("upper")[0] ** 2) * pt.ones(N, "float32"))
+        lower = sum(reach(p) for p in self.of("lower"))
+        return Objective((pt.sum(self.of("upper")[0] ** 2) + lower) * pt.ones(N, "float32"))
 
     model = made(objectives)
     with pytest.raises(
         ConfigError,
-        match="^objective loss: expected each parameter to take part in its loss, got .*lower.W.*, which do not$",
+        match="^objective loss: expected each parameter to take part in its loss, got .*lower.W.*, which do not, or "
+        "by whole numbers alone, which have no gradient$",
     ):
         model.compile_iter_fns()
 

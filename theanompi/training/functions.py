@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
-from pytensor.gradient import DisconnectedInputError
 from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.type import discrete_dtypes
 
 from theanompi import device
 from theanompi.config import ConfigError
@@ -67,20 +68,22 @@ def gradient_function(
         cost = cost * (share / n)
     else:
         cost = cost * (share / pt.switch(pt.gt(counted, 0), counted, np.float32(1)))
-    try:
-        # As in get_output, what is not of our layers included.
-        with pytensor.config.change_flags(floatX="float32"):
-            gradients = pytensor.grad(cost, state.parameters)
-    except DisconnectedInputError:
-        with pytensor.config.change_flags(floatX="float32"):
-            reached = pytensor.grad(
-                cost, state.parameters, disconnected_inputs="ignore", return_disconnected="none"
-            )
-        idle = [str(p.name) for p, g in zip(state.parameters, reached, strict=True) if g is None]
+    # As in get_output, what is not of our layers included.
+    with pytensor.config.change_flags(floatX="float32"):
+        gradients = pytensor.grad(
+            cost, state.parameters, disconnected_inputs="ignore", return_disconnected="none"
+        )
+    # Of what whole numbers alone depend on, as an argmax, PyTensor gives zeros.
+    whole = [v for v in ancestors([cost]) if getattr(v.type, "dtype", None) in discrete_dtypes]
+    reached = set(ancestors([cost], blockers=whole))
+    idle = [
+        str(p.name) for p, g in zip(state.parameters, gradients, strict=True) if g is None or p not in reached
+    ]
+    if idle:
         raise ConfigError(
-            f"objective {objective.name}: expected each parameter to take part in its loss, "
-            f"got {', '.join(idle)[:100]}, which do not"
-        ) from None
+            f"objective {objective.name}: expected each parameter to take part in its loss, got "
+            f"{', '.join(idle)[:100]}, which do not, or by whole numbers alone, which have no gradient"
+        )
     values = dict(zip(state.parameters, gradients, strict=True))
     values |= {s: statistics[s] * share for s in state.statistics}
     measured = [pt.sum(m if weight is None else weight * m) for m in objective.metrics.values()]
