@@ -165,6 +165,17 @@ def test_volumes_are_convolved_with_arguments_in_the_order_of_theano() -> None:
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_films_are_convolved_with_time_before_the_channels() -> None:
+    films, filters = values(2, 6, 3, 7, 5), values(4, 2, 3, 3, 2)
+    x, w = T.tensor5("x"), T.tensor5("w")
+    convolved = T.nnet.conv3d2d.conv3d(x, w, films.shape, filters.shape, "full")
+    got = theano.function([x, w], convolved)(films, filters)
+    mirrored = torch.from_numpy(filters[:, ::-1, :, ::-1, ::-1].copy())
+    by_channel = [a.transpose(1, 2) for a in (torch.from_numpy(films), mirrored)]
+    expected = F.conv3d(*by_channel, padding=(1, 2, 1)).transpose(1, 2)
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("pool", [pool_2d, max_pool_2d])
 @pytest.mark.parametrize("shape", [(7, 5), (3, 7, 5), (2, 3, 7, 5), (2, 2, 3, 7, 5)])
 def test_the_last_two_axes_are_pooled_with_the_border_unless_it_is_ignored(pool: Any, shape: Any) -> None:
@@ -315,6 +326,7 @@ from theanompi.theano.tensor.nnet.nnet import softmax
 from theanompi.theano.tensor.nnet.sigm import sigmoid
 from theanompi.theano.tensor.sharedvar import TensorSharedVariable
 from theanompi.theano.updates import OrderedUpdates
+from theanompi.theano.sparse import SparseType, SparseVariable, csr_matrix, structured_dot
 import theanompi.theano.sparse
 import theanompi.theano.tensor.slinalg
 """

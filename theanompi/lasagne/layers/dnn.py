@@ -13,6 +13,7 @@ from theanompi.lasagne.layers.pool import (
     Pool3DLayer,
     SpatialPyramidPoolingLayer,
 )
+from theanompi.lasagne.utils import as_tuple
 
 __all__ = [
     "BatchNormDNNLayer",
@@ -23,6 +24,7 @@ __all__ = [
     "Pool2DDNNLayer",
     "Pool3DDNNLayer",
     "SpatialPyramidPoolingDNNLayer",
+    "as_tuple",
     "batch_norm_dnn",
 ]
 

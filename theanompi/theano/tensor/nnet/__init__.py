@@ -9,7 +9,7 @@ from pytensor.tensor.special import log_softmax
 
 from theanompi.lasagne import nonlinearities, objectives
 from theanompi.lasagne.nonlinearities import selu
-from theanompi.theano.tensor.nnet import abstract_conv, bn, conv, neighbours
+from theanompi.theano.tensor.nnet import abstract_conv, bn, conv, conv3d2d, neighbours
 from theanompi.theano.tensor.nnet.bn import batch_normalization
 from theanompi.theano.tensor.nnet.conv import conv2d, conv3d
 
@@ -23,6 +23,7 @@ __all__ = [
     "conv2d",
     "conv2d_transpose",
     "conv3d",
+    "conv3d2d",
     "crossentropy_categorical_1hot",
     "crossentropy_softmax_1hot",
     "elu",
