@@ -32,7 +32,9 @@ def options() -> set[str]:
 def install(commands: Path) -> None:
     """Put programs into a folder that do what Slurm's do here: start two tasks, and note a requeue."""
     commands.mkdir()
-    start = shlex.join([*mpirun(), "-np", "2"])
+    # Intel's mpirun is a shell script, which a signal ends, as it does not srun.
+    hydra = Path(mpirun()[0]).with_name("mpiexec.hydra")
+    start = shlex.join([*([str(hydra)] if hydra.exists() else mpirun()), "-np", "2"])
     for name, lines in {
         "srun": f'[ "$1" = --mpi=pmi2 ] || exit 1\nshift\nexec env -u SLURM_JOB_ID {start} "$@"',
         "scontrol": f'echo "$@" >> {shlex.quote(str(commands / "asked"))}',
