@@ -566,6 +566,21 @@ def test_what_was_bad_and_is_mended_removed_or_renamed_is_packed_and_nothing_els
     assert sorted(path.name for path in tmp_path.glob("*.h5*")) == ["anew.h5", "out.h5"]
 
 
+def test_a_block_of_nothing_but_bad_files_that_are_removed_takes_no_other_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_BLOCK_FILES", 2)
+    words, place = folders(tmp_path, "a", n=6), tmp_path / "train" / "a"
+    for bad in ("2.jpg", "3.jpg"):
+        (place / bad).write_bytes(b"none")
+    assert main(words) == 1
+    for bad in ("2.jpg", "3.jpg"):
+        (place / bad).unlink()
+    assert main([*words, "--skip-bad"]) == 0
+    assert main([*words[:4], str(tmp_path / "anew.h5"), "--name", tmp_path.name]) == 0
+    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "anew.h5").read_bytes()
+
+
 def test_another_source_than_that_of_unfinished_work_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -272,11 +272,11 @@ class Writer:
                 self.changed = self.changed or new > 0 or still is not record
                 if still is None:
                     new += stop - at
-                elif self.changed:
-                    self.kept.append(Kept(at, stop, still))
-                else:
+                elif not self.changed:
                     self._take(still)
                     position = end
+                elif stop > at:  # else nothing of it is there any more
+                    self.kept.append(Kept(at, stop, still))
                 at = stop
                 if new > MOST_NEW:
                     break
