@@ -229,7 +229,7 @@ def test_a_bucket_is_complete_when_all_its_values_are_written_at_each_call(
 ) -> None:
     """Of those calls that count: a CUDA graph is captured in a second one, and an earlier one may have ended early."""
     told: list[int] = []
-    comm = SimpleNamespace(size=2, Dup=lambda: comm)
+    comm = SimpleNamespace(size=2, Dup=lambda: comm, allgather=lambda value: [value] * 2)
     exchanger = get_exchanger("overlap", comm, FlatBuffer({"a": (2, 2), "b": (3, 2), "c": (3,)}))
     monkeypatch.setattr(exchanger, "_signals", SimpleNamespace(set=told.append, begin=told.clear))
     monkeypatch.setattr(exchanger, "_thread", "which would wait for them")
