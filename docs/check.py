@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {
     name: [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main())"]
     for name, module in (("tmlauncher", "theanompi.cli"), ("tmpack", "theanompi.data.pack.command"))
-}
+} | {"python": [sys.executable]}
 
 
 class Block(NamedTuple):
@@ -150,6 +150,14 @@ def regression(block: Block, folder: Path) -> None:
     execute(["tmpack", "arrays", "fields.npz", "-o", "fields.h5"], folder)
     flags = "-file regression -class Regression --data fields.h5 --device cpu --epochs 2 --no-curves"
     execute(["tmlauncher", *flags.split()], folder, "validation loss")
+
+
+def own_script(block: Block, folder: Path) -> None:
+    """It plans a run of the class that is above it."""
+    of_page = next(one for one in blocks(ROOT / block.page) if "class SmallNet" in one.text)
+    (folder / "mymodel.py").write_text(of_page.text, "utf-8")
+    (folder / "train.py").write_text(block.text, "utf-8")
+    execute(["python", "train.py", "--epochs", "3", "--plan"], folder, "3 epochs")
 
 
 def predicted(block: Block, folder: Path) -> None:
@@ -288,7 +296,7 @@ BLOCKS: dict[str, list[Check]] = {
         *(use, load, parsed, of_examples, printed, tested(f"{README}::{RUNS}"), printed),
     ],
     "docs/ops.md": [printed],
-    "docs/own.md": [OWN, OWN, regression, predicted, views, codebook, pairs, watched],
+    "docs/own.md": [OWN, OWN, own_script, regression, predicted, views, codebook, pairs, watched],
     "docs/port.md": [PORT] * 17,
     "docs/recipe.md": [tested(f"{README}::test_the_rates_of_the_recipe_are_these")],
     "docs/settings.md": [
