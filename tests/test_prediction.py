@@ -262,6 +262,22 @@ def test_only_classifiers_of_pictures_can_be_used() -> None:
         Classifier(rivals, 0, 1)
 
 
+def test_a_class_with_predictions_takes_pixels_as_a_classifier_does(
+    digits: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = digits
+    with open_pictures("digits") as data:
+        pixels = np.stack([data.pixels("val", i) for i in range(70)]).repeat(3, axis=3)  # more than a batch
+    expected = theanompi.load(run).predict(pixels)
+    monkeypatch.setattr("small_models.Normalised.predictions", lambda self, batch: self.scores(batch))
+    predictor = theanompi.load(run)
+    scores = np.exp(predictor.predict(images=pixels)["predictions"])
+    np.testing.assert_allclose(scores / scores.sum(1, keepdims=True), expected, rtol=1e-5)
+    assert predictor.predict(images=pixels[:0])["predictions"].shape == (0, 10)
+    with pytest.raises(ValueError, match=r"^images: expected uint8 \(n, h, w, 3\), got uint8 \(70, 3, .*\)$"):
+        predictor.predict(images=pixels.transpose(0, 3, 1, 2))
+
+
 class Outputs(MaskedRegression):
     made: Any = None
 

@@ -11,9 +11,12 @@ from pytensor.graph.traversal import ancestors
 
 from theanompi import device as devices
 from theanompi.config import ConfigError, Named, got, listed
+from theanompi.data import Pictures
 from theanompi.lasagne.layers import output_keywords
+from theanompi.training.inputs import Feed
 from theanompi.training.model import Model
 from theanompi.training.objective import refuse_generators
+from theanompi.training.shown import Shown, pixels
 
 _MADE = ("weights", "keys")
 """Fields of a batch that are not the user's to give."""
@@ -72,6 +75,12 @@ class Predictor:
         self._given = {name: v for name, v in batch.items() if v in used}
         self.fields = {name: v.type for name, v in self._given.items() if name not in _MADE}
         self._known = batch.keys() - set(_MADE)
+        pictures = model.data.modality
+        self._shown = (
+            Shown(pictures, self._n) if isinstance(pictures, Pictures) and "images" in self.fields else None
+        )
+        if self._shown is not None:
+            self._see = pytensor.function([], self._shown.graph()["images"], mode=devices.mode())
         self._compute = pytensor.function(
             [], list(outputs.values()), mode=devices.mode(precision=model.config.precision)
         )
@@ -82,7 +91,8 @@ class Predictor:
         Parameters
         ----------
         **arrays : array (n, …)
-            The fields in `fields`, of any number of items. Others that a batch has are left aside.
+            The fields in `fields`, of any number of items. Others that a batch has are left aside. Pictures may also be
+            uint8 (n, h, w, 3), RGB of any size: they are scaled, cropped and normalised as in validation.
 
         Returns
         -------
@@ -98,6 +108,8 @@ class Predictor:
         if unknown or missing:
             wrong = f"{listed(sorted(unknown))}, which no batch has" if unknown else f"no {listed(missing)}"
             raise ValueError(f"predict: expected the fields {listed(self.fields)}, got {wrong}")
+        if self._shown is not None and np.asarray(arrays["images"]).dtype == np.uint8:
+            arrays["images"] = self._seen(self._shown, pixels(arrays["images"]))
         held = {name: self._array(name, arrays[name]) for name in self.fields}
         lengths = {name: len(array) for name, array in held.items()}
         if len(set(lengths.values())) > 1:
@@ -120,6 +132,15 @@ class Predictor:
             name: np.concatenate(rows)
             for name, rows in zip(self.names, zip(*parts, strict=True), strict=True)
         }
+
+    def _seen(self, shown: Shown, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        feed = Feed(shown.inputs, shown.batches(images))
+        parts = [np.empty((0, *self.fields["images"].shape[1:]), np.float32)]
+        for start in range(0, len(images), self._n):
+            feed.load()
+            parts.append(self._see()[: len(images) - start])
+            feed.stage()
+        return np.concatenate(parts)
 
     def _items(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         if len(values) != self._n:
