@@ -23,7 +23,7 @@ BELOW: dict[str, set[str]] = {
     "theano": {"lasagne"},
     "data": {"device", "record"},
     "exchange": {"device", "launch", "record"},
-    "lib": set(),
+    "lib": {"device"},
     "training": {"lasagne", "data", "exchange", "rules", "lib"},
     "rules": {"launch", "record"},
     "experiments": {"rules", "record", "data"},
