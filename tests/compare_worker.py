@@ -2,7 +2,7 @@
 
 Its figures depend on the settings and the iteration alone. A model called NotFinite diverges; one called Broken fails
 after the first epoch, as long as there is no file "mended" in the current folder; one called Regression reports
-other metrics.
+other metrics. While there is a file "held", all stop after the first epoch, and leave when it is removed.
 """
 
 import json
@@ -56,6 +56,10 @@ def main() -> None:
             replace_text(out / CHECKPOINT_FILE, json.dumps(iteration))
             if config.curves:
                 (out / CURVES_FILE).touch()
+            if Path("held").exists():
+                while Path("held").exists():
+                    time.sleep(0.02)
+                raise SystemExit(1)
     recorder.close()
     folder.release()
     tell(well=True)
