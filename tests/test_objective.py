@@ -221,6 +221,14 @@ def test_labels_are_smoothed_in_training_alone_against_torch(squashed: bool) -> 
         np.testing.assert_allclose(ours[1], theirs.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("axis", "words"), [(None, "all axes"), (0, "axis 0")])
+def test_a_softmax_along_another_axis_than_that_of_the_classes_is_refused(
+    axis: int | None, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^classification: expected .* got one along {words}$"):
+        classification(pt.special.softmax(pt.matrix(), axis=axis), pt.lvector())
+
+
 def test_labels_that_the_trainer_does_not_see_are_not_smoothed_silently() -> None:
     def objectives(self: Two, batch: Any, training: bool) -> Objective:
         return Objective(get_output(self.network, batch["images"]).sum(1))

@@ -106,10 +106,16 @@ def classification(scores: Variable, labels: Variable) -> Objective:
     Raises
     ------
     ConfigError
-        If items are mixed and these are others.
+        If items are mixed and these are others, or the probabilities are a softmax along another axis than 1.
     """
-    softmax = scores.owner is not None and isinstance(scores.owner.op, Softmax)
-    scores = scores.owner.inputs[0] if softmax else scores
+    if scores.owner is not None and isinstance(scores.owner.op, Softmax):
+        axis = scores.owner.op.axis
+        if axis != (1,):
+            raise ConfigError(
+                "classification: expected scores, or their softmax along axis 1, that of the classes, got one along "
+                f"{'all axes' if axis is None else f'axis {axis[0]}'}"
+            )
+        scores = scores.owner.inputs[0]
     targets = _TARGETS.get()
     loss, true = _cross_entropy(scores, labels, targets), labels
     if targets is not None:
