@@ -61,20 +61,28 @@ def test_it_goes_to_the_temporary_folder_for_this_user_alone(
     assert compiled == str(bool(list(Path(folder).glob("rows_*.so"))))
 
 
-@pytest.mark.parametrize("trap", ["open to all", "a link", "a file"])
-def test_a_folder_that_others_may_have_filled_is_not_used(
-    tmp_path: Path, homeless: dict[str, str], trap: str
-) -> None:
-    own = tmp_path / f"pytensor-{os.geteuid()}"
-    if trap == "a link":
-        own.symlink_to(tmp_path)
-    elif trap == "a file":
-        own.touch()
-    else:
-        own.mkdir()
-        own.chmod(0o777)
-    done = run("from theanompi import device; print(*device.compile_folder())", homeless)
-    assert done.stdout.startswith(f"{tmp_path}/pytensor-") and not done.stdout.startswith(f"{own}/")
+def test_a_folder_that_others_may_have_filled_is_not_used(tmp_path: Path, homeless: dict[str, str]) -> None:
+    places = [tmp_path / name for name in ("open to all", "a link", "a file")]
+    own = [place / f"pytensor-{os.geteuid()}" for place in places]
+    for place in places:
+        place.mkdir()
+    own[0].mkdir()
+    own[0].chmod(0o777)
+    own[1].symlink_to(tmp_path)
+    own[2].touch()
+    # In a fork each, as a process asks but once.
+    program = (
+        "import os, tempfile\n"
+        "from theanompi import device\n"
+        f"for place in {list(map(str, places))}:\n"
+        "    if not os.fork():\n"
+        "        tempfile.tempdir = place\n"
+        "        print(device.compile_folder()[0], flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()"
+    )
+    for line, trap in zip(run(program, homeless).stdout.splitlines(), own, strict=True):
+        assert line.startswith(f"{trap.parent}/pytensor-") and not line.startswith(f"{trap}/")
 
 
 def test_without_any_folder_one_line_names_the_setting(homeless: dict[str, str]) -> None:

@@ -51,12 +51,12 @@ base._BLOCK_FILES = 8
 sys.exit(main(sys.argv[1:]))
 """
 GOOD, BAD = odd_files()
-IMAGES = 2000
+IMAGES = 1000
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,000 files in class folders, train and val, with every odd case among them."""
+    """1,000 files in class folders, train and val, with every odd case among them."""
     odd = {**GOOD, **{name: data for name, (data, _) in BAD.items()}}
     # Not as many pictures as files, which would take long to draw; but no two neighbours are the same.
     pictures = [jpeg(i, 60, 80) for i in range(499)]
@@ -313,11 +313,11 @@ def test_the_number_of_processes_changes_nothing(photographs: Path, whole: Path,
 def test_killed_ten_times_the_contents_are_identical(photographs: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / whole.name
     draw = np.random.default_rng(20)
-    done, kills, total = -1, 0, -(-1800 // 8) + -(-200 // 8)
+    done, kills, total = -1, 0, -(-900 // 8) + -(-100 // 8)
     middle = 0
     while kills < 10:
         # After some more blocks, each fifth time also while it starts: whatever comes first.
-        enough = done + int(draw.integers(0, 15))
+        enough = done + int(draw.integers(0, 13))
         end = time.monotonic() + (draw.uniform(0, 0.5) if kills % 5 == 4 else 60)
         process = pack_folder(photographs, output, "--skip-bad")
         wait_for(lambda: blocks(output) >= enough or time.monotonic() > end, process)  # noqa: B023
@@ -332,7 +332,7 @@ def test_killed_ten_times_the_contents_are_identical(photographs: Path, whole: P
         kills += 1
     assert middle >= 7, f"{middle} of 10 kills were in the middle"
     status, _, err = finished(pack_folder(photographs, output, "--skip-bad"))
-    assert status == 0 and re.search(r"continuing after [\d,]+ of 2,000 images", err)
+    assert status == 0 and re.search(r"continuing after [\d,]+ of 1,000 images", err)
     assert output.read_bytes() == whole.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
@@ -510,14 +510,14 @@ def test_bad_files_stop_the_run_until_they_are_to_be_skipped(
     assert status == 1 and out == "" and not output.exists()
     lines = err.splitlines()
     assert lines[-1] == (
-        f"tmpack: {output}: expected only images, got 8 files of 2,000 that show none (above); mend them, or "
+        f"tmpack: {output}: expected only images, got 8 files of 1,000 that show none (above); mend them, or "
         "leave them out: the same command with --skip-bad"
     )
     with open_dataset(whole) as dataset:
         assert lines[-9:-1] == dataset.left_out
     status, out, err = finished(pack_folder(photographs, output, "--skip-bad"))
     assert status == 0
-    assert f"{output}: continuing after 2,000 of 2,000 images" in err
+    assert f"{output}: continuing after 1,000 of 1,000 images" in err
     assert output.read_bytes() == whole.read_bytes()
     assert out.splitlines()[-9:] == [
         "left out 8 files that show no picture:",
@@ -940,7 +940,7 @@ def test_a_bar_on_a_terminal(photographs: Path, tmp_path: Path) -> None:
         shown += data
     os.close(terminal)
     assert finished(process)[0] == 0
-    assert re.search(r"█.*\| \d+/2000 images, +[\d.?]+ ?images/s, \d\d:\d\d left", shown.decode())
+    assert re.search(r"█.*\| \d+/1000 images, +[\d.?]+ ?images/s, \d\d:\d\d left", shown.decode())
 
 
 # --- Training on it
