@@ -156,10 +156,6 @@ def _about_tokens(dataset: TokenDataset) -> Iterator[tuple[str, str]]:
 def verify(path: str | os.PathLike[str]) -> bool:
     """Read everything in a data set, compare it with its checksums, and print the names of what is bad.
 
-    Parameters
-    ----------
-    path : path
-
     Returns
     -------
     bool

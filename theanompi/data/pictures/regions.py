@@ -109,10 +109,6 @@ def regions(store: str, policy: str, sizes: Sizes, boxes: Boxes, size: int) -> R
     size : int
         Height and width of the network's input, in pixels.
 
-    Returns
-    -------
-    Regions
-
     Examples
     --------
     >>> box = np.array([[20, 30, 300, 350, 1]], np.float32)

@@ -253,10 +253,6 @@ class Loader:
         size, rank : int
             k, the number of ranks, and which of them this is.
 
-        Returns
-        -------
-        iterator over Batch
-
         Raises
         ------
         ValueError

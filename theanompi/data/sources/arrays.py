@@ -77,10 +77,6 @@ def numbered(
         Number them anew, in their order.
     where, noun : str
         For messages: the file, and what has a label.
-
-    Returns
-    -------
-    labels, names, notes
     """
     values = {split: np.unique(numbers, return_inverse=True) for split, numbers in labels.items()}
     numbers = sorted({int(number) for found, _ in values.values() for number in found})

@@ -156,10 +156,6 @@ class _Cifar(PixelSource):
 class Cifar10(_Cifar):
     """CIFAR-10: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, or the folder that is in one of them.
 
-    Parameters
-    ----------
-    path : path
-
     Raises
     ------
     ConfigError, ValueError

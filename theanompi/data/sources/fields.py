@@ -44,11 +44,8 @@ class _Content:
     others: list[str] = field(default_factory=list)
 
 
-def _step(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    return max(1, _BLOCK_BYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
-
-
-def _blocks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+def _blocks(start: int, stop: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[tuple[int, int]]:
+    step = max(1, _BLOCK_BYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
     for first in range(start, stop, step):
         yield first, min(first + step, stop)
 
@@ -65,17 +62,16 @@ def npz_array(path: Path, info: zipfile.ZipInfo) -> Array:
 
     def rows(start: int, stop: int) -> Iterator[NDArray[Any]]:
         with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-            step = _step(shape, dtype)
             if fortran and len(shape) > 1:
                 file.seek(0)
                 whole = np.lib.format.read_array(file, allow_pickle=False)
-                for first, last in _blocks(start, stop, step):
+                for first, last in _blocks(start, stop, shape, dtype):
                     yield whole[first:last]
                 return
             npy_header(file)
             size = math.prod(shape[1:]) * dtype.itemsize
             file.seek(start * size, os.SEEK_CUR)
-            for first, last in _blocks(start, stop, step):
+            for first, last in _blocks(start, stop, shape, dtype):
                 data = file.read((last - first) * size)
                 yield np.frombuffer(data, dtype).reshape(last - first, *shape[1:])
 
@@ -113,7 +109,7 @@ def _hdf5_array(path: Path, name: str, array: h5py.Dataset, size: int) -> Array:
 
     def rows(start: int, stop: int) -> Iterator[NDArray[Any]]:
         with open_hdf5(path) as file:
-            for first, last in _blocks(start, stop, _step(shape, dtype)):
+            for first, last in _blocks(start, stop, shape, dtype):
                 yield file[name][first:last]
 
     return Array(name, dtype, shape, rows)

@@ -3,9 +3,10 @@
 import os
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from theanompi.data.sources.base import (
     Files,
     Ignored,
     Items,
+    Labels,
     Source,
     cause,
     fingerprint,
@@ -28,6 +30,8 @@ from theanompi.data.sources.base import (
     read_regular,
 )
 from theanompi.data.store.schema import Split
+
+Item = TypeVar("Item")
 
 
 def _contents(folder: Path, names: list[str]) -> Iterator[bytes | BadImage]:
@@ -70,10 +74,6 @@ class Folder(FolderSource):
     like an image, hidden files and folders, and what systems keep for themselves are not looked at; `notes` counts
     them. `val` may lack images of some classes.
 
-    Parameters
-    ----------
-    train, val : path
-
     Raises
     ------
     ConfigError
@@ -104,10 +104,15 @@ class Folder(FolderSource):
                 check_not_empty(root, files)
             elif not any(of_class):
                 raise ConfigError(f"{root}: expected images in its class folders, got none")
-            self._names[split] = [name for found in of_class for name in found]
-            self.labels[split] = np.repeat(np.arange(len(classes)), [len(found) for found in of_class])
+            self._names[split], self.labels[split] = flattened(of_class)
         self._identify()
         self.notes = ignored.notes()
+
+
+def flattened(of_class: Sequence[Sequence[Item]]) -> tuple[list[Item], Labels]:
+    """What each class has, one after another, and the labels."""
+    labels = np.repeat(np.arange(len(of_class)), [len(found) for found in of_class])
+    return [item for found in of_class for item in found], labels
 
 
 def check_known(

@@ -35,6 +35,7 @@ from theanompi.data.sources.folders import (
     check_not_empty,
     class_files,
     class_folders,
+    flattened,
     is_folder,
     starting_folders,
 )
@@ -334,8 +335,7 @@ class KaggleIlsvrc(_OfIlsvrc, FolderSource):
         starts = starting_folders(self._roots, {"train": list(folders), "val": []})
         files = class_files(self._roots["train"], list(folders), starts, ignored)
         check_not_empty(self._roots["train"], files)
-        self._names["train"] = [name for found in files.values() for name in found]
-        self.labels["train"] = np.repeat(np.arange(len(words)), [len(found) for found in files.values()])
+        self._names["train"], self.labels["train"] = flattened(list(files.values()))
         truth = _solution(tables["LOC_val_solution.csv"], label_of)
         names = _flat(self._roots["val"], set(truth), tables["LOC_val_solution.csv"].name, ignored)
         self._names["val"] = names

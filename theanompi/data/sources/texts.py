@@ -20,6 +20,7 @@ from theanompi.data.sources.folders import (
     check_not_empty,
     class_files,
     class_folders,
+    flattened,
     starting_folders,
 )
 from theanompi.data.store.records import token_dtype, vocabulary_size
@@ -521,8 +522,7 @@ class TextFolder(LabelledTexts):
             found["train"] = [files[:-n] for files, n in zip(found["train"], last, strict=True)]
             self.notes.append(f"the last {sum(last):,} texts of the classes, by name, are for validation")
         for split in SPLITS:
-            self._paths[split] = [file for files in found[split] for file in files]
-            self.labels[split] = np.repeat(np.arange(len(classes)), [len(files) for files in found[split]])
+            self._paths[split], self.labels[split] = flattened(found[split])
             if not self._paths[split]:
                 raise ConfigError(f"--val-share: expected texts on both sides, got none for {split}")
         self.notes += ignored.notes()
