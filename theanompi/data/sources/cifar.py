@@ -176,7 +176,7 @@ class Cifar10(_Cifar):
 class Cifar100(_Cifar):
     """CIFAR-100 with its fine labels: cifar-100-python.tar.gz, cifar-100-binary.tar.gz, or its folder.
 
-    Parameters and errors are those of `Cifar10`.
+    Errors are those of `Cifar10`.
     """
 
     name = "CIFAR-100"

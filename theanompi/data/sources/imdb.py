@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,25 +133,20 @@ class KerasImdb(LabelledTexts):
             yield ids
 
     def _read_labels(self, key: str) -> NDArray[np.int64]:
-        def labels(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.int64]:
+        with self._member(key) as (_, info):
             array = npz_array(self._path, info)
             if array.dtype.kind not in "iu" or len(array.shape) != 1 or not array.shape[0]:
                 raise ValueError(f"expected whole numbers (n,), got {array.dtype} {array.shape}")
-            return np.concatenate(list(array.rows(0, array.shape[0]))).astype(np.int64)
-
-        found: NDArray[np.int64] = self._member(key, labels)
+            found = np.concatenate(list(array.rows(0, array.shape[0]))).astype(np.int64)
         check_labels(found, len(CLASSES), f"{self._path}: {key}", "text")
         return found
 
     def _read_texts(self, key: str, count: int, read: Callable[[int], None]) -> Iterator[NDArray[np.int32]]:
-        def objects(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[Any]:
-            with archive.open(info) as file:
-                shape, _, dtype = npy_header(file)
-                if not dtype.hasobject or len(shape) != 1:
-                    raise ValueError(f"expected lists of words (n,), got {dtype} {shape}")
-                return load_objects(file)
-
-        found: list[Any] = self._member(key, objects)
+        with self._member(key) as (archive, info), archive.open(info) as file:
+            shape, _, dtype = npy_header(file)
+            if not dtype.hasobject or len(shape) != 1:
+                raise ValueError(f"expected lists of words (n,), got {dtype} {shape}")
+            found = load_objects(file)
         if len(found) != count:
             raise ValueError(
                 f"{self._path}: {key}: expected a text for each of {count} labels, got {len(found)}"
@@ -168,15 +164,16 @@ class KerasImdb(LabelledTexts):
             read(1)
             yield np.array(text, np.int32)
 
-    def _member(self, key: str, use: Callable[[zipfile.ZipFile, zipfile.ZipInfo], Any]) -> Any:
-        """What is read of one array of the archive."""
+    @contextmanager
+    def _member(self, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
+        """Read one array of the archive; whatever is wrong with it is a line."""
         try:
             with zipfile.ZipFile(self._path) as archive:
                 if f"{key}.npy" not in archive.namelist():
                     raise ConfigError(
                         f"{self._path}: expected arrays x_train, y_train, x_test and y_test, got no {key}"
                     )
-                return use(archive, archive.getinfo(f"{key}.npy"))
+                yield archive, archive.getinfo(f"{key}.npy")
         except ConfigError:
             raise
         except EOFError:

@@ -358,10 +358,8 @@ file, got 'digit'
         raise ConfigError(
             f"data: expected {', '.join(PACKAGED)} (packaged) or the path of an HDF5 file, got {got(name)}"
         )
-    modality = records.modality_of(name)
-    if modality == "arrays":
-        return ArrayDataset(name, check_images)
-    return TokenDataset(name, check_images) if modality == "tokens" else Dataset(name, check_images)
+    kinds = {kind.modality: kind for kind in (Dataset, ArrayDataset, TokenDataset)}
+    return kinds[records.modality_of(name)](name, check_images)
 
 
 def open_pictures(name_or_path: str | os.PathLike[str], check_images: bool = True) -> Dataset:
