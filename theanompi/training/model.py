@@ -58,7 +58,6 @@ from theanompi.training.items import Items
 from theanompi.training.objective import Objective, Traced, alphas, classification, measured, trace
 from theanompi.training.optimizers import Optimizer, get_optimizer
 from theanompi.training.own_class import TAKEN, check_kinds, check_names
-from theanompi.training.own_class import refuse_unheeded as refuse_unheeded
 from theanompi.training.plan import plan
 from theanompi.training.replica import Measures, Replica
 from theanompi.training.schedules import make_schedule
