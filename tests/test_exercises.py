@@ -53,7 +53,8 @@ def do(page: Path, folder: Path, *more: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_an_exercise_can_be_done(page: Path, tmp_path: Path) -> None:
-    printed = do(page, tmp_path)
+    looked_at = page.stem == "your_own_arrays"
+    printed = do(page, tmp_path, *(() if looked_at else ["--no-curves"]))
     assert printed
     assert any("ended well" in text for text in printed)
     report = tmp_path / "days" / "report.md"
