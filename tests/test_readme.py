@@ -65,7 +65,7 @@ def test_a_model_of_ones_own_trains(tmp_path: Path) -> None:
 @pytest.mark.mpirun  # in the process of the script, where nobody sees it
 def test_the_three_lines_of_python_train(tmp_path: Path) -> None:
     lines = block("docs/index.md", "rule.wait()")
-    # Their network is compiled by `docs/first_hour.py` and `make train`; that it is there says the test of the plan.
+    # Theirs is compiled by `make train`; that it is there says the test of the plan.
     theirs = 'modelfile="models.resnet50", modelclass="ResNet50"'
     quick = 'modelfile="examples.digits_net", modelclass="DigitsNet", max_iterations=1, curves=False'
     assert theirs in lines
