@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 LAUNCHERS = {
     *("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "hydra_bstrap_pr", "prterun", "prted"),
-    *("orterun", "orted", "srun", "slurmstepd", "tmlauncher"),
+    *("orterun", "orterun_wrapper", "orted", "srun", "slurmstepd", "tmlauncher"),
 }
 """Processes that start ranks, by the first 15 characters of their names, which Linux keeps."""
 LAUNCHER = "THEANOMPI_LAUNCHER"
