@@ -148,7 +148,8 @@ class Hosts:
             "HYDRA_LAUNCHER_EXEC": str(agent),
             "I_MPI_HYDRA_BOOTSTRAP": "ssh",
             "I_MPI_HYDRA_BOOTSTRAP_EXEC": str(agent),
-            "PRTE_MCA_plm_ssh_agent": str(agent),
+            "PRTE_MCA_plm_ssh_agent": str(agent),  # of Open MPI 5, the next of 4
+            "OMPI_MCA_plm_rsh_agent": str(agent),
         }
 
     def _hold(self, command: list[str]) -> None:

@@ -470,22 +470,13 @@ def test_open_mpi_on_one_host(machine):
 def test_open_mpi_on_several_hosts(machine, monkeypatch):
     monkeypatch.setenv("UCX_TLS", "rc")
     exported = ["UCX_TLS", "PATH", "PYTHONPATH", "THEANOMPI_CONFIG", "THEANOMPI_PLAN"]
+    given = [word for name in exported for word in ("-x", name)]
     assert command(RunConfig(devices="a:cuda0,b:cuda0,cuda1"), "mpirun", "openmpi") == [
         *["mpirun", "--bind-to", "none"],
-        *(word for name in exported for word in ("-x", name)),
-        *[
-            "--host",
-            "a:1",
-            "-n",
-            "1",
-            "-x",
-            f"THEANOMPI_DEVICES={ONE}",
-            "-x",
-            "OMP_NUM_THREADS=4",
-            *WORDS,
-            ":",
-        ],
-        *["--host", "b:2", "-n", "2", "-x", f"THEANOMPI_DEVICES={TWO}", "-x", "OMP_NUM_THREADS=2", *WORDS],
+        *["--host", "a:1", *given, "-n", "1"],
+        *["-x", f"THEANOMPI_DEVICES={ONE}", "-x", "OMP_NUM_THREADS=4", *WORDS, ":"],
+        *["--host", "b:2", *given, "-n", "2"],
+        *["-x", f"THEANOMPI_DEVICES={TWO}", "-x", "OMP_NUM_THREADS=2", *WORDS],
     ]
 
 

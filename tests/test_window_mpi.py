@@ -196,6 +196,22 @@ window.close()
     )
 
 
+def test_an_mpi_that_has_no_window_is_refused_in_a_line() -> None:
+    """As Open MPI 4 between hosts without InfiniBand."""
+    check(
+        1,
+        """
+with mock.patch("theanompi.exchange.window.MPI.Win") as Win:
+    Win.Allocate.side_effect = MPI.Exception(MPI.ERR_WIN)
+    try:
+        LockedWindow(comm, 8)
+    except ValueError as error:
+        told = str(error)
+assert told.startswith("window: expected an MPI whose ranks can share memory, got: "), told
+""",
+    )
+
+
 def test_what_lies_on_a_device_goes_through_the_host() -> None:
     """On host memory that says it is a device's."""
     check(

@@ -57,7 +57,7 @@ class LockedWindow:
     Raises
     ------
     ConfigError
-        On all ranks, when a machine has no room for it.
+        On all ranks, when a machine has no room for it, or the MPI library does not give it.
     """
 
     def __init__(self, comm: MPI.Intracomm, nbytes: int) -> None:
@@ -66,7 +66,13 @@ class LockedWindow:
         self.progress = Progress()
         self.hurried: Callable[[], bool] = lambda: True
         check_room(self.comm, _HEADER + nbytes, "window: expected room for what the ranks share")
-        self._window = MPI.Win.Allocate(_HEADER + nbytes, 1, comm=self.comm)
+        try:
+            self._window = MPI.Win.Allocate(_HEADER + nbytes, 1, comm=self.comm)
+        except MPI.Exception as error:  # on all ranks: of Open MPI 4 between hosts without InfiniBand
+            raise ConfigError(
+                f"window: expected an MPI whose ranks can share memory, got: {error}; remedy: another MPI, or a rule "
+                "whose ranks are in step"
+            ) from None
         np.asarray(self._window.tomemory()).view(np.uint8)[:] = 0
         self._window.Lock_all(MPI.MODE_NOCHECK)
         self._window.Sync()

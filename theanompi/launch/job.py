@@ -166,10 +166,6 @@ def command(
             words.append("--allow-run-as-root")
         if most > cores():
             words.append("--oversubscribe")
-        if machines[0].name:
-            names = [name for name in sorted(os.environ) if name.startswith(_EXPORTED)]
-            for name in [*names, "PATH", "PYTHONPATH", "THEANOMPI_CONFIG", "THEANOMPI_PLAN"]:
-                words += ["-x", name]
     elif kind == "intel":
         words += ["-genv", "I_MPI_PIN", "1" if bind else "0"]
     elif bind:
@@ -191,6 +187,10 @@ def _context(config: RunConfig, machine: Host, kind: str, threads: bool) -> list
     words: list[str] = []
     if machine.name and kind == "openmpi":
         words = ["--host", f"{machine.name}:{ranks}"]
+        # Of release 4 other hosts get only what their own context names.
+        names = [name for name in sorted(os.environ) if name.startswith(_EXPORTED)]
+        for name in [*names, "PATH", "PYTHONPATH", "THEANOMPI_CONFIG", "THEANOMPI_PLAN"]:
+            words += ["-x", name]
     elif machine.name and kind == "intel":
         words = ["-host", machine.name]
     words += ["-n", str(ranks)]
